@@ -1,0 +1,53 @@
+"""The clock protocol. Nothing but ``cluster`` chooses which clock runs.
+
+Times are seconds since the Unix epoch as float. The virtual clock (``runtime.virtual``) and the
+real one (``cluster``) both satisfy :class:`Clock`, so that code under it cannot tell which it has.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Three questions that time answers."""
+
+    def now(self) -> float:
+        """Seconds since the epoch; what timestamps are made from."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; what durations are made from."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` pass; 0 yields to other tasks once."""
+        ...
+
+
+def rfc3339(seconds: float) -> str:
+    """``metav1.Time``: whole seconds, UTC, as Kubernetes prints them.
+
+    >>> rfc3339(0)
+    '1970-01-01T00:00:00Z'
+    """
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rfc3339_micro(seconds: float) -> str:
+    """``metav1.MicroTime``: microseconds, UTC (Leases, events.k8s.io).
+
+    >>> rfc3339_micro(1.5)
+    '1970-01-01T00:00:01.500000Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_rfc3339(text: str) -> float:
+    """Seconds since the epoch of an RFC 3339 timestamp; ValueError if it is not one.
+
+    >>> parse_rfc3339("1970-01-01T00:01:00Z")
+    60.0
+    """
+    return datetime.fromisoformat(text).timestamp()

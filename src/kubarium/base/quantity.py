@@ -1,0 +1,135 @@
+"""Kubernetes quantities: exact arithmetic on decimal numbers with SI, binary or exponent suffixes.
+
+Source of the format: apimachinery ``pkg/api/resource/quantity.go``.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+_FORMAT = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))([a-zA-Z]{0,2}|[eE][+-]?[0-9]+)")
+
+_DECIMAL = {
+    "n": Fraction(1, 10**9),
+    "u": Fraction(1, 10**6),
+    "m": Fraction(1, 1000),
+    "": Fraction(1),
+    "k": Fraction(10**3),
+    "M": Fraction(10**6),
+    "G": Fraction(10**9),
+    "T": Fraction(10**12),
+    "P": Fraction(10**15),
+    "E": Fraction(10**18),
+}
+_BINARY = {s: Fraction(1024**i) for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)}
+_NANO = Fraction(1, 10**9)
+
+
+class QuantityError(ValueError):
+    """The text is not a Kubernetes quantity."""
+
+    def __init__(self, text: object) -> None:
+        super().__init__(
+            f"{text!r} is not a quantity; quantities look like 500m, 1, 1.5, 64Mi, 2Gi, 1e3"
+        )
+
+
+@lru_cache(maxsize=8192)
+def _parse(text: str) -> Fraction:
+    match = _FORMAT.fullmatch(text)
+    if match is None:
+        raise QuantityError(text)
+    number, suffix = match.groups()
+    value = Fraction(number)
+    if suffix in _DECIMAL:
+        value *= _DECIMAL[suffix]
+    elif suffix in _BINARY:
+        value *= _BINARY[suffix]
+    elif suffix[0] in "eE" and len(suffix) > 1:
+        exponent = int(suffix[1:])
+        if abs(exponent) > 100:
+            raise QuantityError(text)
+        value *= Fraction(10) ** exponent
+    else:
+        raise QuantityError(text)
+    if value % _NANO:  # finer than nano rounds away from zero
+        steps = value / _NANO
+        value = _NANO * (
+            -((-steps.numerator) // steps.denominator) if steps > 0 else steps.__floor__()
+        )
+    return value
+
+
+def parse_quantity(text: object) -> Fraction:
+    """The exact value of a quantity given as text, int or float.
+
+    Raises :class:`QuantityError` naming the text.
+
+    >>> parse_quantity("500m"), parse_quantity("1Ki"), parse_quantity(2)
+    (Fraction(1, 2), Fraction(1024, 1), Fraction(2, 1))
+    """
+    if isinstance(text, str):
+        return _parse(text)
+    if isinstance(text, int) and not isinstance(text, bool):
+        return Fraction(text)
+    if isinstance(text, float):
+        return _parse(repr(text))
+    raise QuantityError(text)
+
+
+def milli(text: object) -> int:
+    """Thousandths, rounded up: how CPU is counted.
+
+    >>> milli("250m"), milli("2")
+    (250, 2000)
+    """
+    value = parse_quantity(text) * 1000
+    return -((-value.numerator) // value.denominator)
+
+
+def whole(text: object) -> int:
+    """Units, rounded up: how bytes and devices are counted.
+
+    >>> whole("1Gi"), whole("1500m")
+    (1073741824, 2)
+    """
+    value = parse_quantity(text)
+    return -((-value.numerator) // value.denominator)
+
+
+def format_quantity(value: Fraction | int, binary: bool = False) -> str:
+    """The canonical text of a value: the largest suffix that keeps it an integer.
+
+    >>> format_quantity(Fraction(1, 2)), format_quantity(2048, binary=True), format_quantity(1000)
+    ('500m', '2Ki', '1k')
+    """
+    value = Fraction(value)
+    if value == 0:
+        return "0"
+    if binary and value.denominator == 1 and abs(value) >= 1024:
+        for suffix, unit in reversed(_BINARY.items()):
+            if not value % unit:
+                return f"{value // unit}{suffix}"
+        return str(value.numerator)
+    for suffix in ("E", "P", "T", "G", "M", "k", "", "m", "u", "n"):
+        if not value % _DECIMAL[suffix]:
+            return f"{value // _DECIMAL[suffix]}{suffix}"
+    raise QuantityError(value)
+
+
+def canonical(text: object) -> str:
+    """A quantity as the API server would store it ("1000m" becomes "1", "1024Mi" becomes "1Gi").
+
+    >>> canonical("1000m"), canonical("1024Mi"), canonical("0.5")
+    ('1', '1Gi', '500m')
+    """
+    value = parse_quantity(text)
+    binary = isinstance(text, str) and text.endswith("i")
+    if isinstance(text, str) and re.search(r"[eE][+-]?[0-9]+$", text) and value.denominator == 1:
+        mantissa, exponent = int(value), 0
+        while mantissa and mantissa % 1000 == 0:
+            mantissa, exponent = mantissa // 1000, exponent + 3
+        return f"{mantissa}e{exponent}" if exponent else str(mantissa)
+    return format_quantity(value, binary)

@@ -1,0 +1,1 @@
+"""The only wiring: picks clock, chance, store and client, and starts the parts."""

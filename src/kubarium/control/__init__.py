@@ -1,0 +1,1 @@
+"""Controllers, one package per family; families meet only through API objects."""

@@ -1,0 +1,1 @@
+"""Namespaces, garbage collection, ServiceAccounts, endpoints, node life cycle."""

@@ -1,0 +1,1 @@
+"""ResourceClaims from templates, reservations and deallocation."""

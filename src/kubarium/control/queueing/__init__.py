@@ -1,0 +1,1 @@
+"""The queueing shell: Kueue's Workload life cycle around engine.queueing."""

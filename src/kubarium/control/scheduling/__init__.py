@@ -1,0 +1,1 @@
+"""The scheduler shell: asks engine.placement and commits bindings and allocations."""

@@ -1,0 +1,1 @@
+"""Controller runtime: informers, work queues, reconcile loops, event recording, virtual loop."""

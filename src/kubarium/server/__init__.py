@@ -1,0 +1,1 @@
+"""The Kubernetes REST API over the store: wire, discovery, admission, watch, authn, authz."""

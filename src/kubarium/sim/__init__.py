@@ -1,0 +1,1 @@
+"""A whole cluster on the virtual clock: the same controllers, seconds instead of hours."""

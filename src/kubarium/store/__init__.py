@@ -1,0 +1,1 @@
+"""An append-only, versioned, watchable store with one global revision. Knows keys and documents."""

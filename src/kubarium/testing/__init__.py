@@ -1,0 +1,1 @@
+"""Public pytest fixtures: an in-process cluster, the virtual clock, builders."""
