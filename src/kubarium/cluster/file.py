@@ -1,0 +1,262 @@
+"""The cluster file: node pools, devices, topology and runtimes, with errors that point at the line.
+
+Two dialects are read: our own ``kubarium.dev/v1alpha1 Cluster`` (schema.json beside this file) and
+kind's ``kind.x-k8s.io/v1alpha4 Cluster`` (roles and labels of nodes; what concerns containers of a
+node, such as images and port mappings, has no meaning here and is listed in ``ignored``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from kubarium.base.errors import ConfigError
+from kubarium.base.quantity import QuantityError, parse_quantity
+
+DEFAULT_CAPACITY = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "50Gi", "pods": "110"}
+CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+
+Lines = dict[tuple[str | int, ...], int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePool:
+    """``count`` nodes that are alike but for the topology values dealt to them in turn."""
+
+    name: str
+    count: int = 1
+    runtime: str = "process"
+    capacity: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_CAPACITY))
+    labels: dict[str, str] = field(default_factory=dict)
+    topology: dict[str, list[str]] = field(default_factory=dict)
+    taints: list[dict[str, str]] = field(default_factory=list)
+    devices: list[dict[str, Any]] = field(default_factory=list)
+    exact_name: bool = False
+
+    def node_names(self) -> Iterator[str]:
+        """``worker-0 … worker-N``; a pool read from kind names its single node itself."""
+        if self.exact_name:
+            yield self.name
+        else:
+            yield from (f"{self.name}-{index}" for index in range(self.count))
+
+    def labels_of(self, index: int) -> dict[str, str]:
+        """The labels of the pool's node number ``index``."""
+        dealt = {key: values[index % len(values)] for key, values in self.topology.items()}
+        return self.labels | dealt
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFile:
+    """A validated cluster description."""
+
+    pools: list[NodePool]
+    name: str = ""
+    images: dict[str, Any] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+
+def default_cluster(nodes: int, runtime: str = "process") -> ClusterFile:
+    """What ``kubarium up`` brings up when no file is given."""
+    zones = {"topology.kubernetes.io/zone": ["zone-a", "zone-b", "zone-c"]}
+    return ClusterFile([NodePool("node", nodes, runtime, topology=zones)])
+
+
+def read_cluster_file(path: Path) -> ClusterFile:
+    """Read and check a cluster file. ConfigError names file, line, field, value and the way out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    document, lines = _compose(path, text)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}:1: a cluster file is a YAML mapping; this is not one")
+    if str(document.get("apiVersion", "")).startswith("kind.x-k8s.io/"):
+        return _from_kind(path, document, lines)
+    _check_schema(path, document, lines)
+    _check_quantities(path, document, lines)
+    return _from_document(document)
+
+
+def _compose(path: Path, text: str) -> tuple[Any, Lines]:
+    """The YAML value and, for each path in it, the line it stands on (from 1)."""
+    try:
+        nodes = [node for node in yaml.compose_all(text, yaml.CSafeLoader) if node is not None]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if len(nodes) != 1:
+        raise ConfigError(f"{path}: holds {len(nodes)} YAML documents; a cluster file is one")
+    lines: Lines = {}
+    _record_lines(path, nodes[0], (), lines)
+    return yaml.load(text, yaml.CSafeLoader), lines
+
+
+def _record_lines(path: Path, node: Any, at: tuple[str | int, ...], lines: Lines) -> None:
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                first = seen[key.value]
+                raise ConfigError(f"{path}:{line}: {key.value!r} was given on line {first} already")
+            seen[key.value] = line
+            lines[(*at, key.value)] = line
+            _record_lines(path, value, (*at, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _record_lines(path, value, (*at, index), lines)
+
+
+def _show(at: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in at:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "the file"
+
+
+class _Checker:
+    """The part of JSON Schema that schema.json uses, with messages that name the way out."""
+
+    def __init__(self, path: Path, schema: dict[str, Any], lines: Lines) -> None:
+        self.path, self.schema, self.lines = path, schema, lines
+
+    def fail(self, at: tuple[str | int, ...], message: str) -> None:
+        line = next((self.lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in self.lines), 1)
+        raise ConfigError(f"{self.path}:{line}: {_show(at)}: {message}")
+
+    def check(self, value: Any, schema: dict[str, Any], at: tuple[str | int, ...] = ()) -> None:
+        if "$ref" in schema:
+            schema = self.schema["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+        if "const" in schema and value != schema["const"]:
+            self.fail(at, f"{value!r} is not supported; write {schema['const']}")
+        if "enum" in schema and value not in schema["enum"]:
+            self.fail(at, f"{value!r} is not one of {', '.join(schema['enum'])}")
+        self._check_type(value, schema, at)
+        if isinstance(value, dict):
+            self._check_mapping(value, schema, at)
+        elif isinstance(value, list):
+            if len(value) < schema.get("minItems", 0):
+                self.fail(at, "must not be empty")
+            for index, item in enumerate(value):
+                self.check(item, schema.get("items", {}), (*at, index))
+        else:
+            self._check_scalar(value, schema, at)
+
+    def _check_type(self, value: Any, schema: dict[str, Any], at: tuple[str | int, ...]) -> None:
+        wanted = schema.get("type")
+        if wanted is None:
+            return
+        names = wanted if isinstance(wanted, list) else [wanted]
+        found = _json_type(value)
+        if found not in names and not (found == "integer" and "number" in names):
+            self.fail(at, f"must be of type {' or '.join(names)}, but {value!r} is {found}")
+
+    def _check_mapping(
+        self, value: dict[Any, Any], schema: dict[str, Any], at: tuple[str | int, ...]
+    ) -> None:
+        known = schema.get("properties", {})
+        for name in schema.get("required", []):
+            if name not in value:
+                self.fail(at, f"{name!r} is missing")
+        for key, item in value.items():
+            if not isinstance(key, str):
+                self.fail(at, f"key {key!r} must be text; put it in quotes")
+            if key in known:
+                self.check(item, known[key], (*at, key))
+            elif schema.get("additionalProperties") is False:
+                close = difflib.get_close_matches(key, known, 1)
+                way_out = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+                self.fail((*at, key), f"unknown field {key!r}; {way_out}")
+            elif isinstance(schema.get("additionalProperties"), dict):
+                self.check(item, schema["additionalProperties"], (*at, key))
+
+    def _check_scalar(self, value: Any, schema: dict[str, Any], at: tuple[str | int, ...]) -> None:
+        if isinstance(value, int) and not isinstance(value, bool):
+            low, high = schema.get("minimum", value), schema.get("maximum", value)
+            if not low <= value <= high:
+                self.fail(at, f"{value} is outside {low} to {high}")
+        if isinstance(value, str):
+            if len(value) > schema.get("maxLength", len(value)):
+                self.fail(at, f"{value!r} is longer than {schema['maxLength']} characters")
+            pattern = schema.get("pattern")
+            if pattern and not _matches(pattern, value):
+                self.fail(at, f"{value!r} must be lower-case letters, digits, '-' or '.'")
+
+
+def _json_type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    names = {dict: "object", list: "array", str: "string", int: "integer", float: "number"}
+    return names.get(type(value), "null" if value is None else type(value).__name__)
+
+
+def _matches(pattern: str, value: str) -> bool:
+    return re.fullmatch(pattern.strip("^$"), value) is not None
+
+
+def _check_schema(path: Path, document: dict[str, Any], lines: Lines) -> None:
+    schema = orjson.loads(resources.files(__package__).joinpath("schema.json").read_bytes())
+    _Checker(path, schema, lines).check(document, schema)
+
+
+def _check_quantities(path: Path, document: dict[str, Any], lines: Lines) -> None:
+    for number, pool in enumerate(document["spec"]["nodePools"]):
+        at = ("spec", "nodePools", number, "capacity")
+        for name, value in pool.get("capacity", {}).items():
+            try:
+                parse_quantity(value)
+            except QuantityError as error:
+                line = lines.get((*at, name), 1)
+                raise ConfigError(f"{path}:{line}: {_show((*at, name))}: {error}") from None
+
+
+def _from_document(document: dict[str, Any]) -> ClusterFile:
+    spec = document["spec"]
+    pools = []
+    for pool in spec["nodePools"]:
+        given = {name: str(value) for name, value in pool.get("capacity", {}).items()}
+        known = {key: pool[key] for key in _PLAIN_FIELDS if key in pool}
+        pools.append(NodePool(capacity=DEFAULT_CAPACITY | given, **known))
+    name = document.get("metadata", {}).get("name", "")
+    return ClusterFile(pools, name, spec.get("images", {}))
+
+
+_PLAIN_FIELDS = ("name", "count", "runtime", "labels", "topology", "taints", "devices")
+_KIND_NODE_FIELDS = {"role", "labels"}
+
+
+def _from_kind(path: Path, document: dict[str, Any], lines: Lines) -> ClusterFile:
+    """kind's file: each node becomes a pool of one, named as kind names its containers."""
+    name = str(document.get("name", "kind"))
+    ignored = [key for key in document if key not in ("kind", "apiVersion", "name", "nodes")]
+    pools: list[NodePool] = []
+    counts: dict[str, int] = {}
+    for index, node in enumerate(document.get("nodes") or [{"role": "control-plane"}]):
+        role = node.get("role", "control-plane") if isinstance(node, dict) else None
+        if role not in ("control-plane", "worker"):
+            line = lines.get(("nodes", index), 1)
+            raise ConfigError(f"{path}:{line}: nodes[{index}].role must be control-plane or worker")
+        ignored += [f"nodes[{index}].{key}" for key in node if key not in _KIND_NODE_FIELDS]
+        counts[role] = counts.get(role, 0) + 1
+        suffix = str(counts[role]) if counts[role] > 1 else ""
+        labels = {str(key): str(value) for key, value in (node.get("labels") or {}).items()}
+        taints: list[dict[str, str]] = []
+        if role == "control-plane":
+            labels[CONTROL_PLANE_LABEL] = ""
+            taints.append({"key": CONTROL_PLANE_LABEL, "effect": "NoSchedule"})
+        node_name = f"{name}-{role}{suffix}"
+        pools.append(NodePool(node_name, labels=labels, taints=taints, exact_name=True))
+    if all(pool.taints for pool in pools):  # kind runs pods on a lone control plane
+        pools = [replace(pool, taints=[]) for pool in pools]
+    return ClusterFile(pools, name, ignored=ignored)

@@ -1,0 +1,109 @@
+"""The cluster file: what it accepts, and that every complaint names line, field and way out."""
+
+import pytest
+
+from kubarium.base.errors import ConfigError
+from kubarium.cluster.file import read_cluster_file
+
+GOOD = """\
+apiVersion: kubarium.dev/v1alpha1
+kind: Cluster
+metadata: {name: lab}
+spec:
+  nodePools:
+    - name: gpu
+      count: 3
+      capacity: {cpu: 4, memory: 8Gi}
+      labels: {tier: gpu}
+      topology: {topology.kubernetes.io/zone: [a, b]}
+      devices:
+        - profile: example-gpu
+          count: 5
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_pools_deal_topology_values_in_turn(tmp_path):
+    pool = read_cluster_file(write(tmp_path, GOOD)).pools[0]
+    assert list(pool.node_names()) == ["gpu-0", "gpu-1", "gpu-2"]
+    zones = [pool.labels_of(i)["topology.kubernetes.io/zone"] for i in range(3)]
+    assert zones == ["a", "b", "a"]
+    assert pool.capacity["cpu"] == "4"
+    assert pool.capacity["pods"] == "110"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("count: 3", "cuont: 3", 7, ["cuont", "did you mean 'count'?"]),
+        ("count: 3", "count: three", 7, ["nodePools[0].count", "'three'", "integer"]),
+        ("count: 3", "count: 0", 7, ["0 is outside 1"]),
+        ("count: 3", "count: true", 7, ["boolean"]),
+        ("memory: 8Gi", "memory: 8Gb", 8, ["capacity.memory", "'8Gb'", "64Mi"]),
+        ("example-gpu", "exmple-gpu", 12, ["profile", "exmple-gpu", "example-gpu, nvidia"]),
+        ("kind: Cluster", "kind: Clutser", 2, ["kind", "write Cluster"]),
+        ("    - name: gpu\n", "    - {}\n    - name: gpu\n", 6, ["'name' is missing"]),
+        ("labels: {tier: gpu}", "labels: {tier: 1}", 9, ["labels.tier", "string", "integer"]),
+        ("labels: {tier: gpu}", "labels: {tier: a, tier: b}", 9, ["'tier'", "line 9 already"]),
+        ("metadata: {name: lab}", "metadata: {name: Lab_1}", 3, ["metadata.name", "Lab_1"]),
+        ("spec:", "spec: [", 0, ["not valid YAML"]),
+    ],
+)
+def test_a_complaint_points_at_the_line(tmp_path, old, new, line, words):
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        read_cluster_file(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}:{line}:" if line else f"{path}:")
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: 1\n---\nb: 2\n", "42", "\x00", "{}"])
+def test_what_is_no_cluster_file_is_refused_with_a_reason(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"cluster\.yaml"):
+        read_cluster_file(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+        read_cluster_file(tmp_path / "nowhere.yaml")
+
+
+KIND = """\
+kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+name: shop
+nodes:
+  - role: control-plane
+    extraPortMappings: [{containerPort: 30000, hostPort: 30000}]
+  - role: worker
+    labels: {disk: ssd}
+  - role: worker
+"""
+
+
+def test_kind_files_give_the_same_node_names_roles_and_labels(tmp_path):
+    cluster = read_cluster_file(write(tmp_path, KIND))
+    names = [name for pool in cluster.pools for name in pool.node_names()]
+    assert names == ["shop-control-plane", "shop-worker", "shop-worker2"]
+    assert cluster.pools[0].taints[0]["effect"] == "NoSchedule"
+    assert cluster.pools[1].labels == {"disk": "ssd"}
+    assert cluster.ignored == ["nodes[0].extraPortMappings"]
+
+
+def test_a_lone_kind_control_plane_runs_pods(tmp_path):
+    text = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"
+    assert read_cluster_file(write(tmp_path, text)).pools[0].taints == []
+
+
+def test_an_unknown_kind_role_is_named(tmp_path):
+    path = write(tmp_path, KIND.replace("role: worker", "role: wroker", 1))
+    with pytest.raises(ConfigError, match=r"nodes\[1\]\.role"):
+        read_cluster_file(path)
