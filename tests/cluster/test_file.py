@@ -17,7 +17,7 @@ spec:
       labels: {tier: gpu}
       topology: {topology.kubernetes.io/zone: [a, b]}
       devices:
-        - profile: example-gpu
+        - profile: gpu.example.com
           count: 5
 """
 
@@ -45,13 +45,24 @@ def test_pools_deal_topology_values_in_turn(tmp_path):
         ("count: 3", "count: 0", 7, ["0 is outside 1"]),
         ("count: 3", "count: true", 7, ["boolean"]),
         ("memory: 8Gi", "memory: 8Gb", 8, ["capacity.memory", "'8Gb'", "64Mi"]),
-        ("example-gpu", "exmple-gpu", 12, ["profile", "exmple-gpu", "example-gpu, nvidia"]),
+        (
+            "gpu.example.com",
+            "gpu.exmple.com",
+            12,
+            ["profile", "gpu.exmple", "gpu.example.com, net.example.com"],
+        ),
         ("kind: Cluster", "kind: Clutser", 2, ["kind", "write Cluster"]),
         ("    - name: gpu\n", "    - {}\n    - name: gpu\n", 6, ["'name' is missing"]),
         ("labels: {tier: gpu}", "labels: {tier: 1}", 9, ["labels.tier", "string", "integer"]),
         ("labels: {tier: gpu}", "labels: {tier: a, tier: b}", 9, ["'tier'", "line 9 already"]),
         ("metadata: {name: lab}", "metadata: {name: Lab_1}", 3, ["metadata.name", "Lab_1"]),
         ("spec:", "spec: [", 0, ["not valid YAML"]),
+        (
+            "count: 5",
+            "attributes: {index: {int: one}}",
+            13,
+            ["devices[0].attributes.index", "{'int': 'one'}", "{int: 3}"],
+        ),
     ],
 )
 def test_a_complaint_points_at_the_line(tmp_path, old, new, line, words):

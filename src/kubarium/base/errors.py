@@ -20,12 +20,15 @@ class ConfigError(KubariumError):
     """A cluster file, flag or variable is wrong; the message says where and what to do."""
 
 
+_WITHOUT_VALUE = ("Required", "Forbidden", "TooLong", "TooShort", "Internal")
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One complaint about one field, in apimachinery's ``field.Error`` wording.
 
     ``kind`` is one of Required, Invalid, NotSupported, Duplicate, Forbidden, TooLong, TooMany,
-    TypeInvalid, NotFound, Unknown (source: ``pkg/util/validation/field/errors.go``).
+    TooFew, TooShort, TypeInvalid, NotFound, Internal (``pkg/util/validation/field/errors.go``).
     """
 
     kind: str
@@ -41,6 +44,8 @@ class FieldError:
         "Forbidden": "Forbidden",
         "TooLong": "Too long",
         "TooMany": "Too many",
+        "TooFew": "Too few",
+        "TooShort": "Too short",
         "TypeInvalid": "Invalid value",
         "NotFound": "Not found",
         "Internal": "Internal error",
@@ -49,7 +54,7 @@ class FieldError:
     def body(self) -> str:
         """The text behind the path: ``Invalid value: -1: must be greater than or equal to 0``."""
         title = self._TITLES[self.kind]
-        if self.kind in ("Required", "Forbidden", "TooLong", "TooMany", "Internal"):
+        if self.kind in _WITHOUT_VALUE:
             return f"{title}: {self.detail}" if self.detail else title
         text = f"{title}: {show_value(self.value)}"
         return f"{text}: {self.detail}" if self.detail else text
@@ -65,7 +70,7 @@ class FieldError:
 
 def show_value(value: Any) -> str:
     """A value as field errors quote it: strings in double quotes, the rest as JSON."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
 
 
 @dataclass
@@ -80,6 +85,7 @@ class ApiError(KubariumError):
     reason: str
     message: str
     details: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)  # ListMeta: "continue" of a 410
 
     def __post_init__(self) -> None:
         super().__init__(self.message)
@@ -92,7 +98,7 @@ class ApiError(KubariumError):
         document: dict[str, Any] = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.metadata,
             "status": "Failure",
             "message": self.message,
             "reason": self.reason,
@@ -110,12 +116,14 @@ class ApiError(KubariumError):
             document.get("reason", ""),
             document.get("message", ""),
             document.get("details") or {},
+            document.get("metadata") or {},
         )
 
 
 def _named(resource: str, group: str, name: str) -> tuple[str, dict[str, Any]]:
     qualified = f"{resource}.{group}" if group else resource
-    details = {"name": name, "kind": resource} | ({"group": group} if group else {})
+    details = {"name": name, "group": group, "kind": resource}
+    details = {key: value for key, value in details.items() if value}
     return qualified, details
 
 
@@ -181,7 +189,7 @@ def method_not_allowed(action: str, resource: str, group: str = "") -> ApiError:
         405,
         "MethodNotAllowed",
         f"{action} is not supported on resources of kind {qualified!r}".replace("'", '"'),
-        {k: v for k, v in details.items() if v},
+        details,
     )
 
 

@@ -83,6 +83,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
         return _from_kind(path, document, lines)
     _check_schema(path, document, lines)
     _check_quantities(path, document, lines)
+    _check_attributes(path, document, lines)
     return _from_document(document)
 
 
@@ -219,6 +220,29 @@ def _check_quantities(path: Path, document: dict[str, Any], lines: Lines) -> Non
             except QuantityError as error:
                 line = lines.get((*at, name), 1)
                 raise ConfigError(f"{path}:{line}: {_show((*at, name))}: {error}") from None
+
+
+_ATTRIBUTE_TYPES = {"string": str, "version": str, "int": int, "bool": bool}
+
+
+def _check_attributes(path: Path, document: dict[str, Any], lines: Lines) -> None:
+    """A device attribute is one of {string: …}, {version: …}, {int: …}, {bool: …}."""
+    for number, pool in enumerate(document["spec"]["nodePools"]):
+        for index, devices in enumerate(pool.get("devices", [])):
+            for name, value in devices.get("attributes", {}).items():
+                at = ("spec", "nodePools", number, "devices", index, "attributes", name)
+                if not _is_attribute(value):
+                    raise ConfigError(
+                        f"{path}:{lines.get(at, 1)}: {_show(at)}: {value!r} is no attribute; "
+                        "write {string: text}, {version: 1.2.3}, {int: 3} or {bool: true}"
+                    )
+
+
+def _is_attribute(value: Any) -> bool:
+    if not isinstance(value, dict) or len(value) != 1:
+        return False
+    [(kind, content)] = value.items()
+    return type(content) is _ATTRIBUTE_TYPES.get(kind)
 
 
 def _from_document(document: dict[str, Any]) -> ClusterFile:

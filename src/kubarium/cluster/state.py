@@ -33,6 +33,7 @@ class ServerRecord:
     kubeconfig: str = ""
     previous_context: str = ""
     ready_after_s: float = 0.0
+    isolation: tuple[str, ...] = ()
 
     def process(self) -> psutil.Process | None:
         """The process, if it still is the one that wrote the record."""

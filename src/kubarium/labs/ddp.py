@@ -87,12 +87,15 @@ class World:
         listener.listen(self.size)
         by_rank: dict[int, socket.socket] = {}
         while len(by_rank) < self.size - 1:
-            listener.settimeout(max(0.1, deadline - time.monotonic()))
+            listener.settimeout(2)
             try:
                 peer, _ = listener.accept()
             except TimeoutError:
                 missing = sorted(set(range(1, self.size)) - by_rank.keys())
-                sys.exit(f"rank 0 waited in vain for ranks {missing} of a world of {self.size}")
+                say(event="waiting", missing=missing)
+                if time.monotonic() > deadline:
+                    sys.exit(f"rank 0 waited in vain for ranks {missing} of {self.size}")
+                continue
             peer.settimeout(60)
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             by_rank[int(receive(peer))] = peer

@@ -41,6 +41,17 @@ class Informer(Protocol):
         """Until the first complete list has arrived."""
         ...
 
+    def observe(self, document: Document) -> None:
+        """Take in the answer of a write of ours ahead of the watch, so that the next read has it.
+
+        Ignored when the watch has already delivered that revision.
+        """
+        ...
+
+    def forget(self, document: Document) -> None:
+        """Drop an object that a delete of ours has removed for good, ahead of the watch."""
+        ...
+
 
 class Informers(Protocol):
     """One shared informer for each resource, started on first use."""

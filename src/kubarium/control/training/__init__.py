@@ -1,1 +1,15 @@
-"""JobSet."""
+"""Distributed training: the JobSet controller. Start reading at jobset.py.
+
+Knows Jobs and Services; knows nothing of pods, queues or nodes."""
+
+from __future__ import annotations
+
+from kubarium.control.training.jobset import JobSetController
+from kubarium.runtime.protocol import Component, Context
+
+__all__ = ["JobSetController", "components"]
+
+
+def components(context: Context) -> list[Component]:
+    """All controllers of this family."""
+    return [JobSetController(context)]

@@ -1,0 +1,359 @@
+"""Checked CEL expressions as a small tree that can be read and rewritten.
+
+cel-cpp hands out a checked expression only in its serialised form, a ``cel.expr.CheckedExpr``
+(cel-spec ``proto/cel/expr/checked.proto`` and ``syntax.proto``) inside a ``google.protobuf.Any``.
+This module decodes the part that we look at and keeps the rest as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_VARINT, _BYTES = 0, 2
+# Expr: the number of each member of the oneof.
+_CONST, _IDENT, _SELECT, _CALL, _LIST, _STRUCT, _COMPREHENSION = range(3, 10)
+
+RawField = tuple[int, int, int | bytes]  # number, wire type, value
+
+
+class AstError(ValueError):
+    """The bytes are not a CheckedExpr that this module understands."""
+
+
+@dataclass(slots=True)
+class Expr:
+    """One node. ``kind`` says which of the members mean something:
+
+    - ``const``: ``raw`` (a serialised Constant)
+    - ``ident``: ``name``
+    - ``select``: ``operand``, ``name`` (the field), ``test`` (it was a ``has()``)
+    - ``call``: ``operand`` (the receiver or None), ``name``, ``args``
+    - ``list``: ``args``, ``raw`` (optional indices)
+    - ``struct``: ``name`` (message, "" for a map), ``entries``
+    - ``comprehension``: ``name`` and ``name2`` (loop variables), ``accumulator``, and ``args``:
+      range, initial value, condition, step, result
+    """
+
+    id: int
+    kind: str
+    name: str = ""
+    operand: Expr | None = None
+    args: list[Expr] = field(default_factory=list)
+    raw: bytes = b""
+    test: bool = False
+    entries: list[Entry] = field(default_factory=list)
+    name2: str = ""
+    accumulator: str = ""
+
+    def children(self) -> Iterator[Expr]:
+        """Direct subexpressions in order of evaluation."""
+        if self.operand is not None:
+            yield self.operand
+        yield from self.args
+        for entry in self.entries:
+            if entry.key is not None:
+                yield entry.key
+            yield entry.value
+
+    def walk(self) -> Iterator[Expr]:
+        """This node and all below it."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children())
+
+
+@dataclass(slots=True)
+class Entry:
+    """A map entry or message field in a ``struct``."""
+
+    id: int
+    key: Expr | None
+    field: str
+    value: Expr
+    optional: bool = False
+
+
+@dataclass(slots=True)
+class Checked:
+    """A checked expression: its tree, what each node refers to, and the rest untouched."""
+
+    root: Expr
+    names: dict[int, str]
+    """Qualified variable names by node id (``device.driver`` for a select on ``device``)."""
+    overloads: dict[int, tuple[str, ...]]
+    """Overload ids by node id, for calls."""
+    _rest: list[RawField]
+    _type_url: bytes
+
+    def next_id(self) -> int:
+        """An id that no node has yet."""
+        return 1 + max(max((e.id for e in node.entries), default=node.id) for node in self._nodes())
+
+    def _nodes(self) -> Iterator[Expr]:
+        return self.root.walk()
+
+
+# --- decoding -----------------------------------------------------------------------------------
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """A base-128 number and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: bytes) -> list[RawField]:
+    fields: list[RawField] = []
+    at = 0
+    while at < len(data):
+        tag, at = read_varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            value, at = read_varint(data, at)
+            fields.append((number, wire, value))
+        elif wire == _BYTES:
+            size, at = read_varint(data, at)
+            fields.append((number, wire, data[at : at + size]))
+            at += size
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+            fields.append((number, wire, data[at : at + size]))
+            at += size
+        else:
+            raise AstError(f"wire type {wire}")
+    return fields
+
+
+def _blob(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise AstError("a message was expected")
+    return value
+
+
+def _text(value: int | bytes) -> str:
+    return _blob(value).decode()
+
+
+def parse(serialized: bytes) -> Checked:
+    """The tree of what ``Expression.serialize()`` returned."""
+    any_fields = {number: value for number, _, value in _fields(serialized)}
+    names: dict[int, str] = {}
+    overloads: dict[int, tuple[str, ...]] = {}
+    rest: list[RawField] = []
+    root: Expr | None = None
+    for number, wire, value in _fields(_blob(any_fields.get(2, b""))):
+        if number == 4:
+            root = _expr(_blob(value))
+        else:
+            rest.append((number, wire, value))
+            if number == 2:
+                _reference(_blob(value), names, overloads)
+    if root is None:
+        raise AstError("no expression")
+    return Checked(root, names, overloads, rest, _blob(any_fields[1]))
+
+
+def _reference(data: bytes, names: dict[int, str], overloads: dict[int, tuple[str, ...]]) -> None:
+    entry = {number: value for number, _, value in _fields(data)}
+    node_id = entry.get(1, 0)
+    if not isinstance(node_id, int):
+        raise AstError("reference without an id")
+    ids = []
+    for number, _, value in _fields(_blob(entry.get(2, b""))):
+        if number == 1 and value:
+            names[node_id] = _text(value)
+        elif number == 3:
+            ids.append(_text(value))
+    if ids:
+        overloads[node_id] = tuple(ids)
+
+
+def _expr(data: bytes) -> Expr:
+    node_id, kind, body = 0, 0, b""
+    for number, _, value in _fields(data):
+        if number == 2 and isinstance(value, int):
+            node_id = value
+        elif _CONST <= number <= _COMPREHENSION:
+            kind, body = number, _blob(value)
+    if kind == _CONST:
+        return Expr(node_id, "const", raw=body)
+    if kind not in _DECODERS:
+        raise AstError(f"expression kind {kind}")
+    name, decoder = _DECODERS[kind]
+    node = Expr(node_id, name)
+    for number, _, value in _fields(body):
+        decoder(node, number, value)
+    return node
+
+
+def _decode_ident(node: Expr, number: int, value: int | bytes) -> None:
+    if number == 1:
+        node.name = _text(value)
+
+
+def _decode_select(node: Expr, number: int, value: int | bytes) -> None:
+    if number == 1:
+        node.operand = _expr(_blob(value))
+    elif number == 2:
+        node.name = _text(value)
+    elif number == 3:
+        node.test = bool(value)
+
+
+def _decode_call(node: Expr, number: int, value: int | bytes) -> None:
+    if number == 1:
+        node.operand = _expr(_blob(value))
+    elif number == 2:
+        node.name = _text(value)
+    elif number == 3:
+        node.args.append(_expr(_blob(value)))
+
+
+def _decode_list(node: Expr, number: int, value: int | bytes) -> None:
+    if number == 1:
+        node.args.append(_expr(_blob(value)))
+    elif number == 2:
+        node.raw += _blob(value) if isinstance(value, bytes) else _encoderead_varint(value)
+
+
+def _decode_struct(node: Expr, number: int, value: int | bytes) -> None:
+    if number == 1:
+        node.name = _text(value)
+    elif number == 2:
+        node.entries.append(_entry(_blob(value)))
+
+
+def _entry(data: bytes) -> Entry:
+    entry = Entry(0, None, "", Expr(0, "const"))
+    for number, _, value in _fields(data):
+        if number == 1 and isinstance(value, int):
+            entry.id = value
+        elif number == 2:
+            entry.field = _text(value)
+        elif number == 3:
+            entry.key = _expr(_blob(value))
+        elif number == 4:
+            entry.value = _expr(_blob(value))
+        elif number == 5:
+            entry.optional = bool(value)
+    return entry
+
+
+def _decode_comprehension(node: Expr, number: int, value: int | bytes) -> None:
+    if number == 1:
+        node.name = _text(value)
+    elif number == 3:
+        node.accumulator = _text(value)
+    elif number == 8:
+        node.name2 = _text(value)
+    else:  # 2 range, 4 initial value, 5 condition, 6 step, 7 result: in this order on the wire
+        node.args.append(_expr(_blob(value)))
+
+
+_DECODERS = {
+    _IDENT: ("ident", _decode_ident),
+    _SELECT: ("select", _decode_select),
+    _CALL: ("call", _decode_call),
+    _LIST: ("list", _decode_list),
+    _STRUCT: ("struct", _decode_struct),
+    _COMPREHENSION: ("comprehension", _decode_comprehension),
+}
+
+
+def text_constant(node: Expr) -> str:
+    """The text of a string constant; "" for any other node."""
+    if node.kind != "const" or not node.raw or node.raw[0] >> 3 != 6:
+        return ""
+    size, at = read_varint(node.raw, 1)
+    return node.raw[at : at + size].decode()
+
+
+# --- encoding -----------------------------------------------------------------------------------
+
+
+def _encoderead_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _encode(number: int, value: int | bytes | str | bool, wire: int = _BYTES) -> bytes:
+    if isinstance(value, int):
+        return _encoderead_varint(number << 3 | _VARINT) + _encoderead_varint(int(value))
+    if isinstance(value, str):
+        value = value.encode()
+    if wire != _BYTES:
+        return _encoderead_varint(number << 3 | wire) + value
+    return _encoderead_varint(number << 3 | _BYTES) + _encoderead_varint(len(value)) + value
+
+
+def dump(checked: Checked) -> bytes:
+    """The bytes for ``Env.deserialize()``."""
+    body = b"".join(_encode(number, value, wire) for number, wire, value in checked._rest)
+    body += _encode(4, _encode_expr(checked.root))
+    return _encode(1, checked._type_url) + _encode(2, body)
+
+
+def _encode_expr(node: Expr) -> bytes:
+    number, body = _ENCODERS[node.kind](node)
+    return _encode(2, node.id) + _encode(number, body)
+
+
+def _encode_operand(node: Expr) -> bytes:
+    return b"" if node.operand is None else _encode(1, _encode_expr(node.operand))
+
+
+def _encode_select(node: Expr) -> tuple[int, bytes]:
+    body = _encode_operand(node) + _encode(2, node.name)
+    return _SELECT, body + (_encode(3, True) if node.test else b"")
+
+
+def _encode_call(node: Expr) -> tuple[int, bytes]:
+    args = b"".join(_encode(3, _encode_expr(arg)) for arg in node.args)
+    return _CALL, _encode_operand(node) + _encode(2, node.name) + args
+
+
+def _encode_list(node: Expr) -> tuple[int, bytes]:
+    items = b"".join(_encode(1, _encode_expr(arg)) for arg in node.args)
+    return _LIST, items + (_encode(2, node.raw) if node.raw else b"")
+
+
+def _encode_struct(node: Expr) -> tuple[int, bytes]:
+    entries = b"".join(_encode(2, _encode_entry(entry)) for entry in node.entries)
+    return _STRUCT, (_encode(1, node.name) if node.name else b"") + entries
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    key = _encode(2, entry.field) if entry.key is None else _encode(3, _encode_expr(entry.key))
+    optional = _encode(5, True) if entry.optional else b""
+    return _encode(1, entry.id) + key + _encode(4, _encode_expr(entry.value)) + optional
+
+
+def _encode_comprehension(node: Expr) -> tuple[int, bytes]:
+    source, initial, condition, step, result = map(_encode_expr, node.args)
+    body = _encode(1, node.name) + _encode(2, source) + _encode(3, node.accumulator)
+    body += _encode(4, initial) + _encode(5, condition) + _encode(6, step) + _encode(7, result)
+    return _COMPREHENSION, body + (_encode(8, node.name2) if node.name2 else b"")
+
+
+_ENCODERS = {
+    "const": lambda node: (_CONST, node.raw),
+    "ident": lambda node: (_IDENT, _encode(1, node.name)),
+    "select": _encode_select,
+    "call": _encode_call,
+    "list": _encode_list,
+    "struct": _encode_struct,
+    "comprehension": _encode_comprehension,
+}

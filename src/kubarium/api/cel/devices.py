@@ -1,0 +1,272 @@
+"""Device selectors of dynamic resource allocation.
+
+The variable ``device`` has ``driver``, ``attributes[domain][id]``, ``capacity[domain][id]`` and
+``allowMultipleAllocations``. An unknown domain is an empty map; an unknown id is a run-time error,
+as Kubernetes has it: guard it with ``"id" in device.attributes["domain"]`` or ``has(...)``.
+Source: dynamic-resource-allocation ``cel/compile.go``.
+
+A device is prepared once, then any number of selectors can be asked about it:
+
+>>> selector = compile_device_selector('device.attributes["gpu.example.com"].model == "A100"')
+>>> device = prepare_device("gpu.example.com", {"model": {"string": "A100"}})
+>>> selector.matches_prepared(device)
+True
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from cel_expr_python import cel
+
+from kubarium.api.cel import ast
+from kubarium.api.cel.cost import Sizes, estimate
+from kubarium.api.cel.environment import (
+    CelCompileError,
+    CelRuntimeError,
+    Environment,
+    runtime_message,
+    type_text,
+)
+from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, KUBERNETES_FUNCTIONS
+from kubarium.api.cel.values import CelValueError, quantity, semver
+
+MAX_EXPRESSION_BYTES = 10 * 1024
+MAX_COST = 1_000_000  # units per evaluation, about 0.1 s upstream (CelSelectorExpressionMaxCost)
+CACHED_SELECTORS = 4096  # distinct expressions kept; a cluster has tens
+
+MAX_ATTRIBUTES = 32  # attributes and capacities of one device together
+
+_Domains = dict[str, dict[str, Any]]
+_DOMAIN_MAPS = ("device.attributes", "device.capacity")
+_FIELDS = ("driver", "attributes", "capacity", "allowMultipleAllocations")
+_ERROR = cel.Type.ERROR
+
+
+@lru_cache(maxsize=4)
+def _environment(lists: bool, multiple_allocations: bool) -> Environment:
+    # Without the list gate a value is google.protobuf.Any to the checker: usable, not iterable.
+    value = "dyn" if lists else "google.protobuf.Any"
+    variables = {
+        "device": "dyn",
+        "device.driver": "string",
+        "device.attributes": f"map<string,map<string,{value}>>",
+        "device.capacity": "map<string,map<string,kubernetes.Quantity>>",
+    }
+    if multiple_allocations:
+        variables["device.allowMultipleAllocations"] = "bool"
+    functions = [*KUBERNETES_FUNCTIONS, *(INCLUDES_FUNCTIONS if lists else ())]
+    return Environment(variables, functions)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDevice:
+    """A device as selectors see it, converted for cel-cpp once."""
+
+    activation: cel.Activation = field(repr=False)
+    maps: tuple[_Domains, _Domains] = field(repr=False)
+    oversized: bool = False
+    """It has more attributes than the API allows, so that no selector's estimate holds."""
+
+    def sizes(self) -> Sizes:
+        """The largest sizes that really occur, for estimates."""
+        names = [name for domains in self.maps for name in domains]
+        inner = [values for domains in self.maps for values in domains.values()]
+        values = [len(v) for m in inner for v in m.values() if isinstance(v, str | list)]
+        longest = max(values, default=1)
+        return Sizes(
+            domains=max((len(domains) for domains in self.maps), default=0),
+            names=max((len(m) for m in inner), default=0),
+            value=longest,
+            includes=longest,
+            key=max((len(name) for m in (names, *inner) for name in m), default=1),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceSelector:
+    """A compiled selector. ``cost`` is the estimated worst case, in CEL cost units."""
+
+    expression: str
+    cost: int
+    _program: cel.Expression = field(repr=False)
+    _checked: ast.Checked = field(repr=False)
+
+    def matches(
+        self,
+        driver: str,
+        attributes: Mapping[str, Mapping[str, Any]],
+        capacity: Mapping[str, Mapping[str, Any]],
+        allow_multiple: bool = False,
+    ) -> bool:
+        """Whether a device of this driver matches; see :func:`prepare_device` for arguments.
+
+        Raises CelRuntimeError.
+        """
+        return self.matches_prepared(prepare_device(driver, attributes, capacity, allow_multiple))
+
+    def matches_prepared(self, device: PreparedDevice) -> bool:
+        """Whether a prepared device matches. Raises CelRuntimeError."""
+        if self.cost > MAX_COST or device.oversized:
+            self._check_budget(device)
+        result = self._program.eval(device.activation)
+        value = result.value()
+        if value is True or value is False:
+            return bool(value)
+        kind = result.type()
+        if kind == _ERROR:
+            raise CelRuntimeError(runtime_message(str(value)))
+        name = type_text(kind)
+        raise CelRuntimeError(f"CEL result of type {name} could not be converted to bool")
+
+    def _check_budget(self, device: PreparedDevice) -> None:
+        """cel-cpp cannot stop a running evaluation: refuse one that could cost too much."""
+        if estimate(self._checked, device.sizes()) > MAX_COST:
+            raise CelRuntimeError("operation cancelled: actual cost limit exceeded")
+
+
+def prepare_device(
+    driver: str,
+    attributes: Mapping[str, Mapping[str, Any]],
+    capacity: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_multiple: bool = False,
+) -> PreparedDevice:
+    """A device ready for selectors.
+
+    ``attributes`` and ``capacity`` are the maps of a ``resource.k8s.io`` Device: names with or
+    without a domain (then the driver's name is the domain), attribute values such as
+    ``{"int": 1}``, capacities such as ``{"value": "1Gi"}``. Raises CelRuntimeError naming a value
+    that is not what its type says.
+    """
+    by_domain = _by_domain(driver, attributes, _attribute)
+    capacities = _by_domain(driver, capacity or {}, _capacity)
+    data = {
+        "device": {
+            "driver": driver,
+            "attributes": by_domain,
+            "capacity": capacities,
+            "allowMultipleAllocations": allow_multiple,
+        },
+        "device.driver": driver,
+        "device.attributes": by_domain,
+        "device.capacity": capacities,
+        "device.allowMultipleAllocations": allow_multiple,
+    }
+    return PreparedDevice(
+        _environment(True, True).activation(data),
+        (by_domain, capacities),
+        len(attributes) + len(capacity or ()) > MAX_ATTRIBUTES,
+    )
+
+
+def _by_domain(
+    driver: str, values: Mapping[str, Mapping[str, Any]], read: Any
+) -> dict[str, dict[str, Any]]:
+    domains: dict[str, dict[str, Any]] = {}
+    for qualified, value in values.items():
+        domain, _, name = qualified.rpartition("/")
+        try:
+            domains.setdefault(domain or driver, {})[name] = read(value)
+        except CelValueError as error:
+            raise CelRuntimeError(f"{qualified}: {error}") from None
+    return domains
+
+
+def _attribute(value: Mapping[str, Any]) -> Any:
+    for kind, content in value.items():
+        if content is None:
+            continue
+        if kind in ("int", "bool", "string"):
+            return content
+        if kind == "version":
+            return semver(content)
+        if kind in ("ints", "bools", "strings"):
+            return list(content)
+        if kind == "versions":
+            return [semver(item) for item in content]
+    raise CelValueError(f"unsupported attribute value {dict(value)}")
+
+
+def _capacity(value: Mapping[str, Any]) -> bytes:
+    return quantity(str(value.get("value", "0")))
+
+
+@lru_cache(maxsize=CACHED_SELECTORS)
+def compile_device_selector(
+    expression: str, *, list_attributes: bool = True, multiple_allocations: bool = True
+) -> DeviceSelector:
+    """The selector of a CEL expression; equal texts give the same object.
+
+    The two flags are the feature gates DRAListTypeAttributes and DRAConsumableCapacity. All that
+    this version knows is allowed by default, as for expressions that are stored already; a writer
+    that checks a new expression passes the gates. Raises CelCompileError with upstream's wording.
+    """
+    if len(expression.encode()) > MAX_EXPRESSION_BYTES:
+        raise CelCompileError(f"may not be more than {MAX_EXPRESSION_BYTES} bytes")
+    environment = _environment(list_attributes, multiple_allocations)
+    checked, result = environment.check(_without_presence_tests(expression))
+    _check_fields(checked, multiple_allocations)
+    if result not in ("bool", "dyn", "any", "error"):  # cel-cpp calls google.protobuf.Any so
+        raise CelCompileError(f"must evaluate to bool or the unknown type, not {result}")
+    cost = estimate(checked)
+    original = copy.deepcopy(checked)
+    _default_domains(checked)
+    return DeviceSelector(expression, cost, environment.link(checked), original)
+
+
+_PRESENCE = re.compile(
+    r"\bhas\(\s*device\s*\.\s*(?:driver|attributes|capacity|allowMultipleAllocations)\s*\)"
+)
+
+
+def _without_presence_tests(expression: str) -> str:
+    """``has(device.driver)`` is always true; cel-cpp would read it as ``device.driver``.
+
+    Spaces keep the columns that error messages name.
+    """
+    return _PRESENCE.sub(lambda match: "true".ljust(len(match[0])), expression)
+
+
+def _check_fields(checked: ast.Checked, multiple_allocations: bool) -> None:
+    """``device`` is dynamic to the checker; find the fields that it does not have."""
+    allowed = _FIELDS if multiple_allocations else _FIELDS[:-1]
+    for node in checked.root.walk():
+        if node.kind != "select" or node.operand is None or node.name in allowed:
+            continue
+        if node.operand.kind == "ident" and node.operand.name == "device":
+            raise CelCompileError(f"compilation failed: undefined field '{node.name}'")
+
+
+def _default_domains(checked: ast.Checked) -> None:
+    """``device.attributes[x]`` becomes ``device.attributes[?x].orValue({})``."""
+    aliases = _aliases(checked)
+    fresh = checked.next_id()
+    for node in list(checked.root.walk()):
+        if node.kind != "call" or node.name != "_[_]":
+            continue
+        if _qualified(node.args[0]) in _DOMAIN_MAPS or node.args[0].name in aliases:
+            lookup = ast.Expr(fresh, "call", "_[?_]", None, node.args)
+            empty = ast.Expr(fresh + 1, "struct")
+            node.name, node.operand, node.args = "orValue", lookup, [empty]
+            checked.overloads.pop(node.id, None)
+            fresh += 2
+
+
+def _aliases(checked: ast.Checked) -> set[str]:
+    """Names that ``cel.bind`` gives to one of the domain maps."""
+    found: set[str] = set()
+    for node in checked.root.walk():
+        if node.kind == "comprehension" and _qualified(node.args[1]) in _DOMAIN_MAPS:
+            found.add(node.accumulator)
+    return found
+
+
+def _qualified(node: ast.Expr) -> str:
+    if node.kind == "select" and node.operand is not None and not node.test:
+        return f"{_qualified(node.operand)}.{node.name}"
+    return node.name if node.kind == "ident" else ""

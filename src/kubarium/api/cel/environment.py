@@ -1,0 +1,267 @@
+"""CEL environments with Kubernetes' libraries on Google's cel-cpp.
+
+An expression is checked in one environment and run in another. The checking one declares the exact
+types, so that mistakes are found when an object is written; the running one knows only that our
+types are bytes. In between, :meth:`Environment.compile` rewrites the checked tree where cel-cpp
+cannot do what Kubernetes needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cel_expr_python import cel
+
+from kubarium.api.cel import ast
+from kubarium.api.cel.libraries import KUBERNETES_FUNCTIONS, Function
+
+# cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, ext.Math, cel.bind and
+# two-variable comprehensions.
+_EXTENSIONS = ("optional", "strings", "sets", "lists", "math", "bindings", "two-var-comprehensions")
+# The checker takes no overload for our types on top of its own string(), so all are declared anew.
+_STRING = [
+    Function("string", "", (type_,), "string", str)
+    for type_ in ("string", "bool", "int", "uint", "double", "bytes", "timestamp", "duration")
+]
+
+Rewrite = Callable[[ast.Checked], None]
+
+
+class CelCompileError(ValueError):
+    """The expression does not parse, does not type-check, or has the wrong result type."""
+
+
+class CelRuntimeError(ValueError):
+    """The evaluation ended in an error."""
+
+
+class Environment:
+    """Variables with their types, and the functions an expression may call.
+
+    ``variables`` maps names (dots allowed) to CEL types such as ``map<string,dyn>``.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, str],
+        functions: Sequence[Function] = KUBERNETES_FUNCTIONS,
+        extensions: Sequence[str] = _EXTENSIONS,
+    ) -> None:
+        text = "\n".join(
+            [
+                "name: kubernetes",
+                "stdlib:",
+                "  exclude_functions:",
+                "  - name: string",
+                "extensions:",
+                *(f"- name: {name}" for name in extensions),
+                "variables:",
+                *(_variable_yaml(name, type_) for name, type_ in variables.items()),
+            ]
+        )
+        own = [*_STRING, *(f for f in functions if not f.list_receiver)]
+        declared = text + "\nfunctions:\n" + "\n".join(_functions_yaml(own))
+        self._checker = cel.NewEnv(
+            config=cel.NewEnvConfigFromYaml(declared),
+            extensions=[cel.CelExtension("overloads", _added_overloads(functions))],
+        )
+        self._runtime = cel.NewEnv(
+            config=cel.NewEnvConfigFromYaml(
+                "name: runtime\nextensions:\n" + "\n".join(f"- name: {e}" for e in extensions)
+            ),
+            variables=dict.fromkeys(variables, cel.Type.DYN),
+            extensions=[cel.CelExtension("kubernetes", _runtime_functions(functions))],
+        )
+        self._renamed = {f.overload_id: f.runtime_name for f in functions if f.runtime_name}
+        self._optional = frozenset(f.overload_id for f in functions if f.optional)
+
+    def check(self, expression: str) -> tuple[ast.Checked, str]:
+        """The checked tree and the result type's name. Raises CelCompileError."""
+        try:
+            checked = self._checker.compile(expression)
+        except RuntimeError as error:
+            raise CelCompileError(_compile_message(str(error))) from None
+        return ast.parse(checked.serialize()), type_text(checked.return_type())
+
+    def link(self, checked: ast.Checked) -> cel.Expression:
+        """The runnable form of a checked tree."""
+        for node in list(checked.root.walk()):
+            overloads = checked.overloads.get(node.id, ())
+            # A dynamic argument leaves cel-cpp's own overloads open too: those it can run itself.
+            if overloads and all(overload in self._renamed for overload in overloads):
+                node.name = self._renamed[overloads[0]]
+        self._wrap_optionals(checked)
+        try:
+            return self._runtime.deserialize(ast.dump(checked))
+        except RuntimeError as error:
+            raise CelCompileError(_compile_message(str(error))) from None
+
+    def _wrap_optionals(self, checked: ast.Checked) -> None:
+        """``f(x)`` that returns a list of none or one becomes ``optional``."""
+        for node in list(checked.root.walk()):
+            if not self._optional.isdisjoint(checked.overloads.get(node.id, ())):
+                become_optional(node, checked)
+
+    def compile(
+        self, expression: str, rewrite: Rewrite | None = None
+    ) -> tuple[cel.Expression, str]:
+        """The runnable expression and the name of its result type. Raises CelCompileError."""
+        checked, result = self.check(expression)
+        if rewrite is not None:
+            rewrite(checked)
+        return self.link(checked), result
+
+    def activation(self, data: Mapping[str, Any]) -> cel.Activation:
+        """Variables converted once, for many evaluations."""
+        return self._runtime.Activation(data)
+
+
+def become_optional(node: ast.Expr, checked: ast.Checked) -> None:
+    """Turn a call that yields a list of none or one into an optional of its element, in place.
+
+    ``call`` becomes ``call[?0]``.
+    """
+    fresh = checked.next_id()
+    call = ast.Expr(fresh, node.kind, node.name, node.operand, node.args)
+    zero = ast.Expr(fresh + 1, "const", raw=INT_ZERO)
+    node.operand, node.name, node.args = None, "_[?_]", [call, zero]
+
+
+INT_ZERO = b"\x18\x00"  # Constant{int64_value: 0}
+
+
+def _variable_yaml(name: str, type_: str) -> str:
+    return f'- name: "{name}"\n' + _type_yaml(type_, "  ")
+
+
+def _functions_yaml(functions: Sequence[Function]) -> list[str]:
+    by_name: dict[str, list[Function]] = {}
+    for function in functions:
+        by_name.setdefault(function.name, []).append(function)
+    lines = []
+    for name, overloads in by_name.items():
+        lines += [f'- name: "{name}"', "  overloads:"]
+        for overload in overloads:
+            lines += _overload_yaml(overload)
+    return lines
+
+
+def _overload_yaml(function: Function) -> list[str]:
+    lines = [f'  - id: "{function.overload_id}"']
+    if function.receiver:
+        lines += ["    target:", _type_yaml(function.receiver, "      ")]
+    if function.parameters:
+        lines.append("    args:")
+        for parameter in function.parameters:
+            lines.append("    - " + _type_yaml(parameter, "      ").lstrip())
+    result = f"optional_type<{function.result}>" if function.optional else function.result
+    return [*lines, "    return:", _type_yaml(result, "      ")]
+
+
+def _type_yaml(type_: str, indent: str) -> str:
+    """A type such as ``map<string,list<A>>`` in cel-cpp's configuration form."""
+    name, _, inner = type_.partition("<")
+    if re.fullmatch("[A-Z]", type_):
+        return f'{indent}type_name: "{type_}"\n{indent}is_type_param: true'
+    lines = [f'{indent}type_name: "{name}"']
+    if inner:
+        lines.append(f"{indent}params:")
+        lines.extend(
+            f"{indent}- " + _type_yaml(parameter, indent + "  ").lstrip()
+            for parameter in _split_types(inner[:-1])
+        )
+    return "\n".join(lines)
+
+
+def _added_overloads(functions: Sequence[Function]) -> list[cel.FunctionDecl]:
+    """Overloads of cel-cpp's own functions: only an extension may add to those."""
+    return [
+        cel.FunctionDecl(
+            function.name,
+            [
+                cel.Overload(
+                    function.overload_id,
+                    return_type=_named_type(function.result),
+                    parameters=[
+                        _named_type(type_)
+                        for type_ in (function.receiver, *function.parameters)
+                        if type_
+                    ],
+                    is_member=bool(function.receiver),
+                )
+            ],
+        )
+        for function in functions
+        if function.list_receiver
+    ]
+
+
+def _named_type(name: str) -> cel.Type:
+    return {"list<A>": cel.Type.LIST, "int": cel.Type.INT}.get(name, cel.Type.DYN)
+
+
+def _split_types(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char == "<") - (char == ">")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return parts
+
+
+def _runtime_functions(functions: Sequence[Function]) -> list[cel.FunctionDecl]:
+    """One overload for each name, style and number of arguments, taking anything."""
+    grouped: dict[str, dict[tuple[bool, int], cel.Overload]] = {}
+    dyn = cel.Type.DYN
+    for function in functions:
+        name = function.runtime_name or function.name
+        member = bool(function.receiver)
+        kinds = [dyn] * (len(function.parameters) + member)
+        if function.list_receiver:
+            kinds[0] = cel.Type.LIST
+        overload = cel.Overload(
+            f"run_{function.overload_id}",
+            return_type=dyn,
+            parameters=kinds,
+            is_member=member,
+            impl=function.implementation,
+        )
+        grouped.setdefault(name, {}).setdefault((member, len(kinds)), overload)
+    return [cel.FunctionDecl(name, list(group.values())) for name, group in grouped.items()]
+
+
+_TRAILER = re.compile(r" \[[A-Z_]+\]$")
+
+
+def _compile_message(text: str) -> str:
+    text = _TRAILER.sub("", text)
+    return "compilation failed: " + text.removeprefix("INVALID_ARGUMENT: ")
+
+
+_NO_KEY = re.compile(r'^NOT_FOUND: Key not found in map : "?(.*?)"?$')
+_NO_OVERLOAD = re.compile(r"^UNKNOWN: No matching overloads found : (.*)$")
+
+
+def runtime_message(text: str) -> str:
+    """A cel-cpp error as kube-apiserver's cel-go words it.
+
+    >>> runtime_message('NOT_FOUND: Key not found in map : "x"')
+    'no such key: x'
+    """
+    if match := _NO_KEY.match(text):
+        return f"no such key: {match[1]}"
+    if match := _NO_OVERLOAD.match(text):
+        if match[1] == "<iter_range>":
+            return "no such overload: expected iterable type"
+        return f"no such overload: {match[1]}"
+    return re.sub(r"^[A-Z_]+: ", "", text)
+
+
+def type_text(type_: cel.Type) -> str:
+    """A type's name without parameters: ``list``, ``bool``, ``kubernetes.Quantity``."""
+    name: str = type_.name().split("<")[0].split("(")[0]
+    return name.lower() if name.isupper() else name

@@ -1,0 +1,199 @@
+"""ObjectMeta rules (source: apimachinery ``pkg/api/validation/objectmeta.go``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from kubarium.api import formats
+from kubarium.api.catalog import Kind
+from kubarium.api.formats import Check
+from kubarium.api.paths import Path, at
+from kubarium.api.resource import Document
+from kubarium.api.validation.report import Report
+
+ANNOTATIONS_MAX = 256 * 1024  # bytes of all keys and values together
+_MANAGED_FIELDS_OPERATIONS = ("Apply", "Update")
+_METADATA: Path = (None, "metadata")
+
+_RBAC = "rbac.authorization.k8s.io"
+NAME_CHECKS: dict[tuple[str, str], Check] = {
+    ("", "Namespace"): formats.dns_label,
+    ("", "Service"): formats.dns1035_label,
+    (_RBAC, "Role"): formats.path_segment,
+    (_RBAC, "ClusterRole"): formats.path_segment,
+    (_RBAC, "RoleBinding"): formats.path_segment,
+    (_RBAC, "ClusterRoleBinding"): formats.path_segment,
+    ("certificates.k8s.io", "ClusterTrustBundle"): formats.path_segment,
+    ("networking.k8s.io", "IPAddress"): formats.ip_address,
+}
+
+
+def name_check(kind: Kind) -> Check:
+    """How names of a kind must look; an RFC 1123 subdomain unless said otherwise."""
+    key = (kind.resource.group, kind.resource.kind)
+    return NAME_CHECKS.get(key, formats.dns_subdomain)
+
+
+def check_metadata(kind: Kind, document: Document, report: Report) -> None:
+    """Metadata of a new object; its name must have been generated already."""
+    metadata = document.get("metadata") or {}
+    check = name_check(kind)
+    prefix = metadata.get("generateName")
+    if prefix:
+        for complaint in check(formats.masked_prefix(prefix)):
+            report.invalid(at(_METADATA, "generateName"), prefix, complaint)
+    if not metadata.get("name"):
+        report.required(at(_METADATA, "name"), "name or generateName is required")
+    else:
+        report.format(at(_METADATA, "name"), metadata["name"], check)
+    namespace = metadata.get("namespace")
+    if kind.namespaced:
+        report.required_format(at(_METADATA, "namespace"), namespace, formats.dns_label)
+    elif namespace:
+        report.forbidden(at(_METADATA, "namespace"), "not allowed on this type")
+    _check_common(metadata, report)
+    check_finalizers(metadata.get("finalizers") or (), report)
+
+
+def _check_common(metadata: Document, report: Report) -> None:
+    report.not_negative(at(_METADATA, "generation"), metadata.get("generation"))
+    check_labels(metadata.get("labels") or {}, at(_METADATA, "labels"), report)
+    check_annotations(metadata.get("annotations") or {}, at(_METADATA, "annotations"), report)
+    _check_owners(metadata.get("ownerReferences") or (), report)
+    for index, entry in enumerate(metadata.get("managedFields") or ()):
+        operation = entry.get("operation")
+        path = at(_METADATA, "managedFields", index)
+        if operation not in _MANAGED_FIELDS_OPERATIONS:
+            report.not_supported(at(path, "operation"), operation, _MANAGED_FIELDS_OPERATIONS)
+        if entry.get("fieldsType") != "FieldsV1":
+            report.invalid(at(path, "fieldsType"), entry.get("fieldsType"), "must be `FieldsV1`")
+
+
+def check_labels(labels: dict[str, str], path: Path, report: Report) -> None:
+    """Keys and values of labels, also of selectors and node selectors."""
+    for key, value in labels.items():
+        complaints = formats.qualified_name(key)
+        if complaints:
+            for complaint in complaints:
+                report.invalid(path, key, complaint)
+        for complaint in formats.label_value(value):
+            report.invalid(path, value, complaint)
+
+
+def check_annotations(annotations: dict[str, str], path: Path, report: Report) -> None:
+    """Keys of annotations (case does not matter) and their size in all."""
+    size = 0
+    for key, value in annotations.items():
+        size += len(key.encode()) + len(value.encode())
+        for complaint in formats.qualified_name(key.lower()):
+            report.invalid(path, key, complaint)
+    if size > ANNOTATIONS_MAX:
+        report.too_long(path, ANNOTATIONS_MAX)
+
+
+def check_finalizers(finalizers: Iterable[str], report: Report) -> None:
+    """Qualified names; the two garbage collection finalizers exclude each other."""
+    path = at(_METADATA, "finalizers")
+    names = list(finalizers)
+    for name in names:
+        report.format(path, name, formats.qualified_name)
+    if "orphan" in names and "foregroundDeletion" in names:
+        detail = "finalizer orphan and foregroundDeletion cannot be both set"
+        report.invalid(path, names, detail)
+
+
+def _check_owners(owners: Iterable[Document], report: Report) -> None:
+    controller = ""
+    path = at(_METADATA, "ownerReferences")
+    listed = list(owners)
+    for index, owner in enumerate(listed):
+        for field in ("apiVersion", "kind", "name", "uid"):
+            if not owner.get(field):
+                report.required(at(path, index, field), "must not be empty")
+        version = owner.get("apiVersion", "")
+        if version.count("/") > 1 or version.endswith("/"):
+            detail = "must be <group>/<version> or <version>"
+            report.invalid(at(path, index, "apiVersion"), version, detail)
+        if (version, owner.get("kind")) == ("v1", "Event"):
+            detail = "/v1, Kind=Event is disallowed from being an owner"
+            report.invalid(at(path, index), owner, detail)
+        if owner.get("controller"):
+            name = f"{owner.get('kind')}/{owner.get('name')}"
+            if controller:
+                detail = (
+                    "Only one reference can have Controller set to true. "
+                    f'Found "true" in references for {controller} and {name}'
+                )
+                report.invalid(path, listed, detail)
+            controller = controller or name
+
+
+_IMMUTABLE = (
+    "name",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
+
+
+def check_metadata_update(kind: Kind, new: Document, old: Document, report: Report) -> None:
+    """Metadata of a changed object."""
+    after, before = new.get("metadata") or {}, old.get("metadata") or {}
+    if before.get("deletionTimestamp"):
+        kept = set(before.get("finalizers") or ())
+        added = sorted(set(after.get("finalizers") or ()) - kept)
+        if added:
+            shown = ", ".join(f'"{name}"' for name in added)
+            report.forbidden(
+                at(_METADATA, "finalizers"),
+                "no new finalizers can be added if the object is being deleted, "
+                f"found new finalizers []string{{{shown}}}",
+            )
+    if (after.get("generation") or 0) < (before.get("generation") or 0):
+        path = at(_METADATA, "generation")
+        report.invalid(path, after.get("generation", 0), "must not be decremented")
+    for field in _IMMUTABLE:
+        report.immutable(at(_METADATA, field), after.get(field), before.get(field))
+    if _unchanged(after, before):
+        return
+    _check_common(after, report)
+    if after.get("finalizers") != before.get("finalizers"):
+        check_finalizers(after.get("finalizers") or (), report)
+
+
+def _unchanged(after: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether all that was checked when ``before`` was written is still the same."""
+    fields = ("labels", "annotations", "ownerReferences", "managedFields", "finalizers")
+    return all(after.get(field) == before.get(field) for field in fields)
+
+
+# --- label selectors -----------------------------------------------------------------------------
+
+
+def check_label_selector(selector: Document | None, path: Path, report: Report) -> None:
+    """``metav1.LabelSelector``: labels, operators, and values that fit them."""
+    if selector is None:
+        return
+    check_labels(selector.get("matchLabels") or {}, at(path, "matchLabels"), report)
+    for index, expression in enumerate(selector.get("matchExpressions") or ()):
+        _check_expression(expression, at(path, "matchExpressions", index), report)
+
+
+def _check_expression(expression: Document, path: Path, report: Report) -> None:
+    operator, values = expression.get("operator", ""), expression.get("values") or []
+    if operator in ("In", "NotIn"):
+        if not values:
+            detail = "must be specified when `operator` is 'In' or 'NotIn'"
+            report.required(at(path, "values"), detail)
+    elif operator in ("Exists", "DoesNotExist"):
+        if values:
+            detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+            report.forbidden(at(path, "values"), detail)
+    else:
+        report.invalid(at(path, "operator"), operator, "not a valid selector operator")
+    report.format(at(path, "key"), expression.get("key", ""), formats.qualified_name)
+    for index, value in enumerate(values):
+        report.format(at(path, "values", index), value, formats.label_value)

@@ -1,0 +1,167 @@
+"""Where pods may run: affinity, tolerations, topology spread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubarium.api import formats
+from kubarium.api.paths import Path, at
+from kubarium.api.resource import Document
+from kubarium.api.validation.metadata import check_label_selector
+from kubarium.api.validation.report import NOT_POSITIVE, Report
+
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+WEIGHT_MAX = 100
+
+
+def check_affinity(affinity: Document, path: Path, report: Report) -> None:
+    """Node affinity, pod affinity and anti-affinity."""
+    node = affinity.get("nodeAffinity") or {}
+    place = at(path, "nodeAffinity")
+    if node.get(_REQUIRED) is not None:
+        check_node_selector(node[_REQUIRED], at(place, _REQUIRED), report)
+    for index, term in enumerate(node.get(_PREFERRED) or ()):
+        spot = at(place, _PREFERRED, index)
+        _check_weight(term, spot, report)
+        check_node_selector_term(term.get("preference") or {}, at(spot, "preference"), report)
+    for kind in ("podAffinity", "podAntiAffinity"):
+        _check_pod_affinity(affinity.get(kind) or {}, at(path, kind), report)
+
+
+def _check_weight(term: Document, path: Path, report: Report) -> None:
+    weight = term.get("weight") or 0
+    if not 1 <= weight <= WEIGHT_MAX:
+        report.invalid(at(path, "weight"), weight, "must be in the range 1-100")
+
+
+def check_node_selector(selector: Document, path: Path, report: Report) -> None:
+    """A NodeSelector: at least one term."""
+    terms = selector.get("nodeSelectorTerms") or []
+    if not terms:
+        spot = at(path, "nodeSelectorTerms")
+        report.required(spot, "must have at least one node selector term")
+    for index, term in enumerate(terms):
+        check_node_selector_term(term, at(path, "nodeSelectorTerms", index), report)
+
+
+def check_node_selector_term(term: Document, path: Path, report: Report) -> None:
+    """Expressions over labels, and over ``metadata.name`` in matchFields."""
+    for index, entry in enumerate(term.get("matchExpressions") or ()):
+        place = at(path, "matchExpressions", index)
+        _check_node_requirement(entry, place, report)
+        report.format(at(place, "key"), entry.get("key") or "", formats.qualified_name)
+    for index, entry in enumerate(term.get("matchFields") or ()):
+        place = at(path, "matchFields", index)
+        if entry.get("key") != "metadata.name":
+            report.invalid(at(place, "key"), entry.get("key", ""), "not a valid field selector key")
+        if entry.get("operator") not in ("In", "NotIn"):
+            spot = at(place, "operator")
+            report.invalid(spot, entry.get("operator", ""), "not a valid selector operator")
+        elif len(entry.get("values") or ()) != 1:
+            detail = (
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
+            )
+            report.required(at(place, "values"), detail)
+
+
+def _check_node_requirement(entry: Document, path: Path, report: Report) -> None:
+    operator, values = entry.get("operator", ""), entry.get("values") or []
+    spot = at(path, "values")
+    if operator in ("In", "NotIn"):
+        if not values:
+            report.required(spot, "must be specified when `operator` is 'In' or 'NotIn'")
+    elif operator in ("Exists", "DoesNotExist"):
+        if values:
+            detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+            report.forbidden(spot, detail)
+    elif operator in ("Gt", "Lt"):
+        if len(values) != 1:
+            detail = "must be specified single value when `operator` is 'Lt' or 'Gt'"
+            report.required(spot, detail)
+    else:
+        report.invalid(at(path, "operator"), operator, "not a valid selector operator")
+
+
+def _check_pod_affinity(affinity: Document, path: Path, report: Report) -> None:
+    for index, term in enumerate(affinity.get(_REQUIRED) or ()):
+        _check_pod_term(term, at(path, _REQUIRED, index), report)
+    for index, weighted in enumerate(affinity.get(_PREFERRED) or ()):
+        spot = at(path, _PREFERRED, index)
+        _check_weight(weighted, spot, report)
+        term = weighted.get("podAffinityTerm") or {}
+        _check_pod_term(term, at(spot, "podAffinityTerm"), report)
+
+
+def _check_pod_term(term: Document, path: Path, report: Report) -> None:
+    check_label_selector(term.get("labelSelector"), at(path, "labelSelector"), report)
+    check_label_selector(term.get("namespaceSelector"), at(path, "namespaceSelector"), report)
+    for name in term.get("namespaces") or ():
+        report.format(at(path, "namespace"), name, formats.dns_label)
+    key = term.get("topologyKey") or ""
+    if not key:
+        report.required(at(path, "topologyKey"), "can not be empty")
+    else:
+        report.format(at(path, "topologyKey"), key, formats.qualified_name)
+
+
+def check_tolerations(tolerations: list[Document], path: Path, report: Report) -> None:
+    """Operators that fit key and value; seconds only with NoExecute."""
+    for index, toleration in enumerate(tolerations):
+        _check_toleration(toleration, at(path, index), report)
+
+
+def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
+    key, operator = toleration.get("key") or "", toleration.get("operator") or "Equal"
+    value = toleration.get("value") or ""
+    spot = at(path, "operator")
+    if key:
+        report.format(at(path, "key"), key, formats.qualified_name)
+    elif operator != "Exists":
+        detail = (
+            "operator must be Exists when `key` is empty, which means "
+            '"match all values and all keys"'
+        )
+        report.invalid(spot, toleration.get("operator", ""), detail)
+    seconds = toleration.get("tolerationSeconds")
+    if seconds is not None and toleration.get("effect") != "NoExecute":
+        detail = "effect must be 'NoExecute' when `tolerationSeconds` is set"
+        report.invalid(at(path, "effect"), toleration.get("effect", ""), detail)
+    if operator == "Exists":
+        if value:
+            report.invalid(spot, toleration, "value must be empty when `operator` is 'Exists'")
+    elif operator in ("Gt", "Lt"):
+        if not value.lstrip("-").isdigit():
+            report.invalid(at(path, "value"), value, "must be a valid decimal integer")
+    else:
+        report.format(at(path, "value"), value, formats.label_value)
+
+
+def check_topology_spread(constraints: list[Document], path: Path, report: Report) -> None:
+    """Skew above zero, one constraint for each key and policy."""
+    seen: set[Any] = set()
+    for index, entry in enumerate(constraints):
+        place = at(path, index)
+        skew = entry.get("maxSkew") or 0
+        if skew <= 0:
+            report.invalid(at(place, "maxSkew"), skew, NOT_POSITIVE)
+        key, policy = entry.get("topologyKey") or "", entry.get("whenUnsatisfiable")
+        if key:
+            report.format(at(place, "topologyKey"), key, formats.qualified_name)
+        if (key, policy) in seen:
+            pair = f"{{{key}, {policy}}}"
+            report.duplicate(at(place, "{topologyKey, whenUnsatisfiable}"), pair)
+        seen.add((key, policy))
+        _check_domains(entry, policy, place, report)
+        check_label_selector(entry.get("labelSelector"), at(place, "labelSelector"), report)
+
+
+def _check_domains(entry: Document, policy: Any, path: Path, report: Report) -> None:
+    domains = entry.get("minDomains")
+    if domains is None:
+        return
+    if domains <= 0:
+        report.invalid(at(path, "minDomains"), domains, NOT_POSITIVE)
+    if policy != "DoNotSchedule":
+        detail = f"can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {policy}"
+        report.invalid(at(path, "minDomains"), domains, detail)

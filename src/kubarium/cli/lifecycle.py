@@ -1,0 +1,83 @@
+"""`up`, `down`, `reset`: a cluster's life."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from kubarium.base.errors import ConfigError
+from kubarium.cli import presentation
+from kubarium.cli.console import err, out
+from kubarium.cluster import kubeconfig as kubeconfigs
+from kubarium.cluster.daemon import Launch, start_detached, start_here
+from kubarium.cluster.file import ClusterFile, default_cluster, read_cluster_file
+from kubarium.cluster.state import StateDirectory, stop
+
+DEFAULT_NODES = 2
+
+
+def kubeconfig_target(named: Path | None) -> Path:
+    """The file that gets our context."""
+    return named or kubeconfigs.default_kubeconfig()
+
+
+def up(
+    name: str,
+    file: Path | None,
+    nodes: int | None,
+    simulated: bool,
+    detach: bool,
+    port: int,
+    in_memory: bool,
+    target: Path | None,
+) -> None:
+    """Bring a cluster up, here or in the background."""
+    state = StateDirectory(name)
+    running = state.read_record()
+    if running:
+        out.print(f"{name} runs already at {running.url} (context {running.context})")
+        return
+    launch = Launch(state, described(file, nodes, simulated), port, in_memory, target)
+    for field in launch.file.ignored:
+        err.print(f"[yellow]note:[/] {file}: {field} has no meaning here and is ignored")
+    if detach:
+        presentation.announce(start_detached(launch), launch)
+    else:
+        start_here(launch, lambda record: presentation.announce(record, launch, foreground=True))
+
+
+def described(file: Path | None, nodes: int | None, simulated: bool) -> ClusterFile:
+    """The cluster that the flags describe."""
+    if file and nodes is not None:
+        raise ConfigError("--file and --nodes exclude each other: the file says how many nodes")
+    if nodes is not None and not 1 <= nodes <= 20000:
+        raise ConfigError(f"--nodes {nodes}: give 1 to 20000 nodes")
+    runtime = "simulated" if simulated else "process"
+    if file is None:
+        return default_cluster(nodes or DEFAULT_NODES, runtime)
+    cluster = read_cluster_file(file)
+    if simulated:
+        cluster = replace(cluster, pools=[replace(p, runtime=runtime) for p in cluster.pools])
+    return cluster
+
+
+def down(name: str) -> None:
+    """Stop the server and its pods' processes; take our context out of kubectl's file."""
+    state = StateDirectory(name)
+    record = state.read_record()
+    if record is None:
+        out.print(f"{name} does not run")
+        state.forget_record()
+        return
+    clean = stop(record)
+    state.forget_record()
+    if record.kubeconfig:
+        kubeconfigs.remove(Path(record.kubeconfig), record.context, record.previous_context)
+    out.print(f"{name} is down" + ("" if clean else " (it had to be killed)"))
+
+
+def reset(name: str) -> None:
+    """Down, and forget all objects, certificates and logs."""
+    down(name)
+    StateDirectory(name).remove()
+    out.print(f"{name} is forgotten")

@@ -1,0 +1,156 @@
+"""The kubarium command: every verb in one table, the work in the modules beside this one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kubarium import __version__
+from kubarium.cli.console import out, speaks_plainly
+
+app = typer.Typer(
+    name="kubarium",
+    help="A Kubernetes platform for AI workloads in one process: a cluster under glass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _load(module: str) -> Any:
+    """Import what one verb needs when it is used: `kubarium down` needs no API server, and only
+    `kubarium mcp` needs the MCP library. The one place that imports late."""
+    return import_module(f"kubarium.{module}")
+
+
+Name = Annotated[str, typer.Option("--name", help="Which cluster, if you run several.")]
+Kubeconfig = Annotated[
+    Path | None, typer.Option("--kubeconfig", help="Ask this cluster instead of our own.")
+]
+Context = Annotated[str, typer.Option("--context", help="Context in the kubeconfig.")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="text or json.")]
+ClusterFileOption = Annotated[
+    Path | None, typer.Option("-f", "--file", help="Cluster file (ours, or kind's).")
+]
+DEFAULT_NAME = "kubarium"
+
+
+@app.command()
+@speaks_plainly
+def up(
+    name: Name = DEFAULT_NAME,
+    file: ClusterFileOption = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes, without a file (default 2).")] = None,
+    simulated: Annotated[bool, typer.Option(help="Simulate pods; start no processes.")] = False,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Return when ready.")] = False,
+    port: Annotated[int, typer.Option(help="API port on loopback; 0 picks one.")] = 0,
+    in_memory: Annotated[bool, typer.Option(help="Keep nothing on disk.")] = False,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="File to put our context into (default: kubectl's own).")
+    ] = None,
+    no_kubeconfig: Annotated[bool, typer.Option(help="Leave kubectl's file alone.")] = False,
+) -> None:
+    """Bring up a cluster: API server, controllers, scheduler, queues and nodes."""
+    target = None if no_kubeconfig else _load("cli.lifecycle").kubeconfig_target(kubeconfig)
+    _load("cli.lifecycle").up(name, file, nodes, simulated, detach, port, in_memory, target)
+
+
+@app.command()
+@speaks_plainly
+def down(name: Name = DEFAULT_NAME) -> None:
+    """Stop a cluster and every process of its pods. Its objects stay for the next `up`."""
+    _load("cli.lifecycle").down(name)
+
+
+@app.command()
+@speaks_plainly
+def reset(name: Name = DEFAULT_NAME) -> None:
+    """Stop a cluster and forget everything it held."""
+    _load("cli.lifecycle").reset(name)
+
+
+@app.command()
+@speaks_plainly
+def status(name: Name = DEFAULT_NAME, output: Output = "text") -> None:
+    """What runs, how isolated pods are on this machine, and how much memory it takes."""
+    _load("cli.queries").status(name, output)
+
+
+@app.command()
+@speaks_plainly
+def why(
+    target: Annotated[str, typer.Argument(help="kind/name, such as pod/train-0 or job/train.")],
+    namespace: Namespace = "default",
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    output: Output = "text",
+) -> None:
+    """Why something does not run: what is missing, and the smallest change that would help."""
+    _load("cli.queries").why(target, namespace, name, kubeconfig, context, output)
+
+
+@app.command()
+@speaks_plainly
+def run(
+    files: Annotated[list[Path], typer.Option("-f", "--files", help="Manifests to apply.")],
+    cluster_file: Annotated[
+        Path | None, typer.Option("--cluster", help="Cluster file to bring up.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes, without a file (default 2).")] = None,
+    simulated: Annotated[bool, typer.Option(help="Simulate pods; start no processes.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 300,
+) -> None:
+    """Bring up a throw-away cluster, apply, wait, show a timeline, exit with the outcome."""
+    _load("cli.throwaway").run(files, cluster_file, nodes, simulated, timeout_s)
+
+
+@app.command()
+@speaks_plainly
+def devices(
+    node: Annotated[str, typer.Argument(help="Node whose devices change.")],
+    driver: Annotated[str, typer.Option(help="DRA driver, such as gpu.example.com.")],
+    count: Annotated[int, typer.Option(help="How many devices the node shall have.")],
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+) -> None:
+    """Give a node more or fewer simulated devices."""
+    _load("cli.queries").set_devices(node, driver, count, name, kubeconfig, context)
+
+
+@app.command()
+@speaks_plainly
+def mcp(name: Name = DEFAULT_NAME, kubeconfig: Kubeconfig = None, context: Context = "") -> None:
+    """Serve the cluster to an MCP client over stdin and stdout (read-only)."""
+    server = _load("dataplane.mcp_server")
+    _load("cli.queries").serve(server.serve_stdio, name, kubeconfig, context)
+
+
+@app.command()
+@speaks_plainly
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave the demo's cluster running.")] = False,
+) -> None:
+    """A deadlock, a gang and a recovery, with real processes, in under a minute."""
+    _load("cli.demo").tell(keep)
+
+
+@app.command()
+def version() -> None:
+    """Versions of Kubarium and of the Kubernetes API that it serves."""
+    out.print(f"kubarium {__version__}, Kubernetes API v1.37")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Questions to a running cluster: `status`, `why`, `devices`, and the MCP server that asks them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import orjson
+
+from kubarium.api.kinds import NODES
+from kubarium.base.clock import Clock
+from kubarium.base.errors import ConfigError
+from kubarium.cli.connection import ResourceFinder, asking, running_record
+from kubarium.cli.console import out
+from kubarium.cli.status import show_status, status_report
+from kubarium.client.gather import gather
+from kubarium.client.http import HttpClient
+from kubarium.cluster.clock import RealClock
+from kubarium.view import why as view_why
+from kubarium.view.explanation import Explanation
+
+
+def _confirm_output(output: str) -> None:
+    if output not in ("text", "json"):
+        raise ConfigError(f"--output {output!r}: write text or json")
+
+
+def status(name: str, output: str) -> None:
+    """The state of a cluster of ours."""
+    _confirm_output(output)
+    record = running_record(name)
+    report = asking(name, None, "", lambda client: status_report(client, record))
+    if output == "json":
+        sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        show_status(report)
+
+
+async def explain(client: HttpClient, target: str, namespace: str) -> Explanation:
+    """Why the object that ``target`` (kind/name) names does not run."""
+    kind, slash, name = target.partition("/")
+    if not slash or not name:
+        raise ConfigError(f"{target!r}: write kind/name, such as pod/train-0 or jobset/train")
+    resource = await ResourceFinder(client).named(kind)
+    subject = await client.get(resource, name, namespace if resource.namespaced else "")
+    documents = await gather(client, view_why.RESOURCES_NEEDED)
+    return view_why.explain(documents, subject)
+
+
+def why(
+    target: str, namespace: str, name: str, config: Path | None, context: str, output: str
+) -> None:
+    """Print the explanation."""
+    _confirm_output(output)
+    explanation = asking(name, config, context, lambda c: explain(c, target, namespace))
+    if output == "json":
+        text = orjson.dumps(explanation.to_json(), option=orjson.OPT_INDENT_2).decode()
+        sys.stdout.write(text + "\n")
+    else:
+        for line in explanation.lines():
+            out.print(line, markup=False)
+
+
+def set_devices(
+    node: str, driver: str, count: int, name: str, config: Path | None, context: str
+) -> None:
+    """Ask the node's simulated driver for another number of devices."""
+    if not 0 <= count <= 1024:
+        raise ConfigError(f"--count {count}: give 0 to 1024 devices")
+
+    async def ask(client: HttpClient) -> None:
+        annotations = {f"kubarium.dev/devices.{driver}": str(count)}
+        await client.patch(NODES, node, {"metadata": {"annotations": annotations}})
+
+    asking(name, config, context, ask)
+    out.print(f"node/{node}: driver {driver} is asked to publish {count} devices")
+
+
+def serve(
+    serve_stdio: Callable[[HttpClient, Clock], Awaitable[None]],
+    name: str,
+    config: Path | None,
+    context: str,
+) -> None:
+    """Run an MCP server over this process's stdin and stdout until the client closes them."""
+    asking(name, config, context, lambda client: serve_stdio(client, RealClock()))

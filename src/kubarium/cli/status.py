@@ -1,0 +1,73 @@
+"""The report behind `kubarium status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from rich.table import Table
+
+from kubarium.api.kinds import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.api.resource import Document
+from kubarium.cli.console import out
+from kubarium.client.http import HttpClient
+from kubarium.cluster.state import ServerRecord
+
+
+async def status_report(client: HttpClient, record: ServerRecord) -> dict[str, Any]:
+    """Everything that `status` shows, as JSON."""
+    version = orjson.loads(await client.raw("/version"))
+    nodes = (await client.list(NODES)).items
+    pods = (await client.list(PODS)).items
+    slices = (await client.list(RESOURCE_SLICES)).items
+    claims = (await client.list(RESOURCE_CLAIMS)).items
+    process = record.process()
+    return {
+        "url": record.url,
+        "context": record.context,
+        "pid": record.pid,
+        "version": version["gitVersion"],
+        "readyAfterSeconds": record.ready_after_s,
+        "memoryBytes": process.memory_info().rss if process else 0,
+        "nodes": {"total": len(nodes), "ready": sum(map(_is_ready, nodes))},
+        "pods": _count_phases(pods),
+        "devices": {
+            "total": sum(len(s["spec"].get("devices", [])) for s in slices),
+            "allocated": sum(_allocated(claim) for claim in claims),
+        },
+        "isolation": list(record.isolation),
+    }
+
+
+def _is_ready(node: Document) -> bool:
+    conditions = node.get("status", {}).get("conditions", [])
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+
+
+def _count_phases(pods: list[Document]) -> dict[str, int]:
+    phases: dict[str, int] = {}
+    for pod in pods:
+        phase = pod.get("status", {}).get("phase", "Pending")
+        phases[phase] = phases.get(phase, 0) + 1
+    return dict(sorted(phases.items()))
+
+
+def _allocated(claim: Document) -> int:
+    allocation = claim.get("status", {}).get("allocation") or {}
+    return len(allocation.get("devices", {}).get("results", []))
+
+
+def show_status(report: dict[str, Any]) -> None:
+    """The report for people."""
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    memory = report["memoryBytes"] / 1e6
+    phases = ", ".join(f"{count} {phase}" for phase, count in report["pods"].items())
+    table.add_row("server", f"{report['url']} ({report['version']}, context {report['context']})")
+    table.add_row("process", f"pid {report['pid']}, {memory:.0f} MB")
+    table.add_row("nodes", f"{report['nodes']['ready']} of {report['nodes']['total']} ready")
+    table.add_row("pods", phases or "none")
+    devices = report["devices"]
+    table.add_row("devices", f"{devices['allocated']} of {devices['total']} allocated")
+    out.print(table)
+    for line in report["isolation"]:
+        out.print(f"  {line}", markup=False)

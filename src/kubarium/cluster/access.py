@@ -1,0 +1,39 @@
+"""How to reach a cluster that is being served: address, authority, administrator's kubeconfig."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+
+from kubarium.cluster import kubeconfig
+from kubarium.server.pki import Authority
+
+ADMINISTRATOR = "kubernetes-admin"
+MASTERS = "system:masters"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A listening API server."""
+
+    host: str
+    port: int
+    authority: Authority
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.host}:{self.port}"
+
+    @property
+    def ca_pem(self) -> bytes:
+        return self.authority.ca_pem
+
+    def kubeconfig(self, context: str) -> dict[str, Any]:
+        """A kubeconfig with an administrator's client certificate."""
+        pair = self.authority.client(ADMINISTRATOR, [MASTERS])
+        user = {
+            "client-certificate-data": b64encode(pair.certificate_pem).decode(),
+            "client-key-data": b64encode(pair.key_pem).decode(),
+        }
+        return kubeconfig.entry(context, self.url, b64encode(self.ca_pem).decode(), user)

@@ -1,0 +1,89 @@
+"""The objects that a fresh cluster has before any user: created if absent, never overwritten."""
+
+from __future__ import annotations
+
+from kubarium.api.crds.definition import bundled
+from kubarium.api.kinds import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    NAMESPACES,
+    PRIORITY_CLASSES,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICES,
+)
+from kubarium.api.resource import Document, Resource
+from kubarium.base.errors import ApiError
+from kubarium.client.protocol import Client
+from kubarium.server.policy import bootstrap_policy
+
+SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+
+_RESOURCES = {
+    resource.kind: resource
+    for resource in (
+        NAMESPACES,
+        PRIORITY_CLASSES,
+        CUSTOM_RESOURCE_DEFINITIONS,
+        CLUSTER_ROLES,
+        CLUSTER_ROLE_BINDINGS,
+        ROLES,
+        ROLE_BINDINGS,
+        SERVICES,
+    )
+}
+
+
+def documents(port: int) -> list[Document]:
+    """Everything, in an order in which each can be created. ``port``: where the API listens."""
+    found: list[Document] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        for name in SYSTEM_NAMESPACES
+    ]
+    found += [
+        _priority_class("system-node-critical", 2000001000),
+        _priority_class("system-cluster-critical", 2000000000),
+    ]
+    found += bootstrap_policy()
+    found += bundled()
+    found.append(_kubernetes_service(port))
+    return found
+
+
+async def bootstrap(client: Client, port: int = 6443) -> None:
+    """Create what is absent."""
+    for document in documents(port):
+        resource: Resource = _RESOURCES[document["kind"]]
+        try:
+            await client.create(resource, document, document["metadata"].get("namespace", ""))
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+
+
+def _priority_class(name: str, value: int) -> Document:
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name},
+        "value": value,
+        "description": "Used for system critical pods.",
+    }
+
+
+def _kubernetes_service(port: int) -> Document:
+    """The name under which pods find the API; its endpoint is kept by ``cluster`` itself."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    }

@@ -1,0 +1,158 @@
+"""Running a cluster as a process: here in the foreground, or forked into the background."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import orjson
+import psutil
+import uvloop
+
+from kubarium.base.errors import ConfigError, KubariumError
+from kubarium.cluster import kubeconfig
+from kubarium.cluster.access import Access
+from kubarium.cluster.embedded import EmbeddedCluster
+from kubarium.cluster.file import ClusterFile
+from kubarium.cluster.state import ServerRecord, StateDirectory
+
+LOG_TAIL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Everything that `kubarium up` decides before it starts."""
+
+    state: StateDirectory
+    file: ClusterFile
+    port: int = 0
+    in_memory: bool = False
+    kubeconfig: Path | None = None
+
+
+OnReady = Callable[[ServerRecord], None]
+
+
+def start_here(launch: Launch, on_ready: OnReady) -> None:
+    """Serve until SIGTERM or SIGINT. ``on_ready`` is called once the API answers."""
+    launch.state.create()
+    uvloop.run(_serve(launch, on_ready, monotonic()))
+
+
+async def _serve(launch: Launch, on_ready: OnReady, began: float) -> None:
+    """Until a signal cancels it, or a component dies and its error comes out here."""
+    _cancel_on_signals()
+    cluster = EmbeddedCluster.on_disk(launch.state, launch.file, in_memory=launch.in_memory)
+    try:
+        async with cluster.serving(launch.port) as access:
+            record = _publish(launch, access, cluster, monotonic() - began)
+            on_ready(record)
+            await cluster.wait_failed()
+    except asyncio.CancelledError:
+        return
+    finally:
+        launch.state.forget_record()
+
+
+def _cancel_on_signals() -> None:
+    """The first SIGTERM or SIGINT cancels the current task, also while it is still starting.
+
+    Further ones are ignored, so that an impatient Ctrl-C does not interrupt the clean-up.
+    """
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def cancel() -> None:
+        for number in signals:
+            loop.add_signal_handler(number, lambda: None)
+        if task is not None:
+            task.cancel()
+
+    for number in signals:
+        loop.add_signal_handler(number, cancel)
+
+
+def _publish(
+    launch: Launch, access: Access, cluster: EmbeddedCluster, ready_after_s: float
+) -> ServerRecord:
+    """Write down how to reach the server: for kubectl, and for our own commands."""
+    state = launch.state
+    kubeconfig.write(state.kubeconfig, access.kubeconfig(state.context))
+    previous = ""
+    if launch.kubeconfig:
+        previous = kubeconfig.merge(launch.kubeconfig, access.kubeconfig(state.context))
+    me = psutil.Process()
+    record = ServerRecord(
+        pid=me.pid,
+        started=me.create_time(),
+        url=access.url,
+        context=state.context,
+        kubeconfig=str(launch.kubeconfig or ""),
+        previous_context=previous,
+        ready_after_s=round(ready_after_s, 3),
+        isolation=tuple(cluster.isolation()),
+    )
+    state.write_record(record)
+    return record
+
+
+def start_detached(launch: Launch) -> ServerRecord:
+    """Fork a server, wait until it is ready, and return what it wrote down.
+
+    The fork comes before any thread or event loop exists. A child that cannot start leaves its
+    reason in the log; the tail of it becomes the error.
+    """
+    launch.state.create()
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _become_daemon(launch, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    if answer:
+        return ServerRecord(**orjson.loads(answer))
+    os.waitpid(child, 0)
+    log = launch.state.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    raise ConfigError(
+        "the server did not start; the end of its log says:\n  "
+        + "\n  ".join(log)
+        + f"\n(the whole log: {launch.state.log})"
+    )
+
+
+def _become_daemon(launch: Launch, writer: int) -> None:
+    """The child's whole life; never returns."""
+    code = 1
+    try:
+        os.setsid()
+        log = os.open(launch.state.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((null, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+
+        def tell_parent(record: ServerRecord) -> None:
+            os.write(writer, orjson.dumps(asdict(record)))
+            os.close(writer)
+
+        start_here(launch, tell_parent)
+        code = 0
+    except KubariumError as error:
+        sys.stderr.write(f"{error}\n")
+    except BaseException:  # the last line of defence: the log is all that anyone will see
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

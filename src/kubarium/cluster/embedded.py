@@ -1,0 +1,261 @@
+"""A whole cluster in this process: store, API server, controllers, scheduler, nodes.
+
+The same class serves `kubarium up` (real clock, SQLite, TLS) and tests (virtual clock, memory, no
+sockets); only what is handed to it differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from kubarium import __version__
+from kubarium.api.catalog import Catalog
+from kubarium.api.kinds import PODS
+from kubarium.api.logs import LogOptions
+from kubarium.base.chance import Chance
+from kubarium.base.clock import Clock
+from kubarium.base.errors import ConfigError, not_found
+from kubarium.cluster.access import Access
+from kubarium.cluster.bootstrap import bootstrap
+from kubarium.cluster.clock import RealClock
+from kubarium.cluster.file import ClusterFile
+from kubarium.cluster.nodes import node_configs
+from kubarium.cluster.state import StateDirectory
+from kubarium.control import core, devices, queueing, scheduling, training, workloads
+from kubarium.node.agent import Agent
+from kubarium.node.config import NodeConfig
+from kubarium.runtime.informer import SharedInformers
+from kubarium.runtime.protocol import Component, Context
+from kubarium.server.api_server import ApiServer
+from kubarium.server.authn import Authenticator
+from kubarium.server.http import ApiApplication
+from kubarium.server.local import LocalClient
+from kubarium.server.pki import Authority
+from kubarium.server.serve import HttpServer, TlsFiles
+from kubarium.server.tokens import ServiceAccountTokens, store_lookup
+from kubarium.store import MemoryStore, Store
+from kubarium.store.sqlite import SqliteStore
+
+CONTROLLER_USER = "system:kube-controller-manager"
+SCHEDULER_USER = "system:kube-scheduler"
+LOOPBACK = "127.0.0.1"
+COMPACT_EVERY_S = 5.0
+# Announcing a node takes a millisecond; more than this means that something is refused for good.
+READY_PATIENCE_S = 10.0
+READY_PATIENCE_PER_NODE_S = 0.02
+FAMILIES = (workloads, training, devices, queueing)
+
+
+class EmbeddedCluster:
+    """Build it, ``start`` it, use ``client``, ``stop`` it; or ``async with cluster.running()``."""
+
+    def __init__(
+        self,
+        file: ClusterFile,
+        clock: Clock,
+        chance: Chance,
+        store: Store | None = None,
+        node_root: Path | None = None,
+        authority: Authority | None = None,
+    ) -> None:
+        """``authority`` (certificates and keys) is needed to serve HTTPS and to sign tokens;
+        ``node_root`` where pods are processes."""
+        self.file = file
+        self.clock = clock
+        self.chance = chance
+        self.store = store if store is not None else MemoryStore()  # an empty store is falsy
+        self.node_root = node_root
+        self.authority = authority
+        self.tokens = tokens = _tokens(authority, self.store, clock, chance)
+        self.server = ApiServer(
+            self.store,
+            Catalog.builtin(),
+            clock,
+            chance.fork("server"),
+            token_authenticators=(tokens,) if tokens else (),
+            token_issuer=tokens,
+        )
+        self.client = LocalClient(self.server, "system:admin", "kubarium")
+        self.agents: list[Agent] = []
+        self._informers: list[SharedInformers] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failed: asyncio.Future[None] | None = None
+
+    @staticmethod
+    def on_disk(
+        state: StateDirectory, file: ClusterFile, *, in_memory: bool = False
+    ) -> EmbeddedCluster:
+        """A cluster on the real clock whose keys, objects and pods' files live in ``state``."""
+        clock = RealClock()
+        store = MemoryStore() if in_memory else SqliteStore.open(state.store)
+        authority = Authority.open(state.pki, clock)
+        return EmbeddedCluster(file, clock, Chance(), store, state.nodes, authority)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def start(self, access: Access | None = None) -> None:
+        """Bootstrap objects, then run every component. Returns when the nodes are registered."""
+        self._failed = asyncio.get_running_loop().create_future()
+        self.server.log_source = self.logs
+        port = access.port if access else 6443
+        await bootstrap(self.client, port)
+        configs = node_configs(
+            self.file,
+            self.node_root,
+            access.host if access else "",
+            port,
+            access.ca_pem.decode() if access else "",
+        )
+        for component in self._components(configs):
+            self._run(component)
+        self._run(_Compaction(self.store, self.clock))
+        await self._wait_for_nodes()
+
+    def _components(self, configs: Sequence[NodeConfig]) -> list[Component]:
+        control = self._context(CONTROLLER_USER)
+        root_ca = self.authority.ca_pem.decode() if self.authority else ""
+        found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
+        found += [component for family in FAMILIES for component in family.components(control)]
+        found += scheduling.components(self._context(SCHEDULER_USER, control))
+        for config in configs:
+            agent = Agent(self._context("system:node", control), config)
+            self.agents.append(agent)
+            found.append(agent)
+        return found
+
+    def _context(self, user: str, shares: Context | None = None) -> Context:
+        """A component's world under its own name; all read the same informers."""
+        client = LocalClient(self.server, user)
+        if shares is None:
+            informers = SharedInformers(client, self.clock)
+            self._informers.append(informers)
+            return Context(client, informers, self.clock, self.chance.fork(user))
+        return Context(client, shares.informers, self.clock, self.chance.fork(user))
+
+    def _run(self, component: Component) -> None:
+        task = asyncio.get_running_loop().create_task(component.run(), name=component.name)
+        task.add_done_callback(self._note_end)
+        self._tasks.append(task)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """A component that ends by itself is a bug that must be seen, not a quiet cluster."""
+        if task.cancelled() or self._failed is None or self._failed.done():
+            return
+        self._failed.set_exception(
+            task.exception() or RuntimeError(f"component {task.get_name()} ended by itself")
+        )
+
+    async def wait_failed(self) -> None:
+        """Until a component dies; raises what killed it."""
+        assert self._failed is not None
+        await asyncio.shield(self._failed)
+
+    async def _wait_for_nodes(self) -> None:
+        """Until every agent has announced its nodes and devices, or something died."""
+        nodes = sum(pool.count for pool in self.file.pools)
+        patience_s = READY_PATIENCE_S + nodes * READY_PATIENCE_PER_NODE_S
+        failed = asyncio.ensure_future(self.wait_failed())
+        ready = asyncio.gather(*(agent.ready.wait() for agent in self.agents))
+        late = asyncio.ensure_future(self.clock.sleep(patience_s))
+        await asyncio.wait((ready, failed, late), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+        if not ready.done():
+            raise ConfigError(
+                f"the nodes were not announced within {patience_s:.0f} s; the lines above in the "
+                "log say what was refused"
+            )
+        for waiting in (failed, late):
+            waiting.cancel()
+
+    async def stop(self) -> None:
+        """Stop everything, pods' processes included, and flush the store."""
+        if self._failed and not self._failed.done():
+            self._failed.cancel()
+        for task in reversed(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for agent in self.agents:
+            await agent.close()
+        for informers in self._informers:
+            await informers.close()
+        await self.store.durable()
+        self.store.close()
+
+    @asynccontextmanager
+    async def serving(self, port: int = 0) -> AsyncIterator[Access]:
+        """``start`` … ``stop`` with the API over HTTPS on loopback; ConfigError if it cannot."""
+        assert self.authority is not None
+        assert self.tokens is not None
+        authenticator = Authenticator([self.tokens], self.server.authorizer.confirm_access)
+        application = ApiApplication(self.server, authenticator, __version__)
+        http = HttpServer(application, self.server.watches.end_all)
+        pair = self.authority.server()
+        tls = TlsFiles(pair.certificate_path, pair.key_path, self.authority.ca_path)
+        try:
+            await http.start(LOOPBACK, port, tls)
+        except OSError as error:
+            raise ConfigError(
+                f"--port {port}: cannot listen on {LOOPBACK}: {error.strerror}; "
+                "choose another, or leave it out to have a free one"
+            ) from None
+        access = Access(LOOPBACK, http.port, self.authority)
+        try:
+            await self.start(access)
+            yield access
+        finally:
+            await http.stop()
+            await self.stop()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[EmbeddedCluster]:
+        """``start`` … ``stop``, without HTTP."""
+        await self.start()
+        try:
+            yield self
+        finally:
+            await self.stop()
+
+    def isolation(self) -> list[str]:
+        """What keeps pods apart on this machine, in sentences; empty if all nodes are simulated."""
+        reports = (agent.isolation() for agent in self.agents)
+        return [line for report in reports if report for line in report.lines()]
+
+    # --- logs ----------------------------------------------------------------------------------
+
+    async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
+        """The output of a pod's container, from the agent whose node it is on."""
+        pod = await self.client.get(PODS, name, namespace)
+        node = pod["spec"].get("nodeName", "")
+        agent = next((agent for agent in self.agents if agent.serves(node)), None)
+        if agent is None:
+            raise not_found("nodes", "", node)
+        async for chunk in agent.logs(namespace, name, options):
+            yield chunk
+
+
+class _Compaction:
+    """Lets the store forget history that no watcher can still ask for."""
+
+    name = "compaction"
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def run(self) -> None:
+        while True:
+            self._store.tick(self._clock.monotonic())
+            await self._clock.sleep(COMPACT_EVERY_S)
+
+
+def _tokens(
+    authority: Authority | None, store: Store, clock: Clock, chance: Chance
+) -> ServiceAccountTokens | None:
+    if authority is None:
+        return None
+    key = authority.service_account_key()
+    return ServiceAccountTokens(key, store_lookup(store), clock, chance.fork("tokens"))

@@ -1,0 +1,241 @@
+"""The ResourceClaim controllers: claims from templates, and giving back what nobody uses.
+
+Source: kube-controller-manager ``pkg/controller/resourceclaim``. A pod's entry with a template
+gets its own claim, ``<pod>-<entry>-<random>``, recorded in the pod's status. A consumer that is
+gone or finished leaves ``reservedFor``; a claim without consumers loses its allocation and the
+finalizer; a generated claim goes with its pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
+from kubarium.api.resource import Document, copy_document
+from kubarium.base.errors import ApiError
+from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
+from kubarium.runtime import writes
+from kubarium.runtime.controller import Controller
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Context, Key
+
+FINALIZER = "resource.kubernetes.io/delete-protection"
+POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
+COMPONENT = "resource_claim"
+
+_BY_OWNER = "resourceclaims-by-owner-uid"
+
+
+def claim_names(pod: Document) -> list[str]:
+    """The names of the pod's claims that exist as far as its spec and status say."""
+    names = [
+        e["resourceClaimName"]
+        for e in pod.get("spec", {}).get("resourceClaims") or ()
+        if e.get("resourceClaimName")
+    ]
+    statuses = (pod.get("status") or {}).get("resourceClaimStatuses") or ()
+    return names + [s["resourceClaimName"] for s in statuses if s.get("resourceClaimName")]
+
+
+def is_done(pod: Document) -> bool:
+    """Whether the pod will not use its claims any more."""
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return True
+    return writes.is_terminating(pod) and not pod.get("spec", {}).get("nodeName")
+
+
+def owning_pod(claim: Document) -> tuple[str, str]:
+    """(name, uid) of the pod that the claim was generated for; empty if there is none."""
+    for owner in claim["metadata"].get("ownerReferences") or ():
+        if owner.get("kind") == "Pod" and owner.get("controller"):
+            return owner["name"], owner["uid"]
+    return "", ""
+
+
+def _owner_uids(claim: Document) -> Iterable[str]:
+    uid = owning_pod(claim)[1]
+    return (uid,) if uid else ()
+
+
+class ClaimGenerator:
+    """Makes the claims that pods' templates ask for."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._events = EventRecorder(context, COMPONENT)
+        self.controller = Controller("resourceclaim-generator", context, self.reconcile)
+        self._pods = self.controller.watches(PODS, self._templated)
+        self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_owner)
+        self._claims.add_index(_BY_OWNER, _owner_uids)
+        self._templates = self.controller.watches(RESOURCE_CLAIM_TEMPLATES, self._of_template)
+
+    @staticmethod
+    def _templated(pod: Document) -> list[Key]:
+        entries = pod.get("spec", {}).get("resourceClaims") or ()
+        if not any(e.get("resourceClaimTemplateName") for e in entries):
+            return []
+        return [(pod["metadata"]["namespace"], pod["metadata"]["name"])]
+
+    @staticmethod
+    def _of_owner(claim: Document) -> list[Key]:
+        name = owning_pod(claim)[0]
+        return [(claim["metadata"]["namespace"], name)] if name else []
+
+    def _of_template(self, template: Document) -> list[Key]:
+        namespace, name = template["metadata"]["namespace"], template["metadata"]["name"]
+        return [
+            (namespace, pod["metadata"]["name"])
+            for pod in self._pods.items(namespace)
+            for entry in pod.get("spec", {}).get("resourceClaims") or ()
+            if entry.get("resourceClaimTemplateName") == name
+        ]
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Every entry with a template has its claim, and the pod's status names it."""
+        namespace, name = key
+        pod = self._pods.get(name, namespace)
+        if pod is None or is_done(pod) or writes.is_terminating(pod):
+            return None
+        statuses: list[Document] = []
+        for entry in pod["spec"].get("resourceClaims") or ():
+            template = entry.get("resourceClaimTemplateName")
+            if not template:
+                continue
+            claim = self._existing(pod, entry["name"]) or await self._make(
+                pod, entry["name"], template
+            )
+            if claim is None:
+                return None
+            statuses.append({"name": entry["name"], "resourceClaimName": claim["metadata"]["name"]})
+        known = (pod.get("status") or {}).get("resourceClaimStatuses") or []
+        if sorted(known, key=str) != sorted(statuses, key=str):
+            change: Document = {
+                "metadata": {"uid": pod["metadata"]["uid"]},
+                "status": {"resourceClaimStatuses": statuses},
+            }
+            await writes.patch(
+                self._context,
+                PODS,
+                pod,
+                change,
+                patch_type=STRATEGIC_MERGE_PATCH,
+                subresource="status",
+            )
+        return None
+
+    def _existing(self, pod: Document, entry: str) -> Document | None:
+        for claim in self._claims.by_index(_BY_OWNER, pod["metadata"]["uid"]):
+            metadata = claim["metadata"]
+            if (metadata.get("annotations") or {}).get(POD_CLAIM_NAME) != entry:
+                continue
+            if metadata["namespace"] == pod["metadata"]["namespace"]:
+                return claim
+        return None
+
+    async def _make(self, pod: Document, entry: str, template_name: str) -> Document | None:
+        """A claim from the template; None when that cannot be, which an event on the pod tells."""
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        template = self._templates.get(template_name, namespace)
+        if template is None:
+            self._failed(
+                pod, entry, f'resourceclaimtemplate.resource.k8s.io "{template_name}" not found'
+            )
+            return None
+        spec = template["spec"]
+        metadata = spec.get("metadata") or {}
+        claim: Document = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {
+                "generateName": f"{name}-{entry}-",
+                "namespace": namespace,
+                "labels": dict(metadata.get("labels") or {}),
+                "annotations": {**(metadata.get("annotations") or {}), POD_CLAIM_NAME: entry},
+                "ownerReferences": [writes.owner_reference(pod)],
+            },
+            "spec": copy_document(spec.get("spec") or {}),
+        }
+        try:
+            return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace)
+        except ApiError as error:
+            self._failed(pod, entry, str(error))
+            raise
+
+    def _failed(self, pod: Document, entry: str, why: str) -> None:
+        text = f"PodResourceClaim {entry}: {why}"
+        self._events.event(pod, "Warning", "FailedResourceClaimCreation", text)
+
+
+class ClaimCleaner:
+    """Keeps ``reservedFor`` to those who still use the claim, and frees what nobody does."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.controller = Controller("resourceclaim-cleaner", context, self.reconcile)
+        self._claims = self.controller.watches(RESOURCE_CLAIMS)
+        self._pods = self.controller.watches(PODS, self._of_pod)
+        self._groups = self.controller.watches(POD_GROUPS, self._of_group)
+        self._claims.add_index(_BY_OWNER, _owner_uids)
+
+    def _of_pod(self, pod: Document) -> list[Key]:
+        if not pod.get("spec", {}).get("resourceClaims"):
+            return []
+        namespace = pod["metadata"]["namespace"]
+        names = dict.fromkeys(claim_names(pod))
+        for claim in self._claims.by_index(_BY_OWNER, pod["metadata"]["uid"]):
+            names[claim["metadata"]["name"]] = None
+        return [(namespace, name) for name in names]
+
+    def _of_group(self, group: Document) -> list[Key]:
+        statuses = (group.get("status") or {}).get("resourceClaimStatuses") or ()
+        entries = group.get("spec", {}).get("resourceClaims") or ()
+        names = [e.get("resourceClaimName") for e in (*entries, *statuses)]
+        return [(group["metadata"]["namespace"], name) for name in names if name]
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Drop consumers that are gone, deallocate without consumers, delete what nobody needs."""
+        namespace, name = key
+        claim = self._claims.get(name, namespace)
+        if claim is None:
+            return None
+        status = claim.get("status") or {}
+        reserved = status.get("reservedFor") or []
+        valid = [entry for entry in reserved if self._uses(entry, namespace)]
+        terminating = writes.is_terminating(claim)
+        protected = FINALIZER in (claim["metadata"].get("finalizers") or ())
+        if len(valid) < len(reserved) or (terminating and protected and not valid):
+            updated = await self._release(claim, valid)
+            if updated is None:
+                return None
+            claim = updated
+        if not valid and not terminating and self._is_orphan(claim, namespace):
+            await writes.delete(self._context, RESOURCE_CLAIMS, claim)
+        return None
+
+    def _uses(self, entry: Document, namespace: str) -> bool:
+        if entry.get("resource") == "podgroups":
+            group = self._groups.get(entry["name"], namespace)
+            return group is not None and group["metadata"]["uid"] == entry["uid"]
+        if entry.get("resource") != "pods" or entry.get("apiGroup"):
+            return True  # a consumer of a kind that others look after
+        pod = self._pods.get(entry["name"], namespace)
+        return pod is not None and pod["metadata"]["uid"] == entry["uid"] and not is_done(pod)
+
+    async def _release(self, claim: Document, valid: list[Document]) -> Document | None:
+        status = dict(claim.get("status") or {})
+        status["reservedFor"] = valid
+        if not valid:
+            for field in ("reservedFor", "allocation", "devices"):
+                status.pop(field, None)
+        claim = await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
+        if valid:
+            return claim
+        return await writes.remove_finalizer(self._context, RESOURCE_CLAIMS, claim, FINALIZER)
+
+    def _is_orphan(self, claim: Document, namespace: str) -> bool:
+        """Whether the claim was made for a pod that will not run any more."""
+        name, uid = owning_pod(claim)
+        if not name:
+            return False
+        pod = self._pods.get(name, namespace)
+        return pod is None or pod["metadata"]["uid"] != uid or is_done(pod)

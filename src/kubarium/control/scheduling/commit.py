@@ -1,0 +1,258 @@
+"""Writing a decision through the API: claims first, then bindings, then what users read about it.
+
+Every write can fail because the object moved on; then nothing of that pod is kept, and the
+scheduler decides again.
+"""
+
+from __future__ import annotations
+
+from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
+from kubarium.api.resource import Document
+from kubarium.base.clock import rfc3339
+from kubarium.base.errors import ApiError
+from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
+from kubarium.engine.devices.model import Allocation
+from kubarium.engine.model import Key, Pod
+from kubarium.engine.plan import Placement, Preemption
+from kubarium.runtime import writes
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Context
+from kubarium.view.cluster import ClusterView
+from kubarium.view.devices import allocation_document
+
+FINALIZER = "resource.kubernetes.io/delete-protection"
+SCHEDULER_NAME = "default-scheduler"
+
+# Upstream's limits for devices that must be made ready before the pod is bound (KEP-5007).
+CONDITION_POLL_S = 5.0
+CONDITION_TIMEOUT_S = 600.0
+
+# A claim that others write at the same time is read again this often before the pod backs off.
+CLAIM_ATTEMPTS = 5
+
+
+class DeviceNotReadyError(Exception):
+    """A device's binding conditions failed or did not become true in time."""
+
+
+def needs_preparation(allocation: Allocation) -> bool:
+    """Whether a device has conditions that must hold before the pod may be bound."""
+    return any(result.binding_conditions for result in allocation.results)
+
+
+class Committer:
+    """Writes placements, refusals and preemptions."""
+
+    def __init__(self, context: Context, view: ClusterView) -> None:
+        self._context = context
+        self._view = view
+        self._claims = context.informers.get(RESOURCE_CLAIMS)
+        self._pods = context.informers.get(PODS)
+        self._groups = context.informers.get(POD_GROUPS)
+        self.events = EventRecorder(context, SCHEDULER_NAME)
+
+    async def place(self, placement: Placement) -> None:
+        """Allocate the pod's claims, reserve them for it, bind it.
+
+        ApiError if a write fails; DeviceNotReadyError if a device cannot be made ready.
+        """
+        pod = placement.pod
+        for key, allocation in placement.allocations:
+            await self._claim(key, allocation, pod)
+        allocated = {key for key, _ in placement.allocations}
+        for key in pod.claims:
+            if key not in allocated:
+                await self._claim(key, None, pod)
+        for key, allocation in placement.allocations:
+            if needs_preparation(allocation):
+                await self._prepared(key)
+        await self._bind(placement)
+
+    async def _prepared(self, key: Key) -> None:
+        """Until all binding conditions of the claim's devices are true in its status."""
+        clock = self._context.clock
+        deadline = clock.monotonic() + CONDITION_TIMEOUT_S
+        while True:
+            claim = self._claims.get(key[1], key[0])
+            if claim is not None and _devices_ready(claim):
+                return
+            if clock.monotonic() >= deadline:
+                raise DeviceNotReadyError(f"claim {key[1]}: device binding timed out")
+            await clock.sleep(CONDITION_POLL_S)
+
+    async def release(self, pod: Pod, keys: list[Key]) -> None:
+        """Take back the allocations that were written for a pod which will not be bound."""
+        for key in keys:
+            claim = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
+            status = dict(claim.get("status") or {})
+            others = [r for r in status.get("reservedFor") or () if r.get("uid") != pod.uid]
+            if others:
+                status["reservedFor"] = others
+            else:
+                for field in ("reservedFor", "allocation", "devices"):
+                    status.pop(field, None)
+            await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
+
+    async def _claim(self, key: Key, allocation: Allocation | None, pod: Pod) -> None:
+        """Write allocation (None: it is there already) and reservation into one claim."""
+        document = self._claims.get(key[1], key[0])
+        for attempt in range(CLAIM_ATTEMPTS):
+            if document is None or attempt:
+                document = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
+            try:
+                await self._write_claim(document, allocation, pod)
+                return
+            except ApiError as error:
+                if error.reason != "Conflict" or attempt == CLAIM_ATTEMPTS - 1:
+                    raise
+
+    async def _write_claim(
+        self, document: Document, allocation: Allocation | None, pod: Pod
+    ) -> None:
+        status = dict(document.get("status") or {})
+        if allocation is not None and not status.get("allocation"):
+            document = await writes.add_finalizer(
+                self._context, RESOURCE_CLAIMS, document, FINALIZER
+            )
+            status["allocation"] = allocation_document(
+                document, allocation, self._view.class_documents.get, self._context.chance.uid
+            )
+            if needs_preparation(allocation):
+                now = rfc3339(self._context.clock.now())
+                status["allocation"]["allocationTimestamp"] = now
+        reserved = list(status.get("reservedFor") or ())
+        if not any(entry.get("uid") == pod.uid for entry in reserved):
+            reserved.append({"resource": "pods", "name": pod.key[1], "uid": pod.uid})
+        status["reservedFor"] = reserved
+        await writes.update_status(self._context, RESOURCE_CLAIMS, document, status)
+
+    async def _bind(self, placement: Placement) -> None:
+        namespace, name = placement.pod.key
+        binding: Document = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": name, "namespace": namespace, "uid": placement.pod.uid},
+            "target": {"kind": "Node", "name": placement.node},
+        }
+        await self._context.client.create(
+            PODS, binding, namespace, name=name, subresource="binding"
+        )
+        document = self._pods.get(name, namespace)
+        if document is not None:
+            text = f"Successfully assigned {namespace}/{name} to {placement.node}"
+            self.events.event(document, "Normal", "Scheduled", text)
+
+    async def refuse(self, pod: Pod, message: str, *, event: bool = True) -> None:
+        """Record on the pod why it has no node, if that is news; a repeated event only counts."""
+        namespace, name = pod.key
+        document = self._pods.get(name, namespace)
+        if document is None or document["metadata"].get("uid") != pod.uid:
+            return
+        if event:
+            self.events.event(document, "Warning", "FailedScheduling", message)
+        known = writes.find_condition(document, "PodScheduled") or {}
+        if known.get("status") == "False" and known.get("message") == message:
+            return
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+            "lastProbeTime": None,
+        }
+        if known.get("status") != "False":
+            condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
+        await self._patch_pod(pod, {"conditions": [condition]})
+
+    async def nominate(self, pod: Pod, node: str) -> None:
+        """Record where room is being made for the pod ("" takes it back)."""
+        await self._patch_pod(pod, {"nominatedNodeName": node or None})
+
+    async def _patch_pod(self, pod: Pod, status: Document) -> None:
+        namespace, name = pod.key
+        patch: Document = {"metadata": {"uid": pod.uid}, "status": status}
+        try:
+            answer = await self._context.client.patch(
+                PODS,
+                name,
+                patch,
+                namespace,
+                patch_type=STRATEGIC_MERGE_PATCH,
+                subresource="status",
+            )
+            self._pods.observe(answer)
+        except ApiError as error:
+            if error.reason not in ("NotFound", "Conflict"):
+                raise
+
+    async def preempt(self, preemption: Preemption) -> None:
+        """Delete the victims, telling each why, and nominate the nodes they make room on."""
+        preemptor, _ = preemption.nominations[0]
+        for pod, node in preemption.nominations:
+            await self.nominate(pod, node)
+        for victim in preemption.victims:
+            await self._evict(victim, preemptor)
+
+    async def _evict(self, victim: Pod, preemptor: Pod) -> None:
+        namespace, name = victim.key
+        document = self._pods.get(name, namespace)
+        if document is None:
+            return
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod",
+            "lastTransitionTime": rfc3339(self._context.clock.now()),
+        }
+        await self._patch_pod(victim, {"conditions": [condition]})
+        node = (document.get("spec") or {}).get("nodeName", "")
+        text = f"Preempted by pod {preemptor.uid} on node {node}"
+        self.events.event(document, "Normal", "Preempted", text)
+        await writes.delete(self._context, PODS, document)
+
+    async def group_scheduled(self, key: Key, scheduled: bool, message: str) -> None:
+        """Set PodGroupInitiallyScheduled; once True it stays so."""
+        document = self._groups.get(key[1], key[0])
+        if document is None or writes.condition_is_true(document, "PodGroupInitiallyScheduled"):
+            return
+        conditions = writes.set_condition(
+            (document.get("status") or {}).get("conditions") or (),
+            "PodGroupInitiallyScheduled",
+            "True" if scheduled else "False",
+            "Scheduled" if scheduled else "Unschedulable",
+            message,
+            self._context.clock.now(),
+            observedGeneration=document["metadata"].get("generation", 1),
+        )
+        if not scheduled:
+            self.events.event(document, "Warning", "FailedScheduling", message)
+        status = {**(document.get("status") or {}), "conditions": conditions}
+        try:
+            await writes.update_status(self._context, POD_GROUPS, document, status)
+        except ApiError as error:
+            if error.reason not in ("NotFound", "Conflict"):
+                raise
+
+
+def _devices_ready(claim: Document) -> bool:
+    """Whether every result's binding conditions are true; DeviceNotReadyError if one has failed."""
+    status = claim.get("status") or {}
+    results = ((status.get("allocation") or {}).get("devices") or {}).get("results") or ()
+    reported = {_device(d): d.get("conditions") or () for d in status.get("devices") or ()}
+    ready = True
+    for result in results:
+        true = {
+            c.get("type") for c in reported.get(_device(result), ()) if c.get("status") == "True"
+        }
+        failed = [c for c in result.get("bindingFailureConditions") or () if c in true]
+        if failed:
+            name = claim["metadata"]["name"]
+            text = f"claim {name}: device {result.get('device')} reports {', '.join(failed)}"
+            raise DeviceNotReadyError(text)
+        ready = ready and all(c in true for c in result.get("bindingConditions") or ())
+    return ready
+
+
+def _device(document: Document) -> tuple[str, ...]:
+    return tuple(document.get(f) or "" for f in ("driver", "pool", "device", "shareID"))

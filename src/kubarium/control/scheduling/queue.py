@@ -1,0 +1,195 @@
+"""What waits to be scheduled: ready, in back-off, or unschedulable until something changes.
+
+Source: kube-scheduler's scheduling queue. An item is a pod or a gang. Back-off is 1 s, doubling to
+10 s; an unschedulable item is tried again when something happens that could help it, and after
+five minutes in any case. Each item says which events could help it, so that an event costs only
+those items that it concerns.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from kubarium.engine.model import Key
+
+BACKOFF_START_S = 1.0
+BACKOFF_MAX_S = 10.0
+FLUSH_AFTER_S = 300.0
+
+
+class ItemKey(NamedTuple):
+    """A pod or, if ``gang``, a PodGroup."""
+
+    gang: bool
+    key: Key
+
+
+class Event(Enum):
+    """What can make an unschedulable item schedulable."""
+
+    NODE = "node"  # a node came or changed
+    ROOM = "room"  # a pod went away
+    DEVICES = "devices"  # slices, classes, claims
+    PODS = "pods"  # a pod was placed: affinity to it may now hold
+
+
+class _State(Enum):
+    READY = 1
+    BACKOFF = 2
+    UNSCHEDULABLE = 3
+    DECIDING = 4
+
+
+@dataclass(slots=True)
+class _Item:
+    state: _State
+    attempts: int = 0
+    due: float = 0.0
+    tried_at: float = 0.0
+    helped_by: frozenset[Event] = frozenset()
+    # An event that came while the item was being decided may not have been seen by the decision.
+    moved: bool = False
+
+
+@dataclass(slots=True)
+class SchedulingQueue:
+    """Keys only: what an item is made of is looked up when its turn comes."""
+
+    _items: dict[ItemKey, _Item] = field(default_factory=dict)
+    _ready: dict[ItemKey, None] = field(default_factory=dict)
+    _unschedulable: dict[Event, dict[ItemKey, None]] = field(
+        default_factory=lambda: {event: {} for event in Event}
+    )
+    _timers: list[tuple[float, int, ItemKey]] = field(default_factory=list)
+    _deciding: dict[ItemKey, None] = field(default_factory=dict)
+    _sequence: int = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, key: ItemKey) -> None:
+        """A new item, or one that changed so that it deserves another try at once."""
+        item = self._items.get(key)
+        if item is None:
+            self._items[key] = _Item(_State.READY)
+            self._ready[key] = None
+        elif item.state is _State.DECIDING:
+            item.moved = True
+        elif item.state is _State.UNSCHEDULABLE:
+            self._wake(key, item, now=None)
+
+    def remove(self, key: ItemKey) -> None:
+        """The item is placed or gone."""
+        item = self._items.pop(key, None)
+        if item is not None:
+            self._ready.pop(key, None)
+            self._deciding.pop(key, None)
+            self._unlist(key, item)
+
+    def has_ready(self, now: float) -> bool:
+        """Whether something can be decided now."""
+        self._run_timers(now)
+        return bool(self._ready)
+
+    def next_due(self) -> float | None:
+        """When the next timer fires, in the clock's monotonic seconds."""
+        return self._timers[0][0] if self._timers else None
+
+    def take(self, now: float) -> list[ItemKey]:
+        """All ready items; each must come back through remove, fail or hold."""
+        self._run_timers(now)
+        taken = list(self._ready)
+        self._ready.clear()
+        for key in taken:
+            item = self._items[key]
+            item.state = _State.DECIDING
+            self._deciding[key] = None
+            item.moved = False
+            item.attempts += 1
+            item.tried_at = now
+        return taken
+
+    def fail(self, key: ItemKey, helped_by: frozenset[Event], now: float) -> None:
+        """The item found no place: wait for an event that helps, or for the flush."""
+        item = self._items.get(key)
+        if item is None:
+            return
+        self._deciding.pop(key, None)
+        item.state = _State.UNSCHEDULABLE
+        item.helped_by = helped_by
+        for event in helped_by:
+            self._unschedulable[event][key] = None
+        if item.moved:
+            self._wake(key, item, now)
+        else:
+            self._set_timer(now + FLUSH_AFTER_S, key, item)
+
+    def retry(self, key: ItemKey, now: float) -> None:
+        """The attempt failed for a reason that may pass (a conflict): back off."""
+        item = self._items.get(key)
+        if item is not None:
+            self._deciding.pop(key, None)
+            self._unlist(key, item)
+            self._back_off(key, item, now)
+
+    def hold(self, key: ItemKey) -> None:
+        """The item is not complete yet (claims or members are missing): until add is called."""
+        item = self._items.get(key)
+        if item is None:
+            return
+        self._deciding.pop(key, None)
+        item.state = _State.UNSCHEDULABLE
+        item.helped_by = frozenset()
+        item.attempts = max(0, item.attempts - 1)
+        if item.moved:
+            self._wake(key, item, now=None)
+
+    def happened(self, event: Event, now: float) -> None:
+        """Wake the items that the event could help."""
+        waiting = self._unschedulable[event]
+        if waiting:
+            for key in list(waiting):
+                self._wake(key, self._items[key], now)
+        for key in self._deciding:
+            self._items[key].moved = True
+
+    def _wake(self, key: ItemKey, item: _Item, now: float | None) -> None:
+        self._unlist(key, item)
+        if now is not None:
+            self._back_off(key, item, now)
+            return
+        item.state = _State.READY
+        self._ready[key] = None
+
+    def _back_off(self, key: ItemKey, item: _Item, now: float) -> None:
+        """Back-off counts from the last attempt, so a long wait has already served it."""
+        doublings = min(max(item.attempts - 1, 0), 10)
+        due = item.tried_at + min(BACKOFF_START_S * 2**doublings, BACKOFF_MAX_S)
+        if due <= now:
+            item.state = _State.READY
+            self._ready[key] = None
+        else:
+            item.state = _State.BACKOFF
+            self._set_timer(due, key, item)
+
+    def _unlist(self, key: ItemKey, item: _Item) -> None:
+        for event in item.helped_by:
+            self._unschedulable[event].pop(key, None)
+        item.helped_by = frozenset()
+
+    def _set_timer(self, due: float, key: ItemKey, item: _Item) -> None:
+        item.due = due
+        self._sequence += 1
+        heapq.heappush(self._timers, (due, self._sequence, key))
+
+    def _run_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            due, _, key = heapq.heappop(self._timers)
+            item = self._items.get(key)
+            if item is None or item.due != due:
+                continue  # the item is gone or has a later timer
+            if item.state in (_State.BACKOFF, _State.UNSCHEDULABLE):
+                self._wake(key, item, now=None)

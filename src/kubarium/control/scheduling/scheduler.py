@@ -1,0 +1,412 @@
+"""kube-scheduler's shell around the engine: watch, queue, plan, commit.
+
+All state is in three places: the :class:`ClusterView` (a snapshot that follows the informers), the
+:class:`SchedulingQueue`, and the set of assumed pods, decided but not yet confirmed by the watch.
+A cycle decides everything that is ready at once; its writes go on beside the next cycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
+from kubarium.api.resource import Document, Resource
+from kubarium.base.errors import ApiError
+from kubarium.control.scheduling.commit import (
+    SCHEDULER_NAME,
+    Committer,
+    DeviceNotReadyError,
+    needs_preparation,
+)
+from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.engine import reasons
+from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.verdict import Verdict
+from kubarium.runtime.protocol import Context
+from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
+from kubarium.view.pods import gang_key, is_finished, is_gated
+
+_LOG = logging.getLogger("kubarium.scheduler")
+
+# Decisions written side by side; matters only where a write waits for a network.
+COMMITTERS = 16
+
+_EVENTS_OF = {
+    "nodes": Event.NODE,
+    "resourceslices": Event.DEVICES,
+    "deviceclasses": Event.DEVICES,
+    "devicetaintrules": Event.DEVICES,
+    "resourceclaims": Event.DEVICES,
+    "namespaces": Event.PODS,
+}
+
+
+class Scheduler:
+    """Satisfies :class:`kubarium.runtime.protocol.Component`."""
+
+    def __init__(self, context: Context, scheduler_name: str = SCHEDULER_NAME) -> None:
+        """Only pods that name ``scheduler_name`` (or no scheduler) are looked at."""
+        self._context = context
+        self._scheduler_name = scheduler_name
+        self.view = ClusterView()
+        self._placer = Placer(self.view.snapshot)
+        self._queue = SchedulingQueue()
+        self._committer = Committer(context, self.view)
+        self._waiting: dict[Key, Document] = {}
+        self._members: dict[Key, dict[Key, None]] = {}
+        self._assumed: dict[Key, str] = {}
+        self._nominated: dict[Key, tuple[Pod, str]] = {}
+        self._missing_claims: dict[Key, dict[ItemKey, None]] = {}
+        self._missing_of: dict[ItemKey, list[Key]] = {}
+        self._wake = asyncio.Event()
+        self._commits: asyncio.Queue[Awaitable[None]] = asyncio.Queue()
+        self._tasks = asyncio.TaskGroup()
+        self.cycles = 0
+        for resource in SNAPSHOT_RESOURCES:
+            self._follow(resource)
+
+    @property
+    def name(self) -> str:
+        return self._scheduler_name
+
+    def is_idle(self) -> bool:
+        """Nothing is ready to be decided and nothing decided waits to be written."""
+        now = self._context.clock.monotonic()
+        return self._commits.empty() and not self._queue.has_ready(now)
+
+    async def run(self) -> None:
+        for resource in SNAPSHOT_RESOURCES:
+            await self._context.informers.get(resource).wait_synced()
+        async with asyncio.TaskGroup() as self._tasks:
+            for number in range(COMMITTERS):
+                self._tasks.create_task(self._write(), name=f"{self.name}/commit-{number}")
+            while True:
+                await self._ready()
+                self._cycle()
+
+    # Following the cluster
+
+    def _follow(self, resource: Resource) -> None:
+        event = _EVENTS_OF.get(resource.plural)
+
+        def changed(old: Document | None, new: Document | None) -> None:
+            self.view.apply(resource, old, new)
+            if resource == PODS:
+                self._pod_changed(old, new)
+            elif resource == POD_GROUPS:
+                self._group_changed(new or old)
+            elif resource == RESOURCE_CLAIMS:
+                self._claim_changed(old, new)
+            elif event is not None and _matters(old, new):
+                self._happened(event)
+
+        self._context.informers.get(resource).on_change(changed)
+
+    def _happened(self, event: Event) -> None:
+        self._queue.happened(event, self._context.clock.monotonic())
+        self._wake.set()
+
+    def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        if old is not None and new is not None and _uid(old) != _uid(new):
+            # The watch was interrupted: one pod went and another of its name came.
+            self._drop(key_of(old), gang_key(old), bound=False)
+        if old is not None and _holds_room(old) and (new is None or not _holds_room(new)):
+            self._happened(Event.ROOM)
+        if new is not None and self._is_ours(new):
+            self._add(old, new)
+        elif old is not None or new is not None:
+            document = new or old
+            assert document is not None
+            self._drop(key_of(document), gang_key(document), bound=new is not None)
+
+    def _is_ours(self, document: Document) -> bool:
+        spec = document.get("spec") or {}
+        return (
+            not spec.get("nodeName")
+            and spec.get("schedulerName", SCHEDULER_NAME) in (self._scheduler_name, "")
+            and not is_gated(document)
+            and not is_finished(document)
+            and "deletionTimestamp" not in document["metadata"]
+        )
+
+    def _add(self, old: Document | None, new: Document) -> None:
+        key = key_of(new)
+        known = self._waiting.get(key)
+        self._waiting[key] = new
+        if known is not None and old is not None and _asks_the_same(known, new):
+            return
+        group = gang_key(new)
+        if group is not None:
+            self._members.setdefault(group, {})[key] = None
+        self._queue.add(_item_key(new))
+        self._wake.set()
+
+    def _drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
+        self._waiting.pop(key, None)
+        self._nominated.pop(key, None)
+        if not bound and key in self._assumed:
+            self.view.forget_assumed(key)
+        self._assumed.pop(key, None)
+        if group is None:
+            self._expect_claims(ItemKey(False, key), [])
+            self._queue.remove(ItemKey(False, key))
+        elif group in self._members:
+            self._members[group].pop(key, None)
+            if not self._members[group]:
+                del self._members[group]
+                self._expect_claims(ItemKey(True, group), [])
+                self._queue.remove(ItemKey(True, group))
+
+    def _group_changed(self, document: Document | None) -> None:
+        if document is not None and key_of(document) in self._members:
+            self._queue.add(ItemKey(True, key_of(document)))
+            self._wake.set()
+
+    def _claim_changed(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        waiting = self._missing_claims.pop(key_of(document), {})
+        for item in waiting:
+            self._queue.add(item)
+        if waiting:
+            self._wake.set()
+        if _allocated(old) and not _allocated(new):
+            self._happened(Event.DEVICES)
+
+    # A cycle
+
+    async def _ready(self) -> None:
+        """Until something is ready; gives the informers a turn first, so that cycles are large."""
+        clock = self._context.clock
+        await clock.sleep(0)
+        while not self._queue.has_ready(clock.monotonic()):
+            self._wake.clear()
+            due = self._queue.next_due()
+            if due is None:
+                await self._wake.wait()
+                continue
+            try:
+                async with asyncio.timeout(max(0.0, due - clock.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _cycle(self) -> None:
+        self.cycles += 1
+        now = self._context.clock.monotonic()
+        items: list[QueueItem] = []
+        keys: dict[int, ItemKey] = {}
+        for key in self._queue.take(now):
+            item = self._item(key)
+            if item is not None:
+                items.append(item)
+                keys[id(item)] = key
+        if not items:
+            return
+        nominated = tuple(self._nominated.values())
+        plan = plan_cycle(self._placer, items, nominated=nominated)
+        for decision in plan.decisions:
+            self._take(keys[id(decision.item)], decision, now)
+        if any(d.placements for d in plan.decisions):
+            self._queue.happened(Event.PODS, now)
+
+    def _item(self, key: ItemKey) -> QueueItem | None:
+        """What to decide for a key; None if it is not complete yet, and then it is held."""
+        if not key.gang:
+            document = self._waiting.get(key.key)
+            if document is None or key.key in self._assumed:
+                self._queue.remove(key)
+                return None
+            pod = self.view.pod(document)
+            return QueueItem((pod,)) if self._has_claims(key, (pod,)) else None
+        gang = self.view.gang(key.key)
+        pods = tuple(
+            self.view.pod(self._waiting[member])
+            for member in self._members.get(key.key, ())
+            if member in self._waiting and member not in self._assumed
+        )
+        if not pods:
+            self._queue.remove(key)
+            return None
+        if gang is None or len(pods) + gang.scheduled_count < gang.min_count:
+            self._queue.hold(key)
+            return None
+        return QueueItem(pods, gang) if self._has_claims(key, pods) else None
+
+    def _has_claims(self, item: ItemKey, pods: tuple[Pod, ...]) -> bool:
+        missing = [c for pod in pods for c in pod.claims if c not in self.view.snapshot.claims]
+        self._expect_claims(item, missing)
+        if missing:
+            self._queue.hold(item)
+        return not missing
+
+    def _expect_claims(self, item: ItemKey, missing: list[Key]) -> None:
+        """Wake the item when one of these claims appears, and for no others."""
+        for claim in self._missing_of.pop(item, ()):
+            waiting = self._missing_claims.get(claim, {})
+            waiting.pop(item, None)
+            if not waiting:
+                self._missing_claims.pop(claim, None)
+        if missing:
+            self._missing_of[item] = missing
+        for claim in missing:
+            self._missing_claims.setdefault(claim, {})[item] = None
+
+    def _take(self, key: ItemKey, decision: Decision, now: float) -> None:
+        """Start to write what was decided for one item."""
+        for placement in decision.placements:
+            self._assumed[placement.pod.key] = placement.node
+            self._nominated.pop(placement.pod.key, None)
+        if any(needs_preparation(a) for p in decision.placements for _, a in p.allocations):
+            # This may take minutes, which others must not wait for.
+            self._tasks.create_task(self._place(key, decision), name=f"{self.name}/prepare")
+        elif decision.placements:
+            self._commits.put_nowait(self._place(key, decision))
+        else:
+            self._queue.fail(key, _helped_by(decision), now)
+            if decision.preemption is not None:
+                for pod, node in decision.preemption.nominations:
+                    self._nominated[pod.key] = (pod, node)
+        self._commits.put_nowait(self._tell(decision))
+
+    # Writing
+
+    async def _write(self) -> None:
+        while True:
+            work = await self._commits.get()
+            try:
+                await work
+            except ApiError as error:
+                # Nothing is lost: the item is still waiting and will be decided again.
+                _LOG.warning("a scheduling decision was not written: %s", error)
+            except Exception:
+                # One object that nobody foresaw must not end scheduling for all others.
+                _LOG.exception("a scheduling decision was not written")
+            await self._context.clock.sleep(0)
+
+    async def _place(self, key: ItemKey, decision: Decision) -> None:
+        failed = False
+        for placement in decision.placements:
+            try:
+                await self._committer.place(placement)
+            except (ApiError, DeviceNotReadyError) as error:
+                failed = True
+                await self._undo(placement.pod, [c for c, _ in placement.allocations], error)
+        if failed:
+            self._queue.retry(key, self._context.clock.monotonic())
+        else:
+            self._queue.remove(key)
+            left = self._members.get(key.key, {}) if key.gang else {}
+            if any(member not in self._assumed for member in left):
+                self._queue.add(key)
+        self._wake.set()
+
+    async def _undo(
+        self, pod: Pod, claims: list[Key], error: ApiError | DeviceNotReadyError
+    ) -> None:
+        """Forget an assumption whose write failed."""
+        if isinstance(error, DeviceNotReadyError):
+            await self._committer.release(pod, claims)
+        self._assumed.pop(pod.key, None)
+        self.view.forget_assumed(pod.key)
+        for claim in claims:
+            if not self.view.snapshot.claim_users.get(claim):
+                self.view.forget_assumed_claim(claim)
+        if not (isinstance(error, ApiError) and error.reason == "NotFound"):
+            await self._committer.refuse(pod, str(error))
+
+    async def _tell(self, decision: Decision) -> None:
+        """Conditions and events for what found no place, and the victims of preemption."""
+        gang = decision.item.gang
+        text = decision.gang_verdict.message() if decision.gang_verdict else ""
+        for pod, verdict in decision.unplaced:
+            await self._committer.refuse(pod, text or verdict.message())
+        if decision.preemption is not None:
+            await self._committer.preempt(decision.preemption)
+        if gang is not None and gang.min_count:
+            count = len(decision.placements)
+            done = f"{count} pods of the group were scheduled together"
+            scheduled = bool(decision.placements)
+            await self._committer.group_scheduled(gang.key, scheduled, done if scheduled else text)
+
+
+def _item_key(document: Document) -> ItemKey:
+    group = gang_key(document)
+    return ItemKey(False, key_of(document)) if group is None else ItemKey(True, group)
+
+
+def _uid(document: Document) -> str:
+    uid: str = document["metadata"].get("uid", "")
+    return uid
+
+
+def _holds_room(document: Document) -> bool:
+    return bool((document.get("spec") or {}).get("nodeName")) and not is_finished(document)
+
+
+def _allocated(document: Document | None) -> bool:
+    return document is not None and bool((document.get("status") or {}).get("allocation"))
+
+
+def _matters(old: Document | None, new: Document | None) -> bool:
+    """Whether more than heartbeats changed."""
+    if old is None or new is None:
+        return new is not None
+    return (
+        old.get("spec") != new.get("spec")
+        or old["metadata"].get("labels") != new["metadata"].get("labels")
+        or (old.get("status") or {}).get("allocatable")
+        != (new.get("status") or {}).get("allocatable")
+    )
+
+
+def _asks_the_same(old: Document, new: Document) -> bool:
+    """Whether nothing that decides about the pod's place changed; our own conditions do not."""
+    return (
+        old["metadata"].get("uid") == new["metadata"].get("uid")
+        and old.get("spec") == new.get("spec")
+        and old["metadata"].get("labels") == new["metadata"].get("labels")
+        and (old.get("status") or {}).get("resourceClaimStatuses")
+        == (new.get("status") or {}).get("resourceClaimStatuses")
+    )
+
+
+_BY_PODS = frozenset(
+    {
+        reasons.SPREAD,
+        reasons.POD_AFFINITY,
+        reasons.POD_ANTI_AFFINITY,
+        reasons.EXISTING_ANTI_AFFINITY,
+    }
+)
+_BY_NODES_ONLY = frozenset(
+    {
+        reasons.NODE_NAME,
+        reasons.UNSCHEDULABLE,
+        reasons.TAINT,
+        reasons.NODE_AFFINITY,
+        reasons.SPREAD_LABEL,
+    }
+)
+
+
+def _helped_by(decision: Decision) -> frozenset[Event]:
+    """The events that could make a difference to what found no place."""
+    events = {Event.NODE}
+    verdicts: list[Verdict] = [verdict for _, verdict in decision.unplaced[:1]]
+    for verdict in verdicts:
+        if verdict.everywhere:
+            events |= {Event.DEVICES, Event.ROOM}
+        for reason in verdict.counts:
+            if reason in _BY_PODS:
+                events |= {Event.PODS, Event.ROOM}
+            elif reason not in _BY_NODES_ONLY:
+                events |= {Event.ROOM, Event.DEVICES}
+    if decision.gang_verdict is not None:
+        events |= {Event.ROOM, Event.DEVICES}
+    return frozenset(events)

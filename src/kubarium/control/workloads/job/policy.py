@@ -1,0 +1,90 @@
+"""podFailurePolicy and successPolicy of a Job (KEP-3329, KEP-3998). Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kubarium.api.resource import Document
+from kubarium.control.workloads.job.indexes import IndexSet
+from kubarium.control.workloads.pods import container_statuses
+
+FAIL_JOB = "FailJob"
+FAIL_INDEX = "FailIndex"
+IGNORE = "Ignore"
+COUNT = "Count"
+
+
+@dataclass(frozen=True, slots=True)
+class FailureVerdict:
+    """What the policy says of one failed pod. ``message`` is set for FailJob only."""
+
+    action: str = ""
+    message: str = ""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the failure counts towards the back-off limit."""
+        return self.action != IGNORE
+
+
+def judge_failure(policy: Document | None, pod: Document) -> FailureVerdict:
+    """The first matching rule decides; without one the failure counts."""
+    for position, rule in enumerate((policy or {}).get("rules") or ()):
+        why = _exit_code_match(rule, pod) or _condition_match(rule, pod)
+        if why:
+            action = rule["action"]
+            message = f"{why} matching {action} rule at index {position}"
+            return FailureVerdict(action, message if action == FAIL_JOB else "")
+    return FailureVerdict()
+
+
+def _exit_code_match(rule: Document, pod: Document) -> str:
+    requirement = rule.get("onExitCodes")
+    if not requirement:
+        return ""
+    wanted_container = requirement.get("containerName")
+    for status in container_statuses(pod):
+        if wanted_container and status["name"] != wanted_container:
+            continue
+        terminated = status.get("state", {}).get("terminated")
+        if terminated is None or terminated.get("exitCode", 0) == 0:
+            continue
+        listed = terminated["exitCode"] in (requirement.get("values") or ())
+        if listed == (requirement["operator"] == "In"):
+            metadata = pod["metadata"]
+            return (
+                f"Container {status['name']} for pod {metadata['namespace']}/{metadata['name']} "
+                f"failed with exit code {terminated['exitCode']}"
+            )
+    return ""
+
+
+def _condition_match(rule: Document, pod: Document) -> str:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    for pattern in rule.get("onPodConditions") or ():
+        for condition in conditions:
+            if condition.get("type") != pattern["type"]:
+                continue
+            if condition.get("status") == pattern.get("status", "True"):
+                metadata = pod["metadata"]
+                return (
+                    f"Pod {metadata['namespace']}/{metadata['name']} has condition "
+                    f"{pattern['type']}"
+                )
+    return ""
+
+
+def match_success(policy: Document | None, completions: int, succeeded: IndexSet) -> str:
+    """ "Matched rules at index N" once a rule of a successPolicy is met, else ""."""
+    for position, rule in enumerate((policy or {}).get("rules") or ()):
+        wanted = IndexSet.parse(rule.get("succeededIndexes") or "", completions)
+        needed = rule.get("succeededCount")
+        if rule.get("succeededIndexes"):
+            have = succeeded.count_in(wanted)
+            needed = len(wanted) if needed is None else needed
+            met = have >= needed and needed > 0
+        else:
+            met = needed is not None and len(succeeded) >= needed
+        if met:
+            return f"Matched rules at index {position}"
+    return ""

@@ -1,0 +1,49 @@
+"""The pods that a Job makes."""
+
+from __future__ import annotations
+
+from kubarium.api.resource import Document
+from kubarium.control.workloads.job.facts import (
+    FAILURES,
+    IGNORED_FAILURES,
+    INDEX,
+    TRACKING,
+    JobFacts,
+)
+from kubarium.control.workloads.pods import pod_from_template
+
+_ENV = {
+    "name": "JOB_COMPLETION_INDEX",
+    "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.labels['{INDEX}']"}},
+}
+
+
+def job_pod(facts: JobFacts, index: int | None) -> Document:
+    """A pod of the Job; ``index`` is its completion index in an Indexed Job."""
+    job = facts.job
+    pod = pod_from_template(job["spec"]["template"], job)
+    metadata = pod["metadata"]
+    metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
+    if index is None:
+        return pod
+    name = f"{job['metadata']['name']}-{index}"
+    metadata["generateName"] = f"{name}-"
+    metadata["labels"] = {**metadata.get("labels", {}), INDEX: str(index)}
+    annotations = {**metadata.get("annotations", {}), INDEX: str(index)}
+    if facts.per_index_limit is not None:
+        counted, ignored = facts.failure_counts_for(index)
+        annotations[FAILURES] = str(counted)
+        if ignored:
+            annotations[IGNORED_FAILURES] = str(ignored)
+    metadata["annotations"] = annotations
+    pod["spec"]["hostname"] = name
+    for field in ("initContainers", "containers"):
+        for container in pod["spec"].get(field) or ():
+            _add_index_variable(container)
+    return pod
+
+
+def _add_index_variable(container: Document) -> None:
+    env = container.get("env") or []
+    if not any(variable["name"] == _ENV["name"] for variable in env):
+        container["env"] = [*env, _ENV]

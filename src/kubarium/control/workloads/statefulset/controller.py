@@ -1,0 +1,314 @@
+"""The StatefulSet controller: pods with fixed names, made, changed and removed in order.
+
+Source: upstream ``pkg/controller/statefulset/stateful_set_control.go``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PODS
+from kubarium.api.resource import Document, Resource
+from kubarium.api.selectors import label_selector
+from kubarium.base.errors import ApiError
+from kubarium.control.workloads import pods as podlib
+from kubarium.control.workloads.deployment.history import same_template
+from kubarium.control.workloads.statefulset import identity
+from kubarium.runtime import writes
+from kubarium.runtime.controller import Controller
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Context, Key
+
+STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet", True)
+CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision", True)
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """The template that pods have had so far, and the one that they are to get."""
+
+    current: Document
+    update: Document
+
+    def names(self) -> tuple[str, str]:
+        return self.current["metadata"]["name"], self.update["metadata"]["name"]
+
+
+class StatefulSetController:
+    """Satisfies :class:`kubarium.runtime.protocol.Component`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._recorder = EventRecorder(context, "statefulset-controller")
+        self.controller = Controller("statefulset-controller", context, self._reconcile, workers=2)
+        self._sets = self.controller.watches(STATEFUL_SETS)
+        self._pods = self.controller.watches(PODS, self._sets_of)
+        self._pods.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
+        self._pods.add_index(podlib.ORPHANS, podlib.orphan_namespace_index)
+        self._revisions = self.controller.reads(CONTROLLER_REVISIONS)
+        self._revisions.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
+        self._claims = self.controller.reads(PERSISTENT_VOLUME_CLAIMS)
+
+    @property
+    def name(self) -> str:
+        return self.controller.name
+
+    async def run(self) -> None:
+        await self.controller.run()
+
+    def _sets_of(self, pod: Document) -> list[Key]:
+        namespace = pod["metadata"]["namespace"]
+        reference = writes.controller_of(pod)
+        if reference is not None:
+            return [(namespace, reference["name"])] if reference["kind"] == "StatefulSet" else []
+        return [
+            (namespace, item["metadata"]["name"])
+            for item in self._sets.items(namespace)
+            if identity.ordinal_of(item, pod) is not None
+        ]
+
+    async def _reconcile(self, key: Key) -> float | None:
+        stateful_set = self._sets.get(key[1], key[0])
+        if stateful_set is None or writes.is_terminating(stateful_set):
+            return None
+        selector = label_selector(stateful_set["spec"].get("selector"))
+        await podlib.claim(self._context, self._pods, stateful_set, selector)
+        revisions = await self._ensure_revisions(stateful_set)
+        stateful_set = self._sets.get(key[1], key[0]) or stateful_set
+        error: ApiError | None = None
+        try:
+            await self._advance(stateful_set, revisions)
+        except ApiError as caught:  # the status must be told even when pods cannot be made
+            error = caught
+        wait_s = await self._write_status(stateful_set, revisions)
+        if error is not None:
+            raise error
+        return wait_s
+
+    # revisions
+
+    async def _ensure_revisions(self, stateful_set: Document) -> Revisions:
+        owned = self._revisions.by_index(writes.CONTROLLER_UID, stateful_set["metadata"]["uid"])
+        owned.sort(key=lambda item: int(item["revision"]))
+        newest = int(owned[-1]["revision"]) if owned else 0
+        template = stateful_set["spec"]["template"]
+        update = next(
+            (item for item in owned if same_template(identity.template_of(item), template)), None
+        )
+        if update is None:
+            update = await self._create_revision(stateful_set, newest + 1)
+        elif int(update["revision"]) < newest:
+            update = await writes.patch(
+                self._context, CONTROLLER_REVISIONS, update, {"revision": newest + 1}
+            )
+        noted = (stateful_set.get("status") or {}).get("currentRevision")
+        current = next((item for item in owned if item["metadata"]["name"] == noted), update)
+        await self._trim_revisions(stateful_set, owned, (current, update))
+        return Revisions(current, update)
+
+    async def _create_revision(self, stateful_set: Document, number: int) -> Document:
+        status = stateful_set.get("status") or {}
+        collisions = int(status.get("collisionCount") or 0)
+        document = identity.make_revision(stateful_set, number, collisions)
+        namespace = stateful_set["metadata"]["namespace"]
+        try:
+            return await writes.create(self._context, CONTROLLER_REVISIONS, document, namespace)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            name = document["metadata"]["name"]
+            held = await self._context.client.get(CONTROLLER_REVISIONS, name, namespace)
+            if same_template(identity.template_of(held), stateful_set["spec"]["template"]):
+                return held
+            changed = {"replicas": 0, **status, "collisionCount": collisions + 1}
+            await writes.update_status(self._context, STATEFUL_SETS, stateful_set, changed)
+            raise
+
+    async def _trim_revisions(
+        self, stateful_set: Document, owned: list[Document], live: tuple[Document, ...]
+    ) -> None:
+        used = {item["metadata"]["name"] for item in live} | {
+            (pod["metadata"].get("labels") or {}).get(identity.REVISION_LABEL)
+            for pod in self._owned_pods(stateful_set)
+        }
+        idle = [item for item in owned if item["metadata"]["name"] not in used]
+        limit = int(stateful_set["spec"].get("revisionHistoryLimit", 10))
+        for item in idle[: max(0, len(idle) - limit)]:
+            await writes.delete(self._context, CONTROLLER_REVISIONS, item)
+
+    # pods
+
+    def _owned_pods(self, stateful_set: Document) -> list[Document]:
+        return self._pods.by_index(writes.CONTROLLER_UID, stateful_set["metadata"]["uid"])
+
+    async def _advance(self, stateful_set: Document, revisions: Revisions) -> None:
+        """Do what may be done now; in an ordered set one step, then wait for its effect."""
+        by_ordinal: dict[int, Document] = {}
+        for pod in self._owned_pods(stateful_set):
+            ordinal = identity.ordinal_of(stateful_set, pod)
+            if ordinal is not None:
+                by_ordinal[ordinal] = pod
+        first = identity.first_ordinal(stateful_set)
+        wanted = range(first, first + identity.replicas_of(stateful_set))
+        if not await self._fill(stateful_set, revisions, by_ordinal, wanted):
+            return
+        surplus = sorted((o for o in by_ordinal if o not in wanted), reverse=True)
+        if not await self._shrink(stateful_set, by_ordinal, surplus):
+            return
+        if identity.rolls(stateful_set):
+            await self._roll(stateful_set, revisions, by_ordinal, wanted)
+
+    async def _fill(
+        self,
+        stateful_set: Document,
+        revisions: Revisions,
+        by_ordinal: dict[int, Document],
+        wanted: range,
+    ) -> bool:
+        """Create what is missing, replace what has ended; False when order says to wait."""
+        ordered = identity.is_ordered(stateful_set)
+        for ordinal in wanted:
+            pod = by_ordinal.get(ordinal)
+            if pod is not None and podlib.is_terminal(pod):
+                if not writes.is_terminating(pod):
+                    await self._delete(stateful_set, pod)
+                if ordered:
+                    return False
+                if self._pods.get(pod["metadata"]["name"], _namespace(pod)) is not None:
+                    continue  # its name is free once the node has let it go
+                pod = None
+            if pod is None:
+                await self._create(stateful_set, revisions, ordinal)
+                if ordered:
+                    return False
+                continue
+            await self._ensure_claims(stateful_set, ordinal)
+            if ordered and not self._is_healthy(stateful_set, pod):
+                return False
+        return True
+
+    def _is_healthy(self, stateful_set: Document, pod: Document) -> bool:
+        """Available, and not on its way out."""
+        min_ready_s = int(stateful_set["spec"].get("minReadySeconds", 0))
+        now = self._context.clock.now()
+        return not writes.is_terminating(pod) and podlib.is_available(pod, min_ready_s, now)
+
+    async def _shrink(
+        self, stateful_set: Document, by_ordinal: dict[int, Document], surplus: list[int]
+    ) -> bool:
+        """Remove pods beyond the wanted ones, highest first; False when order says to wait."""
+        for ordinal in surplus:
+            pod = by_ordinal[ordinal]
+            if not writes.is_terminating(pod):
+                await self._delete(stateful_set, pod)
+            if identity.is_ordered(stateful_set):
+                return False
+        return True
+
+    async def _roll(
+        self,
+        stateful_set: Document,
+        revisions: Revisions,
+        by_ordinal: dict[int, Document],
+        wanted: range,
+    ) -> None:
+        """Replace the highest pod of an old revision, once all above it are healthy."""
+        update = revisions.update["metadata"]["name"]
+        least = wanted.start + identity.partition_of(stateful_set)
+        for ordinal in reversed(range(least, wanted.stop)):
+            pod = by_ordinal.get(ordinal)
+            if pod is None:
+                return
+            revision = (pod["metadata"].get("labels") or {}).get(identity.REVISION_LABEL)
+            if revision != update and not writes.is_terminating(pod):
+                await self._delete(stateful_set, pod)
+                return
+            if not self._is_healthy(stateful_set, pod):
+                return
+
+    async def _create(self, stateful_set: Document, revisions: Revisions, ordinal: int) -> None:
+        revision = revisions.update
+        if identity.rolls(stateful_set) and self._keeps_current(stateful_set, ordinal):
+            revision = revisions.current
+        pod = identity.make_pod(stateful_set, revision, ordinal)
+        name, owner = pod["metadata"]["name"], stateful_set["metadata"]["name"]
+        try:
+            await self._ensure_claims(stateful_set, ordinal)
+            await writes.create(self._context, PODS, pod, _namespace(stateful_set))
+        except ApiError as error:
+            if not podlib.is_namespace_terminating(error):
+                message = f"create Pod {name} in StatefulSet {owner} failed error: {error}"
+                self._recorder.event(stateful_set, "Warning", "FailedCreate", message)
+            raise
+        message = f"create Pod {name} in StatefulSet {owner} successful"
+        self._recorder.event(stateful_set, "Normal", "SuccessfulCreate", message)
+
+    def _keeps_current(self, stateful_set: Document, ordinal: int) -> bool:
+        """A pod below the partition comes back as it was."""
+        first = identity.first_ordinal(stateful_set)
+        partition = identity.partition_of(stateful_set)
+        if partition:
+            return ordinal < first + partition
+        current = int((stateful_set.get("status") or {}).get("currentReplicas", 0))
+        return ordinal < first + current
+
+    async def _ensure_claims(self, stateful_set: Document, ordinal: int) -> None:
+        namespace = _namespace(stateful_set)
+        for template in identity.claim_templates(stateful_set):
+            name = identity.claim_name(stateful_set, template, ordinal)
+            if self._claims.get(name, namespace) is None:
+                claim = identity.make_claim(stateful_set, template, ordinal)
+                await writes.create(self._context, PERSISTENT_VOLUME_CLAIMS, claim, namespace)
+
+    async def _delete(self, stateful_set: Document, pod: Document) -> None:
+        if await writes.delete(self._context, PODS, pod):
+            name, owner = pod["metadata"]["name"], stateful_set["metadata"]["name"]
+            message = f"delete Pod {name} in StatefulSet {owner} successful"
+            self._recorder.event(stateful_set, "Normal", "SuccessfulDelete", message)
+
+    # status
+
+    async def _write_status(self, stateful_set: Document, revisions: Revisions) -> float | None:
+        now = self._context.clock.now()
+        min_ready_s = int(stateful_set["spec"].get("minReadySeconds", 0))
+        pods = [pod for pod in self._owned_pods(stateful_set) if not podlib.is_terminal(pod)]
+        ready = [pod for pod in pods if podlib.is_ready(pod)]
+        available = [pod for pod in ready if podlib.is_available(pod, min_ready_s, now)]
+        current, update = revisions.names()
+        by_revision = [
+            (pod["metadata"].get("labels") or {}).get(identity.REVISION_LABEL)
+            for pod in pods
+            if not writes.is_terminating(pod)
+        ]
+        status: Document = {
+            "observedGeneration": stateful_set["metadata"].get("generation", 0),
+            "replicas": len(pods),
+            "availableReplicas": len(available),
+            "currentRevision": current,
+            "updateRevision": update,
+        }
+        held = stateful_set.get("status") or {}
+        status["collisionCount"] = int(held.get("collisionCount") or 0)
+        updated = by_revision.count(update)
+        wanted = identity.replicas_of(stateful_set)
+        if identity.rolls(stateful_set) and updated == len(pods) == len(ready) == wanted:
+            status["currentRevision"] = current = update  # the rolling update is complete
+        counts = {
+            "readyReplicas": len(ready),
+            "currentReplicas": by_revision.count(current),
+            "updatedReplicas": updated,
+        }
+        status |= {name: count for name, count in counts.items() if count}
+        if held.get("conditions"):
+            status["conditions"] = held["conditions"]
+        await writes.update_status(self._context, STATEFUL_SETS, stateful_set, status)
+        waits = [
+            (podlib.ready_since(pod) or now) + min_ready_s - now
+            for pod in ready
+            if pod not in available
+        ]
+        return max(0.001, min(waits)) if waits else None
+
+
+def _namespace(document: Document) -> str:
+    return str(document["metadata"]["namespace"])

@@ -1,0 +1,187 @@
+"""All devices, classes and claims of a cluster, kept current by single changes.
+
+``changes_since`` says which nodes' answers may have changed: readers keep their own place in the
+sequence of changes, and one that has fallen too far behind is told that everything may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from kubarium.engine.devices.ledger import Ledger
+from kubarium.engine.devices.model import (
+    DEFAULT_FEATURES,
+    Allocation,
+    ClaimSpec,
+    Device,
+    DeviceClass,
+    Features,
+    SelectorError,
+    Selects,
+    Slice,
+)
+from kubarium.engine.devices.pools import Pool, PoolKey, gather
+from kubarium.engine.devices.request import NamedClaim
+from kubarium.engine.devices.search import Search, World
+
+# Answers of one selector are kept for this many devices; then they are asked again.
+SELECTOR_CACHE = 500_000
+
+# Changes are remembered this far back; readers that are further behind start afresh.
+MAX_CHANGES = 100_000
+
+
+def no_selector(expression: str, driver: str, device: Device) -> bool:
+    """The predicate of an engine without CEL: refuses every expression."""
+    raise SelectorError(f"no CEL evaluator for {expression!r}", compile_time=True)
+
+
+class Inventory:
+    """Slices, classes and the ledger. Every change is one call; nothing is rebuilt per decision."""
+
+    def __init__(
+        self,
+        selects: Selects = no_selector,
+        features: Features = DEFAULT_FEATURES,
+        *,
+        best_fit: bool = True,
+    ) -> None:
+        """``best_fit`` False takes the first devices that fit, exactly as upstream."""
+        self._selects = selects
+        self.features = features
+        self.best_fit = best_fit
+        self.classes: dict[str, DeviceClass] = {}
+        self.ledger = Ledger()
+        self._changes: list[str | None] = []
+        self._changes_from = 0
+        self._slices: dict[str, Slice] = {}
+        self._local: dict[str, dict[str, Slice]] = {}
+        self._wide: dict[str, Slice] = {}
+        self._by_pool: dict[PoolKey, dict[str, Slice]] = {}
+        self._pools: dict[str, list[Pool]] = {}
+        self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
+
+    @property
+    def slices(self) -> Mapping[str, Slice]:
+        return self._slices
+
+    def changes_since(self, place: int) -> tuple[list[str] | None, int]:
+        """(nodes that changed since ``place``, or None for all; the place to ask from next)."""
+        now = self._changes_from + len(self._changes)
+        if place < self._changes_from:
+            return None, now
+        names = [n for n in self._changes[place - self._changes_from :] if n is not None]
+        everything = len(names) < now - place
+        return (None if everything else names), now
+
+    def _changed(self, node: str | None) -> None:
+        self._changes.append(node)
+        if len(self._changes) > MAX_CHANGES:
+            self._changes_from += len(self._changes)
+            self._changes.clear()
+
+    def set_slice(self, item: Slice) -> None:
+        """Add a slice or replace the one of the same name."""
+        self.remove_slice(item.name)
+        self._slices[item.name] = item
+        self._shelf(item)[item.name] = item
+        self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
+        self._slice_changed(item)
+
+    def remove_slice(self, name: str) -> None:
+        """Forget a slice; nothing happens if it is not known."""
+        item = self._slices.pop(name, None)
+        if item is None:
+            return
+        del self._shelf(item)[name]
+        del self._by_pool[item.driver, item.pool][name]
+        self._slice_changed(item)
+
+    def _shelf(self, item: Slice) -> dict[str, Slice]:
+        return self._local.setdefault(item.node_name, {}) if item.node_name else self._wide
+
+    def _slice_changed(self, item: Slice) -> None:
+        pool = self._by_pool.get((item.driver, item.pool), {})
+        if item.node_name and all(s.node_name == item.node_name for s in pool.values()):
+            self._pools.pop(item.node_name, None)
+            self._changed(item.node_name)
+        else:
+            self._pools.clear()
+            self._changed(None)
+        if len(self._answers) > SELECTOR_CACHE:
+            self._answers.clear()
+
+    def set_class(self, device_class: DeviceClass) -> None:
+        if self.classes.get(device_class.name) != device_class:
+            self.classes[device_class.name] = device_class
+            self._changed(None)
+
+    def remove_class(self, name: str) -> None:
+        if self.classes.pop(name, None) is not None:
+            self._changed(None)
+
+    def node_changed(self, name: str) -> None:
+        """The node came, went or changed its labels."""
+        self._pools.pop(name, None)
+        self._changed(name)
+
+    def enter(self, allocation: Allocation) -> None:
+        """Take the allocation's devices."""
+        self.ledger.enter(allocation)
+        self._touch(allocation)
+
+    def take_out(self, allocation: Allocation) -> None:
+        """Free the allocation's devices."""
+        self.ledger.take_out(allocation)
+        self._touch(allocation)
+
+    def _touch(self, allocation: Allocation) -> None:
+        for key in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
+            nodes = {s.node_name for s in self._by_pool.get(key, {}).values()}
+            self._changed(nodes.pop() if len(nodes) == 1 and "" not in nodes else None)
+
+    def pools(self, node: str, labels: Mapping[str, str]) -> list[Pool]:
+        """The pools that the node can use, in first-fit order."""
+        known = self._pools.get(node)
+        if known is None:
+            near = (*self._local.get(node, {}).values(), *self._wide.values())
+            known = gather(near, self._of_pool, node, labels, self.features) if near else []
+            self._pools[node] = known
+        return known
+
+    def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
+        return self._by_pool.get(key, {}).values()
+
+    def has_devices(self, node: str) -> bool:
+        """Whether any slice may concern the node at all."""
+        return bool(self._wide) or bool(self._local.get(node))
+
+    def search(
+        self, node: str, labels: Mapping[str, str], claims: Sequence[tuple[str, ClaimSpec]]
+    ) -> Search:
+        """A search for named claims on one node; raises AllocationError if it cannot begin."""
+        world = World(
+            node,
+            labels,
+            self.pools(node, labels),
+            self.classes,
+            self.ledger,
+            self.selects,
+            self.features,
+            self.best_fit,
+        )
+        return Search(world, [NamedClaim(name, spec) for name, spec in claims])
+
+    def selects(self, expression: str, driver: str, device: Device) -> bool:
+        """The injected predicate, asked once for each (expression, device)."""
+        key = (expression, driver, device)
+        known = self._answers.get(key)
+        if known is None:
+            try:
+                known = self._selects(expression, driver, device)
+            except SelectorError as error:
+                known = error
+            self._answers[key] = known
+        if isinstance(known, SelectorError):
+            raise known
+        return known

@@ -1,0 +1,82 @@
+"""Who holds which device: the book that every allocation is entered in and taken out of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from kubarium.engine.devices.model import Allocation, Amount, DeviceId, DeviceResult
+
+_NOTHING: Mapping[str, Amount] = MappingProxyType({})
+
+
+class Ledger:
+    """Devices in use and, for shared devices, how much of each capacity.
+
+    Admin access is not entered: it neither takes a device nor its counters (kubernetes#140729).
+    An exclusive device can be entered more than once when a cluster's history contradicts itself;
+    it is free again only when all entries are gone.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[DeviceId, int] = {}
+        self._shares: dict[DeviceId, int] = {}
+        self._consumed: dict[DeviceId, dict[str, Amount]] = {}
+
+    def exclusive(self, device: DeviceId) -> bool:
+        """Whether the device as a whole is taken."""
+        return device in self._held
+
+    def shared(self, device: DeviceId) -> bool:
+        """Whether at least one share of the device is taken."""
+        return device in self._shares
+
+    def in_use(self, device: DeviceId) -> bool:
+        return device in self._held or device in self._shares
+
+    def consumed(self, device: DeviceId) -> Mapping[str, Amount]:
+        """Capacity taken by shares, by name."""
+        return self._consumed.get(device, _NOTHING)
+
+    def devices(self) -> Iterable[DeviceId]:
+        """All devices in use, once each."""
+        return dict.fromkeys((*self._held, *self._shares))
+
+    def enter(self, allocation: Allocation) -> None:
+        """Mark what the allocation holds as taken."""
+        for result in allocation.results:
+            if not result.admin_access:
+                self._change(result, 1)
+
+    def take_out(self, allocation: Allocation) -> None:
+        """The exact opposite of :meth:`enter`."""
+        for result in allocation.results:
+            if not result.admin_access:
+                self._change(result, -1)
+
+    def _change(self, result: DeviceResult, sign: int) -> None:
+        if not result.shared:
+            _count(self._held, result.id, sign)
+            return
+        _count(self._shares, result.id, sign)
+        book = self._consumed.setdefault(result.id, {})
+        for name, amount in result.consumed:
+            book[name] = book.get(name, 0) + sign * amount
+        if result.id not in self._shares:
+            del self._consumed[result.id]
+
+    def check(self) -> None:
+        """Raise AssertionError if the book is not consistent in itself."""
+        for device, count in (*self._held.items(), *self._shares.items()):
+            assert count > 0, f"{device} is entered {count} times"
+        for device, book in self._consumed.items():
+            assert device in self._shares, f"{device} has capacity in use but no share"
+            assert all(v >= 0 for v in book.values()), f"{device} has negative use {book}"
+
+
+def _count(book: dict[DeviceId, int], device: DeviceId, sign: int) -> None:
+    count = book.get(device, 0) + sign
+    if count:
+        book[device] = count
+    else:
+        book.pop(device, None)

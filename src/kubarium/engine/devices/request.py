@@ -1,0 +1,242 @@
+"""Claims checked against classes and pools: what a search has to find, or why it need not start.
+
+Errors name claim and request in the wording of upstream's allocator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kubarium.engine.devices import capacity
+from kubarium.engine.devices.ledger import Ledger
+from kubarium.engine.devices.model import (
+    ALL,
+    EXACT_COUNT,
+    MAX_RESULTS_PER_CLAIM,
+    AllocationError,
+    ClaimSpec,
+    Device,
+    DeviceClass,
+    DeviceId,
+    Features,
+    Request,
+    RequestEntry,
+    SelectorError,
+    Selects,
+    Slice,
+)
+from kubarium.engine.devices.pools import Pool, device_reaches
+
+
+@dataclass(frozen=True, slots=True)
+class NamedClaim:
+    """A claim to allocate; ``name`` is only for messages."""
+
+    name: str
+    spec: ClaimSpec
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A device that the node can reach, with its place in first-fit order."""
+
+    position: int
+    id: DeviceId
+    device: Device
+    owner: Slice
+    pool: Pool
+
+
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """One alternative of one request: what it matches, and how many devices it needs."""
+
+    claim: NamedClaim
+    entry: RequestEntry
+    request: Request
+    path: str
+    device_class: DeviceClass
+    count: int = 0
+    everything: list[Candidate] | None = None
+    constraints: tuple[int, ...] = ()
+    matched: dict[int, bool] = field(default_factory=dict)
+
+
+class Matching:
+    """Which device matches which request: selectors of class and request, asked once each."""
+
+    def __init__(self, selects: Selects, features: Features) -> None:
+        self._selects = selects
+        self._features = features
+
+    def matches(self, wanted: Wanted, candidate: Candidate) -> bool:
+        """Raises AllocationError, on the first bad selector, as upstream."""
+        known = wanted.matched.get(candidate.position)
+        if known is None:
+            known = self._ask(wanted, candidate)
+            wanted.matched[candidate.position] = known
+        return known
+
+    def may_match(self, wanted: Wanted, candidate: Candidate) -> bool:
+        """As :meth:`matches`, but a selector that fails counts as a possible match."""
+        try:
+            return self.matches(wanted, candidate)
+        except AllocationError:
+            return True
+
+    def _ask(self, wanted: Wanted, candidate: Candidate) -> bool:
+        if candidate.device.binding_conditions and not self._features.binding_conditions:
+            return False
+        of_class = f"class {wanted.device_class.name}"
+        return self._all(of_class, wanted.device_class.selectors, candidate) and self._all(
+            f"claim {wanted.claim.name}", wanted.request.selectors, candidate
+        )
+
+    def _all(self, owner: str, selectors: Sequence[str | None], candidate: Candidate) -> bool:
+        for index, expression in enumerate(selectors):
+            try:
+                if not self._selects(expression or "", candidate.id.driver, candidate.device):
+                    return False
+            except SelectorError as error:
+                where = f"{owner}: selector #{index}"
+                if error.compile_time:
+                    raise AllocationError(f"{where}: CEL compile error: {error}") from error
+                text = f"{where} on device {candidate.id}: CEL runtime error: {error}"
+                raise AllocationError(text) from error
+        return True
+
+
+def candidates_of(pools: Sequence[Pool], node: str, labels: Mapping[str, str]) -> list[Candidate]:
+    """Every device of every usable pool that the node can reach, in first-fit order."""
+    found: list[Candidate] = []
+    for pool in pools:
+        if not pool.usable:
+            continue
+        for owner in pool.slices:
+            for device in owner.devices:
+                if device_reaches(owner, device, node, labels):
+                    where = DeviceId(pool.driver, pool.name, device.name)
+                    found.append(Candidate(len(found), where, device, owner, pool))
+    return found
+
+
+def taint_prevents(request: Request, device: Device) -> bool:
+    """Whether a NoSchedule or NoExecute taint of the device is not tolerated."""
+    return any(
+        taint.effect in ("NoSchedule", "NoExecute")
+        and not any(t.tolerates(taint) for t in request.tolerations)
+        for taint in device.taints
+    )
+
+
+class Checker:
+    """Turns claims into :class:`Wanted` rows; raises AllocationError where no search can help."""
+
+    def __init__(
+        self,
+        classes: Mapping[str, DeviceClass],
+        ledger: Ledger,
+        features: Features,
+        matching: Matching,
+        pools: Sequence[Pool],
+        candidates: Sequence[Candidate],
+    ) -> None:
+        self._classes = classes
+        self._ledger = ledger
+        self._features = features
+        self._matching = matching
+        self._pools = pools
+        self._candidates = candidates
+
+    def wanted(self, claim: NamedClaim) -> list[list[Wanted]]:
+        """For each request of the claim its alternatives, in order of preference."""
+        rows: list[list[Wanted]] = []
+        least = 0
+        for entry in claim.spec.requests:
+            if entry.prioritised and not self._features.prioritized_list:
+                self._fail(
+                    claim, entry, "has subrequests, but the DRAPrioritizedList feature is disabled"
+                )
+            self._check_capacity_gate(claim, entry)
+            rows.append([self._one(claim, entry, request) for request in entry.alternatives])
+            least += min(w.count for w in rows[-1])
+        if least > MAX_RESULTS_PER_CLAIM:
+            raise AllocationError(
+                f"claim {claim.name}: number of requested devices {least} exceeds the claim limit"
+                f" of {MAX_RESULTS_PER_CLAIM}"
+            )
+        for index, constraint in enumerate(claim.spec.constraints):
+            if not constraint.match and not constraint.distinct:
+                raise AllocationError(
+                    f"claim {claim.name}, constraint #{index}: empty constraint"
+                    " (unsupported constraint type?)"
+                )
+        return rows
+
+    def _fail(self, claim: NamedClaim, entry: RequestEntry | Request, why: str) -> None:
+        raise AllocationError(f"claim {claim.name}, request {entry.name}: {why}")
+
+    def _check_capacity_gate(self, claim: NamedClaim, entry: RequestEntry) -> None:
+        if self._features.consumable_capacity:
+            return
+        for request in entry.alternatives:
+            if request.capacity is not None:
+                kind = "subrequest" if entry.prioritised else "request"
+                raise AllocationError(
+                    f"claim {claim.name}, {kind} {request.name}: has capacity requests, but the"
+                    " DRAConsumableCapacity feature is disabled"
+                )
+
+    def _one(self, claim: NamedClaim, entry: RequestEntry, request: Request) -> Wanted:
+        for index, selector in enumerate(request.selectors):
+            if selector is None:
+                raise AllocationError(
+                    f"claim {claim.name}, request {request.name}, selector #{index}: CEL expression"
+                    " empty (unsupported selector type?)"
+                )
+        if request.admin_access is not None and not self._features.admin_access:
+            self._fail(claim, request, "admin access is requested, but the feature is disabled")
+        if not request.device_class:
+            self._fail(claim, request, "missing device class name (unsupported request type?)")
+        device_class = self._classes.get(request.device_class)
+        if device_class is None:
+            name = request.device_class
+            raise AllocationError(
+                f"claim {claim.name}, request {request.name}: could not retrieve device class"
+                f' {name}: deviceclass.resource.k8s.io "{name}" not found'
+            )
+        covering = tuple(
+            i for i, c in enumerate(claim.spec.constraints) if c.covers(entry, request)
+        )
+        wanted = Wanted(
+            claim, entry, request, entry.path(request), device_class, constraints=covering
+        )
+        self._count(wanted)
+        return wanted
+
+    def _count(self, wanted: Wanted) -> None:
+        mode = wanted.request.mode
+        if mode == EXACT_COUNT:
+            wanted.count = wanted.request.count
+        elif mode == ALL:
+            wanted.everything = self._everything(wanted)
+            wanted.count = len(wanted.everything)
+        else:
+            self._fail(wanted.claim, wanted.request, f"unsupported count mode {mode}")
+
+    def _everything(self, wanted: Wanted) -> list[Candidate]:
+        for pool in self._pools:
+            state = "being updated" if pool.incomplete else "invalid" if pool.invalid else ""
+            if state:
+                raise AllocationError(
+                    f"claim {wanted.claim.name}, request {wanted.request.name}: asks for all"
+                    f" devices, but resource pool {pool} is currently {state}",
+                    node_only=True,
+                )
+        found = [c for c in self._candidates if self._matching.matches(wanted, c)]
+        if not self._features.consumable_capacity:
+            return found
+        return [
+            c for c in found if capacity.fits(wanted.request, c.device, self._ledger.consumed(c.id))
+        ]

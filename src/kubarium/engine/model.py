@@ -1,0 +1,224 @@
+"""What the engine knows of pods and nodes: small frozen values, no documents.
+
+Equal values have equal hashes, and the values used as cache keys (:class:`PodShape`) keep theirs,
+so that ten thousand pods from one template share one shape and all work done for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
+
+# Namespace and name of an object.
+Key = tuple[str, str]
+
+NO_SCHEDULE = "NoSchedule"
+PREFER_NO_SCHEDULE = "PreferNoSchedule"
+NO_EXECUTE = "NoExecute"
+UNSCHEDULABLE_TAINT_KEY = "node.kubernetes.io/unschedulable"
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+
+
+@dataclass(frozen=True, slots=True)
+class PreferredTerm:
+    """A node preference, weight 1 to 100."""
+
+    weight: int
+    term: NodeTerm
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A node taint."""
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """A pod's toleration; empty key with Exists tolerates all, empty effect all effects."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+    def tolerates(self, taint: Taint) -> bool:
+        if self.effect and self.effect != taint.effect:
+            return False
+        if self.key and self.key != taint.key:
+            return False
+        if self.operator == "Exists":
+            return True
+        return bool(self.key) and self.operator in ("Equal", "") and self.value == taint.value
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port that the pod takes on the node itself; "0.0.0.0" collides with every address."""
+
+    ip: str
+    protocol: str
+    port: int
+
+    def collides(self, other: HostPort) -> bool:
+        if (self.protocol, self.port) != (other.protocol, other.port):
+            return False
+        return self.ip == other.ip or "0.0.0.0" in (self.ip, other.ip)
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadConstraint:
+    """A topology spread constraint; ``hard`` is DoNotSchedule."""
+
+    topology_key: str
+    max_skew: int
+    hard: bool
+    selector: LabelSelector
+    min_domains: int = 1
+    honor_affinity: bool = True
+    honor_taints: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PodTerm:
+    """An inter-pod (anti-)affinity term. ``namespaces`` is empty only if a selector is given."""
+
+    topology_key: str
+    selector: LabelSelector | None
+    namespaces: tuple[str, ...]
+    namespace_selector: LabelSelector | None = None
+
+    def selects(
+        self, namespace: str, labels: Mapping[str, str], namespace_labels: Mapping[str, str]
+    ) -> bool:
+        """Whether the pod with these labels is one that the term speaks of."""
+        if self.selector is None:
+            return False
+        chosen = namespace in self.namespaces or (
+            self.namespace_selector is not None
+            and self.namespace_selector.matches(namespace_labels)
+        )
+        return chosen and self.selector.matches(labels)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedPodTerm:
+    """A preferred inter-pod term, weight 1 to 100 (negative for anti-affinity)."""
+
+    weight: int
+    term: PodTerm
+
+
+@dataclass(frozen=True)
+class PodShape:
+    """All of a pod's wishes that do not depend on its name: equal shapes place alike.
+
+    ``requests`` holds milli-cpu, bytes and counts, init containers and overhead included
+    (upstream: ``resource.PodRequests``), sorted by name. ``images`` are normalised names of all
+    containers, with repeats.
+    """
+
+    requests: tuple[tuple[str, int], ...] = ()
+    node_name: str = ""
+    node_selector: tuple[Requirement, ...] = ()
+    affinity: tuple[NodeTerm, ...] | None = None
+    preferred: tuple[PreferredTerm, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    ports: tuple[HostPort, ...] = ()
+    images: tuple[str, ...] = ()
+    spread: tuple[SpreadConstraint, ...] = ()
+    pod_affinity: tuple[PodTerm, ...] = ()
+    pod_anti_affinity: tuple[PodTerm, ...] = ()
+    pod_preferred: tuple[WeightedPodTerm, ...] = ()
+    nonzero: tuple[int, int] = (100, 200 * 1024 * 1024)
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        values = tuple(getattr(self, name) for name in self.__dataclass_fields__ if name != "_hash")
+        object.__setattr__(self, "_hash", hash(values))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def request(self, resource: str) -> int:
+        """The amount of one resource, 0 if none is asked for."""
+        return dict(self.requests).get(resource, 0)
+
+    @property
+    def looks_at_pods(self) -> bool:
+        """Whether other pods' labels decide where this one may or should go."""
+        return bool(
+            self.spread or self.pod_affinity or self.pod_anti_affinity or self.pod_preferred
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pod:
+    """One pod. ``claims`` are the keys of its ResourceClaims, ``created`` is in seconds."""
+
+    key: Key
+    shape: PodShape
+    uid: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    created: float = 0.0
+    preempts: bool = True
+    gang: Key | None = None
+    claims: tuple[Key, ...] = ()
+    terminating: bool = False
+    nominated_node: str = ""
+    started: float = 0.0
+
+    @property
+    def namespace(self) -> str:
+        return self.key[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """A PodGroup: ``min_count`` 0 is the basic policy (no all-or-nothing).
+
+    ``topology_key`` names the node label of which all pods must see one value.
+    """
+
+    key: Key
+    min_count: int
+    topology_key: str = ""
+    priority: int = 0
+    created: float = 0.0
+    all_disrupted: bool = False
+    scheduled_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node: ``allocatable`` in milli-cpu, bytes and counts, images with sizes in bytes."""
+
+    name: str
+    allocatable: tuple[tuple[str, int], ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    images: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A ResourceClaim as the engine sees it; its allocation is in the inventory's ledger."""
+
+    key: Key
+    spec: ClaimSpec
+    uid: str = ""
+    reserved: int = 0
+    deleting: bool = False

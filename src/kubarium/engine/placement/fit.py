@@ -1,0 +1,111 @@
+"""One pod shape against all nodes: where it fits and how good each place is, kept current.
+
+After a placement only the rows that were touched are computed again; when labels, taints or nodes
+change (``Snapshot.epoch``), everything is. Ten thousand pods of one shape thus cost one full pass
+and ten thousand single rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kubarium.engine.model import PodShape
+from kubarium.engine.placement import filters, scores
+from kubarium.engine.snapshot import Mask, Snapshot
+
+# Above this share of touched rows a full pass over the columns is cheaper.
+_FULL_PASS_SHARE = 16
+
+
+class Fit:
+    """Feasibility (static filters, ports, resources) and resource and image score of each row."""
+
+    def __init__(self, snapshot: Snapshot, shape: PodShape) -> None:
+        self._snapshot = snapshot
+        self.shape = shape
+        self._wants = scores.balanced(shape)
+        self._needs: list[tuple[int, int]] = []
+        self._epoch = -1
+        self._seen = 0
+        self.static: Mask = np.zeros(0, np.bool_)
+        # Score where feasible, else -1: one argmax finds the place.
+        self.total: scores.Scores = np.zeros(0, np.int64)
+        self._images: scores.Scores = np.zeros(0, np.int64)
+        self._taints: scores.Scores | None = None
+        self._preferred: scores.Scores | None = None
+
+    def refresh(self) -> scores.Scores:
+        """Bring all rows up to date; returns score where feasible, else -1. Do not change it."""
+        snapshot = self._snapshot
+        position = snapshot.touched_from + len(snapshot.touched)
+        if self._epoch != snapshot.epoch:
+            self._static_pass()
+            self._full_pass()
+        elif self._seen < snapshot.touched_from:
+            self._full_pass()
+        elif self._seen != position:
+            rows = dict.fromkeys(snapshot.touched[self._seen - snapshot.touched_from :])
+            if len(rows) * _FULL_PASS_SHARE > snapshot.capacity:
+                self._full_pass()
+            else:
+                for row in rows:
+                    self.total[row] = self._row(row)
+        self._seen = position
+        return self._normalise()
+
+    def _static_pass(self) -> None:
+        snapshot, shape = self._snapshot, self.shape
+        self._epoch = snapshot.epoch
+        self.static = filters.static_mask(snapshot, shape)
+        self._images = scores.image_scores(snapshot, shape) * scores.WEIGHT_IMAGES
+        self._taints = scores.intolerable(snapshot, shape)
+        self._preferred = scores.preferred_weights(snapshot, shape)
+        self._needs = [(snapshot.resource_index(n), a) for n, a in shape.requests if a > 0]
+
+    def _full_pass(self) -> None:
+        snapshot, shape = self._snapshot, self.shape
+        mask = self.static & filters.fitting(snapshot, shape)
+        if shape.ports:
+            mask &= filters.ports_free(snapshot, shape.ports)
+        self.total = scores.resource_scores(snapshot, shape) + self._images
+        self.total[~mask] = -1
+
+    def _row(self, row: int) -> int:
+        snapshot = self._snapshot
+        if not self.static[row]:
+            return -1
+        allocatable, requested = snapshot.allocatable, snapshot.requested
+        if requested.item(3, row) >= allocatable.item(3, row):
+            return -1
+        for index, amount in self._needs:
+            if requested.item(index, row) + amount > allocatable.item(index, row):
+                return -1
+        if self.shape.ports and not self._ports_free(row):
+            return -1
+        score = scores.resource_score(snapshot, self.shape, self._wants, row)
+        return score + self._images.item(row)
+
+    def _ports_free(self, row: int) -> bool:
+        for port in self.shape.ports:
+            taken = self._snapshot.ports.get((port.protocol, port.port), {}).get(row, ())
+            if any(port.collides(other) for other in taken):
+                return False
+        return True
+
+    def _normalise(self) -> scores.Scores:
+        """Add the scores that are relative to the best feasible node: taints and preferences."""
+        if self._taints is None and self._preferred is None:
+            return self.total
+        return self.with_relative(self.total >= 0)
+
+    def with_relative(self, feasible: Mask) -> scores.Scores:
+        """Total over ``feasible`` rows, relative scores included; -1 elsewhere."""
+        total = self.total.copy()
+        if self._taints is not None:
+            total += scores.WEIGHT_TAINTS * scores.normalised(self._taints, feasible, reverse=True)
+        if self._preferred is not None:
+            total += scores.WEIGHT_AFFINITY * scores.normalised(
+                self._preferred, feasible, reverse=False
+            )
+        total[~feasible] = -1
+        return total

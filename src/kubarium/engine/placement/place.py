@@ -1,0 +1,210 @@
+"""Placing one pod: the best feasible node, devices included, and the account when there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kubarium.engine import reasons
+from kubarium.engine.devices.model import AllocationError, ClaimSpec
+from kubarium.engine.model import Pod, PodShape
+from kubarium.engine.placement import filters, topology
+from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
+from kubarium.engine.placement.fit import Fit
+from kubarium.engine.placement.scores import WEIGHT_DEVICES, Scores
+from kubarium.engine.plan import Placement
+from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.verdict import NodeReasons, Verdict
+
+# Shapes and claim lists whose state is kept; the least recently used is dropped beyond that.
+MAX_FITS = 256
+
+
+class Placer:
+    """Places pods on a snapshot and remembers, between pods, what stays true."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._fits: dict[PodShape, Fit] = {}
+        self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
+
+    def place(self, pod: Pod, within: Mask | None = None) -> Placement | None:
+        """Put the pod on its best node and give its claims their devices; None if it fits nowhere.
+
+        Ties go to the lowest row, so that the same history gives the same plan. ``within`` limits
+        the nodes (a gang's topology domain).
+        """
+        claims = claims_of(self.snapshot, pod)
+        if claims.problem:
+            return None
+        try:
+            placement = self._choose(pod, claims, within)
+        except AllocationError:
+            return None
+        if placement is not None:
+            self.apply(placement)
+        return placement
+
+    def apply(self, placement: Placement) -> None:
+        """Enter a placement in the snapshot."""
+        for key, allocation in placement.allocations:
+            self.snapshot.allocate(key, allocation)
+        self.snapshot.place(placement.pod, placement.node)
+
+    def fit(self, shape: PodShape) -> Fit:
+        """The shape's row scores, made on first use."""
+        found = self._fits.pop(shape, None) or Fit(self.snapshot, shape)
+        self._fits[shape] = found
+        if len(self._fits) > MAX_FITS:
+            del self._fits[next(iter(self._fits))]
+        return found
+
+    def device_fit(self, claims: ClaimsOf) -> DeviceFit | None:
+        """The nodes' answers for the pod's pending claims, brought up to date; None without any."""
+        if not claims.pending:
+            return None
+        specs = tuple(claim.spec for claim in claims.pending)
+        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs)
+        self._devices[specs] = found
+        if len(self._devices) > MAX_FITS:
+            del self._devices[next(iter(self._devices))]
+        found.name_claims([claim.key for claim in claims.pending])
+        found.refresh()
+        return found
+
+    def _choose(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> Placement | None:
+        snapshot = self.snapshot
+        fit = self.fit(pod.shape)
+        total = fit.refresh()
+        devices = self.device_fit(claims)
+        near = topology.concerns(snapshot, pod)
+        narrowed = near or within is not None or bool(claims.held)
+        if narrowed or (devices and devices.prioritised):
+            total = self._narrowed(pod, claims, within, fit, devices, near)
+        return self._best(pod, claims, total, devices)
+
+    def _narrowed(
+        self,
+        pod: Pod,
+        claims: ClaimsOf,
+        within: Mask | None,
+        fit: Fit,
+        devices: DeviceFit | None,
+        near: bool,
+    ) -> Scores:
+        """Scores over the nodes that pass every filter, relative scores taken among those."""
+        snapshot = self.snapshot
+        feasible: Mask = fit.total >= 0
+        if within is not None:
+            feasible &= within
+        if claims.held:
+            feasible &= held_mask(snapshot, claims.held)
+        if near:
+            feasible &= topology.surroundings(snapshot, pod).mask(snapshot.capacity)
+        if devices is not None and devices.prioritised:
+            feasible &= devices.mask(feasible)
+        total = fit.with_relative(feasible)
+        if near:
+            total += topology.score(snapshot, pod, feasible)
+        if devices is not None and devices.prioritised:
+            total += WEIGHT_DEVICES * devices.scores(feasible)
+        total[~feasible] = -1
+        return total
+
+    def _best(
+        self, pod: Pod, claims: ClaimsOf, total: Scores, devices: DeviceFit | None
+    ) -> Placement | None:
+        if devices is None:
+            row = int(total.argmax())
+            return Placement(pod, self._name(row)) if total[row] >= 0 else None
+        total = np.where(devices.blocked, -1, total)
+        while True:
+            row = int(total.argmax())
+            if total[row] < 0:
+                return None
+            answer = devices.on(row)
+            if not isinstance(answer, str):
+                keys = [claim.key for claim in claims.pending]
+                return Placement(pod, self._name(row), tuple(zip(keys, answer, strict=True)))
+            total[row] = -1
+
+    def _name(self, row: int) -> str:
+        node = self.snapshot.nodes[row]
+        assert node is not None
+        return node.name
+
+    # The account
+
+    def account(self, pod: Pod, within: Mask | None = None) -> Verdict:
+        """Why the pod fits no node: each node under the first filter that it fails."""
+        snapshot = self.snapshot
+        total = snapshot.node_count()
+        claims = claims_of(snapshot, pod)
+        if claims.problem:
+            return Verdict(pod.key, total, everywhere=claims.problem)
+        try:
+            book = self._first_failures(pod, claims, within)
+        except AllocationError as error:
+            return Verdict(pod.key, total, everywhere=str(error))
+        by_node = NodeReasons(snapshot.rows, book.codes, list(book.sets))
+        return Verdict(pod.key, total, by_node.counts(), by_node=by_node)
+
+    def _first_failures(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> _Failures:
+        """The reasons of each row; several only for several resources, none where it fits."""
+        book = _Failures(self.snapshot.alive.copy())
+        for reason, mask in self._cheap_filters(pod, claims, within):
+            book.enter(reason, mask)
+        book.enter_all(list(filters.resources_fit(self.snapshot, pod.shape)))
+        if topology.concerns(self.snapshot, pod):
+            for reason, mask in topology.surroundings(self.snapshot, pod).masks:
+                book.enter(reason, mask)
+        devices = self.device_fit(claims)
+        if devices is not None:
+            for row in np.flatnonzero(book.left).tolist():
+                answer = devices.on(row)
+                if isinstance(answer, str):
+                    book.codes[row] = book.code((answer,))
+        return book
+
+    def _cheap_filters(
+        self, pod: Pod, claims: ClaimsOf, within: Mask | None
+    ) -> Iterator[tuple[str, Mask]]:
+        snapshot, shape = self.snapshot, pod.shape
+        if within is not None:
+            yield reasons.PLACEMENT_OUTSIDE, within
+        yield from filters.static_filters(snapshot, shape)
+        if shape.ports:
+            yield reasons.HOST_PORTS, filters.ports_free(snapshot, shape.ports)
+        if claims.held:
+            yield reasons.CLAIM_ELSEWHERE, held_mask(snapshot, claims.held)
+
+
+class _Failures:
+    """Reasons by row while filters are asked one after the other."""
+
+    def __init__(self, left: Mask) -> None:
+        self.left = left
+        self.sets: dict[tuple[str, ...], int] = {(): 0}
+        self.codes = np.zeros(len(left), np.int32)
+
+    def code(self, why: tuple[str, ...]) -> int:
+        return self.sets.setdefault(why, len(self.sets))
+
+    def enter(self, reason: str, mask: Mask) -> None:
+        """Rows still left that the filter turns away."""
+        failing = self.left & ~mask
+        if failing.any():
+            self.codes[failing] = self.code((reason,))
+            self.left &= mask
+
+    def enter_all(self, lacking: list[tuple[str, Mask]]) -> None:
+        """Filters that are all asked, so that a row may have several reasons."""
+        combined = np.zeros(len(self.left), np.int64)
+        for bit, (_, mask) in enumerate(lacking):
+            combined += (self.left & ~mask).astype(np.int64) << bit
+        for value in np.unique(combined).tolist():
+            if value:
+                why = tuple(reason for bit, (reason, _) in enumerate(lacking) if value >> bit & 1)
+                self.codes[combined == value] = self.code(why)
+        self.left &= combined == 0

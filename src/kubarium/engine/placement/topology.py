@@ -1,0 +1,200 @@
+"""The filters and scores that look at other pods: topology spread and inter-pod (anti-)affinity.
+
+Both count pods by topology domain. The snapshot's tallies give counts by node; a domain's count is
+the sum over the nodes with the same label value. Source: the plugins podtopologyspread and
+interpodaffinity of kube-scheduler 1.35.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubarium.engine import reasons
+from kubarium.engine.model import HOSTNAME_LABEL, Pod, PodTerm, SpreadConstraint
+from kubarium.engine.placement import filters
+from kubarium.engine.placement.scores import (
+    MAX_SCORE,
+    WEIGHT_POD_AFFINITY,
+    WEIGHT_SPREAD,
+    Scores,
+)
+from kubarium.engine.snapshot import Mask, Snapshot
+
+Column = NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """The answer for one pod: masks by reason in upstream's order, and a score."""
+
+    masks: list[tuple[str, Mask]] = field(default_factory=list)
+
+    def mask(self, capacity: int) -> Mask:
+        mask = np.ones(capacity, np.bool_)
+        for _, passed in self.masks:
+            mask &= passed
+        return mask
+
+
+def concerns(snapshot: Snapshot, pod: Pod) -> bool:
+    """Whether other pods can matter for this one at all: its own wishes or those of others."""
+    if pod.shape.looks_at_pods:
+        return True
+    tallies = snapshot.tallies
+    return any(
+        tallies.speaks_of(term, pod) and counts.any()
+        for book in (tallies.anti_holders, tallies.weight_holders)
+        for term, counts in book.items()
+    )
+
+
+def surroundings(snapshot: Snapshot, pod: Pod) -> Surroundings:
+    """Masks of PodTopologySpread and InterPodAffinity."""
+    found = Surroundings()
+    for constraint in pod.shape.spread:
+        if constraint.hard:
+            _spread_filter(snapshot, pod, constraint, found)
+    if pod.shape.pod_affinity:
+        found.masks.append((reasons.POD_AFFINITY, _affinity_mask(snapshot, pod)))
+    for term in pod.shape.pod_anti_affinity:
+        counts = domain_counts(snapshot, term.topology_key, snapshot.tally(term))
+        found.masks.append((reasons.POD_ANTI_AFFINITY, counts == 0))
+    _existing_anti_affinity(snapshot, pod, found)
+    return found
+
+
+def _column(snapshot: Snapshot, key: str) -> Column:
+    column = snapshot.labels.get(key)
+    return np.full(snapshot.capacity, -1, np.int32) if column is None else column
+
+
+def domain_counts(snapshot: Snapshot, key: str, counts: Scores) -> Scores:
+    """For each row the sum over all rows of its domain; 0 where the label is missing."""
+    column = _column(snapshot, key)
+    present = (column >= 0) & snapshot.alive
+    sums = np.zeros(snapshot.capacity, np.int64)
+    if present.any():
+        by_domain = np.bincount(column[present], weights=counts[present]).astype(np.int64)
+        sums[present] = by_domain[column[present]]
+    return sums
+
+
+def _as_term(pod: Pod, constraint: SpreadConstraint) -> PodTerm:
+    return PodTerm("", constraint.selector, (pod.namespace,))
+
+
+def _eligible(snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint, keys: list[str]) -> Mask:
+    """Nodes that count for the constraint: all keys present, inclusion policies honoured."""
+    mask = snapshot.alive.copy()
+    for key in keys:
+        mask &= _column(snapshot, key) >= 0
+    if constraint.honor_affinity:
+        mask &= filters.affine(snapshot, pod.shape)
+    if constraint.honor_taints:
+        mask &= filters.tolerated(snapshot, pod.shape.tolerations)
+    return mask
+
+
+def _spread_filter(
+    snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint, found: Surroundings
+) -> None:
+    """Count in the domain, plus the pod itself, less the smallest domain, within maxSkew."""
+    hard_keys = [c.topology_key for c in pod.shape.spread if c.hard]
+    column = _column(snapshot, constraint.topology_key)
+    found.masks.append((reasons.SPREAD_LABEL, column >= 0))
+    eligible = _eligible(snapshot, pod, constraint, hard_keys)
+    counts = np.where(eligible, snapshot.tally(_as_term(pod, constraint)), 0)
+    in_domain = domain_counts(snapshot, constraint.topology_key, counts)
+    domains = np.unique(column[eligible])
+    least = int(in_domain[eligible].min()) if len(domains) else 0
+    if len(domains) < constraint.min_domains:
+        least = 0
+    itself = int(constraint.selector.matches(pod.labels))
+    found.masks.append((reasons.SPREAD, in_domain + itself - least <= constraint.max_skew))
+
+
+def _affinity_mask(snapshot: Snapshot, pod: Pod) -> Mask:
+    """Every term has a match in the node's domain; the first pod of a series may start anywhere."""
+    terms = pod.shape.pod_affinity
+    counts = snapshot.tally(*terms)
+    keyed = np.ones(snapshot.capacity, np.bool_)
+    near = np.ones(snapshot.capacity, np.bool_)
+    nowhere = True
+    for term in terms:
+        present = _column(snapshot, term.topology_key) >= 0
+        keyed &= present
+        sums = domain_counts(snapshot, term.topology_key, counts)
+        near &= sums > 0
+        nowhere = nowhere and not sums.any()
+    if nowhere and all(snapshot.tallies.speaks_of(term, pod) for term in terms):
+        return keyed
+    return keyed & near
+
+
+def _existing_anti_affinity(snapshot: Snapshot, pod: Pod, found: Surroundings) -> None:
+    mask: Mask | None = None
+    for term, holders in snapshot.tallies.anti_holders.items():
+        if not snapshot.tallies.speaks_of(term, pod) or not holders.any():
+            continue
+        free = domain_counts(snapshot, term.topology_key, holders) == 0
+        mask = free if mask is None else mask & free
+    if mask is not None:
+        found.masks.append((reasons.EXISTING_ANTI_AFFINITY, mask))
+
+
+def score(snapshot: Snapshot, pod: Pod, feasible: Mask) -> Scores:
+    """Weighted soft-spread and inter-pod preference scores; meaningful on feasible rows."""
+    total = np.zeros(snapshot.capacity, np.int64)
+    if not feasible.any():
+        return total
+    soft = [c for c in pod.shape.spread if not c.hard]
+    if soft:
+        total += WEIGHT_SPREAD * _spread_score(snapshot, pod, soft, feasible)
+    return total + WEIGHT_POD_AFFINITY * _preference_score(snapshot, pod, feasible)
+
+
+def _spread_score(
+    snapshot: Snapshot, pod: Pod, soft: list[SpreadConstraint], feasible: Mask
+) -> Scores:
+    keys = [c.topology_key for c in soft]
+    raw = np.zeros(snapshot.capacity, np.float64)
+    counted = feasible.copy()
+    for key in keys:
+        counted &= _column(snapshot, key) >= 0
+    for constraint in soft:
+        tally = snapshot.tally(_as_term(pod, constraint))
+        if constraint.topology_key == HOSTNAME_LABEL:
+            domains, counts = int(counted.sum()), tally
+        else:
+            eligible = _eligible(snapshot, pod, constraint, keys)
+            domains = len(np.unique(_column(snapshot, constraint.topology_key)[counted]))
+            counts = domain_counts(snapshot, constraint.topology_key, np.where(eligible, tally, 0))
+        raw += counts * log(domains + 2) + (constraint.max_skew - 1)
+    rounded = np.floor(raw + 0.5).astype(np.int64)
+    scores = np.zeros(snapshot.capacity, np.int64)
+    if not counted.any():
+        return scores
+    most, least = int(rounded[counted].max()), int(rounded[counted].min())
+    if most == 0:
+        scores[counted] = MAX_SCORE
+    else:
+        scores[counted] = MAX_SCORE * (most + least - rounded[counted]) // most
+    return scores
+
+
+def _preference_score(snapshot: Snapshot, pod: Pod, feasible: Mask) -> Scores:
+    raw = np.zeros(snapshot.capacity, np.int64)
+    for wanted in pod.shape.pod_preferred:
+        sums = domain_counts(snapshot, wanted.term.topology_key, snapshot.tally(wanted.term))
+        raw += wanted.weight * sums
+    for term, held in snapshot.tallies.weight_holders.items():
+        if snapshot.tallies.speaks_of(term, pod) and held.any():
+            raw += domain_counts(snapshot, term.topology_key, held)
+    most, least = int(raw[feasible].max()), int(raw[feasible].min())
+    if most == least:
+        return np.zeros(snapshot.capacity, np.int64)
+    return (MAX_SCORE * (raw - least).astype(np.float64) / (most - least)).astype(np.int64)

@@ -1,0 +1,86 @@
+"""Every sentence in which a placement decision says no, in kube-scheduler's own wording.
+
+People search for these texts, so each is upstream's to the letter (kube-scheduler 1.35 to 1.37:
+the plugins' ``ErrReason`` constants). Reasons of our own are at the end. Nothing else in the
+engine holds human text that ends up in a condition or an event.
+"""
+
+from __future__ import annotations
+
+NODE_NAME = "node(s) didn't match the requested node name"
+UNSCHEDULABLE = "node(s) were unschedulable"
+TAINT = "node(s) had untolerated taint(s)"
+NODE_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+HOST_PORTS = "node(s) didn't have free ports for the requested pod ports"
+TOO_MANY_PODS = "Too many pods"
+SPREAD = "node(s) didn't match pod topology spread constraints"
+SPREAD_LABEL = "node(s) didn't match pod topology spread constraints (missing required label)"
+POD_AFFINITY = "node(s) didn't match pod affinity rules"
+POD_ANTI_AFFINITY = "node(s) didn't match pod anti-affinity rules"
+EXISTING_ANTI_AFFINITY = "node(s) didn't satisfy existing pods anti-affinity rules"
+CLAIMS = "cannot allocate all claims"
+CLAIM_ELSEWHERE = "resourceclaim not available on the node"
+CLAIM_TIMEOUT = "timed out trying to allocate devices"
+INVALID_POOLS = "invalid resource pools were encountered"
+NO_NODES = "no nodes available to schedule pods"
+PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
+NO_VICTIMS = "No preemption victims found for incoming pod"
+NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
+PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
+
+
+def insufficient(resource: str) -> str:
+    """``Insufficient cpu``: NodeResourcesFit's reason for one resource."""
+    return f"Insufficient {resource}"
+
+
+def claim_missing(pod_claim: str) -> str:
+    """A claim of the pod does not exist yet."""
+    return f'waiting for resource claim "{pod_claim}" to be created'
+
+
+def claim_in_use(claim: str) -> str:
+    """The claim is reserved by as many users as it can have, or is being deleted."""
+    return f'resourceclaim "{claim}" in use'
+
+
+def claim_deleted(claim: str) -> str:
+    """Upstream refuses a claim that has a deletion timestamp."""
+    return f'resourceclaim "{claim}" is being deleted'
+
+
+def class_missing(request: str, device_class: str) -> str:
+    """The request names a DeviceClass that is not there: true on every node."""
+    return f"request {request}: device class {device_class} does not exist"
+
+
+def pod_group_missing(name: str) -> str:
+    """The pod's PodGroup does not exist."""
+    return f"waiting for pods's pod group {name} to appear in scheduling queue"
+
+
+GANG_WAITING = "waiting for minCount pods from a gang to appear in scheduling queue"
+
+
+def gang_too_large(needed: int, placed: int, exact: bool) -> str:
+    """Ours: how many pods of the gang find room; ``exact`` when that is proven to be the most."""
+    if exact:
+        return f"gang needs {needed}, at most {placed} fit"
+    return f"gang needs {needed}, {placed} found room"
+
+
+def no_domain(key: str) -> str:
+    """Ours: no node carries the label by which the gang must stay together."""
+    return f"no node has the topology label {key}"
+
+
+def availability(total: int, counts: dict[str, int]) -> str:
+    """``0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.``
+
+    Upstream sorts the "count reason" texts, not the reasons (FitError.Error).
+    """
+    if total == 0:
+        return NO_NODES
+    parts = sorted(f"{count} {reason}" for reason, count in counts.items() if count)
+    head = f"0/{total} nodes are available"
+    return f"{head}: {', '.join(parts)}." if parts else f"{head}."

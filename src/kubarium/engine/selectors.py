@@ -1,0 +1,69 @@
+"""Label and node selectors as values: clauses, and terms of clauses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One clause of a selector. Operators: In, NotIn, Exists, DoesNotExist, Gt, Lt."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+    def holds(self, value: str | None) -> bool:
+        """Whether a label with ``value`` (None: absent) satisfies the clause."""
+        match self.operator:
+            case "In":
+                return value is not None and value in self.values
+            case "NotIn":
+                return value is None or value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+            case "Gt" | "Lt":
+                return self._compares(value)
+        return False
+
+    def _compares(self, value: str | None) -> bool:
+        try:
+            left, right = int(value or ""), int(self.values[0])
+        except (ValueError, IndexError):
+            return False
+        return left > right if self.operator == "Gt" else left < right
+
+    def __str__(self) -> str:
+        if self.operator in ("Exists", "DoesNotExist"):
+            return f"{self.key} {self.operator}"
+        if self.operator == "In" and len(self.values) == 1:
+            return f"{self.key}={self.values[0]}"
+        return f"{self.key} {self.operator} {', '.join(self.values)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSelector:
+    """All clauses must hold; no clauses match everything."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        return all(r.holds(labels.get(r.key)) for r in self.requirements)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTerm:
+    """A node selector term: all label and field clauses must hold; an empty term never does."""
+
+    labels: tuple[Requirement, ...] = ()
+    fields: tuple[Requirement, ...] = ()
+
+    def matches(self, name: str, labels: Mapping[str, str]) -> bool:
+        if not self.labels and not self.fields:
+            return False
+        return all(r.holds(labels.get(r.key)) for r in self.labels) and all(
+            r.key == "metadata.name" and r.holds(name) for r in self.fields
+        )

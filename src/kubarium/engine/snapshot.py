@@ -1,0 +1,409 @@
+"""The state of a cluster as columns, changed one node or pod at a time.
+
+A row is a node. Columns are integer arrays over rows: resources (milli-cpu, bytes, counts), label
+values (one interned column for each key), taint sets. Nothing is rebuilt for a decision: readers
+follow ``touched`` (rows whose free resources changed) and ``epoch`` (a node's labels, taints or
+images changed, or a node came or went).
+
+Simulation works on the same object: ``mark = snapshot.checkpoint()``, change it, and
+``snapshot.rollback(mark)`` puts everything back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubarium.engine.devices.inventory import Inventory
+from kubarium.engine.devices.model import Allocation
+from kubarium.engine.model import Claim, Gang, HostPort, Key, Node, Pod, PodShape, Taint
+from kubarium.engine.tallies import Counts, Tallies
+
+CPU, MEMORY, EPHEMERAL, PODS = "cpu", "memory", "ephemeral-storage", "pods"
+_FIRST_ROWS = 64
+
+# Rows touched are remembered this far back; readers that are further behind start afresh.
+MAX_TOUCHED = 200_000
+
+Mask = NDArray[np.bool_]
+
+
+class Snapshot:
+    """Nodes, placed pods, claims and devices. See the module for how readers stay current."""
+
+    def __init__(self, inventory: Inventory | None = None) -> None:
+        self.inventory = inventory if inventory is not None else Inventory()
+        self.resources: dict[str, int] = {CPU: 0, MEMORY: 1, EPHEMERAL: 2, PODS: 3}
+        self.allocatable = np.zeros((8, _FIRST_ROWS), np.int64)
+        self.requested = np.zeros((8, _FIRST_ROWS), np.int64)
+        self.nonzero = np.zeros((2, _FIRST_ROWS), np.int64)
+        self.alive: Mask = np.zeros(_FIRST_ROWS, np.bool_)
+        self.unschedulable: Mask = np.zeros(_FIRST_ROWS, np.bool_)
+        self.taint_set = np.zeros(_FIRST_ROWS, np.int32)
+        self.taint_sets: list[tuple[Taint, ...]] = [()]
+        self._taint_ids: dict[tuple[Taint, ...], int] = {(): 0}
+        self.labels: dict[str, NDArray[np.int32]] = {}
+        self.label_values: dict[str, dict[str, int]] = {}
+        self.rows: dict[str, int] = {}
+        self.nodes: list[Node | None] = [None] * _FIRST_ROWS
+        self.pods_on: list[dict[Key, Pod]] = [{} for _ in range(_FIRST_ROWS)]
+        self.ports: dict[tuple[str, int], dict[int, list[HostPort]]] = {}
+        self.images: dict[str, dict[int, int]] = {}
+        self.tallies = Tallies(_FIRST_ROWS)
+        self.claims: dict[Key, Claim] = {}
+        self.allocations: dict[Key, Allocation] = {}
+        self.claim_users: dict[Key, dict[Key, None]] = {}
+        self.gangs: dict[Key, Gang] = {}
+        self.epoch = 0
+        self.touched: list[int] = []
+        self.touched_from = 0
+        self._free_rows: list[int] = []
+        self._used_rows = 0
+        self._where: dict[Key, tuple[Pod, str]] = {}
+        self._homeless: dict[str, dict[Key, Pod]] = {}
+        self._log: list[Callable[[], None]] = []
+        self._recording = 0
+        self._released: dict[Key, Allocation] = {}
+
+    # Nodes
+
+    @property
+    def capacity(self) -> int:
+        """The length of every column; rows without a node are not alive."""
+        return len(self.alive)
+
+    def node_count(self) -> int:
+        return len(self.rows)
+
+    def set_node(self, node: Node) -> None:
+        """Add a node or replace the one of the same name; pods on it stay."""
+        row = self.rows.get(node.name)
+        old = self.nodes[row] if row is not None else None
+        if old == node:
+            return
+        self._record(partial(self._restore_node, node.name, old))
+        if row is None:
+            row = self._new_row(node.name)
+        self._write_node(row, node, old)
+        if old is None:
+            for pod in self._homeless.pop(node.name, {}).values():
+                self._occupy(pod, row)
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node. Pods placed on it are remembered until they are displaced."""
+        row = self.rows.get(name)
+        if row is None:
+            return
+        old = self.nodes[row]
+        assert old is not None
+        self._record(partial(self.set_node, old))
+        for pod in tuple(self.pods_on[row].values()):
+            self._vacate(pod, row)
+            self._homeless.setdefault(name, {})[pod.key] = pod
+        self._write_node(row, Node(name, ()), old)
+        del self.rows[name]
+        self.epoch += 1
+        self.nodes[row] = None
+        self.alive[row] = False
+        self._free_rows.append(row)
+
+    def _restore_node(self, name: str, old: Node | None) -> None:
+        if old is None:
+            self.remove_node(name)
+        else:
+            self.set_node(old)
+
+    def node(self, name: str) -> Node | None:
+        row = self.rows.get(name)
+        return None if row is None else self.nodes[row]
+
+    def _new_row(self, name: str) -> int:
+        if self._free_rows:
+            row = self._free_rows.pop()
+        else:
+            if self._used_rows == self.capacity:
+                self._grow(2 * self.capacity)
+            row, self._used_rows = self._used_rows, self._used_rows + 1
+        self.rows[name] = row
+        self.alive[row] = True
+        return row
+
+    def _grow(self, rows: int) -> None:
+        extra = rows - self.capacity
+        self.allocatable = np.pad(self.allocatable, ((0, 0), (0, extra)))
+        self.requested = np.pad(self.requested, ((0, 0), (0, extra)))
+        self.nonzero = np.pad(self.nonzero, ((0, 0), (0, extra)))
+        self.alive = np.pad(self.alive, (0, extra))
+        self.unschedulable = np.pad(self.unschedulable, (0, extra))
+        self.taint_set = np.pad(self.taint_set, (0, extra))
+        for key, column in self.labels.items():
+            self.labels[key] = np.pad(column, (0, extra), constant_values=-1)
+        self.nodes += [None] * extra
+        self.pods_on += [{} for _ in range(extra)]
+        self.tallies.grow(rows)
+        self.epoch += 1
+
+    def _write_node(self, row: int, node: Node, old: Node | None) -> None:
+        self.nodes[row] = node
+        self.allocatable[:, row] = 0
+        for name, amount in node.allocatable:
+            # The index may make the columns taller, so it comes before the row is written.
+            index = self.resource_index(name)
+            self.allocatable[index, row] = amount
+        self._touch(row)
+        if old is not None and (
+            (node.labels, node.taints, node.unschedulable, node.images)
+            == (old.labels, old.taints, old.unschedulable, old.images)
+        ):
+            return
+        self._write_labels(row, node.labels, old.labels if old else {})
+        self.taint_set[row] = self._taint_id(node.taints)
+        self.unschedulable[row] = node.unschedulable
+        for image, _ in old.images if old else ():
+            self.images[image].pop(row, None)
+        for image, size in node.images:
+            self.images.setdefault(image, {})[row] = size
+        self.epoch += 1
+        self.inventory.node_changed(node.name)
+
+    def _write_labels(self, row: int, new: Mapping[str, str], old: Mapping[str, str]) -> None:
+        for key in old:
+            if key not in new:
+                self.labels[key][row] = -1
+        for key, value in new.items():
+            if old.get(key) == value:
+                continue
+            column = self.labels.get(key)
+            if column is None:
+                column = self.labels[key] = np.full(self.capacity, -1, np.int32)
+                self.label_values[key] = {}
+            values = self.label_values[key]
+            column[row] = values.setdefault(value, len(values))
+
+    def _taint_id(self, taints: tuple[Taint, ...]) -> int:
+        known = self._taint_ids.get(taints)
+        if known is None:
+            known = self._taint_ids[taints] = len(self.taint_sets)
+            self.taint_sets.append(taints)
+        return known
+
+    def resource_index(self, name: str) -> int:
+        """The row of a resource in the two-dimensional columns; new names get a new one."""
+        index = self.resources.get(name)
+        if index is None:
+            index = self.resources[name] = len(self.resources)
+            if index == len(self.allocatable):
+                self.allocatable = np.pad(self.allocatable, ((0, index), (0, 0)))
+                self.requested = np.pad(self.requested, ((0, index), (0, 0)))
+        return index
+
+    def _touch(self, row: int) -> None:
+        self.touched.append(row)
+        if len(self.touched) > MAX_TOUCHED:
+            self.touched_from += len(self.touched)
+            self.touched.clear()
+
+    # Pods
+
+    def place(self, pod: Pod, node: str) -> None:
+        """Put a pod on a node, or replace what is known of it. The node may be unknown yet."""
+        known = self._where.get(pod.key)
+        if known is not None and known[0] is pod and known[1] == node:
+            return
+        if known is not None:
+            if known[1] == node and _weighs_the_same(known[0], pod):
+                self._swap(known[0], pod, node)
+                return
+            self.displace(pod.key)
+        self._record(partial(self.displace, pod.key))
+        self._where[pod.key] = (pod, node)
+        for claim in pod.claims:
+            self.claim_users.setdefault(claim, {})[pod.key] = None
+        row = self.rows.get(node)
+        if row is None:
+            self._homeless.setdefault(node, {})[pod.key] = pod
+        else:
+            self._occupy(pod, row)
+
+    def _swap(self, old: Pod, new: Pod, node: str) -> None:
+        """Exchange what is known of a placed pod when no column changes."""
+        self._record(partial(self.place, old, node))
+        self._where[new.key] = (new, node)
+        row = self.rows.get(node)
+        book = self._homeless[node] if row is None else self.pods_on[row]
+        book[new.key] = new
+
+    def displace(self, key: Key) -> None:
+        """Take a pod off its node; nothing happens if it is not placed."""
+        known = self._where.pop(key, None)
+        if known is None:
+            return
+        pod, node = known
+        self._record(partial(self.place, pod, node))
+        for claim in pod.claims:
+            users = self.claim_users[claim]
+            users.pop(key, None)
+            if not users:
+                del self.claim_users[claim]
+        row = self.rows.get(node)
+        if row is None:
+            self._homeless.get(node, {}).pop(key, None)
+        else:
+            self._vacate(pod, row)
+
+    def node_of(self, key: Key) -> str | None:
+        """The node on which the pod is placed or assumed."""
+        known = self._where.get(key)
+        return known[1] if known else None
+
+    def placed(self, key: Key) -> Pod | None:
+        known = self._where.get(key)
+        return known[0] if known else None
+
+    def placed_pods(self) -> Iterator[tuple[Pod, int]]:
+        """Every pod on a known node, with the node's row."""
+        for row in self.rows.values():
+            for pod in self.pods_on[row].values():
+                yield pod, row
+
+    def _occupy(self, pod: Pod, row: int) -> None:
+        self.pods_on[row][pod.key] = pod
+        self._book(pod.shape, row, 1)
+        for port in pod.shape.ports:
+            self.ports.setdefault((port.protocol, port.port), {}).setdefault(row, []).append(port)
+        self.tallies.add(pod, row)
+
+    def _vacate(self, pod: Pod, row: int) -> None:
+        del self.pods_on[row][pod.key]
+        self._book(pod.shape, row, -1)
+        for port in pod.shape.ports:
+            users = self.ports[port.protocol, port.port]
+            users[row].remove(port)
+            if not users[row]:
+                del users[row]
+        self.tallies.remove(pod, row)
+
+    def _book(self, shape: PodShape, row: int, sign: int) -> None:
+        requested = self.requested
+        for name, amount in shape.requests:
+            index = self.resources.get(name)
+            if index is None:
+                index = self.resource_index(name)
+                requested = self.requested
+            requested[index, row] += sign * amount
+        requested[3, row] += sign
+        self.nonzero[0, row] += sign * shape.nonzero[0]
+        self.nonzero[1, row] += sign * shape.nonzero[1]
+        self._touch(row)
+
+    def tally(self, *terms: object) -> Counts:
+        """Per row, the placed pods that every term (``PodTerm``) speaks of."""
+        return self.tallies.selected(terms, self.placed_pods())  # type: ignore[arg-type]
+
+    def set_namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
+        """Learn a namespace's labels (None: it is gone)."""
+        if labels is None:
+            self.tallies.namespaces.pop(name, None)
+        elif self.tallies.namespaces.get(name) != labels:
+            self.tallies.namespaces[name] = labels
+            self.tallies.reset_selected()
+
+    # Claims
+
+    def set_claim(self, claim: Claim, allocation: Allocation | None) -> None:
+        """Learn a claim and what it holds; what was known of it is replaced."""
+        self.claims[claim.key] = claim
+        if self.allocations.get(claim.key) != allocation:
+            self.deallocate(claim.key)
+            if allocation is not None:
+                self.allocate(claim.key, allocation)
+
+    def remove_claim(self, key: Key) -> None:
+        """Forget a claim and free its devices."""
+        self.deallocate(key)
+        self.claims.pop(key, None)
+
+    def allocate(self, key: Key, allocation: Allocation) -> None:
+        """Give the claim its devices."""
+        self._record(partial(self.deallocate, key))
+        self.allocations[key] = allocation
+        self.inventory.enter(allocation)
+
+    def deallocate(self, key: Key) -> None:
+        """Take the claim's devices back; nothing happens if it has none."""
+        allocation = self.allocations.pop(key, None)
+        if allocation is not None:
+            self._record(partial(self.allocate, key, allocation))
+            self.inventory.take_out(allocation)
+
+    # Simulation
+
+    def release(self, key: Key) -> None:
+        """Deallocate, remembering the allocation so that :meth:`reclaim` can give it back."""
+        allocation = self.allocations.get(key)
+        if allocation is not None:
+            self._released[key] = allocation
+            self.deallocate(key)
+
+    def reclaimable(self, key: Key) -> bool:
+        """Whether the claim still has its devices, or those it released are all free."""
+        if key in self.allocations:
+            return True
+        allocation = self._released.get(key)
+        if allocation is None:
+            return True
+        ledger = self.inventory.ledger
+        return not any(ledger.in_use(result.id) for result in allocation.results)
+
+    def reclaim(self, key: Key) -> None:
+        """Allocate again what :meth:`release` gave up; nothing if it released nothing."""
+        if key not in self.allocations and key in self._released:
+            self.allocate(key, self._released[key])
+
+    def checkpoint(self) -> int:
+        """Begin to remember changes; give the mark to exactly one of rollback or keep."""
+        self._recording += 1
+        return len(self._log)
+
+    def rollback(self, mark: int) -> None:
+        """Undo everything since the checkpoint."""
+        recording, self._recording = self._recording, 0
+        while len(self._log) > mark:
+            self._log.pop()()
+        self._recording = recording - 1
+
+    def keep(self, mark: int) -> None:
+        """Accept what was done since the checkpoint (an outer checkpoint can still undo it)."""
+        self._recording -= 1
+        if not self._recording:
+            del self._log[mark:]
+
+    def _record(self, undo: Callable[[], None]) -> None:
+        if self._recording:
+            self._log.append(undo)
+
+    def check(self) -> None:
+        """Raise AssertionError unless every column equals the sum of the pods on each node."""
+        for name, row in self.rows.items():
+            pods = self.pods_on[row].values()
+            sums = {PODS: len(self.pods_on[row])}
+            for pod in pods:
+                assert self._where[pod.key][1] == name, f"{pod.key} is booked on the wrong node"
+                for resource, amount in pod.shape.requests:
+                    sums[resource] = sums.get(resource, 0) + amount
+            for resource, index in self.resources.items():
+                booked = int(self.requested[index, row])
+                assert booked == sums.get(resource, 0), f"{name}: {resource} booked as {booked}"
+        self.inventory.ledger.check()
+
+
+def _weighs_the_same(old: Pod, new: Pod) -> bool:
+    return (
+        old.shape == new.shape
+        and old.terminating == new.terminating
+        and old.claims == new.claims
+        and old.labels == new.labels
+    )

@@ -1,0 +1,96 @@
+"""How many pods that a selector speaks of are on each node, kept current pod by pod.
+
+Topology spread and inter-pod (anti-)affinity ask only for such counts. A tally is made on first
+use by one pass over all pods; from then on, each pod that comes or goes changes one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubarium.engine.model import Pod, PodTerm
+
+Counts = NDArray[np.int64]
+
+# Tallies of selectors that nobody has asked for in a while are dropped beyond this many.
+MAX_TALLIES = 512
+
+
+class Tallies:
+    """Vectors over the snapshot's rows. ``namespaces`` are the labels of each namespace."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.namespaces: dict[str, Mapping[str, str]] = {}
+        # Pods that all of some terms speak of.
+        self._selected: dict[tuple[PodTerm, ...], Counts] = {}
+        # Pods that themselves carry a term: (term, kind) where kind tells required from preferred.
+        self.anti_holders: dict[PodTerm, Counts] = {}
+        self.weight_holders: dict[PodTerm, Counts] = {}
+
+    def grow(self, rows: int) -> None:
+        """Make room for more rows."""
+        for book in (self._selected, self.anti_holders, self.weight_holders):
+            for key, old in book.items():
+                new = np.zeros(rows, np.int64)
+                new[: len(old)] = old
+                book[key] = new  # type: ignore[index]
+        self._rows = rows
+
+    def speaks_of(self, term: PodTerm, pod: Pod) -> bool:
+        return term.selects(pod.namespace, pod.labels, self.namespaces.get(pod.namespace, {}))
+
+    def selected(self, terms: tuple[PodTerm, ...], placed: Iterable[tuple[Pod, int]]) -> Counts:
+        """Per row, the pods that every term speaks of; terminating pods do not count."""
+        known = self._selected.pop(terms, None)
+        if known is None:
+            known = np.zeros(self._rows, np.int64)
+            for pod, row in placed:
+                if not pod.terminating and all(self.speaks_of(t, pod) for t in terms):
+                    known[row] += 1
+        self._selected[terms] = known  # most recently used last
+        if len(self._selected) > MAX_TALLIES:
+            del self._selected[next(iter(self._selected))]
+        return known
+
+    def add(self, pod: Pod, row: int) -> None:
+        self._change(pod, row, 1)
+
+    def remove(self, pod: Pod, row: int) -> None:
+        self._change(pod, row, -1)
+
+    def reset_selected(self) -> None:
+        """A namespace's labels changed: who is selected may have changed everywhere."""
+        self._selected.clear()
+
+    def _change(self, pod: Pod, row: int, sign: int) -> None:
+        if not pod.terminating:
+            for terms, counts in self._selected.items():
+                if all(self.speaks_of(t, pod) for t in terms):
+                    counts[row] += sign
+        shape = pod.shape
+        if shape.pod_anti_affinity or shape.pod_affinity or shape.pod_preferred:
+            for term in shape.pod_anti_affinity:
+                self._hold(self.anti_holders, term, row, sign)
+            for term, weight in _weights(pod):
+                self._hold(self.weight_holders, term, row, sign * weight)
+
+    def _hold(self, book: dict[PodTerm, Counts], term: PodTerm, row: int, amount: int) -> None:
+        counts = book.get(term)
+        if counts is None:
+            counts = book[term] = np.zeros(self._rows, np.int64)
+        counts[row] += amount
+
+
+def _weights(pod: Pod) -> Iterator[tuple[PodTerm, int]]:
+    """What a placed pod's own terms are worth to a newcomer that they speak of.
+
+    A required affinity term counts as weight 1 (upstream: hardPodAffinityWeight).
+    """
+    for term in pod.shape.pod_affinity:
+        yield term, 1
+    for weighted in pod.shape.pod_preferred:
+        yield weighted.term, weighted.weight

@@ -1,0 +1,126 @@
+"""Why something was not placed: counted reasons, rendered only when someone reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubarium.engine import reasons
+from kubarium.engine.model import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """One change that, made alone, would let the subject be placed.
+
+    ``kind`` is one of add-resource, add-devices, add-node, uncordon, remove-selector,
+    remove-affinity, tolerate-taint, remove-spread, remove-pod-affinity, remove-pod-anti-affinity,
+    remove-constraint, remove-port, lower-count, lower-min-count, free-pod. ``subject`` is the
+    resource, class, clause, taint or pod it is about, ``amount`` a count or, for resources, a
+    quantity in the engine's unit (milli-cpu, bytes, counts).
+    """
+
+    kind: str
+    text: str
+    subject: str = ""
+    node: str = ""
+    amount: int = 0
+
+
+class NodeReasons(Mapping[str, tuple[str, ...]]):
+    """Node to reasons, as one small number for each row: thousands of nodes share a few reasons."""
+
+    __slots__ = ("_codes", "_rows", "_sets")
+
+    def __init__(
+        self, rows: Mapping[str, int], codes: NDArray[np.int32], sets: list[tuple[str, ...]]
+    ) -> None:
+        """``codes`` holds, for each row, an index into ``sets``; ``rows`` is copied."""
+        self._rows = dict(rows)
+        self._codes = codes
+        self._sets = sets
+
+    def __getitem__(self, node: str) -> tuple[str, ...]:
+        return self._sets[int(self._codes[self._rows[node]])]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def tally(self, holds: Callable[[tuple[str, ...]], bool]) -> int:
+        """The number of nodes for whose reasons ``holds`` is true."""
+        numbers = self._numbers()
+        return sum(int(numbers[i]) for i, why in enumerate(self._sets) if holds(why))
+
+    def counts(self) -> dict[str, int]:
+        """The number of nodes for each reason."""
+        found: dict[str, int] = {}
+        for number, why in zip(self._numbers().tolist(), self._sets, strict=True):
+            for reason in why if number else ():
+                found[reason] = found.get(reason, 0) + number
+        return found
+
+    def _numbers(self) -> NDArray[np.int64]:
+        rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
+        return np.bincount(self._codes[rows], minlength=len(self._sets))
+
+
+_NOWHERE = NodeReasons({}, np.zeros(0, np.int32), [()])
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The account of one pod that fits nowhere.
+
+    ``counts`` says for how many nodes each reason came up; a node counts once for each resource
+    that it lacks, and otherwise under the first filter that it fails. ``everywhere`` is a reason
+    that holds before any node is looked at. ``retryable`` is False when no change of pods or
+    devices, only of the objects themselves, can help.
+    """
+
+    pod: Key
+    nodes: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    everywhere: str = ""
+    preemption: str = ""
+    by_node: NodeReasons = field(default_factory=lambda: _NOWHERE)
+    detail: tuple[str, ...] = ()
+
+    def message(self) -> str:
+        """kube-scheduler's text, as in the PodScheduled condition and FailedScheduling events."""
+        if self.everywhere:
+            head = f"0/{self.nodes} nodes are available: {self.everywhere}."
+        else:
+            head = reasons.availability(self.nodes, dict(self.counts))
+        return f"{head} preemption: {self.preemption}" if self.preemption else head
+
+
+@dataclass(frozen=True, slots=True)
+class GangVerdict:
+    """The account of a gang that was not started: how many found room, and why the next did not.
+
+    ``exact`` says that ``placed`` is proven to be the most that can be placed.
+    """
+
+    gang: Key
+    needed: int
+    placed: int
+    exact: bool
+    first_failure: Verdict | None = None
+    waiting: str = ""
+    domain: str = ""
+
+    def message(self) -> str:
+        if self.waiting:
+            return self.waiting
+        text = reasons.gang_too_large(self.needed, self.placed, self.exact)
+        if self.domain:
+            text = f"{text} within {self.domain}"
+        text = f"pod group {self.gang[1]}: {text}"
+        # Upstream's sentence first: it is what people search for.
+        return f"{self.first_failure.message()} {text}." if self.first_failure else text

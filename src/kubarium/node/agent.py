@@ -1,0 +1,393 @@
+"""The node agent: announces nodes, keeps them alive, publishes their devices, runs their pods.
+
+One agent serves any number of nodes of one process. What happens inside a pod is the runtime's
+affair (``runtimes``); which steps a pod takes is the lifecycle's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from kubarium.api.kinds import LEASES, NODES, PODS
+from kubarium.api.logs import LogOptions
+from kubarium.api.resource import Document
+from kubarium.base.errors import ApiError, ConfigError, bad_request
+from kubarium.node.config import (
+    PROCESS,
+    SIMULATED_CAPACITY,
+    NodeConfig,
+    NodeSpec,
+    machine_capacity,
+)
+from kubarium.node.drivers.health import (
+    HEALTH_ANNOTATION,
+    Health,
+    health_text,
+    parse_health,
+)
+from kubarium.node.drivers.profiles import driver_of
+from kubarium.node.drivers.publish import Publisher
+from kubarium.node.isolation import Report
+from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
+from kubarium.node.network.proxy import ServiceProxy
+from kubarium.node.registration import (
+    LEASE_NAMESPACE,
+    STATUS_PERIOD_S,
+    lease_document,
+    lease_seconds,
+    node_document,
+    node_status,
+)
+from kubarium.node.runner import NodeFacts, PodRunner
+from kubarium.node.runtimes.process.runner import ProcessRunner
+from kubarium.node.runtimes.simulated import SimulatedRunner
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Component, Context
+from kubarium.runtime.writes import update_status
+
+_LOG = logging.getLogger("kubarium.node")
+
+# How many devices of a driver a node has, if that differs from the cluster file: patch the Node.
+DEVICES_ANNOTATION = "kubarium.dev/devices."
+_MAX_DEVICES = 4096
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
+# Nodes are announced, and leases renewed, by so many tasks at once.
+_WORKERS = 16
+
+
+@dataclass(slots=True)
+class _Node:
+    """One node of ours."""
+
+    spec: NodeSpec
+    facts: NodeFacts
+    machine_id: str
+    publishers: dict[str, Publisher]
+    counts: dict[str, int]
+    document: Document | None = None
+    published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
+    complained: dict[str, None] = field(default_factory=dict)
+
+
+_NodeAction = Callable[[_Node], Awaitable[None]]
+
+
+class Agent:
+    """A component. ``ready`` is set when all nodes are announced with their devices."""
+
+    name = "node-agent"
+
+    def __init__(self, context: Context, config: NodeConfig) -> None:
+        self._context = context
+        self._config = config
+        self._nodes = context.informers.get(NODES)
+        self._pods = context.informers.get(PODS)
+        self._recorder = EventRecorder(context, "kubelet")
+        addresses = AddressPool(NODE_NETWORK)
+        capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
+        self._mine = {spec.name: _node(context, spec, capacity, addresses) for spec in config.nodes}
+        drivers: dict[str, object] = {
+            driver_of(device): device for spec in config.nodes for device in spec.devices
+        }
+        self._process: ProcessRunner | None = None
+        self._runner: PodRunner
+        if config.runtime == PROCESS:
+            is_root = os.geteuid() == 0
+            self._process = ProcessRunner(context, config, self._recorder, drivers, is_root)
+            self._runner = self._process
+        else:
+            self._runner = SimulatedRunner(context, self._recorder, drivers)
+        self._proxy: ServiceProxy | None = None
+        if config.runtime == PROCESS and config.serve_services:
+            proxy_recorder = EventRecorder(context, "kube-proxy")
+            self._proxy = ServiceProxy(
+                context, lambda s, reason, text: proxy_recorder.event(s, "Warning", reason, text)
+            )
+        self._duration_s = lease_seconds(len(self._mine))
+        self._device_changes: asyncio.Queue[str] = asyncio.Queue()
+        self.ready = asyncio.Event()
+
+    # What others ask ---------------------------------------------------------------------------
+
+    @property
+    def node_names(self) -> list[str]:
+        """The nodes that this agent serves."""
+        return list(self._mine)
+
+    def isolation(self) -> Report | None:
+        """What keeps containers apart; None for simulated nodes and before :meth:`run`."""
+        return self._process.report() if self._process is not None else None
+
+    def processes(self, namespace: str, name: str) -> dict[str, int]:
+        """Process ids of a pod's containers (their inits), by container name."""
+        pod = self._pods.get(name, namespace)
+        if pod is None or self._process is None:
+            return {}
+        return self._process.processes(pod)
+
+    async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
+        """Output of a container of one of our pods, in pieces; ApiError if there is none."""
+        pod = self._pods.get(name, namespace)
+        if pod is None:
+            pod = await self._context.client.get(PODS, name, namespace)
+        node = pod["spec"].get("nodeName")
+        if node not in self._mine:
+            raise bad_request(f'pod "{name}" does not run on a node of this agent')
+        options = _with_container(pod, options)
+        async for piece in self._runner.logs(pod, options):
+            yield piece
+
+    async def close(self) -> None:
+        """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
+        if self._process is not None:
+            await self._process.pods.close()
+
+    def serves(self, node: str) -> bool:
+        """Whether ``node`` is one of ours."""
+        return node in self._mine
+
+    # Work --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        try:
+            await self._runner.start()
+            await self._nodes.wait_synced()
+            await self._pods.wait_synced()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._runner.run())
+                await self._announce_all()
+                self._pods.on_change(self._pod_changed)
+                self._nodes.on_change(self._node_changed)
+                self.ready.set()
+                group.create_task(self._renew_leases())
+                group.create_task(self._refresh_status())
+                group.create_task(self._follow_devices())
+                if self._proxy is not None:
+                    group.create_task(self._proxy.run())
+        finally:
+            await self.close()
+
+    def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        if new is not None:
+            node = self._mine.get(new["spec"].get("nodeName", ""))
+            if node is not None:
+                self._runner.pod_seen(new, node.facts)
+        elif old is not None and old["spec"].get("nodeName") in self._mine:
+            self._runner.pod_gone(old)
+
+    # Nodes -------------------------------------------------------------------------------------
+
+    async def _announce_all(self) -> None:
+        waiting = list(reversed(self._mine.values()))
+
+        async def work() -> None:
+            while waiting:
+                await self._insist(self._announce, waiting.pop())
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(_WORKERS, len(waiting))):
+                group.create_task(work())
+
+    async def _insist(self, action: _NodeAction, node: _Node) -> None:
+        """Try until the API takes it: a node agent waits for its server."""
+        delay_s = _FIRST_RETRY_S
+        while True:
+            try:
+                await action(node)
+                return
+            except ApiError as error:
+                _LOG.warning("node %s: %s", node.spec.name, error)
+            await self._context.clock.sleep(delay_s)
+            delay_s = min(delay_s * 2, _LAST_RETRY_S)
+
+    async def _announce(self, node: _Node) -> None:
+        now = self._context.clock.now()
+        facts = node.facts
+        document = node_document(node.spec, facts.allocatable, facts.address, node.machine_id, now)
+        try:
+            node.document = await self._context.client.create(NODES, document)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            await self._take_over(node, document)
+        await self._renew(node)
+        await self._publish_devices(node)
+
+    async def _take_over(self, node: _Node, wanted: Document) -> None:
+        """The Node is there already (a restart): bring labels and status up to date."""
+        found = await self._context.client.get(NODES, node.spec.name)
+        metadata = {
+            **found["metadata"],
+            "labels": {**(found["metadata"].get("labels") or {}), **wanted["metadata"]["labels"]},
+        }
+        if metadata != found["metadata"]:
+            found = await self._context.client.update(NODES, {**found, "metadata": metadata})
+        node.document = found
+        await self._write_status(node)
+
+    async def _write_status(self, node: _Node) -> None:
+        current = self._nodes.get(node.spec.name) or node.document
+        assert current is not None
+        facts = node.facts
+        status = node_status(
+            node.spec,
+            facts.allocatable,
+            facts.address,
+            node.machine_id,
+            current.get("status") or {},
+            self._context.clock.now(),
+        )
+        node.document = await update_status(self._context, NODES, current, status)
+
+    async def _renew(self, node: _Node) -> None:
+        assert node.document is not None
+        now = self._context.clock.now()
+        lease = lease_document(node.document, self._duration_s, now)
+        client = self._context.client
+        try:
+            await client.patch(LEASES, node.spec.name, {"spec": lease["spec"]}, LEASE_NAMESPACE)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise
+            await client.create(LEASES, lease, LEASE_NAMESPACE)
+
+    async def _renew_leases(self) -> None:
+        """Every lease once in a quarter of its duration, spread evenly over that time."""
+        period_s = self._duration_s / 4
+        clock = self._context.clock
+        groups = _spread(list(self._mine.values()), max(int(period_s), 1))
+        while True:
+            for group in groups:
+                await clock.sleep(period_s / len(groups))
+                for node in group:
+                    await self._try(self._renew, node)
+
+    async def _refresh_status(self) -> None:
+        groups = _spread(list(self._mine.values()), int(STATUS_PERIOD_S))
+        while True:
+            for group in groups:
+                await self._context.clock.sleep(STATUS_PERIOD_S / len(groups))
+                for node in group:
+                    await self._try(self._write_status, node)
+
+    async def _try(self, action: _NodeAction, node: _Node) -> None:
+        """Once; the next period tries again. A Node that somebody deleted is announced anew."""
+        try:
+            await action(node)
+        except ApiError as error:
+            if error.reason == "NotFound":
+                await self._try_announce(node)
+            elif error.reason != "Conflict":
+                _LOG.warning("node %s: %s", node.spec.name, error)
+
+    async def _try_announce(self, node: _Node) -> None:
+        try:
+            await self._announce(node)
+        except ApiError as error:
+            _LOG.warning("node %s: cannot be announced: %s", node.spec.name, error)
+
+    # Devices -----------------------------------------------------------------------------------
+
+    def _node_changed(self, old: Document | None, new: Document | None) -> None:
+        if new is None or new["metadata"]["name"] not in self._mine:
+            return
+        before = {} if old is None else old["metadata"].get("annotations") or {}
+        after = new["metadata"].get("annotations") or {}
+        if before != after:
+            self._device_changes.put_nowait(new["metadata"]["name"])
+
+    async def _follow_devices(self) -> None:
+        while True:
+            node = self._mine[await self._device_changes.get()]
+            await self._insist(self._publish_devices, node)
+
+    async def _publish_devices(self, node: _Node) -> None:
+        current = self._nodes.get(node.spec.name) or node.document
+        assert current is not None
+        for driver, publisher in node.publishers.items():
+            wanted = self._wanted(node, current, driver)
+            if node.published.get(driver) == wanted:
+                continue
+            if driver not in node.published:
+                await publisher.publish_class()
+            await publisher.publish(current, *wanted)
+            node.published[driver] = wanted
+
+    def _wanted(
+        self, node: _Node, document: Document, driver: str
+    ) -> tuple[int, dict[str, Health]]:
+        """How many devices of which health; what an annotation gets wrong stays as it was."""
+        count, health = node.published.get(driver, (node.counts[driver], {}))
+        try:
+            count = self._count(node, document, driver)
+        except ConfigError as error:
+            self._complain(node, document, "InvalidDeviceCount", str(error))
+        try:
+            health = parse_health(health_text(document, driver))
+        except ConfigError as error:
+            key = HEALTH_ANNOTATION + driver
+            self._complain(node, document, "InvalidDeviceHealth", f"annotation {key}: {error}")
+        return count, health
+
+    def _count(self, node: _Node, document: Document, driver: str) -> int:
+        """The annotation's count, or the cluster file's; ConfigError if it is nonsense."""
+        annotations = document["metadata"].get("annotations") or {}
+        text = annotations.get(DEVICES_ANNOTATION + driver)
+        if text is None:
+            return node.counts[driver]
+        if text.isdecimal() and int(text) <= _MAX_DEVICES:
+            return int(text)
+        raise ConfigError(
+            f"annotation {DEVICES_ANNOTATION}{driver}: {text!r}: "
+            f"must be a whole number from 0 to {_MAX_DEVICES}"
+        )
+
+    def _complain(self, node: _Node, document: Document, reason: str, message: str) -> None:
+        """One warning event for each mistake."""
+        if message not in node.complained:
+            node.complained[message] = None
+            self._recorder.event(document, "Warning", reason, message)
+
+
+def _node(
+    context: Context, spec: NodeSpec, default: dict[str, str], addresses: AddressPool
+) -> _Node:
+    machine_id = str(uuid.UUID(bytes=hashlib.sha256(spec.name.encode()).digest()[:16]))
+    facts = NodeFacts(spec.name, addresses.lend(spec.name), default | dict(spec.capacity))
+    publishers = {driver_of(device): Publisher(context, device) for device in spec.devices}
+    counts = {driver_of(device): device.count for device in spec.devices}
+    return _Node(spec, facts, machine_id, publishers, counts)
+
+
+def _spread(nodes: list[_Node], parts: int) -> list[list[_Node]]:
+    """At most ``parts`` groups of about equal size."""
+    size = max(-(-len(nodes) // parts), 1)
+    return [nodes[at : at + size] for at in range(0, len(nodes), size)] or [[]]
+
+
+def _with_container(pod: Document, options: LogOptions) -> LogOptions:
+    """Name the container if the caller did not; ApiError 400 if that is not clear."""
+    spec, name = pod["spec"], pod["metadata"]["name"]
+    initial = [entry["name"] for entry in spec.get("initContainers") or ()]
+    mains = [entry["name"] for entry in spec.get("containers") or ()]
+    if options.container:
+        if options.container not in initial + mains:
+            raise bad_request(f"container {options.container} is not valid for pod {name}")
+        return options
+    if len(mains) == 1:
+        return replace(options, container=mains[0])
+    text = f"a container name must be specified for pod {name}, choose one of: [{' '.join(mains)}]"
+    if initial:
+        text += f" or one of the init containers: [{' '.join(initial)}]"
+    raise bad_request(text)
+
+
+def components(context: Context, config: NodeConfig) -> list[Component]:
+    """The agent of ``config``'s nodes."""
+    return [Agent(context, config)]

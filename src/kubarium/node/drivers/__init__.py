@@ -1,0 +1,1 @@
+"""Simulated DRA drivers: devices published as ResourceSlices, claims prepared for containers."""

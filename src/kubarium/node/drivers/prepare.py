@@ -1,0 +1,227 @@
+"""Preparing claims: from allocation results to what a container gets, as a kubelet plugin does.
+
+Idempotent: preparing a claim again gives the same answer. CDI edits are environment variables here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubarium.api.kinds import RESOURCE_CLAIMS
+from kubarium.api.resource import Document
+from kubarium.base.errors import ApiError, KubariumError
+from kubarium.client.protocol import Reader
+from kubarium.node.drivers.containers import (
+    ConfigProblem,
+    device_environment,
+    profile_of,
+    visible,
+)
+from kubarium.node.drivers.profiles import NVIDIA
+
+
+class ClaimProblem(KubariumError):
+    """A claim cannot be used by this pod now; the message is kubelet's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDevice:
+    """One device of a claim and what containers with it see."""
+
+    request: str
+    profile: str
+    driver: str
+    pool: str
+    device: str
+    env: Mapping[str, str]
+
+    def serves(self, request: str) -> bool:
+        """Whether it was given for this request ("" is any), or an alternative of it."""
+        return not request or request in (self.request, self.request.partition("/")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A device that a container holds, under the container's name for the claim."""
+
+    name: str
+    device: PreparedDevice
+
+
+# Finds a claim by (namespace, name).
+ClaimReader = Callable[[str, str], Document | None]
+
+
+def claim_names(pod: Document) -> dict[str, str | None]:
+    """Claim object names by the pod's own names for them; None = no claim is needed."""
+    statuses = {
+        entry["name"]: entry.get("resourceClaimName")
+        for entry in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
+    }
+    names: dict[str, str | None] = {}
+    for entry in pod["spec"].get("resourceClaims") or ():
+        name = entry["name"]
+        if entry.get("resourceClaimName"):
+            names[name] = entry["resourceClaimName"]
+        elif name in statuses:
+            names[name] = statuses[name]
+        else:
+            template = entry.get("resourceClaimTemplateName", "")
+            raise ClaimProblem(
+                f'pod claim {name}: ResourceClaim not created yet from template "{template}"'
+            )
+    return names
+
+
+async def fetch_claims(client: Reader, pod: Document) -> dict[str, Document]:
+    """The pod's claims as they are now, by name: a watch may lag behind the scheduler's write."""
+    namespace = pod["metadata"].get("namespace", "")
+    found: dict[str, Document] = {}
+    for name in (*claim_names(pod).values(), extended_claim(pod)):
+        if not name:
+            continue
+        try:
+            found[name] = await client.get(RESOURCE_CLAIMS, name, namespace)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise ClaimProblem(f"fetch ResourceClaim {namespace}/{name}: {error}") from error
+    return found
+
+
+def extended_claim(pod: Document) -> str:
+    """The claim that the scheduler made for the pod's extended resources; "" if there is none."""
+    status = (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
+    return str(status.get("resourceClaimName") or "")
+
+
+def prepare_pod(
+    pod: Document, read: ClaimReader, drivers: Mapping[str, object]
+) -> dict[str, dict[str, str]]:
+    """Environment by container. ClaimProblem if a claim is missing, not allocated, or not reserved
+    for this pod, or if a device's driver is not on this node."""
+    return {name: _environment(held) for name, held in devices_held(pod, read, drivers).items()}
+
+
+def devices_held(
+    pod: Document, read: ClaimReader, drivers: Mapping[str, object]
+) -> dict[str, list[Held]]:
+    """The devices of each container; ClaimProblem as :func:`prepare_pod`."""
+    prepared: dict[str, list[PreparedDevice]] = {}
+    for own_name, name in claim_names(pod).items():
+        if name is not None:
+            prepared[own_name] = _prepared(pod, name, read, drivers)
+    extended = extended_claim(pod)
+    by_request = _prepared(pod, extended, read, drivers) if extended else []
+    spec = pod["spec"]
+    entries = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    return {
+        entry["name"]: [
+            *_of_claims(entry, prepared),
+            *_of_extended(pod, entry["name"], by_request),
+        ]
+        for entry in entries
+    }
+
+
+def _prepared(
+    pod: Document, name: str, read: ClaimReader, drivers: Mapping[str, object]
+) -> list[PreparedDevice]:
+    namespace = pod["metadata"].get("namespace", "")
+    claim = read(namespace, name)
+    if claim is None:
+        raise ClaimProblem(
+            f"fetch ResourceClaim {namespace}/{name} for pod {pod['metadata']['name']}: "
+            f'resourceclaims.resource.k8s.io "{name}" not found'
+        )
+    _check(pod, claim)
+    return prepare_claim(claim, drivers)
+
+
+def _of_claims(
+    container: Mapping[str, Any], prepared: Mapping[str, list[PreparedDevice]]
+) -> list[Held]:
+    """The union over the claims (and requests of them) that the container names."""
+    found: list[Held] = []
+    for entry in (container.get("resources") or {}).get("claims") or ():
+        wanted = entry.get("request") or ""
+        name = f"claim:{entry['name']}" + (f"/{wanted}" if wanted else "")
+        found += [Held(name, d) for d in prepared.get(entry["name"], ()) if d.serves(wanted)]
+    return found
+
+
+def _of_extended(pod: Document, container: str, devices: list[PreparedDevice]) -> list[Held]:
+    status = (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
+    return [
+        Held(mapping["resourceName"], device)
+        for mapping in status.get("requestMappings") or ()
+        if mapping["containerName"] == container
+        for device in devices
+        if device.serves(mapping["requestName"])
+    ]
+
+
+def _environment(held: list[Held]) -> dict[str, str]:
+    env: dict[str, str] = {}
+    for item in held:
+        env |= item.device.env
+    return env | visible([h.device.device for h in held if h.device.profile == NVIDIA])
+
+
+def _check(pod: Document, claim: Document) -> None:
+    metadata, pod_metadata = claim["metadata"], pod["metadata"]
+    status = claim.get("status") or {}
+    if not status.get("allocation"):
+        raise ClaimProblem(f"ResourceClaim {metadata['name']}: not allocated")
+    group = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
+    reserved = any(
+        entry.get("uid") == pod_metadata["uid"]
+        or (entry.get("resource") == "podgroups" and group and entry.get("name") == group)
+        for entry in status.get("reservedFor") or ()
+    )
+    if not reserved:
+        raise ClaimProblem(
+            f"pod {pod_metadata['name']} ({pod_metadata['uid']}) is not allowed to use resource "
+            f"claim {metadata['name']} ({metadata['uid']})"
+        )
+
+
+def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[PreparedDevice]:
+    """The devices of an allocated claim; ClaimProblem for a driver that is not on this node."""
+    allocation = claim["status"]["allocation"]["devices"]
+    results = allocation.get("results") or ()
+    admin = any(result.get("adminAccess") for result in results)
+    found = []
+    for result in results:
+        driver = result["driver"]
+        if driver not in drivers:
+            raise ClaimProblem(f"DRA driver {driver} is not registered")
+        config = _config(allocation.get("config") or (), result["request"], driver)
+        profile = profile_of(driver, drivers[driver])
+        try:
+            env = device_environment(profile, result, config, admin)
+        except ConfigProblem as problem:
+            raise ClaimProblem(
+                f"NodePrepareResources failed for claim {claim['metadata']['name']}: prepare "
+                f"failed: {problem}"
+            ) from problem
+        found.append(
+            PreparedDevice(
+                result["request"], profile, driver, result["pool"], result["device"], env
+            )
+        )
+    return found
+
+
+def _config(entries: Any, request: str, driver: str) -> Mapping[str, Any]:
+    """The opaque parameters for a request: the claim's before the class's, the last one wins."""
+    chosen: Mapping[str, Any] = {}
+    for source in ("FromClass", "FromClaim"):
+        for entry in entries:
+            opaque = entry.get("opaque") or {}
+            wanted = entry.get("requests") or []
+            applies = not wanted or request in wanted or request.partition("/")[0] in wanted
+            if entry.get("source") == source and opaque.get("driver") == driver and applies:
+                chosen = opaque.get("parameters") or {}
+    return chosen

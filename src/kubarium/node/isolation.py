@@ -1,0 +1,127 @@
+"""What keeps containers apart on this machine, said plainly (``kubarium status`` prints it)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from kubarium.base.clock import Clock
+from kubarium.node.runtimes.process.engine import LEVELS, ProcessEngine
+from kubarium.node.runtimes.process.zygote import PLAIN, ROOT, USER_NAMESPACE
+
+__all__ = [
+    "LEVELS",
+    "PLAIN",
+    "ROOT",
+    "USER_NAMESPACE",
+    "Report",
+    "probe",
+    "probe_now",
+    "report_for",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``level`` is one of ROOT, USER_NAMESPACE, PLAIN. ``applied`` and ``missing`` are sentences;
+    ``refusals`` says why each better level is not to be had."""
+
+    level: str
+    applied: tuple[str, ...]
+    missing: tuple[str, ...]
+    refusals: dict[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        head = [f"isolation: {self.level}"]
+        head += [f"  + {text}" for text in self.applied]
+        head += [f"  - {text}" for text in self.missing]
+        return head + [f"  ({level}: {why})" for level, why in self.refusals.items()]
+
+
+_NAMESPACES = (
+    "each container has its own process, mount, IPC and hostname namespaces",
+    "every process of a container dies with it and with the agent",
+    "the machine's files are seen through a private writable layer; volumes appear at their paths",
+    "names of pods and services resolve through each pod's /etc/hosts",
+    "no-new-privileges and read-only root file systems are honoured",
+)
+_ALWAYS_MISSING = (
+    "pods share the machine's network: each has its own loopback address, "
+    "but two that listen on 0.0.0.0 with the same port clash",
+    "seccomp, AppArmor and SELinux profiles are not applied",
+    "sizeLimit of emptyDir is enforced with medium Memory only",
+)
+
+
+_MAPPED = "runAsUser and runAsGroup are shown to the container; to the machine it is you"
+_NO_GROUPS = "fsGroup and supplementalGroups need root"
+_PLAIN_APPLIED = ("every process of a container dies with it and with the agent",)
+_PLAIN_MISSING = (
+    "containers are plain processes of this user: no mount, process or hostname namespaces",
+    "volumes do not appear at their mount paths; KUBARIUM_ROOT names a folder that has them",
+    "names of pods and services do not resolve; the file $KUBARIUM_HOSTS_FILE has them",
+    "runAsUser, capabilities and read-only root file systems are not applied",
+)
+
+
+_LIMITS = {
+    "memory": "memory limits (what exceeds one is killed: OOMKilled)",
+    "cpu": "CPU limits and shares",
+    "pids": "the number of processes of a pod",
+}
+_UNLIMITED = {
+    "memory": "memory limits are watched, not enforced by the kernel: what exceeds one is killed "
+    "within a second",
+    "cpu": "CPU limits are not enforced",
+    "pids": "the number of processes of a pod is not limited",
+}
+
+
+def limits_report(controllers: Sequence[str], why: str) -> tuple[list[str], list[str]]:
+    """Sentences on what control groups do, and on what they cannot do here."""
+    kept = [text for name, text in _LIMITS.items() if name in controllers]
+    applied = [f"control groups enforce {', '.join(kept)}"] if kept else []
+    missing = [text for name, text in _UNLIMITED.items() if name not in controllers]
+    if missing and why:
+        missing[-1] += f" ({why})"
+    return applied, missing
+
+
+def report_for(
+    level: str, refusals: dict[str, str], controllers: Sequence[str] = (), why: str = ""
+) -> Report:
+    """What ``level`` means, with the control group ``controllers`` at hand; ``why`` not all."""
+    applied, missing = limits_report(controllers, why)
+    found = _level_report(level, refusals)
+    return replace(
+        found, applied=(*found.applied, *applied), missing=(*found.missing, *missing)
+    )
+
+
+def _level_report(level: str, refusals: dict[str, str]) -> Report:
+    if level == ROOT:
+        users = (
+            "runAsUser, runAsGroup, fsGroup and supplementalGroups are honoured",
+            "capabilities are limited to the usual container set, with add and drop honoured",
+        )
+        return Report(level, _NAMESPACES + users, _ALWAYS_MISSING, refusals)
+    if level == USER_NAMESPACE:
+        return Report(level, (*_NAMESPACES, _MAPPED), (*_ALWAYS_MISSING, _NO_GROUPS), refusals)
+    return Report(PLAIN, _PLAIN_APPLIED, _PLAIN_MISSING + _ALWAYS_MISSING, refusals)
+
+
+async def probe(clock: Clock) -> Report:
+    """Try, with a short-lived process, which level this machine allows now."""
+    engine = ProcessEngine(clock, lambda ident, status: None)
+    await engine.start(LEVELS)
+    try:
+        return report_for(engine.level, engine.refusals)
+    finally:
+        await engine.close()
+
+
+def probe_now(clock: Clock) -> Report:
+    """:func:`probe` for callers without an event loop."""
+    return asyncio.run(probe(clock))

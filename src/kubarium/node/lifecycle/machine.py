@@ -1,0 +1,721 @@
+"""The pod machine: what a kubelet does with one pod, as a function of events and time.
+
+Each container moves through the table below. After every event the machine looks at all containers
+together (:meth:`PodMachine._advance`) and asks for what should happen next; the look is level-
+triggered, so a repeated or late event changes nothing.
+
+    state      on                    becomes
+    WAITING    we start it           STARTING
+    STARTING   ContainerStarted      RUNNING
+    STARTING   ContainerStartFailed  WAITING, or EXITED if the runtime had made it already
+    RUNNING    we stop it            STOPPING
+    RUNNING    ContainerExited       EXITED
+    STOPPING   ContainerExited       EXITED
+    EXITED     we start it again     STARTING
+
+Timing is data: :meth:`PodMachine.next_deadline` says when to send a Tick. Source of the rules:
+kubelet's ``kuberuntime_manager.go`` (computePodActions), ``prober/worker.go``, ``kubelet_pods.go``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from kubarium.api.resource import Document
+from kubarium.base.clock import parse_rfc3339
+from kubarium.base.errors import KubariumError
+from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.plan import (
+    INIT,
+    MAIN,
+    NEVER,
+    SIDECAR,
+    ContainerPlan,
+    container_plans,
+)
+
+# kubelet: MaxContainerBackOff and backOffPeriod; a run longer than twice the maximum starts afresh.
+CRASH_BACKOFF_S = 10.0
+CRASH_BACKOFF_MAX_S = 300.0
+# kubelet retries volumes and sandboxes from half a second up to about two minutes.
+PREPARE_BACKOFF_S = 0.5
+PREPARE_BACKOFF_MAX_S = 122.0
+# A configuration error is looked at again with every sync of the pod.
+CONFIG_RETRY_S = 10.0
+# What a container still gets for SIGTERM when hooks have used up the grace period.
+MINIMUM_GRACE_S = 2.0
+
+
+class State(Enum):
+    WAITING = "waiting"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+
+
+_NEXT: dict[tuple[State, type], State] = {
+    (State.WAITING, ev.StartContainer): State.STARTING,
+    (State.EXITED, ev.StartContainer): State.STARTING,
+    (State.STARTING, ev.ContainerStarted): State.RUNNING,
+    (State.STARTING, ev.ContainerStartFailed): State.WAITING,
+    (State.RUNNING, ev.SignalContainer): State.STOPPING,
+    (State.RUNNING, ev.ContainerExited): State.EXITED,
+    (State.STOPPING, ev.ContainerExited): State.EXITED,
+}
+
+
+class InvalidTransition(KubariumError):
+    """A container was told something that cannot happen in its state: a bug of the shell."""
+
+
+@dataclass(slots=True)
+class ProbeState:
+    """Where one probe of a running container stands."""
+
+    successes: int = 0
+    failures: int = 0
+    passed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """One ended attempt."""
+
+    code: int
+    signal: int
+    reason: str
+    message: str
+    started_at: float | None
+    finished_at: float
+    container_id: str
+
+
+@dataclass(slots=True)
+class ContainerRecord:
+    """One container now, and what became of it before."""
+
+    plan: ContainerPlan
+    state: State = State.WAITING
+    reason: str = ""
+    message: str = ""
+    attempt: int = -1
+    container_id: str = ""
+    image_id: str = ""
+    started_at: float = 0.0
+    ended: Termination | None = None
+    previous: Termination | None = None
+    backoff_s: float = 0.0
+    image_backoff_s: float = 0.0
+    probes: dict[str, ProbeState] = field(default_factory=dict)
+    started: bool = False
+    ready: bool = False
+    terminated_sent: bool = False
+    in_hook: str = ""
+
+    @property
+    def restart_count(self) -> int:
+        return max(self.attempt, 0)
+
+    def move(self, cause: type) -> None:
+        """Follow the table."""
+        target = _NEXT.get((self.state, cause))
+        if target is None:
+            raise InvalidTransition(
+                f"container {self.plan.name}: {cause.__name__} while {self.state.value}"
+            )
+        self.state = target
+
+
+class PodMachine:
+    """One pod on one node. Call :meth:`handle`; carry out what it returns, in order."""
+
+    def __init__(self, pod: Document, now: float, keeps_running: bool = False) -> None:
+        """``keeps_running``: containers that the status shows as running still are (simulated
+        ones, after a restart of the agent); otherwise they are lost, as after a reboot."""
+        self.pod = pod
+        self.uid: str = pod["metadata"]["uid"]
+        self.containers = [ContainerRecord(plan) for plan in container_plans(pod)]
+        self._by_name = {record.plan.name: record for record in self.containers}
+        self.pod_ips: tuple[str, ...] = ()
+        self.start_time = now
+        self.prepared = False
+        self.released = False
+        self.finished = False
+        self.failure: tuple[str, str] | None = None
+        self.condition_times: dict[str, tuple[str, float]] = {}
+        self._deadlines: dict[tuple[str, ...], float] = {}
+        self._out: list[ev.Instruction] = []
+        self._preparing = False
+        self._prepare_backoff_s = 0.0
+        self._releasing = False
+        self._deleted = False
+        self._removed = False
+        self._stop_by: float | None = None
+        self._resume(now, keeps_running)
+        deadline = pod["spec"].get("activeDeadlineSeconds")
+        if deadline is not None:
+            self._deadlines[("deadline",)] = self.start_time + deadline
+
+    def _resume(self, now: float, keeps_running: bool) -> None:
+        """Take up what the status says of an earlier agent's work. What has ended stays ended."""
+        status = self.pod.get("status") or {}
+        if status.get("startTime"):
+            self.start_time = parse_rfc3339(status["startTime"])
+        if status.get("phase") in ("Succeeded", "Failed"):
+            self.finished = self.released = True
+            return
+        entries = [
+            *(status.get("initContainerStatuses") or ()),
+            *(status.get("containerStatuses") or ()),
+        ]
+        for entry in entries:
+            record = self._by_name.get(entry["name"])
+            if record is not None:
+                resume_container(record, entry, now, keeps_running)
+        if any(record.state is State.RUNNING for record in self.containers):
+            self.prepared = True
+            self.pod_ips = tuple(entry["ip"] for entry in status.get("podIPs") or ())
+            return
+        mains = [record for record in self.containers if record.plan.kind == MAIN]
+        if all(self._is_done(record) for record in mains):
+            self.finished = True
+            return
+        for record in self.containers:
+            if record.plan.kind != MAIN:
+                # The new sandbox is empty: what init containers had made is gone.
+                record.state, record.ended = State.WAITING, None
+
+    # The outside -------------------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Instruction]:
+        """Take one event; InvalidTransition if it cannot be. Late answers are ignored."""
+        self._out = []
+        getattr(self, f"_on_{type(event).__name__}")(event, now)
+        self._fire_deadlines(now)
+        self._advance(now)
+        return self._out
+
+    def next_deadline(self) -> float | None:
+        """When a Tick is due; None if nothing waits for time."""
+        return min(self._deadlines.values(), default=None)
+
+    @property
+    def terminating(self) -> bool:
+        """Whether the pod is being stopped, for whatever reason."""
+        return self._removed or self.failure is not None or self.deleting
+
+    @property
+    def deleting(self) -> bool:
+        return bool(self.pod["metadata"].get("deletionTimestamp"))
+
+    @property
+    def label(self) -> str:
+        """``name_namespace(uid)``, as kubelet names pods in its messages."""
+        metadata = self.pod["metadata"]
+        return f"{metadata['name']}_{metadata.get('namespace', '')}({self.uid})"
+
+    def record(self, name: str) -> ContainerRecord:
+        return self._by_name[name]
+
+    # Events ------------------------------------------------------------------------------------
+
+    def _on_PodSynced(self, event: ev.PodSynced, now: float) -> None:
+        before = (self.deleting, self.pod["metadata"].get("deletionGracePeriodSeconds"))
+        generation = self.pod["metadata"].get("generation")
+        self.pod = event.pod
+        after = (self.deleting, self.pod["metadata"].get("deletionGracePeriodSeconds"))
+        if after != before:
+            self._shorten_grace(now)
+        if generation != self.pod["metadata"].get("generation") and not self.finished:
+            self._publish()
+
+    def _on_PodRemoved(self, event: ev.PodRemoved, now: float) -> None:
+        self._removed = True
+        self._stop_by = now
+        for record in self.containers:
+            if record.state is State.STOPPING:
+                self._signal(record, "SIGKILL")
+
+    def _on_Prepared(self, event: ev.Prepared, now: float) -> None:
+        self._preparing = False
+        self.prepared = True
+        self.pod_ips = event.pod_ips
+        self._publish()
+
+    def _on_PrepareFailed(self, event: ev.PrepareFailed, now: float) -> None:
+        self._preparing = False
+        self._record("Warning", event.reason, event.message)
+        delay = min(max(self._prepare_backoff_s * 2, PREPARE_BACKOFF_S), PREPARE_BACKOFF_MAX_S)
+        self._prepare_backoff_s = delay
+        self._deadlines[("prepare",)] = now + delay
+
+    def _on_ContainerStarted(self, event: ev.ContainerStarted, now: float) -> None:
+        record = self._current(event.name, event.attempt)
+        if record is None:
+            return
+        record.move(ev.ContainerStarted)
+        record.container_id, record.image_id = event.container_id, event.image_id
+        record.started_at = now
+        record.reason = record.message = ""
+        record.image_backoff_s = 0.0
+        self._record("Normal", "Created", f"Created container: {event.name}", event.name)
+        self._record("Normal", "Started", f"Started container {event.name}", event.name)
+        if ev.POST_START in record.plan.hooks:
+            record.in_hook = ev.POST_START
+            self._out.append(ev.RunHook(event.name, event.attempt, ev.POST_START))
+        self._begin_probes(record, now)
+        self._publish()
+
+    def _on_ContainerStartFailed(self, event: ev.ContainerStartFailed, now: float) -> None:
+        record = self._current(event.name, event.attempt)
+        if record is None:
+            return
+        record.move(ev.ContainerStartFailed)
+        if event.reason == "StartError":
+            self._record("Warning", "Failed", f"Error: {event.message}", event.name)
+            ended = Termination(128, 0, "StartError", event.message, 0.0, now, record.container_id)
+            self._end(record, ended)
+            return
+        record.attempt -= 1
+        record.reason, record.message = event.reason, event.message
+        image = record.plan.spec.get("image", "")
+        if event.reason == "ErrImagePull":
+            text = f'Failed to pull image "{image}": {event.message}'
+            self._record("Warning", "Failed", text, event.name)
+            self._record("Warning", "Failed", "Error: ErrImagePull", event.name)
+            doubled = max(record.image_backoff_s * 2, CRASH_BACKOFF_S)
+            record.image_backoff_s = min(doubled, CRASH_BACKOFF_MAX_S)
+            self._deadlines[("retry", event.name)] = now + record.image_backoff_s
+            self._deadlines[("image", event.name)] = now + 1.0
+        else:
+            self._record("Warning", "Failed", f"Error: {event.message}", event.name)
+            self._deadlines[("retry", event.name)] = now + CONFIG_RETRY_S
+        self._publish()
+
+    def _on_ContainerExited(self, event: ev.ContainerExited, now: float) -> None:
+        record = self._current(event.name, event.attempt)
+        if record is None:
+            return
+        record.move(ev.ContainerExited)
+        reason = "Completed" if event.code == 0 else "OOMKilled" if event.oom_killed else "Error"
+        self._end(
+            record,
+            Termination(
+                event.code,
+                event.signal,
+                reason,
+                event.message,
+                record.started_at,
+                now,
+                record.container_id,
+            ),
+        )
+
+    def _on_ProbeFinished(self, event: ev.ProbeFinished, now: float) -> None:
+        record = self._current(event.name, event.attempt)
+        if record is None or record.state is not State.RUNNING:
+            return
+        probe = record.plan.probes[event.kind]
+        self._deadlines[("probe", event.name, event.kind)] = now + probe.period_s
+        state = record.probes[event.kind]
+        if event.outcome == "success":
+            state.failures, state.successes = 0, state.successes + 1
+            if state.successes >= probe.success_threshold and not state.passed:
+                self._probe_passed(record, event.kind, now)
+            return
+        title = {ev.STARTUP: "Startup", ev.READINESS: "Readiness", ev.LIVENESS: "Liveness"}
+        verb = "errored" if event.outcome == "error" else "failed"
+        text = f"{title[event.kind]} probe {verb}: {event.message}"
+        self._record("Warning", "Unhealthy", text, event.name)
+        state.successes, state.failures = 0, state.failures + 1
+        if state.failures >= probe.failure_threshold:
+            self._probe_failed(record, event.kind, now)
+
+    def _on_HookFinished(self, event: ev.HookFinished, now: float) -> None:
+        record = self._current(event.name, event.attempt)
+        if record is None or record.in_hook != event.hook:
+            return
+        record.in_hook = ""
+        if event.failure:
+            title = "PostStart" if event.hook == ev.POST_START else "PreStop"
+            text = f"{title}Hook failed: {event.failure}"
+            self._record("Warning", f"Failed{title}Hook", text, event.name)
+        if event.hook == ev.PRE_STOP and record.state is State.STOPPING:
+            self._terminate(record)
+        elif event.failure and record.state is State.RUNNING:
+            self._stop(record, now, self._grace(), "FailedPostStartHook")
+
+    def _on_Released(self, event: ev.Released, now: float) -> None:
+        self._releasing = False
+        self.released = True
+        self.prepared = False
+        self._publish()
+
+    def _on_Tick(self, event: ev.Tick, now: float) -> None:
+        """Deadlines are looked at after every event anyway."""
+
+    # Deadlines ---------------------------------------------------------------------------------
+
+    def _fire_deadlines(self, now: float) -> None:
+        for key in [key for key, at in self._deadlines.items() if at <= now]:
+            if self._deadlines.pop(key, None) is not None:
+                getattr(self, f"_due_{key[0]}")(now, *key[1:])
+
+    def _due_deadline(self, now: float) -> None:
+        if not self.terminating and not self.finished:
+            message = "Pod was active on the node longer than the specified deadline"
+            self.failure = ("DeadlineExceeded", message)
+            self._stop_by = now + self._grace()
+            self._record("Normal", "DeadlineExceeded", message)
+
+    def _due_prepare(self, now: float) -> None:
+        """The next look prepares again."""
+
+    def _due_retry(self, now: float, name: str) -> None:
+        """The next look starts the container again."""
+
+    def _due_image(self, now: float, name: str) -> None:
+        record = self._by_name[name]
+        if record.state is State.WAITING and record.reason == "ErrImagePull":
+            image = record.plan.spec.get("image", "")
+            text = f'Back-off pulling image "{image}"'
+            record.reason, record.message = (
+                "ImagePullBackOff",
+                f"{text}: ErrImagePull: {record.message}",
+            )
+            self._record("Normal", "BackOff", text, name)
+            self._record("Warning", "Failed", "Error: ImagePullBackOff", name)
+            self._publish()
+
+    def _due_probe(self, now: float, name: str, kind: str) -> None:
+        record = self._by_name[name]
+        if record.state is State.RUNNING:
+            timeout_s = record.plan.probes[kind].timeout_s
+            self._out.append(ev.RunProbe(name, record.attempt, kind, timeout_s))
+
+    def _due_kill(self, now: float, name: str) -> None:
+        record = self._by_name[name]
+        if record.state is not State.STOPPING:
+            return
+        if record.terminated_sent:
+            self._signal(record, "SIGKILL")
+        else:
+            record.in_hook = ""
+            self._terminate(record)
+            self._deadlines[("kill", name)] = now + MINIMUM_GRACE_S
+
+    # What should happen next -------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        if self.terminating or self.finished:
+            self._wind_down(now)
+            return
+        if not self.prepared:
+            self._prepare()
+            return
+        if not self._advance_init(now):
+            return
+        mains = [record for record in self.containers if record.plan.kind == MAIN]
+        for record in mains:
+            self._run_unless_done(record, now)
+        if all(self._is_done(record) for record in mains):
+            self.finished = True
+            self._wind_down(now)
+
+    def _prepare(self) -> None:
+        if not self._preparing and ("prepare",) not in self._deadlines:
+            self._preparing = True
+            self._out.append(ev.Prepare())
+            self._publish()
+
+    def _advance_init(self, now: float) -> bool:
+        """Whether the main containers may run. Also keeps sidecars running."""
+        for record in self.containers:
+            if record.plan.kind == MAIN:
+                return True
+            if record.plan.kind == SIDECAR:
+                self._run_unless_done(record, now)
+                if not record.started and self._mains_untouched():
+                    return False
+                continue
+            ended = record.ended if record.state is State.EXITED else None
+            if ended is not None and ended.code == 0:
+                continue
+            if self._is_done(record):
+                self.finished = True
+                self._wind_down(now)
+                return False
+            self._run_unless_done(record, now)
+            return False
+        return True
+
+    def _mains_untouched(self) -> bool:
+        return all(r.attempt < 0 for r in self.containers if r.plan.kind == MAIN)
+
+    def _is_done(self, record: ContainerRecord) -> bool:
+        """Ended for good."""
+        ended = record.ended
+        if record.state is not State.EXITED or ended is None:
+            return False
+        return not record.plan.restarts_after(ended.code)
+
+    def _run_unless_done(self, record: ContainerRecord, now: float) -> None:
+        name = record.plan.name
+        if record.state is State.EXITED and not self._is_done(record):
+            self._back_off(record, now)
+        if record.state not in (State.WAITING, State.EXITED) or self._is_done(record):
+            return
+        if ("retry", name) in self._deadlines:
+            return
+        self._start(record)
+
+    def _back_off(self, record: ContainerRecord, now: float) -> None:
+        """First restart at once, then 10 s doubling to 5 min, counted from the end of the run."""
+        ended = record.ended
+        assert ended is not None
+        name = record.plan.name
+        lost = ended.reason == LOST_REASON
+        if record.reason == "CrashLoopBackOff" or record.attempt == 0 or lost:
+            return
+        if now - (ended.started_at or now) > 2 * CRASH_BACKOFF_MAX_S:
+            record.backoff_s = 0.0
+            return
+        record.backoff_s = min(max(record.backoff_s * 2, CRASH_BACKOFF_S), CRASH_BACKOFF_MAX_S)
+        self._deadlines[("retry", name)] = ended.finished_at + record.backoff_s
+        record.reason = "CrashLoopBackOff"
+        record.message = (
+            f"back-off {_duration(record.backoff_s)} restarting failed "
+            f"container={name} pod={self.label}"
+        )
+        text = f"Back-off restarting failed container {name} in pod {self.label}"
+        self._record("Warning", "BackOff", text, name)
+        self._publish()
+
+    def _start(self, record: ContainerRecord) -> None:
+        record.move(ev.StartContainer)
+        if record.ended is not None:
+            record.previous, record.ended = record.ended, None
+        record.attempt += 1
+        record.terminated_sent = False
+        self._out.append(ev.StartContainer(record.plan.name, record.attempt))
+
+    # Stopping ----------------------------------------------------------------------------------
+
+    def _wind_down(self, now: float) -> None:
+        if self._preparing:
+            return
+        self._stop_containers(now)
+        if any(r.state not in (State.WAITING, State.EXITED) for r in self.containers):
+            return
+        self._deadlines.clear()
+        if not self.released:
+            if not self._releasing:
+                self._releasing = True
+                self.finished = True
+                self._publish()
+                self._out.append(ev.Release())
+            return
+        self.finished = True
+        if self.deleting and not self._deleted:
+            self._deleted = True
+            self._publish()
+            self._out.append(ev.Delete())
+
+    def _stop_containers(self, now: float) -> None:
+        """Main containers (and a running init) first; then sidecars, the last one first."""
+        if self._stop_by is None and self.terminating:
+            self._stop_by = now + self._grace()
+        remaining = self._grace() if self._stop_by is None else max(self._stop_by - now, 0.0)
+        for record in self.containers:
+            if record.plan.kind != SIDECAR and record.state is State.RUNNING:
+                self._stop(record, now, remaining, "")
+        if any(r.plan.kind != SIDECAR and r.state in _ALIVE for r in self.containers):
+            return
+        for record in reversed(self.containers):
+            if record.plan.kind == SIDECAR and record.state in _ALIVE:
+                if record.state is State.RUNNING:
+                    grace = remaining if self._removed else max(remaining, MINIMUM_GRACE_S)
+                    self._stop(record, now, grace, "")
+                return
+
+    def _grace(self) -> float:
+        metadata, spec = self.pod["metadata"], self.pod["spec"]
+        if self._removed:
+            return 0.0
+        if self.deleting and metadata.get("deletionGracePeriodSeconds") is not None:
+            return float(metadata["deletionGracePeriodSeconds"])
+        grace = spec.get("terminationGracePeriodSeconds")
+        return 30.0 if grace is None else float(grace)
+
+    def _shorten_grace(self, now: float) -> None:
+        """A second delete with less grace moves the kill forward, never back."""
+        stop_by = now + self._grace()
+        if self._stop_by is None or stop_by < self._stop_by:
+            self._stop_by = stop_by
+        for record in self.containers:
+            key = ("kill", record.plan.name)
+            if key in self._deadlines:
+                self._deadlines[key] = min(self._deadlines[key], self._stop_by)
+
+    def _stop(self, record: ContainerRecord, now: float, grace_s: float, why: str) -> None:
+        name = record.plan.name
+        record.move(ev.SignalContainer)
+        record.ready = False
+        self._forget_probes(record)
+        self._record("Normal", "Killing", why or f"Stopping container {name}", name)
+        if grace_s <= 0:
+            self._signal(record, "SIGKILL")
+            return
+        self._deadlines[("kill", name)] = now + grace_s
+        if ev.PRE_STOP in record.plan.hooks:
+            record.in_hook = ev.PRE_STOP
+            self._out.append(ev.RunHook(name, record.attempt, ev.PRE_STOP))
+        else:
+            self._terminate(record)
+        self._publish()
+
+    def _terminate(self, record: ContainerRecord) -> None:
+        record.terminated_sent = True
+        self._signal(record, record.plan.stop_signal)
+
+    def _signal(self, record: ContainerRecord, name: str) -> None:
+        self._out.append(ev.SignalContainer(record.plan.name, record.attempt, name))
+
+    def _end(self, record: ContainerRecord, ended: Termination) -> None:
+        record.state = State.EXITED
+        record.ended = ended
+        record.reason = record.message = ""
+        record.started = record.ready = False
+        record.in_hook = ""
+        self._forget_probes(record)
+        self._deadlines.pop(("kill", record.plan.name), None)
+        self._publish()
+
+    # Probes ------------------------------------------------------------------------------------
+
+    def _begin_probes(self, record: ContainerRecord, now: float) -> None:
+        record.probes = {kind: ProbeState() for kind in record.plan.probes}
+        if ev.STARTUP in record.probes:
+            self._schedule(record, ev.STARTUP, now)
+        else:
+            self._container_up(record, now)
+
+    def _container_up(self, record: ContainerRecord, now: float) -> None:
+        """Started: readiness and liveness probes begin, without one it is ready at once."""
+        record.started = True
+        if ev.READINESS not in record.probes:
+            record.ready = True
+        for kind in (ev.READINESS, ev.LIVENESS):
+            if kind in record.probes:
+                self._schedule(record, kind, now)
+
+    def _schedule(self, record: ContainerRecord, kind: str, now: float) -> None:
+        """Initial delays count from the container's start."""
+        due = record.started_at + record.plan.probes[kind].initial_delay_s
+        self._deadlines[("probe", record.plan.name, kind)] = max(due, now)
+
+    def _forget_probes(self, record: ContainerRecord) -> None:
+        for kind in record.probes:
+            self._deadlines.pop(("probe", record.plan.name, kind), None)
+
+    def _probe_passed(self, record: ContainerRecord, kind: str, now: float) -> None:
+        record.probes[kind].passed = True
+        if kind == ev.STARTUP:
+            self._deadlines.pop(("probe", record.plan.name, kind), None)
+            self._container_up(record, now)
+            self._publish()
+        elif kind == ev.READINESS:
+            record.ready = True
+            self._publish()
+
+    def _probe_failed(self, record: ContainerRecord, kind: str, now: float) -> None:
+        state, name = record.probes[kind], record.plan.name
+        if kind == ev.READINESS:
+            state.passed = False
+            if record.ready:
+                record.ready = False
+                self._publish()
+            return
+        grace = record.plan.probes[kind].grace_s
+        word = "startup" if kind == ev.STARTUP else "liveness"
+        why = f"Container {name} failed {word} probe, will be restarted"
+        self._stop(record, now, self._grace() if grace is None else grace, why)
+
+    # Output ------------------------------------------------------------------------------------
+
+    def _current(self, name: str, attempt: int) -> ContainerRecord | None:
+        """The container if the answer is about its present attempt; None for late answers."""
+        record = self._by_name.get(name)
+        return record if record is not None and record.attempt == attempt else None
+
+    def _record(self, kind: str, reason: str, message: str, container: str = "") -> None:
+        self._out.append(ev.Record(kind, reason, message, container))
+
+    def _publish(self) -> None:
+        if ev.Publish() not in self._out:
+            self._out.append(ev.Publish())
+
+
+LOST_REASON = "ContainerStatusUnknown"
+LOST = "The container could not be located when the pod was terminated"
+
+
+def resume_container(
+    record: ContainerRecord, entry: Document, now: float, keeps_running: bool
+) -> None:
+    """Set a new record to what a ``containerStatuses`` entry says."""
+    state, last = entry.get("state") or {}, entry.get("lastState") or {}
+    if state.get("running"):
+        record.attempt = entry.get("restartCount", 0)
+        record.container_id = entry.get("containerID", "")
+        record.image_id = entry.get("imageID", "")
+        record.started_at = parse_rfc3339(state["running"]["startedAt"])
+        if keeps_running:
+            record.state = State.RUNNING
+            record.started = record.ready = True
+            return
+        record.ended = Termination(
+            137, 0, LOST_REASON, LOST, record.started_at, now, record.container_id
+        )
+        record.state = State.EXITED
+        return
+    ended = state.get("terminated") or last.get("terminated")
+    if ended:
+        record.attempt = entry.get("restartCount", 0)
+        record.state = State.EXITED
+        record.ended = Termination(
+            ended.get("exitCode", 0),
+            ended.get("signal", 0),
+            ended.get("reason", ""),
+            ended.get("message", ""),
+            parse_rfc3339(ended["startedAt"]) if ended.get("startedAt") else None,
+            parse_rfc3339(ended["finishedAt"]) if ended.get("finishedAt") else now,
+            ended.get("containerID", ""),
+        )
+
+
+_ALIVE = (State.STARTING, State.RUNNING, State.STOPPING)
+
+
+def failed_for_good(machine: PodMachine) -> bool:
+    """Whether an ended pod counts as Failed: a failure of its own, or an exit code."""
+    if machine.failure is not None:
+        return True
+    for record in machine.containers:
+        if record.plan.kind == SIDECAR:
+            continue
+        if record.ended is None:
+            if record.plan.kind == MAIN or record.plan.restart_policy == NEVER:
+                return True
+            continue
+        if record.ended.code != 0 and (record.plan.kind == MAIN or record.plan.kind == INIT):
+            return True
+    return False
+
+
+def _duration(seconds: float) -> str:
+    """Go's rendering of a duration: 10s, 1m20s, 5m0s."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

@@ -1,0 +1,119 @@
+"""What a pod's spec says about its containers, read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kubarium.api.resource import Document
+from kubarium.base.quantity import parse_quantity
+from kubarium.node.lifecycle.events import LIVENESS, READINESS, STARTUP
+
+INIT, SIDECAR, MAIN = "init", "sidecar", "main"
+ALWAYS, ON_FAILURE, NEVER = "Always", "OnFailure", "Never"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A probe's timing, with the API's defaults."""
+
+    initial_delay_s: float
+    period_s: float
+    timeout_s: float
+    success_threshold: int
+    failure_threshold: int
+    grace_s: float | None
+
+    @staticmethod
+    def read(spec: dict[str, Any]) -> Probe:
+        return Probe(
+            spec.get("initialDelaySeconds") or 0,
+            spec.get("periodSeconds") or 10,
+            spec.get("timeoutSeconds") or 1,
+            spec.get("successThreshold") or 1,
+            spec.get("failureThreshold") or 3,
+            spec.get("terminationGracePeriodSeconds"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """One container's rules."""
+
+    name: str
+    kind: str
+    spec: dict[str, Any]
+    restart_policy: str
+    probes: dict[str, Probe]
+    hooks: frozenset[str]
+    stop_signal: str
+
+    def restarts_after(self, code: int) -> bool:
+        """Whether an exit with ``code`` is followed by another attempt (KEP-5307's rules first)."""
+        for rule in self.spec.get("restartPolicyRules") or ():
+            codes = rule.get("exitCodes") or {}
+            among = code in (codes.get("values") or ())
+            if among == (codes.get("operator") == "In") and rule.get("action") == "Restart":
+                return True
+        if self.kind == INIT and self.restart_policy == ALWAYS:
+            return code != 0
+        if self.restart_policy == ALWAYS:
+            return True
+        return self.restart_policy == ON_FAILURE and code != 0
+
+
+def container_plans(pod: Document) -> list[ContainerPlan]:
+    """Init containers and sidecars in order, then the main containers."""
+    spec = pod["spec"]
+    policy = spec.get("restartPolicy") or ALWAYS
+    plans = [_plan(entry, policy, init=True) for entry in spec.get("initContainers") or ()]
+    return plans + [_plan(entry, policy, init=False) for entry in spec.get("containers") or ()]
+
+
+def _plan(entry: dict[str, Any], pod_policy: str, init: bool) -> ContainerPlan:
+    own_policy = entry.get("restartPolicy")
+    kind = MAIN if not init else SIDECAR if own_policy == ALWAYS else INIT
+    lifecycle = entry.get("lifecycle") or {}
+    return ContainerPlan(
+        entry["name"],
+        kind,
+        entry,
+        own_policy or pod_policy,
+        {
+            probe: Probe.read(entry[probe])
+            for probe in (STARTUP, READINESS, LIVENESS)
+            if entry.get(probe)
+        },
+        frozenset(hook for hook in lifecycle if lifecycle[hook] and hook != "stopSignal"),
+        lifecycle.get("stopSignal") or "SIGTERM",
+    )
+
+
+def qos_class(pod: Document) -> str:
+    """Guaranteed, Burstable or BestEffort (source: ``pkg/apis/core/v1/helper/qos``)."""
+    spec = pod["spec"]
+    entries = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    pod_level = spec.get("resources") or {}
+    if pod_level.get("requests") or pod_level.get("limits"):
+        entries = [{"resources": pod_level}]
+    requests_seen, guaranteed = False, True
+    for entry in entries:
+        resources = entry.get("resources") or {}
+        limits = _positive(resources.get("limits"))
+        requests = _positive(resources.get("requests"))
+        requests_seen = requests_seen or bool(requests or limits)
+        complete = limits.keys() >= {"cpu", "memory"}
+        if not complete or any(requests.get(name, limits[name]) != limits[name] for name in limits):
+            guaranteed = False
+    if not requests_seen:
+        return "BestEffort"
+    return "Guaranteed" if guaranteed else "Burstable"
+
+
+def _positive(amounts: dict[str, Any] | None) -> dict[str, Any]:
+    found = {
+        name: parse_quantity((amounts or {})[name])
+        for name in ("cpu", "memory")
+        if name in (amounts or {})
+    }
+    return {name: value for name, value in found.items() if value > 0}

@@ -1,0 +1,244 @@
+"""The status document of a pod, from its machine (source: kubelet's ``kubelet_pods.go``,
+``status/generate.go``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kubarium.api.resource import Document
+from kubarium.base.clock import rfc3339
+from kubarium.node.lifecycle.machine import (
+    ContainerRecord,
+    PodMachine,
+    State,
+    Termination,
+    failed_for_good,
+)
+from kubarium.node.lifecycle.plan import INIT, MAIN, SIDECAR, qos_class
+
+# Conditions that the node owns; all others in the document are somebody else's.
+READY_TO_START = "PodReadyToStartContainers"
+INITIALIZED = "Initialized"
+CONTAINERS_READY = "ContainersReady"
+READY = "Ready"
+SCHEDULED = "PodScheduled"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    status: bool
+    reason: str = ""
+    message: str = ""
+
+
+def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
+    """The status to write now: the node's fields, and foreign conditions as they are."""
+    phase = pod_phase(machine)
+    status: Document = {
+        "observedGeneration": machine.pod["metadata"].get("generation", 1),
+        "phase": phase,
+        "conditions": _conditions(machine, phase, now),
+        "hostIP": host_ip,
+        "hostIPs": [{"ip": host_ip}],
+        "startTime": rfc3339(machine.start_time),
+        "qosClass": (machine.pod.get("status") or {}).get("qosClass") or qos_class(machine.pod),
+    }
+    if machine.failure is not None:
+        status["reason"], status["message"] = machine.failure
+    if machine.pod_ips:
+        status["podIP"] = machine.pod_ips[0]
+        status["podIPs"] = [{"ip": ip} for ip in machine.pod_ips]
+    mains = [r for r in machine.containers if r.plan.kind == MAIN]
+    initial = [r for r in machine.containers if r.plan.kind != MAIN]
+    waiting = "ContainerCreating" if _initialized(machine) or not initial else "PodInitializing"
+    status["containerStatuses"] = [
+        container_status(r, phase, waiting) for r in sorted(mains, key=lambda r: r.plan.name)
+    ]
+    if initial:
+        waiting = "PodInitializing"
+        status["initContainerStatuses"] = [container_status(r, phase, waiting) for r in initial]
+    return status
+
+
+def pod_phase(machine: PodMachine) -> str:
+    """Pending, Running, Succeeded or Failed."""
+    if machine.finished and _over_before(machine):
+        return str(machine.pod["status"]["phase"])
+    if machine.finished and all(
+        r.state in (State.EXITED, State.WAITING) for r in machine.containers
+    ):
+        return "Failed" if failed_for_good(machine) else "Succeeded"
+    mains = [r for r in machine.containers if r.plan.kind == MAIN]
+    if not _initialized(machine) and all(r.attempt < 0 for r in mains):
+        return "Pending"
+    # One that has run before and waits for its next attempt does not make the pod Pending again.
+    never_ran = [r for r in mains if not (r.started_at or r.ended or r.previous)]
+    return "Pending" if never_ran else "Running"
+
+
+def _over_before(machine: PodMachine) -> bool:
+    """The pod had ended before this agent saw it."""
+    phase = (machine.pod.get("status") or {}).get("phase")
+    return phase in ("Succeeded", "Failed") and all(r.attempt < 0 for r in machine.containers)
+
+
+def _initialized(machine: PodMachine) -> bool:
+    for record in machine.containers:
+        if record.plan.kind == INIT:
+            ended = record.ended
+            if record.state is not State.EXITED or ended is None or ended.code != 0:
+                return False
+        elif record.plan.kind == SIDECAR and not (record.started or record.attempt > 0):
+            mains = [r for r in machine.containers if r.plan.kind == MAIN]
+            if all(r.attempt < 0 for r in mains):
+                return False
+    return True
+
+
+def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
+    own = [
+        Condition(READY_TO_START, machine.prepared),
+        _initialized_condition(machine, phase),
+        *_ready_conditions(machine, phase),
+        Condition(SCHEDULED, True),
+    ]
+    generation = machine.pod["metadata"].get("generation", 1)
+    before = {
+        c.get("type", ""): c for c in (machine.pod.get("status") or {}).get("conditions") or ()
+    }
+    result = []
+    for condition in own:
+        text = "True" if condition.status else "False"
+        known = machine.condition_times.get(condition.type)
+        if known is None and condition.type == SCHEDULED and SCHEDULED in before:
+            result.append(before[SCHEDULED])
+            continue
+        if known is None or known[0] != text:
+            machine.condition_times[condition.type] = (text, now)
+        document: Document = {
+            "type": condition.type,
+            "status": text,
+            "observedGeneration": generation,
+            "lastProbeTime": None,
+            "lastTransitionTime": rfc3339(machine.condition_times[condition.type][1]),
+        }
+        if condition.reason:
+            document["reason"] = condition.reason
+        if condition.message:
+            document["message"] = condition.message
+        result.append(document)
+    names = {condition.type for condition in own}
+    return result + [condition for kind, condition in before.items() if kind not in names]
+
+
+def _initialized_condition(machine: PodMachine, phase: str) -> Condition:
+    if phase == "Succeeded":
+        return Condition(INITIALIZED, True, "PodCompleted")
+    if _initialized(machine):
+        return Condition(INITIALIZED, True)
+    missing = [
+        r.plan.name
+        for r in machine.containers
+        if (r.plan.kind == INIT and not (r.ended and r.ended.code == 0))
+        or (r.plan.kind == SIDECAR and not r.started)
+    ]
+    message = f"containers with incomplete status: [{' '.join(missing)}]"
+    return Condition(INITIALIZED, False, "ContainersNotInitialized", message)
+
+
+def _ready_conditions(machine: PodMachine, phase: str) -> list[Condition]:
+    if phase in ("Succeeded", "Failed"):
+        reason = "PodCompleted" if phase == "Succeeded" else "PodFailed"
+        return [Condition(READY, False, reason), Condition(CONTAINERS_READY, False, reason)]
+    unready = [r.plan.name for r in machine.containers if r.plan.kind != INIT and not r.ready]
+    if unready:
+        message = f"containers with unready status: [{' '.join(unready)}]"
+        found = (False, "ContainersNotReady", message)
+        return [Condition(READY, *found), Condition(CONTAINERS_READY, *found)]
+    return [_gated(machine), Condition(CONTAINERS_READY, True)]
+
+
+def _gated(machine: PodMachine) -> Condition:
+    """Ready, unless a readiness gate says otherwise."""
+    conditions = (machine.pod.get("status") or {}).get("conditions") or ()
+    by_type = {condition.get("type"): condition.get("status") for condition in conditions}
+    problems = []
+    for gate in machine.pod["spec"].get("readinessGates") or ():
+        kind = gate["conditionType"]
+        if kind not in by_type:
+            problems.append(
+                f'corresponding condition of pod readiness gate "{kind}" does not exist.'
+            )
+        elif by_type[kind] != "True":
+            problems.append(
+                f'the status of pod readiness gate "{kind}" is not "True", but {by_type[kind]}'
+            )
+    if problems:
+        return Condition(READY, False, "ReadinessGatesNotReady", ", ".join(problems))
+    return Condition(READY, True)
+
+
+def container_status(record: ContainerRecord, phase: str, waiting_reason: str) -> Document:
+    """One entry of ``containerStatuses``."""
+    spec = record.plan.spec
+    running = record.state in (State.RUNNING, State.STOPPING)
+    status: dict[str, Any] = {
+        "name": record.plan.name,
+        "state": _state(record, phase, waiting_reason),
+        "lastState": _last_state(record),
+        "ready": record.ready or _completed_init(record),
+        "restartCount": record.restart_count,
+        "image": spec.get("image", ""),
+        "imageID": record.image_id,
+        "started": running and record.started,
+    }
+    if record.container_id:
+        status["containerID"] = record.container_id
+    resources = spec.get("resources") or {}
+    shown = {key: resources[key] for key in ("limits", "requests") if resources.get(key)}
+    if shown and running:
+        status["resources"] = shown
+        if shown.get("requests"):
+            status["allocatedResources"] = shown["requests"]
+    return status
+
+
+def _completed_init(record: ContainerRecord) -> bool:
+    return record.plan.kind == INIT and record.ended is not None and record.ended.code == 0
+
+
+def _state(record: ContainerRecord, phase: str, waiting_reason: str) -> Document:
+    if record.state in (State.RUNNING, State.STOPPING):
+        return {"running": {"startedAt": rfc3339(record.started_at)}}
+    if record.ended is not None and not record.reason:
+        return {"terminated": _terminated(record.ended)}
+    waiting: Document = {"reason": record.reason or waiting_reason}
+    if record.message:
+        waiting["message"] = record.message
+    return {"waiting": waiting}
+
+
+def _last_state(record: ContainerRecord) -> Document:
+    """The attempt before the one that ``state`` shows."""
+    if record.ended is not None and record.reason:
+        return {"terminated": _terminated(record.ended)}
+    return {"terminated": _terminated(record.previous)} if record.previous else {}
+
+
+def _terminated(ended: Termination) -> Document:
+    document: Document = {
+        "exitCode": ended.code,
+        "reason": ended.reason,
+        "finishedAt": rfc3339(ended.finished_at),
+    }
+    if ended.started_at is not None:
+        document["startedAt"] = rfc3339(ended.started_at)
+    if ended.signal:
+        document["signal"] = ended.signal
+    if ended.message:
+        document["message"] = ended.message
+    if ended.container_id:
+        document["containerID"] = ended.container_id
+    return document

@@ -1,0 +1,122 @@
+"""Reading container logs: CRI log files, as ``kubectl logs`` asks for them.
+
+A line is ``<RFC 3339 time> <stdout|stderr> <P|F> <text>``; P marks a part of a longer line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+from kubarium.api.logs import LogOptions
+from kubarium.base.clock import Clock, parse_rfc3339
+
+_CHUNK_BYTES = 64 * 1024
+# How often a followed file is looked at.
+_FOLLOW_S = 0.1
+
+
+@dataclass(slots=True)
+class _Filter:
+    """Turns CRI lines into what the caller asked for; counts bytes against the limit."""
+
+    timestamps: bool
+    since: float
+    left: int | None
+    continued: bool = False
+
+    def lines(self, raw: list[bytes]) -> bytes:
+        return self._limit(b"".join(self._shown(line) for line in raw))
+
+    def _shown(self, line: bytes) -> bytes:
+        stamp, _, rest = line.partition(b" ")
+        _, _, rest = rest.partition(b" ")
+        mark, _, text = rest.partition(b" ")
+        if self.since and parse_stamp(stamp) < self.since:
+            return b""
+        head = stamp + b" " if self.timestamps and not self.continued else b""
+        self.continued = mark == b"P"
+        return head + text + (b"" if self.continued else b"\n")
+
+    def _limit(self, data: bytes) -> bytes:
+        if self.left is not None:
+            data = data[: self.left]
+            self.left -= len(data)
+        return data
+
+
+def parse_stamp(stamp: bytes) -> float:
+    """Seconds of a CRI timestamp; nanoseconds are cut to microseconds."""
+    text = stamp.decode()
+    head, dot, tail = text.partition(".")
+    if not dot:
+        return parse_rfc3339(text)
+    return parse_rfc3339(f"{head}.{tail.rstrip('Z')[:6]}+00:00")
+
+
+async def read_log(
+    path: str, options: LogOptions, clock: Clock, running: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """Pieces of the log at ``path``; with ``follow``, on until ``running()`` is false."""
+    since = 0.0
+    if options.since_seconds is not None:
+        since = clock.now() - options.since_seconds
+    elif options.since_time:
+        since = parse_rfc3339(options.since_time)
+    chosen = _Filter(options.timestamps, since, options.limit_bytes)
+    # Reads are of local files in small pieces; a thread for each would cost more than it saves.
+    with open(path, "rb") as file:  # noqa: ASYNC230
+        if options.tail_lines is not None:
+            file.seek(_tail_start(path, options.tail_lines))
+        rest = b""
+        while chosen.left is None or chosen.left > 0:
+            alive = options.follow and running()
+            data = file.read(_CHUNK_BYTES)
+            *lines, rest = (rest + data).split(b"\n")
+            shown = chosen.lines(lines)
+            if shown:
+                yield shown
+            if data:
+                continue
+            if not alive:
+                return
+            await clock.sleep(_FOLLOW_S)
+
+
+def _tail_start(path: str, wanted: int) -> int:
+    """Where the last ``wanted`` whole lines begin; parts of one line count once."""
+    end = os.path.getsize(path)
+    if wanted <= 0:
+        return end
+    start = end
+    for position, line in _lines_backwards(path, end):
+        mark = line.split(b" ", 3)[2:3]
+        if mark == [b"F"]:
+            wanted -= 1
+            if wanted < 0:
+                return start
+        start = position
+    return 0
+
+
+def _lines_backwards(path: str, end: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) from the last complete line to the first."""
+    with open(path, "rb") as file:
+        position, rest = end, b""
+        while position > 0:
+            size = min(_CHUNK_BYTES, position)
+            position -= size
+            file.seek(position)
+            parts = (file.read(size) + rest).split(b"\n")
+            rest = parts[0]
+            offset = position + len(rest) + 1
+            found = []
+            for part in parts[1:]:
+                found.append((offset, part))
+                offset += len(part) + 1
+            for entry in reversed(found):
+                if entry[1]:
+                    yield entry
+        if rest:
+            yield 0, rest

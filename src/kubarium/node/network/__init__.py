@@ -1,0 +1,1 @@
+"""Addresses, names and services of pods that share the machine's loopback."""

@@ -1,0 +1,63 @@
+"""Addresses for pods and nodes on the loopback network.
+
+Every address of 127.0.0.0/8 reaches this machine, so a unique one for each pod needs no set-up and
+no privilege. Services take 127.96.0.0/16 (the API server hands those out).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections import deque
+
+from kubarium.base.errors import KubariumError
+
+POD_NETWORK = "127.64.0.0/12"
+NODE_NETWORK = "127.112.0.0/16"
+
+
+class AddressPool:
+    """Lends addresses of one network; an address given back is lent again last of all."""
+
+    def __init__(self, network: str, seed: str = "") -> None:
+        """``seed`` says where in the network to begin, so that clusters side by side on one machine
+        seldom share addresses; "" begins at the first."""
+        parsed = ipaddress.ip_network(network)
+        self._base = int(parsed.network_address)
+        self._size = parsed.num_addresses
+        blocks = max(self._size // 256, 1)
+        digest = hashlib.sha256(seed.encode()).digest()
+        self._first = int.from_bytes(digest[:4]) % blocks * 256 if seed else 0
+        self._next = 1
+        self._free: deque[int] = deque()
+        self._lent: dict[str, int] = {}
+        self._kept: dict[int, None] = {}
+
+    def lend(self, owner: str) -> str:
+        """The owner's address; the same one if it has one already. Never ends in .0 or .255."""
+        number = self._lent.get(owner)
+        if number is None:
+            number = self._lent[owner] = self._take()
+        return str(ipaddress.ip_address(self._base + number))
+
+    def keep(self, owner: str, address: str) -> None:
+        """The owner has this address from before; one of another network is ignored."""
+        number = int(ipaddress.ip_address(address)) - self._base
+        if 0 < number < self._size and number not in self._lent.values():
+            self._lent[owner] = number
+            self._kept[number] = None
+
+    def give_back(self, owner: str) -> None:
+        number = self._lent.pop(owner, None)
+        if number is not None:
+            self._free.append(number)
+
+    def _take(self) -> int:
+        while self._next < self._size:
+            number = (self._first + self._next) % self._size
+            self._next += 1
+            if number % 256 not in (0, 255) and number not in self._kept:
+                return number
+        if not self._free:
+            raise KubariumError(f"no address left in a network of {self._size}")
+        return self._free.popleft()

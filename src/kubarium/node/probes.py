@@ -1,0 +1,109 @@
+"""Making one probe: HTTP, TCP; kubelet's outcomes and wording (source: ``pkg/probe``)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+SUCCESS, FAILURE, ERROR = "success", "failure", "error"
+Outcome = tuple[str, str]
+_MAX_BODY_BYTES = 10 * 1024
+
+
+def port_number(port: int | str, container: Mapping[str, Any]) -> int | None:
+    """A probe's port; names are those of the container's ports."""
+    if isinstance(port, int):
+        return port
+    for entry in container.get("ports") or ():
+        if entry.get("name") == port:
+            return int(entry["containerPort"])
+    return int(port) if port.isdigit() else None
+
+
+async def network_probe(
+    probe: Mapping[str, Any], container: Mapping[str, Any], pod_ip: str, timeout_s: float
+) -> Outcome:
+    """An ``httpGet`` or ``tcpSocket`` probe (or hook) against a pod."""
+    action = probe.get("httpGet") or probe.get("tcpSocket")
+    if action is None:
+        return ERROR, "gRPC probes are not supported by this node"
+    number = port_number(action["port"], container)
+    if number is None:
+        return ERROR, f"couldn't find port: {action['port']}"
+    host = action.get("host") or pod_ip
+    if probe.get("httpGet"):
+        return await http_probe(action, host, number, timeout_s)
+    return await tcp_probe(host, number, timeout_s)
+
+
+async def tcp_probe(host: str, port: int, timeout_s: float) -> Outcome:
+    """Succeeds if a connection can be made."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        return FAILURE, f"dial tcp {host}:{port}: i/o timeout"
+    except OSError as error:
+        return FAILURE, f"dial tcp {host}:{port}: connect: {_reason(error)}"
+    writer.close()
+    return SUCCESS, ""
+
+
+async def http_probe(action: Mapping[str, Any], host: str, port: int, timeout_s: float) -> Outcome:
+    """Succeeds with a status from 200 to 399."""
+    scheme = (action.get("scheme") or "HTTP").lower()
+    path = action.get("path") or "/"
+    path = path if path.startswith("/") else f"/{path}"
+    url = f"{scheme}://{host}:{port}{path}"
+    try:
+        async with asyncio.timeout(timeout_s):
+            status = await _get(scheme, host, port, path, _headers(action, host, port))
+    except TimeoutError:
+        text = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+        return FAILURE, f'Get "{url}": {text}'
+    except (OSError, EOFError, ValueError) as error:
+        return FAILURE, f'Get "{url}": {_dial(error, host, port)}'
+    if 200 <= status < 400:
+        return SUCCESS, ""
+    return FAILURE, f"HTTP probe failed with statuscode: {status}"
+
+
+def _headers(action: Mapping[str, Any], host: str, port: int) -> dict[str, str]:
+    headers = {"Host": f"{host}:{port}", "User-Agent": "kube-probe/1.37", "Accept": "*/*"}
+    for entry in action.get("httpHeaders") or ():
+        headers[entry["name"]] = entry.get("value") or ""
+    return headers | {"Connection": "close"}
+
+
+async def _get(scheme: str, host: str, port: int, path: str, headers: dict[str, str]) -> int:
+    context = None
+    if scheme == "https":
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # kubelet does not verify either
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        writer.write(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        await writer.drain()
+        first = (await reader.readline()).split()
+        if len(first) < 2 or not first[0].startswith(b"HTTP/"):
+            raise EOFError("malformed HTTP response" if first else "EOF")
+        await reader.read(_MAX_BODY_BYTES)
+        return int(first[1])
+    finally:
+        writer.close()
+
+
+def _dial(error: Exception, host: str, port: int) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"dial tcp {host}:{port}: connect: {_reason(error)}"
+    return str(error)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,48 @@
+"""What the agent asks of a runtime: pods of its nodes come, change and go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from kubarium.api.logs import LogOptions
+from kubarium.api.resource import Document
+from kubarium.api.streams import Session, StreamOptions
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What pods of a node see of it."""
+
+    name: str
+    address: str
+    allocatable: dict[str, str]
+
+
+class PodRunner(Protocol):
+    """One runtime. ``pod_seen`` and ``pod_gone`` are called from informer handlers: be quick."""
+
+    def pod_seen(self, pod: Document, node: NodeFacts) -> None:
+        """A pod of one of our nodes is new or has changed."""
+        ...
+
+    def pod_gone(self, pod: Document) -> None:
+        """A pod of one of our nodes has been removed from the API."""
+        ...
+
+    async def start(self) -> None:
+        """Before the nodes are announced."""
+        ...
+
+    async def run(self) -> None:
+        """Until cancelled; then nothing of ours may be left on the machine."""
+        ...
+
+    async def open_session(self, pod: Document, options: StreamOptions) -> Session:
+        """A command in a container, or the one that runs; ApiError if that cannot be."""
+        ...
+
+    def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
+        """Output of a container; ApiError if there is none."""
+        ...

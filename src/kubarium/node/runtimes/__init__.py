@@ -1,0 +1,1 @@
+"""How pods are carried out: as real processes, or simulated."""

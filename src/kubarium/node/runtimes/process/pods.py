@@ -1,0 +1,588 @@
+"""Pods as processes: directories, volumes, hosts files, sandboxes; containers started in them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kubarium.api.logs import LogOptions
+from kubarium.api.resource import Document
+from kubarium.api.streams import StreamOptions
+from kubarium.base.clock import Clock
+from kubarium.base.errors import KubariumError, bad_request
+from kubarium.node import isolation
+from kubarium.node.config import NodeConfig
+from kubarium.node.downward import PodFacts
+from kubarium.node.environment import (
+    ConfigProblem,
+    command_line,
+    container_environment,
+    expand,
+)
+from kubarium.node.images import (
+    DEFAULT_PATH,
+    Image,
+    ImageCatalogue,
+    InvalidImageName,
+    UnknownImage,
+)
+from kubarium.node.logs import read_log
+from kubarium.node.network.hosts import HostsFiles
+from kubarium.node.network.names import pod_hostname
+from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
+from kubarium.node.runtimes.process import machine_files
+from kubarium.node.runtimes.process.cgroups import (
+    Cgroups,
+    Usage,
+    container_amounts,
+    pod_amounts,
+)
+from kubarium.node.runtimes.process.engine import (
+    ExecResult,
+    ExitStatus,
+    ProcessEngine,
+    ProcessSession,
+    ProcessSpec,
+    StartError,
+)
+from kubarium.node.runtimes.process.rootfs import Bind, RootFs
+from kubarium.node.security import Identity, home_of, identity_of
+from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
+
+_TERMINATION_BYTES = 4096
+_FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
+
+
+class StartFailed(KubariumError):
+    """A container was not started: a waiting reason, or StartError, and a message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PrepareFailed(KubariumError):
+    """A pod could not be prepared: an event's reason and message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A container on its way: what :meth:`ProcessPods.start` answers."""
+
+    container_id: str
+    image_id: str
+
+
+@dataclass(slots=True)
+class _Pod:
+    """One pod's place and what has been made there."""
+
+    facts: PodFacts
+    place: Path
+    volumes: PodVolumes
+    device_env: Mapping[str, Mapping[str, str]]
+    containers: dict[str, str] = field(default_factory=dict)  # name -> current container ident
+    running: dict[str, None] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
+    told: dict[str, None] = field(default_factory=dict)
+
+
+# (pod uid, container, attempt, status, termination message, out of memory)
+OnExit = Callable[[str, str, int, ExitStatus, str, bool], None]
+# (pod, reason, message): a warning event about a pod
+Warn = Callable[[Document, str, str], None]
+
+
+class ProcessPods:
+    """The process runtime of one agent. Pods are known by uid."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        clock: Clock,
+        hosts: HostsFiles,
+        volumes: VolumeSources,
+        on_exit: OnExit,
+        warn: Warn,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._hosts = hosts
+        self._sources = volumes
+        self._on_exit = on_exit
+        self._warn = warn
+        self._root = Path(config.root).resolve()
+        self._images = ImageCatalogue(config.images)
+        self._engine = ProcessEngine(clock, self._exited)
+        self._groups = Cgroups(shortfall="not looked for yet")
+        self._pods: dict[str, _Pod] = {}
+        self._idents: dict[str, tuple[str, str, int]] = {}
+        self._passable: list[str] = []
+        self._kept_tmp: list[str] = []
+        self._submounts: list[str] = []
+
+    async def start(self) -> None:
+        """Clear what an earlier agent left, start the zygote."""
+        shutil.rmtree(self._root / "pods", ignore_errors=True)
+        (self._root / "pods").mkdir(parents=True, exist_ok=True)
+        wanted = self._config.isolation
+        if sys.platform == "linux":
+            self._groups = Cgroups.open(hashlib.sha256(str(self._root).encode()).hexdigest()[:12])
+        self._engine.groups = self._groups.folders
+        await self._engine.start((wanted,) if wanted else isolation.LEVELS)
+        if self._engine.level != isolation.PLAIN:
+            self._kept_tmp = machine_files.folders_in_tmp()
+            self._submounts = machine_files.submounts(str(self._root))
+        if self._engine.level == isolation.ROOT:
+            self._passable = machine_files.impassable_folders()
+
+    async def close(self) -> None:
+        """Kill everything and remove the pods' files."""
+        await self._engine.close()
+        self._groups.close()
+        shutil.rmtree(self._root / "pods", ignore_errors=True)
+
+    def report(self) -> isolation.Report:
+        """The isolation in force."""
+        limits = self._groups.controllers
+        return isolation.report_for(
+            self._engine.level, self._engine.refusals, limits, self._groups.shortfall
+        )
+
+    # Pods --------------------------------------------------------------------------------------
+
+    async def prepare(self, facts: PodFacts, device_env: Mapping[str, Mapping[str, str]]) -> None:
+        """Volumes, hosts file and sandbox; PrepareFailed says why not. ``device_env`` by container.
+
+        May be called again after a failure."""
+        uid = facts.pod["metadata"]["uid"]
+        place = self._root / "pods" / uid
+        for name in ("volumes", "logs", "etc", "containers", "shm"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+        os.chmod(place / "shm", 0o1777)
+        volumes = PodVolumes(facts, place / "volumes", self._sources)
+        try:
+            await volumes.set_up()
+        except MountProblem as problem:
+            raise PrepareFailed("FailedMount", str(problem)) from problem
+        self._pods[uid] = _Pod(facts, place, volumes, device_env)
+        (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
+        self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts")
+        tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
+        tmpfs += [(str(path), options) for path, options in volumes.memory]
+        try:
+            self._groups.create_pod(uid, pod_amounts(facts.pod))
+            await self._engine.create_sandbox(uid, pod_hostname(facts.pod), tmpfs)
+        except (StartError, OSError) as error:
+            text = f"Failed to create pod sandbox: {error}"
+            raise PrepareFailed("FailedCreatePodSandBox", text) from error
+
+    async def release(self, uid: str) -> None:
+        """Give back sandbox and volumes; logs stay until :meth:`forget`."""
+        pod = self._pods.get(uid)
+        if pod is None:
+            return
+        self._hosts.drop(uid)
+        with contextlib.suppress(StartError):
+            await self._engine.remove_sandbox(uid)
+        self._groups.remove(uid)
+        for name in ("volumes", "containers", "shm"):
+            shutil.rmtree(pod.place / name, ignore_errors=True)
+
+    def forget(self, uid: str) -> None:
+        """Remove the pod's files, logs too."""
+        self._hosts.drop(uid)
+        self._pods.pop(uid, None)
+        shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
+
+    async def refresh_volumes(self) -> None:
+        """Bring ConfigMaps, Secrets, tokens and the downward API up to date in running pods."""
+        for pod in list(self._pods.values()):
+            if pod.running:
+                await pod.volumes.refresh()
+
+    def update(self, facts: PodFacts) -> None:
+        """The pod's labels or annotations may have changed."""
+        pod = self._pods.get(facts.pod["metadata"]["uid"])
+        if pod is not None:
+            pod.facts = facts
+            pod.volumes.update(facts)
+
+    # Containers --------------------------------------------------------------------------------
+
+    def find_image(self, container: Mapping[str, Any]) -> Image:
+        """The image that stands for a container's; StartFailed in kubelet's words."""
+        reference = container.get("image") or ""
+        try:
+            return self._images.resolve(reference)
+        except InvalidImageName as error:
+            raise StartFailed("InvalidImageName", str(error)) from error
+        except UnknownImage as error:
+            if container.get("imagePullPolicy") == "Never":
+                text = f'Container image "{reference}" is not present with pull policy of Never'
+                raise StartFailed("ErrImageNeverPull", text) from error
+            raise StartFailed("ErrImagePull", str(error)) from error
+
+    async def start_container(
+        self, uid: str, container: Mapping[str, Any], attempt: int, image: Image
+    ) -> Prepared:
+        """Start one attempt of a container; StartFailed if it does not come to run."""
+        pod = self._pods[uid]
+        name = container["name"]
+        ident = hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
+        try:
+            self._make_group(pod, container, attempt)
+            spec = self._spec(pod, container, attempt, image)
+        except ConfigProblem as problem:
+            raise StartFailed("CreateContainerConfigError", str(problem)) from problem
+        except OSError as error:
+            raise StartFailed("CreateContainerError", str(error)) from error
+        self._idents[ident] = (uid, name, attempt)
+        pod.containers[name] = ident
+        pod.running[name] = None
+        try:
+            await self._engine.start_container(ident, uid, spec)
+        except StartError as error:
+            self._idents.pop(ident, None)
+            pod.running.pop(name, None)
+            raise StartFailed(
+                "StartError",
+                "failed to create containerd task: failed to create shim task: OCI runtime create "
+                "failed: runc create failed: unable to start container process: error during "
+                f"container init: {error}",
+            ) from error
+        return Prepared(f"kubarium://{ident}", image.image_id)
+
+    def _make_group(self, pod: _Pod, container: Mapping[str, Any], attempt: int) -> None:
+        """A fresh one for each attempt: counters start at zero. OSError if it cannot be made."""
+        uid, name = pod.facts.pod["metadata"]["uid"], container["name"]
+        former = pod.groups.get(name)
+        if former is not None:
+            self._groups.remove(uid, former)
+        pod.groups[name] = f"{name}_{attempt}"
+        amounts = container_amounts(container.get("resources"))
+        self._groups.create_container(uid, pod.groups[name], amounts)
+
+    async def send_signal(self, uid: str, name: str, attempt: int, signal_name: str) -> None:
+        ident = self._ident(uid, name, attempt)
+        if ident is not None:
+            number = getattr(signal, signal_name, signal.SIGTERM)
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(ident, int(number))
+
+    async def execute(
+        self, uid: str, name: str, attempt: int, argv: list[str], timeout_s: float | None
+    ) -> ExecResult:
+        """Run a command in a container, as its user."""
+        ident = self._ident(uid, name, attempt)
+        if ident is None:
+            return ExecResult(126, "container is not running")
+        try:
+            return await self._engine.execute(ident, argv, timeout_s)
+        except StartError as error:
+            return ExecResult(126, str(error))
+
+    async def open_session(
+        self, uid: str, name: str, options: StreamOptions
+    ) -> ProcessSession:
+        """Run a command in a container with its streams in our hands, or attach to the one that
+        runs. StartError."""
+        pod = self._pods.get(uid)
+        if pod is None or name not in pod.running:
+            raise StartError(f"container not running ({name})")
+        ident = pod.containers[name]
+        if not options.command:
+            return await self._engine.attach(ident, options.names)
+        argv = list(options.command)
+        return await self._engine.execute_streamed(ident, argv, options.names, options.tty)
+
+    async def probe(
+        self, uid: str, container: Mapping[str, Any], attempt: int, kind: str, timeout_s: float
+    ) -> Outcome:
+        """Make one probe of a running container."""
+        probe, pod = container[kind], self._pods[uid]
+        if not probe.get("exec"):
+            return await network_probe(probe, container, pod.facts.pod_ips[0], timeout_s)
+        argv = list(probe["exec"].get("command") or ())
+        result = await self.execute(uid, container["name"], attempt, argv, timeout_s)
+        if result.code == 0:
+            return SUCCESS, ""
+        if result.code == 124:
+            return FAILURE, f'command timed out: "{" ".join(argv)}" timed out after {timeout_s:g}s'
+        return (ERROR if result.code == 126 else FAILURE), result.output
+
+    async def hook(self, uid: str, container: Mapping[str, Any], attempt: int, hook: str) -> str:
+        """Run a lifecycle hook; "" or what went wrong."""
+        action = (container.get("lifecycle") or {}).get(hook) or {}
+        if action.get("sleep"):
+            await self._clock.sleep(float(action["sleep"].get("seconds") or 0))
+            return ""
+        if action.get("exec"):
+            argv = list(action["exec"].get("command") or ())
+            result = await self.execute(uid, container["name"], attempt, argv, None)
+            return "" if result.code == 0 else f"command exited with {result.code}: {result.output}"
+        outcome, message = await network_probe(
+            action, container, self._pods[uid].facts.pod_ips[0], 30.0
+        )
+        return "" if outcome == SUCCESS else message
+
+    def process_ids(self, uid: str) -> dict[str, int]:
+        """The running containers' first processes, by container name; for tools that look."""
+        pod = self._pods.get(uid)
+        names = pod.running if pod else {}
+        return {name: self._engine.pid_of(pod.containers[name]) for name in names} if pod else {}
+
+    def _ident(self, uid: str, name: str, attempt: int) -> str | None:
+        pod = self._pods.get(uid)
+        ident = pod.containers.get(name) if pod else None
+        return ident if ident and self._idents.get(ident) == (uid, name, attempt) else None
+
+    def _exited(self, ident: str, status: ExitStatus) -> None:
+        known = self._idents.pop(ident, None)
+        if known is None:
+            return
+        uid, name, attempt = known
+        pod = self._pods.get(uid)
+        message, out_of_memory = "", False
+        if pod is not None:
+            pod.running.pop(name, None)
+            out_of_memory = self._ran_out_of_memory(pod, name, status)
+            message = self._termination_message(pod, name, attempt, status)
+            shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
+        self._on_exit(uid, name, attempt, status, message, out_of_memory)
+
+    def _ran_out_of_memory(self, pod: _Pod, name: str, status: ExitStatus) -> bool:
+        """Whether the kernel has killed something in the container for its memory; tells of it."""
+        usage = self._groups.usage(pod.facts.pod["metadata"]["uid"], pod.groups.get(name, ""))
+        if not usage.oom_kills or status.code == 0:
+            return False
+        resources = _container(pod.facts.pod, name).get("resources") or {}
+        limit = (resources.get("limits") or {}).get("memory", "the pod's")
+        text = f"Container {name} ran out of memory: limit {limit}, peak {_mebibytes(usage)}"
+        self._warn(pod.facts.pod, "OOMKilling", text)
+        return True
+
+    # What is started ---------------------------------------------------------------------------
+
+    def _spec(
+        self, pod: _Pod, container: Mapping[str, Any], attempt: int, image: Image
+    ) -> ProcessSpec:
+        document, name = pod.facts.pod, container["name"]
+        metadata = document["metadata"]
+        label = f"{metadata['name']}_{metadata.get('namespace', '')}({metadata['uid']})"
+        who = identity_of(document, container, self._engine.level, image.uid, label)
+        self._tell(pod, name, who)
+        environment = self._environment(pod, container, image, who)
+        argv = command_line(container, image.entrypoint, image.cmd, environment)
+        place = pod.place / "containers" / f"{name}_{attempt}"
+        place.mkdir(parents=True, exist_ok=True)
+        log = pod.place / "logs" / name / f"{attempt}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        working_dir = container.get("workingDir") or image.working_dir or "/"
+        root: RootFs | None = None
+        if self._engine.level == isolation.PLAIN:
+            working_dir = self._plain_root(pod, container, place, working_dir, environment)
+        else:
+            root = self._root_fs(pod, container, attempt, place, working_dir, who, environment)
+        return ProcessSpec(
+            argv,
+            environment,
+            working_dir,
+            str(log),
+            who.user,
+            root,
+            who.no_new_privileges,
+            joins=self._groups.joins(metadata["uid"], pod.groups[name]),
+            stdin=bool(container.get("stdin")),
+            stdin_once=bool(container.get("stdinOnce")),
+            tty=bool(container.get("tty")),
+        )
+
+    def _tell(self, pod: _Pod, name: str, who: Identity) -> None:
+        """Say once for each container what of its securityContext cannot be honoured."""
+        if who.shortfalls and name not in pod.told:
+            pod.told[name] = None
+            text = f"Container {name}: this agent cannot apply {'; '.join(who.shortfalls)}"
+            self._warn(pod.facts.pod, "SecurityContextNotApplied", text)
+
+    def _environment(
+        self, pod: _Pod, container: Mapping[str, Any], image: Image, who: Identity
+    ) -> dict[str, str]:
+        path = ":".join((*image.path, DEFAULT_PATH))
+        base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home_of(who.uid)}
+        own = container_environment(pod.facts, container, self._sources.objects)
+        devices = pod.device_env.get(container["name"], {})
+        return {**base, **image.env, **own, **devices}
+
+    def _root_fs(
+        self,
+        pod: _Pod,
+        container: Mapping[str, Any],
+        attempt: int,
+        place: Path,
+        working_dir: str,
+        who: Identity,
+        env: Mapping[str, str],
+    ) -> RootFs:
+        binds = [self._bind(pod, mount, container["name"], env) for mount in _mounts(container)]
+        binds.append(Bind(str(pod.place / "etc/hosts"), "/etc/hosts", False, False))
+        binds.append(Bind(str(pod.place / "etc/hostname"), "/etc/hostname", False, False))
+        name = container["name"]
+        message = self._termination_file(pod, name, attempt)
+        message.touch()
+        os.chmod(message, 0o666)
+        target = container.get("terminationMessagePath") or "/dev/termination-log"
+        binds.append(Bind(str(message), target, False, False))
+        return RootFs(
+            str(place),
+            sorted(binds, key=lambda bind: bind.target),
+            who.read_only_root,
+            who.privileged,
+            working_dir=working_dir,
+            shm=str(pod.place / "shm"),
+            owner=(who.user.uid, who.user.gid) if who.user and not who.user.map else (0, 0),
+            passable=self._passable,
+            submounts=self._submounts,
+            kept_tmp=self._kept_tmp,
+            cgroups=self._groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
+        )
+
+    def _bind(self, pod: _Pod, mount: Mapping[str, Any], name: str, env: Mapping[str, str]) -> Bind:
+        path = pod.volumes.paths.get(mount["name"])
+        if path is None:
+            raise ConfigProblem(f"volumeMounts: volume {mount['name']!r} of {name} not found")
+        sub = mount.get("subPath") or expand(mount.get("subPathExpr") or "", env)
+        if sub:
+            path = self._sub_path(path, sub)
+        return Bind(
+            str(path), mount["mountPath"], bool(mount.get("readOnly")), directory=path.is_dir()
+        )
+
+    @staticmethod
+    def _sub_path(path: Path, sub: str) -> Path:
+        inside = Path(os.path.realpath(path / sub))
+        if not inside.is_relative_to(os.path.realpath(path)):
+            raise ConfigProblem(f'subPath "{sub}" leaves its volume')
+        if not inside.exists():
+            inside.mkdir(parents=True)
+            os.chmod(inside, 0o777)
+        return inside
+
+    def _plain_root(
+        self,
+        pod: _Pod,
+        container: Mapping[str, Any],
+        place: Path,
+        working_dir: str,
+        environment: dict[str, str],
+    ) -> str:
+        """Without namespaces: a folder in which the mount paths are links to the volumes."""
+        for mount in _mounts(container):
+            bind = self._bind(pod, mount, container["name"], environment)
+            link = place / bind.target.lstrip("/")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(bind.source)
+        environment["KUBARIUM_ROOT"] = str(place)
+        environment["KUBARIUM_HOSTS_FILE"] = str(pod.place / "etc/hosts")
+        if _mounts(container) and "mounts" not in pod.told:
+            pod.told["mounts"] = None
+            text = "Mount paths are not visible without namespaces; see $KUBARIUM_ROOT instead"
+            self._warn(pod.facts.pod, "MountPathsNotVisible", text)
+        inside = place / working_dir.lstrip("/")
+        if working_dir != "/" and os.path.isdir(working_dir):
+            return working_dir
+        inside.mkdir(parents=True, exist_ok=True)
+        return str(inside)
+
+    # Logs and messages -------------------------------------------------------------------------
+
+    @staticmethod
+    def _termination_file(pod: _Pod, name: str, attempt: int) -> Path:
+        return pod.place / "etc" / f"termination-{name}-{attempt}"
+
+    def _termination_message(self, pod: _Pod, name: str, attempt: int, status: ExitStatus) -> str:
+        path = self._termination_file(pod, name, attempt)
+        text = ""
+        with contextlib.suppress(OSError):
+            with open(path, "rb") as file:
+                text = file.read(_TERMINATION_BYTES).decode(errors="replace")
+            path.unlink()
+        policy = _container(pod.facts.pod, name).get("terminationMessagePolicy")
+        if not text and status.code and policy == "FallbackToLogsOnError":
+            text = _last_output(pod.place / "logs" / name / f"{attempt}.log")
+        return text
+
+    def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
+        """The output of one container of ``pod``; ApiError 400 if there is none to show."""
+        uid, name = pod["metadata"]["uid"], options.container
+        known = self._pods.get(uid)
+        folder = None if known is None else known.place / "logs" / name
+        attempts = sorted(int(path.stem) for path in folder.glob("*.log")) if folder else []
+        shown = attempts[:-1] if options.previous else attempts
+        if folder is None or not shown:
+            raise bad_request(_no_log(pod, name, options.previous))
+        attempt, ident = shown[-1], known.containers.get(name, "") if known else ""
+
+        def running() -> bool:
+            return self._idents.get(ident) == (uid, name, attempt)
+
+        return read_log(str(folder / f"{attempt}.log"), options, self._clock, running)
+
+
+def _mounts(container: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(container.get("volumeMounts") or ())
+
+
+def _container(pod: Document, name: str) -> Mapping[str, Any]:
+    """The spec of a container; {} if the pod has none of that name."""
+    spec = pod["spec"]
+    entries = [
+        *(spec.get("initContainers") or ()),
+        *(spec.get("containers") or ()),
+        *(spec.get("ephemeralContainers") or ()),
+    ]
+    return next((entry for entry in entries if entry["name"] == name), {})
+
+
+def _mebibytes(usage: Usage) -> str:
+    return f"{usage.peak_memory / (1 << 20):.0f}Mi"
+
+
+def _no_log(pod: Document, name: str, previous: bool) -> str:
+    pod_name = pod["metadata"]["name"]
+    if previous:
+        return f'previous terminated container "{name}" in pod "{pod_name}" not found'
+    status = pod.get("status") or {}
+    entries = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
+    for entry in entries:
+        if entry["name"] == name and (entry.get("state") or {}).get("waiting"):
+            reason = entry["state"]["waiting"].get("reason", "")
+            text = "trying and failing to pull image" if "ImagePull" in reason else reason
+            waiting = "is waiting to start"
+            return f'container "{name}" in pod "{pod_name}" {waiting}: {text}'
+    return f'container "{name}" in pod "{pod_name}" is not available'
+
+
+def _last_output(path: Path) -> str:
+    """The end of a log, as a termination message."""
+    try:
+        lines = path.read_bytes().split(b"\n")[-_FALLBACK_LINES - 1 :]
+    except OSError:
+        return ""
+    texts = [line.split(b" ", 3)[3] for line in lines if line.count(b" ") >= 3]
+    return b"".join(text + b"\n" for text in texts)[-_FALLBACK_BYTES:].decode(errors="replace")

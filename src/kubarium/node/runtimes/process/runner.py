@@ -1,0 +1,422 @@
+"""The shell around the pod machines: carries out what they ask for, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from kubarium.api.kinds import (
+    CONFIG_MAPS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    PODS,
+    RESOURCE_CLAIMS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+)
+from kubarium.api.logs import LogOptions
+from kubarium.api.resource import Document, Resource
+from kubarium.api.streams import Session, StreamOptions
+from kubarium.base.errors import ApiError, KubariumError, internal
+from kubarium.node.config import NodeConfig
+from kubarium.node.downward import PodFacts
+from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, prepare_pod
+from kubarium.node.environment import Sources
+from kubarium.node.isolation import Report
+from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.status import pod_status
+from kubarium.node.network.addresses import POD_NETWORK, AddressPool
+from kubarium.node.network.hosts import HostsFiles
+from kubarium.node.network.names import NameSources
+from kubarium.node.references import referred_objects
+from kubarium.node.runner import NodeFacts
+from kubarium.node.runtimes.process.engine import ExitStatus, StartError
+from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
+from kubarium.node.status_writer import StatusWriter
+from kubarium.node.volumes import MountProblem, VolumeSources
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Context
+
+_LOG = logging.getLogger("kubarium.node")
+
+# kubelet looks at mounted objects about once a minute.
+_REFRESH_S = 60.0
+_READ = (CONFIG_MAPS, SECRETS, SERVICES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES)
+
+
+class ProcessRunner:
+    """Pods of the agent's nodes as processes. Satisfies :class:`kubarium.node.runner.PodRunner`."""
+
+    def __init__(
+        self,
+        context: Context,
+        config: NodeConfig,
+        recorder: EventRecorder,
+        drivers: Mapping[str, object],
+        is_root: bool,
+    ) -> None:
+        self.context = context
+        self.recorder = recorder
+        self.addresses = AddressPool(POD_NETWORK, config.root)
+        self.writer = StatusWriter(context)
+        self._drivers = drivers
+        self._actors: dict[str, PodActor] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        informers = context.informers
+        for resource in (*_READ, RESOURCE_CLAIMS):
+            informers.get(resource)
+        self._hosts = HostsFiles(
+            NameSources(
+                lambda namespace: informers.get(PODS).items(namespace),
+                lambda namespace: informers.get(SERVICES).items(namespace),
+            ),
+            config.cluster_domain,
+            context.clock,
+        )
+        self.pods = ProcessPods(
+            config,
+            context.clock,
+            self._hosts,
+            self._volume_sources(config, is_root),
+            self._exited,
+            self._warn,
+        )
+
+    def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
+        def reader(resource: Resource) -> Callable[[str, str], Document | None]:
+            return lambda namespace, name: self.context.informers.get(resource).get(name, namespace)
+
+        volumes = reader(PERSISTENT_VOLUMES)
+        return VolumeSources(
+            Sources(
+                reader(CONFIG_MAPS),
+                reader(SECRETS),
+                lambda namespace: self.context.informers.get(SERVICES).items(namespace),
+                config.api_host,
+                config.api_port,
+            ),
+            reader(PERSISTENT_VOLUME_CLAIMS),
+            lambda name: volumes("", name),
+            self._token,
+            Path(config.root).resolve() / "claims",
+            self.context.clock.now,
+            config.api_ca,
+            is_root,
+        )
+
+    async def _token(self, pod: Document, audience: str, lifetime_s: int) -> str:
+        metadata = pod["metadata"]
+        account = pod["spec"].get("serviceAccountName") or "default"
+        request: Document = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": [audience] if audience else [],
+                "expirationSeconds": lifetime_s,
+                "boundObjectRef": {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                },
+            },
+        }
+        try:
+            answer = await self.context.client.create(
+                SERVICE_ACCOUNTS,
+                request,
+                metadata.get("namespace", ""),
+                name=account,
+                subresource="token",
+            )
+        except ApiError as error:
+            raise MountProblem(f"failed to fetch token: {error}") from error
+        return str(answer["status"]["token"])
+
+    def _warn(self, pod: Document, reason: str, message: str) -> None:
+        self.recorder.event(pod, "Warning", reason, message)
+
+    # PodRunner ---------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """The isolation in force."""
+        return self.pods.report()
+
+    async def start(self) -> None:
+        await self.pods.start()
+        informers = self.context.informers
+        for resource in (*_READ, RESOURCE_CLAIMS):
+            await informers.get(resource).wait_synced()
+        for resource in (PODS, SERVICES):
+            informers.get(resource).on_change(lambda old, new: self._hosts.changed())
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.writer.run())
+                group.create_task(self._hosts.run())
+                group.create_task(self._refresh())
+        finally:
+            for actor in self._actors.values():
+                actor.stop_timer()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.shield(self.pods.close())
+
+    async def _refresh(self) -> None:
+        while True:
+            await self.context.clock.sleep(_REFRESH_S)
+            await self.pods.refresh_volumes()
+
+    def pod_seen(self, pod: Document, node: NodeFacts) -> None:
+        uid = pod["metadata"]["uid"]
+        actor = self._actors.get(uid)
+        if actor is None:
+            actor = self._actors[uid] = PodActor(self, pod, node)
+        actor.deliver(ev.PodSynced(pod))
+
+    def pod_gone(self, pod: Document) -> None:
+        actor = self._actors.get(pod["metadata"]["uid"])
+        if actor is not None:
+            actor.gone()
+
+    def drop(self, uid: str) -> None:
+        """An actor has nothing left to do and its pod is gone."""
+        self._actors.pop(uid, None)
+        self.pods.forget(uid)
+        self.addresses.give_back(uid)
+        self.writer.forget(uid)
+
+    def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
+        return self.pods.logs(pod, options)
+
+    async def open_session(self, pod: Document, options: StreamOptions) -> Session:
+        uid = pod["metadata"]["uid"]
+        try:
+            return await self.pods.open_session(uid, options.container, options)
+        except StartError as error:
+            raise internal(str(error)) from error
+
+    def processes(self, pod: Document) -> dict[str, int]:
+        """Process ids of the running containers' inits, by container name."""
+        return self.pods.process_ids(pod["metadata"]["uid"])
+
+    # For the actors ----------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` beside everything else; its errors are logged, never lost."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            _LOG.error("node agent: unexpected error", exc_info=task.exception())
+
+    def _exited(
+        self,
+        uid: str,
+        name: str,
+        attempt: int,
+        status: ExitStatus,
+        message: str,
+        out_of_memory: bool,
+    ) -> None:
+        actor = self._actors.get(uid)
+        if actor is not None:
+            event = ev.ContainerExited(
+                name, attempt, status.code, status.signal, out_of_memory, message
+            )
+            actor.exited(event)
+
+    async def fetch(self, pod: Document) -> None:
+        """Bring in objects that the pod names and that no watch has shown yet: a pod may be seen
+        before the ConfigMap that was created just before it."""
+        namespace = pod["metadata"].get("namespace", "")
+        for resource, name in referred_objects(pod):
+            informer = self.context.informers.get(resource)
+            if informer.get(name, namespace) is not None:
+                continue
+            try:
+                informer.observe(await self.context.client.get(resource, name, namespace))
+            except ApiError as error:
+                if error.reason != "NotFound":
+                    _LOG.warning("%s %s/%s: %s", resource.plural, namespace, name, error)
+
+    async def prepare_devices(self, pod: Document) -> dict[str, dict[str, str]]:
+        """Environment by container from the pod's claims; PrepareFailed in kubelet's wording."""
+        if not pod["spec"].get("resourceClaims"):
+            return {}
+        try:
+            claims = await fetch_claims(self.context.client, pod)
+            return prepare_pod(pod, lambda ns, name: claims.get(name), self._drivers)
+        except ClaimProblem as problem:
+            text = f"Failed to prepare dynamic resources: prepare dynamic resources: {problem}"
+            raise PrepareFailed("FailedPrepareDynamicResources", text) from problem
+
+
+class PodActor:
+    """One pod: its machine, and the tasks that carry out the machine's instructions."""
+
+    def __init__(self, runner: ProcessRunner, pod: Document, node: NodeFacts) -> None:
+        self._runner = runner
+        self._node = node
+        self._clock = runner.context.clock
+        self._machine = PodMachine(pod, self._clock.now())
+        self._uid: str = pod["metadata"]["uid"]
+        self._timer: asyncio.TimerHandle | None = None
+        self._gone = False
+        self._busy = False
+        self._inbox: list[ev.Event] = []
+        # A command may end before we have heard that it was started.
+        self._starting: dict[tuple[str, int], ev.ContainerExited | None] = {}
+
+    def exited(self, event: ev.ContainerExited) -> None:
+        """A container's command has ended."""
+        key = (event.name, event.attempt)
+        if key in self._starting:
+            self._starting[key] = event
+        else:
+            self.deliver(event)
+
+    def deliver(self, event: ev.Event) -> None:
+        """Give the machine an event and carry out its answer. Safe to call from within itself."""
+        self._inbox.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                for instruction in self._machine.handle(self._inbox.pop(0), self._clock.now()):
+                    getattr(self, f"_do_{type(instruction).__name__}")(instruction)
+        finally:
+            self._busy = False
+        self._set_timer()
+        if self._gone and self._machine.released:
+            self.stop_timer()
+            self._runner.drop(self._uid)
+
+    def gone(self) -> None:
+        """The pod is no longer in the API."""
+        self._gone = True
+        self.deliver(ev.PodRemoved())
+
+    def _set_timer(self) -> None:
+        self.stop_timer()
+        due = self._machine.next_deadline()
+        if due is not None:
+            delay = max(due - self._clock.now(), 0.0)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(delay, self.deliver, ev.Tick())
+
+    def stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def _pod(self) -> Document:
+        return self._machine.pod
+
+    def _facts(self) -> PodFacts:
+        address = self._runner.addresses.lend(self._uid)
+        return PodFacts(self._pod, (address,), self._node.address, self._node.allocatable)
+
+    # Instructions ------------------------------------------------------------------------------
+
+    def _do_Publish(self, _: ev.Publish) -> None:
+        if self._gone:
+            return
+
+        def status(pod: Document) -> Document:
+            self._machine.pod = pod
+            new = pod_status(self._machine, self._node.address, self._clock.now())
+            return {**(pod.get("status") or {}), **new}
+
+        self._runner.writer.write(self._pod, status)
+
+    def _do_Delete(self, _: ev.Delete) -> None:
+        if not self._gone:
+            self._runner.writer.delete(self._pod)
+
+    def _do_Record(self, record: ev.Record) -> None:
+        self._runner.recorder.event(self._pod, record.kind, record.reason, record.message)
+
+    def _do_Prepare(self, _: ev.Prepare) -> None:
+        self._runner.spawn(self._prepare())
+
+    async def _prepare(self) -> None:
+        try:
+            facts = self._facts()
+            await self._runner.fetch(self._pod)
+            devices = await self._runner.prepare_devices(self._pod)
+            await self._runner.pods.prepare(facts, devices)
+        except PrepareFailed as failure:
+            self.deliver(ev.PrepareFailed(failure.reason, str(failure)))
+            return
+        except (OSError, KubariumError) as error:
+            self.deliver(ev.PrepareFailed("FailedCreatePodSandBox", str(error)))
+            return
+        self.deliver(ev.Prepared(facts.pod_ips))
+
+    def _do_Release(self, _: ev.Release) -> None:
+        self._runner.spawn(self._release())
+
+    async def _release(self) -> None:
+        await self._runner.pods.release(self._uid)
+        self.deliver(ev.Released())
+
+    def _do_StartContainer(self, instruction: ev.StartContainer) -> None:
+        self._runner.spawn(self._start(instruction.name, instruction.attempt))
+
+    async def _start(self, name: str, attempt: int) -> None:
+        container = self._machine.record(name).plan.spec
+        self._starting[(name, attempt)] = None
+        try:
+            image = self._runner.pods.find_image(container)
+            text = (
+                f'Container image "{image.reference}" already present on machine '
+                "and can be accessed by the pod"
+            )
+            self._do_Record(ev.Record("Normal", "Pulled", text, name))
+            await self._runner.fetch(self._pod)
+            started = await self._runner.pods.start_container(self._uid, container, attempt, image)
+        except StartFailed as failure:
+            del self._starting[(name, attempt)]
+            self.deliver(ev.ContainerStartFailed(name, attempt, failure.reason, str(failure)))
+            return
+        self.deliver(ev.ContainerStarted(name, attempt, started.container_id, started.image_id))
+        early = self._starting.pop((name, attempt))
+        if early is not None:
+            self.deliver(early)
+
+    def _do_SignalContainer(self, instruction: ev.SignalContainer) -> None:
+        self._runner.spawn(
+            self._runner.pods.send_signal(
+                self._uid, instruction.name, instruction.attempt, instruction.signal
+            )
+        )
+
+    def _do_RunProbe(self, instruction: ev.RunProbe) -> None:
+        self._runner.spawn(self._probe(instruction))
+
+    async def _probe(self, wanted: ev.RunProbe) -> None:
+        container = self._machine.record(wanted.name).plan.spec
+        outcome, message = await self._runner.pods.probe(
+            self._uid, container, wanted.attempt, wanted.kind, wanted.timeout_s
+        )
+        self.deliver(ev.ProbeFinished(wanted.name, wanted.attempt, wanted.kind, outcome, message))
+
+    def _do_RunHook(self, instruction: ev.RunHook) -> None:
+        self._runner.spawn(self._hook(instruction))
+
+    async def _hook(self, wanted: ev.RunHook) -> None:
+        container = self._machine.record(wanted.name).plan.spec
+        failure = await self._runner.pods.hook(self._uid, container, wanted.attempt, wanted.hook)
+        self.deliver(ev.HookFinished(wanted.name, wanted.attempt, wanted.hook, failure))

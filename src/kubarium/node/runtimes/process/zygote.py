@@ -1,0 +1,338 @@
+"""A small process that forks containers, so that the agent (big, threaded) never has to.
+
+It reads commands as JSON lines from its standard input and writes events to a pipe. When
+standard input ends - the agent has closed it, or was killed - every container is killed and the
+zygote ends. Pod namespaces (hostname, IPC) live as open descriptors here; pod tmpfs mounts live in
+the zygote's own mount namespace: none of them can outlive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process.group_files import remove_groups
+from kubarium.node.runtimes.process.init import (
+    Init,
+    children,
+    exit_code,
+    kill_descendants,
+    send_event,
+)
+
+_END_PATIENCE_S = 0.1
+# How long an init may be too busy to take a command; a stopped one never takes it.
+_FORWARD_PATIENCE_S = 1.0
+_MAX_DESCRIPTORS = 16
+PLAIN, USER_NAMESPACE, ROOT = "plain", "user-namespace", "root"
+
+
+# A control connection: the init's end and ours.
+_Pair = tuple[socket.socket, socket.socket]
+
+
+@dataclass(slots=True)
+class _Sandbox:
+    """What the containers of one pod share."""
+
+    namespaces: list[tuple[int, int]] = field(default_factory=list)
+    mounts: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Container:
+    ident: str
+    pid: int
+    control: socket.socket
+
+
+class Zygote:
+    """Commands in, forks and events out."""
+
+    def __init__(self, level: str, events: int, groups: list[str]) -> None:
+        """``groups``: control groups that are to vanish with the containers."""
+        self._level = level
+        self._events = events
+        self._groups = groups
+        self._commands = socket.socket(fileno=0)
+        self._descriptors: list[int] = []
+        self._sandboxes: dict[str, _Sandbox] = {}
+        self._by_pid: dict[int, _Container] = {}
+        self._by_ident: dict[str, _Container] = {}
+        self._pending = b""
+
+    def prepare(self) -> None:
+        """Enter the zygote's own namespaces; OSError where the level is not to be had."""
+        if sys.platform == "linux":
+            linux.become_subreaper()
+        if self._level == PLAIN:
+            return
+        if self._level == USER_NAMESPACE:
+            outer = (os.geteuid(), os.getegid())
+            linux.unshare(linux.CLONE_NEWUSER)
+            linux.map_single_user(0, 0, *outer)
+        # Our own (in a user namespace: owned by it), so that we may come back to them.
+        linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC)
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+
+    def run(self) -> None:
+        """Serve until standard input ends."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._wakeup = read
+        while True:
+            ready = select.select([0, read], [], [])[0]
+            if read in ready:
+                os.read(read, 512)
+            if 0 in ready and not self._read_commands():
+                break
+            self._reap()
+        self._end()
+
+    def _read_commands(self) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._commands, 1 << 20, _MAX_DESCRIPTORS)
+        self._descriptors += descriptors
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            command = json.loads(line)
+            try:
+                getattr(self, f"_do_{command['op']}")(command)
+            except OSError as error:
+                message = f"{error.strerror or error}"
+                self.report({"event": "failed", "id": command["id"], "message": message})
+        return bool(data)
+
+    def report(self, event: dict[str, Any]) -> None:
+        send_event(self._events, event)
+
+    # Commands ----------------------------------------------------------------------------------
+
+    def _do_sandbox(self, command: dict[str, Any]) -> None:
+        sandbox = _Sandbox()
+        if self._level != PLAIN:
+            self._make_namespaces(sandbox, command["hostname"])
+            for path, options in command["tmpfs"]:
+                linux.mount("tmpfs", path, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
+                sandbox.mounts.append(path)
+        self._sandboxes[command["id"]] = sandbox
+        self.report({"event": "ready", "id": command["id"]})
+
+    def _make_namespaces(self, sandbox: _Sandbox, hostname: str) -> None:
+        kinds = {"uts": linux.CLONE_NEWUTS, "ipc": linux.CLONE_NEWIPC}
+        own = {name: os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in kinds}
+        try:
+            linux.unshare(linux.CLONE_NEWUTS | linux.CLONE_NEWIPC)
+            linux.sethostname(hostname)
+            for name, kind in kinds.items():
+                descriptor = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                sandbox.namespaces.append((descriptor, kind))
+        finally:
+            for name, descriptor in own.items():
+                linux.setns(descriptor, kinds[name])
+                os.close(descriptor)
+
+    def _do_remove(self, command: dict[str, Any]) -> None:
+        sandbox = self._sandboxes.pop(command["id"], _Sandbox())
+        for descriptor, _ in sandbox.namespaces:
+            os.close(descriptor)
+        for path in reversed(sandbox.mounts):
+            linux.unmount(path)
+        self.report({"event": "ready", "id": command["id"]})
+
+    def _do_start(self, command: dict[str, Any]) -> None:
+        sandbox = self._sandboxes.get(command["sandbox"])
+        if sandbox is None:
+            raise OSError(0, f"no sandbox {command['sandbox']}")
+        inner, outer = socket.socketpair()
+        outer.settimeout(_FORWARD_PATIENCE_S)
+        control = (inner, outer)
+        try:
+            if self._level == PLAIN:
+                pid = os.fork()
+                if pid == 0:
+                    self._become_init(command, sandbox, control)
+            else:
+                pid = self._fork_into_pid_namespace(command, sandbox, control)
+        except OSError:
+            outer.close()
+            raise
+        finally:
+            inner.close()
+        container = _Container(command["id"], pid, outer)
+        self._by_pid[pid] = self._by_ident[command["id"]] = container
+        self.report({"event": "forked", "id": command["id"], "pid": pid})
+
+    def _fork_into_pid_namespace(
+        self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair
+    ) -> int:
+        """A process in between enters the namespace, so that the zygote itself never has to leave
+        it again (which a user namespace forbids). Its child, the init, is ours as subreaper."""
+        answer, end = os.pipe()
+        between = os.fork()
+        if between == 0:
+            try:
+                os.close(answer)
+                self._fork_init(command, sandbox, control, end)
+            except OSError as error:
+                os.write(end, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(end)
+        with os.fdopen(answer, "rb") as pipe:
+            text = pipe.read().decode()
+        os.waitpid(between, 0)
+        if not text.isdigit():
+            raise OSError(0, text)
+        control[1].send(b"\0")
+        return int(text)
+
+    def _fork_init(
+        self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair, answer: int
+    ) -> None:
+        linux.unshare(linux.CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            os.close(answer)
+            control[0].recv(1)  # given once our parent has gone and the zygote is our parent
+            self._become_init(command, sandbox, control)
+        os.write(answer, str(pid).encode())
+
+    def _become_init(
+        self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair
+    ) -> None:
+        try:
+            signal.set_wakeup_fd(-1)
+            for other in self._by_pid.values():
+                other.control.close()
+            control[1].close()
+            os.close(self._wakeup)
+            null = os.open("/dev/null", os.O_RDONLY)
+            self._commands.detach()
+            for descriptor in self._descriptors:  # meant for other containers
+                os.close(descriptor)
+            os.dup2(null, 0)
+            os.setsid()
+            Init(command["id"], command["spec"], control[0], self._events).run(sandbox.namespaces)
+        finally:
+            os._exit(1)
+
+    def _do_destroy(self, command: dict[str, Any]) -> None:
+        """For an init that no longer listens (someone stopped it)."""
+        container = self._by_ident.get(command["id"])
+        if container is None:
+            return
+        if self._level == PLAIN:
+            kill_descendants(container.pid, frozenset())
+        # In a pid namespace the end of its init is the end of every process in it.
+        os.kill(container.pid, signal.SIGKILL)
+
+    def _do_signal(self, command: dict[str, Any]) -> None:
+        self._forward(command)
+
+    def _do_attach(self, command: dict[str, Any]) -> None:
+        """Without a container the descriptor is closed, which says enough."""
+        self._forward(command, self._descriptors.pop(0))
+
+    def _do_exec(self, command: dict[str, Any]) -> None:
+        descriptor = self._descriptors.pop(0) if command.get("stream") else -1
+        if not self._forward(command, descriptor):
+            message = "container is not running"
+            self.report(
+                {"event": "exec", "id": command["id"], "exec": command["exec"], "code": 126}
+                | {"message": message}
+            )
+
+    def _forward(self, command: dict[str, Any], descriptor: int = -1) -> bool:
+        container = self._by_ident.get(command["id"])
+        try:
+            if container is None:
+                return False
+            data = json.dumps(command).encode() + b"\n"
+            if descriptor >= 0:
+                data = data[socket.send_fds(container.control, [data], [descriptor]) :]
+            container.control.sendall(data)
+        except OSError:
+            return False
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return True
+
+    # Ends --------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            container = self._by_pid.pop(pid, None)
+            if container is None:
+                self._kill_strays()  # an orphan has ended: its own children are ours now
+                continue
+            del self._by_ident[container.ident]
+            container.control.close()
+            self._kill_strays()
+            code, number = exit_code(status)
+            self.report({"event": "gone", "id": container.ident, "code": code, "signal": number})
+
+    def _kill_strays(self) -> None:
+        """Plain level: orphans of an init that was itself killed have become our children. Only
+        those and what is below them go: other containers may just be starting processes."""
+        if self._level != PLAIN:
+            return
+        for pid in children(os.getpid()):
+            if pid not in self._by_pid:
+                kill_descendants(pid, frozenset())
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        for container in self._by_pid.values():
+            container.control.close()
+        if self._level == PLAIN:
+            # Plain inits kill what they hold when their control pipe ends; sweep up after them.
+            select.select([], [], [], _END_PATIENCE_S)
+            kill_descendants(os.getpid(), frozenset())
+        else:
+            for container in self._by_pid.values():
+                os.kill(container.pid, signal.SIGKILL)
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        for folder in self._groups:
+            remove_groups(folder)
+
+
+def main() -> None:
+    """``sys.argv``: the level, the number of the inherited descriptor for events, and our control
+    groups."""
+    zygote = Zygote(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    os.set_inheritable(int(sys.argv[2]), False)
+    try:
+        zygote.prepare()
+    except OSError as error:
+        zygote.report({"event": "refused", "id": "", "message": str(error.strerror)})
+        return
+    zygote.report({"event": "ready", "id": ""})
+    gc.collect()
+    gc.freeze()  # keeps the collector from dirtying pages that the forks share
+    zygote.run()

@@ -1,0 +1,372 @@
+"""Simulated pods: they take as long as they are told, write two statuses, and need no process.
+
+A pod's annotations say how it goes:
+
+    kubarium.dev/start-delay    how long until its containers run              ("0s")
+    kubarium.dev/run-duration   how long they run; "never" = they do not end   (1s; never with
+                                restartPolicy Always)
+    kubarium.dev/exit-code      how they end                                   ("0")
+    kubarium.dev/oom            "true": they end as out of memory (137, OOMKilled)
+
+Durations are Go's ("1h30m", "250ms") or plain seconds. The same pod machine as for processes
+decides on phases, restarts and back-off; here its instructions are answered at once, or by a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import heapq
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kubarium.api.logs import LogOptions
+from kubarium.api.resource import Document
+from kubarium.api.streams import Session, StreamOptions
+from kubarium.base.clock import Clock, rfc3339_micro
+from kubarium.base.errors import KubariumError, bad_request
+from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, prepare_pod
+from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.machine import ContainerRecord, PodMachine, State
+from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
+from kubarium.node.lifecycle.status import pod_status
+from kubarium.node.network.addresses import POD_NETWORK, AddressPool
+from kubarium.node.runner import NodeFacts
+from kubarium.node.status_writer import StatusWriter
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Context
+
+T = TypeVar("T")
+
+START_DELAY = "kubarium.dev/start-delay"
+RUN_DURATION = "kubarium.dev/run-duration"
+EXIT_CODE = "kubarium.dev/exit-code"
+OOM = "kubarium.dev/oom"
+DEFAULT_RUN_S = 1.0
+_OOM_CODE = 137
+
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
+
+
+class BadAnnotation(KubariumError):
+    """An annotation's value cannot be read; the pod fails with this message."""
+
+
+def duration_s(text: str) -> float:
+    """Seconds of a Go duration or a plain number; ValueError otherwise.
+
+    >>> duration_s("1m30s"), duration_s("250ms"), duration_s("5")
+    (90.0, 0.25, 5.0)
+    """
+    parts = _PART.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How one pod goes. ``run_s`` None: it does not end by itself."""
+
+    start_delay_s: float
+    run_s: float | None
+    exit_code: int
+    oom: bool
+
+    @staticmethod
+    def of(pod: Document) -> Course:
+        """Read a pod's annotations; BadAnnotation names the one that is wrong."""
+        annotations = pod["metadata"].get("annotations") or {}
+        policy = pod["spec"].get("restartPolicy") or ALWAYS
+        default = "never" if policy == ALWAYS else f"{DEFAULT_RUN_S:g}s"
+        run = annotations.get(RUN_DURATION, default)
+        oom = annotations.get(OOM, "false") == "true"
+        code = _read(annotations, EXIT_CODE, "0", int)
+        if not 0 <= code <= 255:
+            raise BadAnnotation(f"annotation {EXIT_CODE}: {code}: must be from 0 to 255")
+        return Course(
+            _read(annotations, START_DELAY, "0s", duration_s),
+            None if run == "never" else _read(annotations, RUN_DURATION, default, duration_s),
+            _OOM_CODE if oom else code,
+            oom,
+        )
+
+
+def _read(annotations: Mapping[str, str], key: str, default: str, parse: Callable[[str], T]) -> T:
+    text = annotations.get(key, default)
+    try:
+        return parse(text)
+    except ValueError:
+        raise BadAnnotation(f"annotation {key}: cannot read {text!r}") from None
+
+
+class Timers:
+    """One heap of things to do at their times, in order of (time, order of asking).
+
+    One task sleeps until the first is due; thousands of pods cost one timer of the event loop.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._waker: asyncio.TimerHandle | None = None
+        self._waker_at = float("inf")
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Do ``action`` at ``when`` (clock.now() seconds). It cannot be cancelled: check there."""
+        self._count += 1
+        heapq.heappush(self._heap, (when, self._count, action))
+        if when < self._waker_at:
+            self._arm()
+
+    def close(self) -> None:
+        if self._waker is not None:
+            self._waker.cancel()
+        self._heap.clear()
+
+    def _arm(self) -> None:
+        if self._waker is not None:
+            self._waker.cancel()
+        self._waker_at = self._heap[0][0]
+        delay = max(self._waker_at - self._clock.now(), 0.0)
+        self._waker = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def _fire(self) -> None:
+        self._waker, self._waker_at = None, float("inf")
+        now = self._clock.now()
+        while self._heap and self._heap[0][0] <= now:
+            heapq.heappop(self._heap)[2]()
+        if self._heap and self._heap[0][0] < self._waker_at:
+            self._arm()
+
+
+class SimulatedRunner:
+    """Pods of the agent's nodes as state machines on a clock. Satisfies ``runner.PodRunner``."""
+
+    def __init__(
+        self, context: Context, recorder: EventRecorder, drivers: Mapping[str, object]
+    ) -> None:
+        self.context = context
+        self.clock = context.clock
+        self.recorder = recorder
+        self.addresses = AddressPool(POD_NETWORK)
+        self.writer = StatusWriter(context)
+        self.timers = Timers(context.clock)
+        self._drivers = drivers
+        self._pods: dict[str, SimulatedPod] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    async def start(self) -> None:
+        """Nothing is needed."""
+
+    async def run(self) -> None:
+        try:
+            await self.writer.run()
+        finally:
+            self.timers.close()
+            for task in list(self._tasks):
+                task.cancel()
+
+    def pod_seen(self, pod: Document, node: NodeFacts) -> None:
+        uid = pod["metadata"]["uid"]
+        known = self._pods.get(uid)
+        if known is None:
+            known = self._pods[uid] = SimulatedPod(self, pod, node)
+        known.deliver(ev.PodSynced(pod))
+
+    def pod_gone(self, pod: Document) -> None:
+        uid = pod["metadata"]["uid"]
+        known = self._pods.pop(uid, None)
+        if known is not None:
+            known.gone = True
+            self.addresses.give_back(uid)
+            self.writer.forget(uid)
+
+    async def prepare(self, pod: SimulatedPod, document: Document) -> None:
+        """Answer a pod that has claims."""
+        try:
+            claims = await fetch_claims(self.context.client, document)
+            prepare_pod(document, lambda ns, name: claims.get(name), self._drivers)
+        except ClaimProblem as problem:
+            text = f"Failed to prepare dynamic resources: prepare dynamic resources: {problem}"
+            pod.deliver(ev.PrepareFailed("FailedPrepareDynamicResources", text))
+            return
+        pod.deliver(pod.prepared())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def open_session(self, pod: Document, options: StreamOptions) -> Session:
+        name = pod["metadata"]["name"]
+        raise bad_request(f'pod "{name}" is simulated: it has no processes to run a command beside')
+
+    async def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
+        """A simulated container prints one line that says so."""
+        known = self._pods.get(pod["metadata"]["uid"])
+        if known is not None and known.started_at is not None:
+            stamp = f"{rfc3339_micro(known.started_at)} " if options.timestamps else ""
+            yield f"{stamp}simulated container {options.container}\n".encode()
+
+
+class SimulatedPod:
+    """One pod: its machine, answered by the course that its annotations set."""
+
+    def __init__(self, runner: SimulatedRunner, pod: Document, node: NodeFacts) -> None:
+        self._runner = runner
+        self._node = node
+        self._machine = PodMachine(pod, runner.clock.now(), keeps_running=True)
+        self._uid: str = pod["metadata"]["uid"]
+        self._inbox: list[ev.Event] = []
+        self._busy = False
+        self._due: float | None = None
+        self._publish = False
+        self.gone = False
+        self.started_at: float | None = None
+        for address in self._machine.pod_ips[:1]:
+            runner.addresses.keep(self._uid, address)
+        for record in self._machine.containers:
+            if record.state is State.RUNNING:
+                self._resume(record)
+
+    def _resume(self, record: ContainerRecord) -> None:
+        """A container that ran when an earlier agent ended goes on as if nothing had been."""
+        self.started_at = record.started_at
+        try:
+            course = Course.of(self._machine.pod)
+        except BadAnnotation:
+            return
+        self._schedule_end(record, course, record.started_at)
+
+    def _schedule_end(self, record: ContainerRecord, course: Course, started_at: float) -> None:
+        """Init containers are over at once: the annotations speak of the main containers."""
+        kind = record.plan.kind
+        run_s = course.run_s if kind == MAIN else 0.0 if kind == INIT else None
+        if run_s is None:
+            return
+        code, signal = (course.exit_code, 9 if course.oom else 0) if kind == MAIN else (0, 0)
+        ended = ev.ContainerExited(
+            record.plan.name, record.attempt, code, signal, course.oom and kind == MAIN
+        )
+        self._runner.timers.at(started_at + run_s, lambda: self._end(ended))
+
+    def deliver(self, event: ev.Event) -> None:
+        """Give the machine an event, and its answers back to it, until it is quiet."""
+        self._inbox.append(event)
+        if self._busy or self.gone:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                now = self._runner.clock.now()
+                for instruction in self._machine.handle(self._inbox.pop(0), now):
+                    getattr(self, f"_do_{type(instruction).__name__}")(instruction)
+        finally:
+            self._busy = False
+        self._settle()
+
+    def _settle(self) -> None:
+        """Write once for all that happened at this moment; set a timer for what is next."""
+        if self._publish:
+            self._publish = False
+            if self._worth_writing():
+                self._runner.writer.write(self._machine.pod, self._status)
+        due = self._machine.next_deadline()
+        if due is not None and due != self._due:
+            self._due = due
+            self._runner.timers.at(due, lambda: self._tick(due))
+
+    def _worth_writing(self) -> bool:
+        """Steps on the way (sandbox made, nothing runs yet) are not, unless something is wrong."""
+        machine = self._machine
+        touched = any(r.attempt >= 0 or r.reason for r in machine.containers)
+        return machine.finished or machine.terminating or touched
+
+    def _tick(self, due: float) -> None:
+        if self._due == due:
+            self._due = None
+            self.deliver(ev.Tick())
+
+    def _status(self, pod: Document) -> Document:
+        self._machine.pod = pod
+        new = pod_status(self._machine, self._node.address, self._runner.clock.now())
+        return {**(pod.get("status") or {}), **new}
+
+    # Instructions ------------------------------------------------------------------------------
+
+    def _do_Publish(self, _: ev.Publish) -> None:
+        self._publish = True
+
+    def _do_Delete(self, _: ev.Delete) -> None:
+        self._runner.writer.delete(self._machine.pod)
+
+    def _do_Record(self, record: ev.Record) -> None:
+        # Thousands of pods: only what is wrong is worth an Event object.
+        if record.kind == "Warning":
+            event = self._runner.recorder.event
+            event(self._machine.pod, record.kind, record.reason, record.message)
+
+    def _do_Prepare(self, _: ev.Prepare) -> None:
+        pod = self._machine.pod
+        if pod["spec"].get("resourceClaims"):
+            self._runner.spawn(self._runner.prepare(self, pod))
+        else:
+            self._inbox.append(self.prepared())
+
+    def prepared(self) -> ev.Prepared:
+        return ev.Prepared((self._runner.addresses.lend(self._uid),))
+
+    def _do_Release(self, _: ev.Release) -> None:
+        self._inbox.append(ev.Released())
+
+    def _do_StartContainer(self, wanted: ev.StartContainer) -> None:
+        try:
+            course = Course.of(self._machine.pod)
+        except BadAnnotation as problem:
+            failed = ev.ContainerStartFailed(
+                wanted.name, wanted.attempt, "CreateContainerConfigError", str(problem)
+            )
+            self._inbox.append(failed)
+            return
+        first = wanted.attempt == 0 and self.started_at is None
+        delay = course.start_delay_s if first else 0.0
+        if delay <= 0:
+            self._started(wanted, course)
+        else:
+            now = self._runner.clock.now()
+            self._runner.timers.at(now + delay, lambda: self._started(wanted, course))
+
+    def _started(self, wanted: ev.StartContainer, course: Course) -> None:
+        now = self._runner.clock.now()
+        self.started_at = self.started_at or now
+        digest = hashlib.sha256(f"{self._uid}/{wanted.name}/{wanted.attempt}".encode()).hexdigest()
+        image = self._machine.record(wanted.name).plan.spec.get("image", "")
+        self.deliver(
+            ev.ContainerStarted(wanted.name, wanted.attempt, f"simulated://{digest}", image)
+        )
+        self._schedule_end(self._machine.record(wanted.name), course, now)
+
+    def _end(self, ended: ev.ContainerExited) -> None:
+        """The course is over, if the container was not stopped before."""
+        record = self._machine.record(ended.name)
+        if record.attempt == ended.attempt and record.state in (State.RUNNING, State.STOPPING):
+            self.deliver(ended)
+
+    def _do_SignalContainer(self, wanted: ev.SignalContainer) -> None:
+        number = 9 if wanted.signal == "SIGKILL" else 15
+        # A simulated program heeds SIGTERM at once.
+        self._inbox.append(ev.ContainerExited(wanted.name, wanted.attempt, 128 + number, number))
+
+    def _do_RunProbe(self, wanted: ev.RunProbe) -> None:
+        self._inbox.append(ev.ProbeFinished(wanted.name, wanted.attempt, wanted.kind, "success"))
+
+    def _do_RunHook(self, wanted: ev.RunHook) -> None:
+        self._inbox.append(ev.HookFinished(wanted.name, wanted.attempt, wanted.hook))

@@ -1,0 +1,128 @@
+"""Who a container's process is: ``securityContext`` of pod and container put together."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubarium.api.resource import Document
+from kubarium.node.environment import ConfigProblem
+from kubarium.node.isolation import PLAIN, ROOT, USER_NAMESPACE
+from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process.engine import User
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The user to run as, and what of the request cannot be had here."""
+
+    user: User | None
+    uid: int
+    privileged: bool = False
+    read_only_root: bool = False
+    no_new_privileges: bool = False
+    shortfalls: list[str] = field(default_factory=list)
+
+
+def identity_of(
+    pod: Document, container: Mapping[str, Any], level: str, image_uid: int | None, label: str
+) -> Identity:
+    """ConfigProblem where ``runAsNonRoot`` forbids the user (source: ``security_context.go``)."""
+    shared = pod["spec"].get("securityContext") or {}
+    own = container.get("securityContext") or {}
+    merged = {**shared, **{key: value for key, value in own.items() if value is not None}}
+    asked = merged.get("runAsUser")
+    default = image_uid if image_uid is not None else 0 if level != PLAIN else os.geteuid()
+    uid = default if asked is None else int(asked)
+    _check_non_root(merged, asked, uid, label, container["name"])
+    gid = _group(merged, asked, uid, level)
+    groups = [int(g) for g in shared.get("supplementalGroups") or ()]
+    if shared.get("fsGroup") is not None:
+        groups.append(int(shared["fsGroup"]))
+    privileged = bool(own.get("privileged"))
+    return Identity(
+        _user(level, uid, gid, groups, _capabilities(own, privileged)),
+        uid,
+        privileged,
+        bool(own.get("readOnlyRootFilesystem")),
+        own.get("allowPrivilegeEscalation") is False,
+        _shortfalls(level, merged, uid, groups),
+    )
+
+
+def _check_non_root(
+    merged: Mapping[str, Any], asked: int | None, uid: int, label: str, name: str
+) -> None:
+    if not merged.get("runAsNonRoot") or uid != 0:
+        return
+    where = f'(pod: "{label}", container: {name})'
+    if asked is not None:
+        raise ConfigProblem(f"container's runAsUser breaks non-root policy {where}")
+    raise ConfigProblem(f"container has runAsNonRoot and image will run as root {where}")
+
+
+def _group(merged: Mapping[str, Any], asked: int | None, uid: int, level: str) -> int:
+    if merged.get("runAsGroup") is not None:
+        return int(merged["runAsGroup"])
+    if level == PLAIN:
+        return os.getegid()
+    if asked is None:
+        return 0
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return 0
+
+
+def _user(
+    level: str, uid: int, gid: int, groups: list[int], capabilities: list[str]
+) -> User | None:
+    if level == ROOT:
+        return User(uid, gid, groups, capabilities)
+    if level == USER_NAMESPACE and (uid or gid):
+        return User(uid, gid, [], [], map=True)
+    return None
+
+
+def _capabilities(own: Mapping[str, Any], privileged: bool) -> list[str]:
+    if privileged:
+        return list(linux.CAPABILITIES)
+    asked = own.get("capabilities") or {}
+    added = _names(asked.get("add"))
+    dropped = _names(asked.get("drop"))
+    start = [] if "ALL" in dropped else linux.DEFAULT_CAPABILITIES
+    if "ALL" in added:
+        start, added = list(linux.CAPABILITIES), []
+    kept = [name for name in (*start, *added) if name not in dropped]
+    return [name for name in dict.fromkeys(kept) if name in linux.CAPABILITIES]
+
+
+def _names(entries: list[str] | None) -> list[str]:
+    return [entry.upper().removeprefix("CAP_") for entry in entries or ()]
+
+
+def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[int]) -> list[str]:
+    """Requests that this level cannot honour, in words; empty as root."""
+    if level == ROOT:
+        return []
+    found = []
+    if level == PLAIN and uid != os.geteuid():
+        found.append(f"runAsUser {uid} (the process runs as user {os.geteuid()})")
+    if groups:
+        found.append(f"supplementary groups {sorted(groups)}")
+    if level == PLAIN and merged.get("readOnlyRootFilesystem"):
+        found.append("readOnlyRootFilesystem")
+    if level == PLAIN and (merged.get("capabilities") or {}).get("add"):
+        found.append(f"capabilities {merged['capabilities']['add']}")
+    return found
+
+
+def home_of(uid: int) -> str:
+    """The home directory that HOME names."""
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return "/"

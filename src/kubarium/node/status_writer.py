@@ -1,0 +1,126 @@
+"""Writes pod statuses, the newest only, and deletes pods whose end has come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kubarium.api.kinds import PODS
+from kubarium.api.resource import Document
+from kubarium.base.errors import ApiError
+from kubarium.runtime.protocol import Context, Informer
+from kubarium.runtime.writes import update_status
+
+_LOG = logging.getLogger("kubarium.node")
+
+WORKERS = 4
+# After a conflict the informer is about to bring the newer document.
+_CONFLICT_RETRY_S = 0.02
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+
+# Makes the status to write from the newest document.
+StatusSource = Callable[[Document], Document]
+
+
+@dataclass(slots=True)
+class _Work:
+    namespace: str
+    name: str
+    status: StatusSource | None = None
+    delete: bool = False
+    queued: bool = False
+    retry_s: float = 0.0
+
+
+class StatusWriter:
+    """Status writes of one runtime, by pod uid; in order for one pod, side by side for many."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._pods: Informer = context.informers.get(PODS)
+        self._work: dict[str, _Work] = {}
+        self._queue: deque[str] = deque()
+        self._ready = asyncio.Semaphore(0)
+
+    def write(self, pod: Document, status: StatusSource) -> None:
+        """Have ``status`` written soon; a later call before that replaces it."""
+        work = self._entry(pod)
+        work.status = status
+        self._enqueue(pod["metadata"]["uid"], work)
+
+    def delete(self, pod: Document) -> None:
+        """Delete the pod with grace period 0, after what is to be written of its status."""
+        work = self._entry(pod)
+        work.delete = True
+        self._enqueue(pod["metadata"]["uid"], work)
+
+    def forget(self, uid: str) -> None:
+        """The pod is gone."""
+        self._work.pop(uid, None)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._serve())
+
+    def _entry(self, pod: Document) -> _Work:
+        metadata = pod["metadata"]
+        return self._work.setdefault(
+            metadata["uid"], _Work(metadata.get("namespace", ""), metadata["name"])
+        )
+
+    def _enqueue(self, uid: str, work: _Work) -> None:
+        if not work.queued:
+            work.queued = True
+            self._queue.append(uid)
+            self._ready.release()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._ready.acquire()
+            uid = self._queue.popleft()
+            work = self._work.get(uid)
+            if work is None:
+                continue
+            try:
+                await self._carry_out(uid, work)
+                work.retry_s = 0.0
+            except ApiError as error:
+                await self._failed(uid, work, error)
+                continue
+            work.queued = False
+            if work.status is not None or work.delete:
+                self._enqueue(uid, work)
+            else:
+                self._work.pop(uid, None)
+
+    async def _carry_out(self, uid: str, work: _Work) -> None:
+        pod = self._pods.get(work.name, work.namespace)
+        if pod is None or pod["metadata"]["uid"] != uid:
+            work.status, work.delete = None, False
+            return
+        if work.status is not None:
+            source = work.status
+            await update_status(self._context, PODS, pod, source(pod))
+            if work.status is source:
+                work.status = None
+        elif work.delete:
+            await self._context.client.delete(
+                PODS, work.name, work.namespace, grace_period_s=0, uid=uid
+            )
+            work.delete = False
+
+    async def _failed(self, uid: str, work: _Work, error: ApiError) -> None:
+        if error.reason == "NotFound":
+            self._work.pop(uid, None)
+            return
+        conflict = error.reason == "Conflict"
+        work.retry_s = min(max(work.retry_s * 2, _FIRST_RETRY_S), _LAST_RETRY_S)
+        if not conflict:
+            _LOG.warning("pod %s/%s: status: %s", work.namespace, work.name, error)
+        await self._context.clock.sleep(_CONFLICT_RETRY_S if conflict else work.retry_s)
+        self._queue.append(uid)
+        self._ready.release()

@@ -1,0 +1,229 @@
+"""Events about objects, as ``kubectl describe`` shows them.
+
+Recording never blocks and never fails. Repeats are counted on one Event, many similar ones are
+combined, and a component that floods one object is rate-limited; the rules and figures are
+client-go's (``tools/record/events_cache.go``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import Any
+
+from kubarium.api.kinds import EVENTS
+from kubarium.api.resource import Document
+from kubarium.base.clock import rfc3339
+from kubarium.base.errors import ApiError
+from kubarium.client.protocol import MERGE_PATCH
+from kubarium.runtime.protocol import Context
+
+_LOG = logging.getLogger("kubarium.events")
+
+QUEUE_LENGTH = 1000  # waiting events; more are dropped, as by client-go's broadcaster
+CACHE_LENGTH = 4096  # remembered (object, reason, message)
+SIMILAR_EVENTS = 10  # from this many similar ones within the interval on they are combined
+SIMILAR_INTERVAL_S = 600.0
+BURST = 25  # tokens of one (component, object)
+REFILL_PER_S = 1 / 300
+MAX_MESSAGE = 1024
+MAX_NAME = 253
+_COMBINED = "(combined from similar events): "
+
+
+@dataclass(slots=True)
+class _Seen:
+    """An Event that was written."""
+
+    name: str
+    namespace: str
+    count: int
+    first: float
+    last: float
+
+
+@dataclass(slots=True)
+class _Similar:
+    """Messages of one (object, type, reason) within the interval."""
+
+    messages: dict[str, None]
+    last: float
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class EventRecorder:
+    """Records events of one component."""
+
+    def __init__(self, context: Context, component: str) -> None:
+        """``component`` is what ``source.component`` and ``reportingComponent`` say."""
+        self._context = context
+        self._component = component
+        self._waiting: deque[tuple[float, Document, str, str, str]] = deque()
+        self._drain: asyncio.Task[None] | None = None
+        self._seen: OrderedDict[tuple[str, ...], _Seen] = OrderedDict()
+        self._similar: OrderedDict[tuple[str, ...], _Similar] = OrderedDict()
+        self._buckets: OrderedDict[tuple[str, ...], _Bucket] = OrderedDict()
+        self._sequence = 0
+        self.dropped = 0
+
+    def event(self, document: Document, type_: str, reason: str, message: str) -> None:
+        """Record that ``reason`` happened to ``document``; ``type_`` is Normal or Warning."""
+        if len(self._waiting) >= QUEUE_LENGTH:
+            self.dropped += 1
+            return
+        reference = _reference(document)
+        self._waiting.append((self._context.clock.now(), reference, type_, reason, message))
+        if self._drain is None or self._drain.done():
+            loop = asyncio.get_running_loop()
+            self._drain = loop.create_task(self._run(), name=f"events/{self._component}")
+
+    async def flush(self) -> None:
+        """Until everything recorded so far is written or dropped."""
+        while self._drain is not None and not self._drain.done():
+            await asyncio.shield(self._drain)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            now, reference, type_, reason, message = self._waiting.popleft()
+            try:
+                await self._write(now, reference, type_, reason, message)
+            except ApiError as error:
+                # An event in a namespace that is going or gone is no news.
+                self.dropped += 1
+                _LOG.debug("event %s of %s dropped: %s", reason, reference.get("name"), error)
+
+    async def _write(
+        self, now: float, reference: Document, type_: str, reason: str, message: str
+    ) -> None:
+        if not self._allowed(now, reference):
+            self.dropped += 1
+            return
+        combined = self._is_one_too_many(now, reference, type_, reason, message)
+        text = _cut(_COMBINED + message if combined else message)
+        # Combined events share one Event, whose message is that of the last one.
+        key = (*_identity(reference), type_, reason, _COMBINED if combined else text)
+        seen = self._seen.get(key)
+        if seen is not None and await self._count_up(seen, now, text):
+            self._seen.move_to_end(key)
+            return
+        self._seen[key] = await self._create(now, reference, type_, reason, text)
+        _trim(self._seen)
+
+    def _allowed(self, now: float, reference: Document) -> bool:
+        """Token bucket on (component, object): 25 at once, then one in five minutes."""
+        key = _identity(reference)
+        bucket = self._buckets.setdefault(key, _Bucket(BURST, now))
+        bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at) * REFILL_PER_S)
+        bucket.at = now
+        self._buckets.move_to_end(key)
+        _trim(self._buckets)
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True
+
+    def _is_one_too_many(
+        self, now: float, reference: Document, type_: str, reason: str, message: str
+    ) -> bool:
+        """Whether the object has had too many different messages of this reason lately."""
+        key = (*_identity(reference), type_, reason)
+        similar = self._similar.get(key)
+        if similar is None or now - similar.last > SIMILAR_INTERVAL_S:
+            similar = self._similar[key] = _Similar({}, now)
+        similar.last = now
+        self._similar.move_to_end(key)
+        _trim(self._similar)
+        if message in similar.messages:
+            return False
+        if len(similar.messages) + 1 < SIMILAR_EVENTS:
+            similar.messages[message] = None
+            return False
+        return True
+
+    async def _count_up(self, seen: _Seen, now: float, message: str) -> bool:
+        """Count one more on a written Event; False when it has expired or been deleted."""
+        patch = {"count": seen.count + 1, "lastTimestamp": rfc3339(now), "message": message}
+        try:
+            await self._context.client.patch(
+                EVENTS, seen.name, patch, seen.namespace, patch_type=MERGE_PATCH
+            )
+        except ApiError as error:
+            if error.code == 404:
+                return False
+            raise
+        seen.count += 1
+        seen.last = now
+        return True
+
+    async def _create(
+        self, now: float, reference: Document, type_: str, reason: str, message: str
+    ) -> _Seen:
+        namespace = reference.get("namespace") or "default"
+        # client-go names events by the nanosecond; virtual time stands still, so we also count.
+        self._sequence += 1
+        tail = f".{int(now * 1e9) + self._sequence:x}"
+        name = reference.get("name", "")[: MAX_NAME - len(tail)] + tail
+        document: Document = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": namespace},
+            "involvedObject": reference,
+            "reason": reason,
+            "message": message,
+            "type": type_,
+            "source": {"component": self._component},
+            "reportingComponent": self._component,
+            "reportingInstance": "",
+            "firstTimestamp": rfc3339(now),
+            "lastTimestamp": rfc3339(now),
+            "count": 1,
+        }
+        try:
+            await self._context.client.create(EVENTS, document, namespace)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            document["metadata"] = {
+                "name": f"{name}{self._context.chance.suffix()}"[-MAX_NAME:],
+                "namespace": namespace,
+            }
+            await self._context.client.create(EVENTS, document, namespace)
+        return _Seen(document["metadata"]["name"], namespace, 1, now, now)
+
+
+def _reference(document: Document) -> Document:
+    metadata = document["metadata"]
+    reference = {
+        "kind": document.get("kind", ""),
+        "namespace": metadata.get("namespace", ""),
+        "name": metadata.get("name", ""),
+        "uid": metadata.get("uid", ""),
+        "apiVersion": document.get("apiVersion", ""),
+        "resourceVersion": metadata.get("resourceVersion", ""),
+    }
+    return {name: value for name, value in reference.items() if value}
+
+
+def _identity(reference: Document) -> tuple[str, ...]:
+    return (
+        reference.get("kind", ""),
+        reference.get("namespace", ""),
+        reference.get("name", ""),
+        reference.get("uid", ""),
+    )
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
+
+
+def _trim(cache: OrderedDict[tuple[str, ...], Any]) -> None:
+    while len(cache) > CACHE_LENGTH:
+        cache.popitem(last=False)

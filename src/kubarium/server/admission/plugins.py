@@ -1,0 +1,66 @@
+"""Which admission functions run, in upstream's order (``pkg/kubeapiserver/options/plugins.go``)."""
+
+from __future__ import annotations
+
+from kubarium.server.admission.chain import ANY, CREATE, DELETE, UPDATE, Chain, Plugin
+from kubarium.server.admission.devices import check_admin_access
+from kubarium.server.admission.jobset import check_job_set, default_job_set
+from kubarium.server.admission.kueue import check_queueing, default_queueing
+from kubarium.server.admission.limit_ranges import check_limit_ranges, set_default_resources
+from kubarium.server.admission.namespace_lifecycle import namespace_must_take_content, protect
+from kubarium.server.admission.priority import only_one_default, resolve_priority
+from kubarium.server.admission.quotas import check_quotas
+from kubarium.server.admission.rbac_escalation import escalation_guards
+from kubarium.server.admission.service_account import give_service_account
+from kubarium.server.admission.tolerations import tolerate_briefly
+from kubarium.server.authz import Authorizer
+
+_ALL = frozenset({ANY})
+_PODS = frozenset({("", "pods")})
+_NAMESPACES = frozenset({("", "namespaces")})
+_PRIORITY_CLASSES = frozenset({("scheduling.k8s.io", "priorityclasses")})
+_PRIORITISED = _PODS | {
+    ("scheduling.k8s.io", "podgroups"),
+    ("scheduling.k8s.io", "compositepodgroups"),
+}
+_RBAC = "rbac.authorization.k8s.io"
+_ROLES = frozenset({(_RBAC, "roles"), (_RBAC, "clusterroles")})
+_BINDINGS = frozenset({(_RBAC, "rolebindings"), (_RBAC, "clusterrolebindings")})
+_CLAIMS = frozenset(
+    {("resource.k8s.io", "resourceclaims"), ("resource.k8s.io", "resourceclaimtemplates")}
+)
+_JOB_SETS = frozenset({("jobset.x-k8s.io", "jobsets")})
+_KUEUE = "kueue.x-k8s.io"
+_QUEUED = _JOB_SETS | {("batch", "jobs")}
+_QUEUES = frozenset({(_KUEUE, "clusterqueues"), (_KUEUE, "resourceflavors")})
+_QUEUEING = _QUEUED | _QUEUES | {(_KUEUE, "cohorts"), (_KUEUE, "workloads")}
+_WITH_STATUS = frozenset({"", "status"})
+_ON_CREATE = frozenset({CREATE})
+_ON_WRITE = frozenset({CREATE, UPDATE})
+_ON_DELETE = frozenset({DELETE})
+
+
+def default_chain(authorizer: Authorizer) -> Chain:
+    """The plug-ins that are on in every cluster."""
+    roles, bindings = escalation_guards(authorizer)
+    return Chain(
+        [
+            Plugin("NamespaceLifecycle", namespace_must_take_content, _ALL, _ON_CREATE),
+            Plugin("NamespaceLifecycle", protect, _NAMESPACES, _ON_DELETE),
+            Plugin("ServiceAccount", give_service_account, _PODS, _ON_CREATE),
+            Plugin("Priority", resolve_priority, _PRIORITISED, _ON_CREATE),
+            Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
+            Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
+            Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),
+            Plugin("Priority", only_one_default, _PRIORITY_CLASSES, _ON_WRITE, validating=True),
+            Plugin("RBAC", roles, _ROLES, _ON_WRITE, validating=True),
+            Plugin("RBAC", bindings, _BINDINGS, _ON_WRITE, validating=True),
+            Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_CREATE),
+            Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
+            Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
+            Plugin("Kueue", default_queueing, _QUEUED | _QUEUES, _ON_CREATE),
+            Plugin("Kueue", check_queueing, _QUEUEING, _ON_WRITE, _WITH_STATUS, validating=True),
+            # Last: what is refused for another reason must not be charged.
+            Plugin("ResourceQuota", check_quotas, _ALL, _ON_CREATE, validating=True),
+        ]
+    )

@@ -1,0 +1,116 @@
+"""What ``api`` knows about documents, in the order in which a write needs it."""
+
+from __future__ import annotations
+
+from kubarium.api.catalog import Kind
+from kubarium.api.crds.definition import bundled
+from kubarium.api.decode import conform, strict_complaints, strict_decoding_error
+from kubarium.api.defaulting import default
+from kubarium.api.kinds import CUSTOM_RESOURCE_DEFINITIONS
+from kubarium.api.managed_fields import track_update
+from kubarium.api.resource import Document, copy_document
+from kubarium.api.validation import validate_create, validate_status_update, validate_update
+from kubarium.base.errors import ApiError, FieldError, invalid
+from kubarium.server.registry import Registry
+from kubarium.server.requests import Call
+
+STRICT = "Strict"
+WARN = "Warn"
+IGNORE = "Ignore"
+
+
+def take_in(kind: Kind, document: Document, duplicates: list[str], call: Call) -> None:
+    """Make a fresh document one of ``kind``, in place: types, unknown and duplicate fields.
+
+    What ``fieldValidation`` says decides whether unknown fields are an error, a warning or
+    nothing; they are dropped in any case. ApiError 400.
+    """
+    unknown = conform(kind, document)
+    if not unknown and not duplicates:
+        return
+    if call.field_validation == STRICT:
+        raise strict_decoding_error(kind, unknown, duplicates)
+    if call.field_validation != IGNORE:
+        for complaint in strict_complaints(unknown, duplicates):
+            call.warn(complaint)
+
+
+def _is_bundled(definition: Document) -> bool:
+    """Whether a definition is one of ours, word for word: those are checked by our tests, and to
+    compile all their rules would take a tenth of a second of every start."""
+    name = definition["metadata"]["name"]
+    return any(
+        ours["metadata"]["name"] == name and ours["spec"] == definition.get("spec")
+        for ours in bundled()
+    )
+
+
+def _invalid(kind: Kind, document: Document, errors: list[FieldError]) -> ApiError:
+    return invalid(kind.resource.kind, kind.resource.group, document["metadata"]["name"], errors)
+
+
+class Documents:
+    """Defaulting, validation and ownership of fields, over one registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def default(self, kind: Kind, document: Document) -> None:
+        """Fill in defaults, in place; ``document`` is fresh except for what has them already."""
+        default(kind, document)
+
+    def validate_new(self, kind: Kind, document: Document) -> None:
+        """ApiError 422 with every complaint."""
+        if kind.resource == CUSTOM_RESOURCE_DEFINITIONS and _is_bundled(document):
+            return
+        errors = validate_create(kind, document)
+        if errors:
+            raise _invalid(kind, document, errors)
+
+    def validate_change(self, kind: Kind, new: Document, old: Document, subresource: str) -> None:
+        """ApiError 422 with every complaint, changes of immutable fields among them.
+
+        Subresources that own another part than the status have checked that part themselves.
+        """
+        check = validate_status_update if subresource else validate_update
+        errors = check(kind, new, old)
+        if errors:
+            raise _invalid(kind, new, errors)
+
+    def track(
+        self, kind: Kind, old: Document | None, new: Document, call: Call, subresource: str
+    ) -> Document:
+        """``new`` with ``metadata.managedFields`` brought up to date."""
+        return track_update(
+            old,
+            new,
+            manager=call.manager,
+            schema=kind.schema,
+            now=self._registry.clock.now(),
+            subresource=subresource,
+        )
+
+    def take_in_changes(self, kind: Kind, document: Document, old: Document, call: Call) -> None:
+        """Copy the top-level parts that differ from ``old`` and make them conform.
+
+        ``document`` has a top level of its own. Parts that are equal conform already; they become
+        those of ``old``, so that versions of an object share memory. ApiError 400.
+        """
+        changed: Document = {}
+        for key, value in list(document.items()):
+            before = old.get(key)
+            if value is None:  # null is absent, whether there was something before or not
+                del document[key]
+            elif value == before:
+                document[key] = before
+            else:
+                changed[key] = copy_document(value)
+        if not changed:
+            return
+        names = list(changed)
+        take_in(kind, changed, [], call)
+        for name in names:
+            if name in changed:
+                document[name] = changed[name]
+            else:
+                del document[name]

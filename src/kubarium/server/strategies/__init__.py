@@ -1,0 +1,1 @@
+"""What upstream's strategies do to particular kinds, one module per family of kinds."""

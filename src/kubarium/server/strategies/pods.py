@@ -1,0 +1,154 @@
+"""Pods: quality of service, first status, and the parts that resize and ephemeral containers own.
+
+Source: upstream ``pkg/registry/core/pod/strategy.go`` and ``pkg/apis/core/helper/qos``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kubarium.api.resource import Document, copy_document
+from kubarium.base.errors import FieldError, invalid
+from kubarium.base.quantity import parse_quantity
+from kubarium.server.registry import Registry
+from kubarium.server.requests import Call
+
+DEFAULT_GRACE_S = 30
+_QOS_RESOURCES = ("cpu", "memory")
+_TERMINAL = ("Succeeded", "Failed")
+
+
+def qos_class(spec: Document) -> str:
+    """Guaranteed, Burstable or BestEffort: by cpu and memory of all containers."""
+    if _has_any(spec.get("resources")):
+        parts = [spec["resources"]]
+    else:
+        parts = [c.get("resources") or {} for c in _containers(spec)]
+    if not any(_has_any(resources) for resources in parts):
+        return "BestEffort"
+    return "Guaranteed" if all(_is_guaranteed(resources) for resources in parts) else "Burstable"
+
+
+def _containers(spec: Document) -> Iterator[Document]:
+    yield from spec.get("initContainers") or ()
+    yield from spec.get("containers") or ()
+
+
+def _has_any(resources: Document | None) -> bool:
+    """Whether cpu or memory is asked for or limited, with more than zero."""
+    return any(
+        name in _QOS_RESOURCES and parse_quantity(amount) > 0
+        for part in ("requests", "limits")
+        for name, amount in ((resources or {}).get(part) or {}).items()
+    )
+
+
+def _is_guaranteed(resources: Document) -> bool:
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    for name in _QOS_RESOURCES:
+        if name not in limits:
+            return False
+        limit = limits[name]
+        request = requests.get(name, limit)
+        if request != limit and parse_quantity(request) != parse_quantity(limit):
+            return False
+    return True
+
+
+def prepare_create(registry: Registry, call: Call, pod: Document) -> None:
+    """A new pod is Pending; one with scheduling gates says so."""
+    spec = pod.get("spec") or {}
+    status: Document = {"phase": "Pending", "qosClass": qos_class(spec)}
+    if spec.get("schedulingGates"):
+        status["conditions"] = [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "lastProbeTime": None,
+                "lastTransitionTime": registry.now(),
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "observedGeneration": 1,
+            }
+        ]
+    pod["status"] = status
+
+
+def prepare_status(registry: Registry, call: Call, new: Document, old: Document) -> None:
+    """What a status write that does not know it must not lose."""
+    before: Document = old.get("status") or {}
+    status = new.get("status")
+    if status is None:
+        status = new["status"] = {}
+    for key in ("qosClass", "phase"):
+        if not status.get(key) and before.get(key):
+            if status is before:
+                status = new["status"] = dict(status)
+            status[key] = before[key]
+
+
+def grace_period(pod: Document, asked: int | None) -> int:
+    """Seconds between the deletion and the end of a pod; 0 if nobody runs it."""
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    if not spec.get("nodeName") or status.get("phase") in _TERMINAL:
+        return 0
+    period = asked
+    if period is None:
+        period = spec.get("terminationGracePeriodSeconds")
+    if period is None:
+        period = DEFAULT_GRACE_S
+    return 1 if period < 0 else int(period)
+
+
+def write_ephemeral_containers(new: Document, sent: Document, old: Document) -> None:
+    """The ephemeralcontainers subresource: containers may only be added."""
+    wanted = (sent.get("spec") or {}).get("ephemeralContainers") or []
+    before = (old.get("spec") or {}).get("ephemeralContainers") or []
+    by_name = {container["name"]: container for container in wanted if "name" in container}
+    for container in before:
+        if by_name.get(container["name"]) != container:
+            detail = (
+                f'existing ephemeral containers "{container["name"]}" may not be removed or changed'
+            )
+            error = FieldError("Forbidden", "spec.ephemeralContainers", detail=detail)
+            raise invalid("Pod", "", old["metadata"]["name"], [error])
+    new["spec"] = old["spec"] | {"ephemeralContainers": copy_document(wanted)}
+
+
+def write_resources(new: Document, sent: Document, old: Document) -> None:
+    """The resize subresource: cpu and memory of containers, and nothing else."""
+    name = old["metadata"]["name"]
+    spec, sent_spec = dict(old["spec"]), sent.get("spec") or {}
+    for part in ("containers", "initContainers"):
+        if part in spec:
+            spec[part] = _resized(name, part, spec[part], sent_spec.get(part) or [])
+    if "resources" in sent_spec:
+        spec["resources"] = copy_document(sent_spec["resources"])
+    if qos_class(spec) != (old.get("status") or {}).get("qosClass", qos_class(old["spec"])):
+        error = FieldError(
+            "Invalid",
+            "spec",
+            qos_class(spec),
+            "Pod QOS Class may not change as a result of resizing",
+        )
+        raise invalid("Pod", "", name, [error])
+    new["spec"] = spec
+
+
+def _resized(
+    pod: str, part: str, before: list[Document], sent: list[Document]
+) -> list[dict[str, Any]]:
+    by_name = {container.get("name"): container for container in sent}
+    resized = []
+    for container in before:
+        wanted = by_name.get(container["name"])
+        if wanted is None:
+            error = FieldError("Forbidden", f"spec.{part}", detail="containers may not be removed")
+            raise invalid("Pod", "", pod, [error])
+        changed = dict(container)
+        for key in ("resources", "resizePolicy"):
+            if key in wanted:
+                changed[key] = copy_document(wanted[key])
+        resized.append(changed)
+    return resized

@@ -1,0 +1,107 @@
+"""The table of strategies: one row per built-in kind that differs from the default.
+
+Source of each switch: the kind's ``strategy.go`` under upstream's ``pkg/registry``.
+"""
+
+from __future__ import annotations
+
+from kubarium.server import custom_resources
+from kubarium.server.strategies import jobs, namespaces, pods, services
+from kubarium.server.strategy import Strategies, Strategy
+
+_GENERATION = Strategy(generation=True)
+_RBAC = Strategy(create_on_update=True)
+_LOCKED = Strategy(unconditional_update=False)
+_LOCKED_GENERATION = Strategy(generation=True, unconditional_update=False)
+
+_ADMISSION = "admissionregistration.k8s.io"
+_RBAC_GROUP = "rbac.authorization.k8s.io"
+
+
+def strategies() -> Strategies:
+    """A new table; the rows are shared values."""
+    return Strategies(dict(_TABLE))
+
+
+_TABLE: dict[tuple[str, str], Strategy] = {
+    ("", "nodes"): Strategy(status_on_create=True, status_writes_metadata=True),
+    ("", "namespaces"): Strategy(
+        status_writes_metadata=True,
+        prepare_create=namespaces.prepare_create,
+        prepare_update=namespaces.prepare_update,
+        parts={"finalize": namespaces.write_finalizers},
+    ),
+    ("", "pods"): Strategy(
+        generation=True,
+        status_writes_metadata=True,
+        returns_deleted=True,
+        prepare_create=pods.prepare_create,
+        prepare_status=pods.prepare_status,
+        parts={
+            "ephemeralcontainers": pods.write_ephemeral_containers,
+            "resize": pods.write_resources,
+        },
+    ),
+    ("", "replicationcontrollers"): Strategy(generation=True, orphans_by_default=True),
+    ("", "services"): Strategy(
+        create_on_update=True,
+        returns_deleted=True,
+        prepare_create=services.prepare_create,
+        prepare_update=services.prepare_update,
+    ),
+    ("", "endpoints"): Strategy(create_on_update=True),
+    ("", "events"): Strategy(create_on_update=True),
+    ("", "limitranges"): Strategy(create_on_update=True),
+    ("", "serviceaccounts"): Strategy(returns_deleted=True),
+    ("", "persistentvolumes"): Strategy(returns_deleted=True, status_writes_metadata=True),
+    ("", "persistentvolumeclaims"): Strategy(returns_deleted=True, status_writes_metadata=True),
+    ("", "podtemplates"): Strategy(generation=True, returns_deleted=True),
+    ("", "resourcequotas"): Strategy(returns_deleted=True),
+    ("events.k8s.io", "events"): Strategy(create_on_update=True),
+    ("apps", "deployments"): Strategy(generation=True, generation_counts_annotations=True),
+    ("apps", "replicasets"): _GENERATION,
+    ("apps", "statefulsets"): _GENERATION,
+    ("apps", "daemonsets"): _GENERATION,
+    ("batch", "jobs"): Strategy(
+        generation=True, orphans_by_default=True, prepare_create=jobs.prepare_create
+    ),
+    ("batch", "cronjobs"): _GENERATION,
+    ("policy", "poddisruptionbudgets"): _LOCKED_GENERATION,
+    ("networking.k8s.io", "ingresses"): _GENERATION,
+    ("networking.k8s.io", "networkpolicies"): _GENERATION,
+    ("networking.k8s.io", "ingressclasses"): _GENERATION,
+    ("discovery.k8s.io", "endpointslices"): _GENERATION,
+    ("scheduling.k8s.io", "priorityclasses"): _GENERATION,
+    ("scheduling.k8s.io", "podgroups"): _GENERATION,
+    ("scheduling.k8s.io", "workloads"): _GENERATION,
+    ("resource.k8s.io", "deviceclasses"): _GENERATION,
+    ("resource.k8s.io", "resourceslices"): _GENERATION,
+    ("resource.k8s.io", "devicetaintrules"): _GENERATION,
+    ("flowcontrol.apiserver.k8s.io", "flowschemas"): _GENERATION,
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"): _GENERATION,
+    (_ADMISSION, "mutatingwebhookconfigurations"): _LOCKED_GENERATION,
+    (_ADMISSION, "validatingwebhookconfigurations"): _LOCKED_GENERATION,
+    (_ADMISSION, "validatingadmissionpolicies"): _LOCKED_GENERATION,
+    (_ADMISSION, "validatingadmissionpolicybindings"): _LOCKED_GENERATION,
+    (_ADMISSION, "mutatingadmissionpolicies"): _LOCKED_GENERATION,
+    (_ADMISSION, "mutatingadmissionpolicybindings"): _LOCKED_GENERATION,
+    ("apiextensions.k8s.io", "customresourcedefinitions"): Strategy(
+        generation=True,
+        unconditional_update=False,
+        prepare_create=custom_resources.prepare_create,
+        prepare_update=custom_resources.prepare_update,
+    ),
+    ("apiregistration.k8s.io", "apiservices"): _LOCKED,
+    ("coordination.k8s.io", "leases"): Strategy(create_on_update=True, unconditional_update=False),
+    ("coordination.k8s.io", "leasecandidates"): Strategy(
+        create_on_update=True, unconditional_update=False
+    ),
+    ("node.k8s.io", "runtimeclasses"): _LOCKED,
+    ("storage.k8s.io", "csidrivers"): _LOCKED,
+    ("storage.k8s.io", "csinodes"): _LOCKED,
+    ("storage.k8s.io", "volumeattachments"): _LOCKED,
+    (_RBAC_GROUP, "roles"): _RBAC,
+    (_RBAC_GROUP, "rolebindings"): _RBAC,
+    (_RBAC_GROUP, "clusterroles"): _RBAC,
+    (_RBAC_GROUP, "clusterrolebindings"): _RBAC,
+}

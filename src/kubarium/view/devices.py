@@ -1,0 +1,389 @@
+"""ResourceSlices, DeviceClasses and ResourceClaims to and from the engine's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kubarium.api.cel.devices import compile_device_selector, prepare_device
+from kubarium.api.cel.environment import CelCompileError, CelRuntimeError
+from kubarium.api.resource import Document, copy_document
+from kubarium.base.quantity import QuantityError, format_quantity, parse_quantity
+from kubarium.engine.devices.model import (
+    ALL,
+    EXACT_COUNT,
+    Allocation,
+    Amount,
+    AttributeValue,
+    Capacity,
+    ClaimSpec,
+    Constraint,
+    CounterUse,
+    Device,
+    DeviceClass,
+    DeviceId,
+    DeviceResult,
+    DeviceTaint,
+    DeviceToleration,
+    NodeScope,
+    Request,
+    RequestEntry,
+    RequestPolicy,
+    SelectorError,
+    Selects,
+    Slice,
+)
+from kubarium.engine.model import Claim
+from kubarium.view.device_taints import TaintRule, taints_of
+from kubarium.view.selectors import node_selector_document, node_terms
+
+_Json = Mapping[str, Any]
+
+_SCALARS = ("int", "bool", "string", "version")
+
+
+def exact(quantity: object) -> Amount:
+    """A quantity as an exact number, an int wherever it is whole; 0 if it is malformed."""
+    try:
+        value = parse_quantity(quantity)
+    except QuantityError:
+        return 0
+    return value.numerator if value.denominator == 1 else value
+
+
+# Selectors
+
+
+def device_selects(*, list_attributes: bool = True, multiple_allocations: bool = True) -> Selects:
+    """The predicate that the engine calls: one CEL selector against one device."""
+
+    def selects(expression: str, driver: str, device: Device) -> bool:
+        source = device.source if isinstance(device.source, dict) else {}
+        try:
+            selector = compile_device_selector(
+                expression,
+                list_attributes=list_attributes,
+                multiple_allocations=multiple_allocations,
+            )
+        except CelCompileError as error:
+            raise SelectorError(str(error), compile_time=True) from None
+        try:
+            prepared = prepare_device(
+                driver,
+                source.get("attributes") or {},
+                source.get("capacity") or {},
+                device.allow_multiple,
+            )
+            return selector.matches_prepared(prepared)
+        except CelRuntimeError as error:
+            raise SelectorError(str(error), compile_time=False) from None
+
+    return selects
+
+
+# Slices
+
+
+def slice_row(document: Document, rules: Sequence[TaintRule] = ()) -> Slice:
+    """A ResourceSlice, its devices with the taints that rules put on them besides their own."""
+    spec = document["spec"]
+    pool = spec.get("pool") or {}
+    driver, pool_name = spec.get("driver", ""), pool.get("name", "")
+    near = [rule for rule in rules if rule.concerns_pool(driver, pool_name)]
+    return Slice(
+        document["metadata"]["name"],
+        driver,
+        pool_name,
+        int(pool.get("generation") or 0),
+        int(pool.get("resourceSliceCount") or 0),
+        tuple(
+            device_row(d, taints_of(near, driver, pool_name, d.get("name", "")) if near else ())
+            for d in spec.get("devices") or ()
+        ),
+        tuple(
+            (s.get("name", ""), _counters(s.get("counters")))
+            for s in spec.get("sharedCounters") or ()
+        ),
+        spec.get("nodeName") or "",
+        node_terms(spec.get("nodeSelector")),
+        bool(spec.get("allNodes")),
+        bool(spec.get("perDeviceNodeSelection")),
+        document,
+    )
+
+
+def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) -> Device:
+    """One device of a slice."""
+    return Device(
+        document.get("name", ""),
+        {n: attribute_value(v) for n, v in (document.get("attributes") or {}).items()},
+        {n: _capacity(c) for n, c in (document.get("capacity") or {}).items()},
+        tuple(
+            CounterUse(c.get("counterSet", ""), _counters(c.get("counters")))
+            for c in document.get("consumesCounters") or ()
+        ),
+        tuple(
+            DeviceTaint(t.get("key", ""), t.get("value") or "", t.get("effect", ""))
+            for t in document.get("taints") or ()
+        )
+        + more_taints,
+        bool(document.get("allowMultipleAllocations")),
+        bool(document.get("bindsToNode")),
+        tuple(document.get("bindingConditions") or ()),
+        tuple(document.get("bindingFailureConditions") or ()),
+        document.get("nodeName") or "",
+        node_terms(document.get("nodeSelector")),
+        bool(document.get("allNodes")),
+        document,
+    )
+
+
+def attribute_value(document: _Json) -> AttributeValue:
+    """A DeviceAttribute; one of unknown type has no kind."""
+    for kind in _SCALARS:
+        if document.get(kind) is not None:
+            return AttributeValue(kind, frozenset((document[kind],)))
+        if document.get(f"{kind}s"):
+            return AttributeValue(kind, frozenset(document[f"{kind}s"]), True)
+    return AttributeValue("", frozenset())
+
+
+def _counters(document: Mapping[str, _Json] | None) -> tuple[tuple[str, Amount], ...]:
+    return tuple((n, exact(c.get("value"))) for n, c in sorted((document or {}).items()))
+
+
+def _capacity(document: _Json) -> Capacity:
+    policy = document.get("requestPolicy")
+    return Capacity(exact(document.get("value")), _policy(policy) if policy else None)
+
+
+def _policy(document: _Json) -> RequestPolicy:
+    span = document.get("validRange") or {}
+
+    def value(source: _Json, name: str) -> Amount | None:
+        return exact(source[name]) if source.get(name) is not None else None
+
+    return RequestPolicy(
+        value(document, "default"),
+        tuple(exact(v) for v in document.get("validValues") or ()),
+        value(span, "min"),
+        value(span, "max"),
+        value(span, "step"),
+    )
+
+
+# Classes and claims
+
+
+def _selectors(documents: Sequence[_Json] | None) -> tuple[str | None, ...]:
+    return tuple((d.get("cel") or {}).get("expression") for d in documents or ())
+
+
+def class_row(document: Document) -> DeviceClass:
+    """A DeviceClass."""
+    spec = document.get("spec") or {}
+    return DeviceClass(document["metadata"]["name"], _selectors(spec.get("selectors")))
+
+
+def claim_row(document: Document) -> Claim:
+    """A ResourceClaim without its allocation (see :func:`allocation_row`)."""
+    metadata = document["metadata"]
+    return Claim(
+        (metadata.get("namespace", ""), metadata["name"]),
+        claim_spec(document.get("spec") or {}),
+        metadata.get("uid", ""),
+        len((document.get("status") or {}).get("reservedFor") or ()),
+        "deletionTimestamp" in metadata,
+    )
+
+
+def claim_spec(spec: _Json) -> ClaimSpec:
+    """A ResourceClaimSpec."""
+    devices = spec.get("devices") or {}
+    return ClaimSpec(
+        tuple(_entry(r) for r in devices.get("requests") or ()),
+        tuple(
+            Constraint(
+                tuple(c.get("requests") or ()),
+                c.get("matchAttribute") or "",
+                c.get("distinctAttribute") or "",
+            )
+            for c in devices.get("constraints") or ()
+        ),
+    )
+
+
+def _entry(document: _Json) -> RequestEntry:
+    name = document.get("name", "")
+    alternatives = document.get("firstAvailable")
+    if alternatives:
+        return RequestEntry(name, tuple(_request(a, a.get("name", "")) for a in alternatives), True)
+    return RequestEntry(name, (_request(document.get("exactly") or {}, name),))
+
+
+def _request(document: _Json, name: str) -> Request:
+    capacity = document.get("capacity")
+    mode = document.get("allocationMode") or EXACT_COUNT
+    return Request(
+        name,
+        document.get("deviceClassName") or "",
+        _selectors(document.get("selectors")),
+        mode,
+        0 if mode == ALL else int(document.get("count") or 1),
+        document.get("adminAccess"),
+        tuple(_toleration(t) for t in document.get("tolerations") or ()),
+        None
+        if capacity is None
+        else tuple((n, exact(q)) for n, q in sorted((capacity.get("requests") or {}).items())),
+    )
+
+
+def _toleration(document: _Json) -> DeviceToleration:
+    return DeviceToleration(
+        document.get("key") or "",
+        document.get("operator") or "Equal",
+        document.get("value") or "",
+        document.get("effect") or "",
+    )
+
+
+# Allocations
+
+
+def allocation_row(document: Document) -> Allocation | None:
+    """What a ResourceClaim holds according to its status."""
+    allocation = (document.get("status") or {}).get("allocation")
+    if not allocation:
+        return None
+    results = (allocation.get("devices") or {}).get("results") or ()
+    return Allocation(
+        tuple(_result(r) for r in results), NodeScope(node_terms(allocation.get("nodeSelector")))
+    )
+
+
+def _result(document: _Json) -> DeviceResult:
+    return DeviceResult(
+        document.get("request", ""),
+        DeviceId(document.get("driver", ""), document.get("pool", ""), document.get("device", "")),
+        document.get("adminAccess") or None,
+        bool(document.get("shareID")),
+        tuple((n, exact(q)) for n, q in sorted((document.get("consumedCapacity") or {}).items())),
+        tuple(_toleration(t) for t in document.get("tolerations") or ()),
+        tuple(document.get("bindingConditions") or ()),
+        tuple(document.get("bindingFailureConditions") or ()),
+    )
+
+
+def allocation_document(
+    claim: Document,
+    allocation: Allocation,
+    class_of: Callable[[str], Document | None],
+    new_uid: Callable[[], str],
+) -> Document:
+    """The ``status.allocation`` to write for ``allocation``.
+
+    ``class_of`` finds a DeviceClass document by name (its config is copied into the allocation);
+    ``new_uid`` makes a share's id.
+    """
+    requests = (claim.get("spec", {}).get("devices") or {}).get("requests") or ()
+    devices: Document = {
+        "results": [_result_document(r, requests, new_uid) for r in allocation.results]
+    }
+    config = _config(claim, allocation, class_of)
+    if config:
+        devices["config"] = config
+    document: Document = {"devices": devices}
+    if allocation.scope.terms is not None:
+        document["nodeSelector"] = node_selector_document(allocation.scope.terms)
+    return document
+
+
+def _result_document(
+    result: DeviceResult, requests: Sequence[_Json], new_uid: Callable[[], str]
+) -> Document:
+    document: Document = {
+        "request": result.request,
+        "driver": result.id.driver,
+        "pool": result.id.pool,
+        "device": result.id.device,
+    }
+    if result.admin_access:
+        document["adminAccess"] = True
+    tolerations = (_chosen_request(requests, result.request) or {}).get("tolerations")
+    if tolerations:
+        document["tolerations"] = copy_document(tolerations)
+    if result.binding_conditions:
+        document["bindingConditions"] = list(result.binding_conditions)
+    if result.binding_failure_conditions:
+        document["bindingFailureConditions"] = list(result.binding_failure_conditions)
+    if result.shared:
+        document["shareID"] = new_uid()
+    if result.consumed:
+        document["consumedCapacity"] = {n: _shown(amount) for n, amount in result.consumed}
+    return document
+
+
+def _shown(amount: Amount) -> str:
+    """The shorter of the binary and the decimal text: 16Gi, but 10G."""
+    decimal = format_quantity(amount)
+    binary = format_quantity(amount, binary=True)
+    return binary if len(binary) < len(decimal) else decimal
+
+
+def _chosen_request(requests: Sequence[_Json], path: str) -> _Json | None:
+    """The request or alternative of a result name (``request`` or ``request/alternative``)."""
+    name, slash, alternative = path.partition("/")
+    for request in requests:
+        if request.get("name") != name:
+            continue
+        if not slash:
+            exactly: _Json | None = request.get("exactly")
+            return exactly
+        for option in request.get("firstAvailable") or ():
+            if option.get("name") == alternative:
+                found: _Json = option
+                return found
+    return None
+
+
+def _config(
+    claim: Document, allocation: Allocation, class_of: Callable[[str], Document | None]
+) -> list[Document]:
+    """Configs of classes first, once each; then the claim's own that concern what was chosen."""
+    devices = claim.get("spec", {}).get("devices") or {}
+    requests = devices.get("requests") or ()
+    found = _class_configs(requests, allocation.chosen, class_of)
+    chosen = dict.fromkeys(allocation.chosen)
+    names = {path.partition("/")[0]: path for path in allocation.chosen}
+    for config in devices.get("config") or ():
+        wanted = config.get("requests") or []
+        if wanted and not any(w in chosen or w in names for w in wanted):
+            continue
+        rest = {k: copy_document(v) for k, v in config.items() if k != "requests"}
+        found.append({"source": "FromClaim", "requests": list(wanted), **rest})
+    for entry in found:
+        listed = entry["requests"]
+        if not listed or all(n in listed or p in listed for n, p in names.items()):
+            del entry["requests"]
+    return found
+
+
+def _class_configs(
+    requests: Sequence[_Json],
+    chosen: tuple[str, ...],
+    class_of: Callable[[str], Document | None],
+) -> list[Document]:
+    by_class: dict[str, list[Document]] = {}
+    for path in chosen:
+        request = _chosen_request(requests, path) or {}
+        name = request.get("deviceClassName", "")
+        if name in by_class:
+            for entry in by_class[name]:
+                entry["requests"].append(path)
+            continue
+        spec = (class_of(name) or {}).get("spec") or {}
+        by_class[name] = [
+            {"source": "FromClass", "requests": [path], **copy_document(config)}
+            for config in spec.get("config") or ()
+        ]
+    return [entry for entries in by_class.values() for entry in entries]

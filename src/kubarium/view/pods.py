@@ -1,0 +1,330 @@
+"""Pod documents as engine rows. Pods from one template share one shape, found by a cheap key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from kubarium.api.resource import Document
+from kubarium.base.clock import parse_rfc3339
+from kubarium.engine.model import (
+    HostPort,
+    Key,
+    Pod,
+    PodShape,
+    PodTerm,
+    PreferredTerm,
+    SpreadConstraint,
+    Toleration,
+    WeightedPodTerm,
+)
+from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.view.nodes import amount, normalised_image
+from kubarium.view.selectors import (
+    label_requirements,
+    label_selector,
+    node_term,
+    node_terms,
+)
+
+# What a container without requests counts as in scores (upstream: util/pod_resources.go).
+DEFAULT_MILLI_CPU = 100
+DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024
+
+# Shapes remembered by a reader; a cluster has as many as it has pod templates.
+MAX_SHAPES = 4096
+
+_Amounts = dict[str, int]
+_SHAPING = (
+    "overhead",
+    "resources",
+    "nodeSelector",
+    "affinity",
+    "tolerations",
+    "topologySpreadConstraints",
+    "hostNetwork",
+)
+
+
+def is_finished(document: Document) -> bool:
+    """Whether all containers have ended for good, so that the pod holds nothing."""
+    return (document.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_gated(document: Document) -> bool:
+    """Whether a scheduling gate keeps the pod from being considered."""
+    return bool((document.get("spec") or {}).get("schedulingGates"))
+
+
+def seconds(timestamp: object) -> float:
+    """A timestamp in seconds since the epoch; 0 if it is missing or malformed."""
+    try:
+        return parse_rfc3339(timestamp) if isinstance(timestamp, str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def gang_key(document: Document) -> Key | None:
+    """The PodGroup that the pod belongs to (``spec.schedulingGroup.podGroupName``)."""
+    group = (document.get("spec") or {}).get("schedulingGroup") or {}
+    name = group.get("podGroupName")
+    return (document["metadata"].get("namespace", ""), name) if name else None
+
+
+def claim_keys(document: Document) -> tuple[Key, ...]:
+    """The ResourceClaims of the pod.
+
+    A claim still to be made from its template appears under ``<pod>-<entry>``, a name that no
+    claim bears. Entries whose generated claim is recorded as unneeded are left out.
+    """
+    spec = document.get("spec") or {}
+    entries = spec.get("resourceClaims")
+    if not entries:
+        return ()
+    namespace, name = document["metadata"].get("namespace", ""), document["metadata"]["name"]
+    made = {
+        s.get("name"): s.get("resourceClaimName")
+        for s in (document.get("status") or {}).get("resourceClaimStatuses") or ()
+    }
+    keys: dict[Key, None] = {}
+    for entry in entries:
+        direct = entry.get("resourceClaimName")
+        if direct:
+            keys[namespace, direct] = None
+        elif entry["name"] not in made:
+            keys[namespace, f"{name}-{entry['name']}"] = None
+        elif made[entry["name"]]:
+            keys[namespace, made[entry["name"]]] = None
+    return tuple(keys)
+
+
+class PodReader:
+    """Turns pods into rows and keeps the shapes it has seen."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[bytes, PodShape] = {}
+
+    def row(self, document: Document) -> Pod:
+        """The engine's view of a pod."""
+        metadata, spec = document["metadata"], document.get("spec") or {}
+        status = document.get("status") or {}
+        return Pod(
+            (metadata.get("namespace", ""), metadata["name"]),
+            self.shape(document),
+            metadata.get("uid", ""),
+            metadata.get("labels") or {},
+            int(spec.get("priority") or 0),
+            seconds(metadata.get("creationTimestamp")),
+            spec.get("preemptionPolicy") != "Never",
+            gang_key(document),
+            claim_keys(document),
+            "deletionTimestamp" in metadata,
+            status.get("nominatedNodeName") or "",
+            seconds(status.get("startTime")),
+        )
+
+    def shape(self, document: Document) -> PodShape:
+        """The pod's wishes; equal templates give the same object."""
+        spec = document.get("spec") or {}
+        key = orjson.dumps(_shaping(document["metadata"], spec), option=orjson.OPT_SORT_KEYS)
+        found = self._shapes.get(key)
+        if found is None:
+            found = _shape(document["metadata"], spec)
+            if len(self._shapes) >= MAX_SHAPES:
+                self._shapes.clear()
+            self._shapes[key] = found
+        return found
+
+
+def _shaping(metadata: Document, spec: Document) -> list[Any]:
+    """All that a shape is made of, and nothing else."""
+    containers = [
+        [
+            [c.get("image"), c.get("resources"), c.get("restartPolicy"), _host_ports(c, spec)]
+            for c in spec.get(kind) or ()
+        ]
+        for kind in ("containers", "initContainers")
+    ]
+    parts: list[Any] = [containers, [spec.get(name) for name in _SHAPING]]
+    affinity = spec.get("affinity") or {}
+    if (
+        spec.get("topologySpreadConstraints")
+        or "podAffinity" in affinity
+        or "podAntiAffinity" in affinity
+    ):
+        parts += [metadata.get("namespace"), metadata.get("labels")]
+    return parts
+
+
+def _host_ports(container: Document, spec: Document) -> list[list[Any]]:
+    ports = container.get("ports")
+    if not ports:
+        return []
+    on_host = bool(spec.get("hostNetwork"))
+    return [
+        [p.get("hostIP") or "0.0.0.0", p.get("protocol") or "TCP", port]
+        for p in ports
+        if (port := p.get("hostPort") or (p.get("containerPort") if on_host else 0))
+    ]
+
+
+def _shape(metadata: Document, spec: Document) -> PodShape:
+    requests, nonzero = pod_requests(spec)
+    affinity = spec.get("affinity") or {}
+    node = affinity.get("nodeAffinity") or {}
+    near = affinity.get("podAffinity") or {}
+    away = affinity.get("podAntiAffinity") or {}
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    required, preferred = (
+        f"{w}DuringSchedulingIgnoredDuringExecution" for w in ("required", "preferred")
+    )
+    return PodShape(
+        requests=tuple(sorted(requests.items())),
+        node_selector=label_requirements(spec.get("nodeSelector")),
+        affinity=node_terms(node.get(required)),
+        preferred=tuple(
+            PreferredTerm(int(p.get("weight") or 0), node_term(p.get("preference") or {}))
+            for p in node.get(preferred) or ()
+        ),
+        tolerations=tuple(toleration(t) for t in spec.get("tolerations") or ()),
+        ports=tuple(HostPort(*p) for c in containers for p in _host_ports(c, spec)),
+        images=tuple(normalised_image(c["image"]) for c in containers if c.get("image")),
+        spread=tuple(_spread(metadata, c) for c in spec.get("topologySpreadConstraints") or ()),
+        pod_affinity=tuple(_pod_term(metadata, t) for t in near.get(required) or ()),
+        pod_anti_affinity=tuple(_pod_term(metadata, t) for t in away.get(required) or ()),
+        pod_preferred=(
+            *_weighted(metadata, near.get(preferred), 1),
+            *_weighted(metadata, away.get(preferred), -1),
+        ),
+        nonzero=nonzero,
+    )
+
+
+def toleration(document: Document) -> Toleration:
+    """One of ``spec.tolerations``."""
+    return Toleration(
+        document.get("key") or "",
+        document.get("operator") or "Equal",
+        document.get("value") or "",
+        document.get("effect") or "",
+    )
+
+
+# Requests
+
+
+def pod_requests(spec: Document) -> tuple[_Amounts, tuple[int, int]]:
+    """What the pod asks for, and the (milli-cpu, bytes) that scores count for it.
+
+    Source: component-helpers ``resource.PodRequests``: containers and sidecars together, or the
+    largest moment of the init sequence if that is more; pod-level requests replace the sum;
+    overhead comes on top. In scores a container without requests counts as 100m and 200Mi.
+    """
+    exact = _sequence(spec, {})
+    counted = _sequence(spec, {"cpu": DEFAULT_MILLI_CPU, "memory": DEFAULT_MEMORY_BYTES})
+    pod_level = _amounts(spec.get("resources") or {})
+    for total in (exact, counted):
+        total.update(pod_level)
+        for name, value in _read(spec.get("overhead")).items():
+            total[name] = total.get(name, 0) + value
+    nonzero = (counted.get("cpu", 0), counted.get("memory", 0))
+    return {name: value for name, value in exact.items() if value}, nonzero
+
+
+def _sequence(spec: Document, defaults: Mapping[str, int]) -> _Amounts:
+    running: _Amounts = {}
+    for container in spec.get("containers") or ():
+        _add(running, _container(container, defaults))
+    sidecars: _Amounts = {}
+    peak: _Amounts = {}
+    for container in spec.get("initContainers") or ():
+        wanted = _container(container, defaults)
+        if container.get("restartPolicy") == "Always":
+            _add(running, wanted)
+            _add(sidecars, wanted)
+            moment = dict(sidecars)
+        else:
+            moment = dict(sidecars)
+            _add(moment, wanted)
+        for name, value in moment.items():
+            peak[name] = max(peak.get(name, 0), value)
+    for name, value in peak.items():
+        running[name] = max(running.get(name, 0), value)
+    return running
+
+
+def _container(container: Document, defaults: Mapping[str, int]) -> _Amounts:
+    return {**defaults, **_amounts(container.get("resources") or {})}
+
+
+def _amounts(resources: Mapping[str, Any]) -> _Amounts:
+    """Requests, with limits where only those are given (as the API server would default)."""
+    return {**_read(resources.get("limits")), **_read(resources.get("requests"))}
+
+
+def _read(quantities: Mapping[str, Any] | None) -> _Amounts:
+    return {name: amount(name, q) for name, q in (quantities or {}).items()}
+
+
+def _add(total: _Amounts, more: _Amounts) -> None:
+    for name, value in more.items():
+        total[name] = total.get(name, 0) + value
+
+
+# Terms about other pods
+
+
+def _label_keys(metadata: Document, keys: Iterable[str], operator: str) -> tuple[Requirement, ...]:
+    """matchLabelKeys and mismatchLabelKeys: the pod's own values as clauses."""
+    labels = metadata.get("labels") or {}
+    return tuple(Requirement(key, operator, (labels[key],)) for key in keys if key in labels)
+
+
+def _selector(metadata: Document, document: Document) -> LabelSelector | None:
+    found = label_selector(document.get("labelSelector"))
+    if found is None:
+        return None
+    own = _label_keys(metadata, document.get("matchLabelKeys") or (), "In")
+    other = _label_keys(metadata, document.get("mismatchLabelKeys") or (), "NotIn")
+    extra = tuple(r for r in (*own, *other) if r not in found.requirements)
+    return LabelSelector(found.requirements + extra) if extra else found
+
+
+def _spread(metadata: Document, document: Document) -> SpreadConstraint:
+    # A missing selector selects nothing, so no pod is ever counted.
+    nothing = LabelSelector((Requirement("", "In", ()),))
+    return SpreadConstraint(
+        document.get("topologyKey", ""),
+        int(document.get("maxSkew") or 1),
+        document.get("whenUnsatisfiable") != "ScheduleAnyway",
+        _selector(metadata, document) or nothing,
+        int(document.get("minDomains") or 1),
+        document.get("nodeAffinityPolicy") != "Ignore",
+        document.get("nodeTaintsPolicy") == "Honor",
+    )
+
+
+def _pod_term(metadata: Document, document: Document) -> PodTerm:
+    namespaces = tuple(document.get("namespaces") or ())
+    selector = document.get("namespaceSelector")
+    if not namespaces and selector is None:
+        namespaces = (metadata.get("namespace", ""),)
+    return PodTerm(
+        document.get("topologyKey", ""),
+        _selector(metadata, document),
+        namespaces,
+        label_selector(selector),
+    )
+
+
+def _weighted(
+    metadata: Document, documents: Iterable[Document] | None, sign: int
+) -> tuple[WeightedPodTerm, ...]:
+    return tuple(
+        WeightedPodTerm(
+            sign * int(d.get("weight") or 0), _pod_term(metadata, d.get("podAffinityTerm") or {})
+        )
+        for d in documents or ()
+    )

@@ -1,0 +1,420 @@
+"""Why does it not run? Computed from documents alone, so for any cluster that can be listed.
+
+``explain`` follows owners down to the pods that wait, and asks the engine about those: the same
+filters, allocator and gang decision that schedule. The snapshot it asks holds what the documents
+hold, not what a scheduler has in mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from kubarium.api.kinds import (
+    DEPLOYMENTS,
+    JOB_SETS,
+    JOBS,
+    POD_GROUPS,
+    PODS,
+    REPLICA_SETS,
+    WORKLOADS,
+)
+from kubarium.api.resource import Document, Resource
+from kubarium.engine import reasons
+from kubarium.engine.explain import Explainer, Subject
+from kubarium.engine.model import Gang, Key, Pod
+from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import QueueItem
+from kubarium.engine.verdict import Suggestion
+from kubarium.view.accounts import claim_account, device_account, node_account
+from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
+from kubarium.view.explanation import Explanation
+from kubarium.view.pods import gang_key, is_finished, is_gated
+from kubarium.view.queueing import why as queueing
+
+# Every resource that explain may look at; a resource that the cluster does not serve may be absent.
+RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
+    dict.fromkeys(
+        (
+            *SNAPSHOT_RESOURCES,
+            DEPLOYMENTS,
+            REPLICA_SETS,
+            JOBS,
+            JOB_SETS,
+            *queueing.RESOURCES_NEEDED,
+        )
+    )
+)
+
+_OWNED_BY: dict[str, tuple[Resource, ...]] = {
+    "Deployment": (REPLICA_SETS,),
+    "JobSet": (JOBS,),
+    "ReplicaSet": (PODS,),
+    "Job": (PODS,),
+    "StatefulSet": (PODS,),
+    "DaemonSet": (PODS,),
+}
+
+
+def explain(documents: Mapping[Resource, list[Document]], subject: Document) -> Explanation:
+    """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
+
+    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, Job, JobSet, Deployment,
+    ReplicaSet, Kueue's Workload, Node, ResourceClaim; of others, what their conditions say.
+    """
+    return _Why(documents).of(subject)
+
+
+class _Why:
+    """One question's worth of state: the snapshot is filled on first use."""
+
+    def __init__(self, documents: Mapping[Resource, list[Document]]) -> None:
+        self._documents = documents
+        self._view: ClusterView | None = None
+        self._by_kind: dict[str, Callable[[Document], Explanation]] = {
+            "Pod": self._pod,
+            "PodGroup": self._pod_group,
+            "Workload": self._workload,
+            "Node": self._node,
+            "ResourceClaim": self._claim,
+        }
+
+    def of(self, subject: Document) -> Explanation:
+        kind = subject.get("kind", "")
+        if kind in self._by_kind:
+            return self._by_kind[kind](subject)
+        if kind in _OWNED_BY:
+            return self._owner(subject)
+        return _by_conditions(subject)
+
+    @property
+    def view(self) -> ClusterView:
+        if self._view is None:
+            self._view = ClusterView.of(self._documents)
+        return self._view
+
+    def _list(self, resource: Resource) -> Iterable[Document]:
+        """The documents of a resource with their kind, which items of a list may lack."""
+        for document in self._documents.get(resource, ()):
+            if document.get("kind"):
+                yield document
+            else:
+                yield {"apiVersion": resource.api_version, "kind": resource.kind, **document}
+
+    # Pods
+
+    def _pod(self, pod: Document) -> Explanation:
+        title, spec = _title(pod), pod.get("spec") or {}
+        if is_finished(pod):
+            phase = pod["status"]["phase"]
+            return Explanation(title, "Finished", f"the pod has ended: {phase}", _endings(pod))
+        if "deletionTimestamp" in pod["metadata"]:
+            return Explanation(title, "Terminating", "the pod is being deleted")
+        if spec.get("nodeName"):
+            return _on_its_node(pod)
+        if is_gated(pod):
+            return self._gated(pod)
+        name = spec.get("schedulerName", "default-scheduler")
+        if name not in ("", "default-scheduler"):
+            return Explanation(title, "Pending", f"the pod asks for the scheduler {name}")
+        group = gang_key(pod)
+        if group is not None:
+            return self._in_group(pod, group)
+        return self._unplaced(pod, Subject((self.view.pod(pod),)))
+
+    def _gated(self, pod: Document) -> Explanation:
+        gates = [g.get("name", "") for g in pod["spec"]["schedulingGates"]]
+        children = tuple(self._workload(w) for w in self._workloads_of(self._ancestors(pod)))
+        text = "Scheduling is blocked due to non-empty scheduling gates"
+        listed = tuple(f"scheduling gate {gate}" for gate in gates)
+        return Explanation(_title(pod), "Gated", text, listed, children=children)
+
+    def _in_group(self, pod: Document, key: Key) -> Explanation:
+        document = self.view.group_documents.get(key)
+        if document is None:
+            text = reasons.pod_group_missing(key[1])
+            return Explanation(_title(pod), "Pending", text)
+        found = self._pod_group({"kind": "PodGroup", **document})
+        if found.state != "Pending":
+            return self._unplaced(pod, Subject((self.view.pod(pod),)))
+        text = f"the pod starts together with its pod group {key[1]}, or not at all"
+        return Explanation(_title(pod), "Pending", text, children=(found,))
+
+    def _unplaced(self, pod: Document, subject: Subject) -> Explanation:
+        placer = Placer(self.view.snapshot)
+        title = _title(pod)
+        explainer = Explainer(placer)
+        if explainer.fits(subject):
+            text = "the pod fits now; the scheduler has not placed it yet"
+            return Explanation(title, "Pending", text)
+        verdict = placer.account(subject.pods[0])
+        suggestions = explainer.suggest(subject, verdict)
+        return Explanation(
+            title,
+            "Pending",
+            verdict.message(),
+            tuple(device_account(self.view, subject.pods)) + _by_node(verdict.by_node),
+            suggestions,
+            {"nodes": verdict.nodes, "counts": dict(verdict.counts)},
+        )
+
+    # Groups
+
+    def _pod_group(self, group: Document) -> Explanation:
+        key, title = key_of(group), _title(group)
+        gang = self.view.gang(key)
+        if gang is None:
+            return Explanation(title, "Unknown", "the pod group is not among the documents given")
+        members = [p for p in self._list(PODS) if gang_key(p) == key and not is_finished(p)]
+        waiting = [p for p in members if not (p.get("spec") or {}).get("nodeName")]
+        running = len(members) - len(waiting)
+        if not waiting and running:
+            return Explanation(title, "Scheduled", f"all {running} pods of the group have a node")
+        gated = [p for p in waiting if is_gated(p)]
+        if gated:
+            child = (self._gated(gated[0]),)
+            text = f"{len(gated)} of the group's pods are held by scheduling gates"
+            return Explanation(title, "Gated", text, children=child)
+        if len(waiting) + gang.scheduled_count < gang.min_count:
+            have = len(waiting) + gang.scheduled_count
+            text = f"{reasons.GANG_WAITING}: {have} of {gang.min_count} exist"
+            return Explanation(title, "Pending", text)
+        return self._unstarted(title, gang, tuple(self.view.pod(p) for p in waiting))
+
+    def _unstarted(self, title: str, gang: Gang, pods: tuple[Pod, ...]) -> Explanation:
+        snapshot = self.view.snapshot
+        missing = [c for p in pods for c in p.claims if c not in snapshot.claims]
+        if missing:
+            text = reasons.claim_missing(missing[0][1])
+            return Explanation(title, "Pending", text)
+        placer = Placer(snapshot)
+        mark = snapshot.checkpoint()
+        [decision] = plan_cycle(placer, [QueueItem(pods, gang)]).decisions
+        snapshot.rollback(mark)
+        if decision.placements and not decision.unplaced:
+            text = "the group fits now; the scheduler has not placed it yet"
+            return Explanation(title, "Pending", text)
+        verdict = decision.gang_verdict
+        account = decision.unplaced[0][1] if decision.unplaced else None
+        subject = Subject(pods, gang)
+        suggestions = Explainer(placer).suggest(subject, account) if account else ()
+        facts: dict[str, object] = {"needed": gang.min_count, "waiting": len(pods)}
+        if verdict is not None:
+            facts |= {"found_room": verdict.placed, "proven": verdict.exact}
+        text = verdict.message() if verdict else (account.message() if account else "")
+        behind = tuple(device_account(self.view, pods))
+        if account is not None:
+            behind += _by_node(account.by_node)
+            facts["counts"] = dict(account.counts)
+        return Explanation(title, "Pending", text, behind, suggestions, facts)
+
+    # Owners
+
+    def _owner(self, owner: Document) -> Explanation:
+        title = _title(owner)
+        finished = _finished(owner)
+        if finished:
+            return Explanation(title, "Finished", finished)
+        if (owner.get("spec") or {}).get("suspend"):
+            children = tuple(self._workload(w) for w in self._workloads_of([owner]))
+            text = "suspended by its queue" if children else "suspended: spec.suspend is true"
+            return Explanation(title, "Suspended", text, children=children)
+        owned = list(self._owned(owner))
+        accounts = [self.of(child) for child in owned]
+        waiting = [a for a in accounts if a.state in ("Pending", "Gated", "Suspended", "Unknown")]
+        counts: dict[str, int] = {}
+        for account in accounts:
+            counts[account.state] = counts.get(account.state, 0) + 1
+        if not owned:
+            return _by_conditions(owner)
+        shown = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+        state = "Pending" if waiting else "Running"
+        kinds = " and ".join(dict.fromkeys(_plural(child) for child in owned))
+        return Explanation(title, state, f"its {kinds}: {shown}", children=_distinct(waiting))
+
+    def _owned(self, owner: Document) -> Iterator[Document]:
+        uid = owner["metadata"].get("uid", "")
+        for resource in _OWNED_BY[owner["kind"]]:
+            for document in self._list(resource):
+                refs = document["metadata"].get("ownerReferences") or ()
+                if any(ref.get("uid") == uid for ref in refs):
+                    yield document
+
+    def _ancestors(self, document: Document) -> list[Document]:
+        """Owners and owners' owners, nearest first."""
+        found: list[Document] = []
+        uids = {r.get("uid") for r in document["metadata"].get("ownerReferences") or ()}
+        for resource in (REPLICA_SETS, JOBS, JOB_SETS, DEPLOYMENTS):
+            for candidate in self._list(resource):
+                if candidate["metadata"].get("uid") in uids:
+                    found.append(candidate)
+                    refs = candidate["metadata"].get("ownerReferences") or ()
+                    uids |= {r.get("uid") for r in refs}
+        return [*found, document]
+
+    # Queues
+
+    def _workloads_of(self, owners: Iterable[Document]) -> list[Document]:
+        """Kueue Workloads that stand for one of the owners, or for an owner's owner."""
+        uids = {o["metadata"].get("uid") for o in owners}
+        for owner in owners:
+            uids |= {r.get("uid") for r in owner["metadata"].get("ownerReferences") or ()}
+        return [
+            workload
+            for workload in self._list(WORKLOADS)
+            if any(r.get("uid") in uids for r in workload["metadata"].get("ownerReferences") or ())
+        ]
+
+    def _workload(self, workload: Document) -> Explanation:
+        if workload.get("apiVersion", "").startswith("scheduling.k8s.io"):
+            return self._gang_workload(workload)
+        if not workload.get("apiVersion", "").startswith("kueue.x-k8s.io"):
+            return _by_conditions(workload)
+        told = queueing.explain(self._documents, workload)
+        # The first line repeats message and state; the list of changes is shown as suggestions.
+        between = [line for line in told.lines()[1:] if not line.startswith(("- ", "Any one"))]
+        return Explanation(
+            _title(workload),
+            told.state,
+            told.message or told.reason,
+            tuple(between),
+            tuple(
+                Suggestion(change.kind, change.text, ", ".join(change.workloads))
+                for change in told.changes
+            ),
+            {"position": told.position, "waiting": told.waiting, "path": told.path},
+        )
+
+    def _gang_workload(self, workload: Document) -> Explanation:
+        """A scheduling.k8s.io Workload: its pod groups."""
+        name = workload["metadata"]["name"]
+        groups = [
+            self._pod_group(g)
+            for g in self._list(POD_GROUPS)
+            if ((g.get("spec") or {}).get("workloadRef") or {}).get("workloadName") == name
+            and g["metadata"].get("namespace") == workload["metadata"].get("namespace")
+        ]
+        waiting = [g for g in groups if g.state == "Pending"]
+        state = "Pending" if waiting or not groups else "Scheduled"
+        text = f"{len(groups)} pod groups, {len(waiting)} waiting"
+        return Explanation(_title(workload), state, text, children=_distinct(waiting))
+
+    # What is held
+
+    def _node(self, node: Document) -> Explanation:
+        return node_account(self.view, node)
+
+    def _claim(self, claim: Document) -> Explanation:
+        title = _title(claim)
+        if (claim.get("status") or {}).get("allocation"):
+            return claim_account(claim, title)
+        users = [p for p in self._list(PODS) if key_of(claim) in self.view.pod(p).claims]
+        waiting = [p for p in users if not is_finished(p)]
+        if not waiting:
+            text = "not allocated: that happens together with the first pod that uses it"
+            return Explanation(title, "Free", text)
+        pod = self._pod(waiting[0])
+        text = f"not allocated: its {pod.subject} is {pod.state}"
+        return Explanation(title, "Pending", text, children=(pod,))
+
+
+def _title(document: Document) -> str:
+    """``pod default/web``; kinds are written as kubectl takes them."""
+    metadata = document["metadata"]
+    namespace = metadata.get("namespace", "")
+    name = f"{namespace}/{metadata['name']}" if namespace else metadata["name"]
+    return f"{document.get('kind', 'object').lower()} {name}"
+
+
+def _plural(document: Document) -> str:
+    return f"{document.get('kind', 'object').lower()}s"
+
+
+def _by_node(by_node: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Nodes under their reason: ``Insufficient cpu: a, b``."""
+    nodes: dict[str, list[str]] = {}
+    for node, why in by_node.items():
+        for reason in why:
+            nodes.setdefault(reason, []).append(node)
+    lines: list[str] = []
+    for reason, names in nodes.items():
+        names = sorted(names)
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(f"{reason}: {shown}")
+    return tuple(lines)
+
+
+def _distinct(accounts: Iterable[Explanation]) -> tuple[Explanation, ...]:
+    """One account for each different story, with the number of others that tell the same."""
+    first: dict[object, Explanation] = {}
+    count: dict[object, int] = {}
+    for account in accounts:
+        told = account.children[0] if account.state == "Pending" and account.children else account
+        story = (told.state, told.summary, told.reasons)
+        first.setdefault(story, told)
+        count[story] = count.get(story, 0) + 1
+    return tuple(
+        account
+        if count[story] == 1
+        else replace(account, facts={**account.facts, "same_for": count[story]})
+        for story, account in first.items()
+    )
+
+
+def _endings(pod: Document) -> tuple[str, ...]:
+    lines: list[str] = []
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        ended = (status.get("state") or {}).get("terminated")
+        if ended:
+            reason = ended.get("reason", "")
+            code = ended.get("exitCode")
+            lines.append(f"container {status.get('name')}: exit code {code} {reason}".rstrip())
+    return tuple(lines)
+
+
+def _on_its_node(pod: Document) -> Explanation:
+    """A pod with a node: what its containers wait for, if anything."""
+    status, node = pod.get("status") or {}, pod["spec"]["nodeName"]
+    lines: list[str] = []
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for entry in status.get(kind) or ():
+            waiting = (entry.get("state") or {}).get("waiting")
+            if waiting:
+                text = f"container {entry.get('name')}: {waiting.get('reason', 'waiting')}"
+                message = waiting.get("message")
+                lines.append(f"{text}: {message}" if message else text)
+    for condition in status.get("conditions") or ():
+        if condition.get("type") in ("Ready", "Initialized") and condition.get("status") == "False":
+            message = condition.get("message") or condition.get("reason") or ""
+            lines.append(f"not {condition['type']}: {message}")
+    state = "Running" if status.get("phase") == "Running" else "Scheduled"
+    return Explanation(_title(pod), state, f"the pod is on node {node}", tuple(lines))
+
+
+def _finished(owner: Document) -> str:
+    for condition in (owner.get("status") or {}).get("conditions") or ():
+        if condition.get("type") in ("Complete", "Completed", "Failed") and (
+            condition.get("status") == "True"
+        ):
+            message = condition.get("message") or condition.get("reason") or ""
+            return f"{condition['type']}: {message}".rstrip(": ")
+    return ""
+
+
+def _by_conditions(document: Document) -> Explanation:
+    """What an object says of itself."""
+    conditions = (document.get("status") or {}).get("conditions") or ()
+    lines = tuple(
+        f"{c.get('type')} is {c.get('status')}: {c.get('message') or c.get('reason') or ''}".rstrip(
+            ": "
+        )
+        for c in conditions
+    )
+    true = {c.get("type") for c in conditions if c.get("status") == "True"}
+    state = next(
+        (s for s in ("Finished", "Admitted", "Ready", "Available", "Active") if s in true),
+        "Pending" if conditions else "Unknown",
+    )
+    text = "" if lines else "the object has no conditions that say more"
+    return Explanation(_title(document), state, text, lines)

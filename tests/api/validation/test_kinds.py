@@ -1,0 +1,287 @@
+"""Rules of the other kinds: one bad object for each, with the words users look for."""
+
+import pytest
+
+from kubarium.api.catalog import Catalog, Kind
+from kubarium.api.decode import conform
+from kubarium.api.defaulting import default
+from kubarium.api.manifests import decode_yaml
+from kubarium.api.resource import copy_document
+from kubarium.api.validation import validate_create, validate_status_update, validate_update
+from kubarium.api.validation.jobs import cron_complaint, parse_indexes
+
+CATALOG = Catalog.builtin()
+TEMPLATE = "template: {spec: {restartPolicy: Never, containers: [{name: c, image: x}]}}"
+
+
+def kind_of(name: str) -> Kind:
+    found = [k for k in CATALOG.kinds() if k.resource.kind == name and k.is_storage_version]
+    return found[0]
+
+
+def build(name: str, text: str) -> dict:
+    kind = kind_of(name)
+    document = decode_yaml(text)[0]
+    metadata = document.setdefault("metadata", {})
+    metadata.setdefault("name", "x")
+    if kind.namespaced:
+        metadata.setdefault("namespace", "default")
+    assert conform(kind, document) == []
+    default(kind, document)
+    return document
+
+
+def complaints(name: str, text: str) -> list[str]:
+    return [str(error) for error in validate_create(kind_of(name), build(name, text))]
+
+
+def update_complaints(name: str, old: str, new: str) -> list[str]:
+    return [str(e) for e in validate_update(kind_of(name), build(name, new), build(name, old))]
+
+
+GOOD = [
+    ("Namespace", "{}"),
+    ("ConfigMap", "{data: {a.txt: b}}"),
+    ("Secret", "{data: {a: YQ==}}"),
+    ("Service", "{spec: {ports: [{port: 80}]}}"),
+    ("Service", "{spec: {clusterIP: None, selector: {a: b}}}"),
+    ("Service", "{spec: {type: ExternalName, externalName: example.com}}"),
+    ("Job", f"spec: {{{TEMPLATE}}}"),
+    ("Job", f"spec: {{completionMode: Indexed, completions: 3, {TEMPLATE}}}"),
+    ("CronJob", f"spec: {{schedule: '*/5 * * * *', jobTemplate: {{spec: {{{TEMPLATE}}}}}}}"),
+    ("PriorityClass", "{value: 1000}"),
+    ("PriorityClass", "{metadata: {name: system-node-critical}, value: 2000001000}"),
+    ("Lease", "{spec: {leaseDurationSeconds: 40}}"),
+    ("Role", "{rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]}"),
+    ("ClusterRole", "{rules: [{verbs: [get], nonResourceURLs: [/healthz]}]}"),
+    ("RoleBinding", "{roleRef: {kind: Role, name: r}, subjects: [{kind: User, name: u}]}"),
+    ("PodGroup", "{spec: {schedulingPolicy: {gang: {minCount: 3}}}}"),
+    ("PodGroup", "{spec: {schedulingPolicy: {basic: {}}}}"),
+    (
+        "Workload",
+        "{spec: {podGroupTemplates: [{name: a, schedulingPolicy: {gang: {minCount: 2}}}]}}",
+    ),
+    (
+        "ResourceClaim",
+        "{spec: {devices: {requests: [{name: g, exactly: {deviceClassName: c, "
+        "selectors: [{cel: {expression: 'device.driver == \"d\"'}}]}}], "
+        "constraints: [{requests: [g], matchAttribute: a.b/c}]}}}",
+    ),
+    (
+        "ResourceSlice",
+        "{spec: {driver: d.example.com, nodeName: n, pool: {name: n, resourceSliceCount: 1}, "
+        "devices: [{name: gpu-0, attributes: {index: {int: 0}}, capacity: {m: {value: 1Gi}}}]}}",
+    ),
+    ("DeviceClass", "{spec: {extendedResourceName: example.com/gpu}}"),
+    ("PodDisruptionBudget", "{spec: {minAvailable: 50%, selector: {matchLabels: {a: b}}}}"),
+    ("NetworkPolicy", "{spec: {podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}}"),
+    ("EndpointSlice", "{addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}]}"),
+    (
+        "PersistentVolumeClaim",
+        "{spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), GOOD, ids=lambda value: str(value)[:30])
+def test_good_objects_pass_and_may_be_written_again(kind, text):
+    assert complaints(kind, text) == []
+    assert update_complaints(kind, text, text) == []
+
+
+BAD = [
+    ("Namespace", "{metadata: {name: a.b}}", 'metadata.name: Invalid value: "a.b"'),
+    ("Service", "{metadata: {name: 1a}, spec: {ports: [{port: 1}]}}", "a DNS-1035 label"),
+    ("Service", "{spec: {}}", "spec.ports: Required value"),
+    ("Service", "{spec: {type: X, ports: [{port: 1}]}}", "spec.type: Unsupported value"),
+    ("Service", "{spec: {ports: [{port: 1}, {port: 2, name: b}]}}", "spec.ports[0].name: Required"),
+    ("ConfigMap", "{data: {'a b': c}}", "data[a b]: Invalid value"),
+    ("Secret", "{type: kubernetes.io/tls}", "data[tls.crt]: Required value"),
+    (
+        "Deployment",
+        "spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, "
+        "spec: {containers: [{name: c, image: x}]}}}",
+        "`selector` does not match template `labels`",
+    ),
+    ("Deployment", f"spec: {{{TEMPLATE}}}", "spec.selector: Required value"),
+    (
+        "Job",
+        "spec: {template: {spec: {containers: [{name: c, image: x}]}}}",
+        'spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"',
+    ),
+    (
+        "Job",
+        f"spec: {{completionMode: Indexed, parallelism: 2, {TEMPLATE}}}",
+        "spec.completions: Required value: when completion mode is Indexed",
+    ),
+    ("Job", f"spec: {{maxFailedIndexes: 1, {TEMPLATE}}}", "spec.backoffLimitPerIndex: Required"),
+    (
+        "Job",
+        f"spec: {{{TEMPLATE}, podFailurePolicy: {{rules: [{{action: FailJob, "
+        "onExitCodes: {operator: In, values: [3, 0]}}]}}",
+        "must not be 0 for the In operator",
+    ),
+    (
+        "Job",
+        f"spec: {{{TEMPLATE}, successPolicy: {{rules: [{{succeededCount: 1}}]}}}}",
+        "requires indexed completion mode",
+    ),
+    ("Job", f"spec: {{managedBy: me, {TEMPLATE}}}", "must be a domain-prefixed path"),
+    (
+        "CronJob",
+        f"spec: {{schedule: '61 * * * *', jobTemplate: {{spec: {{{TEMPLATE}}}}}}}",
+        "end of range (61) above maximum (59): 61",
+    ),
+    ("PriorityClass", "{value: 1000000001}", "maximum allowed value of a user defined priority"),
+    ("PriorityClass", "{metadata: {name: system-x}}", "reserved for system use only"),
+    ("Role", "{rules: [{apiGroups: [''], resources: [pods]}]}", "rules[0].verbs: Required value"),
+    ("RoleBinding", "{roleRef: {kind: Rule, name: r}}", "roleRef.kind: Unsupported value"),
+    ("PodGroup", "{spec: {schedulingPolicy: {}}}", "must specify one of: `basic`, `gang`"),
+    (
+        "PodGroup",
+        "{spec: {schedulingPolicy: {gang: {minCount: 0}}}}",
+        "spec.schedulingPolicy.gang.minCount: Invalid value: 0: must be greater than zero",
+    ),
+    ("Workload", "{spec: {}}", "exactly one of `podGroupTemplates`"),
+    (
+        "ResourceClaim",
+        "{spec: {devices: {requests: [{name: g, exactly: {deviceClassName: c, "
+        "selectors: [{cel: {expression: 'device.x =='}}]}}]}}}",
+        "spec.devices.requests[0].exactly.selectors[0].cel.expression: Invalid value",
+    ),
+    (
+        "ResourceClaim",
+        "{spec: {devices: {requests: [{name: g, exactly: {deviceClassName: c, count: -1}}]}}}",
+        "must be greater than zero",
+    ),
+    ("ResourceClaim", "{spec: {devices: {requests: [{name: g}]}}}", "is required"),
+    (
+        "ResourceSlice",
+        "{spec: {driver: d, pool: {name: p}, devices: [{name: a}, {name: a}]}}",
+        'spec.devices[1].name: Duplicate value: "a"',
+    ),
+    ("PodDisruptionBudget", "{spec: {minAvailable: 1, maxUnavailable: 1}}", "cannot be both set"),
+    ("PersistentVolumeClaim", "{spec: {}}", "spec.accessModes: Required value"),
+    ("EndpointSlice", "{addressType: IPv4, endpoints: [{addresses: ['::1']}]}", "must be an IPv4"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "words"), BAD, ids=lambda value: str(value)[:30])
+def test_bad_objects_are_refused_in_upstreams_words(kind, text, words):
+    found = complaints(kind, text)
+    assert any(words in complaint for complaint in found), found
+
+
+IMMUTABLE = [
+    ("PriorityClass", "{value: 1}", "{value: 2}", "may not be changed in an update."),
+    (
+        "Service",
+        "{spec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}}",
+        "{spec: {ports: [{port: 1}]}}",
+        "may not change once set",
+    ),
+    (
+        "ConfigMap",
+        "{immutable: true, data: {a: b}}",
+        "{immutable: true, data: {a: c}}",
+        "field is immutable when `immutable` is set",
+    ),
+    (
+        "RoleBinding",
+        "{roleRef: {kind: Role, name: a}}",
+        "{roleRef: {kind: Role, name: b}}",
+        "cannot change roleRef",
+    ),
+    (
+        "PodGroup",
+        "{spec: {schedulingPolicy: {gang: {minCount: 1}}, priority: 1}}",
+        "{spec: {schedulingPolicy: {gang: {minCount: 1}}, priority: 2}}",
+        "spec.priority: Invalid value: 2: field is immutable",
+    ),
+    (
+        "ResourceClaim",
+        "{spec: {devices: {requests: [{name: a, exactly: {deviceClassName: c}}]}}}",
+        "{spec: {devices: {requests: [{name: b, exactly: {deviceClassName: c}}]}}}",
+        "field is immutable",
+    ),
+    (
+        "Job",
+        f"spec: {{completions: 1, {TEMPLATE}}}",
+        f"spec: {{completions: 2, {TEMPLATE}}}",
+        "spec.completions: Invalid value: 2: field is immutable",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "old", "new", "words"), IMMUTABLE, ids=lambda v: str(v)[:25])
+def test_immutable_fields_stay(kind, old, new, words):
+    found = update_complaints(kind, old, new)
+    assert any(words in complaint for complaint in found), found
+
+
+def test_a_gangs_size_may_change():
+    text = "{spec: {schedulingPolicy: {gang: {minCount: %d}}}}"
+    assert update_complaints("PodGroup", text % 1, text % 2) == []
+
+
+# --- Jobs ----------------------------------------------------------------------------------------
+
+
+def test_an_elastic_job_grows_in_tandem_only():
+    text = f"spec: {{completionMode: Indexed, completions: %d, parallelism: %d, {TEMPLATE}}}"
+    assert update_complaints("Job", text % (2, 2), text % (3, 3)) == []
+    found = update_complaints("Job", text % (2, 2), text % (3, 2))
+    assert found == [
+        "spec.completions: Invalid value: 3: can only be modified in tandem with spec.parallelism"
+    ]
+
+
+def suspended_job() -> dict:
+    return build("Job", f"spec: {{suspend: true, {TEMPLATE}}}")
+
+
+def template_change(job: dict, **spec) -> dict:
+    new = copy_document(job)
+    new["spec"]["template"]["spec"].update(spec)
+    return new
+
+
+def test_a_suspended_job_that_never_started_may_be_placed_elsewhere():
+    job = suspended_job()
+    kind = kind_of("Job")
+    assert validate_update(kind, template_change(job, nodeSelector={"a": "b"}), job) == []
+    assert validate_update(kind, template_change(job, hostNetwork=True), job) != []
+
+
+def test_a_running_jobs_template_is_frozen():
+    job = build("Job", f"spec: {{{TEMPLATE}}}")
+    errors = validate_update(kind_of("Job"), template_change(job, nodeSelector={"a": "b"}), job)
+    assert [error.path for error in errors] == ["spec.template"]
+
+
+def test_a_finished_job_stays_finished():
+    done = suspended_job() | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    undone = copy_document(done) | {"status": {}}
+    errors = validate_status_update(kind_of("Job"), undone, done)
+    assert "cannot disable the terminal Complete=True condition" in str(errors[0])
+
+
+@pytest.mark.parametrize(("text", "count"), [("", 0), ("0", 1), ("1,3-5", 4), ("0-9", 10)])
+def test_index_sets_are_counted(text, count):
+    assert parse_indexes(text, 10) == count
+
+
+@pytest.mark.parametrize("text", ["a", "3-1", "1,1", "10", "1-", "-1", "5-5"])
+def test_malformed_index_sets_are_refused(text):
+    with pytest.raises(ValueError, match="ind"):
+        parse_indexes(text, 10)
+
+
+@pytest.mark.parametrize("text", ["* * * * *", "@daily", "0 9-17/2 1,15 jan-dec mon-fri"])
+def test_good_schedules_pass(text):
+    assert cron_complaint(text) == ""
+
+
+@pytest.mark.parametrize("text", ["", "* * * *", "a * * * *", "*/0 * * * *", "5-1 * * * *", "@x"])
+def test_bad_schedules_are_explained(text):
+    assert cron_complaint(text) != ""

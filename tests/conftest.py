@@ -1,0 +1,108 @@
+"""What all tests share: the folder of upstream data, and a cluster as a user would start one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def shared_folder() -> Path:
+    return Path(os.environ.get("KUBARIUM_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The upstream manifests and tables, which are not part of this repository."""
+    folder = shared_folder()
+    if not folder.is_dir():
+        pytest.skip("the upstream data folder is absent; name it with KUBARIUM_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab_manifests(shared) -> Path:
+    folder = shared / "manifests" / "cloud-native-ai-lab" / "labs"
+    if not folder.is_dir():
+        pytest.skip("the lab's manifests are absent from the upstream data folder")
+    return folder
+
+
+def kubectls() -> list[str]:
+    """kubectl and its older siblings kubectl.1.27 … beside the file that it links to."""
+    found = shutil.which("kubectl")
+    if not found:
+        return []
+    beside = sorted(Path(found).resolve().parent.glob("kubectl.1.*"))
+    return [found, *(str(path) for path in beside)]
+
+
+class RunningCluster:
+    """A cluster that ``kubarium up --detach`` started under a home of its own."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.home = home
+        self.kubeconfig = home / "kubectl-config"
+        self.environment = os.environ | {
+            "KUBARIUM_HOME": str(home),
+            "KUBECONFIG": str(self.kubeconfig),
+            "HOME": str(home),
+        }
+        self.kubarium("up", "--detach", *arguments)
+
+    def kubarium(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kubarium.cli.main", *arguments]
+        return self._run(command, check)
+
+    def kubectl(self, *arguments: str, check: bool = True, binary: str = "") -> str:
+        done = self._run([binary or kubectls()[0], *arguments], check)
+        return done.stdout if check else done.stdout + done.stderr
+
+    def get(self, *arguments: str) -> dict:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def _run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=90
+        )
+        if check and done.returncode:
+            log = "\n".join(p.read_text()[-4000:] for p in self.home.rglob("server.log"))
+            raise AssertionError(f"{command}: {done.stdout}{done.stderr}\n{log}")
+        return done
+
+    def wait_until(self, question, timeout_s: float = 60, what: str = ""):
+        """Ask until the answer is true; the answer."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = question()
+            if answer:
+                return answer
+            if time.monotonic() > deadline:
+                state = self.kubectl("get", "pods,jobs,events", "-A", check=False)
+                raise AssertionError(f"not within {timeout_s} s: {what or question}\n{state}")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        self.kubarium("reset", check=False)
+
+
+@pytest.fixture
+def start_cluster(tmp_path):
+    """Start clusters that are gone after the test, whatever happens."""
+    running: list[RunningCluster] = []
+
+    def start(*arguments: str) -> RunningCluster:
+        home = tmp_path / f"home-{len(running)}"
+        home.mkdir()
+        running.append(RunningCluster(home, *arguments))
+        return running[-1]
+
+    yield start
+    for cluster in running:
+        cluster.stop()

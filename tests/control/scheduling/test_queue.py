@@ -1,0 +1,97 @@
+"""Back-off, event-driven wake-up and the flush, on numbers instead of a clock."""
+
+from __future__ import annotations
+
+from kubarium.control.scheduling.queue import (
+    BACKOFF_MAX_S,
+    FLUSH_AFTER_S,
+    Event,
+    ItemKey,
+    SchedulingQueue,
+)
+
+A, B = ItemKey(False, ("ns", "a")), ItemKey(False, ("ns", "b"))
+
+
+def failed(queue, key, now, *events):
+    assert key in queue.take(now)
+    queue.fail(key, frozenset(events), now)
+
+
+def test_items_are_taken_in_the_order_in_which_they_came():
+    queue = SchedulingQueue()
+    queue.add(B)
+    queue.add(A)
+    assert queue.take(0) == [B, A]
+    assert queue.take(0) == []
+
+
+def test_only_an_event_that_helps_wakes_an_item():
+    queue = SchedulingQueue()
+    queue.add(A)
+    failed(queue, A, 0, Event.NODE)
+    queue.happened(Event.ROOM, 5)
+    assert not queue.has_ready(5)
+    queue.happened(Event.NODE, 5)
+    assert queue.take(5) == [A]
+
+
+def test_back_off_doubles_from_one_second_to_ten():
+    queue, now, waits = SchedulingQueue(), 0.0, []
+    queue.add(A)
+    for _ in range(6):
+        failed(queue, A, now, Event.ROOM)
+        queue.happened(Event.ROOM, now)
+        assert not queue.has_ready(now)
+        waits.append(queue.next_due() - now)
+        now = queue.next_due()
+    assert waits == [1, 2, 4, 8, BACKOFF_MAX_S, BACKOFF_MAX_S]
+
+
+def test_back_off_that_is_served_already_is_not_served_again():
+    queue = SchedulingQueue()
+    queue.add(A)
+    failed(queue, A, 0, Event.ROOM)
+    queue.happened(Event.ROOM, 60)
+    assert queue.has_ready(60)
+
+
+def test_an_event_during_the_decision_is_not_lost():
+    queue = SchedulingQueue()
+    queue.add(A)
+    queue.take(0)
+    queue.happened(Event.DEVICES, 0)
+    queue.fail(A, frozenset({Event.DEVICES}), 0)
+    assert queue.next_due() == 1
+
+
+def test_everything_is_tried_again_after_five_minutes():
+    queue = SchedulingQueue()
+    queue.add(A)
+    failed(queue, A, 0)
+    assert not queue.has_ready(FLUSH_AFTER_S - 1)
+    assert queue.has_ready(FLUSH_AFTER_S)
+
+
+def test_a_held_item_waits_for_its_own_change_and_loses_no_attempt():
+    queue = SchedulingQueue()
+    queue.add(A)
+    queue.take(0)
+    queue.hold(A)
+    for event in Event:
+        queue.happened(event, 1000)
+    assert not queue.has_ready(1000)
+    queue.add(A)
+    failed(queue, A, 1000, Event.ROOM)
+    queue.happened(Event.ROOM, 1000)
+    assert queue.next_due() == 1001
+
+
+def test_a_removed_item_leaves_no_timer_behind():
+    queue = SchedulingQueue()
+    queue.add(A)
+    failed(queue, A, 0, Event.ROOM)
+    queue.remove(A)
+    queue.happened(Event.ROOM, 1)
+    assert not queue.has_ready(10_000)
+    assert len(queue) == 0

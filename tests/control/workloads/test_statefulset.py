@@ -1,0 +1,194 @@
+import pytest
+
+from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PODS
+from kubarium.control.workloads.statefulset.controller import (
+    CONTROLLER_REVISIONS,
+    STATEFUL_SETS,
+    StatefulSetController,
+)
+
+
+def stateful_set(replicas=3, image="v1", **spec):
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "db"},
+        "spec": {
+            "replicas": replicas,
+            "serviceName": "db",
+            "selector": {"matchLabels": {"app": "db"}},
+            "template": {
+                "metadata": {"labels": {"app": "db"}},
+                "spec": {"containers": [{"name": "main", "image": image}]},
+            },
+            **spec,
+        },
+    }
+
+
+async def step(world):
+    """The node's part, once."""
+    await world.finish_deletions()
+    for pod in await world.live_pods():
+        if pod.get("status", {}).get("phase") != "Running":
+            await world.set_phase(pod, "Running")
+    await world.settle(1)
+
+
+async def steps(world, count=12):
+    for _ in range(count):
+        await step(world)
+
+
+async def images(world):
+    return {
+        pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"]
+        for pod in await world.live_pods()
+    }
+
+
+async def set_image(world, image, **spec):
+    template = {"spec": {"containers": [{"name": "main", "image": image}]}}
+    patch = {"spec": {"template": template, **spec}}
+    await world.client.patch(STATEFUL_SETS, "db", patch, "default")
+    await world.settle(1)
+
+
+def test_pods_come_one_by_one_with_their_identity(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set())
+        for count in (1, 2, 3):
+            await world.settle(5)
+            assert await world.names(PODS) == [f"db-{i}" for i in range(count)]
+            await step(world)
+        pod = await world.get(PODS, "db-1")
+        assert (pod["spec"]["hostname"], pod["spec"]["subdomain"]) == ("db-1", "db")
+        labels = pod["metadata"]["labels"]
+        assert labels["apps.kubernetes.io/pod-index"] == "1"
+        assert labels["statefulset.kubernetes.io/pod-name"] == "db-1"
+        status = (await world.get(STATEFUL_SETS, "db"))["status"]
+        assert (status["replicas"], status["readyReplicas"]) == (3, 3)
+        assert status["currentRevision"] == status["updateRevision"]
+        assert status["currentRevision"] == labels["controller-revision-hash"]
+
+    world_run(story)
+
+
+def test_parallel_sets_do_not_wait(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        document = stateful_set(podManagementPolicy="Parallel", ordinals={"start": 5})
+        await world.create(STATEFUL_SETS, document)
+        await world.settle()
+        assert await world.names(PODS) == ["db-5", "db-6", "db-7"]
+
+    world_run(story)
+
+
+def test_pods_go_from_the_top_and_claims_stay(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        claim = {
+            "metadata": {"name": "data"},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        }
+        await world.create(STATEFUL_SETS, stateful_set(volumeClaimTemplates=[claim]))
+        await steps(world)
+        claims = ["data-db-0", "data-db-1", "data-db-2"]
+        assert await world.names(PERSISTENT_VOLUME_CLAIMS) == claims
+        pod = await world.get(PODS, "db-2")
+        sources = [v.get("persistentVolumeClaim") for v in pod["spec"]["volumes"]]
+        assert {"claimName": "data-db-2"} in sources
+        await world.client.patch(STATEFUL_SETS, "db", {"spec": {"replicas": 1}}, "default")
+        await world.settle(5)
+        assert sorted(await images(world)) == ["db-0", "db-1"]
+        await steps(world)
+        assert sorted(await images(world)) == ["db-0"]
+        assert await world.names(PERSISTENT_VOLUME_CLAIMS) == claims
+
+    world_run(story)
+
+
+def test_a_rolling_update_goes_from_the_top_and_waits_for_health(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set())
+        await steps(world)
+        await set_image(world, "v2")
+        seen = []
+        for _ in range(12):
+            new = sorted(name for name, image in (await images(world)).items() if image == "v2")
+            if not seen or seen[-1] != new:
+                seen.append(new)
+            assert len(await world.live_pods()) >= 2
+            await step(world)
+        assert seen == [[], ["db-2"], ["db-1", "db-2"], ["db-0", "db-1", "db-2"]]
+        status = (await world.get(STATEFUL_SETS, "db"))["status"]
+        assert status["currentRevision"] == status["updateRevision"]
+        assert status["updatedReplicas"] == 3
+        assert len(await world.names(CONTROLLER_REVISIONS)) == 2
+
+    world_run(story)
+
+
+def test_a_partition_keeps_lower_pods_as_they_were(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        strategy = {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}
+        await world.create(STATEFUL_SETS, stateful_set(updateStrategy=strategy))
+        await steps(world)
+        await set_image(world, "v2")
+        await steps(world)
+        assert await images(world) == {"db-0": "v1", "db-1": "v1", "db-2": "v2"}
+        await world.client.delete(PODS, "db-0", "default")
+        await steps(world)
+        assert await images(world) == {"db-0": "v1", "db-1": "v1", "db-2": "v2"}
+
+    world_run(story)
+
+
+def test_on_delete_changes_only_what_is_deleted(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set(updateStrategy={"type": "OnDelete"}))
+        await steps(world)
+        await set_image(world, "v2")
+        await steps(world)
+        assert set((await images(world)).values()) == {"v1"}
+        await world.client.delete(PODS, "db-1", "default")
+        await steps(world)
+        assert await images(world) == {"db-0": "v1", "db-1": "v2", "db-2": "v1"}
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("policy", ["OrderedReady", "Parallel"])
+def test_an_ended_pod_is_replaced_under_its_name(world_run, policy):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set(podManagementPolicy=policy))
+        await steps(world)
+        old = await world.get(PODS, "db-1")
+        await world.set_phase(old, "Failed", exit_code=1)
+        await steps(world)
+        new = await world.get(PODS, "db-1")
+        assert new["metadata"]["uid"] != old["metadata"]["uid"]
+        assert sorted(await images(world)) == ["db-0", "db-1", "db-2"]
+
+    world_run(story)
+
+
+def test_an_idle_set_causes_no_writes(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set())
+        await steps(world)
+        before = world.server.store.revision
+        await world.settle(3600)
+        assert world.server.store.revision == before
+
+    world_run(story)

@@ -1,0 +1,321 @@
+"""The allocator's promises beyond upstream's tables: truth, speed and what upstream gets wrong."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubarium.engine.devices.constraints import ConstraintState
+from kubarium.engine.devices.inventory import Inventory
+from kubarium.engine.devices.model import (
+    DEFAULT_FEATURES,
+    Allocation,
+    AttributeValue,
+    Capacity,
+    ClaimSpec,
+    Constraint,
+    CounterUse,
+    Device,
+    DeviceClass,
+    DeviceId,
+    DeviceResult,
+    DeviceTaint,
+    Request,
+    RequestEntry,
+    Slice,
+)
+
+checked = settings(deadline=None, max_examples=150)
+
+
+def selects(expression, driver, device):
+    """A tiny selector language: ``any``, or ``kind=value`` about the attribute d/kind."""
+    if expression == "any":
+        return True
+    name, _, value = expression.partition("=")
+    found = device.attributes.get(f"d/{name}")
+    return found is not None and value in found.values
+
+
+def text(value):
+    return AttributeValue("string", frozenset((value,)))
+
+
+def inventory(devices, *, best_fit=False, counters=(), driver="d", pool="p", into=None):
+    found = into or Inventory(selects, best_fit=best_fit)
+    found.set_class(DeviceClass("any", ("any",)))
+    slices = 2 if counters else 1
+    found.set_slice(
+        Slice(f"{driver}-{pool}", driver, pool, 1, slices, tuple(devices), node_name="n")
+    )
+    if counters:
+        name = f"{driver}-{pool}-counters"
+        found.set_slice(
+            Slice(name, driver, pool, 1, slices, counter_sets=tuple(counters), node_name="n")
+        )
+    return found
+
+
+def request(count=1, *selectors, name="r", **more):
+    return RequestEntry(name, (Request(name, "any", tuple(selectors), count=count, **more),))
+
+
+def spec(*entries, match="", distinct=""):
+    constraints = (Constraint((), match, distinct),) if match or distinct else ()
+    return ClaimSpec(entries, constraints)
+
+
+def run(stock, *specs):
+    return stock.search("n", {}, [(f"c{i}", s) for i, s in enumerate(specs)]).run()
+
+
+def names(allocations):
+    return [[result.id.device for result in a.results] for a in allocations]
+
+
+# Infeasible answers are quick (kubernetes#131730). Work is counted, not timed.
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 32])
+def test_one_device_short_of_a_match_is_recognised_quickly(size):
+    groups = [f"numa-{i // (size - 1)}" for i in range(4 * (size - 1))]
+    devices = [
+        Device(f"g{i}", {"d/numa": text(group), "d/serial": text(str(i))})
+        for i, group in enumerate(groups)
+    ]
+    search = inventory(devices).search("n", {}, [("c", spec(request(size), match="d/numa"))])
+    assert search.run() is None
+    assert search.steps <= 4 * size * size
+
+
+def test_devices_that_all_differ_do_not_make_it_slow():
+    devices = [
+        Device(f"g{i}", {"d/serial": text(str(i))}, {"memory": Capacity(i + 1)}) for i in range(20)
+    ]
+    stock = inventory(devices)
+    search = stock.search("n", {}, [("c", spec(request(21), match=""))])
+    assert search.run() is None
+    assert search.steps <= 500
+    distinct = stock.search("n", {}, [("c", spec(request(21), distinct="d/serial"))])
+    assert distinct.run() is None
+    assert distinct.steps <= 500
+
+
+def test_many_claims_for_too_few_devices_end_quickly():
+    stock = inventory([Device(f"g{i}") for i in range(14)])
+    search = stock.search("n", {}, [(f"c{i}", spec(request())) for i in range(15)])
+    assert search.run() is None
+    assert search.steps <= 15 * 15
+
+
+# Truth: a verdict equals that of a search without any cleverness.
+
+kinds = st.sampled_from(["x", "y", "z"])
+
+
+@st.composite
+def problems(draw):
+    devices = [
+        Device(f"g{i}", {"d/kind": text(draw(kinds)), "d/numa": text(draw(st.sampled_from("01")))})
+        for i in range(draw(st.integers(0, 5)))
+    ]
+    specs = []
+    for _ in range(draw(st.integers(1, 2))):
+        entries = tuple(
+            request(
+                draw(st.integers(1, 3)),
+                draw(st.sampled_from(["any", "kind=x", "kind=y"])),
+                name=f"r{j}",
+            )
+            for j in range(draw(st.integers(1, 2)))
+        )
+        constraint = draw(st.sampled_from(["", "match", "distinct"]))
+        about = {constraint: draw(st.sampled_from(["d/numa", "d/kind"]))} if constraint else {}
+        specs.append(spec(*entries, **about))
+    return devices, specs
+
+
+def brute_force(devices, specs):
+    """Every way to hand distinct devices to all wanted places."""
+    places = [
+        (s, entry)
+        for s in specs
+        for entry in s.requests
+        for _ in range(entry.alternatives[0].count)
+    ]
+    for chosen in itertools.permutations(devices, len(places)):
+        if all(
+            selects(e.alternatives[0].selectors[0], "d", d)
+            for (_, e), d in zip(places, chosen, strict=True)
+        ) and all(_holds(s, places, chosen) for s in specs):
+            return True
+    return False
+
+
+def _holds(wanted, places, chosen):
+    mine = [d for (s, _), d in zip(places, chosen, strict=True) if s is wanted]
+    for constraint in wanted.constraints:
+        values = [d.attributes[constraint.match or constraint.distinct] for d in mine]
+        if constraint.match and len(set(values)) > 1:
+            return False
+        if constraint.distinct and len(set(values)) < len(values):
+            return False
+    return True
+
+
+@checked
+@given(problems(), st.booleans())
+def test_the_verdict_agrees_with_brute_force(problem, best_fit):
+    devices, specs = problem
+    found = run(inventory(devices, best_fit=best_fit), *specs)
+    assert (found is not None) == brute_force(devices, specs)
+    if found is not None:
+        used = [name for claim in names(found) for name in claim]
+        assert len(used) == len(set(used))
+        wanted = [sum(e.alternatives[0].count for e in s.requests) for s in specs]
+        assert [len(claim) for claim in names(found)] == wanted
+
+
+@checked
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.lists(st.integers(1, 3), max_size=4))
+def test_counters_are_never_overcommitted(partitions, claims):
+    """A device with 6 memory slices, cut into partitions of the sizes given."""
+    devices = [
+        Device(f"part-{i}", consumes=(CounterUse("gpu", (("memory", size),)),))
+        for i, size in enumerate(partitions)
+    ]
+    stock = inventory(devices, counters=[("gpu", (("memory", 6),))])
+    for count in claims:
+        found = run(stock, spec(request(count)))
+        if found is not None:
+            stock.enter(found[0])
+    used = sum(
+        size
+        for i, size in enumerate(partitions)
+        if stock.ledger.in_use(DeviceId("d", "p", f"part-{i}"))
+    )
+    assert used <= 6
+    stock.ledger.check()
+
+
+@checked
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), max_size=8))
+def test_the_ledger_forgets_what_was_taken_out(entries):
+    stock = inventory([Device(f"g{i}") for i in range(4)])
+    results = [
+        DeviceResult(
+            "r",
+            DeviceId("d", "p", f"g{i}"),
+            admin or None,
+            shared,
+            (("memory", 3),) if shared else (),
+        )
+        for i, admin, shared in entries
+    ]
+    allocations = [Allocation((r,)) for r in results]
+    for allocation in allocations:
+        stock.enter(allocation)
+        stock.ledger.check()
+    for allocation in reversed(allocations):
+        stock.take_out(allocation)
+        stock.ledger.check()
+    assert not list(stock.ledger.devices())
+
+
+# What upstream gets wrong, with the right answer.
+
+
+def test_distinct_attribute_holds_within_one_request():  # kubernetes#140438
+    devices = [Device(f"g{i}", {"d/numa": text(str(i % 2))}) for i in range(6)]
+    assert run(inventory(devices), spec(request(3), distinct="d/numa")) is None
+    assert names(run(inventory(devices), spec(request(2), distinct="d/numa"))) == [["g0", "g1"]]
+
+
+def test_admin_access_takes_neither_device_nor_counters():  # kubernetes#140729
+    device = Device("whole", consumes=(CounterUse("gpu", (("memory", 6),)),))
+    stock = inventory([device], counters=[("gpu", (("memory", 6),))])
+    [admin] = run(stock, spec(request(admin_access=True)))
+    stock.enter(admin)
+    assert names(run(stock, spec(request()))) == [["whole"]]
+
+
+def test_two_drivers_with_pools_of_one_name_have_counters_of_their_own():
+    device = Device("whole", consumes=(CounterUse("gpu", (("memory", 6),)),))
+    stock = inventory([device], counters=[("gpu", (("memory", 6),))], driver="d")
+    inventory([device], counters=[("gpu", (("memory", 6),))], driver="e", into=stock)
+    assert run(stock, spec(request(2))) is not None
+
+
+def test_a_shared_device_is_charged_its_counters_once():  # kubernetes#139034, #134100
+    shared = Device(
+        "shared",
+        capacity={"memory": Capacity(10)},
+        consumes=(CounterUse("gpu", (("slots", 1),)),),
+        allow_multiple=True,
+    )
+    other = Device("other", consumes=(CounterUse("gpu", (("slots", 1),)),))
+    stock = inventory([shared, other], counters=[("gpu", (("slots", 2),))])
+    for _ in range(2):
+        [share] = run(stock, spec(request(capacity=(("memory", 5),))))
+        assert share.results[0].id.device == "shared"
+        stock.enter(share)
+    assert names(run(stock, spec(request()))) == [["other"]]
+
+
+def test_a_failed_attempt_leaves_no_counters_behind():  # kubernetes#140436
+    part = CounterUse("gpu", (("memory", 3),))
+    devices = [
+        Device("a", {"d/numa": text("0")}, consumes=(part,)),
+        Device("b", {"d/numa": text("1")}, consumes=(part,)),
+        Device("c", {"d/numa": text("1")}, consumes=(part,)),
+    ]
+    stock = inventory(devices, counters=[("gpu", (("memory", 6),))])
+    assert names(run(stock, spec(request(2), match="d/numa"))) == [["b", "c"]]
+
+
+# Best fit.
+
+
+def test_best_fit_takes_the_smallest_device_that_will_do():
+    devices = [
+        Device("large", capacity={"memory": Capacity(80)}),
+        Device("small", capacity={"memory": Capacity(40)}),
+    ]
+    assert names(run(inventory(devices, best_fit=True), spec(request()))) == [["small"]]
+    assert names(run(inventory(devices, best_fit=False), spec(request()))) == [["large"]]
+
+
+def test_best_fit_fills_an_opened_device_before_opening_another():
+    part = {i: CounterUse(f"gpu-{i}", (("memory", 1),)) for i in (0, 1)}
+    devices = [Device(f"g{i}-{j}", consumes=(part[i],)) for i in (0, 1) for j in (0, 1)]
+    counters = [(f"gpu-{i}", (("memory", 2),)) for i in (0, 1)]
+    stock = inventory(devices, best_fit=True, counters=counters)
+    stock.enter(Allocation((DeviceResult("r", DeviceId("d", "p", "g1-0")),)))
+    assert names(run(stock, spec(request()))) == [["g1-1"]]
+
+
+def test_best_fit_leaves_the_larger_group_whole():
+    sizes = {"big": 4, "fitting": 2}
+    devices = [
+        Device(f"{g}-{i}", {"d/numa": text(g)}) for g, size in sizes.items() for i in range(size)
+    ]
+    found = run(inventory(devices, best_fit=True), spec(request(2), match="d/numa"))
+    assert names(found) == [["fitting-0", "fitting-1"]]
+
+
+def test_a_tainted_device_needs_a_toleration():
+    devices = [Device("sick", taints=(DeviceTaint("health", "bad", "NoSchedule"),))]
+    assert run(inventory(devices), spec(request())) is None
+
+
+def test_lists_match_when_they_share_a_value():
+    state = ConstraintState(Constraint((), match="d/x"), DEFAULT_FEATURES)
+    state.push(AttributeValue("string", frozenset("ab"), True))
+    assert state.admits(AttributeValue("string", frozenset("bc"), True))
+    state.push(AttributeValue("string", frozenset("bc"), True))
+    assert not state.admits(text("a"))
+    state.pop()
+    assert state.admits(text("a"))

@@ -1,0 +1,71 @@
+"""Upstream's formulas, number by number."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+
+from kubarium.engine.model import Node, Pod, PodShape, PreferredTerm
+from kubarium.engine.placement import scores
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.selectors import NodeTerm, Requirement
+from kubarium.engine.snapshot import Snapshot
+
+from .worlds import SOFT_TAINT, clusters, shapes, snapshot_of
+
+MEBI = 1024 * 1024
+
+
+def snapshot(*nodes):
+    found = Snapshot()
+    for node in nodes:
+        found.set_node(node)
+    return found
+
+
+def node(name, cpu=4000, memory=10_000, **more):
+    return Node(name, (("cpu", cpu), ("memory", memory), ("pods", 10)), **more)
+
+
+def test_least_allocated_and_balanced_of_a_known_node():
+    # upstream's test "nothing scheduled, resources requested, differently sized nodes":
+    # least: cpu (4000-3000)*100/4000 = 25, memory (10000-5000)*100/10000 = 50, mean 37
+    # balanced: |0.75 - 0.5| / 2 = 0.125, so 87
+    shape = PodShape(requests=(("cpu", 3000), ("memory", 5000)), nonzero=(3000, 5000))
+    found = snapshot(node("a"))
+    assert scores.resource_scores(found, shape)[0] == 37 + 87
+
+
+def test_a_best_effort_pod_is_not_balanced():
+    shape = PodShape(nonzero=(1000, 1000))
+    assert scores.resource_scores(snapshot(node("a")), shape)[0] == (75 + 90) // 2
+
+
+@settings(deadline=None)
+@given(clusters(), shapes())
+def test_one_row_and_all_rows_agree_to_the_bit(cluster, shape):
+    found = snapshot_of(cluster)
+    column = scores.resource_scores(found, shape)
+    wants = scores.balanced(shape)
+    for row in found.rows.values():
+        assert scores.resource_score(found, shape, wants, row) == column[row]
+
+
+def test_an_image_that_is_there_counts_by_its_size_and_spread():
+    shape = PodShape(images=("model:latest",))
+    holder = node("a", images=(("model:latest", 1023 * MEBI),))
+    found = scores.image_scores(snapshot(holder, node("b")), shape)
+    # 1023 MiB on one of two nodes counts 511.5 MiB: 100 * (511.5 - 23) / (1000 - 23) = 50
+    assert found[:2].tolist() == [50, 0]
+
+
+def test_preferred_nodes_and_soft_taints_move_a_pod():
+    ssd = PreferredTerm(10, NodeTerm((Requirement("disk", "In", ("ssd",)),)))
+    pod = Pod(("ns", "p"), PodShape(preferred=(ssd,)))
+    found = Placer(snapshot(node("a", cpu=8000), node("b", labels={"disk": "ssd"}))).place(pod)
+    assert found is not None
+    assert found.node == "b"
+    plain = Pod(("ns", "q"), PodShape())
+    placer = Placer(snapshot(node("a", cpu=8000, taints=(SOFT_TAINT,)), node("b")))
+    placed = placer.place(plain)
+    assert placed is not None
+    assert placed.node == "b"

@@ -1,0 +1,114 @@
+"""Spread and inter-pod affinity against a naive count over pods."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubarium.engine import reasons
+from kubarium.engine.model import Gang, Node, Pod, PodShape, PodTerm, SpreadConstraint
+from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import QueueItem
+from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.engine.snapshot import Snapshot
+
+APP = LabelSelector((Requirement("app", "In", ("x",)),))
+TERM = PodTerm("zone", APP, ("ns",))
+
+
+def cluster(zones, pods=10):
+    snapshot = Snapshot()
+    for i, zone in enumerate(zones):
+        labels = {"zone": zone} if zone else {}
+        snapshot.set_node(Node(f"n{i}", (("cpu", 1000), ("pods", pods)), labels))
+    return snapshot
+
+
+def pod(name, app="x", **shape):
+    return Pod(("ns", name), PodShape(**shape), labels={"app": app})
+
+
+zones = st.lists(st.sampled_from(["a", "b", "c", ""]), min_size=1, max_size=5)
+there = st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["x", "y"])), max_size=8)
+
+
+def filled(zone_list, placed):
+    snapshot = cluster(zone_list)
+    counts = dict.fromkeys([z for z in zone_list if z], 0)
+    for i, (where, app) in enumerate(placed):
+        where %= len(zone_list)
+        snapshot.place(pod(f"old-{i}", app), f"n{where}")
+        if app == "x" and zone_list[where]:
+            counts[zone_list[where]] += 1
+    return snapshot, counts
+
+
+@settings(deadline=None)
+@given(zones, there, st.integers(1, 2))
+def test_spread_admits_exactly_the_domains_within_the_skew(zone_list, placed, skew):
+    snapshot, counts = filled(zone_list, placed)
+    newcomer = pod("new", spread=(SpreadConstraint("zone", skew, True, APP),))
+    verdict = Placer(snapshot).account(newcomer)
+    least = min(counts.values(), default=0)
+    for i, zone in enumerate(zone_list):
+        why = verdict.by_node[f"n{i}"]
+        if not zone:
+            assert why == (reasons.SPREAD_LABEL,)
+        elif counts[zone] + 1 - least > skew:
+            assert why == (reasons.SPREAD,)
+        else:
+            assert why == ()
+
+
+@settings(deadline=None)
+@given(zones, there)
+def test_affinity_and_anti_affinity_look_at_the_domain(zone_list, placed):
+    snapshot, counts = filled(zone_list, placed)
+    near = Placer(snapshot).account(pod("new", app="y", pod_affinity=(TERM,)))
+    away = Placer(snapshot).account(pod("new", app="y", pod_anti_affinity=(TERM,)))
+    for i, zone in enumerate(zone_list):
+        there_now = bool(zone and counts[zone])
+        assert (near.by_node[f"n{i}"] == ()) == there_now
+        assert (away.by_node[f"n{i}"] == ()) == (not there_now)
+
+
+def test_the_first_pod_of_a_series_may_start_anywhere():
+    placer = Placer(cluster(["a", "b"]))
+    placements = [placer.place(pod(f"p{i}", pod_affinity=(TERM,))) for i in range(4)]
+    assert all(placements)
+    zone_of = {"n0": "a", "n1": "b"}
+    assert len({zone_of[p.node] for p in placements}) == 1
+
+
+def test_a_pod_that_wants_to_be_alone_keeps_later_ones_away():
+    placer = Placer(cluster(["a", "a", "b"]))
+    assert placer.place(pod("lonely", pod_anti_affinity=(TERM,)))
+    lonely = placer.snapshot.node_of(("ns", "lonely"))
+    verdict = placer.account(pod("late"))
+    assert verdict.by_node[lonely] == (reasons.EXISTING_ANTI_AFFINITY,)
+
+
+def test_spread_pods_are_placed_one_by_one_in_turn():
+    spread = (SpreadConstraint("zone", 1, True, APP),)
+    placer = Placer(cluster(["a", "b", "c"]))
+    items = [QueueItem((pod(f"p{i}", spread=spread),)) for i in range(9)]
+    plan = plan_cycle(placer, items)
+    nodes = [p.node for p in plan.placements()]
+    assert {node: nodes.count(node) for node in nodes} == {"n0": 3, "n1": 3, "n2": 3}
+
+
+def test_a_topology_gang_takes_the_tightest_domain_that_holds_it():
+    snapshot = Snapshot()
+    for name, zone, cpu in (("a0", "a", 8), ("b0", "b", 2), ("b1", "b", 1), ("c0", "c", 1)):
+        snapshot.set_node(Node(name, (("cpu", cpu), ("pods", 10)), {"zone": zone}))
+    shape = PodShape(requests=(("cpu", 1),))
+    gang = Gang(("ns", "g"), 3, topology_key="zone")
+    members = tuple(Pod(("ns", f"p{i}"), shape, gang=gang.key) for i in range(3))
+    [decision] = plan_cycle(Placer(snapshot), [QueueItem(members, gang)]).decisions
+    assert sorted(p.node for p in decision.placements) == ["b0", "b0", "b1"]
+    too_many = tuple(Pod(("ns", f"q{i}"), shape, gang=gang.key) for i in range(9))
+    large = Gang(("ns", "h"), 9, topology_key="zone")
+    [refused] = plan_cycle(Placer(snapshot), [QueueItem(too_many, large)]).decisions
+    assert not refused.placements
+    assert "gang needs 9, at most 8 fit within zone=a" in refused.gang_verdict.message()

@@ -1,0 +1,75 @@
+"""Limits of the snapshot are reached, and readers that fall behind start afresh."""
+
+from __future__ import annotations
+
+import kubarium.engine.snapshot as module
+from kubarium.engine.model import Node, Pod, PodShape
+from kubarium.engine.placement.fit import Fit
+from kubarium.engine.snapshot import Snapshot
+
+SHAPE = PodShape(requests=(("cpu", 1),))
+
+
+def node(name, cpu=10):
+    return Node(name, (("cpu", cpu), ("pods", 100)))
+
+
+def test_columns_grow_with_the_cluster_and_with_new_resources():
+    snapshot = Snapshot()
+    for i in range(200):
+        snapshot.set_node(Node(f"n{i}", (("cpu", i), ("pods", 1), (f"vendor/{i % 12}", 5))))
+    fit = Fit(snapshot, PodShape(requests=(("vendor/7", 5),))).refresh()
+    able = [name for name, row in snapshot.rows.items() if fit[row] >= 0]
+    assert able == [f"n{i}" for i in range(200) if i % 12 == 7]
+    snapshot.check()
+
+
+def test_a_removed_row_is_used_again_and_carries_nothing_over():
+    snapshot = Snapshot()
+    snapshot.set_node(Node("old", (("cpu", 5), ("gpu", 2), ("pods", 3)), {"rack": "a"}))
+    snapshot.place(Pod(("ns", "p"), SHAPE), "old")
+    row = snapshot.rows["old"]
+    snapshot.remove_node("old")
+    snapshot.set_node(node("new"))
+    assert snapshot.rows["new"] == row
+    assert snapshot.allocatable[snapshot.resource_index("gpu"), row] == 0
+    assert int(snapshot.requested[:, row].sum()) == 0
+    assert int(snapshot.labels["rack"][row]) == -1
+    snapshot.check()
+
+
+def test_a_reader_that_is_far_behind_starts_afresh(monkeypatch):
+    monkeypatch.setattr(module, "MAX_TOUCHED", 10)
+    snapshot = Snapshot()
+    for name in ("a", "b"):
+        snapshot.set_node(node(name, cpu=100))
+    fit = Fit(snapshot, SHAPE)
+    fit.refresh()
+    for i in range(50):
+        snapshot.place(Pod(("ns", f"p{i}"), SHAPE), "a")
+    assert fit.refresh().tolist() == Fit(snapshot, SHAPE).refresh().tolist()
+
+
+def test_a_new_document_of_a_placed_pod_touches_no_column():
+    snapshot = Snapshot()
+    snapshot.set_node(node("a"))
+    snapshot.place(Pod(("ns", "p"), SHAPE), "a")
+    touched = len(snapshot.touched)
+    snapshot.place(Pod(("ns", "p"), SHAPE, started=5.0), "a")
+    assert len(snapshot.touched) == touched
+    assert snapshot.placed(("ns", "p")).started == 5.0
+
+
+def test_nested_checkpoints_undo_independently():
+    snapshot = Snapshot()
+    snapshot.set_node(node("a"))
+    outer = snapshot.checkpoint()
+    snapshot.place(Pod(("ns", "kept"), SHAPE), "a")
+    inner = snapshot.checkpoint()
+    snapshot.place(Pod(("ns", "dropped"), SHAPE), "a")
+    snapshot.rollback(inner)
+    assert snapshot.node_of(("ns", "kept")) == "a"
+    assert snapshot.node_of(("ns", "dropped")) is None
+    snapshot.rollback(outer)
+    assert snapshot.node_of(("ns", "kept")) is None
+    snapshot.check()

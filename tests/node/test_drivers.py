@@ -1,0 +1,296 @@
+"""Simulated DRA drivers: profiles, pools and generations, preparing claims."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubarium.api.kinds import DEVICE_CLASSES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.base.errors import ConfigError
+from kubarium.node.config import SIMULATED, DeviceConfig, NodeConfig, NodeSpec
+from kubarium.node.drivers.prepare import ClaimProblem, prepare_pod
+from kubarium.node.drivers.profiles import devices_of, driver_of
+from kubarium.runtime import virtual
+
+from .conftest import world_on
+
+EXAMPLE = DeviceConfig("gpu.example.com", 2)
+LAB = DeviceConfig(
+    "free",
+    14,
+    driver="simulated.example.com",
+    name="slice-{index}",
+    attributes={"type": "gpu", "slot": "{index}", "version": "1.2.3", "fast": True},
+    capacity={"memory": "40960Mi"},
+)
+
+
+def with_devices(*devices):
+    config = NodeConfig((NodeSpec("n1", devices=devices),), SIMULATED)
+    return world_on(virtual.VirtualClock(), config)
+
+
+async def slices(world):
+    found = (await world.client.list(RESOURCE_SLICES)).items
+    return sorted(found, key=lambda s: s["metadata"]["name"])
+
+
+# Profiles --------------------------------------------------------------------------------------
+
+
+def test_the_example_drivers_gpus():
+    first, second = devices_of(EXAMPLE, "n1", 2)
+    assert first["name"] == "gpu-0"
+    assert first["attributes"]["index"] == {"int": 0}
+    assert first["attributes"]["model"] == {"string": "LATEST-GPU-MODEL"}
+    assert first["attributes"]["driverVersion"] == {"version": "1.0.0"}
+    assert first["capacity"] == {"memory": {"value": "80Gi"}, "compute": {"value": "100"}}
+    assert first["attributes"]["uuid"] != second["attributes"]["uuid"]
+    assert devices_of(EXAMPLE, "n1", 2)[0] == first
+    assert devices_of(EXAMPLE, "n2", 1)[0]["attributes"]["uuid"] != first["attributes"]["uuid"]
+
+
+@pytest.mark.parametrize(
+    ("model", "product", "memory"),
+    [
+        ("A100", "NVIDIA A100-SXM4-80GB", "80Gi"),
+        ("H100", "NVIDIA H100 80GB HBM3", "80Gi"),
+        ("H200", "NVIDIA H200", "141Gi"),
+        ("B200", "NVIDIA B200", "180Gi"),
+    ],
+)
+def test_nvidia_models(model, product, memory):
+    device = devices_of(DeviceConfig("nvidia", 1, model=model), "n", 1)[0]
+    attributes = device["attributes"]
+    assert attributes["productName"] == {"string": product}
+    assert attributes["type"] == {"string": "gpu"}
+    assert "version" in attributes["cudaComputeCapability"]
+    assert "index" not in attributes
+    assert "resource.kubernetes.io/pciBusID" in attributes
+    assert device["capacity"]["memory"] == {"value": memory}
+
+
+def test_a_free_profile_types_its_attributes():
+    device = devices_of(LAB, "n1", 3)[2]
+    assert device == {
+        "name": "slice-2",
+        "attributes": {
+            "type": {"string": "gpu"},
+            "slot": {"int": 2},
+            "version": {"version": "1.2.3"},
+            "fast": {"bool": True},
+        },
+        "capacity": {"memory": {"value": "40Gi"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (DeviceConfig("gpu", 1), "unknown profile 'gpu'"),
+        (DeviceConfig("free", 1), "driver: required"),
+        (DeviceConfig("nvidia", 1, model="Z9"), "unknown model 'Z9'"),
+        (DeviceConfig("free", 1, driver="d.x", capacity={"m": "lots"}), "capacity: m"),
+        (DeviceConfig("free", 1, driver="d.x", attributes={"a": [1]}), "attributes: a"),
+    ],
+)
+def test_bad_device_configuration_names_the_field(config, words):
+    with pytest.raises(ConfigError, match=words):
+        devices_of(config, "n", driver_of(config) and 1)
+
+
+# Publishing ------------------------------------------------------------------------------------
+
+
+def test_devices_and_class_are_published_with_the_node():
+    async def main():
+        async with with_devices(EXAMPLE, LAB) as world:
+            example, lab = await slices(world)
+            assert example["spec"]["driver"] == "gpu.example.com"
+            assert example["spec"]["pool"] == {
+                "name": "n1",
+                "generation": 1,
+                "resourceSliceCount": 1,
+            }
+            assert len(lab["spec"]["devices"]) == 14
+            node = await world.client.get(NODES, "n1")
+            assert example["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"]
+            classes = (await world.client.list(DEVICE_CLASSES)).items
+            assert [c["metadata"]["name"] for c in classes] == ["gpu.example.com"]
+
+    virtual.run(main())
+
+
+def test_patching_the_node_resizes_the_pool_in_a_new_generation():
+    async def main():
+        async with with_devices(LAB) as world:
+
+            async def resize(text):
+                annotation = {"kubarium.dev/devices.simulated.example.com": text}
+                patch = {"metadata": {"annotations": annotation}}
+                await world.client.patch(NODES, "n1", patch)
+                await world.context.clock.sleep(1)
+                return await slices(world)
+
+            (grown,) = await resize("15")
+            assert grown["spec"]["pool"]["generation"] == 2
+            assert [d["name"] for d in grown["spec"]["devices"]][-1] == "slice-14"
+            (same,) = await resize("15")
+            assert same["metadata"]["uid"] == grown["metadata"]["uid"]
+            (kept,) = await resize("many")
+            assert len(kept["spec"]["devices"]) == 15
+            message = await world.event("n1", "InvalidDeviceCount")
+            assert "'many': must be a whole number" in message
+
+    virtual.run(main())
+
+
+def test_large_pools_are_cut_into_slices_of_at_most_128():
+    async def main():
+        async with with_devices(DeviceConfig("gpu.example.com", 300)) as world:
+            found = await slices(world)
+            assert [len(s["spec"]["devices"]) for s in found] == [128, 128, 44]
+            assert {s["spec"]["pool"]["resourceSliceCount"] for s in found} == {3}
+
+    virtual.run(main())
+
+
+# Preparing -------------------------------------------------------------------------------------
+
+
+def pod_with(claims, containers=None):
+    return {
+        "metadata": {"name": "p", "namespace": "default", "uid": "pod-uid"},
+        "spec": {
+            "containers": containers
+            or [{"name": "c", "resources": {"claims": [{"name": n} for n in claims]}}],
+            "resourceClaims": [{"name": n, "resourceClaimName": f"claim-{n}"} for n in claims],
+        },
+    }
+
+
+def claim(name, *devices, config=(), reserved="pod-uid", driver="gpu.example.com", **result):
+    results = [
+        {"request": f"r{i}", "driver": driver, "pool": "n1", "device": device} | result
+        for i, device in enumerate(devices)
+    ]
+    return {
+        "metadata": {"name": name, "uid": f"uid-{name}"},
+        "status": {
+            "allocation": {"devices": {"results": results, "config": list(config)}},
+            "reservedFor": [{"resource": "pods", "name": "p", "uid": reserved}],
+        },
+    }
+
+
+def prepared(pod, *claims):
+    by_name = {c["metadata"]["name"]: c for c in claims}
+    drivers = {"gpu.example.com": None, "gpu.nvidia.com": None, "simulated.example.com": None}
+    return prepare_pod(pod, lambda namespace, name: by_name.get(name), drivers)
+
+
+def opaque(strategy, requests=(), **settings):
+    return {
+        "source": "FromClaim",
+        "requests": list(requests),
+        "opaque": {
+            "driver": "gpu.example.com",
+            "parameters": {
+                "apiVersion": "gpu.resource.example.com/v1alpha1",
+                "kind": "GpuConfig",
+                "sharing": {"strategy": strategy} | settings,
+            },
+        },
+    }
+
+
+def test_the_example_driver_sets_its_variables():
+    env = prepared(pod_with(["a"]), claim("claim-a", "gpu-3"))["c"]
+    assert env == {
+        "GPU_DEVICE_3": "gpu-3",
+        "GPU_DEVICE_3_SHARING_STRATEGY": "TimeSlicing",
+        "GPU_DEVICE_3_TIMESLICE_INTERVAL": "Default",
+        "DRA_RESOURCE_DRIVER_NAME": "gpu.example.com",
+        "DRA_ADMIN_ACCESS": "false",
+    }
+
+
+def test_sharing_settings_of_the_claim_reach_their_requests_only():
+    settings = [
+        opaque("TimeSlicing", ["r0"], timeSlicingConfig={"interval": "Long"}),
+        opaque("SpacePartitioning", ["r1"], spacePartitioningConfig={"partitionCount": 10}),
+    ]
+    env = prepared(pod_with(["a"]), claim("claim-a", "gpu-0", "gpu-1", config=settings))["c"]
+    assert env["GPU_DEVICE_0_TIMESLICE_INTERVAL"] == "Long"
+    assert env["GPU_DEVICE_1_PARTITION_COUNT"] == "10"
+    assert "GPU_DEVICE_1_TIMESLICE_INTERVAL" not in env
+
+
+def test_a_container_sees_the_requests_that_it_names():
+    containers = [
+        {"name": "one", "resources": {"claims": [{"name": "a", "request": "r0"}]}},
+        {"name": "two", "resources": {"claims": [{"name": "a", "request": "r1"}]}},
+        {"name": "none"},
+    ]
+    env = prepared(pod_with(["a"], containers), claim("claim-a", "gpu-0", "gpu-1"))
+    assert ("GPU_DEVICE_0" in env["one"], "GPU_DEVICE_1" in env["one"]) == (True, False)
+    assert ("GPU_DEVICE_0" in env["two"], "GPU_DEVICE_1" in env["two"]) == (False, True)
+    assert env["none"] == {}
+
+
+def test_nvidia_variables_list_all_devices():
+    env = prepared(pod_with(["a"]), claim("claim-a", "gpu-1", "gpu-2", driver="gpu.nvidia.com"))
+    assert env["c"]["NVIDIA_VISIBLE_DEVICES"] == "1,2"
+    assert env["c"]["CUDA_VISIBLE_DEVICES"] == "1,2"
+
+
+def test_admin_access_is_shown():
+    env = prepared(pod_with(["a"]), claim("claim-a", "gpu-0", adminAccess=True))["c"]
+    assert env["DRA_ADMIN_ACCESS"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ([], 'resourceclaims.resource.k8s.io "claim-a" not found'),
+        (
+            [claim("claim-a", "gpu-0", reserved="somebody")],
+            r"pod p \(pod-uid\) is not allowed to use resource claim claim-a \(uid-claim-a\)",
+        ),
+        ([{"metadata": {"name": "claim-a", "uid": "u"}}], "not allocated"),
+        ([claim("claim-a", "x", driver="other.io")], "DRA driver other.io is not registered"),
+        ([claim("claim-a", "gpu-0", config=[opaque("Magic")])], "unknown GPU sharing strategy"),
+    ],
+)
+def test_claims_that_may_not_be_used(claims, words):
+    with pytest.raises(ClaimProblem, match=words):
+        prepared(pod_with(["a"]), *claims)
+
+
+def test_preparing_twice_gives_the_same():
+    pod, one = pod_with(["a"]), claim("claim-a", "gpu-0")
+    assert prepared(pod, one) == prepared(pod, one)
+
+
+def test_a_pod_whose_claim_is_not_reserved_waits_with_kubelets_event():
+    async def main():
+        async with with_devices(EXAMPLE) as world:
+            document = {
+                "apiVersion": "resource.k8s.io/v1",
+                "kind": "ResourceClaim",
+                "metadata": {"name": "c"},
+                "spec": {
+                    "devices": {
+                        "requests": [
+                            {"name": "r", "exactly": {"deviceClassName": "gpu.example.com"}}
+                        ]
+                    }
+                },
+            }
+            await world.create(RESOURCE_CLAIMS, document)
+            claims = [{"name": "g", "resourceClaimName": "c"}]
+            await world.pod("p", resourceClaims=claims)
+            message = await world.event("p", "FailedPrepareDynamicResources")
+            assert message.startswith("Failed to prepare dynamic resources: ")
+            assert (await world.get("p"))["status"]["phase"] == "Pending"
+
+    virtual.run(main())

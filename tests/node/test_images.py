@@ -1,0 +1,90 @@
+"""The image catalogue, and how commands and environments are put together."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubarium.node.config import ImageConfig
+from kubarium.node.environment import ConfigProblem, command_line, expand
+from kubarium.node.images import ImageCatalogue, InvalidImageName, UnknownImage, repository_of
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "busybox",
+        "busybox:1.36",
+        "docker.io/library/busybox:1.36",
+        "registry.example.com:5000/mirror/busybox@sha256:" + "0" * 64,
+        "ubuntu:22.04",
+        "python:3.12-slim",
+        "registry.k8s.io/pause:3.10",
+        "kubarium/train:latest",
+        "ghcr.io/kubarium/anything",
+    ],
+)
+def test_known_images(reference):
+    image = ImageCatalogue().resolve(reference)
+    assert image.reference == reference
+    assert "@sha256:" in image.image_id
+
+
+def test_an_unknown_image_says_how_to_map_it():
+    with pytest.raises(UnknownImage, match=r"images: \{vllm/vllm-openai: \{cmd: \[sh\]\}\}"):
+        ImageCatalogue().resolve("vllm/vllm-openai:v1")
+
+
+@pytest.mark.parametrize("reference", ["", "Busybox", "a b", ":tag"])
+def test_invalid_references(reference):
+    with pytest.raises(InvalidImageName, match="invalid reference format"):
+        ImageCatalogue().resolve(reference)
+
+
+def test_entries_of_the_cluster_file_come_first():
+    mine = ImageConfig("busybox", cmd=("mine",))
+    assert ImageCatalogue([mine]).resolve("busybox:1").cmd == ("mine",)
+    prefix = ImageConfig("vllm/*", cmd=("serve",))
+    assert ImageCatalogue([prefix]).resolve("docker.io/vllm/openai:1").cmd == ("serve",)
+
+
+def test_repositories():
+    assert repository_of("localhost:5000/a/b:1") == "localhost:5000/a/b"
+    assert repository_of("a@sha256:1") == "a"
+
+
+def test_command_and_args_table():
+    # As in Kubernetes' documentation: command replaces entrypoint and cmd, args replaces cmd.
+    image = (("/ep",), ("foo", "bar"))
+    for container, expected in (
+        ({}, ["/ep", "foo", "bar"]),
+        ({"command": ["/ep-1"]}, ["/ep-1"]),
+        ({"args": ["zoo"]}, ["/ep", "zoo"]),
+        ({"command": ["/ep-1"], "args": ["zoo"]}, ["/ep-1", "zoo"]),
+    ):
+        assert command_line(container, *image, {}) == expected
+    with pytest.raises(ConfigProblem, match="no command specified"):
+        command_line({}, (), (), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$(A)", "1"),
+        ("x$(A)y$(A)", "x1y1"),
+        ("$(B)", "$(B)"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$A ${A}", "$A ${A}"),
+        ("$(A", "$(A"),
+        ("100%$", "100%$"),
+    ],
+)
+def test_references_in_text(text, expected):
+    assert expand(text, {"A": "1"}) == expected
+
+
+@given(st.text().filter(lambda text: "$" not in text))
+def test_text_without_a_dollar_is_kept(text):
+    assert expand(text, {"A": "1"}) == text

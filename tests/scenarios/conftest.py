@@ -1,0 +1,109 @@
+"""A cluster that a whole module shares, and a client that can send what no decent client would."""
+
+import base64
+import http.client
+import json
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.conftest import RunningCluster
+
+JSON = "application/json"
+
+
+@dataclass
+class Said:
+    """An answer of the API server."""
+
+    code: int
+    body: Any
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        return self.body.get("reason", "") if isinstance(self.body, dict) else ""
+
+    @property
+    def message(self) -> str:
+        return self.body.get("message", "") if isinstance(self.body, dict) else str(self.body)
+
+
+class RawClient:
+    """One request a connection, bytes as given, with the administrator's certificate."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        document = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = document["clusters"][-1]["cluster"], document["users"][-1]["user"]
+        self._address = urlsplit(cluster["server"])
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self._tls = ssl.create_default_context(cadata=authority)
+        for name in ("client-certificate", "client-key"):
+            path = kubeconfig.parent / f"raw-{name}.pem"
+            path.write_bytes(base64.b64decode(user[f"{name}-data"]))
+        self._tls.load_cert_chain(
+            kubeconfig.parent / "raw-client-certificate.pem",
+            kubeconfig.parent / "raw-client-key.pem",
+        )
+
+    def __call__(
+        self, method: str, path: str, body: Any = None, content_type: str = JSON, **headers: str
+    ) -> Said:
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        if isinstance(body, str):
+            body = body.encode()
+        sent = {"Accept": JSON} | headers
+        if body is not None:
+            sent["Content-Type"] = content_type
+        connection = http.client.HTTPSConnection(
+            self._address.hostname, self._address.port, context=self._tls, timeout=20
+        )
+        try:
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        warnings = response.headers.get_all("Warning") or []
+        try:
+            return Said(response.status, json.loads(content), warnings)
+        except ValueError:
+            return Said(response.status, content.decode(errors="replace"), warnings)
+
+
+def server_log(cluster: RunningCluster) -> str:
+    return "\n".join(path.read_text() for path in cluster.home.rglob("server.log"))
+
+
+@pytest.fixture(scope="module")
+def module_cluster(tmp_path_factory):
+    """One cluster for all tests of a module; its log must not hold a traceback at the end."""
+    home = tmp_path_factory.mktemp("cluster")
+    described = home / "cluster.yaml"
+    described.write_text(
+        """
+apiVersion: kubarium.dev/v1alpha1
+kind: Cluster
+spec:
+  nodePools:
+    - name: node
+      count: 2
+      devices: [{profile: gpu.example.com, count: 2}]
+"""
+    )
+    cluster = RunningCluster(home, "-f", str(described))
+    yield cluster
+    log = server_log(cluster)
+    cluster.stop()
+    assert "Traceback" not in log, log[-4000:]
+
+
+@pytest.fixture(scope="module")
+def api(module_cluster) -> RawClient:
+    return RawClient(module_cluster.kubeconfig)

@@ -1,0 +1,132 @@
+"""Pods as rows: the rules by which requests add up, and shapes that are shared."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubarium.engine.model import HostPort
+from kubarium.view.nodes import node_row, normalised_image
+from kubarium.view.pods import PodReader, claim_keys, pod_requests
+
+
+def container(cpu=None, memory=None, always=False, **more):
+    requests = {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v}
+    found = {"name": "c", "image": "busybox", "resources": {"requests": requests}, **more}
+    return {**found, "restartPolicy": "Always"} if always else found
+
+
+@pytest.mark.parametrize(
+    ("spec", "cpu"),
+    [
+        ({"containers": [container("500m"), container("1")]}, 1500),
+        ({"containers": [container("1")], "initContainers": [container("3")]}, 3000),
+        ({"containers": [container("2")], "initContainers": [container("1")]}, 2000),
+        # a sidecar runs beside the containers, and beside the init containers that follow it
+        ({"containers": [container("1")], "initContainers": [container("1", always=True)]}, 2000),
+        (
+            {
+                "containers": [container("1")],
+                "initContainers": [container("2", always=True), container("3")],
+            },
+            5000,
+        ),
+        (
+            {
+                "containers": [container("1")],
+                "initContainers": [container("3"), container("2", always=True)],
+            },
+            3000,
+        ),
+        ({"containers": [container("1")], "overhead": {"cpu": "250m"}}, 1250),
+        ({"containers": [container("1")], "resources": {"requests": {"cpu": "4"}}}, 4000),
+        ({"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]}, 2000),
+    ],
+)
+def test_requests_add_up_as_upstream(spec, cpu):
+    assert pod_requests(spec)[0]["cpu"] == cpu
+
+
+def test_a_container_without_requests_counts_in_scores_only():
+    exact, counted = pod_requests({"containers": [container(), container("1")]})
+    assert exact == {"cpu": 1000}
+    assert counted == (1100, 400 * 1024 * 1024)
+
+
+def pod(name, labels=None, **spec):
+    return {
+        "metadata": {"name": name, "namespace": "ns", "labels": labels or {}},
+        "spec": {"containers": [container("1")], **spec},
+    }
+
+
+def test_pods_of_one_template_share_one_shape():
+    reader = PodReader()
+    first = reader.row(pod("a", {"index": "0"}))
+    second = reader.row(pod("b", {"index": "1"}))
+    assert first.shape is second.shape
+    assert reader.row(pod("c", nodeSelector={"x": "y"})).shape != first.shape
+
+
+def test_labels_belong_to_the_shape_where_other_pods_matter():
+    spread = {
+        "topologyKey": "zone",
+        "maxSkew": 1,
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "x"}},
+        "matchLabelKeys": ["version"],
+    }
+    reader = PodReader()
+    one = reader.shape(pod("a", {"app": "x", "version": "1"}, topologySpreadConstraints=[spread]))
+    two = reader.shape(pod("b", {"app": "x", "version": "2"}, topologySpreadConstraints=[spread]))
+    assert one.spread[0].selector.matches({"app": "x", "version": "1"})
+    assert not one.spread[0].selector.matches({"app": "x", "version": "2"})
+    assert two.spread[0].selector.matches({"app": "x", "version": "2"})
+
+
+def test_host_ports_and_host_network():
+    ports = [{"containerPort": 80}, {"containerPort": 81, "hostPort": 8081, "protocol": "UDP"}]
+    plain = pod("a")
+    plain["spec"]["containers"][0]["ports"] = ports
+    assert PodReader().shape(plain).ports == (HostPort("0.0.0.0", "UDP", 8081),)
+    plain["spec"]["hostNetwork"] = True
+    assert PodReader().shape(plain).ports == (
+        HostPort("0.0.0.0", "TCP", 80),
+        HostPort("0.0.0.0", "UDP", 8081),
+    )
+
+
+def test_claims_by_name_by_template_and_not_needed():
+    document = pod(
+        "p",
+        resourceClaims=[
+            {"name": "direct", "resourceClaimName": "mine"},
+            {"name": "made", "resourceClaimTemplateName": "t"},
+            {"name": "unneeded", "resourceClaimTemplateName": "t"},
+            {"name": "soon", "resourceClaimTemplateName": "t"},
+        ],
+    )
+    document["status"] = {
+        "resourceClaimStatuses": [
+            {"name": "made", "resourceClaimName": "p-made-x7k2p"},
+            {"name": "unneeded"},
+        ]
+    }
+    assert claim_keys(document) == (("ns", "mine"), ("ns", "p-made-x7k2p"), ("ns", "p-soon"))
+
+
+def test_a_malformed_quantity_counts_as_nothing():
+    node = {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "four", "memory": "1Gi"}}}
+    assert dict(node_row(node).allocatable) == {"cpu": 0, "memory": 1024**3}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("busybox", "busybox:latest"),
+        ("busybox:1.36", "busybox:1.36"),
+        ("reg:5000/team/app", "reg:5000/team/app:latest"),
+        ("app@sha256:abc", "app@sha256:abc"),
+    ],
+)
+def test_images_get_their_tag(given, expected):
+    assert normalised_image(given) == expected

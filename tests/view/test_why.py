@@ -1,0 +1,259 @@
+"""What ``why`` says, from documents alone."""
+
+from __future__ import annotations
+
+from kubarium.api.kinds import (
+    DEVICE_CLASSES,
+    JOBS,
+    NODES,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+    WORKLOADS,
+)
+from kubarium.view.why import explain
+
+DRIVER = "gpu.example.com"
+
+
+def node(name, cpu="4", labels=None, **spec):
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **(labels or {})}},
+        "spec": spec,
+        "status": {"allocatable": {"cpu": cpu, "memory": "16Gi", "pods": "20"}},
+    }
+
+
+def pod(name, cpu="1", on="", group="", claims=(), owner=None, **spec):
+    metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}"}
+    if owner is not None:
+        metadata["ownerReferences"] = [{"uid": owner["metadata"]["uid"], "controller": True}]
+    container = {"name": "main", "image": "busybox", "resources": {"requests": {"cpu": cpu}}}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"containers": [container], **spec},
+    }
+    if on:
+        document["spec"]["nodeName"] = on
+    if group:
+        document["spec"]["schedulingGroup"] = {"podGroupName": group}
+    if claims:
+        document["spec"]["resourceClaims"] = [{"name": c, "resourceClaimName": c} for c in claims]
+    return document
+
+
+def group(name, count):
+    return {
+        "apiVersion": "scheduling.k8s.io/v1beta1",
+        "kind": "PodGroup",
+        "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": count}}},
+    }
+
+
+def claim(name, selectors=(), **exactly):
+    request = {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 1, **exactly}
+    if selectors:
+        request["selectors"] = [{"cel": {"expression": s}} for s in selectors]
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
+        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": request}]}},
+    }
+
+
+def gpus(on, count, **attributes):
+    return {
+        "metadata": {"name": f"{on}-slice"},
+        "spec": {
+            "driver": DRIVER,
+            "nodeName": on,
+            "pool": {"name": on, "generation": 1, "resourceSliceCount": 1},
+            "devices": [
+                {
+                    "name": f"gpu-{i}",
+                    "attributes": {k: {"string": v} for k, v in attributes.items()},
+                }
+                for i in range(count)
+            ],
+        },
+    }
+
+
+GPU_CLASS = {
+    "metadata": {"name": "gpu"},
+    "spec": {"selectors": [{"cel": {"expression": f'device.driver == "{DRIVER}"'}}]},
+}
+
+
+def texts(explanation):
+    return [s.text for s in explanation.suggestions]
+
+
+def test_a_pod_too_large_is_told_how_much_is_missing_where():
+    subject = pod("big", cpu="6")
+    found = explain({NODES: [node("a"), node("b", cpu="5")], PODS: [subject]}, subject)
+    assert found.state == "Pending"
+    assert found.summary == "0/2 nodes are available: 2 Insufficient cpu."
+    assert "1 more cpu on node b" in texts(found)
+
+
+def test_a_selector_a_taint_and_a_cordon_are_each_named():
+    taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
+    subject = pod("picky", nodeSelector={"rack": "r9"})
+    nodes = [node("plain")]
+    assert "remove node selector clause rack=r9" in texts(explain({NODES: nodes}, subject))
+    tainted = explain({NODES: [node("t", taints=[taint])]}, pod("plain"))
+    assert "tolerate taint gpu=only:NoSchedule" in texts(tainted)
+    cordoned = explain({NODES: [node("c", unschedulable=True)]}, pod("plain"))
+    assert cordoned.summary == "0/1 nodes are available: 1 node(s) were unschedulable."
+    assert "uncordon node c" in texts(cordoned)
+
+
+def test_a_suggestion_is_only_made_if_it_suffices_alone():
+    taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
+    subject = pod("doubly", nodeSelector={"rack": "r9"})
+    found = explain({NODES: [node("t", taints=[taint])]}, subject)
+    assert texts(found) == []
+
+
+def test_a_gang_one_device_short_says_exactly_so():
+    pods = [pod(f"rank-{i}", group="train", claims=[f"c{i}"]) for i in range(15)]
+    documents = {
+        NODES: [node("a", cpu="32"), node("b", cpu="32")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [gpus("a", 7), gpus("b", 7)],
+        RESOURCE_CLAIMS: [claim(f"c{i}") for i in range(15)],
+        POD_GROUPS: [group("train", 15)],
+        PODS: pods,
+    }
+    found = explain(documents, pods[3])
+    [told] = found.children
+    assert told.subject == "podgroup default/train"
+    assert "gang needs 15, at most 14 fit" in told.summary
+    assert told.facts["needed"] == 15
+    assert told.facts["found_room"] == 14
+    assert told.facts["proven"] is True
+    assert "add 1 more device of class gpu on any node" in texts(told)
+    assert "lower minCount of pod group train from 15 to 14" in texts(told)
+    assert any("14 devices in the cluster, 14 match, 14 free" in r for r in told.reasons)
+    documents[RESOURCE_SLICES] = [gpus("a", 8), gpus("b", 7)]
+    [now] = explain(documents, pods[3]).children
+    assert now.summary == "the group fits now; the scheduler has not placed it yet"
+
+
+def test_a_claim_whose_selector_matches_nothing_names_the_selector():
+    wanted = f'device.attributes["{DRIVER}"].model == "H300"'
+    subject = pod("user", claims=["one"])
+    documents = {
+        NODES: [node("a")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [gpus("a", 2, model="H100")],
+        RESOURCE_CLAIMS: [claim("one", [wanted])],
+        PODS: [subject],
+    }
+    found = explain(documents, subject)
+    assert found.summary == "0/1 nodes are available: 1 cannot allocate all claims."
+    assert texts(found) == [f"remove selector `{wanted}` of request gpu"]
+    assert "2 devices in the cluster, 0 match, 0 free" in found.reasons[0]
+
+
+def test_a_selector_that_does_not_compile_is_shown():
+    subject = pod("user", claims=["one"])
+    documents = {
+        NODES: [node("a")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [gpus("a", 1)],
+        RESOURCE_CLAIMS: [claim("one", ["nonsense("])],
+        PODS: [subject],
+    }
+    found = explain(documents, subject)
+    assert "claim default/one: selector #0: CEL compile error" in found.summary
+
+
+def test_a_missing_class_is_named():
+    subject = pod("user", claims=["one"])
+    documents = {NODES: [node("a")], RESOURCE_CLAIMS: [claim("one")], PODS: [subject]}
+    assert "device class gpu does not exist" in explain(documents, subject).summary
+
+
+def test_devices_in_use_are_counted_and_their_user_is_named():
+    holder, subject = pod("holder", on="a", claims=["held"]), pod("user", claims=["one"])
+    held = claim("held")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}
+    held["status"] = {
+        "allocation": {"devices": {"results": [result]}},
+        "reservedFor": [{"resource": "pods", "name": "holder", "uid": "uid-holder"}],
+    }
+    documents = {
+        NODES: [node("a")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [gpus("a", 1)],
+        RESOURCE_CLAIMS: [held, claim("one")],
+        PODS: [holder, subject],
+    }
+    found = explain(documents, subject)
+    assert "1 match, 0 free (1 in use)" in found.reasons[0]
+    assert "let pod default/holder on node a end" in texts(found)
+    assert explain(documents, held).state == "Allocated"
+    waiting = explain(documents, documents[RESOURCE_CLAIMS][1])
+    assert waiting.children[0].subject == "pod default/user"
+    on_node = explain(documents, documents[NODES][0])
+    assert "pool gpu.example.com/a: 1 of 1 devices in use (gpu-0 by claim default/held)" in (
+        on_node.reasons
+    )
+
+
+def test_a_job_tells_the_story_of_its_waiting_pods_once():
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "work", "namespace": "default", "uid": "uid-work"},
+        "spec": {},
+    }
+    pods = [pod(f"work-{i}", cpu="9", owner=job) for i in range(3)]
+    running = pod("work-r", on="a", owner=job)
+    found = explain({NODES: [node("a")], PODS: [*pods, running], JOBS: [job]}, job)
+    assert found.state == "Pending"
+    assert found.summary == "its pods: 3 Pending, 1 Scheduled"
+    [story] = found.children
+    assert story.facts["same_for"] == 3
+
+
+def test_a_suspended_job_points_at_its_workload():
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "work", "namespace": "default", "uid": "uid-work"},
+        "spec": {"suspend": True},
+    }
+    workload = {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "Workload",
+        "metadata": {
+            "name": "job-work",
+            "namespace": "default",
+            "uid": "uid-wl",
+            "ownerReferences": [{"uid": "uid-work"}],
+        },
+        "spec": {"queueName": "team", "podSets": []},
+    }
+    found = explain({JOBS: [job], WORKLOADS: [workload]}, job)
+    assert found.state == "Suspended"
+    [waiting] = found.children
+    assert waiting.subject == "workload default/job-work"
+    assert "LocalQueue team doesn't exist" in waiting.summary
+
+
+def test_explaining_changes_nothing_in_the_documents():
+    subject = pod("big", cpu="6")
+    documents = {NODES: [node("a")], PODS: [subject]}
+    before = repr(documents)
+    explain(documents, subject)
+    assert repr(documents) == before
