@@ -77,10 +77,17 @@ def shape(cpu: int = 100, memory: int = 500 * MIB, **wishes: object) -> PodShape
 
 
 def singles(
-    count: int, of: PodShape, prefix: str, *, labels: dict[str, str] | None = None, priority: int = 0
+    count: int,
+    of: PodShape,
+    prefix: str,
+    *,
+    labels: dict[str, str] | None = None,
+    priority: int = 0,
 ) -> list[QueueItem]:
     return [
-        QueueItem((Pod(("bench", f"{prefix}-{i:06d}"), of, f"{prefix}-{i}", labels or {}, priority),))
+        QueueItem(
+            (Pod(("bench", f"{prefix}-{i:06d}"), of, f"{prefix}-{i}", labels or {}, priority),)
+        )
         for i in range(count)
     ]
 
@@ -194,7 +201,9 @@ def daemon_set() -> Prepared:
     placer = world(15000)
     items = []
     for number in range(30000):
-        pin = NodeTerm(fields=(Requirement("metadata.name", "In", (f"node-{number % 15000:05d}",)),))
+        pin = NodeTerm(
+            fields=(Requirement("metadata.name", "In", (f"node-{number % 15000:05d}",)),)
+        )
         items += [QueueItem((Pod(("bench", f"ds-{number}"), shape(affinity=(pin,))),))]
     return lambda: decide(placer, items), 30000
 
@@ -415,7 +424,9 @@ def bench_engine(report: Rows, parts: Sequence[str] = ()) -> None:
     for row in _chosen(RATES, parts):
         rates = [pods / spent for spent, pods in (_once(row) for _ in range(REPETITIONS))]
         compare = f"kube-scheduler: {row.compare} /s" if row.compare else ""
-        report.add("engine", row.name, rates, "pods/s", compare.replace("threshold /s", "threshold"))
+        report.add(
+            "engine", row.name, rates, "pods/s", compare.replace("threshold /s", "threshold")
+        )
     for row in _chosen(TIMES, parts):
         times = [1000 * _once(row)[0] for _ in range(REPETITIONS)]
         report.add("engine", row.name, times, "ms", row.compare)
@@ -424,9 +435,7 @@ def bench_engine(report: Rows, parts: Sequence[str] = ()) -> None:
 class _Lines:
     """A report for the command line: one line a row."""
 
-    def add(
-        self, row: str, figure: str, values: list[float], unit: str, compare: str = ""
-    ) -> None:
+    def add(self, row: str, figure: str, values: list[float], unit: str, compare: str = "") -> None:
         middle = sorted(values)[len(values) // 2]
         print(f"{figure:45} {middle:10,.1f} {unit:7} {compare}", flush=True)
 

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from engine import bench_engine
+from queueing import bench_queueing
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +37,7 @@ from kubarium.server.local import LocalClient
 from kubarium.store import MemoryStore
 from kubarium.store.sqlite import SqliteStore
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=120)
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -210,6 +212,8 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "api": bench_api,
     "store": bench_store,
     "nodes": bench_nodes,
+    "engine": bench_engine,
+    "queueing": bench_queueing,
 }
 
 

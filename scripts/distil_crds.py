@@ -2,7 +2,7 @@
 
 Usage: python scripts/distil_crds.py [FOLDER_OF_CRDS]
 
-FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/) with its CRD manifests; the
+FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/) with its CRD manifests; the
 default is $KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that controller-gen copies
 in whole become references to the built-in definitions, and only storage versions stay (Kueue's
 v1beta1 needs its conversion webhook). Rules, defaults, limits and printer columns are kept.
@@ -20,7 +20,8 @@ import yaml
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "src/kubarium/api/data/crds"
-PROJECTS = ("kueue", "jobset")
+# Project folder -> the manifests taken from it.
+PROJECTS = {"kueue": "*.yaml", "jobset": "*.yaml", "scheduler-plugins": "*_podgroups.yaml"}
 NOISE = frozenset(("description", "title", "example", "externalDocs"))
 REFERENCE = "#/definitions/io.k8s.api."
 # A schema whose properties include these names is a copy of the built-in definition.
@@ -94,8 +95,8 @@ def main() -> None:
             f"{folder}: no such folder; give the folder of CRDs or set KUBARIUM_SHARED"
         )
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for project in PROJECTS:
-        manifests = sorted((folder / project).glob("*.yaml"))
+    for project, pattern in PROJECTS.items():
+        manifests = sorted((folder / project).glob(pattern))
         documents = [yaml.load(path.read_bytes(), yaml.CSafeLoader) for path in manifests]
         text = json.dumps([distil(d) for d in documents], separators=(",", ":"))
         (OUTPUT / f"{project}.json").write_text(text + "\n", encoding="utf-8")

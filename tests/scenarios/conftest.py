@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,17 @@ class RawClient:
             kubeconfig.parent / "raw-client-key.pem",
         )
 
+    @property
+    def address(self) -> tuple[str, int]:
+        assert self._address.hostname
+        assert self._address.port
+        return self._address.hostname, self._address.port
+
+    def connect(self) -> ssl.SSLSocket:
+        """A connection to write bytes to."""
+        plain = socket.create_connection(self.address, 10)
+        return self._tls.wrap_socket(plain, server_hostname=self.address[0])
+
     def __call__(
         self, method: str, path: str, body: Any = None, content_type: str = JSON, **headers: str
     ) -> Said:
@@ -61,9 +73,7 @@ class RawClient:
         sent = {"Accept": JSON} | headers
         if body is not None:
             sent["Content-Type"] = content_type
-        connection = http.client.HTTPSConnection(
-            self._address.hostname, self._address.port, context=self._tls, timeout=20
-        )
+        connection = http.client.HTTPSConnection(*self.address, context=self._tls, timeout=20)
         try:
             connection.request(method, path, body, sent)
             response = connection.getresponse()

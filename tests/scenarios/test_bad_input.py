@@ -352,6 +352,33 @@ def test_a_stale_update_is_a_conflict(api, config_map):
     assert api("GET", config_map).body == before
 
 
+def test_null_in_an_applied_document_is_absence(api):
+    path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+    document = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "nulls"},
+        "addressType": "IPv4",
+        "endpoints": [],
+        "ports": None,
+    }
+    for code in (201, 200):
+        said = api("PATCH", f"{path}/nulls?fieldManager=me&force=true", document, APPLY)
+        assert said.code == code, said
+    assert said.body.get("ports") is None
+    assert api("DELETE", f"{path}/nulls").code == 200
+
+
+def test_a_job_set_of_the_wrong_shape(api):
+    path = "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets"
+    frame = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": "s"}}
+    for spec in ([], "", {"network": []}, {"replicatedJobs": [5]}, {"replicatedJobs": {}}):
+        said = api("POST", path, frame | {"spec": spec})
+        assert said.code in (400, 422), said
+        assert "spec" in said.message
+    absent(api, f"{path}/s")
+
+
 def test_immutable_fields_of_workloads(api):
     labels = {"app": "x"}
     deployment = {
@@ -430,6 +457,8 @@ def with_rule(rule):
     return {"type": "object", "properties": {"spec": described}}
 
 
+OPEN = {"openAPIV3Schema": {"type": "object"}}
+
 DEFINITIONS = {
     "not structural": (definition(schema={"properties": {"a": {}}}), ["type: Required value"]),
     "a type within anyOf": (
@@ -439,6 +468,11 @@ DEFINITIONS = {
     "another name": (definition("x.y"), ["metadata.name", '"x.y"', "spec.names.plural"]),
     "no version": (definition(versions=[]), ["spec.versions"]),
     "no spec": (definition() | {"spec": {}}, ["spec.group: Required value"]),
+    "no names": (definition(names={}), ["spec.names.plural: Required value"]),
+    "a version without a name": (
+        definition(versions=[{"served": True, "storage": True, "schema": OPEN}]),
+        ["spec.versions[0].name"],
+    ),
     "a bad scope": (definition(scope="Galaxy"), ["spec.scope", '"Galaxy"', '"Cluster"']),
     "a rule that is no CEL": (definition(schema=with_rule("self.a <")), ["rule", "self.a <"]),
     "a rule on no field": (definition(schema=with_rule("self.b == 1")), ["self.b == 1", "'b'"]),

@@ -134,8 +134,12 @@ def test_everyday_verbs(kubectl, tmp_path):
     ):
         assert "web patched" in kubectl("patch", "deploy/web", "--type", kind, "-p", patch)
     assert "env updated" in kubectl("set", "env", "deploy/web", "A=b")
-    edited = kubectl("get", "deploy/web", "-o", "yaml").replace("replicas: 1", "replicas: 0", 1)
-    assert "web replaced" in kubectl("replace", "-f", "-", stdin=edited)
+    kubectl("rollout", "status", "deploy/web", "--timeout=40s")
+    # Without the version that was read, as kubectl edit would retry: its controller writes as well.
+    edited = json.loads(kubectl("get", "deploy/web", "-o", "json"))
+    edited["spec"]["replicas"] = 0
+    del edited["metadata"]["resourceVersion"]
+    assert "web replaced" in kubectl("replace", "-f", "-", stdin=json.dumps(edited))
     assert "created" in kubectl("create", "configmap", "c", "--from-literal=a=b")
     assert "created" in kubectl("create", "secret", "generic", "s", "--from-literal=a=b")
     assert "created" in kubectl("create", "job", "j", "--image=busybox", "--", "echo", "hi")

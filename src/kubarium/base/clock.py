@@ -7,6 +7,7 @@ real one (``cluster``) both satisfy :class:`Clock`, so that code under it cannot
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -32,7 +33,13 @@ def rfc3339(seconds: float) -> str:
     >>> rfc3339(0)
     '1970-01-01T00:00:00Z'
     """
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _rfc3339_of(int(seconds))
+
+
+@lru_cache(maxsize=1024)
+def _rfc3339_of(seconds: int) -> str:
+    """Many objects are stamped in the same second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def rfc3339_micro(seconds: float) -> str:

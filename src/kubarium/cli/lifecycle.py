@@ -9,7 +9,7 @@ from kubarium.base.errors import ConfigError
 from kubarium.cli import presentation
 from kubarium.cli.console import err, out
 from kubarium.cluster import kubeconfig as kubeconfigs
-from kubarium.cluster.daemon import Launch, start_detached, start_here
+from kubarium.cluster.daemon import Launch, start_detached, start_here, withdraw
 from kubarium.cluster.file import ClusterFile, default_cluster, read_cluster_file
 from kubarium.cluster.state import StateDirectory, stop
 
@@ -71,8 +71,7 @@ def down(name: str) -> None:
         return
     clean = stop(record)
     state.forget_record()
-    if record.kubeconfig:
-        kubeconfigs.remove(Path(record.kubeconfig), record.context, record.previous_context)
+    withdraw(record)
     out.print(f"{name} is down" + ("" if clean else " (it had to be killed)"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from kubarium.cli.console import out
 from kubarium.cluster.daemon import Launch
 from kubarium.cluster.state import ServerRecord
@@ -22,7 +24,8 @@ def announce(record: ServerRecord, launch: Launch, foreground: bool = False) -> 
         out.print("  Ctrl-C stops it and its pods; its objects are kept")
     else:
         named = "" if launch.state.name == "kubarium" else f" --name {launch.state.name}"
-        out.print(f"  kubectl get nodes · kubarium status{named} · kubarium down{named}")
+        first = "kubectl get nodes" if shutil.which("kubectl") else "(no kubectl on PATH)"
+        out.print(f"  {first} · kubarium status{named} · kubarium down{named}")
 
 
 def announce_temporary(record: ServerRecord, launch: Launch) -> None:

@@ -50,6 +50,7 @@ async def _serve(launch: Launch, on_ready: OnReady, began: float) -> None:
     """Until a signal cancels it, or a component dies and its error comes out here."""
     _cancel_on_signals()
     cluster = EmbeddedCluster.on_disk(launch.state, launch.file, in_memory=launch.in_memory)
+    record: ServerRecord | None = None
     try:
         async with cluster.serving(launch.port) as access:
             record = _publish(launch, access, cluster, monotonic() - began)
@@ -59,6 +60,14 @@ async def _serve(launch: Launch, on_ready: OnReady, began: float) -> None:
         return
     finally:
         launch.state.forget_record()
+        if record is not None:
+            withdraw(record)
+
+
+def withdraw(record: ServerRecord) -> None:
+    """Take our context out of the kubeconfig that it was put into; doing it twice is fine."""
+    if record.kubeconfig:
+        kubeconfig.remove(Path(record.kubeconfig), record.context, record.previous_context)
 
 
 def _cancel_on_signals() -> None:

@@ -15,6 +15,7 @@ from kubarium import __version__
 from kubarium.api.catalog import Catalog
 from kubarium.api.kinds import PODS
 from kubarium.api.logs import LogOptions
+from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
@@ -100,6 +101,7 @@ class EmbeddedCluster:
         """Bootstrap objects, then run every component. Returns when the nodes are registered."""
         self._failed = asyncio.get_running_loop().create_future()
         self.server.log_source = self.logs
+        self.server.stream_source = self
         port = access.port if access else 6443
         await bootstrap(self.client, port)
         configs = node_configs(
@@ -119,7 +121,8 @@ class EmbeddedCluster:
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
         found += [component for family in FAMILIES for component in family.components(control)]
-        found += scheduling.components(self._context(SCHEDULER_USER, control))
+        context = self._context(SCHEDULER_USER, control)
+        found += scheduling.components(context, self.file.scheduler)
         for config in configs:
             agent = Agent(self._context("system:node", control), config)
             self.agents.append(agent)
@@ -224,17 +227,32 @@ class EmbeddedCluster:
         reports = (agent.isolation() for agent in self.agents)
         return [line for report in reports if report for line in report.lines()]
 
-    # --- logs ----------------------------------------------------------------------------------
+    # --- into pods ------------------------------------------------------------------------------
 
     async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
         """The output of a pod's container, from the agent whose node it is on."""
+        agent = await self._agent_of(namespace, name)
+        async for chunk in agent.logs(namespace, name, options):
+            yield chunk
+
+    async def open_session(self, namespace: str, name: str, options: StreamOptions) -> Session:
+        """A command in a container of a pod (``kubectl exec``), or the one that runs (attach)."""
+        agent = await self._agent_of(namespace, name)
+        return await agent.open_session(namespace, name, options)
+
+    async def open_port(self, namespace: str, name: str, port: int) -> Connection:
+        """A connection to a port of a pod (``kubectl port-forward``)."""
+        agent = await self._agent_of(namespace, name)
+        return await agent.open_port(namespace, name, port)
+
+    async def _agent_of(self, namespace: str, name: str) -> Agent:
+        """The agent whose node a pod is on; ApiError 404."""
         pod = await self.client.get(PODS, name, namespace)
         node = pod["spec"].get("nodeName", "")
         agent = next((agent for agent in self.agents if agent.serves(node)), None)
         if agent is None:
             raise not_found("nodes", "", node)
-        async for chunk in agent.logs(namespace, name, options):
-            yield chunk
+        return agent
 
 
 class _Compaction:

@@ -20,6 +20,7 @@ import yaml
 
 from kubarium.base.errors import ConfigError
 from kubarium.base.quantity import QuantityError, parse_quantity
+from kubarium.view.scheduling import SchedulerConfig, SchedulerConfigError, read_config
 
 DEFAULT_CAPACITY = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "50Gi", "pods": "110"}
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
@@ -62,6 +63,7 @@ class ClusterFile:
     name: str = ""
     images: dict[str, Any] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
 def default_cluster(nodes: int, runtime: str = "process") -> ClusterFile:
@@ -84,7 +86,19 @@ def read_cluster_file(path: Path) -> ClusterFile:
     _check_schema(path, document, lines)
     _check_quantities(path, document, lines)
     _check_attributes(path, document, lines)
-    return _from_document(document)
+    return replace(_from_document(document), scheduler=_scheduler(path, document, lines))
+
+
+def _scheduler(path: Path, document: dict[str, Any], lines: Lines) -> SchedulerConfig:
+    given = document["spec"].get("schedulerConfig")
+    if given is None:
+        return SchedulerConfig()
+    try:
+        return read_config(given)
+    except SchedulerConfigError as error:
+        at: tuple[str | int, ...] = ("spec", "schedulerConfig", *error.path)
+        line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), 1)
+        raise ConfigError(f"{path}:{line}: spec.schedulerConfig.{error}") from None
 
 
 def _compose(path: Path, text: str) -> tuple[Any, Lines]:

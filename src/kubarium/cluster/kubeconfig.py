@@ -56,6 +56,14 @@ def remove(path: Path, context: str, previous: str = "") -> None:
     if not path.exists():
         return
     document = _read(path)
+    ours = [
+        item
+        for section in _SECTIONS
+        for item in document.get(section) or []
+        if item.get("name") == context
+    ]
+    if not ours:
+        return
     for section in _SECTIONS:
         kept = [item for item in document.get(section) or [] if item.get("name") != context]
         document[section] = kept

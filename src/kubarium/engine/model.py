@@ -142,6 +142,8 @@ class PodShape:
     pod_anti_affinity: tuple[PodTerm, ...] = ()
     pod_preferred: tuple[WeightedPodTerm, ...] = ()
     nonzero: tuple[int, int] = (100, 200 * 1024 * 1024)
+    # The spread constraints are the cluster's defaults, not the pod's own.
+    spread_by_default: bool = False
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -179,6 +181,10 @@ class Pod:
     terminating: bool = False
     nominated_node: str = ""
     started: float = 0.0
+    # Ends by itself some day (a job's pod), so that others may wait for its room.
+    finite: bool = False
+    # PersistentVolumeClaims by name, those of ephemeral volumes included.
+    volumes: tuple[Key, ...] = ()
 
     @property
     def namespace(self) -> str:
@@ -189,7 +195,8 @@ class Pod:
 class Gang:
     """A PodGroup: ``min_count`` 0 is the basic policy (no all-or-nothing).
 
-    ``topology_key`` names the node label of which all pods must see one value.
+    ``topology_key`` names the node label of which all pods must see one value. ``claims`` are
+    reserved for the group as a whole, for any number of its pods.
     """
 
     key: Key
@@ -199,6 +206,54 @@ class Gang:
     created: float = 0.0
     all_disrupted: bool = False
     scheduled_count: int = 0
+    inner_keys: tuple[str, ...] = ()
+    preferred_keys: tuple[str, ...] = ()
+    claims: tuple[Key, ...] = ()
+
+    @property
+    def required_keys(self) -> tuple[str, ...]:
+        """Every label of which all pods must see one value."""
+        return (self.topology_key, *self.inner_keys) if self.topology_key else self.inner_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A PodDisruptionBudget: how many more of its pods may go (``allowed``) at this moment.
+
+    Pods named in ``disrupted`` are on their way out already and do not count again. A budget
+    without selector clauses speaks of no pod here (upstream: preemption's filter).
+    """
+
+    key: Key
+    selector: LabelSelector | None
+    allowed: int = 0
+    disrupted: frozenset[str] = frozenset()
+
+    def covers(self, pod: Pod) -> bool:
+        """Whether the pod's eviction would be counted."""
+        if self.selector is None or not self.selector.requirements:
+            return False
+        if pod.namespace != self.key[0] or pod.key[1] in self.disrupted:
+            return False
+        return self.selector.matches(pod.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeClaim:
+    """A PersistentVolumeClaim as far as it limits nodes.
+
+    ``problem`` keeps every pod that uses it from any node. ``terms`` is the bound volume's node
+    affinity (None: anywhere), ``zones`` its zone and region labels as clauses. ``choices`` is set
+    while the claim waits for its first consumer: a node must be reachable by one of the volumes,
+    or lie in the topology in which one can be provisioned. ``exclusive`` is ReadWriteOncePod.
+    """
+
+    key: Key
+    problem: str = ""
+    terms: tuple[NodeTerm, ...] | None = None
+    zones: tuple[Requirement, ...] = ()
+    choices: tuple[tuple[NodeTerm, ...] | None, ...] | None = None
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

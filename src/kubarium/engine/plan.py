@@ -28,10 +28,14 @@ class Preemption:
 
 @dataclass(frozen=True, slots=True)
 class QueueItem:
-    """One thing to decide: a single pod, or all waiting pods of a gang."""
+    """One thing to decide: a single pod, or all waiting pods of a gang.
+
+    ``scheduler`` names the profile; "" is the default one.
+    """
 
     pods: tuple[Pod, ...]
     gang: Gang | None = None
+    scheduler: str = ""
 
     @property
     def order(self) -> tuple[int, float, Key]:

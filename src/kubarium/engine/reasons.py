@@ -11,6 +11,7 @@ NODE_NAME = "node(s) didn't match the requested node name"
 UNSCHEDULABLE = "node(s) were unschedulable"
 TAINT = "node(s) had untolerated taint(s)"
 NODE_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+ADDED_AFFINITY = "node(s) didn't match scheduler-enforced node affinity"
 HOST_PORTS = "node(s) didn't have free ports for the requested pod ports"
 TOO_MANY_PODS = "Too many pods"
 SPREAD = "node(s) didn't match pod topology spread constraints"
@@ -22,6 +23,12 @@ CLAIMS = "cannot allocate all claims"
 CLAIM_ELSEWHERE = "resourceclaim not available on the node"
 CLAIM_TIMEOUT = "timed out trying to allocate devices"
 INVALID_POOLS = "invalid resource pools were encountered"
+VOLUME_IN_USE = (
+    "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+)
+VOLUME_NODE = "node(s) didn't match PersistentVolume's node affinity"
+VOLUME_BINDING = "node(s) didn't find available persistent volumes to bind"
+VOLUME_ZONE = "node(s) had no available volume zone"
 NO_NODES = "no nodes available to schedule pods"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
@@ -32,6 +39,21 @@ PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 def insufficient(resource: str) -> str:
     """``Insufficient cpu``: NodeResourcesFit's reason for one resource."""
     return f"Insufficient {resource}"
+
+
+def volume_claim_missing(name: str) -> str:
+    """A volume of the pod names a PersistentVolumeClaim that is not there."""
+    return f'persistentvolumeclaim "{name}" not found'
+
+
+def volume_claim_deleted(name: str) -> str:
+    """A volume of the pod names a PersistentVolumeClaim that has a deletion timestamp."""
+    return f'persistentvolumeclaim "{name}" is being deleted'
+
+
+def volume_lost(claim: str, volume: str) -> str:
+    """The PersistentVolume that the claim is bound to does not exist."""
+    return f'persistentvolumeclaim "{claim}" bound to non-existent persistentvolume "{volume}"'
 
 
 def claim_missing(pod_claim: str) -> str:
@@ -47,6 +69,11 @@ def claim_in_use(claim: str) -> str:
 def claim_deleted(claim: str) -> str:
     """Upstream refuses a claim that has a deletion timestamp."""
     return f'resourceclaim "{claim}" is being deleted'
+
+
+def claim_tainted(claim: str, device: str) -> str:
+    """Ours: the claim's device has a taint that the claim does not tolerate (KEP-5055)."""
+    return f'resourceclaim "{claim}" holds device {device}, which has an untolerated taint'
 
 
 def class_missing(request: str, device_class: str) -> str:

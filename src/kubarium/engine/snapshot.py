@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation
-from kubarium.engine.model import Claim, Gang, HostPort, Key, Node, Pod, PodShape, Taint
+from kubarium.engine.model import (
+    Budget,
+    Claim,
+    Gang,
+    HostPort,
+    Key,
+    Node,
+    Pod,
+    PodShape,
+    Taint,
+    VolumeClaim,
+)
 from kubarium.engine.tallies import Counts, Tallies
 
 CPU, MEMORY, EPHEMERAL, PODS = "cpu", "memory", "ephemeral-storage", "pods"
@@ -57,6 +68,13 @@ class Snapshot:
         self.allocations: dict[Key, Allocation] = {}
         self.claim_users: dict[Key, dict[Key, None]] = {}
         self.gangs: dict[Key, Gang] = {}
+        self.budgets: dict[Key, Budget] = {}
+        self.budget_epoch = 0
+        self.volumes: dict[Key, VolumeClaim] = {}
+        self.volume_users: dict[Key, dict[Key, None]] = {}
+        # Per priority what its pods take, by resource and row; pods that are ending do not count.
+        self._by_priority: dict[int, NDArray[np.int64]] = {}
+        self._count_by_priority: dict[int, int] = {}
         self.epoch = 0
         self.touched: list[int] = []
         self.touched_from = 0
@@ -139,6 +157,8 @@ class Snapshot:
         self.alive = np.pad(self.alive, (0, extra))
         self.unschedulable = np.pad(self.unschedulable, (0, extra))
         self.taint_set = np.pad(self.taint_set, (0, extra))
+        for priority, book in self._by_priority.items():
+            self._by_priority[priority] = np.pad(book, ((0, 0), (0, extra)))
         for key, column in self.labels.items():
             self.labels[key] = np.pad(column, (0, extra), constant_values=-1)
         self.nodes += [None] * extra
@@ -198,6 +218,8 @@ class Snapshot:
             if index == len(self.allocatable):
                 self.allocatable = np.pad(self.allocatable, ((0, index), (0, 0)))
                 self.requested = np.pad(self.requested, ((0, index), (0, 0)))
+                for priority, book in self._by_priority.items():
+                    self._by_priority[priority] = np.pad(book, ((0, index), (0, 0)))
         return index
 
     def _touch(self, row: int) -> None:
@@ -222,6 +244,8 @@ class Snapshot:
         self._where[pod.key] = (pod, node)
         for claim in pod.claims:
             self.claim_users.setdefault(claim, {})[pod.key] = None
+        for volume in pod.volumes:
+            self.volume_users.setdefault(volume, {})[pod.key] = None
         row = self.rows.get(node)
         if row is None:
             self._homeless.setdefault(node, {})[pod.key] = pod
@@ -248,6 +272,11 @@ class Snapshot:
             users.pop(key, None)
             if not users:
                 del self.claim_users[claim]
+        for volume in pod.volumes:
+            book = self.volume_users[volume]
+            book.pop(key, None)
+            if not book:
+                del self.volume_users[volume]
         row = self.rows.get(node)
         if row is None:
             self._homeless.get(node, {}).pop(key, None)
@@ -271,14 +300,14 @@ class Snapshot:
 
     def _occupy(self, pod: Pod, row: int) -> None:
         self.pods_on[row][pod.key] = pod
-        self._book(pod.shape, row, 1)
+        self._book(pod, row, 1)
         for port in pod.shape.ports:
             self.ports.setdefault((port.protocol, port.port), {}).setdefault(row, []).append(port)
         self.tallies.add(pod, row)
 
     def _vacate(self, pod: Pod, row: int) -> None:
         del self.pods_on[row][pod.key]
-        self._book(pod.shape, row, -1)
+        self._book(pod, row, -1)
         for port in pod.shape.ports:
             users = self.ports[port.protocol, port.port]
             users[row].remove(port)
@@ -286,18 +315,51 @@ class Snapshot:
                 del users[row]
         self.tallies.remove(pod, row)
 
-    def _book(self, shape: PodShape, row: int, sign: int) -> None:
-        requested = self.requested
-        for name, amount in shape.requests:
-            index = self.resources.get(name)
-            if index is None:
-                index = self.resource_index(name)
-                requested = self.requested
-            requested[index, row] += sign * amount
-        requested[3, row] += sign
+    def _book(self, pod: Pod, row: int, sign: int) -> None:
+        shape = pod.shape
+        for name, _ in shape.requests:
+            if name not in self.resources:
+                self.resource_index(name)  # makes the columns taller, so it comes first
+        books = [self.requested]
+        if not pod.terminating:
+            books.append(self._priority_book(pod.priority, sign))
+        for book in books:
+            for name, amount in shape.requests:
+                book[self.resources[name], row] += sign * amount
+            book[3, row] += sign
         self.nonzero[0, row] += sign * shape.nonzero[0]
         self.nonzero[1, row] += sign * shape.nonzero[1]
         self._touch(row)
+
+    def _priority_book(self, priority: int, sign: int) -> NDArray[np.int64]:
+        book = self._by_priority.get(priority)
+        if book is None:
+            book = self._by_priority[priority] = np.zeros_like(self.requested)
+            self._count_by_priority[priority] = 0
+        self._count_by_priority[priority] += sign
+        return book
+
+    def below(self, priority: int) -> NDArray[np.int64] | None:
+        """What pods of lower priority take, by resource and row; None if there are none.
+
+        Row 3 is the number of such pods. Pods that are ending already are left out.
+        """
+        books = [
+            book
+            for level, book in self._by_priority.items()
+            if level < priority and self._count_by_priority[level]
+        ]
+        return sum(books[1:], books[0]) if books else None
+
+    def set_budget(self, key: Key, budget: Budget | None) -> None:
+        """Learn a disruption budget (None: it is gone)."""
+        if self.budgets.get(key) == budget:
+            return
+        if budget is None:
+            self.budgets.pop(key, None)
+        else:
+            self.budgets[key] = budget
+        self.budget_epoch += 1
 
     def tally(self, *terms: object) -> Counts:
         """Per row, the placed pods that every term (``PodTerm``) speaks of."""
@@ -397,13 +459,33 @@ class Snapshot:
             for resource, index in self.resources.items():
                 booked = int(self.requested[index, row])
                 assert booked == sums.get(resource, 0), f"{name}: {resource} booked as {booked}"
+        below = self.below(2**31)
+        for row in self.rows.values():
+            staying = sum(not pod.terminating for pod in self.pods_on[row].values())
+            assert staying == (0 if below is None else int(below[3, row])), f"row {row}"
         self.inventory.ledger.check()
 
 
 def _weighs_the_same(old: Pod, new: Pod) -> bool:
     return (
-        old.shape == new.shape
+        (old.shape == new.shape or _only_defaults_differ(old.shape, new.shape))
         and old.terminating == new.terminating
         and old.claims == new.claims
+        and old.volumes == new.volumes
         and old.labels == new.labels
+    )
+
+
+def _only_defaults_differ(old: PodShape, new: PodShape) -> bool:
+    """Default spread constraints matter only until a pod has its node."""
+    return old.spread_by_default != new.spread_by_default and all(
+        getattr(old, name) == getattr(new, name)
+        for name in (
+            "requests",
+            "nonzero",
+            "ports",
+            "pod_affinity",
+            "pod_anti_affinity",
+            "pod_preferred",
+        )
     )

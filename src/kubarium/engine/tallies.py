@@ -6,7 +6,7 @@ use by one pass over all pods; from then on, each pod that comes or goes changes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,17 @@ class Tallies:
         # Pods that themselves carry a term: (term, kind) where kind tells required from preferred.
         self.anti_holders: dict[PodTerm, Counts] = {}
         self.weight_holders: dict[PodTerm, Counts] = {}
+        # Required affinity terms count in scores too, with a weight that the profile sets.
+        self.hard_holders: dict[PodTerm, Counts] = {}
 
     def grow(self, rows: int) -> None:
         """Make room for more rows."""
-        for book in (self._selected, self.anti_holders, self.weight_holders):
+        for book in (
+            self._selected,
+            self.anti_holders,
+            self.weight_holders,
+            self.hard_holders,
+        ):
             for key, old in book.items():
                 new = np.zeros(rows, np.int64)
                 new[: len(old)] = old
@@ -75,22 +82,13 @@ class Tallies:
         if shape.pod_anti_affinity or shape.pod_affinity or shape.pod_preferred:
             for term in shape.pod_anti_affinity:
                 self._hold(self.anti_holders, term, row, sign)
-            for term, weight in _weights(pod):
-                self._hold(self.weight_holders, term, row, sign * weight)
+            for term in shape.pod_affinity:
+                self._hold(self.hard_holders, term, row, sign)
+            for weighted in shape.pod_preferred:
+                self._hold(self.weight_holders, weighted.term, row, sign * weighted.weight)
 
     def _hold(self, book: dict[PodTerm, Counts], term: PodTerm, row: int, amount: int) -> None:
         counts = book.get(term)
         if counts is None:
             counts = book[term] = np.zeros(self._rows, np.int64)
         counts[row] += amount
-
-
-def _weights(pod: Pod) -> Iterator[tuple[PodTerm, int]]:
-    """What a placed pod's own terms are worth to a newcomer that they speak of.
-
-    A required affinity term counts as weight 1 (upstream: hardPodAffinityWeight).
-    """
-    for term in pod.shape.pod_affinity:
-        yield term, 1
-    for weighted in pod.shape.pod_preferred:
-        yield weighted.term, weighted.weight

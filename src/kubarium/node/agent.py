@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from kubarium.api.kinds import LEASES, NODES, PODS
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
+from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.errors import ApiError, ConfigError, bad_request
 from kubarium.node.config import (
     PROCESS,
@@ -25,6 +26,7 @@ from kubarium.node.config import (
     NodeSpec,
     machine_capacity,
 )
+from kubarium.node.drivers.binding import BindingConditions
 from kubarium.node.drivers.health import (
     HEALTH_ANNOTATION,
     Health,
@@ -109,6 +111,9 @@ class Agent:
             self._proxy = ServiceProxy(
                 context, lambda s, reason, text: proxy_recorder.event(s, "Warning", reason, text)
             )
+        self._binding: BindingConditions | None = None
+        if any(d.binding_conditions for spec in config.nodes for d in spec.devices):
+            self._binding = BindingConditions(context, self._publishes)
         self._duration_s = lease_seconds(len(self._mine))
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
         self.ready = asyncio.Event()
@@ -133,15 +138,29 @@ class Agent:
 
     async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Output of a container of one of our pods, in pieces; ApiError if there is none."""
-        pod = self._pods.get(name, namespace)
-        if pod is None:
-            pod = await self._context.client.get(PODS, name, namespace)
-        node = pod["spec"].get("nodeName")
-        if node not in self._mine:
-            raise bad_request(f'pod "{name}" does not run on a node of this agent')
+        pod = await self._own_pod(namespace, name)
         options = _with_container(pod, options)
         async for piece in self._runner.logs(pod, options):
             yield piece
+
+    async def open_session(self, namespace: str, name: str, options: StreamOptions) -> Session:
+        """A command in a container of one of our pods, or (without a command) the one that runs;
+        ApiError if that cannot be."""
+        pod = await self._own_pod(namespace, name)
+        return await self._runner.open_session(pod, options)
+
+    async def open_port(self, namespace: str, name: str, port: int) -> Connection:
+        """Connect to a port of one of our pods; ConnectionError if nothing listens there."""
+        pod = await self._own_pod(namespace, name)
+        return await self._runner.open_port(pod, port)
+
+    async def _own_pod(self, namespace: str, name: str) -> Document:
+        pod = self._pods.get(name, namespace)
+        if pod is None:
+            pod = await self._context.client.get(PODS, name, namespace)
+        if pod["spec"].get("nodeName") not in self._mine:
+            raise bad_request(f'pod "{name}" does not run on a node of this agent')
+        return pod
 
     async def close(self) -> None:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
@@ -170,8 +189,14 @@ class Agent:
                 group.create_task(self._follow_devices())
                 if self._proxy is not None:
                     group.create_task(self._proxy.run())
+                if self._binding is not None:
+                    group.create_task(self._binding.controller.run())
         finally:
             await self.close()
+
+    def _publishes(self, driver: str, pool: str) -> bool:
+        node = self._mine.get(pool)
+        return node is not None and driver in node.publishers
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         if new is not None:
@@ -376,8 +401,9 @@ def _with_container(pod: Document, options: LogOptions) -> LogOptions:
     spec, name = pod["spec"], pod["metadata"]["name"]
     initial = [entry["name"] for entry in spec.get("initContainers") or ()]
     mains = [entry["name"] for entry in spec.get("containers") or ()]
+    added = [entry["name"] for entry in spec.get("ephemeralContainers") or ()]
     if options.container:
-        if options.container not in initial + mains:
+        if options.container not in initial + mains + added:
             raise bad_request(f"container {options.container} is not valid for pod {name}")
         return options
     if len(mains) == 1:

@@ -95,9 +95,7 @@ def report_for(
     """What ``level`` means, with the control group ``controllers`` at hand; ``why`` not all."""
     applied, missing = limits_report(controllers, why)
     found = _level_report(level, refusals)
-    return replace(
-        found, applied=(*found.applied, *applied), missing=(*found.missing, *missing)
-    )
+    return replace(found, applied=(*found.applied, *applied), missing=(*found.missing, *missing))
 
 
 def _level_report(level: str, refusals: dict[str, str]) -> Report:

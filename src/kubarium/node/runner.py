@@ -8,7 +8,7 @@ from typing import Protocol
 
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
-from kubarium.api.streams import Session, StreamOptions
+from kubarium.api.streams import Connection, Session, StreamOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class PodRunner(Protocol):
 
     async def open_session(self, pod: Document, options: StreamOptions) -> Session:
         """A command in a container, or the one that runs; ApiError if that cannot be."""
+        ...
+
+    async def open_port(self, pod: Document, port: int) -> Connection:
+        """A connection to a port of a pod; ConnectionError, or ApiError if there cannot be one."""
         ...
 
     def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:

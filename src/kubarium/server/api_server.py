@@ -11,6 +11,7 @@ from typing import Protocol
 
 from kubarium.api.catalog import Catalog, Kind
 from kubarium.api.resource import Document, ListResult
+from kubarium.api.streams import StreamSource
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import method_not_allowed
@@ -56,7 +57,8 @@ def _token_creator(issuer: TokenIssuer) -> CreateSubresource:
 class ApiServer:
     """The verbs of the Kubernetes API over a store.
 
-    ``log_source`` answers the ``log`` subresource of pods; the wiring sets it to the node agent.
+    ``log_source`` answers the ``log`` subresource of pods, ``stream_source`` exec, attach and port
+    forwarding; the wiring sets them to the node agent.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class ApiServer:
         self.admission = default_chain(self.authorizer)
         self.watches = Watches(self.registry)
         self.log_source: LogSource | None = None
+        self.stream_source: StreamSource | None = None
         self.reads = Reads(self.registry)
         self.deletes = Deletes(self.registry, self.strategies, self.admission, GRACE_PERIODS)
         self.writes = Writes(

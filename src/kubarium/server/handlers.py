@@ -19,6 +19,7 @@ from kubarium.base.errors import ApiError, bad_request, method_not_allowed
 from kubarium.server.api_server import ApiServer
 from kubarium.server.deletes import Deleted
 from kubarium.server.documents import WARN, take_in
+from kubarium.server.exec import STREAMED, Streaming
 from kubarium.server.limits import WATCH_TIMEOUT_S
 from kubarium.server.logs import open_log
 from kubarium.server.patching import (
@@ -121,6 +122,7 @@ class Handlers:
 
     def __init__(self, server: ApiServer) -> None:
         self._server = server
+        self._streaming = Streaming(server)
 
     async def handle(self, request: Request) -> Reply:
         """Answer a resource request; ApiError for everything that is refused."""
@@ -275,7 +277,7 @@ class Handlers:
         info = request.info
         subresource = info.subresource
         if subresource in CONNECT:
-            raise _not_streamed(info)
+            raise self._not_streamed(request)
         if subresource == "log":
             return self._log(kind, request)
         if info.verb == "create":
@@ -309,6 +311,24 @@ class Handlers:
         pod = self._server.get(kind, info.namespace, info.name)
         options = log_options(request.query)
         return LogAnswer(open_log(self._server.log_source, pod, options))
+
+    def _not_streamed(self, request: Request) -> ApiError:
+        """Only WebSocket is spoken; what is wrong with the request itself is said first."""
+        info = request.info
+        if info.resource == "pods" and info.subresource in STREAMED:
+            self._streaming.check(info, request.parameters)
+            if request.headers.get("upgrade"):
+                error = bad_request(
+                    f"{info.subresource} needs the WebSocket protocol (kubectl 1.31 or newer, or "
+                    "1.30 with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true); this client asks for "
+                    f"{request.headers['upgrade']}"
+                )
+            else:
+                error = bad_request("Upgrade request required")
+            return error
+        refusal = method_not_allowed(info.subresource, info.resource, info.group)
+        refusal.message = f"{info.resource}/{info.subresource} is not served here"
+        return refusal
 
     # forms
 
@@ -403,9 +423,3 @@ def _force_forbidden() -> ApiError:
         "may not be specified for non-apply patch"
     )
     return ApiError(422, "Invalid", message)
-
-
-def _not_streamed(info: RequestInfo) -> ApiError:
-    error = method_not_allowed(info.subresource, info.resource, info.group)
-    error.message = f"{info.resource}/{info.subresource}: streaming into pods is not served here"
-    return error

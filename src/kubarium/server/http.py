@@ -14,12 +14,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from kubarium.base.errors import ApiError, internal, too_many_requests
 from kubarium.server.api_server import ApiServer
 from kubarium.server.authn import Authenticator, User
 from kubarium.server.authz import Attributes
+from kubarium.server.exec import Streaming
 from kubarium.server.handlers import (
     Answer,
     Handlers,
@@ -38,7 +40,15 @@ from kubarium.server.metrics import Metrics
 from kubarium.server.paths import Paths
 from kubarium.server.representation import encode
 from kubarium.server.streams import WatchEncoder, watch_chunks
-from kubarium.server.wire import JSON, RequestInfo, decode_path, parse_query, request_info
+from kubarium.server.websocket_connection import Disconnected, WebSocketConnection
+from kubarium.server.wire import (
+    CONNECT,
+    JSON,
+    RequestInfo,
+    decode_path,
+    parse_query,
+    request_info,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -58,6 +68,7 @@ class ApiApplication:
         self._server = server
         self._authenticator = authenticator
         self._handlers = Handlers(server)
+        self._streaming = Streaming(server)
         self.metrics = Metrics(server.registry)
         self._paths = Paths(server, self.metrics, build)
         self._encoder = WatchEncoder(server.registry.clock)
@@ -77,7 +88,9 @@ class ApiApplication:
             await self._answer(exchange)
         except ApiError as error:
             await exchange.send_error(error)
-        except (asyncio.CancelledError, _Disconnected):
+        except _Disconnected:
+            _LOG.debug("request %s: the client went away", exchange.id)
+        except asyncio.CancelledError:
             raise
         except Exception:
             _LOG.exception("request %s (%s) failed", exchange.id, exchange.what)
@@ -85,6 +98,32 @@ class ApiApplication:
             await exchange.send_error(internal(text))
         finally:
             self.metrics.observe(exchange.info, exchange.status, clock.monotonic() - begun)
+
+    async def serve_websocket(self, connection: WebSocketConnection) -> None:
+        """One connection that a client has asked to upgrade, to its end."""
+        try:
+            await self._serve_websocket(connection)
+        except Disconnected:
+            return
+        except ApiError as error:
+            connection.refuse(error)
+        except Exception:
+            _LOG.exception("WebSocket %s failed", connection.scope["raw_path"])
+            connection.refuse(internal("the server's log says why"))
+        finally:
+            connection.close()
+
+    async def _serve_websocket(self, connection: WebSocketConnection) -> None:
+        scope = connection.scope
+        parameters = parse_query(scope["query_string"])
+        query = {key: values[0] for key, values in parameters.items()}
+        info = request_info("GET", decode_path(scope["raw_path"]), query)
+        user = self._authenticator.authenticate(scope["headers"], scope.get("peer_certificate"))
+        self._confirm(user, info)
+        if info.subresource in CONNECT:
+            # Starting something is more than reading, whatever the method of the handshake.
+            self._confirm(user, replace(info, verb="create"))
+        await self._streaming.serve(connection, info, parameters)
 
     async def _answer(self, exchange: _Exchange) -> None:
         path = decode_path(exchange.scope["raw_path"])

@@ -15,14 +15,15 @@ LogSource = Callable[[str, str, LogOptions], AsyncIterator[bytes]]
 def open_log(source: LogSource | None, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
     """The output of one container of ``pod``. ApiError 400 if it is unclear which, 503 if no node
     agent answers."""
-    container = _container(pod, options.container)
+    container = choose_container(pod, options.container)
     if source is None:
         raise ApiError(503, "ServiceUnavailable", "no node agent is here that could give logs")
     metadata = pod["metadata"]
     return source(metadata["namespace"], metadata["name"], replace(options, container=container))
 
 
-def _container(pod: Document, wanted: str) -> str:
+def choose_container(pod: Document, wanted: str) -> str:
+    """``wanted``, or the only container there is; ApiError 400 if it is unclear which."""
     spec, name = pod.get("spec") or {}, pod["metadata"]["name"]
     containers = [c["name"] for c in spec.get("containers") or ()]
     initial = [c["name"] for c in spec.get("initContainers") or ()]

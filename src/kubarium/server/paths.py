@@ -59,6 +59,8 @@ class Paths:
             return discovery.root_paths(catalog)
         if path == "/version":
             return discovery.version_info(self._build)
+        if not parts:  # "GET *"
+            return None
         if parts[0] == "api" and len(parts) == 2:
             return discovery.api_resources(catalog, "", parts[1])
         if parts[0] == "apis" and len(parts) == 2:

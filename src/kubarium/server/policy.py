@@ -121,6 +121,10 @@ _SCHEDULER = (
     "create delete patch update | resource.k8s.io | resourceclaims resourceclaims/status",
     f"{_READ} | scheduling.k8s.io | podgroups priorityclasses workloads",
     "patch update | scheduling.k8s.io | podgroups/status",
+    # The scheduler completes a volume's binding itself: there is no volume controller beside it.
+    "patch update | core | persistentvolumeclaims/status persistentvolumes/status",
+    f"{_READ} | scheduling.x-k8s.io | podgroups",
+    "patch update | scheduling.x-k8s.io | podgroups podgroups/status",
 )
 
 _CONTROLLER_MANAGER = (

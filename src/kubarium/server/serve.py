@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from kubarium.server.http import ApiApplication
+from kubarium.server.websocket_connection import WebSocketConnection
 
 _LOG = logging.getLogger("kubarium.server")
 
@@ -62,6 +63,27 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_begin()
         scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
         scope["peer_certificate"] = self._peer
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return True
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Other protocols (SPDY): the request is answered as any other."""
+
+    def handle_websocket_upgrade(self) -> None:
+        """Leave the connection to the API's own WebSocket protocol."""
+        self.connections.discard(self)
+        scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
+        scope["raw_path"], _, scope["query_string"] = self.url.partition(b"?")
+        application: Any = self.config.app
+        connection = WebSocketConnection(self.transport, scope)
+        connections: set[Any] = self.connections
+        connections.add(connection)
+        self.transport.set_protocol(connection)
+        task = self.loop.create_task(application.serve_websocket(connection))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(lambda _: connections.discard(connection))
 
 
 class HttpServer:

@@ -21,6 +21,7 @@ from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile, default_cluster
 from kubarium.runtime.virtual import VirtualClock
 from kubarium.runtime.virtual import run as run_on_virtual_loop
+from kubarium.server.pki import Authority
 
 R = TypeVar("R")
 Story = Callable[["TestCluster"], Awaitable[R]]
@@ -166,5 +167,7 @@ def run_virtual(
 def run_real(story: Story[R], root: Path, nodes: int = 2, file: ClusterFile | None = None) -> R:
     """Run ``story`` on the real clock; pods are processes whose files live under ``root``."""
     described = file or default_cluster(nodes)
-    embedded = EmbeddedCluster(described, RealClock(), Chance(), node_root=root)
+    clock = RealClock()
+    authority = Authority.open(root / "pki", clock)  # signs the tokens that pods are given
+    embedded = EmbeddedCluster(described, clock, Chance(), None, root / "nodes", authority)
     return asyncio.run(_tell(embedded, story))

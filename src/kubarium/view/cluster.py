@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
     DEVICE_TAINT_RULES,
     NAMESPACES,
     NODES,
+    POD_DISRUPTION_BUDGETS,
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIMS,
@@ -25,13 +27,29 @@ from kubarium.api.kinds import (
 )
 from kubarium.api.resource import Document, Resource
 from kubarium.engine.devices.inventory import Inventory
-from kubarium.engine.model import Gang, Key, Pod
+from kubarium.engine.model import Budget, Claim, Gang, Key, Pod
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.device_taints import TaintRule, taint_rule
-from kubarium.view.devices import allocation_row, claim_row, class_row, device_selects, slice_row
-from kubarium.view.gangs import gang_row
+from kubarium.view.devices import (
+    allocation_row,
+    claim_row,
+    claim_spec,
+    class_row,
+    device_selects,
+    slice_row,
+)
+from kubarium.view.extended import (
+    ExtendedResources,
+    claim_spec_document,
+    extended_owner,
+    pending_key,
+)
+from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import PodReader, gang_key, is_finished
+from kubarium.view.selectors import label_selector
+from kubarium.view.spreading import SPREADING_RESOURCES
+from kubarium.view.volumes import VOLUME_RESOURCES, VolumeBook
 
 # The resources a snapshot is made of, in the order in which they are best applied.
 SNAPSHOT_RESOURCES = (
@@ -41,7 +59,11 @@ SNAPSHOT_RESOURCES = (
     DEVICE_TAINT_RULES,
     RESOURCE_SLICES,
     RESOURCE_CLAIMS,
+    POD_DISRUPTION_BUDGETS,
+    *SPREADING_RESOURCES,
+    *VOLUME_RESOURCES,
     POD_GROUPS,
+    COSCHEDULING_GROUPS,
     PODS,
 )
 
@@ -54,6 +76,11 @@ def key_of(document: Document) -> Key:
     return metadata.get("namespace", ""), metadata["name"]
 
 
+def is_coscheduling(group: Document) -> bool:
+    """Whether a PodGroup is scheduler-plugins' kind."""
+    return group.get("apiVersion") == COSCHEDULING_GROUPS.api_version
+
+
 class ClusterView:
     """Documents in, snapshot out."""
 
@@ -62,6 +89,8 @@ class ClusterView:
         self.snapshot = Snapshot(Inventory(device_selects(), best_fit=best_fit))
         self.reader = PodReader()
         self.class_documents: dict[str, Document] = {}
+        self.extended = ExtendedResources()
+        self._extended_of: dict[str, Key] = {}
         self.group_documents: dict[Key, Document] = {}
         self._taint_rules: dict[str, TaintRule] = {}
         self._bound: dict[Key, None] = {}
@@ -76,8 +105,15 @@ class ClusterView:
             RESOURCE_SLICES: self._slice,
             RESOURCE_CLAIMS: self._claim,
             POD_GROUPS: self._group,
+            COSCHEDULING_GROUPS: self._coscheduling,
+            POD_DISRUPTION_BUDGETS: self._budget,
             PODS: self._pod,
         }
+        volumes = VolumeBook(self.snapshot)
+        for resource in VOLUME_RESOURCES:
+            self._apply[resource] = partial(volumes.apply, resource)
+        for resource in SPREADING_RESOURCES:
+            self._apply[resource] = partial(self.reader.spreading.apply, resource)
 
     @classmethod
     def of(cls, documents: Mapping[Resource, Iterable[Document]]) -> ClusterView:
@@ -93,8 +129,28 @@ class ClusterView:
         self._apply[resource](old, new)
 
     def pod(self, document: Document) -> Pod:
-        """The engine's row of a pod, placed or not."""
-        return self.reader.row(document)
+        """The engine's row of a pod, placed or not.
+
+        Extended resources that a DeviceClass answers are a claim instead: the one made for the pod
+        if there is one, else one that exists only in the snapshot until the pod is committed.
+        """
+        row = self.reader.row(document)
+        shape = self.extended.stripped(row.shape)
+        if shape is row.shape or any(map(self._advertised, set(row.shape.requests))):
+            return row
+        key = self._extended_of.get(row.uid)
+        if key is None and not (document.get("spec") or {}).get("nodeName"):
+            key = pending_key(row.key)
+            spec = claim_spec_document(self.extended.mapped(document["spec"]))
+            self.snapshot.claims[key] = Claim(key, claim_spec(spec))
+        return replace(row, shape=shape, claims=(*row.claims, key) if key else row.claims)
+
+    def _advertised(self, request: tuple[str, int]) -> bool:
+        """Whether a node itself has the resource, as with a device plugin, which then serves it."""
+        index = self.snapshot.resources.get(request[0])
+        if index is None or not self.extended.class_for(request[0]):
+            return False
+        return bool(self.snapshot.allocatable[index].any())
 
     def gang(self, key: Key) -> Gang | None:
         """The PodGroup with the number of its pods that have a node or have succeeded."""
@@ -135,10 +191,12 @@ class ClusterView:
         if new is not None:
             row = class_row(new)
             self.class_documents[row.name] = new
+            self.extended.set_class(new)
             self.snapshot.inventory.set_class(row)
         elif old is not None:
             name = old["metadata"]["name"]
             self.class_documents.pop(name, None)
+            self.extended.remove_class(name)
             self.snapshot.inventory.remove_class(name)
 
     def _slice(self, old: Document | None, new: Document | None) -> None:
@@ -170,9 +228,14 @@ class ClusterView:
             assert old is not None
             key = key_of(old)
             self._held.pop(key, None)
+            self._extended_of.pop(extended_owner(old), None)
             self.snapshot.remove_claim(key)
             return
         row, allocation = claim_row(new), allocation_row(new)
+        if allocation is not None and extended_owner(new):
+            self._extended_of[extended_owner(new)] = row.key
+            owner = new["metadata"]["ownerReferences"][0]["name"]
+            self.snapshot.remove_claim(pending_key((row.key[0], owner)))
         if allocation is not None:
             self._held[row.key] = None
             self.snapshot.set_claim(row, allocation)
@@ -190,6 +253,34 @@ class ClusterView:
             self.group_documents.pop(key_of(old), None)
             self.snapshot.gangs.pop(key_of(old), None)
 
+    def _coscheduling(self, old: Document | None, new: Document | None) -> None:
+        """A PodGroup of scheduler-plugins; one of the built-in kind of the same name wins."""
+        document = new or old
+        assert document is not None
+        key = key_of(document)
+        known = self.group_documents.get(key)
+        if known is not None and not is_coscheduling(known):
+            return
+        if new is not None:
+            self.group_documents[key] = {"apiVersion": COSCHEDULING_GROUPS.api_version, **new}
+            self.snapshot.gangs[key] = coscheduling_row(new)
+        else:
+            self.group_documents.pop(key, None)
+            self.snapshot.gangs.pop(key, None)
+
+    def _budget(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        key = key_of(document)
+        if new is None:
+            self.snapshot.set_budget(key, None)
+            return
+        status = new.get("status") or {}
+        selector = label_selector((new.get("spec") or {}).get("selector"))
+        allowed = int(status.get("disruptionsAllowed") or 0)
+        budget = Budget(key, selector, allowed, frozenset(status.get("disruptedPods") or ()))
+        self.snapshot.set_budget(key, budget)
+
     def _pod(self, old: Document | None, new: Document | None) -> None:
         document = new or old
         assert document is not None
@@ -200,9 +291,10 @@ class ClusterView:
         if new is None or is_finished(new):
             self._bound.pop(key, None)
             self.snapshot.displace(key)
+            self.snapshot.remove_claim(pending_key(key))
         elif node:
             self._bound[key] = None
-            self.snapshot.place(self.reader.row(new), node)
+            self.snapshot.place(self.pod(new), node)
         elif key in self._bound:  # another pod of the same name
             del self._bound[key]
             self.snapshot.displace(key)

@@ -1,10 +1,19 @@
-"""PodGroup documents (scheduling.k8s.io/v1beta1) as engine values."""
+"""PodGroup documents as engine values: scheduling.k8s.io/v1beta1 and coscheduling's own.
+
+Several topology levels and preferred ones are ours, as annotations on the PodGroup, since the API
+has one required level: label keys separated by commas, wide to narrow.
+"""
 
 from __future__ import annotations
 
-from kubarium.api.resource import Document
+from kubarium.api.resource import Document, Resource
 from kubarium.engine.model import Gang
+from kubarium.view.consumers import group_claims
 from kubarium.view.pods import seconds
+
+COSCHEDULING_GROUPS = Resource("scheduling.x-k8s.io", "v1alpha1", "podgroups", "PodGroup", True)
+REQUIRED_TOPOLOGY = "kubarium.dev/required-topology"
+PREFERRED_TOPOLOGY = "kubarium.dev/preferred-topology"
 
 
 def gang_row(document: Document, scheduled_count: int = 0) -> Gang:
@@ -20,4 +29,25 @@ def gang_row(document: Document, scheduled_count: int = 0) -> Gang:
         seconds(metadata.get("creationTimestamp")),
         "all" in (spec.get("disruptionMode") or {}),
         scheduled_count,
+        _keys(metadata, REQUIRED_TOPOLOGY),
+        _keys(metadata, PREFERRED_TOPOLOGY),
+        tuple((metadata.get("namespace", ""), name) for name in group_claims(document).values()),
     )
+
+
+def coscheduling_row(document: Document, scheduled_count: int = 0) -> Gang:
+    """A scheduling.x-k8s.io/v1alpha1 PodGroup: ``spec.minMember`` pods start together."""
+    metadata, spec = document["metadata"], document.get("spec") or {}
+    return Gang(
+        (metadata.get("namespace", ""), metadata["name"]),
+        int(spec.get("minMember") or 0),
+        created=seconds(metadata.get("creationTimestamp")),
+        scheduled_count=scheduled_count,
+        inner_keys=_keys(metadata, REQUIRED_TOPOLOGY),
+        preferred_keys=_keys(metadata, PREFERRED_TOPOLOGY),
+    )
+
+
+def _keys(metadata: Document, annotation: str) -> tuple[str, ...]:
+    text = (metadata.get("annotations") or {}).get(annotation) or ""
+    return tuple(dict.fromkeys(key.strip() for key in text.split(",") if key.strip()))

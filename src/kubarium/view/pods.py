@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -28,6 +29,8 @@ from kubarium.view.selectors import (
     node_term,
     node_terms,
 )
+from kubarium.view.spreading import Spreading
+from kubarium.view.volumes import volume_keys
 
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
 DEFAULT_MILLI_CPU = 100
@@ -66,10 +69,16 @@ def seconds(timestamp: object) -> float:
         return 0.0
 
 
+# The label by which scheduler-plugins' coscheduling names a pod's group.
+POD_GROUP_LABEL = "scheduling.x-k8s.io/pod-group"
+
+
 def gang_key(document: Document) -> Key | None:
-    """The PodGroup that the pod belongs to (``spec.schedulingGroup.podGroupName``)."""
+    """The PodGroup that the pod belongs to: ``spec.schedulingGroup.podGroupName``, or the label."""
     group = (document.get("spec") or {}).get("schedulingGroup") or {}
     name = group.get("podGroupName")
+    if not name:
+        name = (document["metadata"].get("labels") or {}).get(POD_GROUP_LABEL)
     return (document["metadata"].get("namespace", ""), name) if name else None
 
 
@@ -105,6 +114,7 @@ class PodReader:
 
     def __init__(self) -> None:
         self._shapes: dict[bytes, PodShape] = {}
+        self.spreading = Spreading()
 
     def row(self, document: Document) -> Pod:
         """The engine's view of a pod."""
@@ -123,19 +133,75 @@ class PodReader:
             "deletionTimestamp" in metadata,
             status.get("nominatedNodeName") or "",
             seconds(status.get("startTime")),
+            spec.get("restartPolicy") in ("Never", "OnFailure"),
+            volume_keys(document),
         )
 
     def shape(self, document: Document) -> PodShape:
         """The pod's wishes; equal templates give the same object."""
-        spec = document.get("spec") or {}
-        key = orjson.dumps(_shaping(document["metadata"], spec), option=orjson.OPT_SORT_KEYS)
+        spec = resized(document)
+        spread = () if spec.get("nodeName") else self.spreading.constraints(document)
+        parts = _shaping(document["metadata"], spec)
+        if spread:
+            parts.append(repr(spread))
+        key = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
         found = self._shapes.get(key)
         if found is None:
             found = _shape(document["metadata"], spec)
+            if spread:
+                by_default = self.spreading.is_system(document)
+                found = replace(found, spread=spread, spread_by_default=by_default)
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[key] = found
         return found
+
+
+def resized(document: Document) -> Document:
+    """The pod's spec with requests that count what is wanted, allocated and actual, the most.
+
+    While a container is resized in place it may hold more than it asks for (KEP-1287); a resize
+    that the node calls infeasible does not count as wanted.
+    """
+    spec: Document = document.get("spec") or {}
+    status = document.get("status") or {}
+    statuses = {
+        s.get("name"): s
+        for kind in ("containerStatuses", "initContainerStatuses")
+        for s in status.get(kind) or ()
+        if s.get("allocatedResources") or (s.get("resources") or {}).get("requests")
+    }
+    if not statuses:
+        return spec
+    refused = any(
+        c.get("type") == "PodResizePending" and c.get("reason") == "Infeasible"
+        for c in status.get("conditions") or ()
+    )
+    changed = dict(spec)
+    for kind in ("containers", "initContainers"):
+        if spec.get(kind):
+            changed[kind] = [_held(c, statuses.get(c.get("name")), refused) for c in spec[kind]]
+    return changed
+
+
+def _held(container: Document, status: Document | None, refused: bool) -> Document:
+    """A container with the most of what it wants and has."""
+    if status is None:
+        return container
+    resources = container.get("resources") or {}
+    wanted = {} if refused else resources.get("requests") or {}
+    most: dict[str, Any] = {}
+    for given in (
+        wanted,
+        status.get("allocatedResources") or {},
+        (status.get("resources") or {}).get("requests") or {},
+    ):
+        for name, quantity in given.items():
+            if name not in most or amount(name, quantity) > amount(name, most[name]):
+                most[name] = quantity
+    if most == resources.get("requests"):
+        return container
+    return {**container, "resources": {**resources, "requests": most}}
 
 
 def _shaping(metadata: Document, spec: Document) -> list[Any]:

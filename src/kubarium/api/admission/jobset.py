@@ -44,7 +44,7 @@ def default(doc: Document) -> None:
         spec["successPolicy"] = {"operator": "All"}
     if spec.get("startupPolicy") is None:
         spec["startupPolicy"] = {"startupPolicyOrder": "AnyOrder"}
-    network = spec.get("network") or {}
+    network = {} if spec.get("network") is None else spec["network"]
     if isinstance(network, dict):
         names = {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
         spec["network"] = names | network

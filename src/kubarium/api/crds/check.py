@@ -92,6 +92,8 @@ def _check_versions(spec: Document, report: Report) -> None:
             if version["name"] in seen:
                 report.invalid(path, version["name"], "must contain unique version names")
             seen.add(version["name"])
+        else:
+            report.required(at(place, "name"), "must be a DNS-1035 label")
         _check_version(version, place, report)
 
 

@@ -27,6 +27,9 @@ GRACE_S = 40.0
 STARTUP_GRACE_S = 60.0
 # The sweep never comes more often than this (--node-monitor-period).
 PERIOD_S = 5.0
+# A pod lives at least so long before a taint evicts it: a template that names a tainted node would
+# otherwise have its pods made and deleted as fast as the machine can.
+NEWBORN_S = 1.0
 _BY_NODE = "pod-by-node"
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 
@@ -221,8 +224,11 @@ class NodeLifecycle:
             if delay_s is None:
                 continue
             left_s = _tainted_since(harmful, pod) + delay_s - now
+            grown_up_s = parse_rfc3339(pod["metadata"]["creationTimestamp"]) + NEWBORN_S - now
             if delay_s and left_s > 0:
                 waits.append(left_s)
+            elif grown_up_s > 0:
+                waits.append(grown_up_s)
             else:
                 await self._delete(pod)
         return min(waits, default=None)

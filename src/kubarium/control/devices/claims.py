@@ -1,9 +1,10 @@
 """The ResourceClaim controllers: claims from templates, and giving back what nobody uses.
 
 Source: kube-controller-manager ``pkg/controller/resourceclaim``. A pod's entry with a template
-gets its own claim, ``<pod>-<entry>-<random>``, recorded in the pod's status. A consumer that is
-gone or finished leaves ``reservedFor``; a claim without consumers loses its allocation and the
-finalizer; a generated claim goes with its pod.
+gets its own claim, ``<pod>-<entry>-<random>``, recorded in the pod's status. An entry that its
+PodGroup has too is the group's claim, made once for all of its pods (KEP-5729; groups.py). A
+consumer that is gone or finished leaves ``reservedFor``; a claim without consumers loses its
+allocation and the finalizer; a generated claim goes with its pod.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.consumers import group_claims, is_shared
 
 FINALIZER = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
 COMPONENT = "resource_claim"
 
 _BY_OWNER = "resourceclaims-by-owner-uid"
+_BY_GROUP = "pods-by-group"
 
 
 def claim_names(pod: Document) -> list[str]:
@@ -33,7 +36,11 @@ def claim_names(pod: Document) -> list[str]:
         for e in pod.get("spec", {}).get("resourceClaims") or ()
         if e.get("resourceClaimName")
     ]
-    statuses = (pod.get("status") or {}).get("resourceClaimStatuses") or ()
+    status = pod.get("status") or {}
+    statuses = [
+        *(status.get("resourceClaimStatuses") or ()),
+        status.get("extendedResourceClaimStatus") or {},
+    ]
     return names + [s["resourceClaimName"] for s in statuses if s.get("resourceClaimName")]
 
 
@@ -44,10 +51,10 @@ def is_done(pod: Document) -> bool:
     return writes.is_terminating(pod) and not pod.get("spec", {}).get("nodeName")
 
 
-def owning_pod(claim: Document) -> tuple[str, str]:
+def owning_pod(claim: Document, kind: str = "Pod") -> tuple[str, str]:
     """(name, uid) of the pod that the claim was generated for; empty if there is none."""
     for owner in claim["metadata"].get("ownerReferences") or ():
-        if owner.get("kind") == "Pod" and owner.get("controller"):
+        if owner.get("kind") == kind and owner.get("controller"):
             return owner["name"], owner["uid"]
     return "", ""
 
@@ -55,6 +62,31 @@ def owning_pod(claim: Document) -> tuple[str, str]:
 def _owner_uids(claim: Document) -> Iterable[str]:
     uid = owning_pod(claim)[1]
     return (uid,) if uid else ()
+
+
+def _group_names(pod: Document) -> Iterable[str]:
+    name = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
+    return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
+
+
+def claim_from(
+    template: Document, owner: Document, prefix: str, annotations: dict[str, str]
+) -> Document:
+    """The ResourceClaim to create from a template for its owner."""
+    spec = template["spec"]
+    metadata = spec.get("metadata") or {}
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {
+            "generateName": prefix,
+            "namespace": owner["metadata"]["namespace"],
+            "labels": dict(metadata.get("labels") or {}),
+            "annotations": {**(metadata.get("annotations") or {}), **annotations},
+            "ownerReferences": [writes.owner_reference(owner)],
+        },
+        "spec": copy_document(spec.get("spec") or {}),
+    }
 
 
 class ClaimGenerator:
@@ -68,6 +100,8 @@ class ClaimGenerator:
         self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_owner)
         self._claims.add_index(_BY_OWNER, _owner_uids)
         self._templates = self.controller.watches(RESOURCE_CLAIM_TEMPLATES, self._of_template)
+        self._groups = self.controller.watches(POD_GROUPS, self._of_group)
+        self._pods.add_index(_BY_GROUP, _group_names)
 
     @staticmethod
     def _templated(pod: Document) -> list[Key]:
@@ -90,6 +124,15 @@ class ClaimGenerator:
             if entry.get("resourceClaimTemplateName") == name
         ]
 
+    def _of_group(self, group: Document) -> list[Key]:
+        if not group.get("spec", {}).get("resourceClaims"):
+            return []
+        namespace = group["metadata"]["namespace"]
+        return [
+            (namespace, pod["metadata"]["name"])
+            for pod in self._pods.by_index(_BY_GROUP, f"{namespace}/{group['metadata']['name']}")
+        ]
+
     async def reconcile(self, key: Key) -> float | None:
         """Every entry with a template has its claim, and the pod's status names it."""
         namespace, name = key
@@ -101,12 +144,10 @@ class ClaimGenerator:
             template = entry.get("resourceClaimTemplateName")
             if not template:
                 continue
-            claim = self._existing(pod, entry["name"]) or await self._make(
-                pod, entry["name"], template
-            )
-            if claim is None:
+            claim_name = await self._claim_for(pod, entry)
+            if not claim_name:
                 return None
-            statuses.append({"name": entry["name"], "resourceClaimName": claim["metadata"]["name"]})
+            statuses.append({"name": entry["name"], "resourceClaimName": claim_name})
         known = (pod.get("status") or {}).get("resourceClaimStatuses") or []
         if sorted(known, key=str) != sorted(statuses, key=str):
             change: Document = {
@@ -122,6 +163,21 @@ class ClaimGenerator:
                 subresource="status",
             )
         return None
+
+    async def _claim_for(self, pod: Document, entry: Document) -> str:
+        """The claim of one entry, made if it is the pod's own; "" while there is none."""
+        group_name = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
+        if group_name:
+            group = self._groups.get(group_name, pod["metadata"]["namespace"])
+            if group is None:
+                return ""  # whose claim it is cannot be told yet
+            if is_shared(entry, group):
+                return group_claims(group).get(entry["name"], "")
+        claim = self._existing(pod, entry["name"]) or await self._make(
+            pod, entry["name"], entry["resourceClaimTemplateName"]
+        )
+        name: str = claim["metadata"]["name"] if claim is not None else ""
+        return name
 
     def _existing(self, pod: Document, entry: str) -> Document | None:
         for claim in self._claims.by_index(_BY_OWNER, pod["metadata"]["uid"]):
@@ -141,20 +197,7 @@ class ClaimGenerator:
                 pod, entry, f'resourceclaimtemplate.resource.k8s.io "{template_name}" not found'
             )
             return None
-        spec = template["spec"]
-        metadata = spec.get("metadata") or {}
-        claim: Document = {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaim",
-            "metadata": {
-                "generateName": f"{name}-{entry}-",
-                "namespace": namespace,
-                "labels": dict(metadata.get("labels") or {}),
-                "annotations": {**(metadata.get("annotations") or {}), POD_CLAIM_NAME: entry},
-                "ownerReferences": [writes.owner_reference(pod)],
-            },
-            "spec": copy_document(spec.get("spec") or {}),
-        }
+        claim = claim_from(template, pod, f"{name}-{entry}-", {POD_CLAIM_NAME: entry})
         try:
             return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace)
         except ApiError as error:
@@ -178,8 +221,6 @@ class ClaimCleaner:
         self._claims.add_index(_BY_OWNER, _owner_uids)
 
     def _of_pod(self, pod: Document) -> list[Key]:
-        if not pod.get("spec", {}).get("resourceClaims"):
-            return []
         namespace = pod["metadata"]["namespace"]
         names = dict.fromkeys(claim_names(pod))
         for claim in self._claims.by_index(_BY_OWNER, pod["metadata"]["uid"]):
@@ -233,7 +274,11 @@ class ClaimCleaner:
         return await writes.remove_finalizer(self._context, RESOURCE_CLAIMS, claim, FINALIZER)
 
     def _is_orphan(self, claim: Document, namespace: str) -> bool:
-        """Whether the claim was made for a pod that will not run any more."""
+        """Whether the claim was made for a pod that will not run any more, or a group now gone."""
+        group_name, group_uid = owning_pod(claim, "PodGroup")
+        if group_name:
+            group = self._groups.get(group_name, namespace)
+            return group is None or group["metadata"]["uid"] != group_uid
         name, uid = owning_pod(claim)
         if not name:
             return False

@@ -6,22 +6,35 @@ scheduler decides again.
 
 from __future__ import annotations
 
-from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
+from kubarium.api.kinds import (
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+)
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
-from kubarium.base.errors import ApiError
+from kubarium.base.errors import ApiError, not_found
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
+from kubarium.control.scheduling.extended import ExtendedClaims
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.reservation import Reservation
 from kubarium.engine.plan import Placement, Preemption
 from kubarium.runtime import writes
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
-from kubarium.view.cluster import ClusterView
+from kubarium.view.cluster import ClusterView, key_of
+from kubarium.view.consumers import consumer
 from kubarium.view.devices import allocation_document
+from kubarium.view.extended import extended_owner, is_pending_key
+from kubarium.view.gangs import COSCHEDULING_GROUPS
+from kubarium.view.volumes import candidates, reach, waiting_claims
 
 FINALIZER = "resource.kubernetes.io/delete-protection"
 SCHEDULER_NAME = "default-scheduler"
+SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
 # Upstream's limits for devices that must be made ready before the pod is bound (KEP-5007).
 CONDITION_POLL_S = 5.0
@@ -49,6 +62,8 @@ class Committer:
         self._claims = context.informers.get(RESOURCE_CLAIMS)
         self._pods = context.informers.get(PODS)
         self._groups = context.informers.get(POD_GROUPS)
+        self._coscheduling = context.informers.get(COSCHEDULING_GROUPS)
+        self._extended = ExtendedClaims(context, view)
         self.events = EventRecorder(context, SCHEDULER_NAME)
 
     async def place(self, placement: Placement) -> None:
@@ -56,17 +71,37 @@ class Committer:
 
         ApiError if a write fails; DeviceNotReadyError if a device cannot be made ready.
         """
+        try:
+            await self._place(placement)
+        except (ApiError, DeviceNotReadyError):
+            if any(map(is_pending_key, placement.pod.claims)):
+                await self._extended.discard(placement.pod)
+            raise
+
+    async def _place(self, placement: Placement) -> None:
         pod = placement.pod
-        for key, allocation in placement.allocations:
+        allocations = [(await self._real_key(k, pod), a) for k, a in placement.allocations]
+        for key, allocation in allocations:
             await self._claim(key, allocation, pod)
-        allocated = {key for key, _ in placement.allocations}
+        allocated = {key for key, _ in allocations}
         for key in pod.claims:
-            if key not in allocated:
+            if key not in allocated and not is_pending_key(key):
                 await self._claim(key, None, pod)
-        for key, allocation in placement.allocations:
+        for key, allocation in allocations:
             if needs_preparation(allocation):
                 await self._prepared(key)
+        for key in waiting_claims(self._view.snapshot, pod.volumes):
+            await self._volume(key, placement.node)
         await self._bind(placement)
+
+    async def _real_key(self, key: Key, pod: Pod) -> Key:
+        """The claim behind a key; the one for extended resources is made now."""
+        if not is_pending_key(key):
+            return key
+        claim = await self._extended.ensure(pod)
+        if claim is None:
+            raise not_found("pods", "", pod.key[1])
+        return key_of(claim)
 
     async def _prepared(self, key: Key) -> None:
         """Until all binding conditions of the claim's devices are true in its status."""
@@ -83,6 +118,8 @@ class Committer:
     async def release(self, pod: Pod, keys: list[Key]) -> None:
         """Take back the allocations that were written for a pod which will not be bound."""
         for key in keys:
+            if is_pending_key(key):
+                continue  # already discarded
             claim = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
             status = dict(claim.get("status") or {})
             others = [r for r in status.get("reservedFor") or () if r.get("uid") != pod.uid]
@@ -121,10 +158,66 @@ class Committer:
                 now = rfc3339(self._context.clock.now())
                 status["allocation"]["allocationTimestamp"] = now
         reserved = list(status.get("reservedFor") or ())
-        if not any(entry.get("uid") == pod.uid for entry in reserved):
-            reserved.append({"resource": "pods", "name": pod.key[1], "uid": pod.uid})
+        user = self._consumer(document, pod)
+        if not any(entry.get("uid") == user["uid"] for entry in reserved):
+            reserved.append(user)
         status["reservedFor"] = reserved
         await writes.update_status(self._context, RESOURCE_CLAIMS, document, status)
+        if extended_owner(document) == pod.uid:
+            await self._extended.record(pod, key_of(document))
+
+    def _consumer(self, claim: Document, pod: Pod) -> Document:
+        """The pod, or its group where the claim is the group's."""
+        document = self._pods.get(pod.key[1], pod.key[0])
+        if document is None or document["metadata"].get("uid") != pod.uid:
+            return {"resource": "pods", "name": pod.key[1], "uid": pod.uid}
+        group = self._groups.get(pod.gang[1], pod.gang[0]) if pod.gang else None
+        return consumer(claim["metadata"]["name"], document, group)
+
+    async def _volume(self, key: Key, node: str) -> None:
+        """Bind a claim that waited for its pod's node to a free volume there, or have one made.
+
+        The volume is taken by a conditional write, so that of two pods that chose it one decides
+        again. Without a volume that exists, the annotation asks the class's provisioner for one.
+        """
+        claim = await self._context.client.get(PERSISTENT_VOLUME_CLAIMS, key[1], key[0])
+        if (claim.get("spec") or {}).get("volumeName"):
+            return
+        volumes = self._context.informers.get(PERSISTENT_VOLUMES).items()
+        usable = [v for v in candidates(claim, volumes) if self._reaches(v, node)]
+        if not usable:
+            note = {"metadata": {"annotations": {SELECTED_NODE: node}}}
+            await self._context.client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], note, key[0])
+            return
+        volume, metadata = usable[0], claim["metadata"]
+        owner = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "namespace": key[0],
+            "name": key[1],
+            "uid": metadata.get("uid", ""),
+        }
+        taken = {**volume, "spec": {**volume["spec"], "claimRef": owner}}
+        client, name = self._context.client, volume["metadata"]["name"]
+        taken = await client.update(PERSISTENT_VOLUMES, taken)
+        status = {**(taken.get("status") or {}), "phase": "Bound"}
+        await writes.update_status(self._context, PERSISTENT_VOLUMES, taken, status)
+        bound = {"spec": {"volumeName": name}, "metadata": {"annotations": {SELECTED_NODE: node}}}
+        claim = await client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], bound, key[0])
+        have = volume["spec"]
+        status = {
+            **(claim.get("status") or {}),
+            "phase": "Bound",
+            "capacity": have.get("capacity") or {},
+            "accessModes": have.get("accessModes") or [],
+        }
+        await writes.update_status(self._context, PERSISTENT_VOLUME_CLAIMS, claim, status)
+
+    def _reaches(self, volume: Document, node: str) -> bool:
+        terms, found = reach(volume), self._view.snapshot.node(node)
+        return terms is None or (
+            found is not None and any(term.matches(node, found.labels) for term in terms)
+        )
 
     async def _bind(self, placement: Placement) -> None:
         namespace, name = placement.pod.key
@@ -211,10 +304,25 @@ class Committer:
         self.events.event(document, "Normal", "Preempted", text)
         await writes.delete(self._context, PODS, document)
 
+    async def reserved(self, key: Key | None, reservation: Reservation) -> None:
+        """Tell the group for which nodes are kept free, and how many."""
+        document = self._group(key) if key is not None else None
+        if document is not None:
+            count = len(dict.fromkeys(node for _, node in reservation))
+            text = f"Reserved room on {count} nodes, which running jobs will leave"
+            self.events.event(document, "Normal", "Reserved", text)
+
+    def _group(self, key: Key) -> Document | None:
+        found = self._groups.get(key[1], key[0])
+        return found or self._coscheduling.get(key[1], key[0])
+
     async def group_scheduled(self, key: Key, scheduled: bool, message: str) -> None:
         """Set PodGroupInitiallyScheduled; once True it stays so."""
         document = self._groups.get(key[1], key[0])
-        if document is None or writes.condition_is_true(document, "PodGroupInitiallyScheduled"):
+        if document is None:
+            await self._coscheduled(key, scheduled, message)
+            return
+        if writes.condition_is_true(document, "PodGroupInitiallyScheduled"):
             return
         conditions = writes.set_condition(
             (document.get("status") or {}).get("conditions") or (),
@@ -230,6 +338,26 @@ class Committer:
         status = {**(document.get("status") or {}), "conditions": conditions}
         try:
             await writes.update_status(self._context, POD_GROUPS, document, status)
+        except ApiError as error:
+            if error.reason not in ("NotFound", "Conflict"):
+                raise
+
+    async def _coscheduled(self, key: Key, scheduled: bool, message: str) -> None:
+        """The phase of a scheduler-plugins PodGroup: Pending until its minimum has nodes."""
+        document = self._coscheduling.get(key[1], key[0])
+        if document is None:
+            return
+        if not scheduled:
+            self.events.event(document, "Warning", "FailedScheduling", message)
+        status = dict(document.get("status") or {})
+        if scheduled and status.get("phase") not in ("Scheduling", "Running", "Finished"):
+            status["scheduleStartTime"] = rfc3339(self._context.clock.now())
+        phase = "Scheduling" if scheduled else status.get("phase") or "Pending"
+        if status.get("phase") == phase:
+            return
+        status["phase"] = phase
+        try:
+            await writes.update_status(self._context, COSCHEDULING_GROUPS, document, status)
         except ApiError as error:
             if error.reason not in ("NotFound", "Conflict"):
                 raise

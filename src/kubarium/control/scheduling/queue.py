@@ -70,6 +70,9 @@ class SchedulingQueue:
     def __len__(self) -> int:
         return len(self._items)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._items
+
     def add(self, key: ItemKey) -> None:
         """A new item, or one that changed so that it deserves another try at once."""
         item = self._items.get(key)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
-from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
+from kubarium.api.kinds import DEVICE_TAINT_RULES, POD_GROUPS, PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.control.scheduling.commit import (
@@ -25,16 +25,25 @@ from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.placement.profile import DEFAULT
+from kubarium.engine.placement.reservation import Reservation, reserve
+from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
+from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import gang_key, is_finished, is_gated
+from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
 
 # Decisions written side by side; matters only where a write waits for a network.
 COMMITTERS = 16
+
+# A gang that has found no room for this long gets a reservation.
+RESERVE_AFTER_S = 60.0
+
+DEFAULT_CONFIG = SchedulerConfig()
 
 _EVENTS_OF = {
     "nodes": Event.NODE,
@@ -43,24 +52,35 @@ _EVENTS_OF = {
     "devicetaintrules": Event.DEVICES,
     "resourceclaims": Event.DEVICES,
     "namespaces": Event.PODS,
+    # Volumes keep pods from nodes as devices do.
+    "persistentvolumeclaims": Event.DEVICES,
+    "persistentvolumes": Event.DEVICES,
+    "storageclasses": Event.DEVICES,
 }
 
 
 class Scheduler:
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
-    def __init__(self, context: Context, scheduler_name: str = SCHEDULER_NAME) -> None:
-        """Only pods that name ``scheduler_name`` (or no scheduler) are looked at."""
+    def __init__(self, context: Context, config: SchedulerConfig = DEFAULT_CONFIG) -> None:
+        """Only pods that name one of the profiles' schedulers are looked at."""
         self._context = context
-        self._scheduler_name = scheduler_name
         self.view = ClusterView()
-        self._placer = Placer(self.view.snapshot)
+        self.view.reader.spreading.defaults.update(config.spread_defaults)
+        snapshot = self.view.snapshot
+        self._placers = {
+            profile.scheduler_name: Placer(snapshot, DEFAULT if profile == DEFAULT else profile)
+            for profile in config.profiles
+        }
+        self._placer = next(iter(self._placers.values()))
         self._queue = SchedulingQueue()
         self._committer = Committer(context, self.view)
         self._waiting: dict[Key, Document] = {}
         self._members: dict[Key, dict[Key, None]] = {}
         self._assumed: dict[Key, str] = {}
         self._nominated: dict[Key, tuple[Pod, str]] = {}
+        self._failing_since: dict[ItemKey, float] = {}
+        self._reserved: tuple[ItemKey, Reservation] | None = None
         self._missing_claims: dict[Key, dict[ItemKey, None]] = {}
         self._missing_of: dict[ItemKey, list[Key]] = {}
         self._wake = asyncio.Event()
@@ -72,7 +92,7 @@ class Scheduler:
 
     @property
     def name(self) -> str:
-        return self._scheduler_name
+        return next(iter(self._placers))
 
     def is_idle(self) -> bool:
         """Nothing is ready to be decided and nothing decided waits to be written."""
@@ -98,11 +118,11 @@ class Scheduler:
             self.view.apply(resource, old, new)
             if resource == PODS:
                 self._pod_changed(old, new)
-            elif resource == POD_GROUPS:
+            elif resource in (POD_GROUPS, COSCHEDULING_GROUPS):
                 self._group_changed(new or old)
             elif resource == RESOURCE_CLAIMS:
                 self._claim_changed(old, new)
-            elif event is not None and _matters(old, new):
+            elif event is not None and (_matters(old, new) or _frees_devices(resource, new)):
                 self._happened(event)
 
         self._context.informers.get(resource).on_change(changed)
@@ -128,7 +148,7 @@ class Scheduler:
         spec = document.get("spec") or {}
         return (
             not spec.get("nodeName")
-            and spec.get("schedulerName", SCHEDULER_NAME) in (self._scheduler_name, "")
+            and (spec.get("schedulerName") or SCHEDULER_NAME) in self._placers
             and not is_gated(document)
             and not is_finished(document)
             and "deletionTimestamp" not in document["metadata"]
@@ -208,12 +228,48 @@ class Scheduler:
                 keys[id(item)] = key
         if not items:
             return
-        nominated = tuple(self._nominated.values())
-        plan = plan_cycle(self._placer, items, nominated=nominated)
+        nominated = (*self._nominated.values(), *self._reservation())
+        plan = plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
         for decision in plan.decisions:
             self._take(keys[id(decision.item)], decision, now)
+        for decision in plan.decisions:
+            self._consider_reserving(keys[id(decision.item)], decision, now)
         if any(d.placements for d in plan.decisions):
             self._queue.happened(Event.PODS, now)
+
+    # Reservations
+
+    def _reservation(self) -> Reservation:
+        """What the first large gang waits for; none once it is placed or gone."""
+        if self._reserved is None:
+            return ()
+        key, reservation = self._reserved
+        if key not in self._queue or any(
+            pod.key not in self._waiting or pod.key in self._assumed for pod, _ in reservation
+        ):
+            self._reserved = None
+            self._failing_since.pop(key, None)
+            return ()
+        return reservation
+
+    def _consider_reserving(self, key: ItemKey, decision: Decision, now: float) -> None:
+        """Reserve for a gang that has long found no room, so that small pods cannot starve it.
+
+        One gang at a time, the first that qualifies (EASY backfilling); the rest wait their turn.
+        """
+        if decision.placements or decision.gang_verdict is None or decision.gang_verdict.waiting:
+            self._failing_since.pop(key, None)
+            return
+        since = self._failing_since.setdefault(key, now)
+        if self._reserved is not None or decision.preemption or now - since < RESERVE_AFTER_S:
+            return
+        found = reserve(self._placer_of(decision.item), decision.item)
+        if found:
+            self._reserved = (key, found)
+            self._commits.put_nowait(self._committer.reserved(decision.item.pods[0].gang, found))
+
+    def _placer_of(self, item: QueueItem) -> Placer:
+        return self._placers.get(item.scheduler, self._placer)
 
     def _item(self, key: ItemKey) -> QueueItem | None:
         """What to decide for a key; None if it is not complete yet, and then it is held."""
@@ -223,7 +279,9 @@ class Scheduler:
                 self._queue.remove(key)
                 return None
             pod = self.view.pod(document)
-            return QueueItem((pod,)) if self._has_claims(key, (pod,)) else None
+            if not self._has_claims(key, (pod,)):
+                return None
+            return QueueItem((pod,), scheduler=_scheduler_of(document))
         gang = self.view.gang(key.key)
         pods = tuple(
             self.view.pod(self._waiting[member])
@@ -236,7 +294,9 @@ class Scheduler:
         if gang is None or len(pods) + gang.scheduled_count < gang.min_count:
             self._queue.hold(key)
             return None
-        return QueueItem(pods, gang) if self._has_claims(key, pods) else None
+        if not self._has_claims(key, pods):
+            return None
+        return QueueItem(pods, gang, _scheduler_of(self._waiting[pods[0].key]))
 
     def _has_claims(self, item: ItemKey, pods: tuple[Pod, ...]) -> bool:
         missing = [c for pod in pods for c in pod.claims if c not in self.view.snapshot.claims]
@@ -270,9 +330,18 @@ class Scheduler:
         else:
             self._queue.fail(key, _helped_by(decision), now)
             if decision.preemption is not None:
-                for pod, node in decision.preemption.nominations:
-                    self._nominated[pod.key] = (pod, node)
+                self._nominate(decision.preemption)
         self._commits.put_nowait(self._tell(decision))
+
+    def _nominate(self, preemption: Preemption) -> None:
+        """Room is being made; pods of lower priority that waited for the same nodes lose it."""
+        nodes = {node: pod.priority for pod, node in preemption.nominations}
+        for key, (pod, node) in list(self._nominated.items()):
+            if pod.priority < nodes.get(node, pod.priority):
+                del self._nominated[key]
+                self._commits.put_nowait(self._committer.nominate(pod, ""))
+        for pod, node in preemption.nominations:
+            self._nominated[pod.key] = (pod, node)
 
     # Writing
 
@@ -340,6 +409,10 @@ def _item_key(document: Document) -> ItemKey:
     return ItemKey(False, key_of(document)) if group is None else ItemKey(True, group)
 
 
+def _scheduler_of(document: Document) -> str:
+    return (document.get("spec") or {}).get("schedulerName") or SCHEDULER_NAME
+
+
 def _uid(document: Document) -> str:
     uid: str = document["metadata"].get("uid", "")
     return uid
@@ -351,6 +424,11 @@ def _holds_room(document: Document) -> bool:
 
 def _allocated(document: Document | None) -> bool:
     return document is not None and bool((document.get("status") or {}).get("allocation"))
+
+
+def _frees_devices(resource: Resource, new: Document | None) -> bool:
+    """Whether a DeviceTaintRule went away."""
+    return resource == DEVICE_TAINT_RULES and new is None
 
 
 def _matters(old: Document | None, new: Document | None) -> bool:
@@ -391,6 +469,7 @@ _BY_NODES_ONLY = frozenset(
         reasons.TAINT,
         reasons.NODE_AFFINITY,
         reasons.SPREAD_LABEL,
+        reasons.ADDED_AFFINITY,
     }
 )
 

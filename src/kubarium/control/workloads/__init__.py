@@ -1,11 +1,12 @@
-"""Controllers of workloads: Job, Deployment, ReplicaSet, StatefulSet, CronJob.
+"""Controllers of workloads: Job, Deployment, ReplicaSet, StatefulSet, DaemonSet, CronJob.
 
-They turn templates into pods and count what becomes of them; they know nothing of nodes, queues or
-devices."""
+They turn templates into pods and count what becomes of them; they know nothing of queues or
+devices, and only DaemonSets of nodes."""
 
 from __future__ import annotations
 
 from kubarium.control.workloads.cronjob.controller import CronJobController
+from kubarium.control.workloads.daemonset.controller import DaemonSetController
 from kubarium.control.workloads.deployment.controller import DeploymentController
 from kubarium.control.workloads.job.backoff import BackoffTimes
 from kubarium.control.workloads.job.controller import JobController
@@ -16,6 +17,7 @@ from kubarium.runtime.protocol import Component, Context
 __all__ = [
     "BackoffTimes",
     "CronJobController",
+    "DaemonSetController",
     "DeploymentController",
     "JobController",
     "ReplicaSetController",
@@ -30,6 +32,7 @@ def components(context: Context, *, job_backoff: BackoffTimes | None = None) -> 
         DeploymentController(context),
         ReplicaSetController(context),
         StatefulSetController(context),
+        DaemonSetController(context),
         JobController(context, job_backoff),
         CronJobController(context),
     ]

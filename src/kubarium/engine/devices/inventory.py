@@ -15,13 +15,14 @@ from kubarium.engine.devices.model import (
     ClaimSpec,
     Device,
     DeviceClass,
+    DeviceId,
     Features,
     SelectorError,
     Selects,
     Slice,
 )
 from kubarium.engine.devices.pools import Pool, PoolKey, gather
-from kubarium.engine.devices.request import NamedClaim
+from kubarium.engine.devices.request import NamedClaim, untolerated
 from kubarium.engine.devices.search import Search, World
 
 # Answers of one selector are kept for this many devices; then they are asked again.
@@ -148,6 +149,21 @@ class Inventory:
             known = gather(near, self._of_pool, node, labels, self.features) if near else []
             self._pools[node] = known
         return known
+
+    def device(self, id_: DeviceId) -> Device | None:
+        """A device as its pool's newest generation has it; None if it is not published."""
+        slices = self._by_pool.get((id_.driver, id_.pool), {}).values()
+        newest = max((s.generation for s in slices), default=0)
+        current = (s for s in slices if s.generation == newest)
+        return next((d for s in current for d in s.devices if d.name == id_.device), None)
+
+    def keeps_out(self, allocation: Allocation) -> DeviceId | None:
+        """A device of the allocation whose taints keep out pods that are yet to be placed."""
+        for result in allocation.results:
+            device = self.device(result.id)
+            if device is not None and device.taints and untolerated(device, result.tolerations):
+                return result.id
+        return None
 
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()

@@ -19,6 +19,7 @@ from kubarium.engine.devices.model import (
     Device,
     DeviceClass,
     DeviceId,
+    DeviceToleration,
     Features,
     Request,
     RequestEntry,
@@ -123,9 +124,14 @@ def candidates_of(pools: Sequence[Pool], node: str, labels: Mapping[str, str]) -
 
 def taint_prevents(request: Request, device: Device) -> bool:
     """Whether a NoSchedule or NoExecute taint of the device is not tolerated."""
+    return bool(device.taints) and untolerated(device, request.tolerations)
+
+
+def untolerated(device: Device, tolerations: Sequence[DeviceToleration]) -> bool:
+    """As :func:`taint_prevents`, for given tolerations."""
     return any(
         taint.effect in ("NoSchedule", "NoExecute")
-        and not any(t.tolerates(taint) for t in request.tolerations)
+        and not any(t.tolerates(taint) for t in tolerations)
         for taint in device.taints
     )
 

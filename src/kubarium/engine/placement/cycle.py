@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Mapping
 
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.gang import place_gang, settled_mask
@@ -19,49 +20,88 @@ def plan_cycle(
     *,
     preemption: bool = True,
     nominated: Iterable[tuple[Pod, str]] = (),
+    profiles: Mapping[str, Placer] | None = None,
 ) -> CyclePlan:
     """Decide every item. Placements stay in the placer's snapshot as assumed.
 
     Items go by (priority descending, creation, name). With ``preemption``, what finds no room may
     name victims; those are not taken off the snapshot, since they still run. ``nominated`` pods
     wait for victims to leave a node: their room counts as taken, except for themselves and for
-    items of higher priority.
+    items of higher priority. ``profiles`` are placers on the same snapshot for items that name a
+    scheduler; ``placer`` decides all others.
     """
     snapshot = placer.snapshot
     decisions: list[Decision] = []
     accounts: dict[object, Verdict] = {}
-    kept = {pod.key: (pod, node) for pod, node in nominated if snapshot.node_of(pod.key) is None}
+    shadows = _Shadows(snapshot, nominated)
     for item in sorted(items, key=lambda item: item.order):
-        shadows = _cast_shadows(snapshot, kept, item)
-        decision = _decide(placer, item, accounts, preemption=preemption)
-        for key in shadows:
-            snapshot.displace(key)
-        if shadows or decision.placements:
+        if shadows.cast_for(item):
             accounts.clear()
-        for placement in decision.placements:
-            kept.pop(placement.pod.key, None)
+        chosen = profiles.get(item.scheduler, placer) if profiles else placer
+        decision = _decide(chosen, item, accounts, preemption=preemption)
+        if decision.placements:
+            accounts.clear()
+            shadows.forget(placement.pod for placement in decision.placements)
         if decision.preemption is not None:
-            kept |= {p.key: (p, node) for p, node in decision.preemption.nominations}
+            shadows.forget(pod for pod, _ in decision.preemption.nominations)
+            shadows.expect(decision.preemption.nominations)
         decisions.append(decision)
+    shadows.lift()
     return CyclePlan(tuple(decisions))
 
 
-def _cast_shadows(
-    snapshot: Snapshot, kept: dict[Key, tuple[Pod, str]], item: QueueItem
-) -> list[Key]:
-    """Put nominated pods of at least the item's priority on their nodes for the time being."""
-    if not kept:
-        return []
-    own = {pod.key for pod in item.pods}
-    priority = item.pods[0].priority
-    shadows = [
-        (pod, node)
-        for pod, node in kept.values()
-        if pod.priority >= priority and pod.key not in own
-    ]
-    for pod, node in shadows:
-        snapshot.place(pod, node)
-    return [pod.key for pod, _ in shadows]
+class _Shadows:
+    """Nominated pods on their nodes for the time being, so that their room counts as taken.
+
+    Items come by descending priority, so a shadow once cast stays for the rest of the cycle,
+    except while the item of its own pod is decided.
+    """
+
+    def __init__(self, snapshot: Snapshot, nominated: Iterable[tuple[Pod, str]]) -> None:
+        self._snapshot = snapshot
+        self._due: list[tuple[int, int, Pod, str]] = []
+        self._cast: dict[Key, tuple[Pod, str]] = {}
+        self._expected: dict[Key, str] = {}
+        self._number = 0
+        self.expect((p, node) for p, node in nominated if snapshot.node_of(p.key) is None)
+
+    def expect(self, nominations: Iterable[tuple[Pod, str]]) -> None:
+        """Room is being made for these pods."""
+        for pod, node in nominations:
+            self._expected[pod.key] = node
+            heapq.heappush(self._due, (-pod.priority, self._number, pod, node))
+            self._number += 1
+
+    def forget(self, pods: Iterable[Pod]) -> None:
+        """These pods are placed, or expected elsewhere."""
+        for pod in pods:
+            self._expected.pop(pod.key, None)
+
+    def cast_for(self, item: QueueItem) -> bool:
+        """Bring the shadows up to what the item must respect; whether anything changed."""
+        priority = item.pods[0].priority
+        changed = False
+        own: list[tuple[Pod, str]] = []
+        while self._due and -self._due[0][0] >= priority:
+            _, _, pod, node = heapq.heappop(self._due)
+            if self._expected.get(pod.key) == node:
+                self._cast[pod.key] = (pod, node)
+                self._snapshot.place(pod, node)
+                changed = True
+        for pod in item.pods:
+            if pod.key in self._cast:
+                own.append(self._cast.pop(pod.key))
+                self._snapshot.displace(pod.key)
+                changed = True
+        for pod, node in own:  # again for the next item, should the pod stay without a place
+            heapq.heappush(self._due, (-pod.priority, self._number, pod, node))
+            self._number += 1
+        return changed
+
+    def lift(self) -> None:
+        """Take all shadows off the snapshot."""
+        for key in self._cast:
+            self._snapshot.displace(key)
 
 
 def _decide(
@@ -87,8 +127,10 @@ def _place_each(placer: Placer, item: QueueItem, accounts: dict[object, Verdict]
     placements: list[Placement] = []
     unplaced: list[tuple[Pod, Verdict]] = []
     for pod in item.pods:
-        alike = not pod.claims and not pod.shape.looks_at_pods and within is None
-        known = accounts.get(pod.shape) if alike and not placements else None
+        alike = (
+            not pod.claims and not pod.volumes and not pod.shape.looks_at_pods and within is None
+        )
+        known = accounts.get((item.scheduler, pod.shape)) if alike and not placements else None
         if known is not None and not placer.snapshot.tallies.anti_holders:
             verdict = Verdict(pod.key, known.nodes, known.counts, by_node=known.by_node)
             unplaced.append((pod, verdict))
@@ -99,6 +141,6 @@ def _place_each(placer: Placer, item: QueueItem, accounts: dict[object, Verdict]
             continue
         verdict = placer.account(pod, within)
         if alike:
-            accounts[pod.shape] = verdict
+            accounts[item.scheduler, pod.shape] = verdict
         unplaced.append((pod, verdict))
     return Decision(item, tuple(placements), tuple(unplaced))

@@ -34,6 +34,8 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
     """Sort the pod's claims; ``problem`` says why none of it can be decided yet."""
     pending: list[Claim] = []
     held: list[tuple[Claim, Allocation]] = []
+    group = snapshot.gangs.get(pod.gang) if pod.gang is not None else None
+    shared = group.claims if group is not None else ()
     for key in pod.claims:
         claim = snapshot.claims.get(key)
         if claim is None:
@@ -41,7 +43,7 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
         if claim.deleting:
             return ClaimsOf(problem=reasons.claim_deleted(key[1]))
         users = snapshot.claim_users.get(key, ())
-        if len(users) >= MAX_RESERVED and pod.key not in users:
+        if len(users) >= MAX_RESERVED and pod.key not in users and key not in shared:
             return ClaimsOf(problem=reasons.claim_in_use(key[1]))
         problem = _unknown_class(snapshot.inventory, claim)
         if problem:
@@ -50,6 +52,9 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
         if allocation is None:
             pending.append(claim)
         else:
+            tainted = snapshot.inventory.keeps_out(allocation)
+            if tainted is not None:
+                return ClaimsOf(problem=reasons.claim_tainted(key[1], str(tainted)))
             held.append((claim, allocation))
     return ClaimsOf(tuple(pending), tuple(held))
 

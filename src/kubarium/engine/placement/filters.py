@@ -20,25 +20,33 @@ from kubarium.engine.model import (
     Taint,
     Toleration,
 )
+from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Mask, Snapshot
 
 _CORDON = Taint(UNSCHEDULABLE_TAINT_KEY, "", NO_SCHEDULE)
 
 
-def static_filters(snapshot: Snapshot, shape: PodShape) -> Iterator[tuple[str, Mask]]:
+def static_filters(
+    snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
+) -> Iterator[tuple[str, Mask]]:
     """(reason, mask) of every filter that depends on nodes alone, in upstream's order."""
-    yield reasons.UNSCHEDULABLE, schedulable(snapshot, shape)
-    if shape.node_name:
+    if profile.filters("NodeUnschedulable"):
+        yield reasons.UNSCHEDULABLE, schedulable(snapshot, shape)
+    if shape.node_name and profile.filters("NodeName"):
         yield reasons.NODE_NAME, named(snapshot, shape.node_name)
-    yield reasons.TAINT, tolerated(snapshot, shape.tolerations)
-    yield reasons.NODE_AFFINITY, affine(snapshot, shape)
+    if profile.filters("TaintToleration"):
+        yield reasons.TAINT, tolerated(snapshot, shape.tolerations)
+    if profile.filters("NodeAffinity"):
+        if profile.added_affinity is not None:
+            yield reasons.ADDED_AFFINITY, any_term(snapshot, profile.added_affinity)
+        yield reasons.NODE_AFFINITY, affine(snapshot, shape)
 
 
-def static_mask(snapshot: Snapshot, shape: PodShape) -> Mask:
+def static_mask(snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> Mask:
     """Nodes that pass every static filter."""
     mask = snapshot.alive.copy()
-    for _, passed in static_filters(snapshot, shape):
+    for _, passed in static_filters(snapshot, shape, profile):
         mask &= passed
     return mask
 
@@ -107,9 +115,57 @@ def _field(snapshot: Snapshot, requirement: Requirement) -> Mask:
     mask = np.zeros(snapshot.capacity, np.bool_)
     if requirement.key != "metadata.name":
         return mask
-    rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
+    if requirement.operator == "In":
+        rows = [snapshot.rows[name] for name in requirement.values if name in snapshot.rows]
+    else:
+        rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
     mask[rows] = True
     return mask
+
+
+def pinned_to(shape: PodShape) -> str:
+    """The only node that the required affinity names, as for a DaemonSet's pods; "" otherwise."""
+    if shape.affinity is None or len(shape.affinity) != 1:
+        return ""
+    for requirement in shape.affinity[0].fields:
+        if requirement.key == "metadata.name" and requirement.operator == "In":
+            return requirement.values[0] if len(requirement.values) == 1 else ""
+    return ""
+
+
+def row_passes(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+    """Static filters, ports and resources of one row: the same answer as the columns give."""
+    node = snapshot.nodes[row]
+    if node is None or (shape.node_name and shape.node_name != node.name):
+        return False
+    if node.unschedulable and not any(t.tolerates(_CORDON) for t in shape.tolerations):
+        return False
+    if node.taints and untolerated(node.taints, shape.tolerations):
+        return False
+    if not all(r.holds(node.labels.get(r.key)) for r in shape.node_selector):
+        return False
+    if shape.affinity is not None and not any(
+        t.matches(node.name, node.labels) for t in shape.affinity
+    ):
+        return False
+    return room_on(snapshot, shape, row)
+
+
+def room_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+    """Ports and resources of one row."""
+    allocatable, requested = snapshot.allocatable, snapshot.requested
+    if requested.item(3, row) >= allocatable.item(3, row):
+        return False
+    for name, amount in shape.requests:
+        index = snapshot.resource_index(name)
+        allocatable, requested = snapshot.allocatable, snapshot.requested
+        if amount > 0 and requested.item(index, row) + amount > allocatable.item(index, row):
+            return False
+    for port in shape.ports:
+        taken = snapshot.ports.get((port.protocol, port.port), {}).get(row, ())
+        if any(port.collides(other) for other in taken):
+            return False
+    return True
 
 
 def clause(snapshot: Snapshot, requirement: Requirement) -> Mask:
@@ -136,20 +192,23 @@ def ports_free(snapshot: Snapshot, ports: tuple[HostPort, ...]) -> Mask:
     return mask
 
 
-def resources_fit(snapshot: Snapshot, shape: PodShape) -> Iterator[tuple[str, Mask]]:
+def resources_fit(
+    snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
+) -> Iterator[tuple[str, Mask]]:
     """NodeResourcesFit: (reason, mask) for the number of pods and each resource asked for."""
-    free = snapshot.allocatable - snapshot.requested
-    yield reasons.TOO_MANY_PODS, free[3] >= 1
+    if not profile.filters("NodeResourcesFit"):
+        return
+    yield reasons.TOO_MANY_PODS, snapshot.requested[3] < snapshot.allocatable[3]
     for name, amount in shape.requests:
-        if amount > 0:
-            yield reasons.insufficient(name), free[snapshot.resource_index(name)] >= amount
-
-
-def fitting(snapshot: Snapshot, shape: PodShape) -> Mask:
-    """Nodes with room for the pod's requests."""
-    mask: Mask = snapshot.requested[3] < snapshot.allocatable[3]
-    for name, amount in shape.requests:
-        if amount > 0:
+        if amount > 0 and name not in profile.ignored_resources:
             index = snapshot.resource_index(name)
-            mask &= snapshot.requested[index] + amount <= snapshot.allocatable[index]
+            free = snapshot.allocatable[index] - snapshot.requested[index]
+            yield reasons.insufficient(name), free >= amount
+
+
+def fitting(snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> Mask:
+    """Nodes with room for the pod's requests."""
+    mask = np.ones(snapshot.capacity, np.bool_)
+    for _, passed in resources_fit(snapshot, shape, profile):
+        mask &= passed
     return mask

@@ -11,6 +11,7 @@ import numpy as np
 
 from kubarium.engine.model import PodShape
 from kubarium.engine.placement import filters, scores
+from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.snapshot import Mask, Snapshot
 
 # Above this share of touched rows a full pass over the columns is cheaper.
@@ -20,8 +21,11 @@ _FULL_PASS_SHARE = 16
 class Fit:
     """Feasibility (static filters, ports, resources) and resource and image score of each row."""
 
-    def __init__(self, snapshot: Snapshot, shape: PodShape) -> None:
+    def __init__(self, snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> None:
         self._snapshot = snapshot
+        self._profile = profile
+        self._fits = profile.filters("NodeResourcesFit")
+        self._ports = shape.ports if profile.filters("NodePorts") else ()
         self.shape = shape
         self._wants = scores.balanced(shape)
         self._needs: list[tuple[int, int]] = []
@@ -56,18 +60,27 @@ class Fit:
     def _static_pass(self) -> None:
         snapshot, shape = self._snapshot, self.shape
         self._epoch = snapshot.epoch
-        self.static = filters.static_mask(snapshot, shape)
-        self._images = scores.image_scores(snapshot, shape) * scores.WEIGHT_IMAGES
-        self._taints = scores.intolerable(snapshot, shape)
-        self._preferred = scores.preferred_weights(snapshot, shape)
-        self._needs = [(snapshot.resource_index(n), a) for n, a in shape.requests if a > 0]
+        weights = self._profile.weights
+        self.static = filters.static_mask(snapshot, shape, self._profile)
+        self._images = scores.image_scores(snapshot, shape) * weights.ImageLocality
+        self._taints = scores.intolerable(snapshot, shape) if weights.TaintToleration else None
+        self._preferred = (
+            scores.preferred_weights(snapshot, shape, self._profile)
+            if weights.NodeAffinity
+            else None
+        )
+        self._needs = [
+            (snapshot.resource_index(n), a)
+            for n, a in shape.requests
+            if a > 0 and n not in self._profile.ignored_resources
+        ]
 
     def _full_pass(self) -> None:
         snapshot, shape = self._snapshot, self.shape
-        mask = self.static & filters.fitting(snapshot, shape)
-        if shape.ports:
-            mask &= filters.ports_free(snapshot, shape.ports)
-        self.total = scores.resource_scores(snapshot, shape) + self._images
+        mask = self.static & filters.fitting(snapshot, shape, self._profile)
+        if self._ports:
+            mask &= filters.ports_free(snapshot, self._ports)
+        self.total = scores.resource_scores(snapshot, shape, self._profile) + self._images
         self.total[~mask] = -1
 
     def _row(self, row: int) -> int:
@@ -75,18 +88,19 @@ class Fit:
         if not self.static[row]:
             return -1
         allocatable, requested = snapshot.allocatable, snapshot.requested
-        if requested.item(3, row) >= allocatable.item(3, row):
-            return -1
-        for index, amount in self._needs:
-            if requested.item(index, row) + amount > allocatable.item(index, row):
+        if self._fits:
+            if requested.item(3, row) >= allocatable.item(3, row):
                 return -1
-        if self.shape.ports and not self._ports_free(row):
+            for index, amount in self._needs:
+                if requested.item(index, row) + amount > allocatable.item(index, row):
+                    return -1
+        if self._ports and not self._ports_free(row):
             return -1
-        score = scores.resource_score(snapshot, self.shape, self._wants, row)
+        score = scores.resource_score(snapshot, self.shape, self._wants, row, self._profile)
         return score + self._images.item(row)
 
     def _ports_free(self, row: int) -> bool:
-        for port in self.shape.ports:
+        for port in self._ports:
             taken = self._snapshot.ports.get((port.protocol, port.port), {}).get(row, ())
             if any(port.collides(other) for other in taken):
                 return False
@@ -101,10 +115,13 @@ class Fit:
     def with_relative(self, feasible: Mask) -> scores.Scores:
         """Total over ``feasible`` rows, relative scores included; -1 elsewhere."""
         total = self.total.copy()
+        weights = self._profile.weights
         if self._taints is not None:
-            total += scores.WEIGHT_TAINTS * scores.normalised(self._taints, feasible, reverse=True)
+            total += weights.TaintToleration * scores.normalised(
+                self._taints, feasible, reverse=True
+            )
         if self._preferred is not None:
-            total += scores.WEIGHT_AFFINITY * scores.normalised(
+            total += weights.NodeAffinity * scores.normalised(
                 self._preferred, feasible, reverse=False
             )
         total[~feasible] = -1

@@ -3,12 +3,17 @@
 Pods are placed one after the other in order; identical pods share all work. With a topology
 constraint each domain (the nodes with one value of the label) is tried whole: the tightest that
 takes all pods, else the one that takes the most (KEP-5732, PodGroupPodsCount and tightest fit).
+Several levels and preferred ones are ours: required levels narrow each other, preferred ones are
+tried from the narrowest up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Pod, PodShape
@@ -29,8 +34,11 @@ class _Attempt:
     domain: str = ""
 
 
-def place_gang(placer: Placer, item: QueueItem) -> Decision:
-    """Decide a gang; on success its placements are in the snapshot, otherwise nothing is."""
+def place_gang(placer: Placer, item: QueueItem, within: Mask | None = None) -> Decision:
+    """Decide a gang; on success its placements are in the snapshot, otherwise nothing is.
+
+    ``within`` limits the nodes (the domain of a group of groups).
+    """
     gang = item.gang
     assert gang is not None
     snapshot = placer.snapshot
@@ -38,7 +46,7 @@ def place_gang(placer: Placer, item: QueueItem) -> Decision:
     if len(item.pods) < needed:
         return _waiting(item, gang, reasons.GANG_WAITING)
     mark = snapshot.checkpoint()
-    attempt = _best_attempt(placer, item.pods, gang, needed)
+    attempt = _best_attempt(placer, item.pods, gang, needed, within)
     if attempt is not None and len(attempt.placements) >= needed:
         snapshot.keep(mark)
         account = attempt.account
@@ -46,7 +54,7 @@ def place_gang(placer: Placer, item: QueueItem) -> Decision:
         return Decision(item, attempt.placements, unplaced)
     snapshot.rollback(mark)
     if attempt is None:
-        return _waiting(item, gang, reasons.no_domain(gang.topology_key))
+        return _waiting(item, gang, reasons.no_domain(_missing_key(snapshot, gang)))
     verdict = GangVerdict(
         gang.key,
         gang.min_count,
@@ -65,24 +73,72 @@ def _waiting(item: QueueItem, gang: Gang, why: str) -> Decision:
     return Decision(item, gang_verdict=verdict)
 
 
-def _best_attempt(placer: Placer, pods: Sequence[Pod], gang: Gang, needed: int) -> _Attempt | None:
-    """The attempt to keep, applied to the snapshot; None when no node carries the topology key."""
-    if not gang.topology_key:
-        return _attempt(placer, pods, needed, None, "")
+def _best_attempt(
+    placer: Placer, pods: Sequence[Pod], gang: Gang, needed: int, within: Mask | None
+) -> _Attempt | None:
+    """The attempt to keep, applied to the snapshot; None when no node carries a required key.
+
+    Preferred levels are tried from narrow to wide and count only if they take every pod. Then the
+    required domains: the tightest that takes all, else the one that takes the most.
+    """
     snapshot = placer.snapshot
-    best: tuple[int, Mask, str] | None = None
-    for value, mask in _domains(snapshot, pods, gang):
+    required = gang.required_keys
+    room = _room(snapshot, pods)
+    for depth in range(len(gang.preferred_keys), 0, -1):
+        keys = (*required, *gang.preferred_keys[:depth])
+        whole = _whole_in(placer, pods, gang, _domains(snapshot, gang, keys, room, within))
+        if whole is not None:
+            return whole
+    if not required:
+        return _attempt(placer, pods, needed, within, "")
+    domains = _domains(snapshot, gang, required, room, within)
+    whole = _whole_in(placer, pods, gang, domains)
+    if whole is not None or not domains:
+        return whole
+    best: tuple[int, _Domain] | None = None
+    for domain in sorted(domains, key=lambda d: (-d.room, d.name)):
+        if best is not None and domain.room <= best[0]:
+            break  # no domain that follows can take more
         mark = snapshot.checkpoint()
-        attempt = _attempt(placer, pods, needed, mask, value)
+        attempt = _attempt(placer, pods, needed, domain.mask, domain.name)
+        snapshot.rollback(mark)
+        if best is None or len(attempt.placements) > best[0]:
+            best = (len(attempt.placements), domain)
+    assert best is not None
+    return _attempt(placer, pods, needed, best[1].mask, best[1].name)
+
+
+def _whole_in(
+    placer: Placer, pods: Sequence[Pod], gang: Gang, domains: list[_Domain]
+) -> _Attempt | None:
+    """The first of the domains, tightest first, that takes every pod; applied to the snapshot."""
+    snapshot = placer.snapshot
+    for domain in domains:
+        if domain.room < len(pods):
+            continue
+        mark = snapshot.checkpoint()
+        attempt = _attempt(placer, pods, len(pods), domain.mask, domain.name)
         if len(attempt.placements) == len(pods):
             snapshot.keep(mark)
             return attempt
         snapshot.rollback(mark)
-        if best is None or len(attempt.placements) > best[0]:
-            best = (len(attempt.placements), mask, value)
-    if best is None:
-        return None
-    return _attempt(placer, pods, needed, best[1], best[2])
+    return None
+
+
+def _room(snapshot: Snapshot, pods: Sequence[Pod]) -> NDArray[np.int64]:
+    """Per row at most how many of the pods its free resources could hold: a quick upper bound."""
+    least: dict[str, int] = dict(pods[0].shape.requests)
+    for shape in dict.fromkeys(pod.shape for pod in pods):
+        asked = dict(shape.requests)
+        least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
+    room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
+    for name, amount in least.items():
+        if amount > 0:
+            index = snapshot.resource_index(name)
+            room = np.minimum(
+                room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount
+            )
+    return np.maximum(room, 0)
 
 
 def _greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str) -> _Attempt:
@@ -96,7 +152,7 @@ def _greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: st
     account: Verdict | None = None
     hopeless: set[PodShape] = set()
     for pod in pods:
-        alike = not pod.claims and not pod.shape.looks_at_pods
+        alike = not pod.claims and not pod.volumes and not pod.shape.looks_at_pods
         if alike and pod.shape in hopeless:
             unplaced.append(pod)
             continue
@@ -129,44 +185,87 @@ def _attempt(
     return _Attempt(found, left, greedy.account, domain)
 
 
-def _domains(snapshot: Snapshot, pods: Sequence[Pod], gang: Gang) -> list[tuple[str, Mask]]:
-    """("key=value", nodes) of each domain that may be tried, the tightest first.
+@dataclass(frozen=True, slots=True)
+class _Domain:
+    """The nodes that share one value of every key, and how many pods they could hold at most."""
+
+    name: str
+    _numbers: NDArray[np.int64]
+    _number: int
+    room: int
+
+    @property
+    def mask(self) -> Mask:
+        """The domain's rows."""
+        rows: Mask = self._numbers == self._number
+        return rows
+
+
+def _domains(
+    snapshot: Snapshot,
+    gang: Gang,
+    keys: tuple[str, ...],
+    room: NDArray[np.int64],
+    within: Mask | None,
+) -> list[_Domain]:
+    """Each domain that may be tried, the one with the least room first: large holes stay whole.
 
     A gang of which some pods already run stays in their domain.
     """
-    column = snapshot.labels.get(gang.topology_key)
-    if column is None:
+    columns = [snapshot.labels.get(key) for key in keys]
+    if any(column is None for column in columns):
         return []
-    settled = _settled_domain(snapshot, gang)
-    found: list[tuple[int, str, Mask]] = []
-    for value, index in snapshot.label_values[gang.topology_key].items():
-        mask: Mask = snapshot.alive & (column == index)
-        if not mask.any() or (settled is not None and settled != index):
-            continue
-        free = (snapshot.allocatable[0] - snapshot.requested[0])[mask]
-        found.append((int(free.sum()), value, mask))
-    found.sort(key=lambda entry: entry[:2])
-    return [(f"{gang.topology_key}={value}", mask) for _, value, mask in found]
+    settled = _settled_row(snapshot, gang)
+    open_rows = snapshot.alive.copy() if within is None else snapshot.alive & within
+    for column in columns:
+        assert column is not None
+        open_rows &= column >= 0
+        if settled is not None:
+            open_rows &= column == column[settled]
+    rows = np.flatnonzero(open_rows)
+    if not len(rows):
+        return []
+    codes = np.stack([column[rows] for column in columns if column is not None])
+    _, first, inverse = np.unique(codes, axis=1, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    sums = np.bincount(inverse, weights=room[rows], minlength=len(first)).astype(np.int64)
+    numbers = np.full(snapshot.capacity, -1, np.int64)
+    numbers[rows] = inverse
+    found: list[_Domain] = []
+    for number, at in enumerate(first.tolist()):
+        node = snapshot.nodes[int(rows[at])]
+        assert node is not None
+        name = ",".join(f"{key}={node.labels[key]}" for key in keys)
+        found.append(_Domain(name, numbers, number, int(sums[number])))
+    return sorted(found, key=lambda domain: (domain.room, domain.name))
+
+
+def _missing_key(snapshot: Snapshot, gang: Gang) -> str:
+    for key in gang.required_keys:
+        column = snapshot.labels.get(key)
+        if column is None or not (snapshot.alive & (column >= 0)).any():
+            return key
+    return " and ".join(gang.required_keys)
 
 
 def settled_mask(snapshot: Snapshot, gang: Gang) -> Mask | None:
     """The nodes of the domain in which pods of the gang run; None without one."""
-    column = snapshot.labels.get(gang.topology_key)
-    if not gang.topology_key or column is None:
+    row = _settled_row(snapshot, gang)
+    if row is None or not gang.required_keys:
         return None
-    settled = _settled_domain(snapshot, gang)
-    if settled is None:
-        return None
-    mask: Mask = snapshot.alive & (column == settled)
+    mask = snapshot.alive.copy()
+    for key in gang.required_keys:
+        column = snapshot.labels.get(key)
+        if column is not None:
+            mask &= column == column[row]
     return mask
 
 
-def _settled_domain(snapshot: Snapshot, gang: Gang) -> int | None:
-    if not gang.scheduled_count:
+def _settled_row(snapshot: Snapshot, gang: Gang) -> int | None:
+    """A row on which a pod of the gang runs."""
+    if not gang.scheduled_count or not (gang.required_keys or gang.preferred_keys):
         return None
-    column = snapshot.labels[gang.topology_key]
-    rows = [row for pod, row in snapshot.placed_pods() if pod.gang == gang.key]
-    return int(column[rows[0]]) if rows else None
+    return next((row for pod, row in snapshot.placed_pods() if pod.gang == gang.key), None)
 
 
 def _greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod], gang: Gang) -> bool:

@@ -1,6 +1,7 @@
 """A mixed gang, searched: when pods one after the other do not fit, another arrangement may.
 
-Depth-first over pods (large before small) and nodes (fullest first), with nodes that are alike
+First best fit decreasing, which is quick and usually enough. Then
+depth-first over pods (large before small) and nodes (fullest first), with nodes that are alike
 tried once and states that failed remembered. Exact within its budget; the budget keeps the worst
 case to some tenths of a second. Identical pods need none of this: greedy placement is exact.
 """
@@ -16,10 +17,14 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import Placement
 from kubarium.engine.snapshot import Mask
 
-# Larger gangs are only placed greedily.
-MAX_PODS = 64
-# Placements tried before the search is given up.
+# Beyond this many pods a gang is packed largest first, but not searched.
+MAX_PODS = 200
+# Beyond this many it is only placed in its own order.
+MAX_PACKED = 2_000
+# Placements tried before the search is given up, for gangs of up to 64 pods; each placement costs
+# more the more pods there are, so that larger gangs have fewer.
 STEP_BUDGET = 2_000
+_FULL_BUDGET_PODS = 64
 
 
 class _OutOfBudgetError(Exception):
@@ -31,7 +36,15 @@ def search(
 ) -> tuple[Placement, ...] | None:
     """At least ``needed`` of the pods on nodes, entered in the snapshot; None if none was found."""
     mixed = len({(pod.shape, len(pod.claims)) for pod in pods}) > 1
-    if len(pods) > MAX_PODS or not mixed:
+    if len(pods) > MAX_PACKED or not mixed:
+        return None
+    mark = placer.snapshot.checkpoint()
+    packed = _Search(placer, pods, needed, within).pack()
+    if len(packed) >= needed:
+        placer.snapshot.keep(mark)
+        return packed
+    placer.snapshot.rollback(mark)
+    if len(pods) > MAX_PODS:
         return None
     found = _Search(placer, pods, needed, within)
     mark = placer.snapshot.checkpoint()
@@ -61,7 +74,7 @@ class _Search:
         self._static = [placer.fit(shape).static for shape in self._shapes]
         self._failed: set[Hashable] = set()
         self._touched: dict[int, int] = {}
-        self._steps = 0
+        self._steps = STEP_BUDGET * _FULL_BUDGET_PODS // max(_FULL_BUDGET_PODS, len(pods))
         self.placements: list[Placement] = []
 
     def _size(self, shape: PodShape) -> float:
@@ -71,6 +84,28 @@ class _Search:
             total = int(self._snapshot.allocatable[self._snapshot.resource_index(name)].sum())
             shares.append(amount / total if total else 1.0)
         return max(shares)
+
+    def pack(self) -> tuple[Placement, ...]:
+        """Largest first, each on the fullest node that takes it (best fit decreasing).
+
+        Where fewer than all pods are needed, only the smallest are packed.
+        """
+        needed = len(self._pods) - self._spare
+        chosen = self._pods
+        if self._spare:
+            chosen = self._pods[len(self._pods) - needed :]
+        placed: list[Placement] = []
+        for pod in chosen:
+            for row in self._rows(pod):
+                only = np.zeros(self._snapshot.capacity, np.bool_)
+                only[row] = True
+                placement = self._placer.place(pod, only)
+                if placement is not None:
+                    placed.append(placement)
+                    break
+            else:
+                break
+        return tuple(placed)
 
     def run(self) -> bool:
         for shape in self._shapes:
@@ -97,8 +132,8 @@ class _Search:
         return False
 
     def _try(self, pod: Pod, row: int, index: int, skipped: int) -> bool:
-        self._steps += 1
-        if self._steps > STEP_BUDGET:
+        self._steps -= 1
+        if self._steps < 0:
             raise _OutOfBudgetError
         only = np.zeros(self._snapshot.capacity, np.bool_)
         only[row] = True

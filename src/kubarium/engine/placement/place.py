@@ -11,8 +11,11 @@ from kubarium.engine.devices.model import AllocationError, ClaimSpec
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
+from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
-from kubarium.engine.placement.scores import WEIGHT_DEVICES, Scores
+from kubarium.engine.placement.profile import DEFAULT, Profile
+from kubarium.engine.placement.scores import Scores
+from kubarium.engine.placement.volumes import problem_of, volume_filters
 from kubarium.engine.plan import Placement
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import NodeReasons, Verdict
@@ -24,10 +27,12 @@ MAX_FITS = 256
 class Placer:
     """Places pods on a snapshot and remembers, between pods, what stays true."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, profile: Profile = DEFAULT) -> None:
         self.snapshot = snapshot
+        self.profile = profile
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
+        self._evictions: dict[tuple[PodShape, int], Evictions] = {}
 
     def place(self, pod: Pod, within: Mask | None = None) -> Placement | None:
         """Put the pod on its best node and give its claims their devices; None if it fits nowhere.
@@ -36,7 +41,7 @@ class Placer:
         the nodes (a gang's topology domain).
         """
         claims = claims_of(self.snapshot, pod)
-        if claims.problem:
+        if claims.problem or (pod.volumes and problem_of(self.snapshot, pod)):
             return None
         try:
             placement = self._choose(pod, claims, within)
@@ -54,11 +59,22 @@ class Placer:
 
     def fit(self, shape: PodShape) -> Fit:
         """The shape's row scores, made on first use."""
-        found = self._fits.pop(shape, None) or Fit(self.snapshot, shape)
+        found = self._fits.pop(shape, None) or Fit(self.snapshot, shape, self.profile)
         self._fits[shape] = found
         if len(self._fits) > MAX_FITS:
             del self._fits[next(iter(self._fits))]
         return found
+
+    def evictions(self, shape: PodShape, priority: int, evict: Evict) -> Evictions:
+        """What pods of this shape and priority would evict, row by row."""
+        key = (shape, priority)
+        found = self._evictions.pop(key, None)
+        if found is None:
+            found = Evictions(self.snapshot, shape, priority, evict)
+        self._evictions[key] = found
+        if len(self._evictions) > MAX_FITS:
+            del self._evictions[next(iter(self._evictions))]
+        return found.refresh()
 
     def device_fit(self, claims: ClaimsOf) -> DeviceFit | None:
         """The nodes' answers for the pod's pending claims, brought up to date; None without any."""
@@ -75,13 +91,28 @@ class Placer:
 
     def _choose(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> Placement | None:
         snapshot = self.snapshot
+        near = topology.concerns(snapshot, pod)
+        pin = filters.pinned_to(pod.shape)
+        alone = not near and not pod.claims and not pod.volumes and within is None
+        if pin and alone and self.profile is DEFAULT:
+            # The only candidate: scores do not matter, and no columns are made for the shape.
+            row = snapshot.rows.get(pin)
+            fits = row is not None and filters.row_passes(snapshot, pod.shape, row)
+            return Placement(pod, pin) if fits else None
         fit = self.fit(pod.shape)
         total = fit.refresh()
         devices = self.device_fit(claims)
-        near = topology.concerns(snapshot, pod)
-        narrowed = near or within is not None or bool(claims.held)
+        narrowed = near or within is not None or bool(claims.held or pod.volumes)
         if narrowed or (devices and devices.prioritised):
             total = self._narrowed(pod, claims, within, fit, devices, near)
+        nominated = snapshot.rows.get(pod.nominated_node) if pod.nominated_node else None
+        if nominated is not None and total[nominated] >= 0:
+            # Room was made for the pod there: upstream looks no further if it passes.
+            only = np.full_like(total, -1)
+            only[nominated] = total[nominated]
+            found = self._best(pod, claims, only, devices)
+            if found is not None:
+                return found
         return self._best(pod, claims, total, devices)
 
     def _narrowed(
@@ -100,15 +131,17 @@ class Placer:
             feasible &= within
         if claims.held:
             feasible &= held_mask(snapshot, claims.held)
+        for _, mask in volume_filters(snapshot, pod, self.profile) if pod.volumes else ():
+            feasible &= mask
         if near:
-            feasible &= topology.surroundings(snapshot, pod).mask(snapshot.capacity)
+            feasible &= topology.surroundings(snapshot, pod, self.profile).mask(snapshot.capacity)
         if devices is not None and devices.prioritised:
             feasible &= devices.mask(feasible)
         total = fit.with_relative(feasible)
         if near:
-            total += topology.score(snapshot, pod, feasible)
+            total += topology.score(snapshot, pod, feasible, self.profile)
         if devices is not None and devices.prioritised:
-            total += WEIGHT_DEVICES * devices.scores(feasible)
+            total += self.profile.weights.DynamicResources * devices.scores(feasible)
         total[~feasible] = -1
         return total
 
@@ -143,6 +176,9 @@ class Placer:
         claims = claims_of(snapshot, pod)
         if claims.problem:
             return Verdict(pod.key, total, everywhere=claims.problem)
+        problem = problem_of(snapshot, pod)
+        if problem:
+            return Verdict(pod.key, total, everywhere=problem)
         try:
             book = self._first_failures(pod, claims, within)
         except AllocationError as error:
@@ -155,9 +191,11 @@ class Placer:
         book = _Failures(self.snapshot.alive.copy())
         for reason, mask in self._cheap_filters(pod, claims, within):
             book.enter(reason, mask)
-        book.enter_all(list(filters.resources_fit(self.snapshot, pod.shape)))
+        book.enter_all(list(filters.resources_fit(self.snapshot, pod.shape, self.profile)))
+        for reason, mask in volume_filters(self.snapshot, pod, self.profile):
+            book.enter(reason, mask)
         if topology.concerns(self.snapshot, pod):
-            for reason, mask in topology.surroundings(self.snapshot, pod).masks:
+            for reason, mask in topology.surroundings(self.snapshot, pod, self.profile).masks:
                 book.enter(reason, mask)
         devices = self.device_fit(claims)
         if devices is not None:
@@ -173,8 +211,8 @@ class Placer:
         snapshot, shape = self.snapshot, pod.shape
         if within is not None:
             yield reasons.PLACEMENT_OUTSIDE, within
-        yield from filters.static_filters(snapshot, shape)
-        if shape.ports:
+        yield from filters.static_filters(snapshot, shape, self.profile)
+        if shape.ports and self.profile.filters("NodePorts"):
             yield reasons.HOST_PORTS, filters.ports_free(snapshot, shape.ports)
         if claims.held:
             yield reasons.CLAIM_ELSEWHERE, held_mask(snapshot, claims.held)

@@ -2,8 +2,9 @@
 
 For one pod, upstream's DefaultPreemption: on each candidate node take every pod of lower priority
 away, see whether the pod then fits, give back as many as possible (most important first), and pick
-the node by: lowest highest-priority victim, lowest sum of priorities, fewest victims, latest start
-of the most important victim, first in order. Unlike upstream's, the simulation frees the devices
+the node by: fewest disruption budgets broken, lowest highest-priority victim, lowest sum of
+priorities, fewest victims, latest start of the most important victim, first in order. Unlike
+upstream's, the simulation frees the devices
 of victims' claims, so a pod with claims can preempt their holders.
 
 For a gang, KEP-5710: the whole cluster is the domain; every victim of lower priority is taken away,
@@ -13,15 +14,16 @@ the gang is placed, then victims are given back by importance wherever the gang 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Pod
-from kubarium.engine.placement import filters
+from kubarium.engine.model import Gang, Key, Pod, PodShape
+from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
 
@@ -30,7 +32,7 @@ MIN_CANDIDATES = 100
 CANDIDATES_PERCENT = 10
 
 # Victims that a gang's preemption considers giving back one by one; the rest stay victims.
-MAX_GIVE_BACK = 500
+MAX_GIVE_BACK = 20_000
 
 
 def preempt(placer: Placer, decision: Decision) -> Decision:
@@ -38,12 +40,14 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     first = decision.item.pods[0]
     if decision.gang_verdict is not None and decision.gang_verdict.waiting:
         return decision
+    if not placer.profile.preempts:
+        return decision
     if not first.preempts:
         return _with_text(decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
     if any(_room_is_coming(snapshot, pod) for pod in decision.item.pods):
         return decision
-    if not _lower(snapshot, first.priority):
+    if snapshot.below(first.priority) is None:
         return _with_text(decision, _unhelpful_text(snapshot, decision))
     if decision.gang_verdict is not None:
         found = _for_gang(placer, decision)
@@ -100,6 +104,10 @@ _UNRESOLVABLE = frozenset(
         reasons.SPREAD_LABEL,
         reasons.PLACEMENT_OUTSIDE,
         reasons.CLAIM_ELSEWHERE,
+        reasons.ADDED_AFFINITY,
+        reasons.VOLUME_NODE,
+        reasons.VOLUME_BINDING,
+        reasons.VOLUME_ZONE,
     }
 )
 
@@ -110,52 +118,61 @@ def resolvable(why: Iterable[str]) -> bool:
     return bool(found) and not any(reason in _UNRESOLVABLE for reason in found)
 
 
+@dataclass(frozen=True, slots=True)
+class _Eviction:
+    """The victims on one node; smaller ``rank`` is better."""
+
+    rank: tuple[object, ...]
+    victims: tuple[Pod, ...]
+
+
 def _for_pod(placer: Placer, pod: Pod) -> Preemption | None:
     snapshot = placer.snapshot
-    best: tuple[tuple[object, ...], tuple[Pod, ...], str] | None = None
-    for name in _candidates(placer, pod):
-        victims = _victims_on(placer, pod, name)
-        if victims is None:
-            continue
-        rank = _rank(victims)
-        if best is None or rank < best[0]:
-            best = (rank, victims, name)
-    if best is None:
+    rows = candidate_rows(snapshot, pod, placer.profile)
+    if not rows:
         return None
-    return Preemption(_whole_groups(snapshot, best[1]), ((pod, best[2]),))
+    simple = placer.profile.filters("NodeResourcesFit") and not placer.profile.ignored_resources
+    if (
+        not simple
+        or pod.claims
+        or pod.volumes
+        or pod.shape.ports
+        or topology.concerns(snapshot, pod)
+    ):
+        simulated = [(found, row) for row in rows if (found := _simulated(placer, pod, row))]
+        if not simulated:
+            return None
+        found, row = min(simulated, key=lambda entry: (entry[0].rank, entry[1]))
+        victims = found.victims
+    else:
+        best = placer.evictions(pod.shape, pod.priority, _by_arithmetic).best(rows)
+        if best is None:
+            return None
+        row, victims = best[0], best[1].victims
+    node = snapshot.nodes[row]
+    assert node is not None
+    return Preemption(_whole_groups(snapshot, victims), ((pod, node.name),))
 
 
-def _candidates(placer: Placer, pod: Pod) -> list[str]:
-    """Nodes that hold lower-priority pods and on which removing pods could help, in row order."""
-    snapshot = placer.snapshot
-    passable = filters.static_mask(snapshot, pod.shape)
+def candidate_rows(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> list[int]:
+    """Rows where the requests fit beside the pods that must stay, in row order.
+
+    At most MIN_CANDIDATES or CANDIDATES_PERCENT of the nodes, as upstream.
+    """
+    lower = snapshot.below(pod.priority)
+    if lower is None:
+        return []
+    passable = filters.static_mask(snapshot, pod.shape, profile) & (lower[3] > 0)
+    passable &= snapshot.requested[3] - lower[3] < snapshot.allocatable[3]
+    for name, amount in pod.shape.requests:
+        index = snapshot.resource_index(name)
+        if amount:
+            taken = snapshot.requested[index]
+            staying = taken - lower[index] if index < len(lower) else taken
+            passable &= staying + amount <= snapshot.allocatable[index]
     limit = max(MIN_CANDIDATES, snapshot.node_count() * CANDIDATES_PERCENT // 100)
-    found: list[str] = []
-    for row in np.flatnonzero(passable).tolist():
-        if any(
-            p.priority < pod.priority and not p.terminating for p in snapshot.pods_on[row].values()
-        ):
-            if not _could_fit(snapshot, pod, row):
-                continue
-            node = snapshot.nodes[row]
-            assert node is not None
-            found.append(node.name)
-            if len(found) == limit:
-                break
-    return found
-
-
-def _could_fit(snapshot: Snapshot, pod: Pod, row: int) -> bool:
-    """Whether the requests fit beside the pods that cannot be preempted."""
-    staying = [p for p in snapshot.pods_on[row].values() if p.priority >= pod.priority]
-    if len(staying) >= snapshot.allocatable[3, row]:
-        return False
-    return all(
-        sum(p.shape.request(name) for p in staying) + amount
-        <= snapshot.allocatable[snapshot.resource_index(name), row]
-        for name, amount in pod.shape.requests
-        if amount
-    )
+    rows: list[int] = np.flatnonzero(passable)[:limit].tolist()
+    return rows
 
 
 def _importance(pod: Pod) -> tuple[object, ...]:
@@ -163,20 +180,73 @@ def _importance(pod: Pod) -> tuple[object, ...]:
     return (-pod.priority, pod.started or pod.created, pod.key)
 
 
-def _victims_on(placer: Placer, pod: Pod, node: str) -> tuple[Pod, ...] | None:
-    """The fewest victims found on one node, most important first; None if none suffice."""
+def _lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], int]:
+    """The row's preemptable pods in the order of giving back, and how many break a budget.
+
+    Those whose eviction breaks a disruption budget come first, each kind most important first
+    (upstream: filterPodsWithPDBViolation).
+    """
+    pods = snapshot.pods_on[row].values()
+    lower = sorted(
+        (p for p in pods if p.priority < priority and not p.terminating), key=_importance
+    )
+    return breaking_first(snapshot, lower)
+
+
+def breaking_first(snapshot: Snapshot, pods: list[Pod]) -> tuple[list[Pod], int]:
+    """``pods`` with those first that exceed what their budgets allow, and the number of these."""
+    if not snapshot.budgets:
+        return pods, 0
+    allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
+    breaking: list[Pod] = []
+    others: list[Pod] = []
+    for pod in pods:
+        exceeded = False
+        for key, budget in snapshot.budgets.items():
+            if budget.covers(pod):
+                allowed[key] -= 1
+                exceeded = exceeded or allowed[key] < 0
+        (breaking if exceeded else others).append(pod)
+    return breaking + others, len(breaking)
+
+
+def _by_arithmetic(
+    snapshot: Snapshot, shape: PodShape, priority: int, row: int
+) -> _Eviction | None:
+    """The fewest victims on a row when only requests decide: no simulation is needed then."""
+    lower, breaking = _lower_on(snapshot, priority, row)
+    names = [name for name, amount in shape.requests if amount]
+    indices = [3, *(snapshot.resource_index(name) for name in names)]
+    wanted = [1, *(amount for _, amount in shape.requests if amount)]
+    takes = [[1, *(victim.shape.request(name) for name in names)] for victim in lower]
+    free = [
+        snapshot.allocatable.item(index, row) - snapshot.requested.item(index, row) - amount
+        for index, amount in zip(indices, wanted, strict=True)
+    ]
+    for take in takes:
+        free = [have + amount for have, amount in zip(free, take, strict=True)]
+    if min(free) < 0:
+        return None
+    victims: list[Pod] = []
+    broken = 0
+    for number, (victim, take) in enumerate(zip(lower, takes, strict=True)):
+        left = [have - amount for have, amount in zip(free, take, strict=True)]
+        if min(left) >= 0:
+            free = left
+        else:
+            victims.append(victim)
+            broken += number < breaking
+    return _Eviction(_rank(snapshot, tuple(victims), broken), tuple(victims))
+
+
+def _simulated(placer: Placer, pod: Pod, row: int) -> _Eviction | None:
+    """The fewest victims found on one row by trying; None if none suffice."""
     snapshot = placer.snapshot
-    row = snapshot.rows[node]
+    node = snapshot.nodes[row]
+    assert node is not None
     within = np.zeros(snapshot.capacity, np.bool_)
     within[row] = True
-    lower = sorted(
-        (
-            p
-            for p in snapshot.pods_on[row].values()
-            if p.priority < pod.priority and not p.terminating
-        ),
-        key=_importance,
-    )
+    lower, breaking = _lower_on(snapshot, pod.priority, row)
     mark = snapshot.checkpoint()
     try:
         for victim in lower:
@@ -184,15 +254,17 @@ def _victims_on(placer: Placer, pod: Pod, node: str) -> tuple[Pod, ...] | None:
         if not _fits(placer, pod, within):
             return None
         victims: list[Pod] = []
-        for victim in lower:
+        broken = 0
+        for number, victim in enumerate(lower):
             inner = snapshot.checkpoint()
-            _bring_back(snapshot, mark_of=victim, node=node)
+            _bring_back(snapshot, mark_of=victim, node=node.name)
             if _fits(placer, pod, within):
                 snapshot.keep(inner)
             else:
                 snapshot.rollback(inner)
                 victims.append(victim)
-        return tuple(victims)
+                broken += number < breaking
+        return _Eviction(_rank(snapshot, tuple(victims), broken), tuple(victims))
     finally:
         snapshot.rollback(mark)
 
@@ -220,67 +292,141 @@ def _bring_back(snapshot: Snapshot, *, mark_of: Pod, node: str) -> None:
     snapshot.place(mark_of, node)
 
 
-def _rank(victims: tuple[Pod, ...]) -> tuple[object, ...]:
-    """Smaller is better: upstream's pickOneNodeForPreemption without budgets."""
+def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[object, ...]:
+    """Smaller is better: upstream's pickOneNodeForPreemption.
+
+    A group that goes as a whole counts with all its pods.
+    """
+    victims = _whole_groups(snapshot, victims)
     if not victims:
-        return (-(2**31), 0, 0, 0.0)
+        return (broken, -(2**31), 0, 0, 0.0)
     highest = max(v.priority for v in victims)
     latest = min(v.started or v.created for v in victims if v.priority == highest)
-    return (highest, sum(v.priority + 2**31 for v in victims), len(victims), -latest)
+    return (broken, highest, sum(v.priority + 2**31 for v in victims), len(victims), -latest)
 
 
 def _whole_groups(snapshot: Snapshot, victims: tuple[Pod, ...]) -> tuple[Pod, ...]:
     """Victims, with all pods of any group whose disruption mode is all."""
-    groups = {
+    groups = dict.fromkeys(
         v.gang for v in victims if v.gang and (g := snapshot.gangs.get(v.gang)) and g.all_disrupted
-    }
+    )
     if not groups:
         return victims
     whole = {v.key: v for v in victims}
-    whole |= {p.key: p for p, _ in snapshot.placed_pods() if p.gang in groups}
+    whole |= {p.key: p for p, _ in snapshot.placed_pods() if p.gang in groups and not p.terminating}
     return tuple(whole.values())
 
 
 def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
+    """KEP-5710: all victims away, the gang placed, then units given back by importance."""
     snapshot = placer.snapshot
     priority = decision.item.pods[0].priority
-    lower = sorted(_lower(snapshot, priority), key=_importance)
-    homes = {pod.key: snapshot.node_of(pod.key) or "" for pod in lower}
+    gang = decision.item.gang
+    if gang is None or not _enough_below(snapshot, decision.item.pods, gang, priority):
+        return None
+    units = _units(snapshot, _lower(snapshot, priority), priority)
+    homes = {pod.key: snapshot.node_of(pod.key) or "" for unit in units for pod in unit}
     mark = snapshot.checkpoint()
     try:
-        for victim in lower:
-            evict(snapshot, victim)
+        for unit in units:
+            for victim in unit:
+                evict(snapshot, victim)
         placed = place_gang(placer, decision.item)
         if not placed.placements:
             return None
-        victims = _give_back(placer, lower, homes)
+        victims = _give_back(snapshot, units, homes)
         nominations = tuple((p.pod, p.node) for p in placed.placements)
         return Preemption(victims, nominations) if victims else None
     finally:
         snapshot.rollback(mark)
 
 
+def _enough_below(snapshot: Snapshot, pods: tuple[Pod, ...], gang: Gang, priority: int) -> bool:
+    """A bound that is quick to take: room beside the pods that stay, for the smallest requests."""
+    lower = snapshot.below(priority)
+    if lower is None:
+        return False
+    free = snapshot.allocatable - snapshot.requested
+    free = free + lower if lower.shape == free.shape else free
+    mask = np.zeros(snapshot.capacity, np.bool_)
+    for shape in dict.fromkeys(pod.shape for pod in pods):
+        mask |= filters.static_mask(snapshot, shape)
+    least: dict[str, int] = dict(pods[0].shape.requests)
+    for pod in pods:
+        least = {name: min(amount, pod.shape.request(name)) for name, amount in least.items()}
+    room = np.where(mask, np.maximum(free[3], 0), 0)
+    for name, amount in least.items():
+        if amount:
+            room = np.minimum(room, np.maximum(free[snapshot.resource_index(name)], 0) // amount)
+    return int(room.sum()) >= gang.min_count - gang.scheduled_count
+
+
+def _units(snapshot: Snapshot, lower: list[Pod], priority: int) -> list[list[Pod]]:
+    """What goes or stays together, in the order of giving back (KEP-5710).
+
+    A group of disruption mode all is one unit of its highest priority, and is left alone if a pod
+    of it may not be preempted. Order: units that break no more than they must later, so those that
+    break a budget first; then priority, groups before pods, and age.
+    """
+    whole: dict[Key, list[Pod]] = {}
+    single: list[list[Pod]] = []
+    for pod in lower:
+        gang = snapshot.gangs.get(pod.gang) if pod.gang else None
+        if gang is not None and gang.all_disrupted:
+            whole.setdefault(gang.key, []).append(pod)
+        else:
+            single.append([pod])
+    for key in [k for k, unit in whole.items() if _has_peer(snapshot, k, unit, priority)]:
+        del whole[key]
+    units = [*whole.values(), *single]
+    ordered = sorted((pod for unit in units for pod in unit), key=_importance)
+    ordered, count = breaking_first(snapshot, ordered)
+    breaking = {pod.key for pod in ordered[:count]}
+
+    def importance(unit: list[Pod]) -> tuple[object, ...]:
+        first = min(unit, key=_importance)
+        breaks = any(pod.key in breaking for pod in unit)
+        return (not breaks, -first.priority, len(unit) == 1, *_importance(first)[1:])
+
+    return sorted(units, key=importance)
+
+
+def _has_peer(snapshot: Snapshot, key: Key, unit: list[Pod], priority: int) -> bool:
+    """Whether the group has pods of at least the priority, so that it cannot go as a whole."""
+    known = {pod.key for pod in unit}
+    return any(
+        pod.gang == key and pod.key not in known and pod.priority >= priority
+        for pod, _ in snapshot.placed_pods()
+    )
+
+
 def _give_back(
-    placer: Placer, lower: list[Pod], homes: dict[tuple[str, str], str]
+    snapshot: Snapshot, units: list[list[Pod]], homes: dict[Key, str]
 ) -> tuple[Pod, ...]:
-    """Return each victim, most important first, whose old node still has room for it."""
-    snapshot = placer.snapshot
+    """Return each unit, most important first, if its old nodes still have room for all of it."""
     victims: list[Pod] = []
-    for index, victim in enumerate(lower):
-        if index >= MAX_GIVE_BACK or not _room_for(snapshot, victim, homes[victim.key]):
-            victims.append(victim)
-            continue
-        _bring_back(snapshot, mark_of=victim, node=homes[victim.key])
-    groups = {
-        v.gang for v in victims if v.gang and (g := snapshot.gangs.get(v.gang)) and g.all_disrupted
-    }
-    return tuple(v for v in lower if v in victims or v.gang in groups)
+    for index, unit in enumerate(units):
+        mark = snapshot.checkpoint()
+        if index < MAX_GIVE_BACK and all(_return(snapshot, pod, homes[pod.key]) for pod in unit):
+            snapshot.keep(mark)
+        else:
+            snapshot.rollback(mark)
+            victims += unit
+    return tuple(victims)
+
+
+def _return(snapshot: Snapshot, victim: Pod, node: str) -> bool:
+    """Put the victim back if its old node still has room for it."""
+    if not _room_for(snapshot, victim, node):
+        return False
+    _bring_back(snapshot, mark_of=victim, node=node)
+    return True
 
 
 def _room_for(snapshot: Snapshot, victim: Pod, node: str) -> bool:
     row = snapshot.rows.get(node)
     if row is None:
         return False
-    fits = bool(filters.fitting(snapshot, victim.shape)[row])
-    ports = bool(filters.ports_free(snapshot, victim.shape.ports)[row])
-    return fits and ports and all(snapshot.reclaimable(claim) for claim in victim.claims)
+    return filters.room_on(snapshot, victim.shape, row) and all(
+        snapshot.reclaimable(claim) for claim in victim.claims
+    )

@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 
 from kubarium.engine.model import PREFER_NO_SCHEDULE, PodShape
 from kubarium.engine.placement.filters import term
-from kubarium.engine.snapshot import CPU, MEMORY, Mask, Snapshot
+from kubarium.engine.placement.profile import (
+    DEFAULT,
+    MOST_ALLOCATED,
+    REQUESTED_TO_CAPACITY_RATIO,
+    Profile,
+    Strategy,
+)
+from kubarium.engine.snapshot import CPU, EPHEMERAL, MEMORY, Mask, Snapshot
 
 MAX_SCORE = 100
-
-WEIGHT_TAINTS = 3
-WEIGHT_AFFINITY = 2
-WEIGHT_RESOURCES = 1
-WEIGHT_BALANCE = 1
-WEIGHT_IMAGES = 1
-WEIGHT_SPREAD = 2
-WEIGHT_POD_AFFINITY = 2
-WEIGHT_DEVICES = 2
 
 _MEBI = 1024 * 1024
 _IMAGE_MIN = 23 * _MEBI
@@ -32,20 +30,97 @@ _IMAGE_MAX_PER_CONTAINER = 1000 * _MEBI
 Scores = NDArray[np.int64]
 
 
-def resource_scores(snapshot: Snapshot, shape: PodShape) -> Scores:
-    """LeastAllocated plus BalancedAllocation, weighted, for every row."""
-    cpu, memory = snapshot.allocatable[0], snapshot.allocatable[1]
-    least = _least_column(snapshot.nonzero[0] + shape.nonzero[0], cpu)
-    least += _least_column(snapshot.nonzero[1] + shape.nonzero[1], memory)
-    known = (cpu > 0).astype(np.int64) + (memory > 0)
-    least //= np.maximum(known, 1)
-    total = least * WEIGHT_RESOURCES
-    wants = balanced(shape)
-    if wants is not None:
-        total += WEIGHT_BALANCE * _balance_column(
-            snapshot.requested[0] + wants[0], cpu, snapshot.requested[1] + wants[1], memory
-        )
+def resource_scores(
+    snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT, rows: slice = slice(None)
+) -> Scores:
+    """NodeResourcesFit's strategy plus BalancedAllocation, weighted, for every row of ``rows``."""
+    weights = profile.weights
+    total = weights.NodeResourcesFit * _strategy_column(snapshot, shape, profile.strategy, rows)
+    if weights.NodeResourcesBalancedAllocation and shape.requests:
+        share = _balance(snapshot, shape, profile.balanced, rows)
+        total = total + weights.NodeResourcesBalancedAllocation * share
     return total
+
+
+def _strategy_column(
+    snapshot: Snapshot, shape: PodShape, strategy: Strategy, rows: slice
+) -> Scores:
+    """The weighted mean of the resources' scores; a resource the node lacks has no weight."""
+    size = len(snapshot.alive[rows])
+    total, weights = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    ratio = strategy.kind == REQUESTED_TO_CAPACITY_RATIO
+    table = np.array(strategy.ratio_table(), np.int64) if ratio else None
+    for name, weight in strategy.resources:
+        found = _use(snapshot, shape, name, rows)
+        if found is None:
+            continue
+        used, capacity = found
+        if table is not None:
+            percent = np.where(used > capacity, 100, used * 100 // np.maximum(capacity, 1))
+            scores = table[np.clip(percent, 0, 100)]
+            counts = (capacity > 0) & (scores > 0)
+        elif strategy.kind == MOST_ALLOCATED:
+            scores = np.minimum(used, capacity) * MAX_SCORE // np.maximum(capacity, 1)
+            counts = capacity > 0
+        else:
+            scores = _least_column(used, capacity)
+            counts = capacity > 0
+        total += np.where(counts, scores * weight, 0)
+        weights += np.where(counts, weight, 0)
+    if ratio:
+        return np.floor(total / np.maximum(weights, 1) + 0.5).astype(np.int64)
+    return total // np.maximum(weights, 1)
+
+
+def _use(
+    snapshot: Snapshot, shape: PodShape, name: str, rows: slice
+) -> tuple[Scores, Scores] | None:
+    """(use with the pod, capacity) of a resource; None if it does not concern the pod."""
+    if name in (CPU, MEMORY):
+        index = 0 if name == CPU else 1
+        used: Scores = snapshot.nonzero[index, rows] + shape.nonzero[index]
+        return used, snapshot.allocatable[index, rows]
+    wanted = shape.request(name)
+    if not wanted and name != EPHEMERAL:
+        return None
+    index = snapshot.resource_index(name)
+    return snapshot.requested[index, rows] + wanted, snapshot.allocatable[index, rows]
+
+
+def _balance(snapshot: Snapshot, shape: PodShape, names: tuple[str, ...], rows: slice) -> Scores:
+    """How even the shares of the resources would be: 100 less their deviation in percent."""
+    if names == (CPU, MEMORY):
+        return _balance_column(
+            snapshot.requested[0, rows] + shape.request(CPU),
+            snapshot.allocatable[0, rows],
+            snapshot.requested[1, rows] + shape.request(MEMORY),
+            snapshot.allocatable[1, rows],
+        )
+    shares = []
+    for name in names:
+        index = snapshot.resource_index(name)
+        capacity = snapshot.allocatable[index, rows]
+        wanted = shape.request(name)
+        if not wanted and name not in (CPU, MEMORY, EPHEMERAL):
+            continue
+        used = snapshot.requested[index, rows] + wanted
+        share = np.minimum(used / np.maximum(capacity, 1), 1.0)
+        shares.append(np.where(capacity > 0, share, np.nan))
+    return _evenness(shares, len(snapshot.alive[rows]))
+
+
+def _evenness(shares: list[NDArray[np.float64]], size: int) -> Scores:
+    if not shares:
+        return np.full(size, MAX_SCORE, np.int64)
+    table = np.array(shares)
+    known = ~np.isnan(table)
+    count = known.sum(axis=0)
+    mean = np.where(known, table, 0).sum(axis=0) / np.maximum(count, 1)
+    square = np.where(known, (table - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
+    # Two shares: half their distance, which is also their deviation; fewer deviate by nothing.
+    deviation = np.where(count > 1, np.sqrt(square), 0.0)
+    scores: Scores = ((1 - deviation) * MAX_SCORE).astype(np.int64)
+    return scores
 
 
 def balanced(shape: PodShape) -> tuple[int, int] | None:
@@ -72,9 +147,16 @@ def _balance_column(cpu: Scores, cpu_cap: Scores, memory: Scores, memory_cap: Sc
 
 
 def resource_score(
-    snapshot: Snapshot, shape: PodShape, wants: tuple[int, int] | None, row: int
+    snapshot: Snapshot,
+    shape: PodShape,
+    wants: tuple[int, int] | None,
+    row: int,
+    profile: Profile = DEFAULT,
 ) -> int:
     """:func:`resource_scores` of one row."""
+    if not profile.plain:
+        return int(resource_scores(snapshot, shape, profile, slice(row, row + 1))[0])
+    weights = profile.weights
     cpu_cap, memory_cap = snapshot.allocatable.item(0, row), snapshot.allocatable.item(1, row)
     least = known = 0
     for used, capacity in (
@@ -84,14 +166,15 @@ def resource_score(
         if capacity:
             known += 1
             least += (capacity - used) * MAX_SCORE // capacity if used <= capacity else 0
-    total = least // known * WEIGHT_RESOURCES if known else 0
+    total = least // known * weights.NodeResourcesFit if known else 0
     if wants is None:
         return total
     if not cpu_cap or not memory_cap:
-        return total + WEIGHT_BALANCE * MAX_SCORE
+        return total + weights.NodeResourcesBalancedAllocation * MAX_SCORE
     first = min((snapshot.requested.item(0, row) + wants[0]) / cpu_cap, 1.0)
     second = min((snapshot.requested.item(1, row) + wants[1]) / memory_cap, 1.0)
-    return total + WEIGHT_BALANCE * int((1 - abs((first - second) / 2)) * MAX_SCORE)
+    evenness = int((1 - abs((first - second) / 2)) * MAX_SCORE)
+    return total + weights.NodeResourcesBalancedAllocation * evenness
 
 
 def image_scores(snapshot: Snapshot, shape: PodShape) -> Scores:
@@ -127,12 +210,15 @@ def intolerable(snapshot: Snapshot, shape: PodShape) -> Scores | None:
     return counts
 
 
-def preferred_weights(snapshot: Snapshot, shape: PodShape) -> Scores | None:
+def preferred_weights(
+    snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
+) -> Scores | None:
     """Sum of the weights of preferred node terms that match, per row; None without preferences."""
-    if not shape.preferred:
+    preferred = shape.preferred + profile.added_preferred
+    if not preferred:
         return None
     sums = np.zeros(snapshot.capacity, np.int64)
-    for wanted in shape.preferred:
+    for wanted in preferred:
         sums[term(snapshot, wanted.term)] += wanted.weight
     return sums
 

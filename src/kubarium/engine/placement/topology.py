@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.model import HOSTNAME_LABEL, Pod, PodTerm, SpreadConstraint
 from kubarium.engine.placement import filters
+from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.scores import (
     MAX_SCORE,
-    WEIGHT_POD_AFFINITY,
-    WEIGHT_SPREAD,
     Scores,
 )
 from kubarium.engine.snapshot import Mask, Snapshot
@@ -47,17 +46,20 @@ def concerns(snapshot: Snapshot, pod: Pod) -> bool:
     tallies = snapshot.tallies
     return any(
         tallies.speaks_of(term, pod) and counts.any()
-        for book in (tallies.anti_holders, tallies.weight_holders)
+        for book in (tallies.anti_holders, tallies.weight_holders, tallies.hard_holders)
         for term, counts in book.items()
     )
 
 
-def surroundings(snapshot: Snapshot, pod: Pod) -> Surroundings:
+def surroundings(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> Surroundings:
     """Masks of PodTopologySpread and InterPodAffinity."""
     found = Surroundings()
-    for constraint in pod.shape.spread:
-        if constraint.hard:
-            _spread_filter(snapshot, pod, constraint, found)
+    if profile.filters("PodTopologySpread"):
+        for constraint in pod.shape.spread:
+            if constraint.hard:
+                _spread_filter(snapshot, pod, constraint, found)
+    if not profile.filters("InterPodAffinity"):
+        return found
     if pod.shape.pod_affinity:
         found.masks.append((reasons.POD_AFFINITY, _affinity_mask(snapshot, pod)))
     for term in pod.shape.pod_anti_affinity:
@@ -146,15 +148,18 @@ def _existing_anti_affinity(snapshot: Snapshot, pod: Pod, found: Surroundings) -
         found.masks.append((reasons.EXISTING_ANTI_AFFINITY, mask))
 
 
-def score(snapshot: Snapshot, pod: Pod, feasible: Mask) -> Scores:
+def score(snapshot: Snapshot, pod: Pod, feasible: Mask, profile: Profile = DEFAULT) -> Scores:
     """Weighted soft-spread and inter-pod preference scores; meaningful on feasible rows."""
     total = np.zeros(snapshot.capacity, np.int64)
     if not feasible.any():
         return total
     soft = [c for c in pod.shape.spread if not c.hard]
-    if soft:
-        total += WEIGHT_SPREAD * _spread_score(snapshot, pod, soft, feasible)
-    return total + WEIGHT_POD_AFFINITY * _preference_score(snapshot, pod, feasible)
+    weights = profile.weights
+    if soft and weights.PodTopologySpread:
+        total += weights.PodTopologySpread * _spread_score(snapshot, pod, soft, feasible)
+    if weights.InterPodAffinity:
+        total += weights.InterPodAffinity * _preference_score(snapshot, pod, feasible, profile)
+    return total
 
 
 def _spread_score(
@@ -163,17 +168,22 @@ def _spread_score(
     keys = [c.topology_key for c in soft]
     raw = np.zeros(snapshot.capacity, np.float64)
     counted = feasible.copy()
-    for key in keys:
-        counted &= _column(snapshot, key) >= 0
+    if not pod.shape.spread_by_default:
+        for key in keys:
+            counted &= _column(snapshot, key) >= 0
+    else:
+        keys = []  # the cluster's defaults also score nodes that lack a label
     for constraint in soft:
         tally = snapshot.tally(_as_term(pod, constraint))
         if constraint.topology_key == HOSTNAME_LABEL:
             domains, counts = int(counted.sum()), tally
         else:
             eligible = _eligible(snapshot, pod, constraint, keys)
-            domains = len(np.unique(_column(snapshot, constraint.topology_key)[counted]))
+            present = _column(snapshot, constraint.topology_key)[counted]
+            domains = len(np.unique(present[present >= 0]))
             counts = domain_counts(snapshot, constraint.topology_key, np.where(eligible, tally, 0))
-        raw += counts * log(domains + 2) + (constraint.max_skew - 1)
+        here = _column(snapshot, constraint.topology_key) >= 0
+        raw += np.where(here, counts * log(domains + 2) + (constraint.max_skew - 1), 0.0)
     rounded = np.floor(raw + 0.5).astype(np.int64)
     scores = np.zeros(snapshot.capacity, np.int64)
     if not counted.any():
@@ -186,14 +196,19 @@ def _spread_score(
     return scores
 
 
-def _preference_score(snapshot: Snapshot, pod: Pod, feasible: Mask) -> Scores:
+def _preference_score(snapshot: Snapshot, pod: Pod, feasible: Mask, profile: Profile) -> Scores:
     raw = np.zeros(snapshot.capacity, np.int64)
     for wanted in pod.shape.pod_preferred:
         sums = domain_counts(snapshot, wanted.term.topology_key, snapshot.tally(wanted.term))
         raw += wanted.weight * sums
-    for term, held in snapshot.tallies.weight_holders.items():
-        if snapshot.tallies.speaks_of(term, pod) and held.any():
-            raw += domain_counts(snapshot, term.topology_key, held)
+    hard = profile.hard_pod_affinity_weight
+    for book, weight in (
+        (snapshot.tallies.weight_holders, 1),
+        (snapshot.tallies.hard_holders, hard),
+    ):
+        for term, held in book.items() if weight else ():
+            if snapshot.tallies.speaks_of(term, pod) and held.any():
+                raw += weight * domain_counts(snapshot, term.topology_key, held)
     most, least = int(raw[feasible].max()), int(raw[feasible].min())
     if most == least:
         return np.zeros(snapshot.capacity, np.int64)

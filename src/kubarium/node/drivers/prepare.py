@@ -75,6 +75,11 @@ def claim_names(pod: Document) -> dict[str, str | None]:
     return names
 
 
+def has_claims(pod: Document) -> bool:
+    """Whether anything is to be prepared for the pod."""
+    return bool(pod["spec"].get("resourceClaims")) or bool(extended_claim(pod))
+
+
 async def fetch_claims(client: Reader, pod: Document) -> dict[str, Document]:
     """The pod's claims as they are now, by name: a watch may lag behind the scheduler's write."""
     namespace = pod["metadata"].get("namespace", "")

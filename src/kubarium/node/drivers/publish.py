@@ -125,7 +125,7 @@ class Publisher:
         if wanted != document["spec"]:
             await self._context.client.update(RESOURCE_SLICES, {**document, "spec": wanted})
 
-    def _stamp(self, contents: list[Document], before: Mapping[tuple[str, ...], Any]) -> None:
+    def _stamp(self, contents: list[Document], before: Mapping[tuple[str, str, str], Any]) -> None:
         now = rfc3339(self._context.clock.now())
         for device in (d for c in contents for d in c.get("devices") or ()):
             for taint in device.get("taints") or ():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kubarium.api.resource import Document
+from kubarium.node.lifecycle.conditions import ResizeCondition
 
 # Probe kinds, by the field that declares them.
 STARTUP, READINESS, LIVENESS = "startupProbe", "readinessProbe", "livenessProbe"
@@ -92,6 +95,31 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """Resources by container: granted by the node, and in force; and the resize's conditions."""
+
+    allocated: Mapping[str, Mapping[str, Any]]
+    actual: Mapping[str, Mapping[str, Any]]
+    conditions: tuple[ResizeCondition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeRestart:
+    """A resize of this container takes a restart."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeNoted:
+    """An event about a resize is to be recorded."""
+
+    kind: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: a deadline of the machine may be due."""
 
@@ -107,6 +135,9 @@ Event = (
     | ProbeFinished
     | HookFinished
     | Released
+    | Resized
+    | ResizeRestart
+    | ResizeNoted
     | Tick
 )
 

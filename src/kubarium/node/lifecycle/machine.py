@@ -19,21 +19,27 @@ kubelet's ``kuberuntime_manager.go`` (computePodActions), ``prober/worker.go``, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.conditions import ResizeCondition
 from kubarium.node.lifecycle.plan import (
+    EPHEMERAL,
     INIT,
     MAIN,
     NEVER,
     SIDECAR,
     ContainerPlan,
     container_plans,
+    ephemeral_plans,
 )
+from kubarium.node.lifecycle.resize import desired
 
 # kubelet: MaxContainerBackOff and backOffPeriod; a run longer than twice the maximum starts afresh.
 CRASH_BACKOFF_S = 10.0
@@ -113,6 +119,7 @@ class ContainerRecord:
     ready: bool = False
     terminated_sent: bool = False
     in_hook: str = ""
+    resizing: bool = False
 
     @property
     def restart_count(self) -> int:
@@ -144,6 +151,10 @@ class PodMachine:
         self.released = False
         self.finished = False
         self.failure: tuple[str, str] | None = None
+        # Resources by container (see lifecycle.resize): granted, in force; and what is said of it.
+        self.allocated: Mapping[str, Mapping[str, Any]] = desired(pod)
+        self.actual: Mapping[str, Mapping[str, Any]] = self.allocated
+        self.resize: tuple[ResizeCondition, ...] = ()
         self.condition_times: dict[str, tuple[str, float]] = {}
         self._deadlines: dict[tuple[str, ...], float] = {}
         self._out: list[ev.Instruction] = []
@@ -169,6 +180,7 @@ class PodMachine:
         entries = [
             *(status.get("initContainerStatuses") or ()),
             *(status.get("containerStatuses") or ()),
+            *(status.get("ephemeralContainerStatuses") or ()),
         ]
         for entry in entries:
             record = self._by_name.get(entry["name"])
@@ -183,7 +195,7 @@ class PodMachine:
             self.finished = True
             return
         for record in self.containers:
-            if record.plan.kind != MAIN:
+            if record.plan.kind in (INIT, SIDECAR):
                 # The new sandbox is empty: what init containers had made is gone.
                 record.state, record.ended = State.WAITING, None
 
@@ -225,11 +237,18 @@ class PodMachine:
         before = (self.deleting, self.pod["metadata"].get("deletionGracePeriodSeconds"))
         generation = self.pod["metadata"].get("generation")
         self.pod = event.pod
+        self._add_ephemeral()
         after = (self.deleting, self.pod["metadata"].get("deletionGracePeriodSeconds"))
         if after != before:
             self._shorten_grace(now)
         if generation != self.pod["metadata"].get("generation") and not self.finished:
             self._publish()
+
+    def _add_ephemeral(self) -> None:
+        for plan in ephemeral_plans(self.pod):
+            if plan.name not in self._by_name:
+                record = self._by_name[plan.name] = ContainerRecord(plan)
+                self.containers.append(record)
 
     def _on_PodRemoved(self, event: ev.PodRemoved, now: float) -> None:
         self._removed = True
@@ -260,6 +279,8 @@ class PodMachine:
         record.started_at = now
         record.reason = record.message = ""
         record.image_backoff_s = 0.0
+        if event.name in self.allocated:  # it was made with what is granted
+            self.actual = {**self.actual, event.name: self.allocated[event.name]}
         self._record("Normal", "Created", f"Created container: {event.name}", event.name)
         self._record("Normal", "Started", f"Started container {event.name}", event.name)
         if ev.POST_START in record.plan.hooks:
@@ -353,6 +374,21 @@ class PodMachine:
         self.prepared = False
         self._publish()
 
+    def _on_Resized(self, event: ev.Resized, now: float) -> None:
+        self.allocated, self.actual = event.allocated, event.actual
+        self.resize = event.conditions
+        self._publish()
+
+    def _on_ResizeRestart(self, event: ev.ResizeRestart, now: float) -> None:
+        record = self._by_name[event.name]
+        if record.state is State.RUNNING:
+            record.resizing = True
+            why = f"Container {event.name} resize requires restart"
+            self._stop(record, now, self._grace(), why)
+
+    def _on_ResizeNoted(self, event: ev.ResizeNoted, now: float) -> None:
+        self._record(event.kind, event.reason, event.message)
+
     def _on_Tick(self, event: ev.Tick, now: float) -> None:
         """Deadlines are looked at after every event anyway."""
 
@@ -420,6 +456,9 @@ class PodMachine:
         mains = [record for record in self.containers if record.plan.kind == MAIN]
         for record in mains:
             self._run_unless_done(record, now)
+        for record in self.containers:
+            if record.plan.kind == EPHEMERAL and record.state is State.WAITING:
+                self._run_unless_done(record, now)
         if all(self._is_done(record) for record in mains):
             self.finished = True
             self._wind_down(now)
@@ -457,7 +496,7 @@ class PodMachine:
     def _is_done(self, record: ContainerRecord) -> bool:
         """Ended for good."""
         ended = record.ended
-        if record.state is not State.EXITED or ended is None:
+        if record.state is not State.EXITED or ended is None or record.resizing:
             return False
         return not record.plan.restarts_after(ended.code)
 
@@ -476,7 +515,7 @@ class PodMachine:
         ended = record.ended
         assert ended is not None
         name = record.plan.name
-        lost = ended.reason == LOST_REASON
+        lost = ended.reason == LOST_REASON or record.resizing
         if record.reason == "CrashLoopBackOff" or record.attempt == 0 or lost:
             return
         if now - (ended.started_at or now) > 2 * CRASH_BACKOFF_MAX_S:
@@ -498,7 +537,7 @@ class PodMachine:
         if record.ended is not None:
             record.previous, record.ended = record.ended, None
         record.attempt += 1
-        record.terminated_sent = False
+        record.terminated_sent = record.resizing = False
         self._out.append(ev.StartContainer(record.plan.name, record.attempt))
 
     # Stopping ----------------------------------------------------------------------------------
@@ -704,7 +743,7 @@ def failed_for_good(machine: PodMachine) -> bool:
     if machine.failure is not None:
         return True
     for record in machine.containers:
-        if record.plan.kind == SIDECAR:
+        if record.plan.kind in (SIDECAR, EPHEMERAL):
             continue
         if record.ended is None:
             if record.plan.kind == MAIN or record.plan.restart_policy == NEVER:

@@ -9,7 +9,7 @@ from kubarium.api.resource import Document
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.lifecycle.events import LIVENESS, READINESS, STARTUP
 
-INIT, SIDECAR, MAIN = "init", "sidecar", "main"
+INIT, SIDECAR, MAIN, EPHEMERAL = "init", "sidecar", "main", "ephemeral"
 ALWAYS, ON_FAILURE, NEVER = "Always", "OnFailure", "Never"
 
 
@@ -67,7 +67,16 @@ def container_plans(pod: Document) -> list[ContainerPlan]:
     spec = pod["spec"]
     policy = spec.get("restartPolicy") or ALWAYS
     plans = [_plan(entry, policy, init=True) for entry in spec.get("initContainers") or ()]
-    return plans + [_plan(entry, policy, init=False) for entry in spec.get("containers") or ()]
+    plans += [_plan(entry, policy, init=False) for entry in spec.get("containers") or ()]
+    return plans + ephemeral_plans(pod)
+
+
+def ephemeral_plans(pod: Document) -> list[ContainerPlan]:
+    """Containers that were added to the running pod: started once, without probes or hooks."""
+    return [
+        ContainerPlan(entry["name"], EPHEMERAL, entry, NEVER, {}, frozenset(), "SIGTERM")
+        for entry in pod["spec"].get("ephemeralContainers") or ()
+    ]
 
 
 def _plan(entry: dict[str, Any], pod_policy: str, init: bool) -> ContainerPlan:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
+from kubarium.node.lifecycle.conditions import IN_PROGRESS, PENDING, ResizeCondition
 from kubarium.node.lifecycle.machine import (
     ContainerRecord,
     PodMachine,
@@ -15,7 +16,7 @@ from kubarium.node.lifecycle.machine import (
     Termination,
     failed_for_good,
 )
-from kubarium.node.lifecycle.plan import INIT, MAIN, SIDECAR, qos_class
+from kubarium.node.lifecycle.plan import EPHEMERAL, INIT, MAIN, SIDECAR, qos_class
 
 # Conditions that the node owns; all others in the document are somebody else's.
 READY_TO_START = "PodReadyToStartContainers"
@@ -51,14 +52,22 @@ def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
         status["podIP"] = machine.pod_ips[0]
         status["podIPs"] = [{"ip": ip} for ip in machine.pod_ips]
     mains = [r for r in machine.containers if r.plan.kind == MAIN]
-    initial = [r for r in machine.containers if r.plan.kind != MAIN]
+    initial = [r for r in machine.containers if r.plan.kind in (INIT, SIDECAR)]
+    added = [r for r in machine.containers if r.plan.kind == EPHEMERAL]
     waiting = "ContainerCreating" if _initialized(machine) or not initial else "PodInitializing"
     status["containerStatuses"] = [
-        container_status(r, phase, waiting) for r in sorted(mains, key=lambda r: r.plan.name)
+        container_status(r, phase, waiting, machine)
+        for r in sorted(mains, key=lambda r: r.plan.name)
     ]
     if initial:
         waiting = "PodInitializing"
-        status["initContainerStatuses"] = [container_status(r, phase, waiting) for r in initial]
+        status["initContainerStatuses"] = [
+            container_status(r, phase, waiting, machine) for r in initial
+        ]
+    if added:
+        status["ephemeralContainerStatuses"] = [
+            container_status(r, phase, "ContainerCreating", machine) for r in added
+        ]
     return status
 
 
@@ -129,8 +138,25 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
         if condition.message:
             document["message"] = condition.message
         result.append(document)
-    names = {condition.type for condition in own}
+    result += [_resize_condition(machine, found, now) for found in machine.resize]
+    names = {condition.type for condition in own} | {PENDING, IN_PROGRESS}
+    for kind in (PENDING, IN_PROGRESS):
+        if not any(found.type == kind for found in machine.resize):
+            machine.condition_times.pop(kind, None)
     return result + [condition for kind, condition in before.items() if kind not in names]
+
+
+def _resize_condition(machine: PodMachine, found: ResizeCondition, now: float) -> Document:
+    known = machine.condition_times.setdefault(found.type, ("True", now))
+    document: Document = {
+        "type": found.type,
+        "status": "True",
+        "observedGeneration": found.generation,
+        "lastProbeTime": None,
+        "lastTransitionTime": rfc3339(known[1]),
+    }
+    texts = (("reason", found.reason), ("message", found.message))
+    return document | {name: text for name, text in texts if text}
 
 
 def _initialized_condition(machine: PodMachine, phase: str) -> Condition:
@@ -152,7 +178,9 @@ def _ready_conditions(machine: PodMachine, phase: str) -> list[Condition]:
     if phase in ("Succeeded", "Failed"):
         reason = "PodCompleted" if phase == "Succeeded" else "PodFailed"
         return [Condition(READY, False, reason), Condition(CONTAINERS_READY, False, reason)]
-    unready = [r.plan.name for r in machine.containers if r.plan.kind != INIT and not r.ready]
+    unready = [
+        r.plan.name for r in machine.containers if r.plan.kind in (MAIN, SIDECAR) and not r.ready
+    ]
     if unready:
         message = f"containers with unready status: [{' '.join(unready)}]"
         found = (False, "ContainersNotReady", message)
@@ -180,7 +208,9 @@ def _gated(machine: PodMachine) -> Condition:
     return Condition(READY, True)
 
 
-def container_status(record: ContainerRecord, phase: str, waiting_reason: str) -> Document:
+def container_status(
+    record: ContainerRecord, phase: str, waiting_reason: str, machine: PodMachine
+) -> Document:
     """One entry of ``containerStatuses``."""
     spec = record.plan.spec
     running = record.state in (State.RUNNING, State.STOPPING)
@@ -188,7 +218,7 @@ def container_status(record: ContainerRecord, phase: str, waiting_reason: str) -
         "name": record.plan.name,
         "state": _state(record, phase, waiting_reason),
         "lastState": _last_state(record),
-        "ready": record.ready or _completed_init(record),
+        "ready": (record.ready and record.plan.kind != EPHEMERAL) or _completed_init(record),
         "restartCount": record.restart_count,
         "image": spec.get("image", ""),
         "imageID": record.image_id,
@@ -196,12 +226,13 @@ def container_status(record: ContainerRecord, phase: str, waiting_reason: str) -
     }
     if record.container_id:
         status["containerID"] = record.container_id
-    resources = spec.get("resources") or {}
+    resources = machine.actual.get(record.plan.name, spec.get("resources") or {})
+    granted = machine.allocated.get(record.plan.name, resources)
     shown = {key: resources[key] for key in ("limits", "requests") if resources.get(key)}
     if shown and running:
         status["resources"] = shown
-        if shown.get("requests"):
-            status["allocatedResources"] = shown["requests"]
+        if granted.get("requests"):
+            status["allocatedResources"] = granted["requests"]
     return status
 
 

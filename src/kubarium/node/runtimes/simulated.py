@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
-from kubarium.api.streams import Session, StreamOptions
+from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.clock import Clock, rfc3339_micro
 from kubarium.base.errors import KubariumError, bad_request
-from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, prepare_pod
+from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.machine import ContainerRecord, PodMachine, State
 from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
@@ -209,6 +209,10 @@ class SimulatedRunner:
         name = pod["metadata"]["name"]
         raise bad_request(f'pod "{name}" is simulated: it has no processes to run a command beside')
 
+    async def open_port(self, pod: Document, port: int) -> Connection:
+        name = pod["metadata"]["name"]
+        raise bad_request(f'pod "{name}" is simulated: nothing listens on its port {port}')
+
     async def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         """A simulated container prints one line that says so."""
         known = self._pods.get(pod["metadata"]["uid"])
@@ -316,7 +320,7 @@ class SimulatedPod:
 
     def _do_Prepare(self, _: ev.Prepare) -> None:
         pod = self._machine.pod
-        if pod["spec"].get("resourceClaims"):
+        if has_claims(pod):
             self._runner.spawn(self._runner.prepare(self, pod))
         else:
             self._inbox.append(self.prepared())

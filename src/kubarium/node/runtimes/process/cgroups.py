@@ -98,6 +98,20 @@ def pod_amounts(pod: Document, pids: int | None = DEFAULT_PIDS) -> Amounts:
     )
 
 
+def widest(first: Amounts, second: Amounts) -> Amounts:
+    """What allows all that either allows: a pod's group while its containers' change."""
+
+    def wider(one: int | None, other: int | None) -> int | None:
+        return None if one is None or other is None else max(one, other)
+
+    return Amounts(
+        wider(first.memory, second.memory),
+        wider(first.milli_cpu, second.milli_cpu),
+        max(first.milli_cpu_request, second.milli_cpu_request),
+        wider(first.pids, second.pids),
+    )
+
+
 def _together(mains: list[int | None], before: list[int | None]) -> int | None:
     if not mains or any(value is None for value in (*mains, *before)):
         return None
@@ -266,7 +280,7 @@ def _mounts(path: str) -> Iterator[tuple[str, str, int, list[str]]]:
     with open(path) as file:
         for line in file:
             before, _, after = line.partition(" - ")
-            kind, _, options = (after.split() + ["", ""])[:3]
+            kind, _, options = [*after.split(), "", ""][:3]
             if kind in ("cgroup", "cgroup2"):
                 words = before.split()
                 yield words[4], words[3], 2 if kind == "cgroup2" else 1, options.split(",")
@@ -321,9 +335,7 @@ _PROOF = {"memory": "memory.limit_in_bytes", "cpu": "cpu.cfs_quota_us", "pids": 
 # Files of a group ----------------------------------------------------------------------------
 
 
-def _set_unified(
-    folder: Path, controllers: tuple[str, ...], amounts: Amounts, leaf: bool
-) -> None:
+def _set_unified(folder: Path, controllers: tuple[str, ...], amounts: Amounts, leaf: bool) -> None:
     if "memory" in controllers:
         write(folder, "memory.max", _or_max(amounts.memory))
         with contextlib.suppress(OSError):  # no swap accounting

@@ -45,6 +45,8 @@ LEVELS = (ROOT, USER_NAMESPACE, PLAIN)
 # How long a container's init may take to obey SIGKILL before it is killed itself.
 _KILL_PATIENCE_S = 2.0
 _READ_BYTES = 1 << 16
+_CONTAINER_GONE = ExecResult(126, "container is not running")
+_KILLED = 128 + signal.SIGKILL
 _TRIAL, _TRIAL_CONTAINER = "trial", "trial-container"
 _TRIAL_ENV = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
 # What the zygote's own interpreter imports from: it runs isolated from the environment.
@@ -88,6 +90,8 @@ class ProcessSpec:
     rlimits: dict[str, tuple[int, int]] = field(default_factory=dict)
     # Control groups to enter: files that take a process id.
     joins: list[str] = field(default_factory=list)
+    # The container whose processes it is to see ("": none), as debuggers ask.
+    beside: str = ""
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False
@@ -267,13 +271,15 @@ class ProcessEngine:
         """Run a command inside the container, as its user, and keep 2,000 bytes of its output."""
         waiters = self._waiters.get(ident)
         if waiters is None or waiters.exited:
-            return ExecResult(126, "container is not running")
+            return _CONTAINER_GONE
         self._execs += 1
         name = str(self._execs)
         answer: asyncio.Future[ExecResult] = asyncio.get_running_loop().create_future()
         waiters.execs[name] = answer
         await self._send({"op": "exec", "id": ident, "exec": name, "argv": argv})
-        timer = None if timeout_s is None else self._start_task(self._expire(ident, name, timeout_s))
+        timer = (
+            None if timeout_s is None else self._start_task(self._expire(ident, name, timeout_s))
+        )
         try:
             return await answer
         finally:
@@ -307,19 +313,19 @@ class ProcessEngine:
     async def _ended_exec(
         self, waiters: _Waiters, name: str, answer: asyncio.Future[ExecResult]
     ) -> ExecResult:
+        """Who is in it when the container is killed is killed with it."""
         try:
-            return await answer
+            result = await answer
         finally:
             waiters.execs.pop(name, None)
+        return ExecResult(_KILLED, "") if result == _CONTAINER_GONE else result
 
     async def attach(self, ident: str, streams: Sequence[str]) -> ProcessSession:
         """The main command's streams from now on. StartError if it does not run."""
         waiters = self._waiters.get(ident)
         if waiters is None or waiters.exited:
             raise StartError("container is not running")
-        given = await self._ask_for_streams(
-            {"op": "attach", "id": ident, "streams": list(streams)}
-        )
+        given = await self._ask_for_streams({"op": "attach", "id": ident, "streams": list(streams)})
         return ProcessSession(given, None)
 
     async def _ask_for_streams(self, command: dict[str, Any]) -> dict[str, int]:
@@ -452,7 +458,7 @@ class ProcessEngine:
             del self._waiters[ident]
         for answer in waiters.execs.values():
             if not answer.done():
-                answer.set_result(ExecResult(126, "container is not running"))
+                answer.set_result(_CONTAINER_GONE)
         if not waiters.exited and waiters.pid:
             waiters.exited = True
             if ident == _TRIAL_CONTAINER:

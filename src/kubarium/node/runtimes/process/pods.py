@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -38,12 +39,13 @@ from kubarium.node.logs import read_log
 from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import pod_hostname
 from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
-from kubarium.node.runtimes.process import machine_files
+from kubarium.node.runtimes.process import machine_files, measured
 from kubarium.node.runtimes.process.cgroups import (
+    Amounts,
     Cgroups,
-    Usage,
     container_amounts,
     pod_amounts,
+    widest,
 )
 from kubarium.node.runtimes.process.engine import (
     ExecResult,
@@ -96,6 +98,9 @@ class _Pod:
     containers: dict[str, str] = field(default_factory=dict)  # name -> current container ident
     running: dict[str, None] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
+    measured: dict[str, int] = field(default_factory=dict)  # ident -> bytes it was killed for
+    limits: dict[str, int | None] = field(default_factory=dict)  # name -> bytes of memory
+    whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)
 
 
@@ -183,7 +188,8 @@ class ProcessPods:
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
         tmpfs += [(str(path), options) for path, options in volumes.memory]
         try:
-            self._groups.create_pod(uid, pod_amounts(facts.pod))
+            self._pods[uid].whole = whole = pod_amounts(facts.pod)
+            self._groups.create_pod(uid, whole)
             await self._engine.create_sandbox(uid, pod_hostname(facts.pod), tmpfs)
         except (StartError, OSError) as error:
             text = f"Failed to create pod sandbox: {error}"
@@ -212,6 +218,51 @@ class ProcessPods:
         for pod in list(self._pods.values()):
             if pod.running:
                 await pod.volumes.refresh()
+
+    async def watch_memory(self) -> None:
+        """Kill what exceeds its memory limit, where the kernel does not do it for us."""
+        while "memory" not in self._groups.controllers:
+            await self._clock.sleep(measured.LOOK_S)
+            for pod in list(self._pods.values()):
+                for name in list(pod.running):
+                    await self._measure(pod, name)
+
+    async def _measure(self, pod: _Pod, name: str) -> None:
+        limit = pod.limits.get(name)
+        ident = pod.containers[name]
+        init = self._engine.pid_of(ident)
+        if limit is None or not init or ident in pod.measured:
+            return
+        used = measured.memory_below(init)
+        if used > limit:
+            pod.measured[ident] = used
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(ident, signal.SIGKILL)
+
+    def resize(self, uid: str, pod: Document, names: list[str]) -> None:
+        """Set the limits that ``pod`` says on what runs of ``names``: the pod's own group first if
+        it grows, last if it shrinks. OSError, having changed nothing, if what is in use of memory
+        does not fit."""
+        known = self._pods.get(uid)
+        if known is None or not names:
+            return
+        wanted = {name: container_amounts(_container(pod, name).get("resources")) for name in names}
+        for name, amounts in wanted.items():
+            self._check_shrink(uid, known.groups.get(name, ""), name, amounts.memory)
+        whole = pod_amounts(pod)
+        self._groups.set(uid, "", widest(known.whole, whole))
+        for name, amounts in wanted.items():
+            if name in known.groups:
+                self._groups.set(uid, known.groups[name], amounts)
+                known.limits[name] = amounts.memory
+        self._groups.set(uid, "", whole)
+        known.whole = whole
+
+    def _check_shrink(self, uid: str, group: str, name: str, limit: int | None) -> None:
+        used = self._groups.usage(uid, group).memory if group else 0
+        if limit is not None and used > limit:
+            text = f"memory limit of container {name} ({limit}) is below what it uses ({used})"
+            raise OSError(errno.EBUSY, text)
 
     def update(self, facts: PodFacts) -> None:
         """The pod's labels or annotations may have changed."""
@@ -273,6 +324,7 @@ class ProcessPods:
             self._groups.remove(uid, former)
         pod.groups[name] = f"{name}_{attempt}"
         amounts = container_amounts(container.get("resources"))
+        pod.limits[name] = amounts.memory
         self._groups.create_container(uid, pod.groups[name], amounts)
 
     async def send_signal(self, uid: str, name: str, attempt: int, signal_name: str) -> None:
@@ -294,9 +346,7 @@ class ProcessPods:
         except StartError as error:
             return ExecResult(126, str(error))
 
-    async def open_session(
-        self, uid: str, name: str, options: StreamOptions
-    ) -> ProcessSession:
+    async def open_session(self, uid: str, name: str, options: StreamOptions) -> ProcessSession:
         """Run a command in a container with its streams in our hands, or attach to the one that
         runs. StartError."""
         pod = self._pods.get(uid)
@@ -358,19 +408,20 @@ class ProcessPods:
         message, out_of_memory = "", False
         if pod is not None:
             pod.running.pop(name, None)
-            out_of_memory = self._ran_out_of_memory(pod, name, status)
+            out_of_memory = self._ran_out_of_memory(pod, name, ident, status)
             message = self._termination_message(pod, name, attempt, status)
             shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
         self._on_exit(uid, name, attempt, status, message, out_of_memory)
 
-    def _ran_out_of_memory(self, pod: _Pod, name: str, status: ExitStatus) -> bool:
-        """Whether the kernel has killed something in the container for its memory; tells of it."""
+    def _ran_out_of_memory(self, pod: _Pod, name: str, ident: str, status: ExitStatus) -> bool:
+        """Whether something in the container was killed for its memory; tells of it."""
         usage = self._groups.usage(pod.facts.pod["metadata"]["uid"], pod.groups.get(name, ""))
-        if not usage.oom_kills or status.code == 0:
+        peak = pod.measured.pop(ident, usage.peak_memory if usage.oom_kills else 0)
+        if not peak or status.code == 0:
             return False
-        resources = _container(pod.facts.pod, name).get("resources") or {}
-        limit = (resources.get("limits") or {}).get("memory", "the pod's")
-        text = f"Container {name} ran out of memory: limit {limit}, peak {_mebibytes(usage)}"
+        held = pod.limits.get(name)
+        limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
+        text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
         return True
 
@@ -405,6 +456,7 @@ class ProcessPods:
             root,
             who.no_new_privileges,
             joins=self._groups.joins(metadata["uid"], pod.groups[name]),
+            beside=pod.containers.get(container.get("targetContainerName") or "", ""),
             stdin=bool(container.get("stdin")),
             stdin_once=bool(container.get("stdinOnce")),
             tty=bool(container.get("tty")),
@@ -556,8 +608,8 @@ def _container(pod: Document, name: str) -> Mapping[str, Any]:
     return next((entry for entry in entries if entry["name"] == name), {})
 
 
-def _mebibytes(usage: Usage) -> str:
-    return f"{usage.peak_memory / (1 << 20):.0f}Mi"
+def _mebibytes(amount: int) -> str:
+    return f"{amount / (1 << 20):.0f}Mi"
 
 
 def _no_log(pod: Document, name: str, previous: bool) -> str:
@@ -568,6 +620,7 @@ def _no_log(pod: Document, name: str, previous: bool) -> str:
     entries = [
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
+        *(status.get("ephemeralContainerStatuses") or ()),
     ]
     for entry in entries:
         if entry["name"] == name and (entry.get("state") or {}).get("waiting"):

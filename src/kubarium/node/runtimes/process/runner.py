@@ -20,11 +20,11 @@ from kubarium.api.kinds import (
 )
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document, Resource
-from kubarium.api.streams import Session, StreamOptions
+from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.errors import ApiError, KubariumError, internal
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
-from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, prepare_pod
+from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.environment import Sources
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
@@ -33,10 +33,12 @@ from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import NameSources
+from kubarium.node.network.ports import open_port
 from kubarium.node.references import referred_objects
 from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
+from kubarium.node.runtimes.process.resizing import Resizer
 from kubarium.node.status_writer import StatusWriter
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
@@ -86,6 +88,8 @@ class ProcessRunner:
             self._exited,
             self._warn,
         )
+
+        self._resizer = Resizer(context.clock, self._actors, self.pods)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
         def reader(resource: Resource) -> Callable[[str, str], Document | None]:
@@ -161,6 +165,8 @@ class ProcessRunner:
                 group.create_task(self.writer.run())
                 group.create_task(self._hosts.run())
                 group.create_task(self._refresh())
+                group.create_task(self.pods.watch_memory())
+                group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
                 actor.stop_timer()
@@ -179,6 +185,7 @@ class ProcessRunner:
         if actor is None:
             actor = self._actors[uid] = PodActor(self, pod, node)
         actor.deliver(ev.PodSynced(pod))
+        self._resizer.look(uid)
 
     def pod_gone(self, pod: Document) -> None:
         actor = self._actors.get(pod["metadata"]["uid"])
@@ -191,6 +198,7 @@ class ProcessRunner:
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
+        self._resizer.freed()
 
     def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         return self.pods.logs(pod, options)
@@ -200,11 +208,25 @@ class ProcessRunner:
         try:
             return await self.pods.open_session(uid, options.container, options)
         except StartError as error:
-            raise internal(str(error)) from error
+            text = (
+                "error executing command in container: failed to exec in container: failed to "
+                "start exec: OCI runtime exec failed: exec failed: unable to start container "
+                f"process: {error}"
+            )
+            raise internal(text if options.command else str(error)) from error
+
+    async def open_port(self, pod: Document, port: int) -> Connection:
+        status = pod.get("status") or {}
+        inits = list(self.processes(pod).values())
+        return await open_port(inits, status.get("podIP", ""), port)
 
     def processes(self, pod: Document) -> dict[str, int]:
         """Process ids of the running containers' inits, by container name."""
         return self.pods.process_ids(pod["metadata"]["uid"])
+
+    def started(self) -> None:
+        """A container has come up, perhaps with other resources than before."""
+        self._resizer.freed()
 
     # For the actors ----------------------------------------------------------------------------
 
@@ -234,6 +256,7 @@ class ProcessRunner:
                 name, attempt, status.code, status.signal, out_of_memory, message
             )
             actor.exited(event)
+            self._resizer.freed()
 
     async def fetch(self, pod: Document) -> None:
         """Bring in objects that the pod names and that no watch has shown yet: a pod may be seen
@@ -251,7 +274,7 @@ class ProcessRunner:
 
     async def prepare_devices(self, pod: Document) -> dict[str, dict[str, str]]:
         """Environment by container from the pod's claims; PrepareFailed in kubelet's wording."""
-        if not pod["spec"].get("resourceClaims"):
+        if not has_claims(pod):
             return {}
         try:
             claims = await fetch_claims(self.context.client, pod)
@@ -321,6 +344,14 @@ class PodActor:
             self._timer = None
 
     @property
+    def machine(self) -> PodMachine:
+        return self._machine
+
+    @property
+    def node(self) -> NodeFacts:
+        return self._node
+
+    @property
     def _pod(self) -> Document:
         return self._machine.pod
 
@@ -377,6 +408,8 @@ class PodActor:
 
     async def _start(self, name: str, attempt: int) -> None:
         container = self._machine.record(name).plan.spec
+        if name in self._machine.allocated:
+            container = {**container, "resources": self._machine.allocated[name]}
         self._starting[(name, attempt)] = None
         try:
             image = self._runner.pods.find_image(container)
@@ -392,6 +425,7 @@ class PodActor:
             self.deliver(ev.ContainerStartFailed(name, attempt, failure.reason, str(failure)))
             return
         self.deliver(ev.ContainerStarted(name, attempt, started.container_id, started.image_id))
+        self._runner.started()
         early = self._starting.pop((name, attempt))
         if early is not None:
             self.deliver(early)

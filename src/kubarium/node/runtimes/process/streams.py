@@ -1,4 +1,4 @@
-"""The streams of a command in a container, as a session that a client's connection is bridged to."""
+"""The streams of a command in a container, to which a client's connection is bridged."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ class ExecResult:
 class ProcessSession:
     """Satisfies :class:`kubarium.api.streams.Session`. Owns the descriptors that it is given."""
 
-    def __init__(
-        self, streams: Mapping[str, int], ended: asyncio.Task[ExecResult] | None
-    ) -> None:
+    def __init__(self, streams: Mapping[str, int], ended: asyncio.Task[ExecResult] | None) -> None:
         """``streams`` by name (stdin, stdout, stderr, terminal); ``ended`` is None for one that is
         attached: it ends with the output."""
         self._ended = ended

@@ -203,7 +203,12 @@ class Zygote:
     def _fork_init(
         self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair, answer: int
     ) -> None:
-        linux.unshare(linux.CLONE_NEWPID)
+        target = self._by_ident.get(command["spec"].get("beside") or "")
+        if target is None:
+            linux.unshare(linux.CLONE_NEWPID)
+        else:
+            with open(f"/proc/{target.pid}/ns/pid", "rb") as namespace:
+                linux.setns(namespace.fileno(), linux.CLONE_NEWPID)
         pid = os.fork()
         if pid == 0:
             os.close(answer)
@@ -211,9 +216,7 @@ class Zygote:
             self._become_init(command, sandbox, control)
         os.write(answer, str(pid).encode())
 
-    def _become_init(
-        self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair
-    ) -> None:
+    def _become_init(self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair) -> None:
         try:
             signal.set_wakeup_fd(-1)
             for other in self._by_pid.values():

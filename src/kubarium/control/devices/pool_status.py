@@ -1,0 +1,55 @@
+"""Answers ResourcePoolStatusRequests: once, like a certificate request (KEP-5677)."""
+
+from __future__ import annotations
+
+from kubarium.api.kinds import (
+    DEVICE_TAINT_RULES,
+    RESOURCE_CLAIMS,
+    RESOURCE_POOL_STATUS_REQUESTS,
+    RESOURCE_SLICES,
+)
+from kubarium.api.resource import Document
+from kubarium.runtime import writes
+from kubarium.runtime.controller import Controller
+from kubarium.runtime.protocol import Context, Key
+from kubarium.view.device_pools import pool_statuses
+from kubarium.view.device_taints import taint_rule
+
+
+class PoolStatus:
+    """Writes the state of the pools into a new request; answered ones are never touched again."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.controller = Controller("resource-pool-status", context, self.reconcile)
+        self._requests = self.controller.watches(RESOURCE_POOL_STATUS_REQUESTS, self._unanswered)
+        informers = context.informers
+        self._slices = informers.get(RESOURCE_SLICES)
+        self._claims = informers.get(RESOURCE_CLAIMS)
+        self._rules = informers.get(DEVICE_TAINT_RULES)
+
+    @staticmethod
+    def _unanswered(request: Document) -> list[Key]:
+        return [] if _is_answered(request) else [("", request["metadata"]["name"])]
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Answer one request from what is known now."""
+        request = self._requests.get(key[1])
+        if request is None or _is_answered(request):
+            return None
+        for informer in (self._slices, self._claims, self._rules):
+            await informer.wait_synced()
+        rules = [taint_rule(document) for document in self._rules.items()]
+        answer = pool_statuses(request["spec"], self._slices.items(), self._claims.items(), rules)
+        shown, count = len(answer["pools"]), answer["poolCount"]
+        text = f"{shown} of {count} pools are listed"
+        conditions = writes.set_condition(
+            [], "Complete", "True", "CalculationComplete", text, self._context.clock.now()
+        )
+        status = answer | {"conditions": conditions}
+        await writes.update_status(self._context, RESOURCE_POOL_STATUS_REQUESTS, request, status)
+        return None
+
+
+def _is_answered(request: Document) -> bool:
+    return any(writes.condition_is_true(request, kind) for kind in ("Complete", "Failed"))

@@ -1,0 +1,77 @@
+"""The claim behind a pod's extended resources, made by the scheduler before binding (KEP-5004).
+
+It is decided under a key that no claim bears (``view.extended.pending_key``), and created here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kubarium.api.kinds import PODS, RESOURCE_CLAIMS
+from kubarium.api.resource import Document
+from kubarium.engine.model import Key, Pod
+from kubarium.runtime import writes
+from kubarium.runtime.protocol import Context
+from kubarium.view.cluster import ClusterView
+from kubarium.view.extended import (
+    claim_document,
+    claim_spec_document,
+    claim_status_document,
+    extended_owner,
+)
+
+_BY_POD = "extended-resource-claims-by-pod-uid"
+
+
+def _owner_uids(claim: Document) -> Iterable[str]:
+    uid = extended_owner(claim)
+    return (uid,) if uid else ()
+
+
+class ExtendedClaims:
+    """Creates those claims, and records them in the pod's status."""
+
+    def __init__(self, context: Context, view: ClusterView) -> None:
+        self._context = context
+        self._view = view
+        self._pods = context.informers.get(PODS)
+        self._claims = context.informers.get(RESOURCE_CLAIMS)
+        self._claims.add_index(_BY_POD, _owner_uids)
+
+    async def ensure(self, pod: Pod) -> Document | None:
+        """The pod's claim, made if there is none; None if the pod has gone."""
+        document = self._pods.get(pod.key[1], pod.key[0])
+        if document is None or document["metadata"].get("uid") != pod.uid:
+            return None
+        for claim in self._claims.by_index(_BY_POD, pod.uid):
+            if not writes.is_terminating(claim):
+                return claim
+        spec = claim_spec_document(self._view.extended.mapped(document["spec"]))
+        claim = claim_document(document, spec)
+        return await writes.create(self._context, RESOURCE_CLAIMS, claim, pod.key[0])
+
+    async def record(self, pod: Pod, claim: Key) -> None:
+        """Name the claim in the pod's status, with which container gets which request."""
+        document = self._pods.get(pod.key[1], pod.key[0])
+        if document is None:
+            return
+        status = claim_status_document(claim[1], self._view.extended.mapped(document["spec"]))
+        if (document.get("status") or {}).get("extendedResourceClaimStatus") == status:
+            return
+        change: Document = {
+            "metadata": {"uid": pod.uid},
+            "status": {"extendedResourceClaimStatus": status},
+        }
+        await writes.patch(self._context, PODS, document, change, subresource="status")
+
+    async def discard(self, pod: Pod) -> None:
+        """Delete the claim of a pod that will not be bound now; the finalizer goes first."""
+        for claim in tuple(self._claims.by_index(_BY_POD, pod.uid)):
+            for finalizer in claim["metadata"].get("finalizers") or ():
+                freed = await writes.remove_finalizer(
+                    self._context, RESOURCE_CLAIMS, claim, finalizer
+                )
+                if freed is None:
+                    return
+                claim = freed
+            await writes.delete(self._context, RESOURCE_CLAIMS, claim)

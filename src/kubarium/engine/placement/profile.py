@@ -1,0 +1,111 @@
+"""What a scheduler profile decides: which plugins filter, what each score weighs, how nodes fill.
+
+Source: kube-scheduler's KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1) and its
+defaults. One snapshot serves pods of several profiles; each profile has its own placer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kubarium.engine.model import PreferredTerm
+from kubarium.engine.selectors import NodeTerm
+
+DEFAULT_SCHEDULER = "default-scheduler"
+
+LEAST_ALLOCATED = "LeastAllocated"
+MOST_ALLOCATED = "MostAllocated"
+REQUESTED_TO_CAPACITY_RATIO = "RequestedToCapacityRatio"
+STRATEGIES = (LEAST_ALLOCATED, MOST_ALLOCATED, REQUESTED_TO_CAPACITY_RATIO)
+
+# Plugins that filter, as configuration names them. Those that only score are in Weights.
+FILTERS = (
+    "NodeUnschedulable",
+    "NodeName",
+    "TaintToleration",
+    "NodeAffinity",
+    "NodePorts",
+    "NodeResourcesFit",
+    "VolumeRestrictions",
+    "NodeVolumeLimits",
+    "VolumeBinding",
+    "VolumeZone",
+    "PodTopologySpread",
+    "InterPodAffinity",
+    "DynamicResources",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weight of each scoring plugin; 0 is off."""
+
+    TaintToleration: int = 3
+    NodeAffinity: int = 2
+    NodeResourcesFit: int = 1
+    NodeResourcesBalancedAllocation: int = 1
+    ImageLocality: int = 1
+    PodTopologySpread: int = 2
+    InterPodAffinity: int = 2
+    DynamicResources: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """NodeResourcesFit's scoring strategy.
+
+    ``resources`` are names with weights. ``shape`` is used by RequestedToCapacityRatio only:
+    (utilisation 0 to 100, score 0 to 10), utilisations ascending.
+    """
+
+    kind: str = LEAST_ALLOCATED
+    resources: tuple[tuple[str, int], ...] = (("cpu", 1), ("memory", 1))
+    shape: tuple[tuple[int, int], ...] = ()
+
+    def ratio_table(self) -> list[int]:
+        """The score, 0 to 100, of each whole percentage of utilisation from 0 to 100."""
+        return [self._ratio(utilisation) for utilisation in range(101)]
+
+    def _ratio(self, utilisation: int) -> int:
+        left = self.shape[0]
+        for point in self.shape:
+            if utilisation <= point[0]:
+                if point == self.shape[0]:
+                    return 10 * point[1]
+                rise = 10 * (point[1] - left[1]) * (utilisation - left[0])
+                # Go's integer division cuts towards zero.
+                return 10 * left[1] + int(rise / (point[0] - left[0]))
+            left = point
+        return 10 * left[1]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scheduler by name. ``disabled`` are filters that are off; ``preempts`` DefaultPreemption.
+
+    ``added_affinity`` and ``added_preferred`` are NodeAffinityArgs.addedAffinity, by which a
+    profile keeps its pods to some nodes whatever they ask for.
+    """
+
+    scheduler_name: str = DEFAULT_SCHEDULER
+    disabled: frozenset[str] = frozenset()
+    weights: Weights = field(default_factory=Weights)
+    strategy: Strategy = field(default_factory=Strategy)
+    balanced: tuple[str, ...] = ("cpu", "memory")
+    ignored_resources: frozenset[str] = frozenset()
+    hard_pod_affinity_weight: int = 1
+    added_affinity: tuple[NodeTerm, ...] | None = None
+    added_preferred: tuple[PreferredTerm, ...] = ()
+    preempts: bool = True
+
+    def filters(self, plugin: str) -> bool:
+        """Whether the plugin may turn nodes away."""
+        return plugin not in self.disabled
+
+    @property
+    def plain(self) -> bool:
+        """Whether resources score as by default, for which there is a quick form for one row."""
+        return self.strategy == Strategy() and self.balanced == ("cpu", "memory")
+
+
+DEFAULT = Profile()

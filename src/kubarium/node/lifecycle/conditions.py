@@ -1,0 +1,17 @@
+"""Conditions that an event of the lifecycle may carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PENDING, IN_PROGRESS = "PodResizePending", "PodResizeInProgress"
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeCondition:
+    """One of the two conditions, where it is True. ``generation`` is the spec's it is about."""
+
+    type: str
+    reason: str
+    message: str
+    generation: int

@@ -1,0 +1,240 @@
+"""Subresources that talk to a pod: exec, attach and port-forward, and logs, over WebSocket.
+
+Channels are those of ``v5.channel.k8s.io``: the first byte of each message says which stream it
+belongs to (source: ``apimachinery/pkg/util/remotecommand``, ``client-go/tools/remotecommand``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import orjson
+
+from kubarium.api.resource import Document
+from kubarium.api.streams import Outcome, Session, StreamOptions, StreamSource
+from kubarium.base.errors import ApiError, bad_request, internal
+from kubarium.server.api_server import ApiServer
+from kubarium.server.exec_portforward import PORT_FORWARD_PROTOCOL, PortForward
+from kubarium.server.logs import choose_container, open_log
+from kubarium.server.websocket import BINARY, TEXT, handshake_problem, offered_protocols
+from kubarium.server.websocket_connection import WebSocketConnection
+from kubarium.server.wire import RequestInfo, is_true, log_options
+
+Parameters = Mapping[str, list[str]]
+
+STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE_CHANNEL = 0, 1, 2, 3, 4, 255
+V5, V4 = "v5.channel.k8s.io", "v4.channel.k8s.io"
+_LOG_PROTOCOLS = ("binary.k8s.io", "")
+STREAMED = ("exec", "attach", "portforward")
+
+
+def stream_options(subresource: str, parameters: Parameters) -> StreamOptions:
+    """``PodExecOptions`` or ``PodAttachOptions`` from a query; ApiError 400."""
+    query = {key: values[0] for key, values in parameters.items()}
+    options = StreamOptions(
+        query.get("container", ""),
+        tuple(parameters.get("command") or ()) if subresource == "exec" else (),
+        is_true(query, "stdin"),
+        is_true(query, "stdout"),
+        is_true(query, "stderr"),
+        is_true(query, "tty"),
+    )
+    if subresource == "exec" and not options.command:
+        raise bad_request("you must specify at least one command for the container")
+    if options.tty and options.stderr:
+        options = replace(options, stderr=False)
+    if not (options.stdin or options.stdout or options.stderr):
+        raise bad_request("you must specify at least 1 of stdin, stdout, stderr")
+    return options
+
+
+class Streaming:
+    """Serves connections that have been authenticated and authorized."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._server = server
+
+    def check(self, info: RequestInfo, parameters: Parameters) -> tuple[Document, StreamOptions]:
+        """The pod, and what is wanted of it. ApiError if that cannot be, before any upgrade."""
+        kind = self._server.registry.kind_of("", "v1", "pods")
+        pod = self._server.get(kind, info.namespace, info.name)
+        if not pod["spec"].get("nodeName"):
+            raise bad_request(f"pod {info.name} does not have a host assigned")
+        if info.subresource == "portforward":
+            return pod, StreamOptions()
+        options = stream_options(info.subresource, parameters)
+        container = choose_container(pod, options.container)
+        if not _is_running(pod, container):
+            raise _not_running(container)
+        return pod, replace(options, container=container)
+
+    async def serve(
+        self, connection: WebSocketConnection, info: RequestInfo, parameters: Parameters
+    ) -> None:
+        """One upgraded connection, to its end. ApiError before it is accepted."""
+        problem = handshake_problem(connection.headers)
+        if problem:
+            raise bad_request(f"unable to upgrade: {problem}")
+        if info.resource != "pods" or info.subresource not in (*STREAMED, "log"):
+            raise bad_request(f"unable to upgrade: {info.path} is not served over WebSocket")
+        if info.subresource == "log":
+            await self._serve_log(connection, info, parameters)
+            return
+        _, options = self.check(info, parameters)
+        source = self._source()
+        if info.subresource == "portforward":
+            connection.accept(_choose(connection, (PORT_FORWARD_PROTOCOL,)))
+            await PortForward(connection, source, info.namespace, info.name).serve()
+            return
+        connection.accept(_choose(connection, (V5, V4)))
+        await _Remote(connection, source, info, options).serve()
+
+    def _source(self) -> StreamSource:
+        source: StreamSource | None = self._server.stream_source
+        if source is None:
+            raise ApiError(503, "ServiceUnavailable", "no node agent is here that runs pods")
+        return source
+
+    async def _serve_log(
+        self, connection: WebSocketConnection, info: RequestInfo, parameters: Parameters
+    ) -> None:
+        kind = self._server.registry.kind_of("", "v1", "pods")
+        pod = self._server.get(kind, info.namespace, info.name)
+        options = log_options({key: values[0] for key, values in parameters.items()})
+        chunks = open_log(self._server.log_source, pod, options)
+        connection.accept(_choose(connection, _LOG_PROTOCOLS))
+        async for chunk in chunks:
+            await connection.send(BINARY, chunk)
+        connection.close()
+
+
+def _choose(connection: WebSocketConnection, known: tuple[str, ...]) -> str:
+    """The best protocol that both speak; ApiError 400."""
+    offered = offered_protocols(connection.headers)
+    for protocol in known:
+        if protocol in offered or (not offered and not protocol):
+            return protocol
+    raise bad_request(
+        f"unable to upgrade: none of the protocols {offered or ['(none)']} is served here; "
+        f"supported: {[name for name in known if name]}"
+    )
+
+
+def _is_running(pod: Document, container: str) -> bool:
+    status = pod.get("status") or {}
+    entries = [
+        *(status.get("containerStatuses") or ()),
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("ephemeralContainerStatuses") or ()),
+    ]
+    return any(e["name"] == container and (e.get("state") or {}).get("running") for e in entries)
+
+
+def _not_running(container: str) -> ApiError:
+    error = internal("")
+    error.message = f'unable to upgrade connection: container not found ("{container}")'
+    return error
+
+
+class _Remote:
+    """One command (or attachment) and its client."""
+
+    def __init__(
+        self,
+        connection: WebSocketConnection,
+        source: StreamSource,
+        info: RequestInfo,
+        options: StreamOptions,
+    ) -> None:
+        self._connection = connection
+        self._source = source
+        self._info = info
+        self._options = options
+
+    async def serve(self) -> None:
+        # The client waits for a first message, to know that the connection stands.
+        first = STDOUT if self._options.stdout else STDERR if self._options.stderr else ERROR
+        await self._connection.send(BINARY, bytes([first]))
+        try:
+            session = await self._source.open_session(
+                self._info.namespace, self._info.name, self._options
+            )
+        except ApiError as error:
+            await self._finish(error.status())
+            return
+        try:
+            await self._bridge(session)
+        finally:
+            session.close()
+
+    async def _bridge(self, session: Session) -> None:
+        """Output decides when it is over; a client that goes away ends it earlier."""
+        forward = asyncio.ensure_future(self._forward_output(session))
+        inward = asyncio.ensure_future(self._forward_input(session))
+        try:
+            await asyncio.wait((forward, inward), return_when=asyncio.FIRST_COMPLETED)
+            if forward.done():
+                forward.result()
+                await self._finish(_status_of(await session.outcome(), self._options.command))
+            else:
+                inward.result()
+        finally:
+            for task in (forward, inward):
+                task.cancel()
+            await asyncio.gather(forward, inward, return_exceptions=True)
+
+    async def _forward_output(self, session: Session) -> None:
+        while True:
+            found = await session.read()
+            if found is None:
+                await session.outcome()
+                return
+            await self._connection.send(BINARY, bytes([found[0]]) + found[1])
+
+    async def _forward_input(self, session: Session) -> None:
+        """Until the client goes away (Disconnected)."""
+        while True:
+            message = await self._connection.receive()
+            if message.opcode not in (BINARY, TEXT) or not message.data:
+                continue
+            channel, data = message.data[0], message.data[1:]
+            if channel == STDIN and data:
+                await session.write(data)
+            elif channel == RESIZE:
+                _resize(session, data)
+            elif channel == CLOSE_CHANNEL and data[:1] == bytes([STDIN]):
+                session.close_input()
+
+    async def _finish(self, status: Document) -> None:
+        await self._connection.send(BINARY, bytes([ERROR]) + orjson.dumps(status))
+        self._connection.close()
+
+
+def _resize(session: Session, data: bytes) -> None:
+    """``{"Width": …, "Height": …}``; nonsense is ignored, as kubelet does."""
+    try:
+        size = json.loads(data)
+        width, height = int(size["Width"]), int(size["Height"])
+    except (ValueError, KeyError, TypeError):
+        return
+    if width > 0 and height > 0:
+        session.resize(width, height)
+
+
+def _status_of(outcome: Outcome, command: tuple[str, ...]) -> Document:
+    """The last message of the error channel (``v4.channel.k8s.io`` and up)."""
+    if not outcome.code:
+        return {"metadata": {}, "status": "Success"}
+    if outcome.message:
+        return internal(outcome.message).status()
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": "command terminated with non-zero exit code: "
+        f"error executing command {list(command)}, exit code {outcome.code}",
+        "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": str(outcome.code)}]},
+    }

@@ -1,0 +1,82 @@
+"""The default topology spread: what a pod without constraints of its own is spread by.
+
+Source: kube-scheduler's system defaulting (podtopologyspread, helper.DefaultSelector): the pods to
+count are those that the services, and the ReplicaSet or StatefulSet, of the pod select.
+"""
+
+from __future__ import annotations
+
+from kubarium.api.kinds import REPLICA_SETS, SERVICES
+from kubarium.api.resource import Document, Resource
+from kubarium.engine.model import HOSTNAME_LABEL, Key, SpreadConstraint
+from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.view.selectors import label_requirements, label_selector
+
+STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet", True)
+SPREADING_RESOURCES = (SERVICES, REPLICA_SETS, STATEFUL_SETS)
+
+# (topology key, maxSkew, whether a node that would break it is turned away)
+Default = tuple[str, int, bool]
+SYSTEM_DEFAULTS: tuple[Default, ...] = (
+    (HOSTNAME_LABEL, 3, False),
+    ("topology.kubernetes.io/zone", 5, False),
+)
+
+
+class Spreading:
+    """Knows the selectors of services and of owners. ``defaults`` are by scheduler name."""
+
+    def __init__(self) -> None:
+        self.defaults: dict[str, tuple[Default, ...]] = {}
+        self._services: dict[str, dict[str, tuple[Requirement, ...]]] = {}
+        self._owners: dict[tuple[str, Key], LabelSelector] = {}
+
+    def apply(self, resource: Resource, old: Document | None, new: Document | None) -> None:
+        """Take in one change of a service, a ReplicaSet or a StatefulSet."""
+        document = new or old
+        assert document is not None
+        namespace, name = document["metadata"].get("namespace", ""), document["metadata"]["name"]
+        spec = (new or {}).get("spec") or {}
+        if resource == SERVICES:
+            book = self._services.setdefault(namespace, {})
+            if spec.get("selector"):
+                book[name] = label_requirements(spec["selector"])
+            else:
+                book.pop(name, None)
+            return
+        selector = label_selector(spec.get("selector"))
+        if new is not None and selector is not None:
+            self._owners[resource.kind, (namespace, name)] = selector
+        else:
+            self._owners.pop((resource.kind, (namespace, name)), None)
+
+    def constraints(self, pod: Document) -> tuple[SpreadConstraint, ...]:
+        """The default constraints of a pod; none if nothing selects it or it has its own."""
+        spec = pod.get("spec") or {}
+        if spec.get("topologySpreadConstraints"):
+            return ()
+        clauses = self._clauses(pod)
+        if not clauses:
+            return ()
+        selector = LabelSelector(clauses)
+        defaults = self.defaults.get(spec.get("schedulerName") or "", SYSTEM_DEFAULTS)
+        return tuple(SpreadConstraint(key, skew, hard, selector) for key, skew, hard in defaults)
+
+    def is_system(self, pod: Document) -> bool:
+        """Whether the pod's scheduler spreads by the system's defaults, not by its own list."""
+        return ((pod.get("spec") or {}).get("schedulerName") or "") not in self.defaults
+
+    def _clauses(self, pod: Document) -> tuple[Requirement, ...]:
+        metadata = pod["metadata"]
+        namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
+        clauses: dict[Requirement, None] = {}
+        if labels:
+            for selected in self._services.get(namespace, {}).values():
+                if all(r.holds(labels.get(r.key)) for r in selected):
+                    clauses.update(dict.fromkeys(selected))
+        for owner in metadata.get("ownerReferences") or ():
+            if owner.get("controller"):
+                key = (owner.get("kind", ""), (namespace, owner.get("name", "")))
+                found = self._owners.get(key)
+                clauses.update(dict.fromkeys(found.requirements if found else ()))
+        return tuple(clauses)

@@ -1,0 +1,151 @@
+"""Whatever is allocated, given back and republished, nothing is ever given away twice."""
+
+from fractions import Fraction
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kubarium.engine.devices.inventory import Inventory
+from kubarium.engine.devices.model import (
+    Capacity,
+    ClaimSpec,
+    CounterUse,
+    Device,
+    DeviceClass,
+    Request,
+    RequestEntry,
+    RequestPolicy,
+    Slice,
+)
+
+DRIVER, NODE = "d.example.com", "n"
+MEMORY = 8
+
+
+def partitions(gpu, parts):
+    """Parts of one GPU and the whole over one counter set."""
+    sizes = [MEMORY // parts] * parts + [MEMORY]
+    return [
+        Device(f"gpu{gpu}-{i}", consumes=(CounterUse(f"set{gpu}", (("memory", size),)),))
+        for i, size in enumerate(sizes)
+    ]
+
+
+def shared(index):
+    policy = RequestPolicy(default=2, minimum=1, maximum=MEMORY, step=1)
+    return Device(
+        f"shared{index}", capacity={"memory": Capacity(MEMORY, policy)}, allow_multiple=True
+    )
+
+
+class Devices(RuleBasedStateMachine):
+    """A pool that is republished with other partitions while claims come and go."""
+
+    def __init__(self):
+        super().__init__()
+        self.inventory = Inventory(lambda expression, driver, device: True)
+        self.inventory.set_class(DeviceClass("all"))
+        self.generation = 0
+        self.held = {}
+        self.made = 0
+        # Counter sets whose users were published with other sizes when they were allocated.
+        self.publish(1, [2, 4], 1)
+
+    @rule(
+        plain=st.integers(0, 2),
+        parts=st.lists(st.sampled_from([1, 2, 4, 8]), max_size=2),
+        shares=st.integers(0, 2),
+    )
+    def publish(self, plain, parts, shares):
+        old = tuple(self.inventory.slices)
+        self.generation += 1
+        devices = [Device(f"plain{i}") for i in range(plain)]
+        devices += [d for gpu, n in enumerate(parts) for d in partitions(gpu, n)]
+        devices += [shared(i) for i in range(shares)]
+        sets = tuple((f"set{gpu}", (("memory", MEMORY),)) for gpu in range(len(parts)))
+        named = {"node_name": NODE}
+        count = 2 if sets else 1
+        where = (DRIVER, NODE, self.generation, count)
+        self.inventory.set_slice(Slice(f"a{self.generation}", *where, tuple(devices), **named))
+        if sets:
+            self.inventory.set_slice(
+                Slice(f"b{self.generation}", *where, counter_sets=sets, **named)
+            )
+        for name in old:
+            self.inventory.remove_slice(name)
+
+    @rule(count=st.integers(1, 3), memory=st.none() | st.integers(1, MEMORY), admin=st.booleans())
+    def allocate(self, count, memory, admin):
+        capacity = None if memory is None else (("memory", memory),)
+        request = Request("r", "all", count=count, admin_access=admin or None, capacity=capacity)
+        before = self.usage()
+        spec = ClaimSpec((RequestEntry("r", (request,)),))
+        found = self.inventory.search(NODE, {}, [("c", spec)]).run()
+        assert self.usage() == before, "looking takes nothing"
+        if found is None:
+            return
+        (allocation,) = found
+        assert len(allocation.results) == count
+        for result in allocation.results:
+            if not admin and not result.shared:
+                assert not self.inventory.ledger.in_use(result.id)
+        counters = self.counters()
+        self.inventory.enter(allocation)
+        self.held[self.made] = allocation
+        self.made += 1
+        if not admin:
+            # Republishing may have left a set over-committed; then nothing more may be taken of it.
+            for name, used in self.counters().items():
+                assert used <= MEMORY or used == counters[name]
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def give_back(self, data):
+        self.inventory.take_out(self.held.pop(data.draw(st.sampled_from(sorted(self.held)))))
+
+    def usage(self):
+        ledger = self.inventory.ledger
+        return {d: dict(ledger.consumed(d)) for d in sorted(ledger.devices())}
+
+    def counters(self):
+        """What the devices in use take of each set, by the slices as they are now."""
+        used = {}
+        for item in self.inventory.slices.values():
+            for name, _ in item.counter_sets:
+                used.setdefault(name, 0)
+            for device in item.devices:
+                id_ = (DRIVER, NODE, device.name)
+                busy = any(d == id_ for d in self.inventory.ledger.devices())
+                for use in device.consumes if busy else ():
+                    amount = sum(a for _, a in use.counters)
+                    used[use.counter_set] = used.get(use.counter_set, 0) + amount
+        return used
+
+    @invariant()
+    def the_book_is_consistent(self):
+        self.inventory.ledger.check()
+
+    @invariant()
+    def exclusive_devices_have_one_holder(self):
+        holders = {}
+        for allocation in self.held.values():
+            for result in allocation.results:
+                if not result.admin_access and not result.shared:
+                    assert result.id not in holders
+                    holders[result.id] = allocation
+
+    @invariant()
+    def shares_stay_within_capacity(self):
+        for device in self.inventory.ledger.devices():
+            amounts = self.inventory.ledger.consumed(device)
+            assert amounts.get("memory", Fraction(0)) <= MEMORY
+
+    def teardown(self):
+        for allocation in self.held.values():
+            self.inventory.take_out(allocation)
+        assert not list(self.inventory.ledger.devices()), "giving back restores"
+
+
+Devices.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestDevices = Devices.TestCase

@@ -1,0 +1,187 @@
+"""In-place resize: what is granted, what waits, what restarts, and what the kernel refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from kubarium.api.kinds import PODS
+from kubarium.node.config import NodeSpec
+from kubarium.node.lifecycle.resize import changed, desired, retry_order, verdict, with_resources
+
+from .conftest import process_world
+
+SMALL = (NodeSpec("node-1", capacity={"cpu": "4", "memory": "1Gi", "pods": "20"}),)
+
+
+def resources(memory, cpu="100m"):
+    amounts = {"memory": memory, "cpu": cpu}
+    return {"limits": amounts, "requests": amounts}
+
+
+def pod(memory, cpu="100m", **spec):
+    container = {"name": "main", "resources": resources(memory, cpu)}
+    return {"spec": {"containers": [container], **spec}}
+
+
+# Pure ----------------------------------------------------------------------------------------
+
+
+def test_what_the_node_never_has_is_infeasible_and_what_it_lacks_now_deferred():
+    node = {"cpu": "2", "memory": "1Gi"}
+    assert verdict(pod("512Mi"), {"memory": 0}, node).reason == ""
+    assert verdict(pod("2Gi"), {}, node).reason == "Infeasible"
+    late = verdict(pod("512Mi"), {"memory": 800 << 20}, node)
+    assert late.reason == "Deferred"
+    assert "used: 838860800" in late.message
+
+
+def test_equal_amounts_in_other_words_are_no_change():
+    assert changed(resources("1Gi", "1"), resources("1024Mi", "1000m")) == []
+    assert changed(resources("1Gi"), resources("2Gi")) == ["memory"]
+    assert changed({}, resources("1Gi")) == ["cpu", "memory"]
+
+
+def test_who_asks_for_no_more_comes_first_then_priority_then_time():
+    grows, shrinks = pod("256Mi"), pod("64Mi")
+    held = with_resources(grows, desired(pod("128Mi")))
+    important = pod("256Mi", priority=100)
+    waiting = [
+        ("late", retry_order(grows, held, 2.0)),
+        ("early", retry_order(grows, held, 1.0)),
+        ("important", retry_order(important, held, 3.0)),
+        ("shrinks", retry_order(shrinks, held, 4.0)),
+    ]
+    order = [name for name, key in sorted(waiting, key=lambda entry: entry[1])]
+    assert order == ["shrinks", "important", "early", "late"]
+
+
+# On real processes ---------------------------------------------------------------------------
+
+
+async def resize(world, name, wanted, **more):
+    patch = {"spec": {"containers": [{"name": "main", "resources": wanted, **more}]}}
+    kind = "application/strategic-merge-patch+json"
+    await world.client.patch(PODS, name, patch, "default", subresource="resize", patch_type=kind)
+
+
+async def status_until(world, name, test, what):
+    async def question():
+        status = (await world.get(name))["status"]
+        return status if test(status) else None
+
+    return await world.until(question, what)
+
+
+def held(status):
+    return status["containerStatuses"][0].get("resources", {}).get("limits", {}).get("memory")
+
+
+def condition(status, kind):
+    return next((c for c in status["conditions"] if c["type"] == kind), None)
+
+
+def test_a_running_container_gets_its_new_limits_without_a_restart():
+    async def main():
+        async with process_world() as world:
+            script = (
+                "while sleep 0.05; do cat /sys/fs/cgroup/memory/memory.limit_in_bytes "
+                "/sys/fs/cgroup/memory.max 2>/dev/null; done"
+            )
+            await world.pod("p", script, container={"resources": resources("64Mi")})
+            await world.phase("p", "Running")
+            await resize(world, "p", resources("128Mi"))
+            status = await status_until(world, "p", lambda s: held(s) == "128Mi", "resized")
+            entry = status["containerStatuses"][0]
+            assert entry["restartCount"] == 0
+            assert entry["allocatedResources"]["memory"] == "128Mi"
+            assert condition(status, "PodResizeInProgress") is None
+            await world.event("p", "ResizeCompleted")
+            if world.agent.isolation().level != "plain":
+
+                async def seen():
+                    return str(128 << 20) in (await world.log("p", tail_lines=2))
+
+                await world.until(seen, "the kernel's limit")
+
+    asyncio.run(main())
+
+
+def test_a_container_whose_policy_says_so_is_restarted_with_its_new_limits():
+    async def main():
+        async with process_world() as world:
+            policy = [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]
+            container = {"resources": resources("64Mi"), "resizePolicy": policy}
+            trap = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
+            await world.pod("p", trap, container=container, restartPolicy="OnFailure")
+            await world.phase("p", "Running")
+            await resize(world, "p", resources("96Mi"))
+            status = await status_until(world, "p", lambda s: held(s) == "96Mi", "restarted")
+            assert status["containerStatuses"][0]["restartCount"] == 1
+            await world.event("p", "ResizeCompleted")
+            await resize(world, "p", resources("96Mi", "200m"))  # cpu needs none
+
+            def cpu(status):
+                limits = status["containerStatuses"][0]["resources"]["limits"]
+                return limits["cpu"] == "200m"
+
+            status = await status_until(world, "p", cpu, "cpu")
+            assert status["containerStatuses"][0]["restartCount"] == 1
+
+    asyncio.run(main())
+
+
+def test_what_does_not_fit_waits_until_another_pod_has_gone():
+    async def main():
+        async with process_world(nodes=SMALL) as world:
+            for name in ("first", "second"):
+                await world.pod(
+                    name,
+                    container={"resources": resources("400Mi")},
+                    terminationGracePeriodSeconds=0,
+                )
+                await world.phase(name, "Running")
+            await resize(world, "first", resources("2Gi"))
+
+            def pending(reason):
+                def test(status):
+                    found = condition(status, "PodResizePending")
+                    return found is not None and found["reason"] == reason
+
+                return test
+
+            await status_until(world, "first", pending("Infeasible"), "infeasible")
+            await resize(world, "first", resources("800Mi"))
+            status = await status_until(world, "first", pending("Deferred"), "deferred")
+            assert held(status) == "400Mi"
+            found = condition(status, "PodResizePending")
+            assert found["observedGeneration"] == 3
+            await world.client.delete(PODS, "second", "default")
+            status = await status_until(world, "first", lambda s: held(s) == "800Mi", "granted")
+            assert condition(status, "PodResizePending") is None
+
+    asyncio.run(main())
+
+
+def test_memory_in_use_is_not_taken_away():
+    hog = f"exec {sys.executable} -c 'import time; b = bytearray(80 << 20); time.sleep(1000)'"
+
+    async def main():
+        async with process_world() as world:
+            if "memory limits (" not in " ".join(world.agent.isolation().applied):
+                return
+            await world.pod("p", hog, container={"resources": resources("200Mi")})
+            await world.phase("p", "Running")
+            await asyncio.sleep(0.5)
+            await resize(world, "p", resources("40Mi"))
+
+            def failed(status):
+                found = condition(status, "PodResizeInProgress")
+                return found is not None and found.get("reason") == "Error"
+
+            status = await status_until(world, "p", failed, "refused")
+            assert held(status) == "200Mi"
+            assert status["containerStatuses"][0]["allocatedResources"]["memory"] == "40Mi"
+            assert status["containerStatuses"][0]["restartCount"] == 0
+
+    asyncio.run(main())
