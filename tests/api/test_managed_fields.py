@@ -178,6 +178,16 @@ def test_applied_items_come_in_their_order_between_the_neighbours_they_had():
     assert order(live_of("a", "b"), "x", "b") == "axb"
 
 
+def test_the_same_items_in_another_order_are_a_change():
+    def of(*names):
+        return deployment(with_containers(*({"name": n} for n in names)))
+
+    live = ssa(None, of("a", "b"))
+    assert ssa(live, of("a", "b"), now=9.0) is live
+    turned = ssa(live, of("b", "a"))
+    assert [c["name"] for c in turned["spec"]["template"]["spec"]["containers"]] == ["b", "a"]
+
+
 def test_without_a_schema_lists_are_atomic():
     one = {"apiVersion": "e/v1", "kind": "X", "metadata": {"name": "x"}, "spec": {"l": [{"a": 1}]}}
     live = apply(None, one, manager="a", force=False, schema=None, now=0)

@@ -151,7 +151,7 @@ def test_service_ports_merge_by_port_number():
         (pod(A, "x"), 422, "list element types are not identical"),
         (pod(["x"]), 422, "lists of lists are not supported"),
         ({"spec": {"$retainKeys": "x"}}, 400, "invalid patch format of retainKeys"),
-        ({"spec": {"$retainKeys": ["a"], "nodeName": "n"}}, 400, "'nodeName' is set"),
+        ({"spec": {"$retainKeys": ["a"], "nodeName": "n"}}, 400, "nodeName is set"),
         ({"spec": {"$setElementOrder/containers": {}}}, 400, "of setElementOrder list"),
         ({"spec": {"$setElementOrder/containers": [[1]]}}, 422, "declared merge key"),
         ({"metadata": {"$deleteFromPrimitiveList/finalizers": 1}}, 400, "primitive list"),

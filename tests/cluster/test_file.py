@@ -118,3 +118,23 @@ def test_an_unknown_kind_role_is_named(tmp_path):
     path = write(tmp_path, KIND.replace("role: worker", "role: wroker", 1))
     with pytest.raises(ConfigError, match=r"nodes\[1\]\.role"):
         read_cluster_file(path)
+
+
+def test_scheduler_profiles_come_with_the_cluster(tmp_path):
+    text = GOOD + "  schedulerConfig:\n    profiles:\n      - schedulerName: packing\n"
+    config = read_cluster_file(write(tmp_path, text)).scheduler
+    assert [profile.scheduler_name for profile in config.profiles] == ["packing"]
+
+
+def test_a_wrong_scheduler_profile_is_shown_by_line(tmp_path):
+    text = GOOD + (
+        "  schedulerConfig:\n    profiles:\n      - plugins:\n          score:\n"
+        "            enabled:\n              - {name: NodeFoo}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_cluster_file(write(tmp_path, text))
+    line = 1 + text[: text.index("- {name: NodeFoo}")].count("\n")
+    assert f"cluster.yaml:{line}: spec.schedulerConfig.profiles[0].plugins.score" in str(
+        caught.value
+    )
+    assert "NodeFoo" in str(caught.value)

@@ -6,9 +6,10 @@ import pytest
 
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.base.errors import ConfigError
+from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import SIMULATED, DeviceConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.prepare import ClaimProblem, prepare_pod
-from kubarium.node.drivers.profiles import devices_of, driver_of
+from kubarium.node.drivers.profiles import counter_sets_of, devices_of, driver_of
 from kubarium.runtime import virtual
 
 from .conftest import world_on
@@ -294,3 +295,135 @@ def test_a_pod_whose_claim_is_not_reserved_waits_with_kubelets_event():
             assert (await world.get("p"))["status"]["phase"] == "Pending"
 
     virtual.run(main())
+
+
+# Partitions, health, configuration of other drivers ----------------------------------------------
+
+
+def test_partitions_share_the_counters_of_their_gpu():
+    config = DeviceConfig("gpu.example.com", 2, partitions=4)
+    names = [d["name"] for d in devices_of(config, "n1", 2)]
+    assert names[:5] == [*(f"gpu-0-partition-{i}" for i in range(4)), "gpu-0-full"]
+    part, full = devices_of(config, "n1", 1)[0], devices_of(config, "n1", 1)[-1]
+    assert part["attributes"]["partition"] == {"int": 0}
+    assert full["attributes"]["full"] == {"bool": True}
+    assert part["capacity"] == {"memory": {"value": "20Gi"}, "compute": {"value": "25"}}
+    (counters,) = counter_sets_of(config, 1)
+    assert counters["name"] == "gpu-0-counters"
+    assert full["consumesCounters"][0] == {
+        "counterSet": "gpu-0-counters",
+        "counters": counters["counters"],
+    }
+
+
+@pytest.mark.parametrize("model", ["A100", "H100", "H200", "B200", "GB200"])
+def test_every_mig_profile_fits_its_gpu(model):
+    config = DeviceConfig("nvidia", 1, model=model, mig=True)
+    (total,) = counter_sets_of(config, 1)
+    whole, *instances = devices_of(config, "n1", 1)
+    assert whole["consumesCounters"][0]["counters"] == total["counters"]
+    assert len(instances) == 7 + 4 + 3 + 2 + 1 + 1
+    for instance in instances:
+        assert instance["attributes"]["parentUUID"] == whole["attributes"]["uuid"]
+        for name, used in instance["consumesCounters"][0]["counters"].items():
+            assert parse_quantity(used["value"]) <= parse_quantity(
+                total["counters"][name]["value"]
+            ), (instance["name"], name)
+    profiles = [i["attributes"]["profile"]["string"] for i in instances]
+    assert profiles[0].startswith("1g.")
+    assert profiles[-1].startswith("7g.")
+
+
+def test_network_cards_stand_beside_the_gpus_of_their_pcie_root():
+    roots = [
+        [
+            d["attributes"]["resource.kubernetes.io/pcieRoot"]
+            for d in devices_of(DeviceConfig(profile, 4), "n1", 4)
+        ]
+        for profile in ("nvidia", "nic")
+    ]
+    assert roots[0] == roots[1]
+    assert roots[0][0] == roots[0][1] != roots[0][2]
+
+
+def test_health_on_the_node_taints_devices_in_place():
+    async def main():
+        async with with_devices(EXAMPLE) as world:
+            key = "kubarium.dev/device-health.gpu.example.com"
+
+            async def say(text):
+                patch = {"metadata": {"annotations": {key: text}}}
+                await world.client.patch(NODES, "n1", patch)
+                await world.context.clock.sleep(1)
+                (slice_,) = await slices(world)
+                return slice_
+
+            hurt = await say("gpu-1=Unhealthy:NoExecute")
+            assert hurt["spec"]["pool"]["generation"] == 1
+            well, ill = hurt["spec"]["devices"]
+            assert "taints" not in well
+            (taint,) = ill["taints"]
+            assert taint.pop("timeAdded")
+            assert taint == {
+                "key": "gpu.example.com/unhealthy",
+                "value": "true",
+                "effect": "NoExecute",
+            }
+            wrong = await say("gpu-1=Poorly")
+            assert wrong["metadata"]["resourceVersion"] == hurt["metadata"]["resourceVersion"]
+            message = await world.event("n1", "InvalidDeviceHealth")
+            assert "'gpu-1=Poorly': must be DEVICE=Healthy" in message
+            healed = await say(None)
+            assert not any("taints" in d for d in healed["spec"]["devices"])
+
+    virtual.run(main())
+
+
+def net_config(**burst):
+    return {
+        "source": "FromClaim",
+        "opaque": {
+            "driver": "net.example.com",
+            "parameters": {
+                "apiVersion": "net.resource.example.com/v1alpha1",
+                "kind": "NetConfig",
+                "bwBurst": burst,
+            },
+        },
+    }
+
+
+def other(driver, claim_document):
+    by_name = {claim_document["metadata"]["name"]: claim_document}
+    return prepare_pod(pod_with(["a"]), lambda ns, name: by_name.get(name), {driver: None})["c"]
+
+
+def test_bursts_of_a_network_configuration():
+    document = claim(
+        "claim-a", "nic-0", driver="net.example.com", config=[net_config(ingressBurst=8000)]
+    )
+    assert other("net.example.com", document) == {
+        "NET_DEVICE_0_INGRESS_BURST": "8000",
+        "DRA_RESOURCE_DRIVER_NAME": "net.example.com",
+        "DRA_ADMIN_ACCESS": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    ("driver", "config", "words"),
+    [
+        ("net.example.com", net_config(egressBurst=2**40), "burst cannot be more than 4GB"),
+        ("cpu.example.com", net_config(), "configuration not allowed"),
+        ("gpu.example.com", opaque("TimeSlicing", timeSlicingConfig={"interval": "Ages"}), "Ages"),
+        (
+            "gpu.example.com",
+            opaque("SpacePartitioning", spacePartitioningConfig={"partitionCount": -1}),
+            "invalid partition count: -1",
+        ),
+    ],
+)
+def test_opaque_configuration_that_a_driver_refuses(driver, config, words):
+    config = {**config, "opaque": {**config["opaque"], "driver": driver}}
+    document = claim("claim-a", "xxx-0", driver=driver, config=[config])
+    with pytest.raises(ClaimProblem, match=words):
+        other(driver, document)

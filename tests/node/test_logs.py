@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubarium.api.logs import LogOptions
 from kubarium.node.logs import read_log
-from kubarium.node.runtimes.process.init import MAX_LOG_LINE, LogFile
+from kubarium.node.runtimes.process.init import MAX_LOG_FILES, MAX_LOG_LINE, LogFile
 from kubarium.runtime import virtual
 
 LINES = st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line), max_size=20)
@@ -88,3 +90,48 @@ def test_following_ends_when_the_container_has(tmp_path):
     text, seconds = virtual.run(main())
     assert text == b"one\n"
     assert 5 <= seconds < 6
+
+
+def test_a_log_is_rotated_and_only_so_many_files_are_kept(tmp_path):
+    path = tmp_path / "0.log"
+    log = LogFile(str(path), max_bytes=1000)
+    for number in range(200):
+        log.feed("stdout", b"line %d\n" % number)
+    log.close()
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert len(names) == MAX_LOG_FILES
+    assert "0.log" in names
+    assert all(file.stat().st_size < 1100 for file in tmp_path.iterdir())
+    newest = max(int(name.rsplit(".", 1)[1]) for name in names if name != "0.log")
+    assert f"0.log.{newest - MAX_LOG_FILES + 1}" not in names
+    kept = range(newest - 3, newest + 1)
+    everything = b"".join((tmp_path / f"0.log.{n}").read_bytes() for n in kept)
+    assert shown(path).endswith(b"line 199\n")
+    assert b"line 199" not in everything
+
+
+def test_a_follower_misses_nothing_when_the_log_is_rotated(tmp_path):
+    path = tmp_path / "0.log"
+    wanted = b"".join(b"line %d\n" % number for number in range(100))
+
+    async def main():
+        clock = virtual.VirtualClock()
+        log = LogFile(str(path), max_bytes=1000)
+        alive = True
+
+        async def write():
+            nonlocal alive
+            for number in range(100):
+                log.feed("stdout", b"line %d\n" % number)
+                await clock.sleep(0.03)
+            log.close()
+            alive = False
+
+        writer = asyncio.create_task(write())
+        pieces = read_log(str(path), LogOptions(follow=True), clock, lambda: alive)
+        seen = b"".join([piece async for piece in pieces])
+        await writer
+        return seen
+
+    assert virtual.run(main()) == wanted
+    assert len(list(tmp_path.iterdir())) > 1

@@ -663,8 +663,8 @@ def test_a_selector_that_fails_at_run_time_holds_up_nobody_else(api):
 
 
 MISSING = {
-    "claim": (with_claim("wants", resourceClaimName="nope"), 'resource claim "nope"'),
-    "template": (with_claim("wants", resourceClaimTemplateName="nope"), "resource claim"),
+    "claim": (with_claim("wants", resourceClaimName="nope"), 'ResourceClaim "default/nope"'),
+    "template": (with_claim("wants", resourceClaimTemplateName="nope"), "not created yet"),
     "PodGroup": (pod("wants", schedulingGroup={"podGroupName": "nope"}), "pod group nope"),
     "node label": (pod("wants", nodeSelector={"a": "b"}), "node affinity/selector"),
 }
@@ -679,6 +679,7 @@ def test_a_pod_that_needs_what_is_not_there_says_so(module_cluster, api, what):
         return words in module_cluster.kubarium("why", "pod/wants").stdout
 
     until(explained, f"{words!r} in `kubarium why`")
+    until(lambda: has_condition(api, f"{PODS}/wants", "PodScheduled", [words]), "the condition")
     runs(api, "other")
     assert api("GET", f"{PODS}/wants").body["status"]["phase"] == "Pending"
     remove(api, "wants", "other")

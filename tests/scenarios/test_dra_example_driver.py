@@ -689,3 +689,80 @@ def test_a_tainted_device_of_a_shared_claim_takes_no_new_pods(demos):
         await running(cluster, name, 4)
 
     play_virtually(story)
+
+
+def test_a_quota_limits_the_devices_of_a_class():
+    async def story(cluster):
+        limit = f"{DRIVER}.deviceclass.resource.k8s.io/devices"
+        quota = {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "gpus"},
+            "spec": {"hard": {limit: "3"}},
+        }
+        await cluster.apply(quota)
+        await cluster.apply(claim_text("two", DRIVER, count=2))
+        with pytest.raises(ApiError, match=r"exceeded quota: gpus, requested: .*=2, used: .*=2"):
+            await cluster.apply(claim_text("more", DRIVER, count=2))
+        with pytest.raises(ApiError, match=r"requested: .*=32"):
+            await cluster.apply(claim_text("all", DRIVER, allocationMode="All"))
+        await cluster.apply(claim_text("one", DRIVER))
+
+    play_virtually(story)
+
+
+def test_a_sick_device_shows_in_its_containers_status():
+    key = f"kubarium.dev/device-health.{DRIVER}"
+
+    async def story(cluster):
+        await cluster.apply(
+            claim_text("held", DRIVER)
+            + "\n---"
+            + pod_text("user", "held", source="resourceClaimName")
+        )
+        pods = await running(cluster, "default", 1)
+        assert "allocatedResourcesStatus" not in pods["user"]["status"]["containerStatuses"][0]
+
+        async def health():
+            pod = await cluster.get(PODS, "user")
+            (container,) = pod["status"]["containerStatuses"]
+            return container.get("allocatedResourcesStatus")
+
+        for text, expected in (("gpu-0=Unhealthy", "Unhealthy"), (None, "Healthy")):
+            change = {"metadata": {"annotations": {key: text}}}
+            await cluster.client.patch(NODES, "node-0", change)
+            await cluster.clock.sleep(60)
+            assert await health() == [
+                {
+                    "name": "claim:it",
+                    "resources": [{"resourceID": f"{DRIVER}/node-0/gpu-0", "health": expected}],
+                }
+            ]
+        assert (await cluster.get(PODS, "user"))["status"]["phase"] == "Running"
+
+    play_virtually(story)
+
+
+def test_devices_are_deterministic_on_the_virtual_clock():
+    async def story(cluster):
+        await cluster.apply(
+            claim_text("held", DRIVER)
+            + "\n---"
+            + pod_text("user", "held", source="resourceClaimName")
+            + "\n---"
+            + pod_text("plain", "", limits={f"deviceclass.resource.kubernetes.io/{DRIVER}": 2})
+        )
+        await running(cluster, "default", 2)
+        rule = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "DeviceTaintRule",
+            "metadata": {"name": "all"},
+            "spec": {"deviceSelector": {}, "taint": {"key": "k", "effect": "NoExecute"}},
+        }
+        await cluster.apply(rule)
+        await cluster.clock.sleep(90)
+        assert await cluster.pods() == []
+        assert [c["metadata"]["name"] for c in await claims(cluster, "default")] == ["held"]
+        return cluster.history_hash()
+
+    assert play_virtually(story) == play_virtually(story)

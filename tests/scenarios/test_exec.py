@@ -257,10 +257,13 @@ def test_what_cannot_be_served_is_refused_before_the_upgrade(tmp_path):
         assert status == 400
         assert "v5.channel.k8s.io" in message
         assert (await refusal("/api/v1/pods", "v5.channel.k8s.io"))[0] == 400
-        spdy = {"Upgrade": "SPDY/3.1"}
+        spdy = {"Upgrade": "SPDY/3.1", "X-Stream-Protocol-Version": "v1.channel.k8s.io"}
         status, message = await refusal(f"{exec_p}&command=ls", **spdy)
         assert status == 400
-        assert "WebSocket" in message
+        assert "v4.channel.k8s.io" in message
+        status, message = await refusal(f"{exec_p}&command=ls", Upgrade="h2c")
+        assert status == 400
+        assert "WebSocket and SPDY/3.1" in message
         bad = {"Sec-WebSocket-Key": "x"}
         assert (await refusal(f"{exec_p}&command=ls", **bad))[0] == 400
 
@@ -279,7 +282,8 @@ def test_logs_come_over_websocket_too(tmp_path):
 
 
 @pytest.mark.kubectl
-def test_kubectl_runs_copies_and_forwards(tmp_path):
+@pytest.mark.parametrize("protocol", ["WebSocket", "SPDY"])
+def test_kubectl_runs_copies_and_forwards(tmp_path, protocol):
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("needs kubectl")
@@ -313,6 +317,9 @@ def test_kubectl_runs_copies_and_forwards(tmp_path):
         }
         config.write_text(json.dumps(settings))
         environment = {**os.environ, "KUBECONFIG": str(config), "HOME": str(tmp_path)}
+        for feature in ("REMOTE_COMMAND", "PORT_FORWARD"):
+            switch = f"KUBECTL_{feature}_WEBSOCKETS"
+            environment[switch] = "true" if protocol == "WebSocket" else "false"
 
         async def call(*words, stdin=b""):
             process = await asyncio.create_subprocess_exec(

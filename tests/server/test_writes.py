@@ -69,6 +69,98 @@ def test_create_ignores_system_fields_and_refuses_a_resource_version(world):
     world(story)
 
 
+BAD_CONDITION = {"status": {"conditions": [{"status": "True", "lastProbeTime": None}]}}
+
+
+@pytest.mark.parametrize("patch_type", [STRATEGIC_MERGE_PATCH, APPLY_PATCH])
+def test_list_items_without_their_key_are_stored_with_an_empty_one(world, patch_type):
+    async def story(w):
+        await w.pod()
+        await w.client.patch(
+            PODS, "web", BAD_CONDITION, "default", patch_type=MERGE_PATCH, subresource="status"
+        )
+        stored = await w.client.get(PODS, "web", "default")
+        assert stored["status"]["conditions"] == [{"type": "", "status": "True"}]
+        ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        change = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, **ready}
+        patched = await w.client.patch(
+            PODS, "web", change, "default", patch_type=patch_type, subresource="status"
+        )
+        assert {c["type"] for c in patched["status"]["conditions"]} == {"", "Ready"}
+
+    world(story)
+
+
+def test_secrets_fold_texts_into_data_on_every_write(world):
+    async def story(w):
+        secret = {"metadata": {"name": "s"}, "stringData": {"a": "one"}, "data": {"b": "Yg=="}}
+        stored = await w.client.create(SECRETS, secret, "default")
+        assert stored["data"] == {"a": "b25l", "b": "Yg=="}
+        assert "stringData" not in stored
+        stored = await w.client.update(SECRETS, {**stored, "stringData": {"a": "two"}})
+        assert stored["data"] == {"a": "dHdv", "b": "Yg=="}
+        for patch_type in (MERGE_PATCH, STRATEGIC_MERGE_PATCH):
+            change = {"stringData": {"c": patch_type[:3]}, "data": {"b": None}}
+            stored = await w.client.patch(SECRETS, "s", change, "default", patch_type=patch_type)
+            assert stored["data"] == {"a": "dHdv", "c": "YXBw"}
+        applied = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "applied"},
+            "stringData": {"a": "one"},
+        }
+        for name in ("applied", "s"):
+            applied = {**applied, "metadata": {"name": name}}
+            for _ in range(2):
+                stored = await w.client.patch(
+                    SECRETS, name, applied, "default", patch_type=APPLY_PATCH
+                )
+                assert stored["data"]["a"] == "b25l"
+                assert "stringData" not in stored
+
+    world(story)
+
+
+def test_a_patch_cannot_make_another_kind_of_an_object(world):
+    async def story(w):
+        await w.client.create(CONFIG_MAPS, config_map(), "default")
+        for change in ({"kind": "Secret"}, {"apiVersion": "v2"}):
+            error = await w.refused(w.client.patch(CONFIG_MAPS, "a", change, "default"))
+            assert error.code == 400
+            assert "does not match" in error.message
+
+    world(story)
+
+
+def test_finalizers_of_built_in_kinds_have_a_domain(world):
+    async def story(w):
+        document = config_map()
+        document["metadata"]["finalizers"] = ["orphan", "example.com/keep", "mine"]
+        error = await w.refused(w.client.create(CONFIG_MAPS, document, "default"))
+        assert error.code == 422
+        why = "name is neither a standard finalizer name nor is it fully qualified"
+        assert f'metadata.finalizers[2]: Invalid value: "mine": {why}' in error.message
+        assert "finalizers[0]" not in error.message
+        await w.client.create(CONFIG_MAPS, config_map(), "default")
+        change = {"metadata": {"finalizers": ["mine"]}}
+        error = await w.refused(w.client.patch(CONFIG_MAPS, "a", change, "default"))
+        assert why in error.message
+
+    world(story)
+
+
+def test_patches_that_are_refused_are_shown_as_upstream_shows_them(world):
+    async def story(w):
+        await w.pod(metadata={"labels": {"x": "y"}})
+        change = {"metadata": {"labels": {"$patch": "merges", "a": "b"}}}
+        error = await w.refused(
+            w.client.patch(PODS, "web", change, "default", patch_type=STRATEGIC_MERGE_PATCH)
+        )
+        assert "unknown patch type: merges in map: map[$patch:merges a:b]" in error.message
+
+    world(story)
+
+
 def test_generated_names_have_five_characters_on_a_base_cut_to_58(world):
     async def story(w):
         document = {"metadata": {"generateName": "x" * 62 + "-"}}

@@ -130,3 +130,27 @@ def test_a_malformed_quantity_counts_as_nothing():
 )
 def test_images_get_their_tag(given, expected):
     assert normalised_image(given) == expected
+
+
+def test_a_resized_container_counts_with_the_most_it_wants_or_has():
+    container = {"name": "c", "image": "x", "resources": {"requests": {"cpu": "1"}}}
+    document = {
+        "metadata": {"name": "p", "namespace": "ns"},
+        "spec": {"containers": [container], "nodeName": "n"},
+        "status": {
+            "containerStatuses": [
+                {
+                    "name": "c",
+                    "allocatedResources": {"cpu": "2"},
+                    "resources": {"requests": {"cpu": "1500m", "memory": "64"}},
+                }
+            ]
+        },
+    }
+    assert dict(PodReader().row(document).shape.requests) == {"cpu": 2000, "memory": 64}
+    grown = {**container, "resources": {"requests": {"cpu": "4"}}}
+    document["spec"] = {"containers": [grown], "nodeName": "n"}
+    assert PodReader().row(document).shape.request("cpu") == 4000
+    refused = {"type": "PodResizePending", "status": "True", "reason": "Infeasible"}
+    document["status"]["conditions"] = [refused]
+    assert PodReader().row(document).shape.request("cpu") == 2000

@@ -13,7 +13,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NoReturn
 
 import orjson
@@ -276,6 +276,9 @@ class _Conform:
                 kept = _zero(items) if item is None else self.value(items, item, (path, index))
                 if kept is not item:
                     value[index] = kept
+            for key in _written_keys(schema):
+                for item in value:
+                    item.setdefault(key, "")
         return value
 
     def _string(self, schema: Schema, value: Any, path: Path) -> Any:
@@ -298,6 +301,23 @@ class _Conform:
         if not -bound <= value < bound:
             _mismatch(schema, value, path)
         return value
+
+
+@cache
+def _written_keys(schema: Schema) -> tuple[str, ...]:
+    """The keys of a list's items that Go writes even if empty: strings that are required.
+
+    Without them, merging by key would not find its key in an item that was stored without one.
+    """
+    items, keys = schema.items, (*schema.list_map_keys, schema.patch_merge_key)
+    if items is None or not items.has_fields:
+        return ()
+    strings = [k for k in dict.fromkeys(keys) if k in items.required and _is_text(items.field(k))]
+    return tuple(strings)
+
+
+def _is_text(schema: Schema | None) -> bool:
+    return schema is not None and schema.type == "string" and not schema.quantity
 
 
 _ZEROES: dict[str, Any] = {"string": "", "integer": 0, "number": 0, "boolean": False}

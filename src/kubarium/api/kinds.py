@@ -17,6 +17,7 @@ SERVICES = _core("services", "Service")
 ENDPOINTS = _core("endpoints", "Endpoints")
 CONFIG_MAPS = _core("configmaps", "ConfigMap")
 SECRETS = _core("secrets", "Secret")
+RESOURCE_QUOTAS = _core("resourcequotas", "ResourceQuota")
 SERVICE_ACCOUNTS = _core("serviceaccounts", "ServiceAccount")
 PERSISTENT_VOLUME_CLAIMS = _core("persistentvolumeclaims", "PersistentVolumeClaim")
 PERSISTENT_VOLUMES = _core("persistentvolumes", "PersistentVolume", False)
@@ -34,9 +35,7 @@ RESOURCE_CLAIM_TEMPLATES = Resource(
 )
 RESOURCE_SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", False)
 DEVICE_CLASSES = Resource("resource.k8s.io", "v1", "deviceclasses", "DeviceClass", False)
-DEVICE_TAINT_RULES = Resource(
-    "resource.k8s.io", "v1", "devicetaintrules", "DeviceTaintRule", False
-)
+DEVICE_TAINT_RULES = Resource("resource.k8s.io", "v1", "devicetaintrules", "DeviceTaintRule", False)
 RESOURCE_POOL_STATUS_REQUESTS = Resource(
     "resource.k8s.io", "v1alpha3", "resourcepoolstatusrequests", "ResourcePoolStatusRequest", False
 )

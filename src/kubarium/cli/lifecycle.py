@@ -33,11 +33,12 @@ def up(
 ) -> None:
     """Bring a cluster up, here or in the background."""
     state = StateDirectory(name)
+    cluster = described(file, nodes, simulated)
     running = state.read_record()
     if running:
         out.print(f"{name} runs already at {running.url} (context {running.context})")
         return
-    launch = Launch(state, described(file, nodes, simulated), port, in_memory, target)
+    launch = Launch(state, cluster, port, in_memory, target)
     for field in launch.file.ignored:
         err.print(f"[yellow]note:[/] {file}: {field} has no meaning here and is ignored")
     if detach:

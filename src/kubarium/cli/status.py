@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from rich.table import Table
 
 from kubarium.api.kinds import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.api.resource import Document
@@ -59,15 +58,16 @@ def _allocated(claim: Document) -> int:
 
 def show_status(report: dict[str, Any]) -> None:
     """The report for people."""
-    table = Table(box=None, show_header=False, padding=(0, 2))
     memory = report["memoryBytes"] / 1e6
     phases = ", ".join(f"{count} {phase}" for phase, count in report["pods"].items())
-    table.add_row("server", f"{report['url']} ({report['version']}, context {report['context']})")
-    table.add_row("process", f"pid {report['pid']}, {memory:.0f} MB")
-    table.add_row("nodes", f"{report['nodes']['ready']} of {report['nodes']['total']} ready")
-    table.add_row("pods", phases or "none")
-    devices = report["devices"]
-    table.add_row("devices", f"{devices['allocated']} of {devices['total']} allocated")
-    out.print(table)
+    nodes, devices = report["nodes"], report["devices"]
+    for label, text in (
+        ("server", f"{report['url']} ({report['version']}, context {report['context']})"),
+        ("process", f"pid {report['pid']}, {memory:.0f} MB"),
+        ("nodes", f"{nodes['ready']} of {nodes['total']} ready"),
+        ("pods", phases or "none"),
+        ("devices", f"{devices['allocated']} of {devices['total']} allocated"),
+    ):
+        out.print(f"  {label:<9}{text}", markup=False)
     for line in report["isolation"]:
         out.print(f"  {line}", markup=False)

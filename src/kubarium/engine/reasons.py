@@ -56,9 +56,14 @@ def volume_lost(claim: str, volume: str) -> str:
     return f'persistentvolumeclaim "{claim}" bound to non-existent persistentvolume "{volume}"'
 
 
-def claim_missing(pod_claim: str) -> str:
-    """A claim of the pod does not exist yet."""
-    return f'waiting for resource claim "{pod_claim}" to be created'
+def claim_missing(namespace: str, claim: str) -> str:
+    """The pod names a claim that does not exist."""
+    return f'could not find ResourceClaim "{namespace}/{claim}"'
+
+
+def claim_not_created(namespace: str, pod: str) -> str:
+    """A claim of the pod has not been made from its template yet."""
+    return f'pod "{namespace}/{pod}": ResourceClaim not created yet'
 
 
 def claim_in_use(claim: str) -> str:

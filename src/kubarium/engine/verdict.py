@@ -33,15 +33,20 @@ class Suggestion:
 class NodeReasons(Mapping[str, tuple[str, ...]]):
     """Node to reasons, as one small number for each row: thousands of nodes share a few reasons."""
 
-    __slots__ = ("_codes", "_rows", "_sets")
+    __slots__ = ("_codes", "_counts", "_rows", "_sets")
 
     def __init__(
-        self, rows: Mapping[str, int], codes: NDArray[np.int32], sets: list[tuple[str, ...]]
+        self,
+        rows: Mapping[str, int],
+        codes: NDArray[np.int32],
+        sets: list[tuple[str, ...]],
+        alive: NDArray[np.bool_],
     ) -> None:
         """``codes`` holds, for each row, an index into ``sets``; ``rows`` is copied."""
         self._rows = dict(rows)
         self._codes = codes
         self._sets = sets
+        self._counts: list[int] = np.bincount(codes[alive], minlength=len(sets)).tolist()
 
     def __getitem__(self, node: str) -> tuple[str, ...]:
         return self._sets[int(self._codes[self._rows[node]])]
@@ -54,23 +59,18 @@ class NodeReasons(Mapping[str, tuple[str, ...]]):
 
     def tally(self, holds: Callable[[tuple[str, ...]], bool]) -> int:
         """The number of nodes for whose reasons ``holds`` is true."""
-        numbers = self._numbers()
-        return sum(int(numbers[i]) for i, why in enumerate(self._sets) if holds(why))
+        return sum(n for n, why in zip(self._counts, self._sets, strict=True) if holds(why))
 
     def counts(self) -> dict[str, int]:
         """The number of nodes for each reason."""
         found: dict[str, int] = {}
-        for number, why in zip(self._numbers().tolist(), self._sets, strict=True):
+        for number, why in zip(self._counts, self._sets, strict=True):
             for reason in why if number else ():
                 found[reason] = found.get(reason, 0) + number
         return found
 
-    def _numbers(self) -> NDArray[np.int64]:
-        rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
-        return np.bincount(self._codes[rows], minlength=len(self._sets))
 
-
-_NOWHERE = NodeReasons({}, np.zeros(0, np.int32), [()])
+_NOWHERE = NodeReasons({}, np.zeros(0, np.int32), [()], np.zeros(0, np.bool_))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from kubarium.node.drivers.health import (
 )
 from kubarium.node.drivers.profiles import driver_of
 from kubarium.node.drivers.publish import Publisher
+from kubarium.node.drivers.report import HealthReport
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import ServiceProxy
@@ -114,6 +115,8 @@ class Agent:
         self._binding: BindingConditions | None = None
         if any(d.binding_conditions for spec in config.nodes for d in spec.devices):
             self._binding = BindingConditions(context, self._publishes)
+        mine = dict.fromkeys(spec.name for spec in config.nodes if spec.devices)
+        self._health = HealthReport(context, mine, drivers) if mine else None
         self._duration_s = lease_seconds(len(self._mine))
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
         self.ready = asyncio.Event()
@@ -189,6 +192,8 @@ class Agent:
                 group.create_task(self._follow_devices())
                 if self._proxy is not None:
                     group.create_task(self._proxy.run())
+                if self._health is not None:
+                    group.create_task(self._health.controller.run())
                 if self._binding is not None:
                     group.create_task(self._binding.controller.run())
         finally:

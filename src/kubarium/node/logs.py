@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from kubarium.api.logs import LogOptions
 from kubarium.base.clock import Clock, parse_rfc3339
@@ -58,7 +59,8 @@ def parse_stamp(stamp: bytes) -> float:
 async def read_log(
     path: str, options: LogOptions, clock: Clock, running: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
-    """Pieces of the log at ``path``; with ``follow``, on until ``running()`` is false."""
+    """Pieces of the log at ``path``; with ``follow``, on until ``running()`` is false, also over
+    rotations (as kubelet does, what was put aside before is not shown)."""
     since = 0.0
     if options.since_seconds is not None:
         since = clock.now() - options.since_seconds
@@ -66,12 +68,14 @@ async def read_log(
         since = parse_rfc3339(options.since_time)
     chosen = _Filter(options.timestamps, since, options.limit_bytes)
     # Reads are of local files in small pieces; a thread for each would cost more than it saves.
-    with open(path, "rb") as file:  # noqa: ASYNC230
+    file = open(path, "rb")  # noqa: ASYNC230, SIM115
+    try:
         if options.tail_lines is not None:
             file.seek(_tail_start(path, options.tail_lines))
         rest = b""
         while chosen.left is None or chosen.left > 0:
             alive = options.follow and running()
+            rotated = options.follow and not _is_at(path, file)
             data = file.read(_CHUNK_BYTES)
             *lines, rest = (rest + data).split(b"\n")
             shown = chosen.lines(lines)
@@ -79,9 +83,23 @@ async def read_log(
                 yield shown
             if data:
                 continue
+            if rotated:
+                file.close()
+                file, rest = open(path, "rb"), b""  # noqa: ASYNC230, SIM115
+                continue
             if not alive:
                 return
             await clock.sleep(_FOLLOW_S)
+    finally:
+        file.close()
+
+
+def _is_at(path: str, file: BinaryIO) -> bool:
+    """Whether ``file`` is still the one at ``path``, or has been put aside for a new one."""
+    try:
+        return os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:  # in between
+        return True
 
 
 def _tail_start(path: str, wanted: int) -> int:

@@ -19,7 +19,7 @@ from kubarium.server.admission.plugins import default_chain
 from kubarium.server.authn import TokenAuthenticator
 from kubarium.server.authz import Authorizer
 from kubarium.server.custom_resources import CustomResources
-from kubarium.server.deletes import Deleted, Deletes, GracePeriod
+from kubarium.server.deletes import Deleted, Deletes, GracePeriod, check_delete_options
 from kubarium.server.documents import Documents
 from kubarium.server.limits import DELETE_COLLECTION_STEP
 from kubarium.server.logs import LogSource
@@ -195,6 +195,7 @@ class ApiServer:
         call: Call,
     ) -> Sequence[Document]:
         """Delete every object that is selected now; the last states of those deleted."""
+        check_delete_options(options)
         documents = self.reads.list(kind, namespace, selection).items
         deleted = []
         for number, document in enumerate(documents, 1):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+
 from kubarium.api.catalog import Kind
 from kubarium.api.crds.definition import bundled
 from kubarium.api.decode import conform, strict_complaints, strict_decoding_error
 from kubarium.api.defaulting import default
-from kubarium.api.kinds import CUSTOM_RESOURCE_DEFINITIONS
+from kubarium.api.kinds import CUSTOM_RESOURCE_DEFINITIONS, SECRETS
 from kubarium.api.managed_fields import track_update
 from kubarium.api.resource import Document, copy_document
 from kubarium.api.validation import validate_create, validate_status_update, validate_update
@@ -26,6 +28,8 @@ def take_in(kind: Kind, document: Document, duplicates: list[str], call: Call) -
     nothing; they are dropped in any case. ApiError 400.
     """
     unknown = conform(kind, document)
+    if kind.resource == SECRETS:
+        fold_texts(document)
     if not unknown and not duplicates:
         return
     if call.field_validation == STRICT:
@@ -33,6 +37,14 @@ def take_in(kind: Kind, document: Document, duplicates: list[str], call: Call) -
     if call.field_validation != IGNORE:
         for complaint in strict_complaints(unknown, duplicates):
             call.warn(complaint)
+
+
+def fold_texts(secret: Document) -> None:
+    """Move a Secret's write-only ``stringData`` into ``data``, over what stands there."""
+    texts = secret.pop("stringData", None)
+    if texts:
+        data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+        secret["data"] = {**(secret.get("data") or {}), **data}
 
 
 def _is_bundled(definition: Document) -> bool:
@@ -107,10 +119,14 @@ class Documents:
                 changed[key] = copy_document(value)
         if not changed:
             return
-        names = list(changed)
+        names = dict.fromkeys(changed)
+        if "stringData" in changed:  # is folded into data, which may not have changed itself
+            names["data"] = None
+            if "data" in document:
+                changed.setdefault("data", dict(document["data"]))
         take_in(kind, changed, [], call)
         for name in names:
             if name in changed:
                 document[name] = changed[name]
             else:
-                del document[name]
+                document.pop(name, None)

@@ -1,4 +1,4 @@
-"""Subresources that talk to a pod: exec, attach and port-forward, and logs, over WebSocket.
+"""Subresources that talk to a pod: exec, attach and port-forward over WebSocket or SPDY, and logs.
 
 Channels are those of ``v5.channel.k8s.io``: the first byte of each message says which stream it
 belongs to (source: ``apimachinery/pkg/util/remotecommand``, ``client-go/tools/remotecommand``).
@@ -11,21 +11,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-import orjson
-
 from kubarium.api.resource import Document
 from kubarium.api.streams import Outcome, Session, StreamOptions, StreamSource
 from kubarium.base.errors import ApiError, bad_request, internal
 from kubarium.server.api_server import ApiServer
-from kubarium.server.exec_portforward import PORT_FORWARD_PROTOCOL, PortForward
+from kubarium.server.exec_channels import (
+    CLOSE_CHANNEL,
+    RESIZE,
+    STDIN,
+    Channels,
+    SpdyChannels,
+    WebSocketChannels,
+)
+from kubarium.server.exec_portforward import (
+    PORT_FORWARD_PROTOCOL,
+    PORT_FORWARD_SPDY,
+    PortForward,
+)
 from kubarium.server.logs import choose_container, open_log
-from kubarium.server.websocket import BINARY, TEXT, handshake_problem, offered_protocols
-from kubarium.server.websocket_connection import WebSocketConnection
+from kubarium.server.websocket import BINARY, handshake_problem
+from kubarium.server.websocket_connection import SpdyConnection, WebSocketConnection
 from kubarium.server.wire import RequestInfo, is_true, log_options
 
 Parameters = Mapping[str, list[str]]
 
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE_CHANNEL = 0, 1, 2, 3, 4, 255
 V5, V4 = "v5.channel.k8s.io", "v4.channel.k8s.io"
 _LOG_PROTOCOLS = ("binary.k8s.io", "")
 STREAMED = ("exec", "attach", "portforward")
@@ -75,22 +84,28 @@ class Streaming:
         self, connection: WebSocketConnection, info: RequestInfo, parameters: Parameters
     ) -> None:
         """One upgraded connection, to its end. ApiError before it is accepted."""
-        problem = handshake_problem(connection.headers)
+        spdy = isinstance(connection, SpdyConnection)
+        problem = "" if spdy else handshake_problem(connection.headers)
         if problem:
             raise bad_request(f"unable to upgrade: {problem}")
-        if info.resource != "pods" or info.subresource not in (*STREAMED, "log"):
-            raise bad_request(f"unable to upgrade: {info.path} is not served over WebSocket")
+        streamed = STREAMED if spdy else (*STREAMED, "log")
+        if info.resource != "pods" or info.subresource not in streamed:
+            raise bad_request(f"unable to upgrade: {info.path} is not served as a stream")
         if info.subresource == "log":
             await self._serve_log(connection, info, parameters)
             return
         _, options = self.check(info, parameters)
         source = self._source()
         if info.subresource == "portforward":
-            connection.accept(_choose(connection, (PORT_FORWARD_PROTOCOL,)))
+            known = PORT_FORWARD_SPDY if spdy else PORT_FORWARD_PROTOCOL
+            connection.accept(_choose(connection, (known,)))
             await PortForward(connection, source, info.namespace, info.name).serve()
             return
-        connection.accept(_choose(connection, (V5, V4)))
-        await _Remote(connection, source, info, options).serve()
+        connection.accept(_choose(connection, (V4,) if spdy else (V5, V4)))
+        channels: Channels = WebSocketChannels(connection)
+        if isinstance(connection, SpdyConnection):
+            channels = SpdyChannels(connection)
+        await _Remote(channels, source, info, options).serve()
 
     def _source(self) -> StreamSource:
         source: StreamSource | None = self._server.stream_source
@@ -113,7 +128,7 @@ class Streaming:
 
 def _choose(connection: WebSocketConnection, known: tuple[str, ...]) -> str:
     """The best protocol that both speak; ApiError 400."""
-    offered = offered_protocols(connection.headers)
+    offered = connection.offered
     for protocol in known:
         if protocol in offered or (not offered and not protocol):
             return protocol
@@ -144,26 +159,24 @@ class _Remote:
 
     def __init__(
         self,
-        connection: WebSocketConnection,
+        channels: Channels,
         source: StreamSource,
         info: RequestInfo,
         options: StreamOptions,
     ) -> None:
-        self._connection = connection
+        self._channels = channels
         self._source = source
         self._info = info
         self._options = options
 
     async def serve(self) -> None:
-        # The client waits for a first message, to know that the connection stands.
-        first = STDOUT if self._options.stdout else STDERR if self._options.stderr else ERROR
-        await self._connection.send(BINARY, bytes([first]))
+        await self._channels.open(self._options)
         try:
             session = await self._source.open_session(
                 self._info.namespace, self._info.name, self._options
             )
         except ApiError as error:
-            await self._finish(error.status())
+            await self._channels.finish(error.status())
             return
         try:
             await self._bridge(session)
@@ -172,45 +185,33 @@ class _Remote:
 
     async def _bridge(self, session: Session) -> None:
         """Output decides when it is over; a client that goes away ends it earlier."""
-        forward = asyncio.ensure_future(self._forward_output(session))
+        outward = asyncio.ensure_future(self._forward_output(session))
         inward = asyncio.ensure_future(self._forward_input(session))
         try:
-            await asyncio.wait((forward, inward), return_when=asyncio.FIRST_COMPLETED)
-            if forward.done():
-                forward.result()
-                await self._finish(_status_of(await session.outcome(), self._options.command))
-            else:
+            await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
+            if not outward.done():
                 inward.result()
         finally:
-            for task in (forward, inward):
+            for task in (outward, inward):
                 task.cancel()
-            await asyncio.gather(forward, inward, return_exceptions=True)
+            await asyncio.gather(outward, inward, return_exceptions=True)
+        await self._channels.finish(_status_of(outward.result(), self._options.command))
 
-    async def _forward_output(self, session: Session) -> None:
-        while True:
-            found = await session.read()
-            if found is None:
-                await session.outcome()
-                return
-            await self._connection.send(BINARY, bytes([found[0]]) + found[1])
+    async def _forward_output(self, session: Session) -> Outcome:
+        while (found := await session.read()) is not None:
+            await self._channels.send(*found)
+        return await session.outcome()
 
     async def _forward_input(self, session: Session) -> None:
         """Until the client goes away (Disconnected)."""
         while True:
-            message = await self._connection.receive()
-            if message.opcode not in (BINARY, TEXT) or not message.data:
-                continue
-            channel, data = message.data[0], message.data[1:]
+            channel, data = await self._channels.receive()
             if channel == STDIN and data:
                 await session.write(data)
             elif channel == RESIZE:
                 _resize(session, data)
             elif channel == CLOSE_CHANNEL and data[:1] == bytes([STDIN]):
                 session.close_input()
-
-    async def _finish(self, status: Document) -> None:
-        await self._connection.send(BINARY, bytes([ERROR]) + orjson.dumps(status))
-        self._connection.close()
 
 
 def _resize(session: Session, data: bytes) -> None:

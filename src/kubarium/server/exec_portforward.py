@@ -30,7 +30,8 @@ from kubarium.server.websocket import BINARY
 from kubarium.server.websocket import PROTOCOL_ERROR as BAD_WEBSOCKET
 from kubarium.server.websocket_connection import WebSocketConnection
 
-PORT_FORWARD_PROTOCOL = "SPDY/3.1+portforward.k8s.io"
+PORT_FORWARD_SPDY = "portforward.k8s.io"
+PORT_FORWARD_PROTOCOL = f"SPDY/3.1+{PORT_FORWARD_SPDY}"  # SPDY inside a WebSocket
 # Pieces from one client that may wait for a slow pod; beyond it the client is not read.
 _MANY_WAITING = 64
 _MAX_STREAMS = 2048

@@ -319,9 +319,8 @@ class Handlers:
             self._streaming.check(info, request.parameters)
             if request.headers.get("upgrade"):
                 error = bad_request(
-                    f"{info.subresource} needs the WebSocket protocol (kubectl 1.31 or newer, or "
-                    "1.30 with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true); this client asks for "
-                    f"{request.headers['upgrade']}"
+                    f"{info.subresource} is served over WebSocket and SPDY/3.1; this client asks "
+                    f"for {request.headers['upgrade']}"
                 )
             else:
                 error = bad_request("Upgrade request required")

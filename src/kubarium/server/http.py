@@ -117,7 +117,7 @@ class ApiApplication:
         scope = connection.scope
         parameters = parse_query(scope["query_string"])
         query = {key: values[0] for key, values in parameters.items()}
-        info = request_info("GET", decode_path(scope["raw_path"]), query)
+        info = request_info(scope["method"], decode_path(scope["raw_path"]), query)
         user = self._authenticator.authenticate(scope["headers"], scope.get("peer_certificate"))
         self._confirm(user, info)
         if info.subresource in CONNECT:

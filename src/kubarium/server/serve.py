@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from kubarium.server.http import ApiApplication
-from kubarium.server.websocket_connection import WebSocketConnection
+from kubarium.server.websocket_connection import SpdyConnection, WebSocketConnection
 
 _LOG = logging.getLogger("kubarium.server")
 
@@ -64,11 +64,11 @@ class _Protocol(HttpToolsProtocol):
         scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
         scope["peer_certificate"] = self._peer
 
-    def _should_upgrade_to_ws(self) -> bool:
-        return True
+    def _should_upgrade(self) -> bool:
+        return self._get_upgrade() in (b"websocket", b"spdy/3.1")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Other protocols (SPDY): the request is answered as any other."""
+        """Other protocols: the request is answered as any other."""
 
     def handle_websocket_upgrade(self) -> None:
         """Leave the connection to the API's own WebSocket protocol."""
@@ -76,7 +76,8 @@ class _Protocol(HttpToolsProtocol):
         scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
         scope["raw_path"], _, scope["query_string"] = self.url.partition(b"?")
         application: Any = self.config.app
-        connection = WebSocketConnection(self.transport, scope)
+        kind = WebSocketConnection if self._get_upgrade() == b"websocket" else SpdyConnection
+        connection = kind(self.transport, scope)
         connections: set[Any] = self.connections
         connections.add(connection)
         self.transport.set_protocol(connection)

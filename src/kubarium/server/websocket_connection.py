@@ -10,6 +10,7 @@ from typing import Any
 from kubarium.base.errors import ApiError
 from kubarium.server.representation import encode
 from kubarium.server.websocket import (
+    BINARY,
     CLOSE,
     INTERNAL_ERROR,
     NORMAL,
@@ -21,6 +22,7 @@ from kubarium.server.websocket import (
     accept_value,
     close_frame,
     frame,
+    offered_protocols,
 )
 from kubarium.server.wire import JSON
 
@@ -165,7 +167,49 @@ class WebSocketConnection(asyncio.Protocol):
             self.transport.write(close_frame(code, reason))
             self.transport.close()
 
+    @property
+    def offered(self) -> list[str]:
+        """The subprotocols that the client offers, best first."""
+        return offered_protocols(self.headers)
+
     def shutdown(self) -> None:
         """The server stops (what uvicorn's connections are told too)."""
         self.close(INTERNAL_ERROR, "the server is shutting down")
         self._end()
+
+
+class SpdyConnection(WebSocketConnection):
+    """The same for ``Upgrade: SPDY/3.1``: after it bytes in both directions, as messages."""
+
+    @property
+    def offered(self) -> list[str]:
+        values = [
+            value.decode("latin-1")
+            for name, value in self.scope["headers"]
+            if name == b"x-stream-protocol-version"
+        ]
+        return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+    def accept(self, protocol: str) -> None:
+        lines = [
+            "HTTP/1.1 101 Switching Protocols",
+            "Upgrade: SPDY/3.1",
+            "Connection: Upgrade",
+            f"X-Stream-Protocol-Version: {protocol}",
+        ]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode())
+        self.accepted = True
+
+    def data_received(self, data: bytes) -> None:
+        if not self._closing:
+            self._take(Message(BINARY, data))
+
+    async def send(self, opcode: int, data: bytes) -> None:
+        if self._lost or self._closing:
+            raise Disconnected
+        self.transport.write(data)
+        await self._writable.wait()
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        self._closing = True
+        self.transport.close()

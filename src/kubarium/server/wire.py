@@ -142,8 +142,13 @@ def integer(query: Query, name: str) -> int | None:
 
 
 def list_options(query: Query) -> ListOptions:
-    """``metav1.ListOptions`` of a list or deletecollection; ApiError 400."""
+    """``metav1.ListOptions`` of a list or deletecollection; ApiError 400 or 422."""
     integer(query, "timeoutSeconds")  # means nothing here, but must be a number
+    if query.get("sendInitialEvents"):
+        is_true(query, "sendInitialEvents")
+        detail = "sendInitialEvents is forbidden for list"
+        error = FieldError("Forbidden", "sendInitialEvents", detail=detail)
+        raise invalid("ListOptions", "meta.k8s.io", "", [error])
     return ListOptions(
         query.get("labelSelector", ""),
         query.get("fieldSelector", ""),

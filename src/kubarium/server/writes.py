@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kubarium.api.catalog import Kind
+from kubarium.api.decode import identify
 from kubarium.api.resource import Document, copy_document
 from kubarium.base.errors import ApiError, already_exists, not_found
 from kubarium.server.admission.chain import CREATE, UPDATE, Attempt, Chain
@@ -278,6 +279,7 @@ class Writes:
         old = self._registry.present(kind, record.value)
         document = apply_patch(kind, patch, old, call, subresource, self._registry.clock.now())
         document = dict(document)
+        identify(kind, document)
         document["metadata"] = dict(take_metadata(document))
         place(kind, document["metadata"], namespace)
         check_same_name(document["metadata"], name)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from kubarium.api.kinds import (
     DEPLOYMENTS,
+    EVENTS,
     JOB_SETS,
     JOBS,
     POD_GROUPS,
@@ -30,8 +31,10 @@ from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, device_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.explanation import Explanation
+from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.queueing import why as queueing
+from kubarium.view.warnings import with_warnings
 
 # Every resource that explain may look at; a resource that the cluster does not serve may be absent.
 RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
@@ -42,6 +45,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
             REPLICA_SETS,
             JOBS,
             JOB_SETS,
+            EVENTS,
             *queueing.RESOURCES_NEEDED,
         )
     )
@@ -57,21 +61,29 @@ _OWNED_BY: dict[str, tuple[Resource, ...]] = {
 }
 
 
-def explain(documents: Mapping[Resource, list[Document]], subject: Document) -> Explanation:
+def explain(
+    documents: Mapping[Resource, list[Document]],
+    subject: Document,
+    view: ClusterView | None = None,
+) -> Explanation:
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
     ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, Job, JobSet, Deployment,
     ReplicaSet, Kueue's Workload, Node, ResourceClaim; of others, what their conditions say.
+    ``view`` is one that already follows the same documents: with it, thousands of nodes need not be
+    read again for each question. It is as before afterwards.
     """
-    return _Why(documents).of(subject)
+    return with_warnings(_Why(documents, view).of(subject), documents.get(EVENTS, ()))
 
 
 class _Why:
     """One question's worth of state: the snapshot is filled on first use."""
 
-    def __init__(self, documents: Mapping[Resource, list[Document]]) -> None:
+    def __init__(
+        self, documents: Mapping[Resource, list[Document]], view: ClusterView | None = None
+    ) -> None:
         self._documents = documents
-        self._view: ClusterView | None = None
+        self._view = view
         self._by_kind: dict[str, Callable[[Document], Explanation]] = {
             "Pod": self._pod,
             "PodGroup": self._pod_group,
@@ -144,6 +156,9 @@ class _Why:
     def _unplaced(self, pod: Document, subject: Subject) -> Explanation:
         placer = Placer(self.view.snapshot)
         title = _title(pod)
+        missing = missing_claim(pod, self.view.snapshot.claims)
+        if missing:
+            return Explanation(title, "Pending", missing)
         explainer = Explainer(placer)
         if explainer.fits(subject):
             text = "the pod fits now; the scheduler has not placed it yet"
@@ -184,10 +199,10 @@ class _Why:
 
     def _unstarted(self, title: str, gang: Gang, pods: tuple[Pod, ...]) -> Explanation:
         snapshot = self.view.snapshot
-        missing = [c for p in pods for c in p.claims if c not in snapshot.claims]
-        if missing:
-            text = reasons.claim_missing(missing[0][1])
-            return Explanation(title, "Pending", text)
+        keys = {p.key for p in pods if any(c not in snapshot.claims for c in p.claims)}
+        for pod in self._list(PODS) if keys else ():
+            if key_of(pod) in keys and (text := missing_claim(pod, snapshot.claims)):
+                return Explanation(title, "Pending", text)
         placer = Placer(snapshot)
         mark = snapshot.checkpoint()
         [decision] = plan_cycle(placer, [QueueItem(pods, gang)]).decisions

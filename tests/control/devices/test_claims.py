@@ -6,6 +6,7 @@ from kubarium.api.kinds import (
     DEVICE_CLASSES,
     EVENTS,
     NODES,
+    POD_GROUPS,
     PODS,
     RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
@@ -172,5 +173,36 @@ def test_a_claim_deleted_while_in_use_goes_after_its_last_user(world_run):
         await world.settle()
         assert await world.find(RESOURCE_CLAIMS) == []
         assert not [e for e in await world.find(EVENTS) if e["reason"] == "FailedScheduling"]
+
+    world_run(story)
+
+
+def test_controllers_that_start_again_write_nothing(world_run):
+    async def story(world):
+        await begin(world, gpus=2)
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        group = {
+            "apiVersion": "scheduling.k8s.io/v1beta1",
+            "kind": "PodGroup",
+            "metadata": {"name": "g"},
+            "spec": {
+                "schedulingPolicy": {"gang": {"minCount": 2}},
+                "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu-template"}],
+            },
+        }
+        await world.create(POD_GROUPS, group)
+        for name in ("one", "two"):
+            member = pod(name)
+            member["spec"]["schedulingGroup"] = {"podGroupName": "g"}
+            await world.create(PODS, member)
+        await world.create(PODS, pod("alone"))
+        await world.settle(10)
+        claims = await world.find(RESOURCE_CLAIMS)
+        assert len(claims) == 2, "one of the group, one of the pod on its own"
+        assert all(c["status"]["allocation"] for c in claims)
+        before = world.server.store.revision
+        await world.start(*devices.components(world.context))
+        await world.settle(30)
+        assert world.server.store.revision == before
 
     world_run(story)

@@ -217,6 +217,59 @@ def test_a_gang_waits_for_its_group_and_its_members(world_run):
     world_run(story)
 
 
+def test_pods_held_for_missing_objects_say_so_once_and_run_when_they_come(world_run):
+    async def story(world):
+        await begin(world, node("a"))
+        await world.create(DEVICE_CLASSES, device_class())
+        await world.create(RESOURCE_SLICES, slices("a", 2))
+        await world.create(PODS, pod("direct", claims=["mine"]))
+        made = pod("made", claims=["gpu"])
+        made["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": "absent"}]
+        await world.create(PODS, made)
+        await world.create(PODS, pod("member", group="train"))
+        expected = {
+            "direct": 'could not find ResourceClaim "default/mine"',
+            "made": 'pod "default/made": ResourceClaim not created yet',
+            "member": "waiting for pods's pod group train to appear in scheduling queue",
+        }
+        for round_ in range(2):  # a second look at the same wait is no news
+            await world.settle(5)
+            for name, text in expected.items():
+                condition = await scheduled_condition(world, name)
+                assert condition["status"] == "False"
+                assert condition["reason"] == "Unschedulable"
+                assert condition["message"] == text
+            told = await events(world, "FailedScheduling")
+            assert {e["involvedObject"]["name"]: e["message"] for e in told} == expected
+            assert [e.get("count", 1) for e in told] == [1, 1, 1]
+            patch = {"metadata": {"labels": {"round": str(round_)}}}
+            for name in expected:
+                await world.client.patch(PODS, name, patch, "default")
+        await world.create(RESOURCE_CLAIMS, claim("mine"))
+        await world.create(POD_GROUPS, group("train", 1))
+        await world.settle(5)
+        assert await node_of(world, "direct") == "a"
+        assert await node_of(world, "member") == "a"
+        assert await node_of(world, "made") is None
+
+    world_run(story)
+
+
+def test_a_wait_that_is_soon_over_is_not_told(world_run):
+    async def story(world):
+        await begin(world, node("a"))
+        await world.create(PODS, pod("rank-0", group="train"))
+        await world.settle(0.3)
+        await world.create(POD_GROUPS, group("train", 2))
+        await world.settle(0.3)
+        await world.create(PODS, pod("rank-1", group="train"))
+        await world.settle(5)
+        assert await node_of(world, "rank-0") == "a"
+        assert not await events(world, "FailedScheduling")
+
+    world_run(story)
+
+
 def test_a_topology_gang_stays_in_one_rack(world_run):
     async def story(world):
         racks = [("a", "r1"), ("b", "r1"), ("c", "r2"), ("d", "r2"), ("e", "r2")]

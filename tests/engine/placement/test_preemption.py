@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 
 from kubarium.engine.devices.inventory import Inventory
@@ -16,10 +18,12 @@ from kubarium.engine.devices.model import (
     RequestEntry,
     Slice,
 )
-from kubarium.engine.model import Claim, Gang, Node, Pod, PodShape
+from kubarium.engine.model import Budget, Claim, Gang, Node, Pod, PodShape
+from kubarium.engine.placement import preemption
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import QueueItem
+from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.engine.snapshot import Snapshot
 
 from .worlds import clusters, placer_of, pods
@@ -133,3 +137,119 @@ def test_removing_the_victims_makes_the_pod_fit(cluster, old, new):
         assert placer.place(newcomer) is not None
         before = placer.snapshot.requested.copy()
     placer.snapshot.check()
+
+
+def budget(name, allowed, **labels):
+    clauses = tuple(Requirement(k, "In", (v,)) for k, v in labels.items())
+    return Budget(("ns", name), LabelSelector(clauses), allowed)
+
+
+def labelled(name, app, **more):
+    return replace(pod(name, **more), labels={"app": app})
+
+
+def test_a_node_whose_budgets_hold_goes_before_one_with_less_important_victims():
+    placer = world(
+        [node("a"), node("b")],
+        [
+            (labelled("guarded", "db", cpu=2), "a"),
+            (labelled("free", "web", cpu=2, priority=5), "b"),
+        ],
+    )
+    placer.snapshot.set_budget(("ns", "pdb"), budget("pdb", 0, app="db"))
+    [decision] = plan_cycle(placer, [QueueItem((pod("new", cpu=2, priority=10),))]).decisions
+    assert victims(decision) == ["free"]
+
+
+def test_a_budget_is_broken_when_nothing_else_helps():
+    placer = world([node("a")], [(labelled("guarded", "db", cpu=2), "a")])
+    placer.snapshot.set_budget(("ns", "pdb"), budget("pdb", 0, app="db"))
+    [decision] = plan_cycle(placer, [QueueItem((pod("new", cpu=2, priority=10),))]).decisions
+    assert victims(decision) == ["guarded"]
+
+
+def test_pods_that_a_budget_guards_are_given_back_first():
+    """Each alone would do; the guarded one comes back although it is the less important."""
+    placer = world(
+        [node("a")],
+        [(labelled("guarded", "db"), "a"), (labelled("free", "web", priority=5), "a")],
+    )
+    placer.snapshot.set_budget(("ns", "pdb"), budget("pdb", 0, app="db"))
+    [decision] = plan_cycle(placer, [QueueItem((pod("new", priority=10),))]).decisions
+    assert victims(decision) == ["free"]
+
+
+def test_a_new_budget_is_respected_by_what_is_remembered():
+    placer = world(
+        [node("a"), node("b")],
+        [(labelled("one", "db", cpu=2), "a"), (labelled("two", "web", cpu=2), "b")],
+    )
+    item = QueueItem((pod("new", cpu=2, priority=10),))
+    [first] = plan_cycle(placer, [item]).decisions
+    assert victims(first) == ["one"]
+    placer.snapshot.set_budget(("ns", "pdb"), budget("pdb", 0, app="db"))
+    [second] = plan_cycle(placer, [item]).decisions
+    assert victims(second) == ["two"]
+
+
+@settings(deadline=None)
+@given(clusters(least=1), pods(), pods(most=3))
+def test_victims_by_arithmetic_are_those_of_the_simulation(cluster, placed, wanted):
+    placer = placer_of(cluster)
+    plan_cycle(placer, [QueueItem((p,)) for p in placed], preemption=False)
+    placer.snapshot.set_budget(("ns", "pdb"), budget("pdb", 1, app="x"))
+    for one in wanted:
+        one = replace(one, key=("ns", "new"), priority=3, shape=replace(one.shape, ports=()))
+        for row in preemption.candidate_rows(placer.snapshot, one):
+            quick = preemption._by_arithmetic(placer.snapshot, one.shape, 3, row)
+            slow = preemption._simulated(placer, one, row)
+            assert quick == slow
+
+
+def test_a_gang_gives_back_the_more_important_victims():
+    placed = [(pod(f"p{i}", cpu=2, priority=i), f"n{i}") for i in range(4)]
+    placer = world([node(f"n{i}") for i in range(4)], placed)
+    gang = Gang(("ns", "g"), 2)
+    members = tuple(pod(f"g{i}", cpu=2, priority=9, gang=gang.key) for i in range(2))
+    [decision] = plan_cycle(placer, [QueueItem(members, gang)]).decisions
+    assert len(decision.preemption.victims) == 2
+    assert len(decision.preemption.nominations) == 2
+
+
+def test_a_group_that_is_disrupted_whole_stays_or_goes_whole():
+    whole = Gang(("ns", "whole"), 2, all_disrupted=True)
+    placed = [
+        (pod("w0", cpu=2, gang=whole.key), "n0"),
+        (pod("w1", cpu=2, gang=whole.key), "n1"),
+        (pod("single", cpu=2, priority=1), "n2"),
+    ]
+    placer = world([node(f"n{i}") for i in range(3)], placed)
+    placer.snapshot.gangs[whole.key] = whole
+    gang = Gang(("ns", "g"), 1)
+    [decision] = plan_cycle(
+        placer, [QueueItem((pod("g0", cpu=2, priority=9, gang=gang.key),), gang)]
+    ).decisions
+    assert victims(decision) in (["single"], ["w0", "w1"])
+    gone = set(victims(decision))
+    assert not ({"w0", "w1"} & gone) or {"w0", "w1"} <= gone
+
+
+def test_a_group_with_a_pod_that_may_not_go_is_left_alone():
+    whole = Gang(("ns", "whole"), 2, all_disrupted=True)
+    placed = [
+        (pod("w0", cpu=2, gang=whole.key), "n0"),
+        (pod("w1", cpu=2, gang=whole.key, priority=50), "n1"),
+    ]
+    placer = world([node("n0"), node("n1")], placed)
+    placer.snapshot.gangs[whole.key] = whole
+    gang = Gang(("ns", "g"), 1)
+    item = QueueItem((pod("g0", cpu=2, priority=9, gang=gang.key),), gang)
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert decision.preemption is None
+
+
+def test_a_nominated_pod_takes_its_node_if_it_fits_there():
+    placer = world([node("a", cpu=9), node("b")], [])
+    waiting = replace(pod("new"), nominated_node="b")
+    [decision] = plan_cycle(placer, [QueueItem((waiting,))]).decisions
+    assert [p.node for p in decision.placements] == ["b"]

@@ -211,18 +211,24 @@ def test_victims_may_be_preempted_and_none_of_them_in_vain(snapshot):
                 own = victim.admitted.cluster_queue == queue
                 rule = policy.within_cluster_queue if own else policy.reclaim_within_cohort
                 assert may_preempt(preemptor, victim.admitted.workload, rule)
-            assert _fits_without(snapshot, node, assignment.usage, victims)
+            fits, borrows = _without(snapshot, node, assignment.usage, victims)
+            assert fits
             for fewer in combinations(victims, len(victims) - 1):
-                assert not _fits_without(snapshot, node, assignment.usage, fewer)
+                # A classical search asks for room within the nominal quota before it asks for
+                # room to borrow: the victim may be one without whom the preemptor would borrow.
+                also_fits, would_borrow = _without(snapshot, node, assignment.usage, fewer)
+                spared_borrowing = would_borrow and not borrows
+                assert not also_fits or (spared_borrowing and not snapshot.options.fair_sharing)
 
 
-def _fits_without(snapshot, node, usage, victims):
+def _without(snapshot, node, usage, victims):
+    """Whether the usage fits once the victims are gone, and whether it then borrows."""
     for victim in victims:
         snapshot.tree.queues[victim.admitted.cluster_queue].discharge(victim.admitted.usage)
-    fits = node.fits(usage)
+    found = node.fits(usage), any(node.borrows(fr, amount) for fr, amount in usage.items())
     for victim in victims:
         snapshot.tree.queues[victim.admitted.cluster_queue].charge(victim.admitted.usage)
-    return fits
+    return found
 
 
 @settings(max_examples=150, deadline=None)
@@ -298,6 +304,22 @@ def test_preemption_takes_only_as_many_as_needed_and_the_youngest_first():
     verdict = plan.verdicts[0]
     assert verdict.reason == "WaitingForPreemptedWorkloads"
     assert verdict.message.endswith("Pending the preemption of 2 workload(s)")
+
+
+def test_reclaiming_from_the_cohort_makes_room_within_nominal_quota_only():
+    """Without the borrower alone the preemptor would fit, but only by borrowing itself."""
+    policy = PreemptionPolicy("LowerPriority", "LowerPriority")
+    snapshot = cluster(
+        ("lends", 2, {"parent": "x"}), ("takes", 5, {"parent": "x", "preemption": policy})
+    )
+    snapshot.admit(holder(workload("borrower", 3, "lends")))
+    snapshot.admit(holder(workload("own", 1, "takes")))
+    snapshot.wait(workload("urgent", 5, "takes", priority=1))
+    plan = plan_cycle(snapshot, NOW)
+    assert {e.victim.admitted.workload.name: e.victim.reason for e in plan.evictions} == {
+        "borrower": "InCohortReclamation",
+        "own": "InClusterQueue",
+    }
 
 
 def test_partial_admission_takes_the_largest_size_that_fits():

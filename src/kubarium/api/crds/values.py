@@ -212,6 +212,8 @@ class _Checker:
     # --- combinations ----------------------------------------------------------------------------
 
     def _combinations(self, schema: Schema, value: Any, path: Path) -> None:
+        if not (schema.all_of or schema.any_of or schema.one_of or schema.not_ is not None):
+            return  # most values; the path in words is worth saving
         where = f'"{path_text(path)}"' if path else '""'
         for branch in schema.all_of:
             self.value(branch, value, path)

@@ -9,7 +9,7 @@ import orjson
 
 from kubarium.api.managed_fields import fieldset
 from kubarium.api.managed_fields.fieldset import FieldSet
-from kubarium.api.managed_fields.typed import applied_set, compare, merge, prune
+from kubarium.api.managed_fields.typed import applied_set, compare, merge, prune, reordered
 from kubarium.api.resource import Document
 from kubarium.api.schema import Schema
 from kubarium.base.clock import rfc3339
@@ -231,7 +231,7 @@ def apply(
             owned = fieldset.union(owned, entry.get("fieldsV1"))
         merged = prune(merged, last, owned, schema)
     difference = compare(bare, merged, schema)
-    if not difference and last == fields:
+    if not difference and last == fields and not reordered(bare, merged):
         return live
     if not force:
         _refuse_conflicts(others, difference.changed)

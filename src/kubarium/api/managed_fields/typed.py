@@ -190,6 +190,16 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
     return result
 
 
+def reordered(old: Any, new: Any) -> bool:
+    """Whether two values without any differing path hold some list in another order.
+
+    A list with keys is a set to :func:`compare`, but its order is data all the same.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        return any(reordered(old[name], value) for name, value in new.items() if name in old)
+    return isinstance(old, list) and isinstance(new, list) and old != new
+
+
 def _tracked_metadata(metadata: Any) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kubarium.base.errors import ApiError
 
 _REJECTED = "the server rejected our request due to an error in our request"
@@ -14,3 +16,18 @@ def rejected(why: str) -> ApiError:
     """
     causes = [{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]
     return ApiError(422, "Invalid", f"{_REJECTED}: {why}", {"causes": causes})
+
+
+def shown(value: Any) -> str:
+    """A JSON value as upstream's messages print it (Go's ``%v``).
+
+    >>> shown({"b": [1, True], "a": None})
+    'map[a:<nil> b:[1 true]]'
+    """
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{shown(value[key])}" for key in sorted(value)) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(shown, value)) + "]"
+    if value is None:
+        return "<nil>"
+    return str(value).lower() if isinstance(value, bool) else str(value)

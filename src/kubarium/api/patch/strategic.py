@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from kubarium.api.patch.refusals import rejected
+from kubarium.api.patch.refusals import rejected, shown
 from kubarium.api.schema import Schema
 from kubarium.base.errors import ApiError, bad_request
 
@@ -81,7 +81,7 @@ def _directed(original: Map, patch: Map, directive: Any, schema: Schema | None) 
         return {}
     if directive == "merge":
         return _merge_map(original, rest, schema)
-    raise rejected(f"unknown patch type: {directive} in map: {patch}")
+    raise rejected(f"unknown patch type: {shown(directive)} in map: {shown(patch)}")
 
 
 def _merge_value(old: Any, new: Any, field: Schema | None, name: str, deleting: bool) -> Any:
@@ -122,7 +122,7 @@ def _retain_keys(merged: Map, patch: Map) -> Map:
     for key, value in patch.items():
         if value is not None and not key.startswith((_DELETE, _ORDER)) and key not in keep:
             raise bad_request(
-                f"invalid patch format of retainKeys: {key!r} is set but not in the list"
+                f"invalid patch format of retainKeys: {key} is set but not in the list"
             )
     return {key: value for key, value in merged.items() if key in keep}
 
@@ -165,7 +165,8 @@ def _check_order(items: list[Any], order: list[Any], merge_key: str) -> None:
         at = place.get(identity(item), -1)
         if at < last or at < 0:
             raise rejected(
-                f"The order in patch list:\n{items}\n doesn't match {_ORDER[:-1]} list:\n{order}\n"
+                f"The order in patch list:\n{shown(items)}\n doesn't match {_ORDER[:-1]} list:\n"
+                f"{shown(order)}\n"
             )
         last = at
 
@@ -193,7 +194,7 @@ def _scalar_identity(item: Any) -> Any:
 def _key_of(item: Any, merge_key: str) -> str:
     value = item.get(merge_key) if isinstance(item, dict) else None
     if value is None:
-        raise rejected(f"map: {item} does not contain declared merge key: {merge_key}")
+        raise rejected(f"map: {shown(item)} does not contain declared merge key: {merge_key}")
     return str(value)
 
 
@@ -206,7 +207,7 @@ def _merge_list(
     if "list" in kinds:
         raise rejected(f"lists of lists are not supported: {name}")
     if len(kinds) > 1:
-        raise rejected(f"list element types are not identical: {name}: {sorted(kinds)}")
+        raise rejected(f"list element types are not identical: {name}: {shown(sorted(kinds))}")
     if "map" not in kinds:
         return _merge_scalars(old, new, deleting)
     merge_key = _merge_key(field)
@@ -275,7 +276,7 @@ def _special_elements(
         elif directive == "merge":
             raise rejected("merging lists cannot yet be specified in the patch")
         else:
-            raise rejected(f"unknown patch type: {directive} in map: {item}")
+            raise rejected(f"unknown patch type: {shown(directive)} in map: {shown(item)}")
     return (ordinary, []) if replace else (old, ordinary)
 
 

@@ -53,7 +53,7 @@ def check_metadata(kind: Kind, document: Document, report: Report) -> None:
     elif namespace:
         report.forbidden(at(_METADATA, "namespace"), "not allowed on this type")
     _check_common(metadata, report)
-    check_finalizers(metadata.get("finalizers") or (), report)
+    check_finalizers(kind, metadata.get("finalizers") or (), report)
 
 
 def _check_common(metadata: Document, report: Report) -> None:
@@ -92,12 +92,22 @@ def check_annotations(annotations: dict[str, str], path: Path, report: Report) -
         report.too_long(path, ANNOTATIONS_MAX)
 
 
-def check_finalizers(finalizers: Iterable[str], report: Report) -> None:
-    """Qualified names; the two garbage collection finalizers exclude each other."""
+# Served by API servers of their own upstream, which do not use core's stricter check.
+_LENIENT_GROUPS = ("apiextensions.k8s.io", "apiregistration.k8s.io")
+_STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
+
+
+def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> None:
+    """Qualified names, on built-in kinds with a domain or one of the standard ones; the two
+    garbage collection finalizers exclude each other."""
     path = at(_METADATA, "finalizers")
     names = list(finalizers)
-    for name in names:
+    for index, name in enumerate(names):
         report.format(path, name, formats.qualified_name)
+        strict = not kind.custom and kind.resource.group not in _LENIENT_GROUPS
+        if strict and "/" not in name and name not in _STANDARD_FINALIZERS:
+            detail = "name is neither a standard finalizer name nor is it fully qualified"
+            report.invalid(at(path, index), name, detail)
     if "orphan" in names and "foregroundDeletion" in names:
         detail = "finalizer orphan and foregroundDeletion cannot be both set"
         report.invalid(path, names, detail)
@@ -161,7 +171,7 @@ def check_metadata_update(kind: Kind, new: Document, old: Document, report: Repo
         return
     _check_common(after, report)
     if after.get("finalizers") != before.get("finalizers"):
-        check_finalizers(after.get("finalizers") or (), report)
+        check_finalizers(kind, after.get("finalizers") or (), report)
 
 
 def _unchanged(after: dict[str, Any], before: dict[str, Any]) -> bool:

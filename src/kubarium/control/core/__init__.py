@@ -11,12 +11,15 @@ from kubarium.control.core.garbage import GarbageCollector
 from kubarium.control.core.namespaces import NamespaceController
 from kubarium.control.core.nodes import NodeLifecycle
 from kubarium.control.core.podgc import PodGarbage
+from kubarium.control.core.quotas import QuotaController
+from kubarium.control.core.roles import ClusterRoleAggregation
 from kubarium.control.core.served import ServedResources
 from kubarium.control.core.services import EndpointsController
 from kubarium.control.core.ttl import TtlAfterFinished
 from kubarium.runtime.protocol import Component, Context
 
 __all__ = [
+    "ClusterRoleAggregation",
     "DisruptionController",
     "EndpointsController",
     "GarbageCollector",
@@ -24,6 +27,7 @@ __all__ = [
     "NamespaceDefaults",
     "NodeLifecycle",
     "PodGarbage",
+    "QuotaController",
     "ServedResources",
     "TtlAfterFinished",
     "components",
@@ -48,4 +52,6 @@ def components(
         PodGarbage(context),
         DisruptionController(context),
         TtlAfterFinished(context),
+        QuotaController(context, served),
+        ClusterRoleAggregation(context),
     ]

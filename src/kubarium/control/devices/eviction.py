@@ -153,6 +153,8 @@ class DeviceTaintEviction:
         pod = self._pods.get(key[1], key[0])
         if pod is None or is_done(pod) or writes.is_terminating(pod):
             return None
+        if not pod["spec"].get("nodeName"):
+            return None  # a pod of a group may wait for a claim that its group holds already
         when, active = self.deadline(pod)
         now = self._context.clock.now()
         if when > now or active is None:
@@ -230,7 +232,7 @@ class DeviceTaintEviction:
         for claim in self._claims.items():
             if any(rule.selects(r["driver"], r["pool"], r["device"]) for r in _results(claim)):
                 for pod in self._pods.by_index(_BY_CLAIM, "/".join(_key(claim))):
-                    if not is_done(pod) and _reserved(claim, pod):
+                    if pod["spec"].get("nodeName") and not is_done(pod) and _reserved(claim, pod):
                         found[_key(pod)] = pod
         return list(found.values())
 

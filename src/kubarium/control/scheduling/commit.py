@@ -257,6 +257,13 @@ class Committer:
             condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
         await self._patch_pod(pod, {"conditions": [condition]})
 
+    async def hold(self, pod: Pod, message: str) -> None:
+        """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
+        document = self._pods.get(pod.key[1], pod.key[0])
+        known = writes.find_condition(document or {}, "PodScheduled") or {}
+        if known.get("status") != "False" or known.get("message") != message:
+            await self.refuse(pod, message)
+
     async def nominate(self, pod: Pod, node: str) -> None:
         """Record where room is being made for the pod ("" takes it back)."""
         await self._patch_pod(pod, {"nominatedNodeName": node or None})

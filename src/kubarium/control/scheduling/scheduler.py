@@ -20,6 +20,7 @@ from kubarium.control.scheduling.commit import (
     DeviceNotReadyError,
     needs_preparation,
 )
+from kubarium.control.scheduling.held import Held
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
@@ -32,6 +33,7 @@ from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.gangs import COSCHEDULING_GROUPS
+from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.scheduling import SchedulerConfig
 
@@ -74,6 +76,7 @@ class Scheduler:
         }
         self._placer = next(iter(self._placers.values()))
         self._queue = SchedulingQueue()
+        self._held = Held()
         self._committer = Committer(context, self.view)
         self._waiting: dict[Key, Document] = {}
         self._members: dict[Key, dict[Key, None]] = {}
@@ -174,12 +177,14 @@ class Scheduler:
         self._assumed.pop(key, None)
         if group is None:
             self._expect_claims(ItemKey(False, key), [])
+            self._held.release(ItemKey(False, key))
             self._queue.remove(ItemKey(False, key))
         elif group in self._members:
             self._members[group].pop(key, None)
             if not self._members[group]:
                 del self._members[group]
                 self._expect_claims(ItemKey(True, group), [])
+                self._held.release(ItemKey(True, group))
                 self._queue.remove(ItemKey(True, group))
 
     def _group_changed(self, document: Document | None) -> None:
@@ -206,7 +211,9 @@ class Scheduler:
         await clock.sleep(0)
         while not self._queue.has_ready(clock.monotonic()):
             self._wake.clear()
-            due = self._queue.next_due()
+            self._tell_held()
+            times = (self._queue.next_due(), self._held.next_due())
+            due = min((time for time in times if time is not None), default=None)
             if due is None:
                 await self._wake.wait()
                 continue
@@ -215,6 +222,16 @@ class Scheduler:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _tell_held(self) -> None:
+        """Tell the pods that have been held for a while what they wait for."""
+        for item, text in self._held.take_due(self._context.clock.monotonic()):
+            keys = self._members.get(item.key, ()) if item.gang else (item.key,)
+            for key in keys:
+                document = self._waiting.get(key)
+                if document is not None and key not in self._assumed:
+                    pod = self.view.pod(document)
+                    self._commits.put_nowait(self._committer.hold(pod, text))
 
     def _cycle(self) -> None:
         self.cycles += 1
@@ -291,8 +308,11 @@ class Scheduler:
         if not pods:
             self._queue.remove(key)
             return None
-        if gang is None or len(pods) + gang.scheduled_count < gang.min_count:
-            self._queue.hold(key)
+        if gang is None:
+            self._hold(key, reasons.pod_group_missing(key.key[1]))
+            return None
+        if len(pods) + gang.scheduled_count < gang.min_count:
+            self._hold(key, reasons.GANG_WAITING)
             return None
         if not self._has_claims(key, pods):
             return None
@@ -302,8 +322,18 @@ class Scheduler:
         missing = [c for pod in pods for c in pod.claims if c not in self.view.snapshot.claims]
         self._expect_claims(item, missing)
         if missing:
-            self._queue.hold(item)
+            documents = (self._waiting[pod.key] for pod in pods)
+            known = self.view.snapshot.claims
+            texts = (text for d in documents if (text := missing_claim(d, known)))
+            self._hold(item, next(texts, ""))
+        else:
+            self._held.release(item)
         return not missing
+
+    def _hold(self, item: ItemKey, reason: str) -> None:
+        """Not to be decided until something that ``reason`` speaks of comes."""
+        self._queue.hold(item)
+        self._held.hold(item, reason, self._context.clock.monotonic())
 
     def _expect_claims(self, item: ItemKey, missing: list[Key]) -> None:
         """Wake the item when one of these claims appears, and for no others."""

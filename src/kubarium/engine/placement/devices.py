@@ -39,7 +39,7 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
     for key in pod.claims:
         claim = snapshot.claims.get(key)
         if claim is None:
-            return ClaimsOf(problem=reasons.claim_missing(key[1]))
+            return ClaimsOf(problem=reasons.claim_missing(*key))
         if claim.deleting:
             return ClaimsOf(problem=reasons.claim_deleted(key[1]))
         users = snapshot.claim_users.get(key, ())

@@ -225,9 +225,11 @@ def _domains(
     rows = np.flatnonzero(open_rows)
     if not len(rows):
         return []
-    codes = np.stack([column[rows] for column in columns if column is not None])
-    _, first, inverse = np.unique(codes, axis=1, return_index=True, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    codes = np.zeros(len(rows), np.int64)  # one number for each combination of values
+    for column in columns:
+        assert column is not None
+        codes = codes * (int(column.max()) + 1) + column[rows]
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     sums = np.bincount(inverse, weights=room[rows], minlength=len(first)).astype(np.int64)
     numbers = np.full(snapshot.capacity, -1, np.int64)
     numbers[rows] = inverse

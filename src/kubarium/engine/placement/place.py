@@ -183,7 +183,7 @@ class Placer:
             book = self._first_failures(pod, claims, within)
         except AllocationError as error:
             return Verdict(pod.key, total, everywhere=str(error))
-        by_node = NodeReasons(snapshot.rows, book.codes, list(book.sets))
+        by_node = NodeReasons(snapshot.rows, book.codes, list(book.sets), snapshot.alive)
         return Verdict(pod.key, total, by_node.counts(), by_node=by_node)
 
     def _first_failures(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> _Failures:
@@ -238,10 +238,11 @@ class _Failures:
 
     def enter_all(self, lacking: list[tuple[str, Mask]]) -> None:
         """Filters that are all asked, so that a row may have several reasons."""
-        combined = np.zeros(len(self.left), np.int64)
+        combined = np.zeros(len(self.left), np.int64)  # a pod asks for a handful of resources
         for bit, (_, mask) in enumerate(lacking):
             combined += (self.left & ~mask).astype(np.int64) << bit
-        for value in np.unique(combined).tolist():
+        present = np.bincount(combined, minlength=1 << len(lacking))
+        for value in np.flatnonzero(present).tolist():
             if value:
                 why = tuple(reason for bit, (reason, _) in enumerate(lacking) if value >> bit & 1)
                 self.codes[combined == value] = self.code(why)

@@ -64,8 +64,7 @@ def _gpu(
     device: Document = {
         "name": name,
         "attributes": own,
-        "capacity": {n: _gpu_capacity(config, n, v) for n, v in amounts.items()}
-        | capacity(config),
+        "capacity": {n: _gpu_capacity(config, n, v) for n, v in amounts.items()} | capacity(config),
     }
     if config.allow_multiple:
         device["allowMultipleAllocations"] = True

@@ -68,7 +68,18 @@ def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
         status["ephemeralContainerStatuses"] = [
             container_status(r, phase, "ContainerCreating", machine) for r in added
         ]
+    _keep_device_health(machine.pod.get("status") or {}, status)
     return status
+
+
+def _keep_device_health(before: Document, status: Document) -> None:
+    """What is said of containers' devices is written by the drivers (see drivers.report)."""
+    field = "allocatedResourcesStatus"
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        known = {e["name"]: e[field] for e in before.get(kind) or () if e.get(field)}
+        for entry in status.get(kind) or () if known else ():
+            if entry["name"] in known:
+                entry[field] = known[entry["name"]]
 
 
 def pod_phase(machine: PodMachine) -> str:

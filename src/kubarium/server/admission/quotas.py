@@ -10,29 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from kubarium.api.catalog import Kind
+from kubarium.api.quotas import SHORT, Usage, counts, in_scope, status_of, usage_of
 from kubarium.api.resource import Document
 from kubarium.base.errors import forbidden
 from kubarium.base.quantity import format_quantity, parse_quantity
 from kubarium.server.admission.chain import Attempt
 from kubarium.server.registry import Registry
 from kubarium.store.log import Record
-
-Usage = dict[str, Fraction]
-
-# Kinds that a quota may count by their bare plural.
-_BARE = (
-    "configmaps",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
-    "services",
-)
-_SHORT = {"cpu": "requests.cpu", "memory": "requests.memory"}
-_NODE_PORT_TYPES = ("NodePort", "LoadBalancer")
-_TERMINAL = ("Succeeded", "Failed")
 
 
 def check_quotas(attempt: Attempt) -> None:
@@ -41,10 +25,10 @@ def check_quotas(attempt: Attempt) -> None:
     page = registry.store.range(f"/core/resourcequotas/{attempt.namespace}/")
     for record in page.records:
         hard = (record.value.get("spec") or {}).get("hard") or {}
-        if not in_scope(record.value, kind, attempt.document):
+        if not in_scope(record.value, kind.resource, attempt.document):
             continue
         _require_amounts(attempt, record.value, hard)
-        wanted = {k: v for k, v in usage_of(kind, attempt.document, hard).items() if v}
+        wanted = {k: v for k, v in usage_of(kind.resource, attempt.document, hard).items() if v}
         if wanted:
             _charge(attempt, record, hard, wanted)
 
@@ -70,8 +54,7 @@ def _charge(attempt: Attempt, record: Record, hard: Document, wanted: Usage) -> 
 
 
 def _note(attempt: Attempt, record: Record, hard: Document, used: Usage) -> None:
-    shown = {name: format_quantity(used.get(name, Fraction(0)), "memory" in name) for name in hard}
-    status = {"hard": dict(hard), "used": shown}
+    status = status_of(hard, used)
     if status == record.value.get("status"):
         return
     kind = attempt.registry.kind_of("", "v1", "resourcequotas")
@@ -92,70 +75,14 @@ def usage_in(registry: Registry, quota: Document) -> Usage:
     namespace = quota["metadata"]["namespace"]
     total: Usage = {}
     for kind in registry.catalog.storage_kinds():
-        if not kind.namespaced or not _counts(kind, hard):
+        if not kind.namespaced or not counts(kind.resource, hard):
             continue
         for record in registry.store.range(registry.prefix(kind, namespace)).records:
-            if not in_scope(quota, kind, record.value):
+            if not in_scope(quota, kind.resource, record.value):
                 continue
-            for name, amount in usage_of(kind, record.value, hard).items():
+            for name, amount in usage_of(kind.resource, record.value, hard).items():
                 total[name] = total.get(name, Fraction(0)) + amount
     return total
-
-
-def _counts(kind: Kind, hard: Document) -> bool:
-    """Whether a quota says anything of this kind."""
-    resource = kind.resource
-    if f"count/{resource.qualified}" in hard:
-        return True
-    if resource.group:
-        return False
-    if resource.plural == "pods":
-        return any(not name.startswith("count/") for name in hard)
-    return any(name.partition(".")[0] == resource.plural for name in hard)
-
-
-def usage_of(kind: Kind, document: Document, hard: Document) -> Usage:
-    """What one object uses of the amounts that ``hard`` names."""
-    resource = kind.resource
-    is_pod = (resource.group, resource.plural) == ("", "pods")
-    usage: Usage = {}
-    if f"count/{resource.qualified}" in hard:
-        usage[f"count/{resource.qualified}"] = Fraction(1)
-    if is_pod and (document.get("status") or {}).get("phase") in _TERMINAL:
-        return usage
-    if not resource.group and resource.plural in _BARE and resource.plural in hard:
-        usage[resource.plural] = Fraction(1)
-    if is_pod:
-        usage |= {name: amount for name in hard if (amount := _pod_amount(document, name))}
-    elif (resource.group, resource.plural) == ("", "services"):
-        usage |= _service_usage(document, hard)
-    return usage
-
-
-def _service_usage(service: Document, hard: Document) -> Usage:
-    spec = service.get("spec") or {}
-    usage: Usage = {}
-    if "services.loadbalancers" in hard and spec.get("type") == "LoadBalancer":
-        usage["services.loadbalancers"] = Fraction(1)
-    if "services.nodeports" in hard and spec.get("type") in _NODE_PORT_TYPES:
-        usage["services.nodeports"] = Fraction(len(spec.get("ports") or ()))
-    return usage
-
-
-def _pod_amount(pod: Document, name: str) -> Fraction:
-    """The pod's requests or limits of one quota resource: the larger of the containers' sum and
-    the largest init container."""
-    part, _, resource = _SHORT.get(name, name).partition(".")
-    if part not in ("requests", "limits") or not resource:
-        return Fraction(0)
-    spec = pod.get("spec") or {}
-
-    def amount(container: Document) -> Fraction:
-        return parse_quantity(((container.get("resources") or {}).get(part) or {}).get(resource, 0))
-
-    running = sum((amount(c) for c in spec.get("containers") or ()), Fraction(0))
-    initial = max((amount(c) for c in spec.get("initContainers") or ()), default=Fraction(0))
-    return max(running, initial)
 
 
 def _require_amounts(attempt: Attempt, quota: Document, hard: Document) -> None:
@@ -166,7 +93,7 @@ def _require_amounts(attempt: Attempt, quota: Document, hard: Document) -> None:
     missing: list[str] = []
     containers = (attempt.document.get("spec") or {}).get("containers") or []
     for name in sorted(hard):
-        part, _, what = _SHORT.get(name, name).partition(".")
+        part, _, what = SHORT.get(name, name).partition(".")
         if part not in ("requests", "limits") or what not in ("cpu", "memory"):
             continue
         without = [
@@ -179,31 +106,3 @@ def _require_amounts(attempt: Attempt, quota: Document, hard: Document) -> None:
     if missing:
         why = f"failed quota: {quota['metadata']['name']}: must specify {'; '.join(missing)}"
         raise forbidden("pods", "", attempt.name, why)
-
-
-def in_scope(quota: Document, kind: Kind, document: Document) -> bool:
-    """Whether a quota with scopes speaks of this object: scopes only ever select pods."""
-    spec = quota.get("spec") or {}
-    scopes: list[Document] = [{"scopeName": name} for name in spec.get("scopes") or ()]
-    scopes += (spec.get("scopeSelector") or {}).get("matchExpressions") or []
-    if not scopes:
-        return True
-    resource = kind.resource
-    if (resource.group, resource.plural) != ("", "pods"):
-        return False
-    return all(_matches(scope, document) for scope in scopes)
-
-
-def _matches(scope: Document, pod: Document) -> bool:
-    spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    name = scope["scopeName"]
-    if name in ("Terminating", "NotTerminating"):
-        return bool((spec.get("activeDeadlineSeconds") is not None) == (name == "Terminating"))
-    if name in ("BestEffort", "NotBestEffort"):
-        return bool((status.get("qosClass") == "BestEffort") == (name == "BestEffort"))
-    if name == "PriorityClass":
-        given, values = spec.get("priorityClassName", ""), scope.get("values") or ()
-        operator = scope.get("operator", "Exists")
-        found = given in values if operator in ("In", "NotIn") else bool(given)
-        return found == (operator in ("In", "Exists"))
-    return False

@@ -33,6 +33,8 @@ MAX_EVENT_BYTES = 4000
 MAX_EXEC_OUTPUT = 2000
 # CRI runtimes split longer lines into partial ones.
 MAX_LOG_LINE = 16 * 1024
+# kubelet's containerLogMaxSize and containerLogMaxFiles.
+MAX_LOG_BYTES, MAX_LOG_FILES = 10 << 20, 5
 _READ_BYTES = 64 * 1024
 # How long output is still read after the command has ended.
 _DRAIN_S = 0.2
@@ -55,11 +57,34 @@ def send_event(descriptor: int, event: dict[str, Any]) -> None:
 
 
 class LogFile:
-    """Lines as ``<time> <stream> <F|P> <text>``, the CRI log format that kubelet reads."""
+    """Lines as ``<time> <stream> <F|P> <text>``, the CRI log format that kubelet reads.
 
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    Past ``max_bytes`` the file is put aside as ``<name>.1``, ``<name>.2``, … and a new one begun;
+    so many of those are kept that there are MAX_LOG_FILES in all."""
+
+    def __init__(self, path: str, max_bytes: int = MAX_LOG_BYTES) -> None:
+        folder, self._name = os.path.split(path)
+        # Stays good when the container's own root has taken the place of the machine's.
+        self._folder = os.open(folder or ".", os.O_RDONLY | os.O_CLOEXEC)
+        self._max_bytes = max_bytes
+        self._rotations = 0
+        self._open()
         self._rest: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._file = os.open(self._name, flags, 0o640, dir_fd=self._folder)
+        self._size = os.fstat(self._file).st_size
+
+    def _rotate(self) -> None:
+        os.close(self._file)
+        self._rotations += 1
+        aside = f"{self._name}.{self._rotations}"
+        os.rename(self._name, aside, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        with contextlib.suppress(FileNotFoundError):
+            last = self._rotations - MAX_LOG_FILES + 1
+            os.unlink(f"{self._name}.{last}", dir_fd=self._folder)
+        self._open()
 
     def feed(self, stream: str, data: bytes) -> None:
         lines = (self._rest[stream] + data).split(b"\n")
@@ -78,6 +103,7 @@ class LogFile:
             if rest:
                 self._write(self._stamp() + stream.encode() + b" F " + rest + b"\n")
         os.close(self._file)
+        os.close(self._folder)
 
     def _pieces(self, prefix: bytes, line: bytes, last: bytes) -> list[bytes]:
         cuts = range(0, max(len(line), 1), MAX_LOG_LINE)
@@ -88,9 +114,12 @@ class LogFile:
         ]
 
     def _write(self, data: bytes) -> None:
+        self._size += len(data)
         try:
             while data:
                 data = data[os.write(self._file, data) :]
+            if self._size >= self._max_bytes:
+                self._rotate()
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

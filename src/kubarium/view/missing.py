@@ -1,0 +1,31 @@
+"""The ResourceClaims that a pod waits for before the scheduler can look at it at all."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from kubarium.api.resource import Document
+from kubarium.engine import reasons
+from kubarium.engine.model import Key
+from kubarium.view.pods import claim_keys
+
+
+def missing_claim(pod: Document, claims: Container[Key]) -> str:
+    """kube-scheduler's sentence about the first claim of the pod that is not in ``claims``.
+
+    "" if all are there. A claim that is still to be made from a template has no name yet.
+    """
+    entries = (pod.get("spec") or {}).get("resourceClaims") or ()
+    direct = [entry.get("resourceClaimName") for entry in entries]
+    metadata = pod["metadata"]
+    made = {
+        status.get("resourceClaimName")
+        for status in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
+    }
+    for key in claim_keys(pod):
+        if key in claims:
+            continue
+        if key[1] in direct or key[1] in made:
+            return reasons.claim_missing(*key)
+        return reasons.claim_not_created(metadata.get("namespace", ""), metadata["name"])
+    return ""

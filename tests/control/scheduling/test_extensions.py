@@ -1,0 +1,253 @@
+"""Profiles, volumes, budgets, coscheduling groups and reservations, on virtual time."""
+
+from __future__ import annotations
+
+from kubarium.api.kinds import (
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    POD_DISRUPTION_BUDGETS,
+    POD_GROUPS,
+    PODS,
+    PRIORITY_CLASSES,
+    SERVICES,
+)
+from kubarium.control.scheduling import components
+from kubarium.control.scheduling.scheduler import RESERVE_AFTER_S
+from kubarium.engine.placement.profile import MOST_ALLOCATED, Profile, Strategy, Weights
+from kubarium.view.gangs import COSCHEDULING_GROUPS
+from kubarium.view.scheduling import SchedulerConfig
+from kubarium.view.volumes import STORAGE_CLASSES
+
+from .test_scheduler import (
+    begin,
+    events,
+    group,
+    node,
+    node_of,
+    pod,
+    scheduled_condition,
+)
+
+
+def test_each_pod_is_placed_by_the_profile_that_it_names(world_run):
+    packing = Profile(
+        "packing",
+        weights=Weights(NodeResourcesBalancedAllocation=0),
+        strategy=Strategy(MOST_ALLOCATED),
+    )
+
+    async def story(world):
+        for name in ("a", "b"):
+            await world.create(NODES, node(name, cpu="8"))
+        await world.start(*components(world.context, SchedulerConfig((Profile(), packing))))
+        await world.create(PODS, pod("first"))
+        await world.settle()
+        first = await node_of(world, "first")
+        await world.create(PODS, pod("beside", scheduler="packing"))
+        await world.create(PODS, pod("apart"))
+        await world.create(PODS, pod("nobody", scheduler="elsewhere"))
+        await world.settle()
+        assert await node_of(world, "beside") == first
+        assert await node_of(world, "apart") != first
+        assert await node_of(world, "nobody") is None
+
+    world_run(story)
+
+
+def _claim(name, class_name):
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "storageClassName": class_name,
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "5Gi"}},
+        },
+    }
+
+
+def _volume(name, host, size="10Gi"):
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": size},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "local",
+            "local": {"path": "/data"},
+            "nodeAffinity": {
+                "required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+            },
+        },
+    }
+
+
+def _mounting(name, claim):
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": claim}}
+    return pod(name, volumes=[volume])
+
+
+def test_a_claim_that_waits_is_bound_where_its_pod_goes(world_run):
+    async def story(world):
+        owner = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "local"},
+            "provisioner": "kubernetes.io/no-provisioner",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        }
+        await world.create(STORAGE_CLASSES, owner)
+        await world.create(PERSISTENT_VOLUMES, _volume("on-b", "b"))
+        await begin(world, node("a", cpu="8"), node("b", cpu="2"))
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
+        await world.create(PODS, _mounting("user", "data"))
+        await world.settle()
+        assert await node_of(world, "user") == "b"
+        claim = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
+        assert claim["spec"]["volumeName"] == "on-b"
+        assert claim["status"]["phase"] == "Bound"
+        volume = await world.get(PERSISTENT_VOLUMES, "on-b")
+        assert volume["spec"]["claimRef"]["name"] == "data"
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("more", "local"))
+        await world.create(PODS, _mounting("late", "more"))
+        await world.settle()
+        message = (await scheduled_condition(world, "late"))["message"]
+        assert "2 node(s) didn't find available persistent volumes to bind" in message
+        await world.create(PERSISTENT_VOLUMES, _volume("on-a", "a"))
+        await world.settle(15)
+        assert await node_of(world, "late") == "a"
+
+    world_run(story)
+
+
+def test_a_pod_waits_for_its_claim_to_appear(world_run):
+    async def story(world):
+        await begin(world, node("a"))
+        await world.create(PODS, _mounting("user", "data"))
+        await world.settle()
+        message = (await scheduled_condition(world, "user"))["message"]
+        assert 'persistentvolumeclaim "data" not found' in message
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", ""))
+        await world.settle(15)
+        assert await node_of(world, "user") == "a"
+
+    world_run(story)
+
+
+def test_preemption_spares_what_a_budget_guards(world_run):
+    async def story(world):
+        high = {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "high"},
+            "value": 1000,
+        }
+        await world.create(PRIORITY_CLASSES, high)
+        budget = {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "db"},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "db"}}},
+        }
+        await begin(world, node("a", cpu="2"), node("b", cpu="2"))
+        await world.create(POD_DISRUPTION_BUDGETS, budget)
+        for name in ("db", "web"):
+            document = pod(name, cpu="2")
+            document["metadata"]["labels"] = {"app": name}
+            await world.create(PODS, document)
+            await world.settle()
+        await world.create(PODS, pod("urgent", cpu="2", priorityClassName="high"))
+        await world.settle(15)
+        names = await world.names(PODS)
+        left = [n for n in names if n in ("db", "web") and (await _alive(world, n))]
+        assert left == ["db"]
+
+    world_run(story)
+
+
+async def _alive(world, name):
+    return "deletionTimestamp" not in (await world.get(PODS, name))["metadata"]
+
+
+def test_a_coscheduling_group_starts_with_its_minimum_or_not_at_all(world_run):
+    """scheduler-plugins' own demonstration: six pods, room for three."""
+
+    async def story(world):
+        await world.install("scheduling.x-k8s.io")
+        await begin(world, *(node(f"n{i}", cpu="1") for i in range(3)))
+        for name, minimum in (("whole", 4), ("part", 3)):
+            await world.create(
+                COSCHEDULING_GROUPS,
+                {
+                    "apiVersion": "scheduling.x-k8s.io/v1alpha1",
+                    "kind": "PodGroup",
+                    "metadata": {"name": name},
+                    "spec": {"minMember": minimum},
+                },
+            )
+            for i in range(6):
+                document = pod(f"{name}-{i}")
+                document["metadata"]["labels"] = {"scheduling.x-k8s.io/pod-group": name}
+                await world.create(PODS, document)
+            await world.settle(12)
+            placed = [await node_of(world, f"{name}-{i}") for i in range(6)]
+            assert sum(bool(n) for n in placed) == (3 if name == "part" else 0)
+        assert (await world.get(COSCHEDULING_GROUPS, "part"))["status"]["phase"] == "Scheduling"
+        assert (await world.get(COSCHEDULING_GROUPS, "whole"))["status"]["phase"] == "Pending"
+
+    world_run(story)
+
+
+def test_a_large_gang_is_not_starved_by_small_pods(world_run):
+    """Four nodes of one job each; small pods arrive whenever one ends, and the gang needs all."""
+
+    async def story(world):
+        await begin(world, *(node(f"n{i}", cpu="1") for i in range(4)))
+        for i in range(4):
+            await world.create(PODS, pod(f"job-{i}", restartPolicy="Never"))
+        await world.settle()
+        await world.create(POD_GROUPS, group("large", 4))
+        for i in range(4):
+            await world.create(PODS, pod(f"large-{i}", group="large", restartPolicy="Never"))
+        await world.settle(5)
+        # An event lets the gang be tried again once it has waited long enough.
+        await world.settle(RESERVE_AFTER_S)
+        await world.create(NODES, node("tiny", cpu="100m"))
+        await world.settle(15)
+        assert await events(world, "Reserved")
+        for i in range(4):
+            await world.create(PODS, pod(f"small-{i}", restartPolicy="Never"))
+            await world.set_phase(await world.get(PODS, f"job-{i}"), "Succeeded")
+            await world.settle(15)
+        assert all([await node_of(world, f"large-{i}") for i in range(4)])
+        assert not any([await node_of(world, f"small-{i}") for i in range(4)])
+
+    world_run(story)
+
+
+def test_pods_of_a_service_are_spread_by_default(world_run):
+    async def story(world):
+        # By resources alone all three would go to the large node.
+        await begin(world, node("large", cpu="64"), *(node(f"n{i}", cpu="24") for i in range(2)))
+        await world.create(
+            SERVICES,
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "web"},
+                "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]},
+            },
+        )
+        for i in range(3):
+            document = pod(f"web-{i}")
+            document["metadata"]["labels"] = {"app": "web"}
+            await world.create(PODS, document)
+            await world.settle()
+        placed = {await node_of(world, f"web-{i}") for i in range(3)}
+        assert placed == {"large", "n0", "n1"}
+
+    world_run(story)

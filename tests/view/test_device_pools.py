@@ -1,0 +1,108 @@
+"""The answer to a ResourcePoolStatusRequest."""
+
+from kubarium.view.device_pools import pool_statuses
+from kubarium.view.device_taints import taint_rule
+
+DRIVER = "d.example.com"
+
+
+def slice_of(name, pool="p", generation=1, count=1, **content):
+    return {
+        "metadata": {"name": name},
+        "spec": {
+            "driver": DRIVER,
+            "nodeName": "n",
+            "pool": {"name": pool, "generation": generation, "resourceSliceCount": count},
+            **content,
+        },
+    }
+
+
+def claim_with(*devices, **result):
+    return {
+        "metadata": {"name": "c", "namespace": "default"},
+        "status": {
+            "allocation": {
+                "devices": {
+                    "results": [
+                        {"request": "r", "driver": DRIVER, "pool": "p", "device": d, **result}
+                        for d in devices
+                    ]
+                }
+            }
+        },
+    }
+
+
+def part(name, size, kind):
+    used = {"counterSet": "s", "counters": {"memory": {"value": str(size)}}}
+    return {"name": name, "attributes": {"kind": {"string": kind}}, "consumesCounters": [used]}
+
+
+def ask(slices, claims=(), rules=(), **spec):
+    return pool_statuses({"driver": DRIVER, **spec}, slices, claims, rules)
+
+
+def test_a_used_partition_makes_the_whole_unavailable():
+    counters = [{"name": "s", "counters": {"memory": {"value": "4"}}}]
+    devices = [part("p0", 2, "half"), part("p1", 2, "half"), part("whole", 4, "full")]
+    slices = [
+        slice_of("a", count=2, sharedCounters=counters),
+        slice_of("b", count=2, devices=devices),
+    ]
+    attribute = f"{DRIVER}/kind"
+    answer = ask(slices, [claim_with("p0")], defaultPartitionTypeAttribute=attribute)
+    (pool,) = answer["pools"]
+    assert pool == {
+        "driver": DRIVER,
+        "poolName": "p",
+        "generation": 1,
+        "resourceSliceCount": 2,
+        "nodeName": "n",
+        "totalDevices": 3,
+        "allocatedDevices": 1,
+        "availableDevices": 1,
+        "unavailableDevices": 1,
+        "partitionSummary": [
+            {"attribute": attribute, "type": "full", "total": 1, "allocatable": 0},
+            {"attribute": attribute, "type": "half", "total": 2, "allocatable": 1},
+        ],
+    }
+
+
+def test_shares_are_summed():
+    device = {
+        "name": "d",
+        "allowMultipleAllocations": True,
+        "capacity": {"memory": {"value": "8Gi"}},
+    }
+    claim = claim_with("d", shareID="x", consumedCapacity={"memory": "3Gi"})
+    (pool,) = ask([slice_of("a", devices=[device])], [claim])["pools"]
+    assert pool["shareableSummary"] == {
+        "fullyAvailableDevices": 0,
+        "partiallyAvailableDevices": 1,
+        "capacity": [{"name": "memory", "total": "8Gi", "consumed": "3Gi", "available": "5Gi"}],
+    }
+
+
+def test_an_incomplete_pool_says_so_and_only_the_newest_generation_counts():
+    slices = [slice_of("old", devices=[{"name": "x"}]), slice_of("new", generation=2, count=2)]
+    (pool,) = ask(slices)["pools"]
+    assert pool["validationError"] == "incomplete pool: 1 of 2 slices are published"
+    assert "totalDevices" not in pool
+
+
+def test_limit_pool_name_and_rules():
+    slices = [slice_of(f"s{i}", pool=f"p{i}", devices=[{"name": "d"}]) for i in range(3)]
+    assert [p["poolName"] for p in ask(slices, limit=2)["pools"]] == ["p0", "p1"]
+    assert ask(slices, limit=2)["poolCount"] == 3
+    taint = {"key": "k", "effect": "NoSchedule"}
+    rule = {
+        "metadata": {"name": "r"},
+        "spec": {"deviceSelector": {"pool": "p1"}, "taint": taint},
+    }
+    (pool,) = ask(slices, (), [taint_rule(rule)], poolName="p1")["pools"]
+    assert (pool["availableDevices"], pool["unavailableDevices"]) == (0, 1)
+    nothing = {"metadata": {"name": "r"}, "spec": {"taint": taint}}
+    (pool,) = ask(slices, (), [taint_rule(nothing)], poolName="p1")["pools"]
+    assert pool["availableDevices"] == 1

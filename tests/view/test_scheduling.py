@@ -1,0 +1,128 @@
+"""KubeSchedulerConfiguration documents as profiles, and complaints that name the field."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from kubarium.engine.placement.profile import DEFAULT, Strategy, Weights
+from kubarium.view.scheduling import SchedulerConfigError, read_config
+
+HEAD = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"
+
+
+def read(text):
+    return read_config(yaml.safe_load(HEAD + text))
+
+
+def test_no_profile_is_the_default_profile():
+    assert read("").profiles == (DEFAULT,)
+    assert read("profiles: [{}]").profiles == (DEFAULT,)
+
+
+def test_profiles_have_names_weights_and_plugins_of_their_own():
+    config = read(
+        """
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packing
+  plugins:
+    score:
+      disabled: [{name: NodeResourcesBalancedAllocation}, {name: PodTopologySpread}]
+      enabled: [{name: PodTopologySpread, weight: 7}, {name: TaintToleration}]
+    filter:
+      disabled: [{name: TaintToleration}]
+    postFilter:
+      disabled: [{name: DefaultPreemption}]
+  pluginConfig:
+  - name: NodeResourcesFit
+    args:
+      ignoredResources: [example.com/foo]
+      scoringStrategy:
+        type: MostAllocated
+        resources: [{name: cpu, weight: 3}, {name: nvidia.com/gpu, weight: 5}]
+"""
+    )
+    first, packing = config.profiles
+    assert first == DEFAULT
+    assert packing.weights == Weights(NodeResourcesBalancedAllocation=0, PodTopologySpread=7)
+    assert packing.disabled == {"TaintToleration"}
+    assert not packing.preempts
+    assert packing.strategy == Strategy("MostAllocated", (("cpu", 3), ("nvidia.com/gpu", 5)))
+    assert packing.ignored_resources == {"example.com/foo"}
+
+
+def test_everything_can_be_switched_off_at_once_and_some_back_on():
+    [profile] = read(
+        """
+profiles:
+- plugins:
+    multiPoint:
+      disabled: [{name: "*"}]
+      enabled: [{name: NodeResourcesFit}]
+"""
+    ).profiles
+    assert profile.filters("NodeResourcesFit")
+    assert not profile.filters("NodeAffinity")
+    assert profile.weights.NodeResourcesFit == 1
+    assert profile.weights.TaintToleration == 0
+
+
+def test_default_constraints_of_ones_own_replace_the_systems():
+    config = read(
+        """
+profiles:
+- schedulerName: spreading
+  pluginConfig:
+  - name: PodTopologySpread
+    args:
+      defaultingType: List
+      defaultConstraints: [{maxSkew: 1, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}]
+"""
+    )
+    assert config.spread_defaults == (("spreading", (("rack", 1, True),)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("profile: []", "profile"),
+        ("profiles: {}", "profiles"),
+        ("profiles: [{}, {}]", "profiles[1].schedulerName"),
+        ("profiles: [{schedulerName: 3}]", "profiles[0].schedulerName"),
+        ("profiles: [{plugins: {scores: {}}}]", "profiles[0].plugins.scores"),
+        (
+            "profiles: [{plugins: {score: {enabled: [{name: NodeFoo}]}}}]",
+            "profiles[0].plugins.score.enabled[0].name",
+        ),
+        (
+            "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity, weight: 101}]}}}]",
+            "profiles[0].plugins.score.enabled[0].weight",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: "
+            "{type: Best}}}]}]",
+            "profiles[0].pluginConfig[0].args.scoringStrategy.type",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: "
+            "{type: RequestedToCapacityRatio}}}]}]",
+            "profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio.shape",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: InterPodAffinity, args: "
+            "{hardPodAffinityWeight: -1}}]}]",
+            "profiles[0].pluginConfig[0].args.hardPodAffinityWeight",
+        ),
+        ("extenders: [{urlPrefix: http://x}]", "extenders"),
+    ],
+)
+def test_what_cannot_be_used_is_named(text, path):
+    with pytest.raises(SchedulerConfigError) as caught:
+        read(text)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_another_version_is_refused():
+    with pytest.raises(SchedulerConfigError, match="apiVersion"):
+        read_config({"apiVersion": "kubescheduler.config.k8s.io/v1beta3"})

@@ -1,0 +1,50 @@
+"""Warning events as reasons of an explanation."""
+
+from __future__ import annotations
+
+from kubarium.api.kinds import EVENTS, JOBS
+from kubarium.view.warnings import WARNINGS_SHOWN
+from kubarium.view.why import RESOURCES_NEEDED, explain
+
+
+def event(kind, name, message, at, type_="Warning", reason="FailedCreate"):
+    return {
+        "metadata": {"name": f"{name}.{at}", "namespace": "default"},
+        "involvedObject": {"kind": kind, "namespace": "default", "name": name},
+        "type": type_,
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": f"2026-01-01T00:00:{at:02}Z",
+    }
+
+
+def owner(kind, name, **metadata):
+    metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}", **metadata}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": {}}
+
+
+def test_why_children_were_not_created_is_told_by_the_owners_warnings():
+    assert EVENTS in RESOURCES_NEEDED
+    events = [
+        event("JobSet", "x", "all is well", 9, type_="Normal", reason="Created"),
+        event("JobSet", "y", "of another", 9),
+        event("JobSet", "x", "quota exceeded", 5, reason="JobCreationFailed"),
+    ]
+    for kind in ("JobSet", "Deployment", "ReplicaSet", "Job"):
+        about = [{**e, "involvedObject": {**e["involvedObject"], "kind": kind}} for e in events]
+        said = explain({EVENTS: about}, owner(kind, "x"))
+        assert said.reasons == ("JobCreationFailed: quota exceeded",)
+
+
+def test_only_the_newest_warnings_are_told_each_once():
+    events = [event("Job", "x", f"try {n % 5}", n) for n in range(10)]
+    said = explain({EVENTS: events}, owner("Job", "x"))
+    assert said.reasons == tuple(f"FailedCreate: try {n}" for n in (4, 3, 2))
+    assert len(said.reasons) == WARNINGS_SHOWN
+
+
+def test_waiting_descendants_tell_their_warnings_too():
+    child = owner("Job", "x-w-0", ownerReferences=[{"uid": "uid-x", "controller": True}])
+    documents = {JOBS: [child], EVENTS: [event("Job", "x-w-0", "pods is forbidden", 1)]}
+    said = explain(documents, owner("JobSet", "x"))
+    assert "FailedCreate: pods is forbidden" in said.children[0].reasons
