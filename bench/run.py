@@ -52,6 +52,7 @@ POD = {
         ]
     },
 }
+CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "c-"}}
 
 
 class Report:
@@ -100,12 +101,11 @@ async def _get_nodes(kubeconfig: str) -> None:
 def bench_api(report: Report) -> None:
     """Objects a second, in process and through HTTPS with one and with 16 connections."""
     report.add("api", "create pods, in process", asyncio.run(_in_process(PODS, POD)), "/s")
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "c-"}}
-    rates = asyncio.run(_in_process(CONFIG_MAPS, config))
+    rates = asyncio.run(_in_process(CONFIG_MAPS, CONFIG))
     report.add("api", "create ConfigMaps, in process", rates, "/s")
     for workers in (1, 16):
         rates = asyncio.run(_over_https(workers))
-        figure = f"create pods, HTTPS, {workers} in flight"
+        figure = f"create ConfigMaps, HTTPS, {workers} in flight"
         report.add("api", figure, rates, "/s", "acknowledged on disk")
 
 
@@ -138,7 +138,7 @@ async def _over_https(workers: int, count: int = 600) -> list[float]:
 
                 async def work(number: int) -> None:
                     for _ in range(number):
-                        await client.create(PODS, POD, "default")
+                        await client.create(CONFIG_MAPS, CONFIG, "default")
 
                 await work(20)
                 for _ in range(3):
