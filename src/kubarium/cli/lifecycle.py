@@ -41,6 +41,8 @@ def up(
     launch = Launch(state, cluster, port, in_memory, target)
     for field in launch.file.ignored:
         err.print(f"[yellow]note:[/] {file}: {field} has no meaning here and is ignored")
+    if target:
+        kubeconfigs.check(target)  # before anything starts
     if detach:
         presentation.announce(start_detached(launch), launch)
     else:

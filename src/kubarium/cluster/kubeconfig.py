@@ -38,6 +38,11 @@ def entry(context: str, server: str, ca: str, user: dict[str, str]) -> dict[str,
     }
 
 
+def check(path: Path) -> None:
+    """ConfigError if ``path`` exists and is not a kubeconfig that entries can be put into."""
+    _read(path)
+
+
 def merge(path: Path, ours: dict[str, Any]) -> str:
     """Put our context into ``path`` and make it current; returns the context that was current."""
     document = _read(path)
