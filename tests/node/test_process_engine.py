@@ -220,11 +220,18 @@ def test_descriptors_do_not_leak_into_containers():
     asyncio.run(main())
 
 
+# Signals 32 and 33 are the C library's own: its posix_spawn (which make uses) has them ignored in
+# children, and it refuses to let a program reset them.
+LIBC_SIGNALS = 1 << 31 | 1 << 32
+
+
 def test_containers_get_default_signal_dispositions():
     async def main():
         async with bench() as b:
             await b.start("a", "grep", "-E", "Sig(Ign|Blk)", "/proc/self/status")
             await b.exit_of("a")
-            assert {line.split("\t")[1] for line in b.log("a")} == {"0" * 16}
+            masks = [int(line.split("\t")[1], 16) for line in b.log("a")]
+            assert len(masks) == 2
+            assert {mask & ~LIBC_SIGNALS for mask in masks} == {0}
 
     asyncio.run(main())
