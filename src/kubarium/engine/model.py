@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
+from kubarium.engine.taints import Taint as Taint
+from kubarium.engine.taints import Toleration as Toleration
 
 # Namespace and name of an object.
 Key = tuple[str, str]
@@ -28,39 +30,6 @@ class PreferredTerm:
 
     weight: int
     term: NodeTerm
-
-
-@dataclass(frozen=True, slots=True)
-class Taint:
-    """A node taint."""
-
-    key: str
-    value: str
-    effect: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Toleration:
-    """A pod's toleration; empty key with Exists tolerates all, empty effect all effects."""
-
-    key: str = ""
-    operator: str = "Equal"
-    value: str = ""
-    effect: str = ""
-
-    def tolerates(self, taint: Taint) -> bool:
-        if self.effect and self.effect != taint.effect:
-            return False
-        if self.key and self.key != taint.key:
-            return False
-        if self.operator == "Exists":
-            return True
-        return bool(self.key) and self.operator in ("Equal", "") and self.value == taint.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from kubarium.engine.selectors import NodeTerm
+from kubarium.engine.taints import Taint, Toleration
 
 Amount = int | Fraction
 
@@ -68,37 +69,9 @@ class CounterUse:
     counters: tuple[tuple[str, Amount], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceTaint:
-    """A taint on a device; effect None only informs."""
-
-    key: str
-    value: str
-    effect: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceToleration:
-    """A request's toleration of device taints."""
-
-    key: str = ""
-    operator: str = "Equal"
-    value: str = ""
-    effect: str = ""
-
-    def tolerates(self, taint: DeviceTaint) -> bool:
-        if self.effect and self.effect != taint.effect:
-            return False
-        if self.key and self.key != taint.key:
-            return False
-        if self.operator == "Exists":
-            return True
-        return bool(self.key) and self.operator in ("Equal", "") and self.value == taint.value
+# The taints of devices follow the rule of nodes; effect None only informs.
+DeviceTaint = Taint
+DeviceToleration = Toleration
 
 
 @dataclass(frozen=True, slots=True, eq=False)
