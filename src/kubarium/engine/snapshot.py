@@ -28,6 +28,7 @@ from kubarium.engine.model import (
     Node,
     Pod,
     PodShape,
+    PodTerm,
     Taint,
     VolumeClaim,
 )
@@ -361,9 +362,9 @@ class Snapshot:
             self.budgets[key] = budget
         self.budget_epoch += 1
 
-    def tally(self, *terms: object) -> Counts:
-        """Per row, the placed pods that every term (``PodTerm``) speaks of."""
-        return self.tallies.selected(terms, self.placed_pods())  # type: ignore[arg-type]
+    def tally(self, *terms: PodTerm, staying: bool = False) -> Counts:
+        """Per row, the placed pods that every term speaks of; ``staying`` leaves out the ending."""
+        return self.tallies.selected(terms, self.placed_pods(), staying=staying)
 
     def set_namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
         """Learn a namespace's labels (None: it is gone)."""

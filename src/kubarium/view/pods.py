@@ -169,9 +169,10 @@ def resized(document: Document) -> Document:
         s.get("name"): s
         for kind in ("containerStatuses", "initContainerStatuses")
         for s in status.get(kind) or ()
-        if s.get("allocatedResources") or (s.get("resources") or {}).get("requests")
+        if s.get("resources") is not None
     }
-    if not statuses:
+    whole = spec.get("resources") if status.get("resources") is not None else None
+    if not statuses and not whole:
         return spec
     refused = any(
         c.get("type") == "PodResizePending" and c.get("reason") == "Infeasible"
@@ -180,8 +181,23 @@ def resized(document: Document) -> Document:
     changed = dict(spec)
     for kind in ("containers", "initContainers"):
         if spec.get(kind):
-            changed[kind] = [_held(c, statuses.get(c.get("name")), refused) for c in spec[kind]]
+            changed[kind] = [
+                _held(c, statuses.get(c.get("name")), refused)
+                if kind == "containers" or _is_sidecar(c)  # others cannot be resized
+                else c
+                for c in spec[kind]
+            ]
+    if whole:
+        most = _held({"resources": whole}, status, refused)["resources"]
+        named = whole.get("requests") or {}
+        asked = {n: q for n, q in (most.get("requests") or {}).items() if n in named}
+        changed["resources"] = {**whole, "requests": asked}
     return changed
+
+
+def _is_sidecar(container: Document) -> bool:
+    """Whether an init container runs as long as the pod does."""
+    return container.get("restartPolicy") == "Always"
 
 
 def _held(container: Document, status: Document | None, refused: bool) -> Document:
@@ -243,6 +259,8 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
     near = affinity.get("podAffinity") or {}
     away = affinity.get("podAntiAffinity") or {}
     containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    lasting = [c for c in spec.get("initContainers") or () if _is_sidecar(c)]
+    lasting += spec.get("containers") or ()
     required, preferred = (
         f"{w}DuringSchedulingIgnoredDuringExecution" for w in ("required", "preferred")
     )
@@ -255,7 +273,7 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
             for p in node.get(preferred) or ()
         ),
         tolerations=tuple(toleration(t) for t in spec.get("tolerations") or ()),
-        ports=tuple(HostPort(*p) for c in containers for p in _host_ports(c, spec)),
+        ports=tuple(HostPort(*p) for c in lasting for p in _host_ports(c, spec)),
         images=tuple(normalised_image(c["image"]) for c in containers if c.get("image")),
         spread=tuple(_spread(metadata, c) for c in spec.get("topologySpreadConstraints") or ()),
         pod_affinity=tuple(_pod_term(metadata, t) for t in near.get(required) or ()),
@@ -307,7 +325,7 @@ def _sequence(spec: Document, defaults: Mapping[str, int]) -> _Amounts:
     peak: _Amounts = {}
     for container in spec.get("initContainers") or ():
         wanted = _container(container, defaults)
-        if container.get("restartPolicy") == "Always":
+        if _is_sidecar(container):
             _add(running, wanted)
             _add(sidecars, wanted)
             moment = dict(sidecars)

@@ -200,7 +200,7 @@ def resources_fit(
         return
     yield reasons.TOO_MANY_PODS, snapshot.requested[3] < snapshot.allocatable[3]
     for name, amount in shape.requests:
-        if amount > 0 and name not in profile.ignored_resources:
+        if amount > 0 and not profile.ignores(name):
             index = snapshot.resource_index(name)
             free = snapshot.allocatable[index] - snapshot.requested[index]
             yield reasons.insufficient(name), free >= amount

@@ -27,7 +27,7 @@ class Fit:
         self._fits = profile.filters("NodeResourcesFit")
         self._ports = shape.ports if profile.filters("NodePorts") else ()
         self.shape = shape
-        self._wants = scores.balanced(shape)
+        self._wants = scores.balanced(shape, profile)
         self._needs: list[tuple[int, int]] = []
         self._epoch = -1
         self._seen = 0
@@ -72,7 +72,7 @@ class Fit:
         self._needs = [
             (snapshot.resource_index(n), a)
             for n, a in shape.requests
-            if a > 0 and n not in self._profile.ignored_resources
+            if a > 0 and not self._profile.ignores(n)
         ]
 
     def _full_pass(self) -> None:

@@ -189,7 +189,7 @@ class Placer:
     def _first_failures(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> _Failures:
         """The reasons of each row; several only for several resources, none where it fits."""
         book = _Failures(self.snapshot.alive.copy())
-        for reason, mask in self._cheap_filters(pod, claims, within):
+        for reason, mask in self._cheap_filters(pod, within):
             book.enter(reason, mask)
         book.enter_all(list(filters.resources_fit(self.snapshot, pod.shape, self.profile)))
         for reason, mask in volume_filters(self.snapshot, pod, self.profile):
@@ -197,6 +197,8 @@ class Placer:
         if topology.concerns(self.snapshot, pod):
             for reason, mask in topology.surroundings(self.snapshot, pod, self.profile).masks:
                 book.enter(reason, mask)
+        if claims.held:
+            book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))
         devices = self.device_fit(claims)
         if devices is not None:
             for row in np.flatnonzero(book.left).tolist():
@@ -205,17 +207,13 @@ class Placer:
                     book.codes[row] = book.code((answer,))
         return book
 
-    def _cheap_filters(
-        self, pod: Pod, claims: ClaimsOf, within: Mask | None
-    ) -> Iterator[tuple[str, Mask]]:
+    def _cheap_filters(self, pod: Pod, within: Mask | None) -> Iterator[tuple[str, Mask]]:
         snapshot, shape = self.snapshot, pod.shape
         if within is not None:
             yield reasons.PLACEMENT_OUTSIDE, within
         yield from filters.static_filters(snapshot, shape, self.profile)
         if shape.ports and self.profile.filters("NodePorts"):
             yield reasons.HOST_PORTS, filters.ports_free(snapshot, shape.ports)
-        if claims.held:
-            yield reasons.CLAIM_ELSEWHERE, held_mask(snapshot, claims.held)
 
 
 class _Failures:

@@ -84,7 +84,10 @@ class Profile:
     """One scheduler by name. ``disabled`` are filters that are off; ``preempts`` DefaultPreemption.
 
     ``added_affinity`` and ``added_preferred`` are NodeAffinityArgs.addedAffinity, by which a
-    profile keeps its pods to some nodes whatever they ask for.
+    profile keeps its pods to some nodes whatever they ask for. ``ignored_resources`` and
+    ``ignored_groups`` (what stands before the slash) name extended resources that somebody else
+    counts. ``ignore_preferred_of_existing`` leaves what placed pods wish for out of the score of
+    pods that have no such wishes themselves.
     """
 
     scheduler_name: str = DEFAULT_SCHEDULER
@@ -93,7 +96,9 @@ class Profile:
     strategy: Strategy = field(default_factory=Strategy)
     balanced: tuple[str, ...] = ("cpu", "memory")
     ignored_resources: frozenset[str] = frozenset()
+    ignored_groups: frozenset[str] = frozenset()
     hard_pod_affinity_weight: int = 1
+    ignore_preferred_of_existing: bool = False
     added_affinity: tuple[NodeTerm, ...] | None = None
     added_preferred: tuple[PreferredTerm, ...] = ()
     preempts: bool = True
@@ -101,6 +106,16 @@ class Profile:
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""
         return plugin not in self.disabled
+
+    def ignores(self, resource: str) -> bool:
+        """Whether the resource's amount is not looked at; only extended resources can be ignored."""
+        if resource not in self.ignored_resources and not self.ignored_groups:
+            return False
+        group, slash, _ = resource.partition("/")
+        extended = slash and "kubernetes.io/" not in resource and not group.startswith("requests.")
+        return bool(extended) and (
+            resource in self.ignored_resources or group in self.ignored_groups
+        )
 
     @property
     def plain(self) -> bool:
