@@ -45,7 +45,9 @@ profiles:
     )
     first, packing = config.profiles
     assert first == DEFAULT
-    assert packing.weights == Weights(NodeResourcesBalancedAllocation=0, PodTopologySpread=7)
+    assert packing.weights == Weights(
+        NodeResourcesBalancedAllocation=0, PodTopologySpread=7, TaintToleration=1
+    )
     assert packing.disabled == {"TaintToleration"}
     assert not packing.preempts
     assert packing.strategy == Strategy("MostAllocated", (("cpu", 3), ("nvidia.com/gpu", 5)))
@@ -96,7 +98,7 @@ profiles:
             "profiles[0].plugins.score.enabled[0].name",
         ),
         (
-            "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity, weight: 101}]}}}]",
+            "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity, weight: -1}]}}}]",
             "profiles[0].plugins.score.enabled[0].weight",
         ),
         (

@@ -154,6 +154,8 @@ class Pod:
     finite: bool = False
     # PersistentVolumeClaims by name, those of ephemeral volumes included.
     volumes: tuple[Key, ...] = ()
+    # Terminating because the scheduler made room.
+    preempted: bool = False
 
     @property
     def namespace(self) -> str:

@@ -73,13 +73,15 @@ class Snapshot:
         self.budget_epoch = 0
         self.volumes: dict[Key, VolumeClaim] = {}
         self.volume_users: dict[Key, dict[Key, None]] = {}
-        # Per priority what its pods take, by resource and row; pods that are ending do not count.
+        # Per priority what its pods take, by resource and row.
         self._by_priority: dict[int, NDArray[np.int64]] = {}
         self._count_by_priority: dict[int, int] = {}
         self.epoch = 0
         self.touched: list[int] = []
         self.touched_from = 0
         self._free_rows: list[int] = []
+        self._ranks: NDArray[np.int64] | None = None
+        self._rows_by_name = True
         self._used_rows = 0
         self._where: dict[Key, tuple[Pod, str]] = {}
         self._homeless: dict[str, dict[Key, Pod]] = {}
@@ -124,6 +126,7 @@ class Snapshot:
             self._homeless.setdefault(name, {})[pod.key] = pod
         self._write_node(row, Node(name, ()), old)
         del self.rows[name]
+        self._ranks = None
         self.epoch += 1
         self.nodes[row] = None
         self.alive[row] = False
@@ -139,7 +142,32 @@ class Snapshot:
         row = self.rows.get(name)
         return None if row is None else self.nodes[row]
 
+    def best_row(self, scores: NDArray[np.int64]) -> int:
+        """The row with the highest score; of equals the one whose node's name comes first."""
+        best = int(scores.argmax())
+        ranks = self._name_ranks()
+        if self._rows_by_name:
+            return best
+        ties = np.flatnonzero(scores == scores[best])
+        return int(ties[ranks[ties].argmin()])
+
+    def by_name(self, rows: NDArray[np.int64]) -> list[int]:
+        """Rows in the order of their nodes' names."""
+        found: list[int] = rows[self._name_ranks()[rows].argsort()].tolist()
+        return found
+
+    def _name_ranks(self) -> NDArray[np.int64]:
+        """The place of each row's node among all names; rows without a node come last."""
+        if self._ranks is None:
+            ranks = np.full(self.capacity, self.capacity, np.int64)
+            for rank, name in enumerate(sorted(self.rows)):
+                ranks[self.rows[name]] = rank
+            self._ranks = ranks
+            self._rows_by_name = bool((np.diff(ranks) >= 0).all())
+        return self._ranks
+
     def _new_row(self, name: str) -> int:
+        self._ranks = None
         if self._free_rows:
             row = self._free_rows.pop()
         else:
@@ -321,10 +349,7 @@ class Snapshot:
         for name, _ in shape.requests:
             if name not in self.resources:
                 self.resource_index(name)  # makes the columns taller, so it comes first
-        books = [self.requested]
-        if not pod.terminating:
-            books.append(self._priority_book(pod.priority, sign))
-        for book in books:
+        for book in (self.requested, self._priority_book(pod.priority, sign)):
             for name, amount in shape.requests:
                 book[self.resources[name], row] += sign * amount
             book[3, row] += sign
@@ -343,7 +368,7 @@ class Snapshot:
     def below(self, priority: int) -> NDArray[np.int64] | None:
         """What pods of lower priority take, by resource and row; None if there are none.
 
-        Row 3 is the number of such pods. Pods that are ending already are left out.
+        Row 3 is the number of such pods.
         """
         books = [
             book
@@ -419,7 +444,9 @@ class Snapshot:
         if allocation is None:
             return True
         ledger = self.inventory.ledger
-        return not any(ledger.in_use(result.id) for result in allocation.results)
+        return not any(
+            ledger.in_use(result.id) for result in allocation.results
+        ) and self.inventory.counters_suffice(allocation)
 
     def reclaim(self, key: Key) -> None:
         """Allocate again what :meth:`release` gave up; nothing if it released nothing."""
@@ -462,15 +489,15 @@ class Snapshot:
                 assert booked == sums.get(resource, 0), f"{name}: {resource} booked as {booked}"
         below = self.below(2**31)
         for row in self.rows.values():
-            staying = sum(not pod.terminating for pod in self.pods_on[row].values())
-            assert staying == (0 if below is None else int(below[3, row])), f"row {row}"
+            count = len(self.pods_on[row])
+            assert count == (0 if below is None else int(below[3, row])), f"row {row}"
         self.inventory.ledger.check()
 
 
 def _weighs_the_same(old: Pod, new: Pod) -> bool:
     return (
         (old.shape == new.shape or _only_defaults_differ(old.shape, new.shape))
-        and old.terminating == new.terminating
+        and (old.terminating, old.preempted) == (new.terminating, new.preempted)
         and old.claims == new.claims
         and old.volumes == new.volumes
         and old.labels == new.labels

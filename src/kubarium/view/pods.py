@@ -109,6 +109,13 @@ def claim_keys(document: Document) -> tuple[Key, ...]:
     return tuple(keys)
 
 
+def _is_preempted(status: Document) -> bool:
+    """Whether the scheduler is what disrupts the pod."""
+    found = (c for c in status.get("conditions") or () if c.get("type") == "DisruptionTarget")
+    condition: Document = next(found, {})
+    return (condition.get("status"), condition.get("reason")) == ("True", "PreemptionByScheduler")
+
+
 class PodReader:
     """Turns pods into rows and keeps the shapes it has seen."""
 
@@ -135,6 +142,7 @@ class PodReader:
             seconds(status.get("startTime")),
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
+            "deletionTimestamp" in metadata and _is_preempted(status),
         )
 
     def shape(self, document: Document) -> PodShape:

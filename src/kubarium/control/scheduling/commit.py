@@ -296,8 +296,8 @@ class Committer:
     async def _evict(self, victim: Pod, preemptor: Pod) -> None:
         namespace, name = victim.key
         document = self._pods.get(name, namespace)
-        if document is None:
-            return
+        if document is None or writes.is_terminating(document):
+            return  # its room is coming anyway
         condition = {
             "type": "DisruptionTarget",
             "status": "True",

@@ -58,6 +58,8 @@ class _Item:
 class SchedulingQueue:
     """Keys only: what an item is made of is looked up when its turn comes."""
 
+    backoff_start_s: float = BACKOFF_START_S
+    backoff_max_s: float = BACKOFF_MAX_S
     _items: dict[ItemKey, _Item] = field(default_factory=dict)
     _ready: dict[ItemKey, None] = field(default_factory=dict)
     _unschedulable: dict[Event, dict[ItemKey, None]] = field(
@@ -170,7 +172,7 @@ class SchedulingQueue:
     def _back_off(self, key: ItemKey, item: _Item, now: float) -> None:
         """Back-off counts from the last attempt, so a long wait has already served it."""
         doublings = min(max(item.attempts - 1, 0), 10)
-        due = item.tried_at + min(BACKOFF_START_S * 2**doublings, BACKOFF_MAX_S)
+        due = item.tried_at + min(self.backoff_start_s * 2**doublings, self.backoff_max_s)
         if due <= now:
             item.state = _State.READY
             self._ready[key] = None

@@ -75,7 +75,7 @@ class Scheduler:
             for profile in config.profiles
         }
         self._placer = next(iter(self._placers.values()))
-        self._queue = SchedulingQueue()
+        self._queue = SchedulingQueue(config.backoff_start_s, config.backoff_max_s)
         self._held = Held()
         self._committer = Committer(context, self.view)
         self._waiting: dict[Key, Document] = {}

@@ -37,8 +37,8 @@ class Placer:
     def place(self, pod: Pod, within: Mask | None = None) -> Placement | None:
         """Put the pod on its best node and give its claims their devices; None if it fits nowhere.
 
-        Ties go to the lowest row, so that the same history gives the same plan. ``within`` limits
-        the nodes (a gang's topology domain).
+        Of equals the first by name is taken, in whatever order nodes became known. ``within``
+        limits the nodes (a gang's topology domain).
         """
         claims = claims_of(self.snapshot, pod)
         if claims.problem or (pod.volumes and problem_of(self.snapshot, pod)):
@@ -149,11 +149,11 @@ class Placer:
         self, pod: Pod, claims: ClaimsOf, total: Scores, devices: DeviceFit | None
     ) -> Placement | None:
         if devices is None:
-            row = int(total.argmax())
+            row = self.snapshot.best_row(total)
             return Placement(pod, self._name(row)) if total[row] >= 0 else None
         total = np.where(devices.blocked, -1, total)
         while True:
-            row = int(total.argmax())
+            row = self.snapshot.best_row(total)
             if total[row] < 0:
                 return None
             answer = devices.on(row)

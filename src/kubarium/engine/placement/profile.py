@@ -102,13 +102,16 @@ class Profile:
     added_affinity: tuple[NodeTerm, ...] | None = None
     added_preferred: tuple[PreferredTerm, ...] = ()
     preempts: bool = True
+    # Preemption looks at this many nodes, in percent or at least.
+    candidates_percent: int = 10
+    min_candidates: int = 100
 
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""
         return plugin not in self.disabled
 
     def ignores(self, resource: str) -> bool:
-        """Whether the resource's amount is not looked at; only extended resources can be ignored."""
+        """Whether the resource's amount is not looked at; that can be an extended resource only."""
         if resource not in self.ignored_resources and not self.ignored_groups:
             return False
         group, slash, _ = resource.partition("/")

@@ -86,7 +86,7 @@ def domain_counts(snapshot: Snapshot, key: str, counts: Scores) -> Scores:
 
 
 def _matching(snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint) -> Scores:
-    """Per row the pods that are spread; upstream's quirk: a selector without clauses counts none."""
+    """Per row the pods to spread; a selector without clauses counts none, upstream's quirk."""
     if not constraint.selector.requirements:
         return np.zeros(snapshot.capacity, np.int64)
     term = PodTerm("", constraint.selector, (pod.namespace,))
