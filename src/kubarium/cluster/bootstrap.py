@@ -16,7 +16,10 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Client
+from kubarium.control.storage.documents import DEFAULT_CLASS
+from kubarium.control.storage.provisioner import PROVISIONER
 from kubarium.server.policy import bootstrap_policy
+from kubarium.view.volumes import STORAGE_CLASSES
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
@@ -31,6 +34,7 @@ _RESOURCES = {
         ROLES,
         ROLE_BINDINGS,
         SERVICES,
+        STORAGE_CLASSES,
     )
 }
 
@@ -45,6 +49,7 @@ def documents(port: int) -> list[Document]:
         _priority_class("system-node-critical", 2000001000),
         _priority_class("system-cluster-critical", 2000000000),
     ]
+    found.append(_standard_class())
     found += bootstrap_policy()
     found += bundled()
     found.append(_kubernetes_service(port))
@@ -69,6 +74,19 @@ def _priority_class(name: str, value: int) -> Document:
         "metadata": {"name": name},
         "value": value,
         "description": "Used for system critical pods.",
+    }
+
+
+def _standard_class() -> Document:
+    """The class of claims that name none: directories, made where the claim's pod goes."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "standard", "annotations": {DEFAULT_CLASS: "true"}},
+        "provisioner": PROVISIONER,
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "reclaimPolicy": "Delete",
+        "allowVolumeExpansion": True,
     }
 
 

@@ -25,7 +25,8 @@ from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.nodes import node_configs
 from kubarium.cluster.state import StateDirectory
-from kubarium.control import core, devices, queueing, scheduling, training, workloads
+from kubarium.control import core, devices, queueing, scheduling, storage, training, workloads
+from kubarium.control.storage import OnDisk
 from kubarium.node.agent import Agent
 from kubarium.node.config import NodeConfig
 from kubarium.runtime.informer import SharedInformers
@@ -48,6 +49,7 @@ COMPACT_EVERY_S = 5.0
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
 FAMILIES = (workloads, training, devices, queueing)
+VOLUMES = "volumes"
 
 
 class EmbeddedCluster:
@@ -121,6 +123,8 @@ class EmbeddedCluster:
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
         found += [component for family in FAMILIES for component in family.components(control)]
+        directories = OnDisk(self.node_root / VOLUMES) if self.node_root else None
+        found += storage.components(control, directories)
         context = self._context(SCHEDULER_USER, control)
         found += scheduling.components(context, self.file.scheduler)
         for config in configs:

@@ -47,6 +47,23 @@ class HostPort:
 
 
 @dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk that the pod itself names (GCE, AWS, iSCSI, RBD), by the names that identify it."""
+
+    kind: str
+    names: tuple[str, ...]
+    read_only: bool = False
+
+    def conflicts(self, other: Disk) -> bool:
+        """Whether the two cannot be on one node: the same disk, and not both only read it."""
+        return (
+            self.kind == other.kind
+            and not (self.read_only and other.read_only)
+            and not set(self.names).isdisjoint(other.names)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SpreadConstraint:
     """A topology spread constraint; ``hard`` is DoNotSchedule."""
 
@@ -156,10 +173,16 @@ class Pod:
     volumes: tuple[Key, ...] = ()
     # Terminating because the scheduler made room.
     preempted: bool = False
+    disks: tuple[Disk, ...] = ()
 
     @property
     def namespace(self) -> str:
         return self.key[0]
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether storage may keep the pod from nodes, so that its like need not fare alike."""
+        return bool(self.volumes or self.disks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,21 +233,36 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Provision:
+    """Where a volume can be made: in ``terms`` (None: anywhere) and where ``room`` is left.
+
+    ``room`` are selections of nodes (None: nobody counts).
+    """
+
+    terms: tuple[NodeTerm, ...] | None = None
+    room: tuple[LabelSelector, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeClaim:
     """A PersistentVolumeClaim as far as it limits nodes.
 
     ``problem`` keeps every pod that uses it from any node. ``terms`` is the bound volume's node
     affinity (None: anywhere), ``zones`` its zone and region labels as clauses. ``choices`` is set
-    while the claim waits for its first consumer: a node must be reachable by one of the volumes,
-    or lie in the topology in which one can be provisioned. ``exclusive`` is ReadWriteOncePod.
+    while the claim waits for its first consumer: volumes by name, the best first, of which a node
+    must reach one unless ``provision`` lets one be made there. ``exclusive`` is ReadWriteOncePod.
+    ``attaches`` is what a node attaches for it: CSI driver and volume.
     """
 
     key: Key
     problem: str = ""
     terms: tuple[NodeTerm, ...] | None = None
     zones: tuple[Requirement, ...] = ()
-    choices: tuple[tuple[NodeTerm, ...] | None, ...] | None = None
+    choices: tuple[tuple[str, tuple[NodeTerm, ...] | None], ...] | None = None
+    provision: Provision | None = None
     exclusive: bool = False
+    attaches: tuple[str, str] | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

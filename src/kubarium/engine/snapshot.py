@@ -22,6 +22,7 @@ from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import (
     Budget,
     Claim,
+    Disk,
     Gang,
     HostPort,
     Key,
@@ -73,6 +74,12 @@ class Snapshot:
         self.budget_epoch = 0
         self.volumes: dict[Key, VolumeClaim] = {}
         self.volume_users: dict[Key, dict[Key, None]] = {}
+        # Claims whose node is decided but not their binding: (node, volume or "" to be made).
+        self.assumed_volumes: dict[Key, tuple[str, str]] = {}
+        # By node: how many volumes of a CSI driver it can attach, and what is attached to it.
+        self.volume_limits: dict[str, Mapping[str, int]] = {}
+        self.attachments: dict[str, frozenset[tuple[str, str]]] = {}
+        self.disks: dict[str, dict[int, list[Disk]]] = {}
         # Per priority what its pods take, by resource and row.
         self._by_priority: dict[int, NDArray[np.int64]] = {}
         self._count_by_priority: dict[int, int] = {}
@@ -332,6 +339,9 @@ class Snapshot:
         self._book(pod, row, 1)
         for port in pod.shape.ports:
             self.ports.setdefault((port.protocol, port.port), {}).setdefault(row, []).append(port)
+        for disk in pod.disks:
+            for name in disk.names:
+                self.disks.setdefault(name, {}).setdefault(row, []).append(disk)
         self.tallies.add(pod, row)
 
     def _vacate(self, pod: Pod, row: int) -> None:
@@ -342,6 +352,9 @@ class Snapshot:
             users[row].remove(port)
             if not users[row]:
                 del users[row]
+        for disk in pod.disks:
+            for name in disk.names:
+                self.disks[name][row].remove(disk)
         self.tallies.remove(pod, row)
 
     def _book(self, pod: Pod, row: int, sign: int) -> None:
@@ -398,6 +411,16 @@ class Snapshot:
         elif self.tallies.namespaces.get(name) != labels:
             self.tallies.namespaces[name] = labels
             self.tallies.reset_selected()
+
+    def assume_volume(self, claim: Key, node: str, volume: str) -> None:
+        """The claim's pod goes to the node, so the claim will have a volume there."""
+        if claim not in self.assumed_volumes:
+            self._record(partial(self.forget_volume, claim))
+            self.assumed_volumes[claim] = (node, volume)
+
+    def forget_volume(self, claim: Key) -> None:
+        """The claim is bound, or its pod does not go where it was to go."""
+        self.assumed_volumes.pop(claim, None)
 
     # Claims
 
@@ -499,7 +522,7 @@ def _weighs_the_same(old: Pod, new: Pod) -> bool:
         (old.shape == new.shape or _only_defaults_differ(old.shape, new.shape))
         and (old.terminating, old.preempted) == (new.terminating, new.preempted)
         and old.claims == new.claims
-        and old.volumes == new.volumes
+        and (old.volumes, old.disks) == (new.volumes, new.disks)
         and old.labels == new.labels
     )
 

@@ -166,7 +166,11 @@ class ClusterView:
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""
         if pod not in self._bound:
+            known = self.snapshot.placed(pod)
             self.snapshot.displace(pod)
+            for claim in known.volumes if known is not None else ():
+                if not self.snapshot.volume_users.get(claim):
+                    self.snapshot.forget_volume(claim)
 
     def forget_assumed_claim(self, claim: Key) -> None:
         """The assumed allocation was not written: free its devices."""

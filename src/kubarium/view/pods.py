@@ -30,7 +30,7 @@ from kubarium.view.selectors import (
     node_terms,
 )
 from kubarium.view.spreading import Spreading
-from kubarium.view.volumes import volume_keys
+from kubarium.view.volumes import disks, volume_keys
 
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
 DEFAULT_MILLI_CPU = 100
@@ -143,6 +143,7 @@ class PodReader:
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
             "deletionTimestamp" in metadata and _is_preempted(status),
+            disks(document),
         )
 
     def shape(self, document: Document) -> PodShape:

@@ -10,6 +10,7 @@ from kubarium.engine.selectors import NodeTerm, Requirement
 from .worlds import snapshot_of
 
 DATA = ("ns", "data")
+ZONE = "topology.kubernetes.io/zone"
 
 
 def on_host(name):
@@ -18,7 +19,7 @@ def on_host(name):
 
 def world(claim):
     cluster = [
-        Node(n, (("cpu", 1000), ("pods", 10)), {"host": n, "zone": f"z-{n}"}) for n in ("a", "b")
+        Node(n, (("cpu", 1000), ("pods", 10)), {"host": n, ZONE: f"z-{n}"}) for n in ("a", "b")
     ]
     snapshot = snapshot_of(cluster)
     if claim is not None:
@@ -37,14 +38,16 @@ def test_a_bound_claim_pulls_its_pod_to_the_volumes_node():
 
 
 def test_a_volumes_zone_counts_as_its_label():
-    zone = Requirement("zone", "In", ("z-b", "z-c"))
+    zone = Requirement(ZONE, "In", ("z-b", "z-c"))
     placement = world(VolumeClaim(DATA, zones=(zone,))).place(pod())
     assert placement is not None
     assert placement.node == "b"
 
 
 def test_a_claim_that_waits_goes_where_some_volume_can_be_reached():
-    placement = world(VolumeClaim(DATA, choices=(on_host("x"), on_host("b")))).place(pod())
+    placement = world(VolumeClaim(DATA, choices=(("x", on_host("x")), ("b", on_host("b"))))).place(
+        pod()
+    )
     assert placement is not None
     assert placement.node == "b"
     nowhere = world(VolumeClaim(DATA, choices=()))

@@ -352,7 +352,11 @@ class Scheduler:
         for placement in decision.placements:
             self._assumed[placement.pod.key] = placement.node
             self._nominated.pop(placement.pod.key, None)
-        if any(needs_preparation(a) for p in decision.placements for _, a in p.allocations):
+        if any(
+            self._committer.waits_for_volumes(p.pod)
+            or any(needs_preparation(a) for _, a in p.allocations)
+            for p in decision.placements
+        ):
             # This may take minutes, which others must not wait for.
             self._tasks.create_task(self._place(key, decision), name=f"{self.name}/prepare")
         elif decision.placements:

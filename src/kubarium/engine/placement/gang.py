@@ -152,7 +152,7 @@ def _greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: st
     account: Verdict | None = None
     hopeless: set[PodShape] = set()
     for pod in pods:
-        alike = not pod.claims and not pod.volumes and not pod.shape.looks_at_pods
+        alike = not pod.claims and not pod.has_volumes and not pod.shape.looks_at_pods
         if alike and pod.shape in hopeless:
             unplaced.append(pod)
             continue

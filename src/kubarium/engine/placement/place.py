@@ -15,7 +15,7 @@ from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.scores import Scores
-from kubarium.engine.placement.volumes import problem_of, volume_filters
+from kubarium.engine.placement.volumes import assume, problem_of, volume_filters
 from kubarium.engine.plan import Placement
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import NodeReasons, Verdict
@@ -55,6 +55,8 @@ class Placer:
         """Enter a placement in the snapshot."""
         for key, allocation in placement.allocations:
             self.snapshot.allocate(key, allocation)
+        if placement.pod.volumes:
+            assume(self.snapshot, placement.pod, placement.node)
         self.snapshot.place(placement.pod, placement.node)
 
     def fit(self, shape: PodShape) -> Fit:
@@ -93,7 +95,7 @@ class Placer:
         snapshot = self.snapshot
         near = topology.concerns(snapshot, pod)
         pin = filters.pinned_to(pod.shape)
-        alone = not near and not pod.claims and not pod.volumes and within is None
+        alone = not near and not pod.claims and not pod.has_volumes and within is None
         if pin and alone and self.profile is DEFAULT:
             # The only candidate: scores do not matter, and no columns are made for the shape.
             row = snapshot.rows.get(pin)
@@ -102,7 +104,7 @@ class Placer:
         fit = self.fit(pod.shape)
         total = fit.refresh()
         devices = self.device_fit(claims)
-        narrowed = near or within is not None or bool(claims.held or pod.volumes)
+        narrowed = near or within is not None or bool(claims.held or pod.has_volumes)
         if narrowed or (devices and devices.prioritised):
             total = self._narrowed(pod, claims, within, fit, devices, near)
         nominated = snapshot.rows.get(pod.nominated_node) if pod.nominated_node else None
@@ -131,7 +133,7 @@ class Placer:
             feasible &= within
         if claims.held:
             feasible &= held_mask(snapshot, claims.held)
-        for _, mask in volume_filters(snapshot, pod, self.profile) if pod.volumes else ():
+        for _, mask in volume_filters(snapshot, pod, self.profile) if pod.has_volumes else ():
             feasible &= mask
         if near:
             feasible &= topology.surroundings(snapshot, pod, self.profile).mask(snapshot.capacity)

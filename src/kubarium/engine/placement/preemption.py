@@ -172,7 +172,7 @@ def _for_pod(placer: Placer, pod: Pod) -> Preemption | None:
     if (
         not simple
         or pod.claims
-        or pod.volumes
+        or pod.has_volumes
         or pod.shape.ports
         or topology.concerns(snapshot, pod)
     ):
