@@ -22,7 +22,12 @@ import yaml
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "src/kubarium/api/data/crds"
 # Project folder -> the manifests taken from it.
-PROJECTS = {"kueue": "*.yaml", "jobset": "*.yaml", "scheduler-plugins": "*_podgroups.yaml"}
+PROJECTS = {
+    "kueue": "*.yaml",
+    "jobset": "*.yaml",
+    "scheduler-plugins": "*_podgroups.yaml",
+    "kserve": "*_localmodel*.yaml",
+}
 NOISE = frozenset(("description", "title", "example", "externalDocs"))
 REFERENCE = "#/definitions/io.k8s.api."
 # A schema whose properties include these names is a copy of the built-in definition.

@@ -130,6 +130,10 @@ class PodShape:
     nonzero: tuple[int, int] = (100, 200 * 1024 * 1024)
     # The spread constraints are the cluster's defaults, not the pod's own.
     spread_by_default: bool = False
+    # Data that the pod reads (``model/llama``, ``dataset/web``, ``image/…``), and whether it may
+    # only go where all of that is cached.
+    data: tuple[str, ...] = ()
+    data_required: bool = False
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -267,7 +271,10 @@ class VolumeClaim:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node: ``allocatable`` in milli-cpu, bytes and counts, images with sizes in bytes."""
+    """One node: ``allocatable`` in milli-cpu, bytes and counts, images with sizes in bytes.
+
+    ``data`` is what else it has cached, by name, with sizes in bytes.
+    """
 
     name: str
     allocatable: tuple[tuple[str, int], ...]
@@ -275,6 +282,7 @@ class Node:
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
     images: tuple[tuple[str, int], ...] = ()
+    data: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,11 @@ def pod_group_missing(name: str) -> str:
 GANG_WAITING = "waiting for minCount pods from a gang to appear in scheduling queue"
 
 
+def data_missing(name: str) -> str:
+    """Ours: the pod requires data that is cached on other nodes, if on any."""
+    return f"node(s) didn't have {name} cached"
+
+
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:
     """Ours: how many pods of the gang find room; ``exact`` when that is proven to be the most."""
     if exact:

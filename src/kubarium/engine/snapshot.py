@@ -65,6 +65,7 @@ class Snapshot:
         self.pods_on: list[dict[Key, Pod]] = [{} for _ in range(_FIRST_ROWS)]
         self.ports: dict[tuple[str, int], dict[int, list[HostPort]]] = {}
         self.images: dict[str, dict[int, int]] = {}
+        self.data: dict[str, dict[int, int]] = {}
         self.tallies = Tallies(_FIRST_ROWS)
         self.claims: dict[Key, Claim] = {}
         self.allocations: dict[Key, Allocation] = {}
@@ -211,8 +212,8 @@ class Snapshot:
             self.allocatable[index, row] = amount
         self._touch(row)
         if old is not None and (
-            (node.labels, node.taints, node.unschedulable, node.images)
-            == (old.labels, old.taints, old.unschedulable, old.images)
+            (node.labels, node.taints, node.unschedulable, node.images, node.data)
+            == (old.labels, old.taints, old.unschedulable, old.images, old.data)
         ):
             return
         self._write_labels(row, node.labels, old.labels if old else {})
@@ -222,6 +223,10 @@ class Snapshot:
             self.images[image].pop(row, None)
         for image, size in node.images:
             self.images.setdefault(image, {})[row] = size
+        for name, _ in old.data if old else ():
+            self.data[name].pop(row, None)
+        for name, size in node.data:
+            self.data.setdefault(name, {})[row] = size
         self.epoch += 1
         self.inventory.node_changed(node.name)
 

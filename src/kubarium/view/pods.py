@@ -22,6 +22,7 @@ from kubarium.engine.model import (
     WeightedPodTerm,
 )
 from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.view.locality import data_of
 from kubarium.view.nodes import amount, normalised_image
 from kubarium.view.selectors import (
     label_requirements,
@@ -153,6 +154,9 @@ class PodReader:
         parts = _shaping(document["metadata"], spec)
         if spread:
             parts.append(repr(spread))
+        data, data_required = data_of(document["metadata"])
+        if data:
+            parts += [data, data_required]
         key = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
         found = self._shapes.get(key)
         if found is None:
@@ -160,6 +164,8 @@ class PodReader:
             if spread:
                 by_default = self.spreading.is_system(document)
                 found = replace(found, spread=spread, spread_by_default=by_default)
+            if data:
+                found = replace(found, data=data, data_required=data_required)
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[key] = found

@@ -20,6 +20,7 @@ from kubarium.engine.model import (
     Taint,
     Toleration,
 )
+from kubarium.engine.placement import locality
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Mask, Snapshot
@@ -41,6 +42,9 @@ def static_filters(
         if profile.added_affinity is not None:
             yield reasons.ADDED_AFFINITY, any_term(snapshot, profile.added_affinity)
         yield reasons.NODE_AFFINITY, affine(snapshot, shape)
+    if shape.data_required and profile.filters("DataLocality"):
+        for name in shape.data:
+            yield reasons.data_missing(name), locality.cached(snapshot, name)
 
 
 def static_mask(snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> Mask:
@@ -146,6 +150,10 @@ def row_passes(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
         return False
     if shape.affinity is not None and not any(
         t.matches(node.name, node.labels) for t in shape.affinity
+    ):
+        return False
+    if shape.data_required and not all(
+        row in locality.holders(snapshot, name) for name in shape.data
     ):
         return False
     return room_on(snapshot, shape, row)

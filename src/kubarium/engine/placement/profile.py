@@ -33,6 +33,7 @@ FILTERS = (
     "PodTopologySpread",
     "InterPodAffinity",
     "DynamicResources",
+    "DataLocality",
 )
 
 
@@ -48,6 +49,7 @@ class Weights:
     PodTopologySpread: int = 2
     InterPodAffinity: int = 2
     DynamicResources: int = 2
+    DataLocality: int = 3  # ours; only pods that name their data have it
 
 
 @dataclass(frozen=True, slots=True)
