@@ -100,9 +100,12 @@ def pod_group_missing(name: str) -> str:
 GANG_WAITING = "waiting for minCount pods from a gang to appear in scheduling queue"
 
 
+NOT_CACHED = " cached"
+
+
 def data_missing(name: str) -> str:
     """Ours: the pod requires data that is cached on other nodes, if on any."""
-    return f"node(s) didn't have {name} cached"
+    return f"node(s) didn't have {name}{NOT_CACHED}"
 
 
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:

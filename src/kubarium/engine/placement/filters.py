@@ -139,6 +139,19 @@ def pinned_to(shape: PodShape) -> str:
 
 def row_passes(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
     """Static filters, ports and resources of one row: the same answer as the columns give."""
+    return static_on(snapshot, shape, row) and room_on(snapshot, shape, row)
+
+
+def could_hold(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+    """Whether the pod could run on the node if nothing else did."""
+    if not static_on(snapshot, shape, row):
+        return False
+    indices = [(snapshot.resource_index(name), amount) for name, amount in shape.requests]
+    return all(amount <= snapshot.allocatable.item(index, row) for index, amount in indices)
+
+
+def static_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+    """Static filters of one row."""
     node = snapshot.nodes[row]
     if node is None or (shape.node_name and shape.node_name != node.name):
         return False
@@ -152,11 +165,9 @@ def row_passes(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
         t.matches(node.name, node.labels) for t in shape.affinity
     ):
         return False
-    if shape.data_required and not all(
+    return not shape.data_required or all(
         row in locality.holders(snapshot, name) for name in shape.data
-    ):
-        return False
-    return room_on(snapshot, shape, row)
+    )
 
 
 def room_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:

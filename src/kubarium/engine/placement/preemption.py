@@ -147,14 +147,11 @@ _UNRESOLVABLE = frozenset(
 )
 
 
-_NOT_CACHED = reasons.data_missing("").removeprefix("node(s) didn't have ")
-
-
 def resolvable(why: Iterable[str]) -> bool:
     """Whether removing pods from the node could cure what it fails on."""
     found = tuple(why)
     return bool(found) and not any(
-        reason in _UNRESOLVABLE or reason.endswith(_NOT_CACHED) for reason in found
+        reason in _UNRESOLVABLE or reason.endswith(reasons.NOT_CACHED) for reason in found
     )
 
 
