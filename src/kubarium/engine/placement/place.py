@@ -101,12 +101,7 @@ class Placer:
             row = snapshot.rows.get(pin)
             fits = row is not None and filters.row_passes(snapshot, pod.shape, row)
             return Placement(pod, pin) if fits else None
-        fit = self.fit(pod.shape)
-        total = fit.refresh()
-        devices = self.device_fit(claims)
-        narrowed = near or within is not None or bool(claims.held or pod.has_volumes)
-        if narrowed or (devices and devices.prioritised):
-            total = self._narrowed(pod, claims, within, fit, devices, near)
+        total, devices = self._totals(pod, claims, within, near)
         nominated = snapshot.rows.get(pod.nominated_node) if pod.nominated_node else None
         if nominated is not None and total[nominated] >= 0:
             # Room was made for the pod there: upstream looks no further if it passes.
@@ -116,6 +111,22 @@ class Placer:
             if found is not None:
                 return found
         return self._best(pod, claims, total, devices)
+
+    def scores(self, pod: Pod) -> Scores:
+        """The score of each row where the pod fits, devices aside; -1 elsewhere."""
+        claims = claims_of(self.snapshot, pod)
+        return self._totals(pod, claims, None, topology.concerns(self.snapshot, pod))[0]
+
+    def _totals(
+        self, pod: Pod, claims: ClaimsOf, within: Mask | None, near: bool
+    ) -> tuple[Scores, DeviceFit | None]:
+        fit = self.fit(pod.shape)
+        total = fit.refresh()
+        devices = self.device_fit(claims)
+        narrowed = near or within is not None or bool(claims.held or pod.has_volumes)
+        if narrowed or (devices and devices.prioritised):
+            total = self._narrowed(pod, claims, within, fit, devices, near)
+        return total, devices
 
     def _narrowed(
         self,
