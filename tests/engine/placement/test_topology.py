@@ -112,3 +112,27 @@ def test_a_topology_gang_takes_the_tightest_domain_that_holds_it():
     [refused] = plan_cycle(Placer(snapshot), [QueueItem(too_many, large)]).decisions
     assert not refused.placements
     assert "gang needs 9, at most 8 fit within zone=a" in refused.gang_verdict.message()
+
+
+def test_a_pod_that_is_ending_keeps_others_away_until_it_is_gone():
+    """Spread looks past it, (anti-)affinity does not."""
+    snapshot = cluster(["a", "b"])
+    snapshot.place(Pod(("ns", "old"), PodShape(), labels={"app": "x"}, terminating=True), "n0")
+    placer = Placer(snapshot)
+    apart = pod("apart", pod_anti_affinity=(TERM,))
+    assert placer.place(apart).node == "n1"
+    snapshot.displace(("ns", "apart"))
+    near = pod("near", app="y", pod_affinity=(TERM,))
+    assert placer.place(near).node == "n0"
+    constraint = SpreadConstraint("zone", 1, True, APP)
+    snapshot.place(pod("one"), "n1")
+    assert placer.place(pod("two", spread=(constraint,))).node == "n0"
+
+
+def test_a_spread_selector_without_clauses_counts_no_pods():
+    snapshot = cluster(["a", "b"])
+    for i in range(2):
+        snapshot.place(pod(f"old-{i}"), "n0")
+    snapshot.set_node(Node("n1", (("cpu", 0), ("pods", 0)), {"zone": "b"}))
+    constraint = SpreadConstraint("zone", 1, True, LabelSelector(()))
+    assert Placer(snapshot).place(pod("new", spread=(constraint,))).node == "n0"
