@@ -334,6 +334,28 @@ def test_every_mig_profile_fits_its_gpu(model):
     assert profiles[-1].startswith("7g.")
 
 
+def test_engines_of_mig_instances_are_those_that_nvidia_smi_prints():
+    """Rows of ``nvidia-smi mig -lgip`` of real machines: SM, CE, DEC, JPEG, OFA and GiB."""
+    printed = {
+        ("A100", "3g.40gb"): (42, 3, 2, 0, 0, "39.25"),
+        ("A100", "7g.80gb"): (98, 7, 5, 1, 1, "79"),
+        ("H100", "2g.20gb"): (32, 2, 2, 2, 0, "19.625"),
+        ("H200", "1g.35gb"): (26, 1, 1, 1, 0, "32.25"),
+        ("H200", "7g.141gb"): (132, 8, 7, 7, 1, "139.75"),
+        ("B200", "1g.23gb"): (18, 2, 1, 1, 0, "20.5"),
+        ("B200", "2g.45gb"): (36, 4, 2, 2, 0, "44.25"),
+        ("GB200", "2g.47gb"): (38, 4, 2, 2, 0, "45.5"),
+    }
+    engines = ("multiprocessors", "copyEngines", "decoders", "jpegEngines", "ofaEngines")
+    for (model, profile), (*counts, gib) in printed.items():
+        devices = devices_of(DeviceConfig("nvidia", 1, model=model, mig=True), "n1", 1)[1:]
+        capacity = next(
+            d["capacity"] for d in devices if d["attributes"]["profile"] == {"string": profile}
+        )
+        assert [int(capacity[name]["value"]) for name in engines] == counts, (model, profile)
+        assert parse_quantity(capacity["memory"]["value"]) == parse_quantity(f"{gib}Gi"), profile
+
+
 def test_network_cards_stand_beside_the_gpus_of_their_pcie_root():
     roots = [
         [
