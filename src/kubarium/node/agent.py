@@ -27,12 +27,7 @@ from kubarium.node.config import (
     machine_capacity,
 )
 from kubarium.node.drivers.binding import BindingConditions
-from kubarium.node.drivers.health import (
-    HEALTH_ANNOTATION,
-    Health,
-    health_text,
-    parse_health,
-)
+from kubarium.node.drivers.health import HEALTH_ANNOTATION, Health, health_changes, node_health
 from kubarium.node.drivers.profiles import driver_of
 from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.report import HealthReport
@@ -347,7 +342,10 @@ class Agent:
             if driver not in node.published:
                 await publisher.publish_class()
             await publisher.publish(current, *wanted)
+            before = node.published.get(driver, (0, {}))[1]
             node.published[driver] = wanted
+            for type_, reason, message in health_changes(driver, before, wanted[1]):
+                self._recorder.event(current, type_, reason, message)
 
     def _wanted(
         self, node: _Node, document: Document, driver: str
@@ -359,7 +357,7 @@ class Agent:
         except ConfigError as error:
             self._complain(node, document, "InvalidDeviceCount", str(error))
         try:
-            health = parse_health(health_text(document, driver))
+            health = node_health(document, driver)
         except ConfigError as error:
             key = HEALTH_ANNOTATION + driver
             self._complain(node, document, "InvalidDeviceHealth", f"annotation {key}: {error}")
