@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kubarium.cluster.devices import device_configs
 from kubarium.cluster.file import ClusterFile, NodePool
-from kubarium.node.config import PROCESS, DeviceConfig, ImageConfig, NodeConfig, NodeSpec
+from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
 
 
 def node_configs(
@@ -15,12 +16,14 @@ def node_configs(
     configs = []
     for runtime in dict.fromkeys(pool.runtime for pool in file.pools):
         specs = [spec for pool in file.pools if pool.runtime == runtime for spec in _specs_of(pool)]
+        names = {spec.name for spec in specs}
         configs.append(
             NodeConfig(
                 nodes=tuple(specs),
                 runtime=runtime,
                 root=str(root) if root and runtime == PROCESS else "",
                 images=_images(file),
+                health_events=tuple(e for e in file.health_events if e.node in names),
                 api_host=api_host,
                 api_port=api_port,
                 api_ca=api_ca,
@@ -30,25 +33,7 @@ def node_configs(
 
 
 def _specs_of(pool: NodePool) -> list[NodeSpec]:
-    devices = tuple(
-        DeviceConfig(
-            profile=item["profile"],
-            count=item.get("count", 1),
-            driver=item.get("driver", ""),
-            model=item.get("model", ""),
-            name=item.get("name", ""),
-            attributes=item.get("attributes", {}),
-            capacity=item.get("capacity", {}),
-            device_class=item.get("deviceClass", ""),
-            partitions=item.get("partitions", 0),
-            mig=item.get("mig", False),
-            allow_multiple=item.get("allowMultiple", False),
-            binding_conditions=item.get("bindingConditions", False),
-            extended_resource=item.get("extendedResourceName", ""),
-            cpus=item.get("cpus", 4),
-        )
-        for item in pool.devices
-    )
+    devices = device_configs(pool.devices)
     return [
         NodeSpec(
             name=name,

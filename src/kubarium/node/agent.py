@@ -27,10 +27,17 @@ from kubarium.node.config import (
     machine_capacity,
 )
 from kubarium.node.drivers.binding import BindingConditions
-from kubarium.node.drivers.health import HEALTH_ANNOTATION, Health, health_changes, node_health
+from kubarium.node.drivers.health import (
+    HEALTH_ANNOTATION,
+    Health,
+    health_changes,
+    node_health,
+    without_events,
+)
 from kubarium.node.drivers.profiles import driver_of
 from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.report import HealthReport
+from kubarium.node.drivers.schedule import HealthSchedule
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import ServiceProxy
@@ -112,6 +119,7 @@ class Agent:
             self._binding = BindingConditions(context, self._publishes)
         mine = dict.fromkeys(spec.name for spec in config.nodes if spec.devices)
         self._health = HealthReport(context, mine, drivers) if mine else None
+        self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
         self.ready = asyncio.Event()
@@ -189,6 +197,8 @@ class Agent:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
                     group.create_task(self._health.controller.run())
+                if self._schedule:
+                    group.create_task(self._schedule.run())
                 if self._binding is not None:
                     group.create_task(self._binding.controller.run())
         finally:
@@ -251,6 +261,8 @@ class Agent:
             **found["metadata"],
             "labels": {**(found["metadata"].get("labels") or {}), **wanted["metadata"]["labels"]},
         }
+        if metadata.get("annotations"):  # events of an earlier run are not known to last
+            metadata["annotations"] = without_events(metadata["annotations"])
         if metadata != found["metadata"]:
             found = await self._context.client.update(NODES, {**found, "metadata": metadata})
         node.document = found

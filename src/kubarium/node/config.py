@@ -12,6 +12,34 @@ DEFAULT_PODS = "110"
 
 
 @dataclass(frozen=True, slots=True)
+class HealthEvent:
+    """A device's health changes ``at_s`` seconds after the nodes began.
+
+    ``health`` and ``effect`` are words of ``node.drivers.health``; it lasts ``for_s`` seconds, or
+    (None) until the device's next event.
+    """
+
+    at_s: float
+    node: str
+    driver: str
+    device: str
+    health: str
+    effect: str = ""
+    for_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureModel:
+    """Devices fail by themselves: exponential times between failures and to repair, by seed."""
+
+    mtbf_s: float
+    mttr_s: float
+    health: str = "Unhealthy"
+    effect: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceConfig:
     """Devices of one driver on each node of a pool.
 
@@ -25,7 +53,7 @@ class DeviceConfig:
     every MIG profile of an NVIDIA GPU beside the whole one; ``allow_multiple`` lets claims share an
     example GPU; ``binding_conditions`` makes pods wait until the driver has made a device ready;
     ``extended_resource`` is the DeviceClass's name for plain requests; ``cpus`` the size of a NUMA
-    device of the cpu profile.
+    device of the cpu profile; with ``failures`` devices fail and recover by themselves.
     """
 
     profile: str
@@ -42,6 +70,7 @@ class DeviceConfig:
     binding_conditions: bool = False
     extended_resource: str = ""
     cpus: int = 4
+    failures: FailureModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +122,7 @@ class NodeConfig:
     cluster_domain: str = "cluster.local"
     isolation: str = ""
     serve_services: bool = True
+    health_events: tuple[HealthEvent, ...] = ()
 
 
 def machine_capacity() -> dict[str, str]:

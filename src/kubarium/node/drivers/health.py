@@ -135,6 +135,11 @@ def speaks_of_health(node: Document) -> bool:
     return any(name.startswith((HEALTH_ANNOTATION, EVENTS_ANNOTATION)) for name in annotations)
 
 
+def without_events(annotations: Mapping[str, str]) -> dict[str, str]:
+    """A Node's annotations without what drivers have said."""
+    return {k: v for k, v in annotations.items() if not k.startswith(EVENTS_ANNOTATION)}
+
+
 def taint_of(driver: str, health: Health) -> Document | None:
     """The taint that the driver puts on a device of this health, without its time."""
     if not health.effect:

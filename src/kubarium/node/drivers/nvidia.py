@@ -83,9 +83,9 @@ class GpuModel:
 
 
 # SMs, copy engines, decoders, encoders, JPEG and OFA engines of the six sizes, as ``nvidia-smi mig
-# -lgip`` prints them: A100 80GB, H100 SXM, H200 and the sizes up to 2g of B200 and GB200. The larger
-# Blackwell ones are copy engines of NVIDIA's MIG user guide (which shows fewer decoders than the
-# driver reports for 2g) and the slices' share of SMs and decoders.
+# -lgip`` prints them for A100 80GB, H100 SXM, H200, and for B200 and GB200 up to 2g. For larger
+# Blackwell sizes the copy engines are those of NVIDIA's MIG user guide (which shows fewer decoders
+# than the driver reports for 2g), SMs and decoders the slices' share.
 _AMPERE = (
     Engines(14, 1, 0),
     Engines(14, 1, 1),
