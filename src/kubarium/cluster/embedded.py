@@ -28,12 +28,14 @@ from kubarium.cluster.state import StateDirectory
 from kubarium.control import core, devices, queueing, scheduling, training, workloads
 from kubarium.node.agent import Agent
 from kubarium.node.config import NodeConfig
+from kubarium.node.drivers.exposition import CONTENT_TYPE
 from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Component, Context
 from kubarium.server.api_server import ApiServer
 from kubarium.server.authn import Authenticator
 from kubarium.server.http import ApiApplication
 from kubarium.server.local import LocalClient
+from kubarium.server.node_pages import Page
 from kubarium.server.pki import Authority
 from kubarium.server.serve import HttpServer, TlsFiles
 from kubarium.server.tokens import ServiceAccountTokens, store_lookup
@@ -102,6 +104,7 @@ class EmbeddedCluster:
         self._failed = asyncio.get_running_loop().create_future()
         self.server.log_source = self.logs
         self.server.stream_source = self
+        self.server.page_source = self.node_page
         port = access.port if access else 6443
         await bootstrap(self.client, port)
         configs = node_configs(
@@ -226,6 +229,13 @@ class EmbeddedCluster:
         """What keeps pods apart on this machine, in sentences; empty if all nodes are simulated."""
         reports = (agent.isolation() for agent in self.agents)
         return [line for report in reports if report for line in report.lines()]
+
+    def node_page(self, node: str, path: str) -> Page | None:
+        """A page that a node's agent serves (``/metrics``: its devices); None if there is none."""
+        agent = next((agent for agent in self.agents if agent.serves(node)), None)
+        if agent is None or path != "metrics":
+            return None
+        return agent.metrics(node), CONTENT_TYPE
 
     # --- into pods ------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from kubarium.node.config import (
     machine_capacity,
 )
 from kubarium.node.drivers.binding import BindingConditions
+from kubarium.node.drivers.exposition import exposition
 from kubarium.node.drivers.health import (
     HEALTH_ANNOTATION,
     Health,
@@ -34,8 +35,10 @@ from kubarium.node.drivers.health import (
     node_health,
     without_events,
 )
+from kubarium.node.drivers.meter import Meter
 from kubarium.node.drivers.profiles import driver_of
 from kubarium.node.drivers.publish import Publisher
+from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
 from kubarium.node.isolation import Report
@@ -119,6 +122,7 @@ class Agent:
             self._binding = BindingConditions(context, self._publishes)
         mine = dict.fromkeys(spec.name for spec in config.nodes if spec.devices)
         self._health = HealthReport(context, mine, drivers) if mine else None
+        self._meter = Meter(context, drivers) if mine else None
         self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
@@ -159,6 +163,22 @@ class Agent:
         """Connect to a port of one of our pods; ConnectionError if nothing listens there."""
         pod = await self._own_pod(namespace, name)
         return await self._runner.open_port(pod, port)
+
+    def device_readings(self, node: str) -> list[Reading]:
+        """What the devices of one of our nodes measure now."""
+        found: list[Reading] = []
+        if self._meter is None:
+            return found
+        mine = self._mine[node]
+        for config in mine.spec.devices:
+            driver = driver_of(config)
+            count = mine.published.get(driver, (config.count, {}))[0]
+            found += self._meter.simulated(node, config, count)
+        return found
+
+    def metrics(self, node: str) -> bytes:
+        """Those readings as Prometheus scrapes them."""
+        return exposition(node, self.device_readings(node))
 
     async def _own_pod(self, namespace: str, name: str) -> Document:
         pod = self._pods.get(name, namespace)

@@ -36,6 +36,7 @@ class PreparedDevice:
     pool: str
     device: str
     env: Mapping[str, str]
+    claim: str = ""
 
     def serves(self, request: str) -> bool:
         """Whether it was given for this request ("" is any), or an alternative of it."""
@@ -213,7 +214,13 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
             ) from problem
         found.append(
             PreparedDevice(
-                result["request"], profile, driver, result["pool"], result["device"], env
+                result["request"],
+                profile,
+                driver,
+                result["pool"],
+                result["device"],
+                env,
+                claim["metadata"]["name"],
             )
         )
     return found
