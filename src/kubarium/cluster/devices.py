@@ -8,11 +8,29 @@ from typing import Any
 from kubarium.base.errors import ConfigError
 from kubarium.cluster.device_health import read_failures
 from kubarium.node.config import DeviceConfig
+from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, NVIDIA
+
+NVL72_NODES = 18
 
 
 def device_configs(items: Iterable[Mapping[str, Any]]) -> tuple[DeviceConfig, ...]:
     """Entries of ``devices`` that have passed the schema; ConfigError for what it cannot tell."""
-    return tuple(_config(item) for item in items)
+    items = list(items)
+    found = [_config(item) for item in items]
+    if any(nvlink_nodes(item) for item in items):
+        found.append(DeviceConfig(COMPUTE_DOMAIN, 1))
+    return tuple(found)
+
+
+def nvlink_nodes(item: Mapping[str, Any]) -> int:
+    """How many nodes one NVLink partition joins; 0 where GPUs share memory within a node only.
+
+    A GB200 NVL72 rack is 18 nodes of four GPUs.
+    """
+    if item["profile"] != NVIDIA:
+        return 0
+    default = NVL72_NODES if str(item.get("model", "")).upper() == "GB200" else 0
+    return int(item.get("nvlinkNodes", default))
 
 
 def _config(item: Mapping[str, Any]) -> DeviceConfig:

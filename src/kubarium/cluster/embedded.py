@@ -23,9 +23,9 @@ from kubarium.cluster.access import Access
 from kubarium.cluster.bootstrap import bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
-from kubarium.cluster.nodes import node_configs
+from kubarium.cluster.nodes import has_fabric, node_configs
 from kubarium.cluster.state import StateDirectory
-from kubarium.control import core, devices, queueing, scheduling, training, workloads
+from kubarium.control import core, devices, fabric, queueing, scheduling, training, workloads
 from kubarium.node.agent import Agent
 from kubarium.node.config import NodeConfig
 from kubarium.node.drivers.exposition import CONTENT_TYPE
@@ -106,7 +106,7 @@ class EmbeddedCluster:
         self.server.stream_source = self
         self.server.page_source = self.node_page
         port = access.port if access else 6443
-        await bootstrap(self.client, port)
+        await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
         configs = node_configs(
             self.file,
             self.node_root,
@@ -124,6 +124,8 @@ class EmbeddedCluster:
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
         found += [component for family in FAMILIES for component in family.components(control)]
+        if has_fabric(self.file.pools):
+            found += fabric.components(control)
         context = self._context(SCHEDULER_USER, control)
         found += scheduling.components(context, self.file.scheduler)
         for config in configs:

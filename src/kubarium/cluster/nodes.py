@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubarium.cluster.devices import device_configs
+from kubarium.api.compute_domains import DRIVER, GPU_CLIQUE_LABEL
+from kubarium.cluster.devices import device_configs, nvlink_nodes
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
+from kubarium.node.drivers.typed import stable_uuid
 
 
 def node_configs(
@@ -32,18 +34,32 @@ def node_configs(
     return configs
 
 
+def has_fabric(pools: list[NodePool]) -> bool:
+    """Whether any GPUs are joined by NVLink across nodes, so that ComputeDomains make sense."""
+    return any(nvlink_nodes(item) for pool in pools for item in pool.devices)
+
+
 def _specs_of(pool: NodePool) -> list[NodeSpec]:
     devices = device_configs(pool.devices)
     return [
         NodeSpec(
             name=name,
             capacity=pool.capacity,
-            labels=pool.labels_of(index),
+            labels=_cliques(pool, index) | pool.labels_of(index),
             taints=tuple(pool.taints),
             devices=devices,
         )
         for index, name in enumerate(pool.node_names())
     ]
+
+
+def _cliques(pool: NodePool, index: int) -> dict[str, str]:
+    """The NVLink partition of a node: neighbours of the pool share one, as in a rack."""
+    size = next((size for item in pool.devices if (size := nvlink_nodes(item))), 0)
+    if not size:
+        return {}
+    fabric = stable_uuid(pool.name, DRIVER, index // size)
+    return {GPU_CLIQUE_LABEL: f"{fabric}.0"}
 
 
 def _images(file: ClusterFile) -> tuple[ImageConfig, ...]:

@@ -27,6 +27,7 @@ from kubarium.node.config import (
     machine_capacity,
 )
 from kubarium.node.drivers.binding import BindingConditions
+from kubarium.node.drivers.domains import ComputeDomainDriver
 from kubarium.node.drivers.exposition import exposition
 from kubarium.node.drivers.health import (
     HEALTH_ANNOTATION,
@@ -36,7 +37,7 @@ from kubarium.node.drivers.health import (
     without_events,
 )
 from kubarium.node.drivers.meter import Meter
-from kubarium.node.drivers.profiles import driver_of
+from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, driver_of
 from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
@@ -122,6 +123,12 @@ class Agent:
             self._binding = BindingConditions(context, self._publishes)
         mine = dict.fromkeys(spec.name for spec in config.nodes if spec.devices)
         self._health = HealthReport(context, mine, drivers) if mine else None
+        in_fabrics = [
+            spec.name
+            for spec in config.nodes
+            if any(device.profile == COMPUTE_DOMAIN for device in spec.devices)
+        ]
+        self._domains = ComputeDomainDriver(context, set(in_fabrics)) if in_fabrics else None
         self._meter = Meter(context, drivers) if mine else None
         self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
@@ -217,6 +224,8 @@ class Agent:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
                     group.create_task(self._health.controller.run())
+                if self._domains is not None:
+                    group.create_task(self._domains.controller.run())
                 if self._schedule:
                     group.create_task(self._schedule.run())
                 if self._binding is not None:

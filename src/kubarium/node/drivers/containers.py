@@ -12,7 +12,7 @@ from typing import Any
 from kubarium.base.errors import KubariumError
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import DeviceConfig
-from kubarium.node.drivers.profiles import CPU, EXAMPLE, FREE, NET, NIC, NVIDIA
+from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, CPU, EXAMPLE, FREE, NET, NIC, NVIDIA
 
 _INTERVALS = ("Default", "Short", "Medium", "Long")
 _MAX_BURST = 8 * (2**32 - 1)
@@ -30,6 +30,7 @@ def profile_of(driver: str, known: object) -> str:
     if isinstance(known, DeviceConfig):
         return known.profile
     by_name = {EXAMPLE: EXAMPLE, NET: NET, CPU: CPU, "gpu.nvidia.com": NVIDIA, "dra.net": NIC}
+    by_name["compute-domain.nvidia.com"] = COMPUTE_DOMAIN
     return by_name.get(driver, FREE)
 
 
@@ -41,6 +42,8 @@ def device_environment(profile: str, result: _Json, config: _Json, admin: bool) 
     """
     if profile == NVIDIA:
         return {}
+    if profile == COMPUTE_DOMAIN:
+        return _channels(config)
     env = _EDITS.get(profile, _plain)(result, config)
     env["DRA_RESOURCE_DRIVER_NAME"] = result["driver"]
     if profile in _EDITS or admin:
@@ -134,6 +137,16 @@ def _cpu(result: _Json, config: _Json) -> dict[str, str]:
     if amount is not None:
         env[f"{prefix}_CONSUMED_CPU"] = str(amount)
     return env
+
+
+def _channels(config: _Json) -> dict[str, str]:
+    """What the NVIDIA container toolkit is asked for: the channels of a claim's domain."""
+    if config.get("kind") not in ("ComputeDomainChannelConfig", "ComputeDomainDaemonConfig"):
+        _refuse(f"unknown config type: {config.get('kind') or 'none'}")
+    if not config.get("domainID"):
+        _refuse("domainID cannot be empty")
+    everything = config.get("allocationMode") == "All"
+    return {"NVIDIA_IMEX_CHANNELS": "all" if everything else "0"}
 
 
 def _expect(config: _Json, kind: str, api_version: str) -> None:

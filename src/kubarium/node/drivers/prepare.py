@@ -19,6 +19,7 @@ from kubarium.node.drivers.containers import (
     profile_of,
     visible,
 )
+from kubarium.node.drivers.domains import DomainProblem, confirm_ready
 from kubarium.node.drivers.profiles import NVIDIA
 
 
@@ -93,6 +94,11 @@ async def fetch_claims(client: Reader, pod: Document) -> dict[str, Document]:
         except ApiError as error:
             if error.reason != "NotFound":
                 raise ClaimProblem(f"fetch ResourceClaim {namespace}/{name}: {error}") from error
+    for claim in found.values():
+        try:
+            await confirm_ready(client, claim, pod["spec"].get("nodeName", ""))
+        except (ApiError, DomainProblem) as problem:
+            raise _prepare_failed(claim, problem) from problem
     return found
 
 
@@ -208,10 +214,7 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
         try:
             env = device_environment(profile, result, config, admin)
         except ConfigProblem as problem:
-            raise ClaimProblem(
-                f"NodePrepareResources failed for claim {claim['metadata']['name']}: prepare "
-                f"failed: {problem}"
-            ) from problem
+            raise _prepare_failed(claim, problem) from problem
         found.append(
             PreparedDevice(
                 result["request"],
@@ -224,6 +227,11 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
             )
         )
     return found
+
+
+def _prepare_failed(claim: Document, problem: Exception) -> ClaimProblem:
+    name = claim["metadata"]["name"]
+    return ClaimProblem(f"NodePrepareResources failed for claim {name}: prepare failed: {problem}")
 
 
 def _config(entries: Any, request: str, driver: str) -> Mapping[str, Any]:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
 from kubarium.node.config import DeviceConfig
-from kubarium.node.drivers import example, nvidia
+from kubarium.node.drivers import domains, example, nvidia
 from kubarium.node.drivers.typed import attributes, capacity, fill, stable_uuid
 
 __all__ = [
+    "COMPUTE_DOMAIN",
     "CPU",
     "EXAMPLE",
     "FREE",
@@ -26,8 +27,16 @@ __all__ = [
 
 EXAMPLE, NET, CPU = "gpu.example.com", "net.example.com", "cpu.example.com"
 NVIDIA, NIC, FREE = "nvidia", "nic", "free"
+COMPUTE_DOMAIN = "compute-domain"
 
-_DRIVERS = {EXAMPLE: EXAMPLE, NET: NET, CPU: CPU, NVIDIA: "gpu.nvidia.com", NIC: "dra.net"}
+_DRIVERS = {
+    EXAMPLE: EXAMPLE,
+    NET: NET,
+    CPU: CPU,
+    NVIDIA: "gpu.nvidia.com",
+    NIC: "dra.net",
+    COMPUTE_DOMAIN: "compute-domain.nvidia.com",
+}
 
 _Make = Callable[[DeviceConfig, str, str, int], list[Document]]
 
@@ -66,6 +75,8 @@ def counter_sets_of(config: DeviceConfig, count: int) -> list[Document]:
 def device_classes(config: DeviceConfig) -> list[Document]:
     """The DeviceClasses that come with the driver; with profile free only if one is named."""
     driver = driver_of(config)
+    if config.profile == COMPUTE_DOMAIN:
+        return [_class(name, text, "") for name, text in domains.device_classes().items()]
     name = config.device_class or (driver if config.profile != FREE else "")
     if not name:
         return []
@@ -99,11 +110,16 @@ def _free(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docu
     return [device]
 
 
+def _domain(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
+    return domains.devices()
+
+
 _MAKE: dict[str, _Make] = {
     EXAMPLE: example.gpus,
     NET: example.nics,
     CPU: example.cpus,
     NVIDIA: nvidia.gpus,
     NIC: nvidia.nics,
+    COMPUTE_DOMAIN: _domain,
     FREE: _free,
 }
