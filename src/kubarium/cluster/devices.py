@@ -8,7 +8,7 @@ from typing import Any
 from kubarium.base.errors import ConfigError
 from kubarium.cluster.device_health import read_failures
 from kubarium.node.config import DeviceConfig
-from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, NVIDIA
+from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, NVIDIA, NVML
 
 NVL72_NODES = 18
 
@@ -37,7 +37,7 @@ def _config(item: Mapping[str, Any]) -> DeviceConfig:
     failures = item.get("failures")
     return DeviceConfig(
         profile=item["profile"],
-        count=item.get("count", 1),
+        count=item.get("count", 0 if item["profile"] == NVML else 1),
         driver=item.get("driver", ""),
         model=item.get("model", ""),
         name=item.get("name", ""),

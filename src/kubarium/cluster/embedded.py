@@ -228,9 +228,11 @@ class EmbeddedCluster:
             await self.stop()
 
     def isolation(self) -> list[str]:
-        """What keeps pods apart on this machine, in sentences; empty if all nodes are simulated."""
+        """What keeps pods apart on this machine and which of its devices they may have, in
+        sentences; empty if all nodes are simulated."""
         reports = (agent.isolation() for agent in self.agents)
-        return [line for report in reports if report for line in report.lines()]
+        lines = [line for report in reports if report for line in report.lines()]
+        return lines + [line for agent in self.agents for line in agent.hardware()]
 
     def node_page(self, node: str, path: str) -> Page | None:
         """A page that a node's agent serves (``/metrics``: its devices); None if there is none."""

@@ -23,6 +23,7 @@ from kubarium.base.quantity import QuantityError, parse_quantity
 from kubarium.cluster.device_health import read_events, read_failures, read_trace
 from kubarium.cluster.devices import device_configs
 from kubarium.node.config import DeviceConfig, HealthEvent
+from kubarium.node.drivers.profiles import NVML, driver_of
 from kubarium.view.scheduling import SchedulerConfig, SchedulerConfigError, read_config
 
 DEFAULT_CAPACITY = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "50Gi", "pods": "110"}
@@ -101,6 +102,7 @@ def _health_events(
     nodes: dict[str, tuple[DeviceConfig, ...]] = {}
     for number, pool in enumerate(pools):
         _check_failures(path, pool, number, lines)
+        _check_drivers(path, pool, number, lines)
         configs = device_configs(pool.devices)
         nodes |= dict.fromkeys(pool.node_names(), configs)
     given = document["spec"].get("deviceHealth", {})
@@ -123,6 +125,24 @@ def _check_failures(path: Path, pool: NodePool, number: int, lines: Lines) -> No
                 devices["failures"],
                 lambda name, text, at=at: _error(path, lines, (*at, name), text),  # type: ignore[misc]
             )
+
+
+def _check_drivers(path: Path, pool: NodePool, number: int, lines: Lines) -> None:
+    """A node has one set of devices of each driver, and real ones only where pods are real."""
+    seen: dict[str, int] = {}
+    for index, config in enumerate(device_configs(pool.devices)[: len(pool.devices)]):
+        at = ("spec", "nodePools", number, "devices", index)
+        if config.profile == NVML and pool.runtime != "process":
+            text = f"GPUs of this machine need runtime: process, but pool {pool.name} is simulated"
+            raise _error(path, lines, (*at, "profile"), text)
+        try:
+            driver = driver_of(config)
+        except ConfigError as error:
+            raise _error(path, lines, at, str(error)) from None
+        if driver in seen:
+            text = f"devices[{seen[driver]}] is of driver {driver} too; give one another driver"
+            raise _error(path, lines, at, text)
+        seen[driver] = index
 
 
 def _error(path: Path, lines: Lines, at: tuple[str | int, ...], message: str) -> ConfigError:

@@ -37,6 +37,8 @@ from kubarium.node.drivers.health import (
     without_events,
 )
 from kubarium.node.drivers.meter import Meter
+from kubarium.node.drivers.nvml.machine import MachineGpus
+from kubarium.node.drivers.prepare import driver_key
 from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, driver_of
 from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
@@ -99,11 +101,16 @@ class Agent:
         self._pods = context.informers.get(PODS)
         self._recorder = EventRecorder(context, "kubelet")
         addresses = AddressPool(NODE_NETWORK)
+        self._gpus = MachineGpus(context, config.nodes)
         capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
-        self._mine = {spec.name: _node(context, spec, capacity, addresses) for spec in config.nodes}
+        self._mine = {
+            spec.name: _node(context, spec, capacity, addresses, self._gpus)
+            for spec in config.nodes
+        }
         drivers: dict[str, object] = {
             driver_of(device): device for spec in config.nodes for device in spec.devices
         }
+        drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
         self._process: ProcessRunner | None = None
         self._runner: PodRunner
         if config.runtime == PROCESS:
@@ -146,6 +153,10 @@ class Agent:
         """What keeps containers apart; None for simulated nodes and before :meth:`run`."""
         return self._process.report() if self._process is not None else None
 
+    def hardware(self) -> list[str]:
+        """What devices of this machine there are, in sentences; empty if no node asks for any."""
+        return self._gpus.lines() if self._gpus else []
+
     def processes(self, namespace: str, name: str) -> dict[str, int]:
         """Process ids of a pod's containers (their inits), by container name."""
         pod = self._pods.get(name, namespace)
@@ -177,6 +188,9 @@ class Agent:
         if self._meter is None:
             return found
         mine = self._mine[node]
+        for share in self._gpus.shares:
+            if share.node == node:
+                found += self._gpus.readings(share, self._meter.held(node))
         for config in mine.spec.devices:
             driver = driver_of(config)
             count = mine.published.get(driver, (config.count, {}))[0]
@@ -199,6 +213,7 @@ class Agent:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
         if self._process is not None:
             await self._process.pods.close()
+        self._gpus.close()
 
     def serves(self, node: str) -> bool:
         """Whether ``node`` is one of ours."""
@@ -209,6 +224,8 @@ class Agent:
     async def run(self) -> None:
         try:
             await self._runner.start()
+            if self._gpus:
+                await asyncio.to_thread(self._gpus.open)
             await self._nodes.wait_synced()
             await self._pods.wait_synced()
             async with asyncio.TaskGroup() as group:
@@ -216,6 +233,7 @@ class Agent:
                 await self._announce_all()
                 self._pods.on_change(self._pod_changed)
                 self._nodes.on_change(self._node_changed)
+                self._tell_of_hardware()
                 self.ready.set()
                 group.create_task(self._renew_leases())
                 group.create_task(self._refresh_status())
@@ -224,6 +242,8 @@ class Agent:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
                     group.create_task(self._health.controller.run())
+                if self._gpus:
+                    group.create_task(self._gpus.run())
                 if self._domains is not None:
                     group.create_task(self._domains.controller.run())
                 if self._schedule:
@@ -232,6 +252,15 @@ class Agent:
                     group.create_task(self._binding.controller.run())
         finally:
             await self.close()
+
+    def _tell_of_hardware(self) -> None:
+        """A node that asked for GPUs of this machine and has none says why."""
+        for share in self._gpus.shares:
+            document = self._mine[share.node].document
+            if not share.gpus and document is not None:
+                reason = self._gpus.reason or "other nodes have them all"
+                text = f"no NVIDIA GPU of this machine: {reason}"
+                self._recorder.event(document, "Warning", "NoGpus", text)
 
     def _publishes(self, driver: str, pool: str) -> bool:
         node = self._mine.get(pool)
@@ -425,11 +454,19 @@ class Agent:
 
 
 def _node(
-    context: Context, spec: NodeSpec, default: dict[str, str], addresses: AddressPool
+    context: Context,
+    spec: NodeSpec,
+    default: dict[str, str],
+    addresses: AddressPool,
+    gpus: MachineGpus,
 ) -> _Node:
     machine_id = str(uuid.UUID(bytes=hashlib.sha256(spec.name.encode()).digest()[:16]))
     facts = NodeFacts(spec.name, addresses.lend(spec.name), default | dict(spec.capacity))
-    publishers = {driver_of(device): Publisher(context, device) for device in spec.devices}
+    machine = {s.driver: s.documents for s in gpus.shares if s.node == spec.name}
+    publishers = {
+        driver_of(device): Publisher(context, device, machine.get(driver_of(device)))
+        for device in spec.devices
+    }
     counts = {driver_of(device): device.count for device in spec.devices}
     return _Node(spec, facts, machine_id, publishers, counts)
 

@@ -18,6 +18,7 @@ __all__ = [
     "NET",
     "NIC",
     "NVIDIA",
+    "NVML",
     "counter_sets_of",
     "device_classes",
     "devices_of",
@@ -28,12 +29,15 @@ __all__ = [
 EXAMPLE, NET, CPU = "gpu.example.com", "net.example.com", "cpu.example.com"
 NVIDIA, NIC, FREE = "nvidia", "nic", "free"
 COMPUTE_DOMAIN = "compute-domain"
+# The machine's own GPUs, found through NVML.
+NVML = "nvml"
 
 _DRIVERS = {
     EXAMPLE: EXAMPLE,
     NET: NET,
     CPU: CPU,
     NVIDIA: "gpu.nvidia.com",
+    NVML: "gpu.nvidia.com",
     NIC: "dra.net",
     COMPUTE_DOMAIN: "compute-domain.nvidia.com",
 }
@@ -81,11 +85,12 @@ def device_classes(config: DeviceConfig) -> list[Document]:
     if not name:
         return []
     expression = f'device.driver == "{driver}"'
-    if config.profile != NVIDIA:
+    if config.profile not in (NVIDIA, NVML):
         return [_class(name, expression, config.extended_resource)]
     typed = f'{expression} && device.attributes["{driver}"].type == '
     whole = _class(name, f'{typed}"gpu"', config.extended_resource or "nvidia.com/gpu")
-    return [whole, _class("mig.nvidia.com", f'{typed}"mig"', "")] if config.mig else [whole]
+    parts = _class("mig.nvidia.com", f'{typed}"mig"', "")
+    return [whole, parts] if config.mig or config.profile == NVML else [whole]
 
 
 def _class(name: str, expression: str, extended_resource: str) -> Document:
@@ -98,6 +103,10 @@ def _class(name: str, expression: str, extended_resource: str) -> Document:
         "metadata": {"name": name},
         "spec": spec,
     }
+
+
+def _of_machine(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
+    return []  # what there is, only the machine knows: see drivers.nvml
 
 
 def _free(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
@@ -119,6 +128,7 @@ _MAKE: dict[str, _Make] = {
     NET: example.nics,
     CPU: example.cpus,
     NVIDIA: nvidia.gpus,
+    NVML: _of_machine,
     NIC: nvidia.nics,
     COMPUTE_DOMAIN: _domain,
     FREE: _free,
