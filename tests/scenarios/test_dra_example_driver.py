@@ -766,3 +766,51 @@ def test_devices_are_deterministic_on_the_virtual_clock():
         return cluster.history_hash()
 
     assert play_virtually(story) == play_virtually(story)
+
+
+def invalid_claim(kind, version):
+    """A claim (or template) whose time slice the example driver does not know."""
+    parameters = {
+        "apiVersion": "gpu.resource.example.com/v1alpha1",
+        "kind": "GpuConfig",
+        "sharing": {
+            "strategy": "TimeSlicing",
+            "timeSlicingConfig": {"interval": "InvalidInterval"},
+        },
+    }
+    request = {"name": "ts-gpu", "exactly": {"deviceClassName": DRIVER}}
+    opaque = {"driver": DRIVER, "parameters": parameters}
+    devices = {"requests": [request], "config": [{"requests": ["ts-gpu"], "opaque": opaque}]}
+    spec = {"devices": devices}
+    return {
+        "apiVersion": f"resource.k8s.io/{version}",
+        "kind": kind,
+        "metadata": {"name": "webhook-test"},
+        "spec": {"spec": spec} if kind == "ResourceClaimTemplate" else spec,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        ("ResourceClaim", "v1"),
+        ("ResourceClaim", "v1beta2"),
+        ("ResourceClaimTemplate", "v1"),
+        ("ResourceClaimTemplate", "v1beta2"),
+    ],
+)
+def test_the_webhook_refuses_a_configuration_that_the_driver_does_not_take(kind, version):
+    async def story(cluster):
+        with pytest.raises(ApiError, match="unknown time-slice interval: InvalidInterval"):
+            await cluster.apply(invalid_claim(kind, version))
+
+    play_virtually(story)
+
+
+def test_devices_of_other_drivers_are_configured_as_they_like():
+    async def story(cluster):
+        claim = invalid_claim("ResourceClaim", "v1")
+        claim["spec"]["devices"]["config"][0]["opaque"]["driver"] = "gpu.somebody.else"
+        await cluster.apply(claim)
+
+    play_virtually(story)

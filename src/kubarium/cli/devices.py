@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from kubarium.api.kinds import NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.api.kinds import EVENTS, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import asking
@@ -72,6 +72,16 @@ async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
     return rows
 
 
+async def _ask(client: HttpClient, node: str, driver: str) -> tuple[list[Row], list[str]]:
+    """The devices; and where there are none, what nodes have said of that."""
+    rows = await _rows(client, node, driver)
+    if rows:
+        return rows, []
+    events = (await client.list(EVENTS, field_selector="reason=NoGpus")).items
+    about = [(event["involvedObject"]["name"], event.get("message", "")) for event in events]
+    return [], [f"{name}: {text}" for name, text in about if node in ("", name)]
+
+
 def _holders(claims: Iterable[Document]) -> dict[tuple[str, str, str], list[str]]:
     found: dict[tuple[str, str, str], list[str]] = {}
     for claim in claims:
@@ -127,7 +137,7 @@ def show(node: str, driver: str, name: str, config: Path | None, context: str, o
     """A table of the devices of a node, or of all nodes."""
     if output not in ("text", "json"):
         raise ConfigError(f"--output {output!r}: write text or json")
-    rows = asking(name, config, context, lambda client: _rows(client, node, driver))
+    rows, reasons = asking(name, config, context, lambda client: _ask(client, node, driver))
     rows.sort(key=lambda row: (_natural(row.node), row.driver, _natural(row.device)))
     if output == "json":
         text = orjson.dumps([asdict(row) for row in rows], option=orjson.OPT_INDENT_2)
@@ -136,6 +146,8 @@ def show(node: str, driver: str, name: str, config: Path | None, context: str, o
     if not rows:
         where = f" on node {node}" if node else ""
         out.print(f"no devices{where}; a cluster file gives them (nodePools[].devices)")
+        for reason in reasons:
+            out.print(f"  {reason}", markup=False)
         return
     table = [_line(row) for row in rows] if len(rows) <= MAX_ROWS else _by_node(rows)
     head = _HEAD if len(rows) <= MAX_ROWS else _NODE_HEAD

@@ -44,11 +44,11 @@ class DeviceConfig:
     """Devices of one driver on each node of a pool.
 
     ``profile``: ``gpu.example.com``, ``net.example.com`` or ``cpu.example.com`` (the
-    dra-example-driver's), ``nvidia`` (``model`` then names one of A100, H100, H200, B200, GB200),
-    ``nvml`` (this machine's own GPUs: ``count`` of them, 0 is all that are left), ``nic`` (network
-    cards beside the simulated GPUs, aligned by PCIe root) or ``free`` (everything is given:
-    ``driver``, ``name`` as a pattern with ``{index}``, ``attributes`` and ``capacity``; a string
-    value in either may hold ``{index}``, ``{node}`` and ``{uuid}``).
+    dra-example-driver's), ``nvidia`` (``model`` then names one of A100, A100-40GB, H100, H200,
+    B200, GB200), ``nvml`` (this machine's own GPUs: ``count`` of them, 0 is all that are left),
+    ``nic`` (network cards beside the simulated GPUs, aligned by PCIe root) or ``free`` (everything
+    is given: ``driver``, ``name`` as a pattern with ``{index}``, ``attributes`` and ``capacity``; a
+    string value in either may hold ``{index}``, ``{node}`` and ``{uuid}``).
 
     ``partitions`` cuts each example GPU into that many parts over shared counters; ``mig`` offers
     every MIG profile of an NVIDIA GPU beside the whole one; ``allow_multiple`` lets claims share an

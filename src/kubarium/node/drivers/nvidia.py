@@ -83,7 +83,7 @@ class GpuModel:
 
 
 # SMs, copy engines, decoders, encoders, JPEG and OFA engines of the six sizes, as ``nvidia-smi mig
-# -lgip`` prints them for A100 80GB, H100 SXM, H200, and for B200 and GB200 up to 2g. For larger
+# -lgip`` prints them for A100, H100 SXM, H200, and for B200 and GB200 up to 2g. For larger
 # Blackwell sizes the copy engines are those of NVIDIA's MIG user guide (which shows fewer decoders
 # than the driver reports for 2g), SMs and decoders the slices' share.
 _AMPERE = (
@@ -141,6 +141,16 @@ def _profiles(engines: tuple[Engines, ...], **memory_mi: int) -> tuple[MigProfil
 
 
 MODELS = {
+    "A100-40GB": GpuModel(
+        "NVIDIA A100-SXM4-40GB",
+        "Ampere",
+        "8.0.0",
+        "40Gi",
+        _profiles(
+            _AMPERE, g1_5=4864, g1_10=9856, g2_10=9984, g3_20=20096, g4_20=20096, g7_40=40192
+        ),
+        Physics(idle_w=50, power_w=400, idle_c=31, warm_c=66),
+    ),
     "A100": GpuModel(
         "NVIDIA A100-SXM4-80GB",
         "Ampere",
