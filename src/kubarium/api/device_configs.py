@@ -47,6 +47,7 @@ class Sharing:
 def example_gpu(config: _Json) -> Sharing:
     """The example driver's GpuConfig; time slicing is the default."""
     _expect(config, "gpu.resource.example.com/v1alpha1", "GpuConfig")
+    _strict(config, _EXAMPLE_GPU)
     sharing = config.get("sharing") or {"strategy": TIME_SLICING}
     strategy = sharing.get("strategy", "")
     slicing, parts = sharing.get("timeSlicingConfig"), sharing.get("spacePartitioningConfig")
@@ -92,6 +93,7 @@ def nvidia_gpu(config: _Json) -> Sharing | None:
     """NVIDIA's GpuConfig or MigDeviceConfig; None where nothing is to be shared."""
     kind = "MigDeviceConfig" if config.get("kind") == "MigDeviceConfig" else "GpuConfig"
     _expect(config, NVIDIA_VERSION, kind)
+    _strict(config, _NVIDIA_GPU)
     sharing = config.get("sharing")
     if not sharing:
         return None
@@ -154,6 +156,41 @@ def compute_domain(config: _Json) -> None:
         )
     if not config.get("domainID"):
         raise ConfigRefused("domainID cannot be empty")
+
+
+# Fields that the drivers' decoders know; both refuse any other.
+_Fields = Mapping[str, "_Fields | None"]
+_EXAMPLE_GPU: _Fields = {
+    "sharing": {
+        "strategy": None,
+        "timeSlicingConfig": {"interval": None},
+        "spacePartitioningConfig": {"partitionCount": None},
+    }
+}
+_NVIDIA_GPU: _Fields = {
+    "sharing": {
+        "strategy": None,
+        "timeSlicingConfig": {"interval": None},
+        "mpsConfig": {
+            "defaultActiveThreadPercentage": None,
+            "defaultPinnedDeviceMemoryLimit": None,
+            "defaultPerDevicePinnedMemoryLimit": None,
+            "multiUser": None,
+        },
+    }
+}
+
+
+def _strict(config: _Json, fields: _Fields, path: str = "") -> None:
+    """UnknownConfig for a field that is not known, as a strict decoder says it."""
+    for name, value in config.items():
+        if not path and name in ("apiVersion", "kind"):
+            continue
+        if name not in fields:
+            raise UnknownConfig(f'strict decoding error: unknown field "{path}{name}"')
+        inner = fields[name]
+        if inner is not None and isinstance(value, Mapping):
+            _strict(value, inner, f"{path}{name}.")
 
 
 def _expect(config: _Json, api_version: str, kind: str) -> None:

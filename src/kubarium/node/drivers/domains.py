@@ -33,6 +33,7 @@ READY_AFTER_S = 1.0
 MAX_NODES_PER_CLIQUE = 18
 
 _CLAIMS_BY_NODE = "compute-domain-claims-by-node"
+_CLAIMS_BY_DOMAIN = "compute-domain-claims-by-domain"
 _CLIQUES_BY_NODE = "compute-domain-cliques-by-node"
 
 
@@ -129,12 +130,15 @@ class ComputeDomainDriver:
         self._recorder = EventRecorder(context, "compute-domain-kubelet-plugin")
         self._joined: dict[tuple[str, str], float] = {}
         self.controller = Controller("compute-domain-driver", context, self.reconcile)
-        self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_claim)
-        self._domains = self.controller.watches(COMPUTE_DOMAINS, self._of_domain)
-        self._cliques = self.controller.watches(COMPUTE_DOMAIN_CLIQUES, self._of_clique)
-        self._nodes = self.controller.reads(NODES)
+        self._claims = context.informers.get(RESOURCE_CLAIMS)
+        self._cliques = context.informers.get(COMPUTE_DOMAIN_CLIQUES)
         self._claims.add_index(_CLAIMS_BY_NODE, _nodes_of_claim)
+        self._claims.add_index(_CLAIMS_BY_DOMAIN, _domain_of_claim)
         self._cliques.add_index(_CLIQUES_BY_NODE, _nodes_of_clique)
+        self.controller.watches(RESOURCE_CLAIMS, self._of_claim)
+        self._domains = self.controller.watches(COMPUTE_DOMAINS, self._of_domain)
+        self.controller.watches(COMPUTE_DOMAIN_CLIQUES, self._of_clique)
+        self._nodes = self.controller.reads(NODES)
 
     def _keys(self, nodes: Iterable[str]) -> list[Key]:
         return [("", node) for node in nodes if node in self._mine]
@@ -147,10 +151,7 @@ class ComputeDomainDriver:
 
     def _of_domain(self, domain: Document) -> list[Key]:
         # A claim may be seen before its domain: look at every node that has claims.
-        uid = domain["metadata"]["uid"]
-        claims = [
-            c for c in self._claims.items() if (channel_config(c) or {}).get("domainID") == uid
-        ]
+        claims = self._claims.by_index(_CLAIMS_BY_DOMAIN, domain["metadata"]["uid"])
         return self._keys(node for claim in claims for node in _nodes_of_claim(claim))
 
     async def reconcile(self, key: Key) -> float | None:
@@ -255,6 +256,11 @@ def _nodes_of_claim(claim: Document) -> list[str]:
     allocation = (claim.get("status") or {}).get("allocation") or {}
     results = (allocation.get("devices") or {}).get("results") or ()
     return [r["pool"] for r in results if r["driver"] == names.DRIVER]
+
+
+def _domain_of_claim(claim: Document) -> list[str]:
+    config = channel_config(claim)
+    return [] if config is None else [str(config.get("domainID") or "")]
 
 
 def _nodes_of_clique(clique: Document) -> list[str]:

@@ -25,7 +25,7 @@ from kubarium.node.drivers.health import (
     format_health,
     read_health,
 )
-from kubarium.node.drivers.profiles import devices_of, driver_of
+from kubarium.node.drivers.profiles import FREE, devices_of, driver_of
 from kubarium.runtime.protocol import Context
 
 _LOG = logging.getLogger("kubarium.node")
@@ -107,6 +107,7 @@ class HealthSchedule:
         self._known: dict[_Place, _Known] = {}
         self._due: list[tuple[float, int, _Place, str, Failures | None]] = []
         self._count = 0
+        hardware: dict[int, list[str]] = {}
         for event in events:
             place = (event.node, event.driver)
             self._known.setdefault(place, _Known()).events.append(event)
@@ -115,17 +116,23 @@ class HealthSchedule:
                 self._push(event.at_s + event.for_s, place)
         for node in nodes:
             for config in node.devices:
-                if config.failures is not None:
-                    self._plan_failures(node.name, config, config.failures)
+                if config.failures is None:
+                    continue
+                # The nodes of a pool share one configuration; names may hold the node's.
+                if id(config) not in hardware or config.profile == FREE:
+                    hardware[id(config)] = hardware_of(config, node.name)
+                devices = hardware[id(config)]
+                self._plan_failures(node.name, driver_of(config), config.failures, devices)
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
         return bool(self._known)
 
-    def _plan_failures(self, node: str, config: DeviceConfig, model: FailureModel) -> None:
-        driver = driver_of(config)
+    def _plan_failures(
+        self, node: str, driver: str, model: FailureModel, devices: Iterable[str]
+    ) -> None:
         self._known.setdefault((node, driver), _Known())
-        for device in hardware_of(config, node):
+        for device in devices:
             failures = Failures(model, node, driver, device)
             self._push(failures.next_s(), (node, driver), device, failures)
 
