@@ -3,9 +3,10 @@
 Usage: python scripts/distil_crds.py [FOLDER_OF_CRDS]
 
 FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/, nvidia/ for
-the DRA driver's) with its CRD manifests; one that is absent is left as it is. The default is $KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that
-controller-gen copies in whole become references to the built-in definitions, and only storage
-versions stay (Kueue's v1beta1 needs its conversion webhook). Rules, defaults, limits and printer
+the DRA driver's) with its CRD manifests; one that is absent is left as it is. The default is
+$KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that controller-gen copies in whole
+become references to the built-in definitions, and only storage versions stay (Kueue's v1beta1 needs
+its conversion webhook). Rules, defaults, limits and printer
 columns are kept.
 """
 

@@ -30,7 +30,8 @@ def demo(shared):
     """A published manifest by its path; its own claims are in namespaces of its own."""
 
     def read(name):
-        path = shared.joinpath("manifests", "dra-driver-nvidia-gpu", *SPECS, f"{name}.yaml")
+        folder = shared.joinpath("manifests", "dra-driver-nvidia-gpu", *SPECS)
+        path = folder / f"{name}.yaml"
         if not path.is_file():
             pytest.skip("the NVIDIA driver's manifests are absent from the upstream data folder")
         return [d for d in yaml.safe_load_all(path.read_text()) if d]
@@ -50,6 +51,16 @@ async def running(cluster, namespace, count):
         return pods if len(good) == count == len(pods) else []
 
     return await cluster.until(ask, 60, f"{count} pods of {namespace} run")
+
+
+async def all_placed(cluster, namespace, count):
+    """Until so many pods run, or have ended as some demos do at once."""
+
+    async def ask():
+        phases = [p.get("status", {}).get("phase") for p in await cluster.pods(namespace)]
+        return len(phases) == count and set(phases) <= {"Running", "Succeeded"}
+
+    await cluster.until(ask, 60, f"{count} pods of {namespace} are placed")
 
 
 async def given(cluster, namespace):
@@ -293,6 +304,7 @@ WHOLE, CUT = gpus(8, model="A100"), gpus(4, model="A100-40GB", mig=True)
         ("v1/gpu-test3", WHOLE, 2, [1]),
         ("v1/gpu-test4", CUT, 4, [4, 4, 4, 4]),
         ("v1/gpu-test5", WHOLE, 1, [2]),
+        ("../extended-resources/gpu-full", WHOLE, 1, [1]),
     ],
 )
 def test_the_published_demos(demo, name, file, pods, devices):
@@ -301,7 +313,7 @@ def test_the_published_demos(demo, name, file, pods, devices):
     async def story(cluster):
         await apply(cluster, documents)
         namespace = documents[0]["metadata"]["name"]
-        await running(cluster, namespace, pods)
+        await all_placed(cluster, namespace, pods)
         found = await given(cluster, namespace)
         assert sorted(len(d) for d in found.values()) == sorted(devices)
         all_of_them = [device for d in found.values() for device in d]

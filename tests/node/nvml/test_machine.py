@@ -243,6 +243,20 @@ def test_an_agent_publishes_hands_out_watches_and_measures(monkeypatch):
     run(main, nvml, monkeypatch)
 
 
+def test_a_device_file_that_a_container_makes_opens_nothing():
+    async def main():
+        async with process_world() as world:
+            if world.agent.isolation().level == "plain":
+                pytest.skip("this machine lets no container have a /dev of its own")
+            script = (
+                "mknod /dev/nvidia7 c 1 5; head -c 1 /dev/nvidia7 || echo closed; wc -c </dev/null"
+            )
+            await world.pod("maker", script)
+            assert "closed\n0\n" in await world.output("maker")
+
+    asyncio.run(main())
+
+
 class Absent:
     """The module where the NVIDIA driver is not installed, or does not answer."""
 

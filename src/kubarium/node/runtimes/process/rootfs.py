@@ -191,7 +191,9 @@ def _devices(target: str, root: RootFs) -> None:
     if root.privileged:
         linux.mount("/dev", target, None, linux.MS_BIND | linux.MS_REC)
         return
-    linux.mount("tmpfs", target, "tmpfs", linux.MS_NOSUID, "mode=755,size=64k")
+    # Device files are bound in one by one; one that a container makes here opens nothing.
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("tmpfs", target, "tmpfs", flags, "mode=755,size=64k")
     for name in (*_DEVICES, *accelerators(os.listdir("/dev"), root.accelerators)):
         source, inner = f"/dev/{name}", f"{target}/{name}"
         if not os.path.exists(source):
