@@ -322,7 +322,7 @@ def test_every_mig_profile_fits_its_gpu(model):
     (total,) = counter_sets_of(config, 1)
     whole, *instances = devices_of(config, "n1", 1)
     assert whole["consumesCounters"][0]["counters"] == total["counters"]
-    assert len(instances) == 7 + 4 + 3 + 2 + 1 + 1
+    assert len(instances) == 7 + 7 + 4 + 3 + 2 + 1 + 1
     for instance in instances:
         assert instance["attributes"]["parentUUID"] == whole["attributes"]["uuid"]
         for name, used in instance["consumesCounters"][0]["counters"].items():
@@ -331,6 +331,10 @@ def test_every_mig_profile_fits_its_gpu(model):
             ), (instance["name"], name)
     profiles = [i["attributes"]["profile"]["string"] for i in instances]
     assert profiles[0].startswith("1g.")
+    assert profiles[0].endswith("gb+me")
+    assert instances[0]["name"].endswith("gb-me-20-0")
+    extended = instances[0]["consumesCounters"][0]["counters"]
+    assert extended["ofa-engines"] == total["counters"]["ofa-engines"] == {"value": "1"}
     assert profiles[-1].startswith("7g.")
 
 

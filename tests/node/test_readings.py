@@ -123,6 +123,7 @@ def test_dcgms_names_and_labels():
         "device": "nvidia1",
         "modelName": "NVIDIA H100 80GB HBM3",
         "GPU_I_PROFILE": "",
+        "GPU_I_ID": "",
         "Hostname": "n1",
         "DCGM_FI_DRIVER_VERSION": "580.95.5",
         "namespace": "team-a",

@@ -24,6 +24,8 @@ class Mig:
     size: int = 1
     memory_mb: int = 4864
     multiprocessors: int = 14
+    memory: int = 4864 << 20
+    used: int = 100 << 20
 
 
 @dataclass

@@ -157,6 +157,16 @@ def test_simulated_gpus_of_the_same_driver_stand_beside_real_ones(tmp_path):
     }
 
 
+def test_a_simulated_gpu_beside_real_ones_is_nobodys_number(tmp_path):
+    (share,) = machine(FakeNvml(*two_boards()), node("n1"), root=tmp_path).shares
+    drivers = {"gpu.sim.example": DeviceConfig("nvidia", 8), f"{DRIVER}/n1": share}
+    given = claim("gpu-1")
+    given["status"]["allocation"]["devices"]["results"][0]["driver"] = "gpu.sim.example"
+    edits = container_edits(POD, lambda ns, name: given, drivers)
+    assert edits["main"].env["CUDA_VISIBLE_DEVICES"] == ""
+    assert edits["main"].nodes == ()
+
+
 def test_readings_come_from_the_gpu(tmp_path):
     boards = two_boards()
     boards[1].broken["PowerUsage"] = 3
@@ -169,6 +179,15 @@ def test_readings_come_from_the_gpu(tmp_path):
     boards[0].broken["UtilizationRates"] = 15
     lost = found.readings(found.shares[0], {})[0]
     assert (lost.state, lost.power_w) == ("Unhealthy", None)
+
+
+def test_instances_tell_their_memory_and_the_gpu_its_work(tmp_path):
+    found = machine(FakeNvml(mig_board()), node("n1"), root=tmp_path)
+    whole, small, large = found.readings(found.shares[0], {})
+    assert (whole.device, whole.utilization) == ("gpu-0", 42)
+    assert (small.device, small.utilization) == ("gpu-0-mig-1g5gb-19-6", None)
+    assert (small.uuid, small.mig_profile, small.mig_instance) == ("MIG-1", "1g.5gb", "7")
+    assert large.memory_used == 100 << 20
 
 
 # In an agent ------------------------------------------------------------------------------------
@@ -249,10 +268,10 @@ def test_a_device_file_that_a_container_makes_opens_nothing():
             if world.agent.isolation().level == "plain":
                 pytest.skip("this machine lets no container have a /dev of its own")
             script = (
-                "mknod /dev/nvidia7 c 1 5; head -c 1 /dev/nvidia7 || echo closed; wc -c </dev/null"
+                "mknod /dev/nvidia7 c 1 5; exec 2>/dev/null; head -c 1 /dev/nvidia7 || echo shut"
             )
-            await world.pod("maker", script)
-            assert "closed\n0\n" in await world.output("maker")
+            await world.pod("maker", f"{script}; wc -c </dev/null")
+            assert await world.output("maker") == "shut\n0\n"
 
     asyncio.run(main())
 

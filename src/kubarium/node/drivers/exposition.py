@@ -44,7 +44,7 @@ _DCGM: tuple[tuple[str, str, _Value], ...] = (
     ),
 )
 _DCGM_LABELS = (
-    "gpu", "UUID", "pci_bus_id", "device", "modelName", "GPU_I_PROFILE", "Hostname",
+    "gpu", "UUID", "pci_bus_id", "device", "modelName", "GPU_I_PROFILE", "GPU_I_ID", "Hostname",
     "DCGM_FI_DRIVER_VERSION", "namespace", "pod", "container",
     "dra_claim_name", "dra_claim_namespace", "dra_driver_name", "dra_pool_name", "dra_device_name",
 )  # fmt: skip
@@ -163,6 +163,7 @@ def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> list[str]:
         f"nvidia{reading.number}",
         reading.model,
         reading.mig_profile,
+        reading.mig_instance,
         node,
         reading.driver_version,
         holder.namespace,

@@ -7,7 +7,8 @@ Attribute, device, counter and capacity names follow NVIDIA/k8s-dra-driver-gpu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
@@ -23,6 +24,7 @@ from kubarium.node.drivers.typed import (
 
 # A GPU's memory has eight slices, on which instances are placed.
 MEMORY_SLICES = 8
+_DEVICES_PER_NUMA_NODE = 4
 _VERSIONS = {"driverVersion": "580.95.5", "cudaDriverVersion": "13.0.0"}
 
 
@@ -130,14 +132,22 @@ _SHAPE = (
 )
 
 
+_MEDIA_ID = 20
+
+
 def _profiles(engines: tuple[Engines, ...], **memory_mi: int) -> tuple[MigProfile, ...]:
-    """The six sizes; ``g1_10`` is the profile 1g.10gb."""
-    return tuple(
+    """The six sizes; ``g1_10`` is the profile 1g.10gb. The smallest there is with media extensions
+    too: all engines that an instance may have, one OFA engine among them, so that it is the only
+    one of its GPU."""
+    plain = [
         MigProfile(f"{name[1:].replace('_', 'g.')}gb", id_, memory, engine, size, places)
         for (name, memory), engine, (id_, size, places) in zip(
             memory_mi.items(), engines, _SHAPE, strict=True
         )
-    )
+    ]
+    small = plain[0]
+    media = replace(small.engines, decoders=1, jpeg=1, ofa=1)
+    return (replace(small, name=f"{small.name}+me", id=_MEDIA_ID, engines=media), *plain)
 
 
 MODELS = {
@@ -268,6 +278,7 @@ def _place(index: int) -> Document:
     return {
         "resource.kubernetes.io/pciBusID": pci_bus_id(index, 0x1B),
         "resource.kubernetes.io/pcieRoot": pcie_root(index),
+        "resource.kubernetes.io/numaNode": {"int": index // _DEVICES_PER_NUMA_NODE},
     }
 
 
@@ -279,8 +290,9 @@ def _instance(
     amounts |= {name: {"value": str(count)} for name, count in profile.engines.items()}
     amounts |= {f"memorySlice{number}": {"value": "1"} for number in slices}
     used = _counters(profile.engines, f"{profile.memory_mi}Mi", slices)
+    name = profile.name.replace(".", "").replace("+", "-")
     return {
-        "name": f"gpu-{index}-mig-{profile.name.replace('.', '')}-{profile.id}-{place}",
+        "name": f"gpu-{index}-mig-{name}-{profile.id}-{place}",
         "attributes": {
             "type": {"string": "mig"},
             "parentUUID": {"string": parent},
@@ -304,6 +316,7 @@ def _counters(engines: Engines, memory: str, slices: range) -> Document:
     return counters | {f"memory-slice-{number}": {"value": "1"} for number in slices}
 
 
+@lru_cache(maxsize=16)
 def _all_of(model: GpuModel) -> Document:
     """What a GPU has to give: the most of each that any instance may have, as the driver says."""
     most = _counters(Engines(0, 0, 0), "0Mi", range(MEMORY_SLICES))
@@ -336,13 +349,14 @@ def nics(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docum
             f"{driver}/type": {"string": "device"},
             f"{driver}/state": {"string": "up"},
             f"{driver}/mtu": {"int": 9000},
-            f"{driver}/numaNode": {"int": index // 4},
+            f"{driver}/numaNode": {"int": index // _DEVICES_PER_NUMA_NODE},
             f"{driver}/rdma": {"bool": True},
             f"{driver}/rdmaDevice": {"string": f"mlx5_{index}"},
             f"{driver}/pciVendor": {"string": "Mellanox Technologies"},
             f"{driver}/pciDevice": {"string": config.model or "MT2910 Family [ConnectX-7]"},
             "resource.kubernetes.io/pciBusID": pci_bus_id(index, 0x18),
             "resource.kubernetes.io/pcieRoot": pcie_root(index),
+            "resource.kubernetes.io/numaNode": {"int": index // _DEVICES_PER_NUMA_NODE},
             **attributes(config, driver, node, index),
         },
     }

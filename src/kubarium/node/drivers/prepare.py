@@ -155,11 +155,12 @@ def container_edits(
     pod: Document, read: ClaimReader, drivers: Mapping[str, object]
 ) -> dict[str, Edits]:
     """What each container gets, and under ANY_OTHER what one does that is not named; ClaimProblem
-    as :func:`prepare_pod`. Where a node hands out this machine's GPUs, nobody sees another's."""
+    as :func:`prepare_pod`. Where a node hands out this machine's GPUs, nobody sees another's: the
+    number of a simulated GPU would be one of the machine's, so it is not told."""
     guarded = guards_gpus(drivers, pod["spec"].get("nodeName", ""))
     found: dict[str, Edits] = {ANY_OTHER: NO_GPUS} if guarded else {}
     for name, held in devices_held(pod, read, drivers).items():
-        env = _environment(held)
+        env = _environment([h for h in held if not guarded or h.device.profile != NVIDIA])
         files = tuple(dict.fromkeys(node for item in held for node in item.device.nodes))
         notes = tuple(dict.fromkeys(note for item in held for note in item.device.notes))
         if guarded:

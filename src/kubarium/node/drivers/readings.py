@@ -56,6 +56,7 @@ class Reading:
     pci_bus_id: str = ""
     driver_version: str = ""
     mig_profile: str = ""
+    mig_instance: str = ""
     utilization: float | None = None
     memory_utilization: float | None = None
     memory_used: int | None = None
@@ -128,6 +129,7 @@ def _described(
         _text(attributes, "resource.kubernetes.io/pciBusID"),
         str((attributes.get("driverVersion") or {}).get("version", "")),
         _text(attributes, "profile"),
+        name.partition("-mig-")[2],
         memory_total=int(parse_quantity(device["capacity"]["memory"]["value"])),
         xid=int(own.value) if own.cause == XID else 0,
         holders=tuple(held.get((driver, name), ())),

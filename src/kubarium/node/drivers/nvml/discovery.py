@@ -47,6 +47,7 @@ class MigInstance:
     compute_instance: int
     memory_bytes: int
     engines: tuple[tuple[str, int], ...]
+    handle: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ def _instance(nvml: Nvml, gpu: Any, handle: Any) -> MigInstance:
             ("jpegEngines", int(attributes.sharedJpegCount)),
             ("ofaEngines", int(attributes.sharedOfaCount)),
         ),
+        handle=handle,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from kubarium.node.drivers.health import UNHEALTHY, XID, Health, health_of
-from kubarium.node.drivers.nvml.discovery import Gpu, Inventory
+from kubarium.node.drivers.nvml.discovery import Gpu, Inventory, MigInstance
 from kubarium.node.drivers.nvml.library import (
     CLOCK_MEMORY,
     CLOCK_SM,
@@ -33,7 +34,8 @@ def read_gpus(
     health: Mapping[str, Health],
 ) -> list[Reading]:
     """Readings of some GPUs of the machine; ``place`` is the driver's name and the pool. In MIG
-    mode the whole GPU is measured (power and temperature are its own) with all its holders."""
+    mode the whole GPU is measured (power and temperature are its own) with all its holders, and
+    the memory of each instance."""
     driver, pool = place
     found = []
     for gpu in gpus:
@@ -57,23 +59,42 @@ def read_gpus(
             found.append(_measured(nvml, gpu, reading))
         except Lost:
             found.append(_silent(reading))
+        found += [_instance(nvml, gpu, i, reading, held, health) for i in gpu.instances]
     return found
 
 
-def _silent(reading: Reading) -> Reading:
-    return Reading(
-        reading.driver,
-        reading.pool,
-        reading.device,
-        reading.number,
-        reading.uuid,
-        reading.model,
-        UNHEALTHY,
-        reading.pci_bus_id,
-        reading.driver_version,
-        xid=reading.xid,
-        holders=reading.holders,
+def _instance(
+    nvml: Nvml,
+    gpu: Gpu,
+    instance: MigInstance,
+    whole: Reading,
+    held: Held,
+    health: Mapping[str, Health],
+) -> Reading:
+    """NVML tells the memory of an instance, not its work."""
+    name = gpu.instance_name(instance)
+    own = health_of(name, health)
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(instance.handle)
+        used, total = int(memory.used), int(memory.total)
+    except nvml.NVMLError:
+        used, total = None, instance.memory_bytes
+    return replace(
+        whole,
+        device=name,
+        uuid=instance.uuid,
+        state=own.state,
+        xid=int(own.value) if own.cause == XID else 0,
+        mig_profile=instance.profile,
+        mig_instance=str(instance.gpu_instance),
+        memory_used=used,
+        memory_total=total,
+        holders=tuple(held.get((whole.driver, name), ())),
     )
+
+
+def _silent(reading: Reading) -> Reading:
+    return replace(reading, state=UNHEALTHY, memory_total=None)
 
 
 def _measured(nvml: Nvml, gpu: Gpu, reading: Reading) -> Reading:
@@ -89,16 +110,8 @@ def _measured(nvml: Nvml, gpu: Gpu, reading: Reading) -> Reading:
     rates = ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     memory = ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     power_mw = ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-    return Reading(
-        reading.driver,
-        reading.pool,
-        reading.device,
-        reading.number,
-        reading.uuid,
-        reading.model,
-        reading.state,
-        reading.pci_bus_id,
-        reading.driver_version,
+    return replace(
+        reading,
         utilization=None if rates is None else float(rates.gpu),
         memory_utilization=None if rates is None else float(rates.memory),
         memory_used=None if memory is None else int(memory.used),
@@ -107,6 +120,4 @@ def _measured(nvml: Nvml, gpu: Gpu, reading: Reading) -> Reading:
         temperature_c=ask(lambda: nvml.nvmlDeviceGetTemperature(handle, SENSOR_GPU)),
         sm_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, CLOCK_SM)),
         memory_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, CLOCK_MEMORY)),
-        xid=reading.xid,
-        holders=reading.holders,
     )
