@@ -7,13 +7,17 @@ and gpu-test8 are published for v1beta1 only, which Kubernetes 1.37 does not ser
 
 from __future__ import annotations
 
+import re
+import shutil
+
 import pytest
 import yaml
 
 from kubarium.api.kinds import DEPLOYMENTS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.api.logs import LogOptions
 from kubarium.base.errors import ApiError
 from kubarium.cluster.file import ClusterFile, NodePool
-from kubarium.testing import run_virtual
+from kubarium.testing import run_real, run_virtual
 
 DRIVER = "gpu.nvidia.com"
 SPECS = ("demo", "specs", "quickstart")
@@ -289,6 +293,52 @@ async def attribute_of_devices(cluster, name):
         for slice_ in slices
         for device in slice_["spec"].get("devices") or ()
     }
+
+
+def test_nvidia_smi_lists_the_containers_own_gpus(tmp_path):
+    """Real processes: each container's ``nvidia-smi -L``, as the demos' readers compare it."""
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has an nvidia-smi of its own")
+
+    def listing(name, claims, wanted):
+        document = pod(name, claims, wanted)
+        document["spec"]["restartPolicy"] = "Never"
+        for container in document["spec"]["containers"]:
+            container["command"] = ["bash", "-c", "nvidia-smi -L"]
+        return document
+
+    async def printed(cluster, name, container):
+        async def ended():
+            found = await cluster.get(PODS, name)
+            return found.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+        await cluster.until(ended, 30, f"{name} ended")
+        options = LogOptions(container=container)
+        return b"".join([p async for p in cluster.embedded.logs("default", name, options)]).decode()
+
+    async def story(cluster):
+        await apply(
+            cluster, [template("one", request("gpu")), template("two", request("gpus", count=2))]
+        )
+        await cluster.apply(
+            listing("apart", {"x": "one", "y": "two"}, {"a": [("x", "")], "b": [("y", "")]})
+        )
+        first, both = await printed(cluster, "apart", "a"), await printed(cluster, "apart", "b")
+        line = r"GPU (\d): NVIDIA A100-SXM4-40GB \(UUID: (GPU-[0-9a-f-]{36})\)\n"
+        assert [number for number, _ in re.findall(line, both)] == ["0", "1"]
+        uuids = re.findall(line, first + both)
+        assert len({uuid for _, uuid in uuids}) == 3
+        await cluster.apply(MIG)
+        wanted = {name: [("mig", name)] for name in "abcd"}
+        await cluster.apply(listing("cut", {"mig": "mig"}, wanted))
+        text = await printed(cluster, "cut", "d")
+        assert re.fullmatch(
+            line + r"  MIG 3g\.20gb +Device  0: \(UUID: MIG-[0-9a-f-]{36}\)\n", text
+        )
+
+    devices = [{"profile": "nvidia", "count": 4, "model": "A100-40GB", "mig": True}]
+    cluster_file = ClusterFile([NodePool("dgx", 1, "process", devices=devices)])
+    run_real(story, tmp_path, file=cluster_file)
 
 
 # As published -----------------------------------------------------------------------------------

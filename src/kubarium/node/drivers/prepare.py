@@ -14,6 +14,8 @@ from kubarium.api.kinds import RESOURCE_CLAIMS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, KubariumError
 from kubarium.client.protocol import Reader
+from kubarium.node.config import DeviceConfig
+from kubarium.node.drivers import smi
 from kubarium.node.drivers.containers import (
     device_environment,
     identity_of,
@@ -45,12 +47,14 @@ class Edits:
     """What a container gets for its devices.
 
     ``nodes``: the accelerators' files under /dev that it sees; None is all that the machine has.
-    ``notes``: what of its configuration cannot be honoured.
+    ``notes``: what of its configuration cannot be honoured. ``programs``: text by path, for
+    containers with files of their own.
     """
 
     env: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    programs: Mapping[str, str] = field(default_factory=dict)
 
 
 # A container without a claim on a node whose GPUs are handed out: none.
@@ -165,8 +169,22 @@ def container_edits(
         notes = tuple(dict.fromkeys(note for item in held for note in item.device.notes))
         if guarded:
             env = {**NO_GPUS.env, **env}
-        found[name] = Edits(env, files if guarded else None, notes)
+        programs = {} if guarded else _programs(held, drivers)
+        found[name] = Edits(env, files if guarded else None, notes, programs)
     return found
+
+
+def _programs(held: list[Held], drivers: Mapping[str, object]) -> dict[str, str]:
+    """nvidia-smi for simulated GPUs of one driver; a container with two drivers' sees the first."""
+    mine = [item.device for item in held if item.device.profile == NVIDIA]
+    if not mine:
+        return {}
+    driver, pool = mine[0].driver, mine[0].pool
+    known = drivers.get(driver_key(driver, pool), drivers.get(driver))
+    if not isinstance(known, DeviceConfig):
+        return {}
+    names = [d.device for d in mine if (d.driver, d.pool) == (driver, pool)]
+    return {smi.PATH: smi.program(known, driver, pool, names)}
 
 
 def guards_gpus(drivers: Mapping[str, object], node: str) -> bool:

@@ -499,6 +499,7 @@ class ProcessPods:
         os.chmod(message, 0o666)
         target = container.get("terminationMessagePath") or "/dev/termination-log"
         binds.append(Bind(str(message), target, False, False))
+        binds += self._programs(pod, name)
         return RootFs(
             str(place),
             sorted(binds, key=lambda bind: bind.target),
@@ -534,6 +535,19 @@ class ProcessPods:
             inside.mkdir(parents=True)
             os.chmod(inside, 0o777)
         return inside
+
+    def _programs(self, pod: _Pod, container: str) -> list[Bind]:
+        """Programs that come with the container's devices; the machine's own of that name wins."""
+        binds = []
+        for target, text in _edits(pod, container).programs.items():
+            if shutil.which(os.path.basename(target)):
+                continue
+            source = pod.place / "programs" / container / os.path.basename(target)
+            source.parent.mkdir(parents=True, exist_ok=True)
+            source.write_text(text)
+            source.chmod(0o755)
+            binds.append(Bind(str(source), target, True, False))
+        return binds
 
     def _plain_root(
         self,
