@@ -85,6 +85,8 @@ def test_a_gpu_works_as_hard_as_its_instances():
     assert found["gpu-0-mig-3g40gb-9-0"].mig_profile == "3g.40gb"
     assert 45 <= found["gpu-0"].utilization <= 55
     assert found["gpu-0"].memory_used == found["gpu-0-mig-3g40gb-9-0"].memory_used
+    assert found["gpu-0-mig-3g40gb-9-0"].power_w is None
+    assert found["gpu-0"].power_w > 200
 
 
 def test_a_lost_gpu_does_no_work():

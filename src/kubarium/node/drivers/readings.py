@@ -106,7 +106,11 @@ def simulated(
             parts.setdefault(reading.number, []).append(reading)
     found = []
     for number, whole in wholes.items():
-        of_parts = [_at_work(part, physics, now) for part in parts.get(number, ())]
+        # Power and temperature are the whole GPU's: its parts have none of their own.
+        of_parts = [
+            replace(_at_work(part, physics, now), power_w=None, temperature_c=None)
+            for part in parts.get(number, ())
+        ]
         found += [_with_parts(whole, of_parts, physics, now), *of_parts]
     return found
 
