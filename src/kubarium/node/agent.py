@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from kubarium.api.kinds import LEASES, NODES, PODS
@@ -107,9 +107,7 @@ class Agent:
             spec.name: _node(context, spec, capacity, addresses, self._gpus)
             for spec in config.nodes
         }
-        drivers: dict[str, object] = {
-            driver_of(device): device for spec in config.nodes for device in spec.devices
-        }
+        drivers = _drivers(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
         self._process: ProcessRunner | None = None
         self._runner: PodRunner
@@ -451,6 +449,17 @@ class Agent:
         if message not in node.complained:
             node.complained[message] = None
             self._recorder.event(document, "Warning", reason, message)
+
+
+def _drivers(nodes: Sequence[NodeSpec]) -> dict[str, object]:
+    """Configurations by driver, and by driver and node where nodes differ in it."""
+    found: dict[str, object] = {}
+    for spec in nodes:
+        for device in spec.devices:
+            driver = driver_of(device)
+            if found.setdefault(driver, device) is not device:
+                found[driver_key(driver, spec.name)] = device
+    return found
 
 
 def _node(

@@ -276,6 +276,32 @@ def test_a_device_file_that_a_container_makes_opens_nothing():
     asyncio.run(main())
 
 
+def test_nodes_of_one_agent_differ_in_what_is_behind_a_driver(monkeypatch):
+    async def main():
+        simulated = (DeviceConfig("nvidia", 2),)
+        nodes = (NodeSpec("node-2", devices=(ALL,)), NodeSpec("node-1", devices=simulated))
+        async with process_world(nodes=nodes) as world:
+            slices = (await world.client.list(RESOURCE_SLICES)).items
+            uuids = {
+                s["spec"]["nodeName"]: s["spec"]["devices"][0]["attributes"]["uuid"]["string"]
+                for s in slices
+            }
+            assert uuids["node-2"] == "GPU-aaaa"
+            assert uuids["node-1"] != "GPU-aaaa"
+            await world.create(RESOURCE_CLAIMS, CLAIM)
+            pod = await world.pod(
+                "user",
+                'echo "mine: $CUDA_VISIBLE_DEVICES"',
+                container={"resources": {"claims": [{"name": "gpu"}]}},
+                resourceClaims=[{"name": "gpu", "resourceClaimName": "c"}],
+                nodeName="node-1",
+            )
+            await give(world, pod, "gpu-1")
+            assert await world.output("user") == "mine: 1\n"
+
+    run(main, FakeNvml(*two_boards()), monkeypatch)
+
+
 class Absent:
     """The module where the NVIDIA driver is not installed, or does not answer."""
 
