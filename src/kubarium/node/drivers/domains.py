@@ -213,7 +213,7 @@ class ComputeDomainDriver:
             "nodeName": name,
             "ipAddress": _address(node),
             "cliqueID": clique,
-            "index": daemons[place].get("index", 0) if place is not None else _free(daemons),
+            "index": daemons[place].get("index", 0) if place is not None else free_index(daemons),
             "status": status,
         }
         if place is None:
@@ -272,7 +272,7 @@ def _address(node: Document) -> str:
     return next((a["address"] for a in addresses if a.get("type") == "InternalIP"), "")
 
 
-def _free(daemons: list[Document]) -> int:
+def free_index(daemons: list[Document]) -> int:
     """The lowest index that no daemon has."""
     used = {daemon.get("index", 0) for daemon in daemons}
     return next(index for index in range(len(used) + 1) if index not in used)
