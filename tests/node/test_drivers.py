@@ -453,3 +453,22 @@ def test_opaque_configuration_that_a_driver_refuses(driver, config, words):
     document = claim("claim-a", "xxx-0", driver=driver, config=[config])
     with pytest.raises(ClaimProblem, match=words):
         other(driver, document)
+
+
+def channel(**parameters):
+    config = {
+        "apiVersion": "resource.nvidia.com/v1beta1",
+        "kind": "ComputeDomainChannelConfig",
+        "domainID": "uid-of-domain",
+        **parameters,
+    }
+    driver = "compute-domain.nvidia.com"
+    given = [{"source": "FromClaim", "opaque": {"driver": driver, "parameters": config}}]
+    return other(driver, claim("claim-a", "channel-0", config=given, driver=driver))
+
+
+def test_a_container_is_told_of_its_channels():
+    assert channel() == {"NVIDIA_IMEX_CHANNELS": "0"}
+    assert channel(allocationMode="All") == {"NVIDIA_IMEX_CHANNELS": "all"}
+    with pytest.raises(ClaimProblem, match="domainID cannot be empty"):
+        channel(domainID="")

@@ -211,7 +211,8 @@ class Agent:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
         if self._process is not None:
             await self._process.pods.close()
-        self._gpus.close()
+        if self._gpus:
+            await asyncio.to_thread(self._gpus.close)
 
     def serves(self, node: str) -> bool:
         """Whether ``node`` is one of ours."""

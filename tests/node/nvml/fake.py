@@ -51,6 +51,7 @@ class FakeNvml:
         self.events = queue.Queue()
         self.registered = []
         self.is_open = False
+        self.waiting = False
 
     def _ask(self, handle, name):
         number = getattr(handle, "broken", {}).get(name)
@@ -172,6 +173,13 @@ class FakeNvml:
         return "events"
 
     def nvmlEventSetWait_v2(self, events, timeout_ms):
+        self.waiting = True
+        try:
+            return self._next(timeout_ms)
+        finally:
+            self.waiting = False
+
+    def _next(self, timeout_ms):
         try:
             found = self.events.get(timeout=timeout_ms / 1000)
         except queue.Empty:
@@ -181,6 +189,7 @@ class FakeNvml:
         return found
 
     def nvmlEventSetFree(self, events):
+        assert not self.waiting, "an event set is freed while a thread waits on it"
         self.registered.clear()
 
     def happen(self, board, data, kind=8, gi=0xFFFFFFFF, ci=0xFFFFFFFF):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from kubarium.node.drivers.nvml.discovery import discover
@@ -83,6 +85,19 @@ def test_an_error_on_an_instance_taints_that_instance():
     assert set(words(watch)) == {"gpu-0-mig-3g20gb-9-0", "gpu-0-mig-1g5gb-19-6"}
     nvml.happen(board, 63, gi=5, ci=0)  # of an instance made since: not ours
     assert not watch.wait(1000)
+
+
+def test_the_end_waits_for_a_thread_that_waits():
+    nvml, watch = watching(*two_boards())
+    nvml.is_open = True
+    waiting = threading.Thread(target=watch.wait, args=(300,))
+    waiting.start()
+    while not nvml.waiting:
+        pass
+    watch.close()
+    waiting.join()
+    assert nvml.registered == []
+    assert not watch.wait(10_000)  # at once: there is nothing to wait on
 
 
 def test_other_errors_are_the_callers():

@@ -209,7 +209,7 @@ class MachineGpus:
             self._written[share.node] = text
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Let go of NVML. Blocks for as long as a thread waits for an event (WAIT_MS)."""
         if self._nvml is None:
             return
         try:

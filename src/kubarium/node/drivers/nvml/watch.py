@@ -8,6 +8,7 @@ answer are tainted, all of them if every one answers.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,9 @@ class HealthWatch:
         self._nvml = nvml
         self._gpus = gpus
         self._events: Any = nvml.nvmlEventSetCreate()
+        self._closed = False
+        # NVML may not free an event set that a thread still waits on.
+        self._in_use = threading.Lock()
         self.health: dict[str, Health] = {}
         wanted = XID_CRITICAL | DOUBLE_BIT_ECC | SINGLE_BIT_ECC
         for gpu in gpus:
@@ -48,6 +52,10 @@ class HealthWatch:
 
     def wait(self, timeout_ms: int) -> bool:
         """Until an event or the timeout; whether :attr:`health` is another now."""
+        with self._in_use:
+            return not self._closed and self._wait(timeout_ms)
+
+    def _wait(self, timeout_ms: int) -> bool:
         before = dict(self.health)
         try:
             self._take(self._nvml.nvmlEventSetWait_v2(self._events, timeout_ms))
@@ -59,8 +67,10 @@ class HealthWatch:
         return before != self.health
 
     def close(self) -> None:
-        """Free the event set."""
-        self._nvml.nvmlEventSetFree(self._events)
+        """Free the event set, once nobody waits on it any more."""
+        with self._in_use:
+            self._closed = True
+            self._nvml.nvmlEventSetFree(self._events)
 
     def _take(self, event: Any) -> None:
         kind = int(event.eventType)
