@@ -16,6 +16,7 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
 )
 from kubarium.api.logs import LogOptions
 from kubarium.base.errors import ApiError
@@ -814,3 +815,87 @@ def test_devices_of_other_drivers_are_configured_as_they_like():
         await cluster.apply(claim)
 
     play_virtually(story)
+
+
+NICS = {"profile": "net.example.com", "count": 2}
+CPUS = {"profile": "cpu.example.com", "count": 8, "cpus": 4}
+SHARED = gpus(allowMultiple=True)
+CUT_AND_SHARED = gpus(allowMultiple=True, partitions=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "pods", "given"),
+    [
+        ("admin-access", gpus(), 1, 8),
+        ("basic-multiple-requests", gpus(), 1, 2),
+        ("basic-resourceclaim-opaque-config", gpus(), 1, 2),
+        ("basic-resourceclaimtemplate", gpus(), 2, 2),
+        ("basic-shared-claim-across-containers", gpus(), 1, 1),
+        ("basic-shared-claim-across-pods", gpus(), 2, 1),
+        ("cel-selector", gpus(), 1, 1),
+        ("extended-resource-request", gpus(extendedResourceName="example.com/gpu"), 2, 2),
+        ("gpu-allow-multiple-allocations", SHARED, 2, 1),
+        ("gpu-allow-multiple-allocations-partitionable", CUT_AND_SHARED, 2, 1),
+        ("initcontainer-shared-gpu", gpus(), 1, 1),
+        ("native-resource-request", CPUS, 1, 1),
+        ("net-consumable-capacity", NICS, 2, 1),
+        ("podgroup-resourceclaimtemplate", gpus(), 4, 2),
+        ("prioritized-alternatives", gpus(), 2, 2),
+    ],
+)
+def test_published_demos_place_their_pods(shared, name, devices, pods, given):
+    """Every demo that is there, unmodified: how many pods run, and on how many devices."""
+    examples = shared / "manifests" / "dra-example-driver" / "demo" / "examples"
+    path = examples / name / f"{name}.yaml"
+    if not path.is_file():
+        pytest.skip(f"the upstream data folder has no {name}")
+
+    async def story(cluster):
+        await cluster.apply(path.read_text())
+
+        async def placed():
+            found = (await cluster.client.list(PODS)).items
+            running = [p for p in found if p.get("status", {}).get("phase") == "Running"]
+            return len(found) == len(running) == pods
+
+        await cluster.until(placed, 60, f"{pods} pods run")
+        held = [
+            result["device"]
+            for claim in (await cluster.client.list(RESOURCE_CLAIMS)).items
+            for result in results(claim)
+        ]
+        assert len(set(held)) == given
+
+    play_virtually(story, devices)
+
+
+@pytest.mark.parametrize(("options", "count"), [({}, 1), ({"partitions": 4}, 5)])
+def test_shareable_devices_publish_their_policies(options, count):
+    async def story(cluster):
+        (slice_, *_) = [
+            s
+            for s in (await cluster.client.list(RESOURCE_SLICES)).items
+            if s["spec"].get("devices")
+        ]
+        devices = slice_["spec"]["devices"]
+        assert len(devices) == count
+        for device in devices:
+            assert device["allowMultipleAllocations"] is True
+            whole = device["capacity"]["memory"]["value"]
+            assert device["capacity"]["memory"]["requestPolicy"] == {
+                "default": whole,
+                "validRange": {"min": "1Gi", "max": whole, "step": "1Gi"},
+            }
+            assert device["capacity"]["compute"]["requestPolicy"]["validRange"]["step"] == "1"
+
+    play_virtually(story, gpus(1, allowMultiple=True, **options))
+
+
+def test_devices_with_binding_conditions_publish_them():
+    async def story(cluster):
+        (slice_,) = (await cluster.client.list(RESOURCE_SLICES)).items
+        (device,) = slice_["spec"]["devices"]
+        assert device["bindingConditions"] == ["BindingConditions"]
+        assert device["bindingFailureConditions"] == ["BindingFailureConditions"]
+
+    play_virtually(story, gpus(1, bindingConditions=True))
