@@ -17,8 +17,7 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Client
-from kubarium.control.storage.documents import DEFAULT_CLASS
-from kubarium.control.storage.provisioner import PROVISIONER
+from kubarium.control.storage.documents import DEFAULT_CLASS, PROVISIONER
 from kubarium.server.policy import bootstrap_policy
 from kubarium.view.volumes import STORAGE_CLASSES
 

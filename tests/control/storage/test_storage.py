@@ -6,6 +6,7 @@ import pytest
 
 from kubarium.api.kinds import (
     EVENTS,
+    NAMESPACES,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
@@ -23,7 +24,7 @@ def storage_class(name="standard", mode="WaitForFirstConsumer", default=True, **
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
         "metadata": {"name": name, "annotations": notes},
-        "provisioner": "kubarium.dev/hostpath",
+        "provisioner": "hostpath.kubarium.dev",
         "volumeBindingMode": mode,
         "allowVolumeExpansion": True,
         **more,
@@ -338,5 +339,46 @@ def test_an_ephemeral_volume_has_a_claim_of_its_pods_own(world_run, tmp_path):
         assert made["metadata"]["ownerReferences"][0]["kind"] == "Pod"
         assert made["status"]["phase"] == "Bound"
         assert (await world.get(PODS, "user"))["spec"]["nodeName"]
+
+    world_run(story)
+
+
+def test_a_class_with_a_capacity_spreads_its_volumes_and_says_when_it_is_full(world_run, tmp_path):
+    async def story(world):
+        spaces = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
+        await world.create_if_absent(NAMESPACES, spaces)
+        limited = storage_class(parameters={"capacityPerNode": "3Gi"})
+        await begin(world, tmp_path, limited, storage_class("free", default=False))
+        await world.settle()
+        for name in ("one", "two"):
+            await world.create(PERSISTENT_VOLUME_CLAIMS, claim(name, "2Gi"))
+            await world.create(PODS, user(f"of-{name}", name))
+            await world.settle(15)
+        nodes = [(await world.get(PODS, f"of-{n}"))["spec"]["nodeName"] for n in ("one", "two")]
+        assert sorted(nodes) == ["a", "b"]
+        await world.create(PERSISTENT_VOLUME_CLAIMS, claim("three", "2Gi"))
+        await world.create(PODS, user("of-three", "three"))
+        await world.create(PERSISTENT_VOLUME_CLAIMS, claim("four", "9Gi", storageClassName="free"))
+        await world.create(PODS, user("of-four", "four"))
+        await world.settle(15)
+        [condition] = (await world.get(PODS, "of-three"))["status"]["conditions"]
+        assert "2 node(s) did not have enough free storage" in condition["message"]
+        assert (await world.get(PODS, "of-four"))["spec"]["nodeName"]
+        await gone(world, "of-one")
+        await world.client.delete(PERSISTENT_VOLUME_CLAIMS, "one", "default")
+        await world.settle(20)
+        assert (await world.get(PODS, "of-three"))["spec"]["nodeName"] == nodes[0]
+
+    world_run(story)
+
+
+def test_a_class_that_binds_at_once_refuses_what_it_has_no_room_for(world_run, tmp_path):
+    async def story(world):
+        limited = storage_class(mode="Immediate", parameters={"capacityPerNode": "1Gi"})
+        await begin(world, tmp_path, limited)
+        await world.create(PERSISTENT_VOLUME_CLAIMS, claim("large", "2Gi"))
+        await world.settle()
+        texts = [e["message"] for e in await world.find(EVENTS)]
+        assert any("a node has 1073741824 bytes left of capacityPerNode 1Gi" in t for t in texts)
 
     world_run(story)

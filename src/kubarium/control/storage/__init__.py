@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubarium.control.storage.binding import VolumeBinder
+from kubarium.control.storage.capacity import StorageCapacities
 from kubarium.control.storage.ephemeral import EphemeralVolumes
 from kubarium.control.storage.provisioner import Directories, HostPathProvisioner, Imagined, OnDisk
 from kubarium.runtime.protocol import Component, Context
@@ -13,6 +14,7 @@ __all__ = [
     "HostPathProvisioner",
     "Imagined",
     "OnDisk",
+    "StorageCapacities",
     "VolumeBinder",
     "components",
 ]
@@ -24,4 +26,5 @@ def components(context: Context, directories: Directories | None = None) -> list
         VolumeBinder(context),
         HostPathProvisioner(context, directories or Imagined()),
         EphemeralVolumes(context),
+        StorageCapacities(context),
     ]

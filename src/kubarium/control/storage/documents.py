@@ -8,6 +8,8 @@ from kubarium.api.resource import Document
 from kubarium.runtime.protocol import Key
 from kubarium.view.volumes import volume_keys
 
+# Also the name of a CSIDriver, which may hold no slash.
+PROVISIONER = "hostpath.kubarium.dev"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"

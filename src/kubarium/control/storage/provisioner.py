@@ -1,4 +1,4 @@
-"""``kubarium.dev/hostpath``: makes volumes on demand, each a directory of this machine.
+"""``hostpath.kubarium.dev``: makes volumes on demand, each a directory of this machine.
 
 A volume for one node (ReadWriteOnce, ReadWriteOncePod) can be used from the node that the scheduler
 chose for the claim's first pod; one for several nodes from all of them, since they share the disk.
@@ -15,8 +15,10 @@ from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
 from kubarium.base.quantity import QuantityError, whole
+from kubarium.control.storage.capacity import PARAMETER, left_on
 from kubarium.control.storage.documents import (
     PROVISIONED_BY,
+    PROVISIONER,
     SELECTED_NODE,
     claim_of,
     notes_of,
@@ -30,7 +32,6 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.volumes import STORAGE_CLASSES, class_of
 
-PROVISIONER = "kubarium.dev/hostpath"
 # A volume is not forgotten before its directory is gone.
 FINALIZER = "kubarium.dev/hostpath"
 _SHARED_MODES = frozenset({"ReadWriteMany", "ReadOnlyMany"})
@@ -132,6 +133,11 @@ class HostPathProvisioner:
             text += f"{PROVISIONER} makes directories, not block devices"
             self._events.event(claim, "Warning", "ProvisioningFailed", text)
             return
+        wanted = ((claim["spec"].get("resources") or {}).get("requests") or {}).get("storage")
+        left = left_on(owner, node, self._volumes.items())
+        if left is not None and _bytes(wanted) > left:
+            await self._refuse(claim, owner, node, left)
+            return
         path = self._directories.make(name)
         volume = _volume(name, path, claim, owner, node)
         try:
@@ -141,6 +147,17 @@ class HostPathProvisioner:
                 raise
         text = f"Successfully provisioned volume {name}"
         self._events.event(claim, "Normal", "ProvisioningSucceeded", text)
+
+    async def _refuse(self, claim: Document, owner: Document, node: str, left: int) -> None:
+        """No room: the scheduler chooses another node, as with upstream's external provisioner."""
+        most = owner["parameters"][PARAMETER]
+        where = f"node {node} has" if node else "a node has"
+        text = f'failed to provision volume with StorageClass "{class_of(claim)}": '
+        text += f"{where} {left} bytes left of {PARAMETER} {most}"
+        self._events.event(claim, "Warning", "ProvisioningFailed", text)
+        if node:
+            change = {"metadata": {"annotations": {SELECTED_NODE: None}}}
+            await writes.patch(self._context, PERSISTENT_VOLUME_CLAIMS, claim, change)
 
     async def _expand(self, claim: Document, owner: Document) -> None:
         """A directory has no size of its own: a larger one needs only to be written down."""
