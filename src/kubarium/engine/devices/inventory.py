@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from kubarium.engine.devices.attempt import World
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
     Allocation,
+    AttributeValue,
     ClaimSpec,
+    Derives,
     Device,
     DeviceClass,
     DeviceId,
@@ -22,8 +25,9 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.pools import Pool, PoolKey, gather
-from kubarium.engine.devices.request import NamedClaim, untolerated
-from kubarium.engine.devices.search import Search, World
+from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
+from kubarium.engine.devices.request import NamedClaim, no_derivation, untolerated
+from kubarium.engine.devices.search import Search
 
 # Answers of one selector are kept for this many devices; then they are asked again.
 SELECTOR_CACHE = 500_000
@@ -46,11 +50,14 @@ class Inventory:
         features: Features = DEFAULT_FEATURES,
         *,
         best_fit: bool = True,
+        derives: Derives = no_derivation,
     ) -> None:
-        """``best_fit`` False takes the first devices that fit, exactly as upstream."""
+        """``best_fit`` False takes the first devices that fit, exactly as upstream; a search can
+        be given another preference."""
         self._selects = selects
+        self._derives = derives
         self.features = features
-        self.best_fit = best_fit
+        self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
         self.ledger = Ledger()
         self._changes: list[str | None] = []
@@ -61,6 +68,7 @@ class Inventory:
         self._by_pool: dict[PoolKey, dict[str, Slice]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
+        self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
 
     @property
     def slices(self) -> Mapping[str, Slice]:
@@ -111,6 +119,8 @@ class Inventory:
             self._changed(None)
         if len(self._answers) > SELECTOR_CACHE:
             self._answers.clear()
+        if len(self._derived) > SELECTOR_CACHE:
+            self._derived.clear()
 
     def set_class(self, device_class: DeviceClass) -> None:
         if self.classes.get(device_class.name) != device_class:
@@ -173,7 +183,11 @@ class Inventory:
         return bool(self._wide) or bool(self._local.get(node))
 
     def search(
-        self, node: str, labels: Mapping[str, str], claims: Sequence[tuple[str, ClaimSpec]]
+        self,
+        node: str,
+        labels: Mapping[str, str],
+        claims: Sequence[tuple[str, ClaimSpec]],
+        preference: DevicePreference | None = None,
     ) -> Search:
         """A search for named claims on one node; raises AllocationError if it cannot begin."""
         world = World(
@@ -184,7 +198,8 @@ class Inventory:
             self.ledger,
             self.selects,
             self.features,
-            self.best_fit,
+            preference or self.preference,
+            self.derives,
         )
         return Search(world, [NamedClaim(name, spec) for name, spec in claims])
 
@@ -198,6 +213,20 @@ class Inventory:
             except SelectorError as error:
                 known = error
             self._answers[key] = known
+        if isinstance(known, SelectorError):
+            raise known
+        return known
+
+    def derives(self, expression: str, driver: str, device: Device) -> AttributeValue:
+        """The injected derivation, asked once for each (expression, device)."""
+        key = (expression, driver, device)
+        known = self._derived.get(key)
+        if known is None:
+            try:
+                known = self._derives(expression, driver, device)
+            except SelectorError as error:
+                known = error
+            self._derived[key] = known
         if isinstance(known, SelectorError):
             raise known
         return known
