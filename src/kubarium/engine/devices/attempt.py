@@ -59,6 +59,7 @@ class Attempt:
         self._free: dict[SetKey, dict[str, Amount]] = {}
         self._first: dict[SetKey, Mapping[str, Amount]] = {}
         self._known_pools: set[int] = set()
+        self._allowed: dict[tuple[int, int], Share | None] = {}
         self._groups: dict[SetKey, list[_Groups]] = {}
 
     # Questions
@@ -90,11 +91,14 @@ class Attempt:
         """Whether the request's amounts are left on the device; always, while the gate is off."""
         if not self._features.consumable_capacity:
             return True
-        return capacity.fits(
-            request,
-            candidate.device,
-            self.used(candidate),
-            fractional=self._features.fractional_range,
+        key = (id(request), candidate.position)
+        if key not in self._allowed:
+            self._allowed[key] = capacity.allowed(
+                request, candidate.device, fractional=self._features.fractional_range
+            )
+        taken = self._allowed[key]
+        return taken is not None and capacity.room_for(
+            taken, candidate.device, self.used(candidate)
         )
 
     def consumed(self, request: Request, candidate: Candidate) -> Share:

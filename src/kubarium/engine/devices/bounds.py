@@ -6,7 +6,9 @@ A search node is hopeless if one of these relaxations has no solution:
   counter set as many devices as fit into its counters when the smallest go first (a flow);
 - for every matchAttribute constraint there is a value, and for several of them a combination of
   values, with which the claim's requests find enough devices (kubernetes#131730);
-- for every distinctAttribute constraint there are as many values as devices (pigeonholes).
+- for every distinctAttribute constraint there are as many values as devices (pigeonholes);
+- claims that must each stay within one value of the same attribute fit into its groups of devices,
+  each group taking as many claims as it can when the smallest go first.
 
 Sets of candidates are integers used as bit sets, by place in the search order.
 """
@@ -96,8 +98,10 @@ class Bounds:
         exclusive = [d for d in demands if not d.admin]
         if not self._flow(exclusive, [d.usable for d in exclusive]):
             return False
-        claims = dict.fromkeys(d.claim for d in demands)
-        return all(self._claim_holds([d for d in demands if d.claim == c]) for c in claims)
+        claims = {d.claim: [e for e in demands if e.claim == d.claim] for d in demands}
+        if not all(self._claim_holds(of_claim) for of_claim in claims.values()):
+            return False
+        return len(claims) == 1 or self._claims_fit_groups(claims)
 
     def _demands(self, place: Place) -> Iterator[_Demand]:
         need = place.wanted.count - place.index
@@ -260,6 +264,37 @@ class Bounds:
         self.work += sum(len(values) for values in by_value)
         return saturates([d.need for d in covered], supplies.values())
 
+    def _claims_fit_groups(self, claims: dict[int, list[_Demand]]) -> bool:
+        """Whether claims with one matchAttribute over all their requests find groups together."""
+        by_name: dict[str, list[tuple[int, dict[_Witness | None, int]]]] = {}
+        for claim, demands in claims.items():
+            for index, state in enumerate(self._constraints[claim]):
+                if not state.constraint.match or not all(d.covered_by(index) for d in demands):
+                    continue
+                if any(d.admin for d in demands):
+                    continue
+                groups: dict[_Witness | None, int] = {}
+                for demand in demands:
+                    for value, devices in self._by_value(demand, index).items():
+                        groups[value] = groups.get(value, 0) | devices
+                if state.last is not None:
+                    kept = {(state.last.kind, v) for v in state.last.values}
+                    groups = {v: devices for v, devices in groups.items() if v in kept}
+                need = sum(d.need for d in demands)
+                by_name.setdefault(state.name, []).append((need, groups))
+        return all(
+            len(found) == 1 or self._any_shared(found) or _fit_groups(found)
+            for found in by_name.values()
+        )
+
+    def _any_shared(self, claims: list[tuple[int, dict[_Witness | None, int]]]) -> bool:
+        """Whether a device among them can serve several claims."""
+        devices = 0
+        for _, groups in claims:
+            for of_value in groups.values():
+                devices |= of_value
+        return any(self._attempt.shares(self._order[at]) for at in _bits(devices))
+
     # Supply
 
     def _flow(self, demands: list[_Demand], usable: list[int]) -> bool:
@@ -327,6 +362,30 @@ class Bounds:
                 count += 1
             most = min(most, count)
         return most
+
+
+def _fit_groups(claims: list[tuple[int, dict[_Witness | None, int]]]) -> bool:
+    """Whether each claim (devices needed, devices by value) gets a group that it can use."""
+    if any(None in groups for _, groups in claims):
+        return True
+    supplies = []
+    for value in dict.fromkeys(v for _, groups in claims for v in groups):
+        able = {
+            index: need
+            for index, (need, groups) in enumerate(claims)
+            if groups.get(value, 0).bit_count() >= need
+        }
+        devices = 0
+        for index in able:
+            devices |= claims[index][1][value]
+        room, count = devices.bit_count(), 0
+        for need in sorted(able.values()):
+            room -= need
+            if room < 0:
+                break
+            count += 1
+        supplies.append((count, dict.fromkeys(able, 1)))
+    return saturates([1] * len(claims), supplies)
 
 
 def _viable(

@@ -25,19 +25,33 @@ def consumed(
     )
 
 
+def allowed(
+    request: Request, device: Device, *, fractional: bool = True
+) -> tuple[tuple[str, Amount], ...] | None:
+    """What the request takes; None if the device lacks a capacity or its policies forbid it."""
+    if any(name not in device.capacity for name, _ in request.capacity or ()):
+        return None
+    taken = consumed(request, device, fractional=fractional)
+    for name, amount in taken:
+        policy = device.capacity[name].policy
+        if policy is not None and not _allowed(amount, policy, fractional):
+            return None
+    return taken
+
+
 def fits(
     request: Request, device: Device, used: Mapping[str, Amount], *, fractional: bool = True
 ) -> bool:
     """Whether the device has what the request takes beyond ``used``, in allowed amounts."""
-    if any(name not in device.capacity for name, _ in request.capacity or ()):
-        return False
-    for name, amount in consumed(request, device, fractional=fractional):
-        capacity = device.capacity[name]
-        if capacity.policy is not None and not _allowed(amount, capacity.policy, fractional):
-            return False
-        if used.get(name, 0) + amount > capacity.value:
-            return False
-    return True
+    taken = allowed(request, device, fractional=fractional)
+    return taken is not None and room_for(taken, device, used)
+
+
+def room_for(
+    taken: tuple[tuple[str, Amount], ...], device: Device, used: Mapping[str, Amount]
+) -> bool:
+    """Whether amounts that are allowed are left beyond ``used``."""
+    return all(used.get(n, 0) + amount <= device.capacity[n].value for n, amount in taken)
 
 
 def _rounded(wanted: Amount | None, capacity: Capacity, fractional: bool) -> Amount:
