@@ -81,6 +81,14 @@ def claim_tainted(claim: str, device: str) -> str:
     return f'resourceclaim "{claim}" holds device {device}, which has an untolerated taint'
 
 
+def claim_not_shareable(claim: str) -> str:
+    """A device of the claim is part of its node's CPU or memory (KEP-5517), and a pod has it."""
+    return (
+        f"node allocatable resource claim {claim} has a mapped device and cannot be shared across"
+        " pods"
+    )
+
+
 def class_missing(request: str, device_class: str) -> str:
     """The request names a DeviceClass that is not there: true on every node."""
     return f"request {request}: device class {device_class} does not exist"

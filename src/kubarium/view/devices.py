@@ -188,10 +188,17 @@ def _node_resource(name: str, document: _Json) -> NodeResource:
     return NodeResource(
         name,
         capacity,
-        _exact_or_none(multiplier),
-        _exact_or_none(overhead.get("perPod")),
-        _exact_or_none(overhead.get("perContainer")),
+        node_amount(name, multiplier),
+        node_amount(name, overhead.get("perPod")),
+        node_amount(name, overhead.get("perContainer")),
     )
+
+
+def node_amount(resource: str, quantity: object) -> Amount | None:
+    """A quantity of a node's resource in the engine's unit, exact; None if there is none."""
+    if quantity is None:
+        return None
+    return exact(quantity) * 1000 if resource == "cpu" else exact(quantity)
 
 
 def _exact_or_none(quantity: object) -> Amount | None:
@@ -381,13 +388,13 @@ def _result_document(
     if result.shared:
         document["shareID"] = new_uid()
     if result.consumed:
-        document["consumedCapacity"] = {n: _shown(amount) for n, amount in result.consumed}
+        document["consumedCapacity"] = {n: shown(amount) for n, amount in result.consumed}
     if result.skip_operations:
         document["skipNodeOperations"] = list(result.skip_operations)
     return document
 
 
-def _shown(amount: Amount) -> str:
+def shown(amount: Amount) -> str:
     """The shorter of the binary and the decimal text: 16Gi, but 10G."""
     decimal = format_quantity(amount)
     binary = format_quantity(amount, binary=True)

@@ -60,6 +60,8 @@ class Inventory:
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
         self.ledger = Ledger()
+        # Slices with devices that take something of their node's own resources.
+        self._with_node_resources: set[str] = set()
         self._changes: list[str | None] = []
         self._changes_from = 0
         self._slices: dict[str, Slice] = {}
@@ -73,6 +75,11 @@ class Inventory:
     @property
     def slices(self) -> Mapping[str, Slice]:
         return self._slices
+
+    @property
+    def has_node_resources(self) -> bool:
+        """Whether any device takes something of its node's own resources."""
+        return bool(self._with_node_resources)
 
     def changes_since(self, place: int) -> tuple[list[str] | None, int]:
         """(nodes that changed since ``place``, or None for all; the place to ask from next)."""
@@ -93,6 +100,8 @@ class Inventory:
         """Add a slice or replace the one of the same name."""
         self.remove_slice(item.name)
         self._slices[item.name] = item
+        if any(device.node_resources for device in item.devices):
+            self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
         self._slice_changed(item)
@@ -102,6 +111,7 @@ class Inventory:
         item = self._slices.pop(name, None)
         if item is None:
             return
+        self._with_node_resources.discard(name)
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
         self._slice_changed(item)

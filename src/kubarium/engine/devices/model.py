@@ -78,7 +78,7 @@ class NodeResource:
     Mapped is ``multiplier`` for each device, or ``multiplier`` times what the claim consumes of
     ``capacity``; it counts once for the claim, which one pod at a time may use. The overhead counts
     for every pod that uses the claim, and for each of its containers that do. Amounts are exact, in
-    the resource's own unit (cores, bytes).
+    milli-cpu, bytes and counts.
     """
 
     name: str

@@ -11,6 +11,7 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Claim, Key, Pod
+from kubarium.engine.placement.node_claims import is_mapped
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
 
@@ -55,6 +56,9 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
             tainted = snapshot.inventory.keeps_out(allocation)
             if tainted is not None:
                 return ClaimsOf(problem=reasons.claim_tainted(key[1], str(tainted)))
+            others = any(user != pod.key for user in users)
+            if others and is_mapped(snapshot.inventory, allocation):
+                return ClaimsOf(problem=reasons.claim_not_shareable(key[1]))
             held.append((claim, allocation))
     return ClaimsOf(tuple(pending), tuple(held))
 

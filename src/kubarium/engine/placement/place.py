@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.model import AllocationError, ClaimSpec
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
+from kubarium.engine.placement.node_claims import charged, lacking, shares_of
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.scores import Scores
 from kubarium.engine.placement.volumes import problem_of, volume_filters
@@ -148,19 +149,30 @@ class Placer:
     def _best(
         self, pod: Pod, claims: ClaimsOf, total: Scores, devices: DeviceFit | None
     ) -> Placement | None:
-        if devices is None:
+        weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
+        if devices is None and not weighs:
             row = int(total.argmax())
             return Placement(pod, self._name(row)) if total[row] >= 0 else None
-        total = np.where(devices.blocked, -1, total)
+        total = total.copy() if devices is None else np.where(devices.blocked, -1, total)
         while True:
             row = int(total.argmax())
             if total[row] < 0:
                 return None
-            answer = devices.on(row)
+            answer = () if devices is None else devices.on(row)
             if not isinstance(answer, str):
-                keys = [claim.key for claim in claims.pending]
-                return Placement(pod, self._name(row), tuple(zip(keys, answer, strict=True)))
+                placement = self._placement(pod, claims, row, answer)
+                if not lacking(self.snapshot, placement.pod, row):
+                    return placement
             total[row] = -1
+
+    def _placement(
+        self, pod: Pod, claims: ClaimsOf, row: int, answer: tuple[Allocation, ...]
+    ) -> Placement:
+        """The pod on the row, its requests with what its claims take of the node (KEP-5517)."""
+        given = tuple(zip((claim.key for claim in claims.pending), answer, strict=True))
+        held = [(claim.key, allocation) for claim, allocation in claims.held]
+        shares = shares_of(self.snapshot.inventory, pod, (*held, *given))
+        return Placement(charged(pod, shares), self._name(row), given, shares)
 
     def _name(self, row: int) -> str:
         node = self.snapshot.nodes[row]
@@ -198,11 +210,14 @@ class Placer:
             for reason, mask in topology.surroundings(self.snapshot, pod, self.profile).masks:
                 book.enter(reason, mask)
         devices = self.device_fit(claims)
-        if devices is not None:
-            for row in np.flatnonzero(book.left).tolist():
-                answer = devices.on(row)
-                if isinstance(answer, str):
-                    book.codes[row] = book.code((answer,))
+        weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
+        for row in np.flatnonzero(book.left).tolist() if devices or weighs else ():
+            answer = devices.on(row) if devices else ()
+            if isinstance(answer, str):
+                book.codes[row] = book.code((answer,))
+            elif weighs:
+                why = lacking(self.snapshot, self._placement(pod, claims, row, answer).pod, row)
+                book.codes[row] = book.code(why)
         return book
 
     def _cheap_filters(
