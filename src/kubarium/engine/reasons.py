@@ -89,6 +89,14 @@ def claim_not_shareable(claim: str) -> str:
     )
 
 
+def counters_unknown(device: str) -> str:
+    """Ours: a device in use is not in its pool's slices, so that its counters cannot be counted."""
+    return (
+        f"{CLAIMS}: device {device} is in use but not published, so what is left of its pool's"
+        " counters is not known"
+    )
+
+
 def class_missing(request: str, device_class: str) -> str:
     """The request names a DeviceClass that is not there: true on every node."""
     return f"request {request}: device class {device_class} does not exist"

@@ -8,13 +8,14 @@ its counters are charged once; devices on one counter set must agree on a compat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kubarium.engine.devices import capacity
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
     Amount,
+    CounterUse,
     Derives,
     DeviceClass,
     DeviceId,
@@ -22,12 +23,15 @@ from kubarium.engine.devices.model import (
     Request,
     Selects,
 )
-from kubarium.engine.devices.pools import Pool
+from kubarium.engine.devices.pools import Pool, PoolKey
 from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
 from kubarium.engine.devices.request import Candidate, no_derivation
 
 Share = tuple[tuple[str, Amount], ...]
 SetKey = tuple[str, str, str]
+
+# By pool, the devices in use with what they take of counter sets; None if that is not known.
+Holdings = Mapping[PoolKey, Mapping[DeviceId, tuple[CounterUse, ...] | None]]
 
 # What the devices on a counter set have in common: None before the first, empty if all have none.
 _Groups = frozenset[str] | None
@@ -46,6 +50,7 @@ class World:
     features: Features = DEFAULT_FEATURES
     preference: DevicePreference = DEFAULT_PREFERENCE
     derives: Derives = no_derivation
+    held: Holdings = field(default_factory=dict)
 
 
 class Attempt:
@@ -58,7 +63,11 @@ class Attempt:
         self.sharing: dict[int, list[Share]] = {}
         self._free: dict[SetKey, dict[str, Amount]] = {}
         self._first: dict[SetKey, Mapping[str, Amount]] = {}
+        self._held = world.held
         self._known_pools: set[int] = set()
+        # Pools with a device in use that is not published: what it holds of them is not known.
+        self._closed: set[int] = set()
+        self.unknown: DeviceId | None = None
         self._allowed: dict[tuple[int, int], Share | None] = {}
         self._groups: dict[SetKey, list[_Groups]] = {}
 
@@ -120,11 +129,17 @@ class Attempt:
         return bool(self.sharing.get(candidate.position)) or self._ledger.shared(candidate.id)
 
     def counters_suffice(self, candidate: Candidate) -> bool:
-        """Whether every counter that the device consumes has that much left; never, while the gate
-        is off: upstream leaves such devices alone then."""
+        """Whether every counter that the device consumes has that much left.
+
+        Never while the gate is off (upstream leaves such devices alone then), nor where a device
+        in use is not published, so that nobody can tell what it holds (kubernetes#140802).
+        """
         if not self._features.partitionable:
             return False
         pool = candidate.pool
+        self._learn(pool)
+        if id(pool) in self._closed:
+            return False
         for use in candidate.device.consumes:
             free = self.free_counters(pool, use.counter_set)
             if any(free[name] < amount for name, amount in use.counters):
@@ -160,14 +175,15 @@ class Attempt:
         for name, counters in pool.counter_sets.items():
             self._free[pool.driver, pool.name, name] = dict(counters)
             self._groups[pool.driver, pool.name, name] = [None]
-        for device in (d for s in (*pool.slices, *pool.others) for d in s.devices):
-            here = DeviceId(pool.driver, pool.name, device.name)
-            if not device.consumes or not self._ledger.in_use(here):
-                continue
-            for use in device.consumes:
+        for device, uses in self._held.get((pool.driver, pool.name), {}).items():
+            if uses is None and pool.counter_sets:
+                self.unknown = self.unknown or device
+                self._closed.add(id(pool))
+            for use in uses or ():
                 key = (pool.driver, pool.name, use.counter_set)
-                self._charge(key, use.counters, -1)
-                self._groups[key][0] = _common(self._groups[key][0], use.groups)
+                if key in self._free:  # the pool may have been published anew, with other sets
+                    self._charge(key, use.counters, -1)
+                    self._groups[key][0] = _common(self._groups[key][0], use.groups)
         for name in pool.counter_sets:
             key = (pool.driver, pool.name, name)
             self._first[key] = dict(self._free[key])
@@ -175,7 +191,8 @@ class Attempt:
     def _charge(self, key: SetKey, counters: Share, sign: int) -> None:
         free = self._free[key]
         for name, amount in counters:
-            free[name] += sign * amount
+            if name in free:
+                free[name] += sign * amount
 
     # Changes
 

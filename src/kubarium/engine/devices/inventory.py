@@ -15,6 +15,7 @@ from kubarium.engine.devices.model import (
     Allocation,
     AttributeValue,
     ClaimSpec,
+    CounterUse,
     Derives,
     Device,
     DeviceClass,
@@ -68,6 +69,7 @@ class Inventory:
         self._local: dict[str, dict[str, Slice]] = {}
         self._wide: dict[str, Slice] = {}
         self._by_pool: dict[PoolKey, dict[str, Slice]] = {}
+        self._held: dict[PoolKey, dict[DeviceId, tuple[CounterUse, ...] | None]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
         self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
@@ -104,7 +106,17 @@ class Inventory:
             self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
+        self._recognise(item)
         self._slice_changed(item)
+
+    def _recognise(self, item: Slice) -> None:
+        """Learn what devices hold that were in use before they were published."""
+        book = self._held.get((item.driver, item.pool), {})
+        if any(uses is None for uses in book.values()):
+            for device in item.devices:
+                here = DeviceId(item.driver, item.pool, device.name)
+                if here in book and book[here] is None:
+                    book[here] = device.consumes
 
     def remove_slice(self, name: str) -> None:
         """Forget a slice; nothing happens if it is not known."""
@@ -147,13 +159,25 @@ class Inventory:
         self._changed(name)
 
     def enter(self, allocation: Allocation) -> None:
-        """Take the allocation's devices."""
+        """Take the allocation's devices.
+
+        What they take of counter sets is remembered as they are published now: a driver that
+        publishes its pool anew while they are in use does not change what they hold.
+        """
         self.ledger.enter(allocation)
+        for result in allocation.results:
+            book = self._held.setdefault((result.id.driver, result.id.pool), {})
+            if not result.admin_access and book.get(result.id) is None:
+                device = self.device(result.id)
+                book[result.id] = None if device is None else device.consumes
         self._touch(allocation)
 
     def take_out(self, allocation: Allocation) -> None:
         """Free the allocation's devices."""
         self.ledger.take_out(allocation)
+        for result in allocation.results:
+            if not self.ledger.in_use(result.id):
+                self._held.get((result.id.driver, result.id.pool), {}).pop(result.id, None)
         self._touch(allocation)
 
     def _touch(self, allocation: Allocation) -> None:
@@ -210,6 +234,7 @@ class Inventory:
             self.features,
             preference or self.preference,
             self.derives,
+            self._held,
         )
         return Search(world, [NamedClaim(name, spec) for name, spec in claims])
 

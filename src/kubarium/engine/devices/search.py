@@ -101,6 +101,9 @@ class Search:
         if outcome is not Outcome.DONE:
             if any(pool.invalid for pool in self._world.pools):
                 raise AllocationError(reasons.INVALID_POOLS, node_only=True)
+            if self._attempt.unknown is not None:
+                text = reasons.counters_unknown(str(self._attempt.unknown))
+                raise AllocationError(text, node_only=True)
             return None
         return [
             Allocation(tuple(results), self._scope(picked), tuple(chosen))
