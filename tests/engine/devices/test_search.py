@@ -14,6 +14,7 @@ from kubarium.engine.devices.model import (
     Allocation,
     AttributeValue,
     Capacity,
+    ClaimSpec,
     Constraint,
     CounterUse,
     Device,
@@ -219,3 +220,13 @@ def test_lists_match_when_they_share_a_value():
     assert not state.admits(text("a"))
     state.pop()
     assert state.admits(text("a"))
+
+
+def test_a_constraint_said_twice_is_counted_once():
+    devices = [
+        Device("plain", capacity={"memory": Capacity(1)}),
+        Device("placed", {"d/numa": text("0")}),
+    ]
+    twice = ClaimSpec((request(),), (Constraint((), match="d/numa"),) * 2)
+    found = run(inventory(devices, best_fit=True), spec(request()), twice)
+    assert names(found) == [["plain"], ["placed"]]

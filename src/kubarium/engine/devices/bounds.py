@@ -268,11 +268,13 @@ class Bounds:
         """Whether claims with one matchAttribute over all their requests find groups together."""
         by_name: dict[str, list[tuple[int, dict[_Witness | None, int]]]] = {}
         for claim, demands in claims.items():
+            seen: set[str] = set()
             for index, state in enumerate(self._constraints[claim]):
                 if not state.constraint.match or not all(d.covered_by(index) for d in demands):
                     continue
-                if any(d.admin for d in demands):
+                if state.name in seen or any(d.admin for d in demands):
                     continue
+                seen.add(state.name)
                 groups: dict[_Witness | None, int] = {}
                 for demand in demands:
                     for value, devices in self._by_value(demand, index).items():
