@@ -31,6 +31,8 @@ class Placer:
     def __init__(self, snapshot: Snapshot, profile: Profile = DEFAULT) -> None:
         self.snapshot = snapshot
         self.profile = profile
+        # The default profile leaves the choice to the inventory, which may be first fit.
+        self._preference = None if profile is DEFAULT else profile.devices
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
@@ -82,7 +84,7 @@ class Placer:
         if not claims.pending:
             return None
         specs = tuple(claim.spec for claim in claims.pending)
-        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs)
+        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs, self._preference)
         self._devices[specs] = found
         if len(self._devices) > MAX_FITS:
             del self._devices[next(iter(self._devices))]
