@@ -7,7 +7,7 @@ its counters are charged once; devices on one counter set must agree on a compat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kubarium.engine.devices import capacity
@@ -25,7 +25,7 @@ from kubarium.engine.devices.model import (
 )
 from kubarium.engine.devices.pools import Pool, PoolKey
 from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
-from kubarium.engine.devices.request import Candidate, no_derivation
+from kubarium.engine.devices.request import Candidate, Shelf, no_derivation
 
 Share = tuple[tuple[str, Amount], ...]
 SetKey = tuple[str, str, str]
@@ -43,7 +43,7 @@ class World:
 
     node: str
     labels: Mapping[str, str]
-    pools: Sequence[Pool]
+    shelf: Shelf
     classes: Mapping[str, DeviceClass]
     ledger: Ledger
     selects: Selects

@@ -27,7 +27,13 @@ from kubarium.engine.devices.model import (
 )
 from kubarium.engine.devices.pools import Pool, PoolKey, gather
 from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
-from kubarium.engine.devices.request import NamedClaim, no_derivation, untolerated
+from kubarium.engine.devices.request import (
+    NamedClaim,
+    Shelf,
+    candidates_of,
+    no_derivation,
+    untolerated,
+)
 from kubarium.engine.devices.search import Search
 
 # Answers of one selector are kept for this many devices; then they are asked again.
@@ -61,6 +67,7 @@ class Inventory:
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
         self.ledger = Ledger()
+        self._shelves: dict[str, Shelf] = {}
         # Slices with devices that take something of their node's own resources.
         self._with_node_resources: set[str] = set()
         self._changes: list[str | None] = []
@@ -109,9 +116,18 @@ class Inventory:
         self._recognise(item)
         self._slice_changed(item)
 
+    def _consumption(self, id_: DeviceId) -> tuple[CounterUse, ...] | None:
+        """What the device takes of counters as it is published; None if it is not."""
+        device = self.device(id_)
+        return None if device is None else device.consumes
+
     def _recognise(self, item: Slice) -> None:
-        """Learn what devices hold that were in use before they were published."""
-        book = self._held.get((item.driver, item.pool), {})
+        """Learn what devices hold that were in use before they, or counters, were published."""
+        key = (item.driver, item.pool)
+        if item.counter_sets and key not in self._held:
+            mine = (d for d in self.ledger.devices() if (d.driver, d.pool) == key)
+            self._held[key] = {device: self._consumption(device) for device in mine}
+        book = self._held.get(key, {})
         if any(uses is None for uses in book.values()):
             for device in item.devices:
                 here = DeviceId(item.driver, item.pool, device.name)
@@ -166,10 +182,9 @@ class Inventory:
         """
         self.ledger.enter(allocation)
         for result in allocation.results:
-            book = self._held.setdefault((result.id.driver, result.id.pool), {})
-            if not result.admin_access and book.get(result.id) is None:
-                device = self.device(result.id)
-                book[result.id] = None if device is None else device.consumes
+            book = self._held.get((result.id.driver, result.id.pool))
+            if book is not None and not result.admin_access and book.get(result.id) is None:
+                book[result.id] = self._consumption(result.id)
         self._touch(allocation)
 
     def take_out(self, allocation: Allocation) -> None:
@@ -184,6 +199,14 @@ class Inventory:
         for key in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
             nodes = {s.node_name for s in self._by_pool.get(key, {}).values()}
             self._changed(nodes.pop() if len(nodes) == 1 and "" not in nodes else None)
+
+    def shelf(self, node: str, labels: Mapping[str, str]) -> Shelf:
+        """The devices that the node can use; kept until a pool of the node changes."""
+        pools = self.pools(node, labels)
+        known = self._shelves.get(node)
+        if known is None or known.pools is not pools:
+            known = self._shelves[node] = Shelf(pools, candidates_of(pools, node, labels))
+        return known
 
     def pools(self, node: str, labels: Mapping[str, str]) -> list[Pool]:
         """The pools that the node can use, in first-fit order."""
@@ -227,7 +250,7 @@ class Inventory:
         world = World(
             node,
             labels,
-            self.pools(node, labels),
+            self.shelf(node, labels),
             self.classes,
             self.ledger,
             self.selects,

@@ -16,7 +16,7 @@ from fractions import Fraction
 from kubarium.engine.devices.constraints import ConstraintState, attribute
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import Amount, AttributeValue
-from kubarium.engine.devices.request import Candidate, Matching, Wanted
+from kubarium.engine.devices.request import Candidate, Matching, Shelf, Wanted, size_of
 
 FIRST_FIT, BEST_FIT, SPREAD = "FirstFit", "BestFit", "Spread"
 STRATEGIES = (BEST_FIT, FIRST_FIT, SPREAD)
@@ -58,15 +58,19 @@ DEFAULT_PREFERENCE = DevicePreference()
 
 def ordered(
     preference: DevicePreference,
-    candidates: Sequence[Candidate],
+    shelf: Shelf,
     ledger: Ledger,
     matching: Matching,
     rows: Rows,
     constraints: Sequence[Sequence[ConstraintState]],
 ) -> Sequence[Candidate]:
     """Candidates with the best first; ties keep upstream's order."""
+    candidates = shelf.candidates
     if preference.is_upstreams:
         return candidates
+    matches = any(state.constraint.match for states in constraints for state in states)
+    if shelf.plain and not matches and preference == DEFAULT_PREFERENCE:
+        return shelf.by_size()
     by_strategy: Callable[[Candidate], tuple[object, ...]] | None = None
     if preference.strategy != FIRST_FIT:
         spread = preference.strategy == SPREAD
@@ -75,7 +79,7 @@ def ordered(
 
     def rank(candidate: Candidate) -> tuple[object, ...]:
         return (
-            candidate.pool.has_binding_conditions,
+            id(candidate.pool) in shelf.last,
             tuple(order.rank(candidate) for order in preference.attributes),
             by_strategy(candidate) if by_strategy else (),
             candidate.position,
@@ -102,7 +106,7 @@ def _packed(
             not any(key in opened for key in _sets(candidate)),
             sum(float(amount) for use in device.consumes for _, amount in use.counters),
             groups.get(candidate.position, ()),
-            sum(float(c.value) for c in device.capacity.values()),
+            size_of(device),
         )
 
     return rank

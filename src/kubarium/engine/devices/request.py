@@ -52,6 +52,35 @@ class Candidate:
     pool: Pool
 
 
+class Shelf:
+    """What one node can reach: its pools, their devices, and the latter in order of size.
+
+    ``plain`` is a shelf without shared devices and counters, on which no device's use changes how
+    good another one is.
+    """
+
+    def __init__(self, pools: Sequence[Pool], candidates: Sequence[Candidate]) -> None:
+        self.pools = pools
+        self.candidates = candidates
+        # Pools in which a device has binding conditions come last.
+        self.last = {id(pool) for pool in pools if pool.has_binding_conditions}
+        self.plain = not any(c.device.allow_multiple or c.device.consumes for c in candidates)
+        self._by_size: list[Candidate] | None = None
+
+    def by_size(self) -> list[Candidate]:
+        """Pools with binding conditions last, then little capacity before much."""
+        if self._by_size is None:
+            self._by_size = sorted(
+                self.candidates, key=lambda c: (id(c.pool) in self.last, size_of(c.device))
+            )
+        return self._by_size
+
+
+def size_of(device: Device) -> float:
+    """All capacity of a device in one number, to tell large from small of a kind."""
+    return sum(float(c.value) for c in device.capacity.values())
+
+
 @dataclass(slots=True, eq=False)
 class Wanted:
     """One alternative of one request: what it matches, and how many devices it needs."""

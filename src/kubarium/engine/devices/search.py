@@ -31,7 +31,6 @@ from kubarium.engine.devices.request import (
     Matching,
     NamedClaim,
     Wanted,
-    candidates_of,
     taint_prevents,
 )
 from kubarium.engine.selectors import NodeTerm, Requirement
@@ -57,14 +56,14 @@ class Search:
     def __init__(self, world: World, claims: Sequence[NamedClaim]) -> None:
         self._world = world
         self._features = world.features
-        self.candidates = candidates_of(world.pools, world.node, world.labels)
+        self.candidates = world.shelf.candidates
         self.matching = Matching(world.selects, world.features, world.derives)
         checker = Checker(
             world.classes,
             world.ledger,
             world.features,
             self.matching,
-            world.pools,
+            world.shelf.pools,
             self.candidates,
         )
         self.wanted = [checker.wanted(claim) for claim in claims]
@@ -77,7 +76,7 @@ class Search:
         self._attempt = Attempt(world)
         self._order = ordered(
             world.preference,
-            self.candidates,
+            world.shelf,
             world.ledger,
             self.matching,
             self.wanted,
@@ -99,7 +98,7 @@ class Search:
         """
         outcome = self._claim(0)
         if outcome is not Outcome.DONE:
-            if any(pool.invalid for pool in self._world.pools):
+            if any(pool.invalid for pool in self._world.shelf.pools):
                 raise AllocationError(reasons.INVALID_POOLS, node_only=True)
             if self._attempt.unknown is not None:
                 text = reasons.counters_unknown(str(self._attempt.unknown))

@@ -163,7 +163,7 @@ class Placer:
             answer = () if devices is None else devices.on(row)
             if not isinstance(answer, str):
                 placement = self._placement(pod, claims, row, answer)
-                if not lacking(self.snapshot, placement.pod, row):
+                if not weighs or not lacking(self.snapshot, placement.pod, row):
                     return placement
             total[row] = -1
 
@@ -172,6 +172,8 @@ class Placer:
     ) -> Placement:
         """The pod on the row, its requests with what its claims take of the node (KEP-5517)."""
         given = tuple(zip((claim.key for claim in claims.pending), answer, strict=True))
+        if not self.snapshot.inventory.has_node_resources:
+            return Placement(pod, self._name(row), given)
         held = [(claim.key, allocation) for claim, allocation in claims.held]
         shares = shares_of(self.snapshot.inventory, pod, (*held, *given))
         return Placement(charged(pod, shares), self._name(row), given, shares)
