@@ -205,9 +205,9 @@ class Pod:
     finite: bool = False
     # PersistentVolumeClaims by name, those of ephemeral volumes included.
     volumes: tuple[Key, ...] = ()
-    # Containers, and resources that pod-level requests cover; only for pods with claims.
+    # Containers, and requests of the pod as a whole; only for pods with claims.
     parts: tuple[PodPart, ...] = ()
-    pod_level: tuple[str, ...] = ()
+    pod_level: tuple[tuple[str, int], ...] = ()
 
     @property
     def namespace(self) -> str:

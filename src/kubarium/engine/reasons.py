@@ -89,6 +89,14 @@ def claim_not_shareable(claim: str) -> str:
     )
 
 
+def pod_level_too_small(resource: str) -> str:
+    """The pod's own requests are less than those of its containers and claims (KEP-5517)."""
+    return (
+        f"pod level request for {resource} is insufficient to cover the aggregated container and"
+        " node-allocatable DRA requests"
+    )
+
+
 def counters_unknown(device: str) -> str:
     """Ours: a device in use is not in its pool's slices, so that its counters cannot be counted."""
     return (

@@ -142,6 +142,11 @@ def pod_parts(document: Document) -> tuple[PodPart, ...]:
     return tuple(found)
 
 
+def _pod_level(spec: Document) -> tuple[tuple[str, int], ...]:
+    requests = (spec.get("resources") or {}).get("requests") or {}
+    return tuple((name, amount(name, quantity)) for name, quantity in sorted(requests.items()))
+
+
 def claim_shares(document: Document) -> tuple[ClaimShare, ...]:
     """What the pod's status says that its claims take of the node (KEP-5517)."""
     namespace = document["metadata"].get("namespace", "")
@@ -210,7 +215,6 @@ class PodReader:
         status = document.get("status") or {}
         claims = claim_keys(document)
         shares = claim_shares(document)
-        level = (spec.get("resources") or {}).get("requests") or {}
         pod = Pod(
             (metadata.get("namespace", ""), metadata["name"]),
             self.shape(document),
@@ -227,7 +231,7 @@ class PodReader:
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
             pod_parts(document) if claims or shares else (),
-            tuple(sorted(level)) if claims or shares else (),
+            _pod_level(spec) if claims or shares else (),
         )
         # Without a node the status is of an attempt that came to nothing.
         return charged(pod, shares) if shares and spec.get("nodeName") else pod

@@ -211,6 +211,24 @@ def test_two_pods_cannot_share_cores_but_overhead_counts_for_each(world_run):
     world_run(story)
 
 
+def test_requests_of_the_pod_as_a_whole_cover_its_claims(world_run):
+    async def story(world):
+        await begin(world, resource_slice(cpus()))
+        for name, whole in (("enough", "4"), ("short", "3")):
+            await world.create(RESOURCE_CLAIMS, claim(name, cores(3)))
+            document = pod(name, name, cpu="500m")
+            document["spec"]["resources"] = {"requests": {"cpu": whole}}
+            await world.create(PODS, document)
+        await world.settle()
+        assert await placed(world, "enough") == "a"
+        assert "pod level request for cpu is insufficient" in await reason(world, "short")
+        [scheduler] = scheduling.components(world.context)
+        snapshot = scheduler.view.snapshot
+        assert snapshot.requested[snapshot.resources["cpu"], snapshot.rows["a"]] == 4000
+
+    world_run(story)
+
+
 # Alpha features of 1.37.
 
 

@@ -105,8 +105,14 @@ def charged(pod: Pod, shares: Sequence[ClaimShare]) -> Pod:
     return replace(pod, shape=shape)
 
 
-def lacking(snapshot: Snapshot, pod: Pod, row: int) -> tuple[str, ...]:
-    """NodeResourcesFit's reasons against a charged pod on one row."""
+def lacking(
+    snapshot: Snapshot, pod: Pod, shares: Sequence[ClaimShare], row: int
+) -> tuple[str, ...]:
+    """What keeps a charged pod from one row: NodeResourcesFit's reasons, or its own requests."""
+    wanted = _with_claims(pod, shares)
+    for name, amount in pod.pod_level:
+        if wanted.get(name, 0) > amount:
+            return (reasons.pod_level_too_small(name),)
     found: list[str] = []
     for name, amount in pod.shape.requests:
         index = snapshot.resource_index(name)
@@ -117,7 +123,18 @@ def lacking(snapshot: Snapshot, pod: Pod, row: int) -> tuple[str, ...]:
 
 
 def _added(pod: Pod, shares: Sequence[ClaimShare]) -> dict[str, int]:
-    """By how much the shares raise the pod's requests, rounded up."""
+    """By how much the shares raise the pod's requests, rounded up; pod-level ones stay."""
+    level = dict(pod.pod_level)
+    more = {
+        name: math.ceil(amount - _peak(pod.parts, name, {}))
+        for name, amount in sorted(_with_claims(pod, shares).items())
+        if name not in level
+    }
+    return {name: amount for name, amount in more.items() if amount}
+
+
+def _with_claims(pod: Pod, shares: Sequence[ClaimShare]) -> _Amounts:
+    """What containers and claims take together, of the resources that claims take anything of."""
     fixed: _Amounts = {}
     by_container: dict[str, _Amounts] = {}
     known = {part.name for part in pod.parts}
@@ -131,13 +148,7 @@ def _added(pod: Pod, shares: Sequence[ClaimShare]) -> dict[str, int]:
                 book = by_container.setdefault(container, {}) if container in known else fixed
                 book[over.name] = book.get(over.name, 0) + (over.per_container or 0)
     names = {*fixed, *(name for book in by_container.values() for name in book)}
-    found: dict[str, int] = {}
-    for name in sorted(names - set(pod.pod_level)):
-        with_claims = _peak(pod.parts, name, by_container) + fixed.get(name, 0)
-        more = math.ceil(with_claims - _peak(pod.parts, name, {}))
-        if more:
-            found[name] = more
-    return found
+    return {n: _peak(pod.parts, n, by_container) + fixed.get(n, 0) for n in names}
 
 
 def _peak(parts: Sequence[PodPart], name: str, more: dict[str, _Amounts]) -> Amount:

@@ -163,7 +163,7 @@ class Placer:
             answer = () if devices is None else devices.on(row)
             if not isinstance(answer, str):
                 placement = self._placement(pod, claims, row, answer)
-                if not weighs or not lacking(self.snapshot, placement.pod, row):
+                if not weighs or not self._lacking(placement, row):
                     return placement
             total[row] = -1
 
@@ -177,6 +177,9 @@ class Placer:
         held = [(claim.key, allocation) for claim, allocation in claims.held]
         shares = shares_of(self.snapshot.inventory, pod, (*held, *given))
         return Placement(charged(pod, shares), self._name(row), given, shares)
+
+    def _lacking(self, placement: Placement, row: int) -> tuple[str, ...]:
+        return lacking(self.snapshot, placement.pod, placement.shares, row)
 
     def _name(self, row: int) -> str:
         node = self.snapshot.nodes[row]
@@ -220,7 +223,7 @@ class Placer:
             if isinstance(answer, str):
                 book.codes[row] = book.code((answer,))
             elif weighs:
-                why = lacking(self.snapshot, self._placement(pod, claims, row, answer).pod, row)
+                why = self._lacking(self._placement(pod, claims, row, answer), row)
                 book.codes[row] = book.code(why)
         return book
 
