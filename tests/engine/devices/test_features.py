@@ -161,6 +161,24 @@ def test_fractions_are_rounded_to_steps_only_with_the_gate(gate, taken):
     assert found.results[0].consumed == (("cores", Fraction(taken)),)
 
 
+# Names and amounts of capacity.
+
+
+@pytest.mark.parametrize("published", ["memory", "d/memory"])
+@pytest.mark.parametrize("wanted", ["memory", "d/memory"])
+def test_the_drivers_domain_may_be_left_out_of_a_capacitys_name(published, wanted):
+    device = Device("g", {}, {published: Capacity(8)}, allow_multiple=True)
+    [found] = run(inventory([device]), spec(request(capacity=((wanted, 3),))))
+    assert found.results[0].consumed == ((published, 3),)
+    assert run(inventory([device]), spec(request(capacity=(("e/memory", 3),)))) is None
+
+
+def test_nobody_can_give_capacity_back_by_asking_for_less_than_none():
+    device = Device("g", {}, {"memory": Capacity(8)}, allow_multiple=True)
+    with pytest.raises(AllocationError, match="capacity memory: capacity value is negative"):
+        run(inventory([device]), spec(request(capacity=(("memory", -3),))))
+
+
 # Slices that contradict themselves.
 
 

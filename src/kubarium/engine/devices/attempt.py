@@ -100,21 +100,25 @@ class Attempt:
         """Whether the request's amounts are left on the device; always, while the gate is off."""
         if not self._features.consumable_capacity:
             return True
-        key = (id(request), candidate.position)
-        if key not in self._allowed:
-            self._allowed[key] = capacity.allowed(
-                request, candidate.device, fractional=self._features.fractional_range
-            )
-        taken = self._allowed[key]
+        taken = self._takes(request, candidate)
         return taken is not None and capacity.room_for(
             taken, candidate.device, self.used(candidate)
         )
 
     def consumed(self, request: Request, candidate: Candidate) -> Share:
-        """What a share of the device takes for the request."""
-        return capacity.consumed(
-            request, candidate.device, fractional=self._features.fractional_range
-        )
+        """What a share of the device takes for the request; only asked if it is allowed."""
+        return self._takes(request, candidate) or ()
+
+    def _takes(self, request: Request, candidate: Candidate) -> Share | None:
+        key = (id(request), candidate.position)
+        if key not in self._allowed:
+            self._allowed[key] = capacity.allowed(
+                request,
+                candidate.device,
+                candidate.id.driver,
+                fractional=self._features.fractional_range,
+            )
+        return self._allowed[key]
 
     def charges(self, request: Request, candidate: Candidate) -> bool:
         """Whether taking the device takes its counters: a shared one is charged once."""

@@ -14,36 +14,51 @@ from dataclasses import replace
 from kubarium.engine.devices.model import Amount, Capacity, Device, Request, RequestPolicy
 
 
-def consumed(
-    request: Request, device: Device, *, fractional: bool = True
-) -> tuple[tuple[str, Amount], ...]:
-    """What ``request`` takes of each capacity of ``device``, after rounding, by name."""
-    wanted = dict(request.capacity or ())
-    return tuple(
-        (name, _rounded(wanted.get(name), capacity, fractional))
-        for name, capacity in sorted(device.capacity.items())
-    )
-
-
 def allowed(
-    request: Request, device: Device, *, fractional: bool = True
+    request: Request, device: Device, driver: str, *, fractional: bool = True
 ) -> tuple[tuple[str, Amount], ...] | None:
-    """What the request takes; None if the device lacks a capacity or its policies forbid it."""
-    if any(name not in device.capacity for name, _ in request.capacity or ()):
-        return None
-    taken = consumed(request, device, fractional=fractional)
-    for name, amount in taken:
-        policy = device.capacity[name].policy
-        if policy is not None and not _allowed(amount, policy, fractional):
+    """What ``request`` takes of each capacity of ``device``, after rounding, by name.
+
+    None if the device lacks a capacity that is asked for, or its policies forbid the amount.
+    """
+    wanted: dict[str, Amount] = {}
+    for name, amount in request.capacity or ():
+        known = published_name(device, driver, name)
+        if not known:
             return None
-    return taken
+        wanted[known] = amount
+    taken: list[tuple[str, Amount]] = []
+    for name, capacity in sorted(device.capacity.items()):
+        amount = _rounded(wanted.get(name), capacity, fractional)
+        policy = capacity.policy
+        if amount < 0 or (policy is not None and not _allowed(amount, policy, fractional)):
+            return None
+        taken.append((name, amount))
+    return tuple(taken)
+
+
+def published_name(device: Device, driver: str, name: str) -> str:
+    """The name under which a device has a capacity; "" if it has none.
+
+    The driver's domain may be left out, in the slice and in the claim.
+    """
+    if name in device.capacity:
+        return name
+    domain, slash, short = name.partition("/")
+    other = f"{driver}/{name}" if not slash else short if domain == driver else ""
+    return other if other in device.capacity else ""
 
 
 def fits(
-    request: Request, device: Device, used: Mapping[str, Amount], *, fractional: bool = True
+    request: Request,
+    device: Device,
+    driver: str,
+    used: Mapping[str, Amount],
+    *,
+    fractional: bool = True,
 ) -> bool:
     """Whether the device has what the request takes beyond ``used``, in allowed amounts."""
-    taken = allowed(request, device, fractional=fractional)
+    taken = allowed(request, device, driver, fractional=fractional)
     return taken is not None and room_for(taken, device, used)
 
 

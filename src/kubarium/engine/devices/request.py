@@ -268,6 +268,9 @@ class Checker:
                 missing = "has capacity requests, but the DRAConsumableCapacity"
             elif request.derived and not self._features.derived_attributes:
                 missing = "has derived attributes, but the DRADerivedAttributes"
+            negative = [name for name, amount in request.capacity or () if amount < 0]
+            if negative:
+                self._fail(claim, request, f"capacity {negative[0]}: capacity value is negative")
             if missing:
                 raise AllocationError(
                     f"claim {claim.name}, {kind} {request.name}: {missing} feature is disabled"
@@ -327,6 +330,10 @@ class Checker:
             c
             for c in found
             if capacity.fits(
-                wanted.request, c.device, self._ledger.consumed(c.id), fractional=fractional
+                wanted.request,
+                c.device,
+                c.id.driver,
+                self._ledger.consumed(c.id),
+                fractional=fractional,
             )
         ]
