@@ -230,3 +230,11 @@ def test_a_constraint_said_twice_is_counted_once():
     twice = ClaimSpec((request(),), (Constraint((), match="d/numa"),) * 2)
     found = run(inventory(devices, best_fit=True), spec(request()), twice)
     assert names(found) == [["plain"], ["placed"]]
+
+
+@pytest.mark.parametrize("best_fit", [False, True])
+def test_many_claims_of_many_requests_do_not_exhaust_the_stack(best_fit):
+    wanted = spec(*(request(name=f"r{i}") for i in range(32)))
+    devices = [Device(f"g{i}") for i in range(12 * 32)]
+    assert run(inventory(devices, best_fit=best_fit), *[wanted] * 12) is not None
+    assert run(inventory(devices[1:], best_fit=best_fit), *[wanted] * 12) is None

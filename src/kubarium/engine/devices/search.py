@@ -9,7 +9,9 @@ nothing for it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import sys
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
 from kubarium.engine import reasons
@@ -40,6 +42,25 @@ STEP_BUDGET = 200_000
 
 # Devices looked at by the bounds before a search is given up (about 1 s).
 WORK_BUDGET = 2_000_000
+
+
+# Of the search itself, and of what it calls and is called by.
+_FRAMES_PER_REQUEST = 4
+_FRAMES_AROUND = 500
+
+# Searches so deep ask the bounds before they begin: their dead ends are dear.
+_LARGE = 200
+
+
+@contextmanager
+def _room_to_recurse(depth: int) -> Iterator[None]:
+    """Let Python recurse so deep: a pod may have many claims, of many requests each."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, depth + _FRAMES_AROUND))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 class Outcome(Enum):
@@ -96,7 +117,10 @@ class Search:
         Raises AllocationError: a claim or selector is wrong, a pool that might have helped is
         invalid, or the step budget is used up.
         """
-        outcome = self._claim(0)
+        depth = self._depth()
+        with _room_to_recurse(depth):
+            hopeless = depth > _LARGE and self._hopeless_from_the_start()
+            outcome = Outcome.FAILED if hopeless else self._claim(0)
         if outcome is not Outcome.DONE:
             if any(pool.invalid for pool in self._world.shelf.pools):
                 raise AllocationError(reasons.INVALID_POOLS, node_only=True)
@@ -110,6 +134,28 @@ class Search:
                 self._results, self._picked, self._chosen, strict=True
             )
         ]
+
+    def _hopeless_from_the_start(self) -> bool:
+        """Whether the bounds alone refuse the claims: asked first where a dead end lies deep."""
+        first = self.wanted[0][0] if self.wanted and self.wanted[0] else []
+        if len(first) != 1 or first[0].everything is not None:
+            return False
+        place = Place(0, 0, first[0], 0, 0, 0)
+        hopeful = self._hopeful(place, self._prune().state(place))
+        if hopeful:
+            self._pruning = None  # pay for no more of it before the first dead end
+        return not hopeful
+
+    def _hopeful(self, place: Place, state: Hashable) -> bool:
+        if self._prune().work > WORK_BUDGET:
+            raise AllocationError(reasons.CLAIM_TIMEOUT, node_only=True)
+        return self._prune().hopeful(place, state)
+
+    def _depth(self) -> int:
+        """Frames that the deepest path through the tree needs, counted generously."""
+        rows = [row for claim in self.wanted for row in claim]
+        devices = sum(min(max(w.count for w in row), MAX_RESULTS_PER_CLAIM) for row in rows)
+        return devices + _FRAMES_PER_REQUEST * len(rows) + len(self.wanted)
 
     # The tree: claims, then requests, then alternatives, then devices.
 
@@ -166,7 +212,7 @@ class Search:
         bounded = self._pruning is not None
         if self._pruning is not None:
             state = self._pruning.state(place)
-            if not self._pruning.hopeful(place, state):
+            if not self._hopeful(place, state):
                 return Outcome.FAILED
         tried: set[Hashable] = set()
         for at in range(start, len(self._order)):
@@ -187,11 +233,9 @@ class Search:
                 # The first dead end lies below: ask now what was not asked on the way down.
                 bounded = True
                 state = self._prune().state(place)
-                if not self._prune().hopeful(place, state):
+                if not self._hopeful(place, state):
                     return Outcome.FAILED
             self._prune().tried(tried, candidate)
-        if self._prune().work > WORK_BUDGET:
-            raise AllocationError(reasons.CLAIM_TIMEOUT, node_only=True)
         if state is not None:
             self._prune().failed(state)
         return Outcome.FAILED
