@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kubarium.engine.devices.attempt import Attempt
 from kubarium.engine.devices.constraints import ConstraintState
@@ -65,6 +65,24 @@ class _Demand:
         return all(constraint in row.constraints for row in self.rows)
 
 
+@dataclass(slots=True)
+class _Split:
+    """Devices by value; a device with a list is under each of its values."""
+
+    by_value: dict[_Witness, int] = field(default_factory=dict)
+    known: int = 0
+    unknown: int = 0
+
+    def enter(self, value: AttributeValue, device: int) -> None:
+        if not value.kind:
+            self.unknown |= device
+            return
+        self.known |= device
+        for item in value.values:
+            key = (value.kind, item)
+            self.by_value[key] = self.by_value.get(key, 0) | device
+
+
 class Bounds:
     """The relaxations of one search. ``work`` counts devices looked at."""
 
@@ -84,7 +102,8 @@ class Bounds:
         self._matching = matching
         self._attempt = attempt
         self._fitting: dict[int, int] = {}
-        self._values: dict[tuple[int, int], list[AttributeValue | None]] = {}
+        self._splits: dict[tuple[int, int], _Split] = {}
+        self._sized = _union(1 << at for at, c in enumerate(order) if c.device.capacity)
         self.work = 0
 
     def enough(self, place: Place) -> bool:
@@ -158,32 +177,37 @@ class Bounds:
 
     def _admitted(self, claim: int, row: Wanted, open_: int) -> int:
         """Those of the devices that the constraints so far and their capacity allow."""
-        states = [(i, self._constraints[claim][i]) for i in row.constraints]
-        found = 0
-        for at in _bits(open_):
-            candidate = self._order[at]
-            sized = candidate.device.capacity or row.request.capacity is not None
-            if sized and not self._attempt.has_capacity(row.request, candidate):
-                continue
-            if all(self._may_add(s, self._value(row, i, at)) for i, s in states):
-                found |= 1 << at
-        self.work += open_.bit_count()
-        return found
+        for index in row.constraints:
+            open_ &= self._may_add(self._constraints[claim][index], self._split(row, index))
+        rest = open_ if row.request.capacity is not None else open_ & self._sized
+        for at in _bits(rest):
+            if not self._attempt.has_capacity(row.request, self._order[at]):
+                open_ &= ~(1 << at)
+        self.work += rest.bit_count() + len(row.constraints)
+        return open_
 
     @staticmethod
-    def _may_add(state: ConstraintState, value: AttributeValue | None) -> bool:
-        """An unknown value counts as one that may be added."""
-        return value is not None and (not value.kind or state.admits(value))
+    def _may_add(state: ConstraintState, split: _Split) -> int:
+        """Devices whose value may be added now; an unknown value counts as one that may be."""
+        if state.constraint.match and state.last is not None:
+            keys = [(state.last.kind, value) for value in state.last.values]
+            return _union(split.by_value.get(key, 0) for key in keys) | split.unknown
+        used = {(value.kind, item) for value in state.added for item in value.values}
+        return split.known & ~_union(split.by_value.get(key, 0) for key in used) | split.unknown
 
-    def _value(self, row: Wanted, constraint: int, at: int) -> AttributeValue | None:
-        known = self._values.get((id(row), constraint))
+    def _split(self, row: Wanted, constraint: int) -> _Split:
+        """All devices by the value that a constraint of the request looks at."""
+        known = self._splits.get((id(row), constraint))
         if known is None:
-            name = row.claim.spec.constraints[constraint]
-            known = [
-                self._matching.may_value(row, c, name.match or name.distinct) for c in self._order
-            ]
-            self._values[id(row), constraint] = known
-        return known[at]
+            found = row.claim.spec.constraints[constraint]
+            known = _Split()
+            for at, candidate in enumerate(self._order):
+                value = self._matching.may_value(row, candidate, found.match or found.distinct)
+                if value is not None:
+                    known.enter(value, 1 << at)
+            self.work += len(self._order)
+            self._splits[id(row), constraint] = known
+        return known
 
     # Constraints
 
@@ -215,16 +239,13 @@ class Bounds:
         """The demand's devices by value; None holds those of unknown value."""
         found: dict[_Witness | None, int] = {}
         for row in demand.rows:
-            for at in _bits(demand.usable):
-                value = self._value(row, constraint, at)
-                if value is None:
-                    continue
-                if not value.kind:
-                    found[None] = found.get(None, 0) | 1 << at
-                for item in value.values:
-                    key = (value.kind, item)
-                    found[key] = found.get(key, 0) | 1 << at
-        self.work += demand.usable.bit_count()
+            split = self._split(row, constraint)
+            for key, devices in split.by_value.items():
+                if devices & demand.usable:
+                    found[key] = found.get(key, 0) | devices & demand.usable
+            if split.unknown & demand.usable:
+                found[None] = found.get(None, 0) | split.unknown & demand.usable
+            self.work += len(split.by_value)
         return found
 
     def _combination_holds(
@@ -412,6 +433,13 @@ def _viable(
             for demand, values in zip(covered, by_value, strict=True)
         )
     ]
+
+
+def _union(sets: Iterable[int]) -> int:
+    found = 0
+    for one in sets:
+        found |= one
+    return found
 
 
 def _bits(number: int) -> Iterator[int]:

@@ -7,7 +7,7 @@ compares devices inside one request (kubernetes#140438).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from kubarium.engine.devices.model import AttributeValue, Constraint, Device, Features
 
@@ -42,6 +42,11 @@ class ConstraintState:
     def last(self) -> AttributeValue | None:
         """What matchAttribute has narrowed the common value to; None before the first device."""
         return self._stack[-1] if self._stack else None
+
+    @property
+    def added(self) -> Sequence[AttributeValue]:
+        """The values added so far; for matchAttribute each as it narrowed the common one."""
+        return self._stack
 
     def admits(self, value: AttributeValue | None) -> bool:
         """Whether a device with this value may be added now."""
