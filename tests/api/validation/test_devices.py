@@ -205,3 +205,33 @@ def test_only_devices_of_the_claim_have_a_status():
     new = {**old, "status": {**status, "devices": [other]}}
     found = validate_status_update(kind("resourceclaims"), new, {**old, "status": status})
     assert [e.detail for e in found] == ["must be an allocated device in the claim"]
+
+
+def test_requests_for_the_status_of_pools_and_taint_rules_name_what_can_exist():
+    request = CATALOG.lookup("resource.k8s.io", "v1alpha3", "resourcepoolstatusrequests")
+    spec = {
+        "driver": DRIVER,
+        "poolName": "a/b_",
+        "limit": 1001,
+        "defaultPartitionTypeAttribute": "profile",
+    }
+    found = validate_create(request, {"metadata": {"name": "r"}, "spec": spec})
+    assert [e.path for e in found] == [
+        "spec.poolName",
+        "spec.limit",
+        "spec.defaultPartitionTypeAttribute",
+    ]
+    answered = {"metadata": {"name": "r"}, "spec": {"driver": DRIVER}, "status": {"poolCount": 1}}
+    again = {**answered, "status": {"poolCount": 2}}
+    assert [e.detail for e in validate_status_update(request, again, answered)] == [
+        "field is immutable"
+    ]
+    rule = {
+        "metadata": {"name": "r"},
+        "spec": {
+            "deviceSelector": {"driver": "-", "pool": "_", "device": "a.b"},
+            "taint": {"key": "k", "effect": "NoSchedule"},
+        },
+    }
+    found = [e.path for e in validate_create(kind("devicetaintrules"), rule)]
+    assert found == [f"spec.deviceSelector.{field}" for field in ("driver", "pool", "device")]

@@ -111,6 +111,9 @@ _RULES: dict[tuple[str, str], Rules] = {
     ),
     (_DRA, "DeviceClass"): Rules(devices.check_class),
     (_DRA, "ResourceSlice"): Rules(slices.check_slice, slices.check_slice_update),
+    (_DRA, "ResourcePoolStatusRequest"): Rules(
+        devices.check_status_request, devices.check_claim_update, devices.check_status_answer
+    ),
     (_DRA, "DeviceTaintRule"): Rules(devices.check_taint_rule),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
         check_definition, check_definition_update

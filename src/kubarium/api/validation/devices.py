@@ -30,6 +30,8 @@ MAX_DEVICE_CONDITIONS = 8
 MAX_RESERVED_FOR = 256
 MAX_RESULTS = 32
 MAX_DRIVER_NAME = 63
+MAX_POOL_NAME = 253
+MAX_POOLS_LISTED = 1000
 MAX_IDENTIFIER = 32
 PREPARE, UNPREPARE, SKIP_ALL = "NodePrepareResources", "NodeUnprepareResources", "*"
 SKIP_OPERATIONS = (SKIP_ALL, PREPARE, UNPREPARE)
@@ -463,6 +465,42 @@ def check_device_taint(taint: Document, path: Path, report: Report) -> None:
         report.required(at(path, "effect"))
 
 
+def check_pool_name(name: str, path: Path, report: Report) -> None:
+    """DNS subdomains separated by slashes, at most 253 bytes."""
+    if len(name) > MAX_POOL_NAME:
+        report.too_long(path, MAX_POOL_NAME)
+    for part in name.split("/"):
+        report.format(path, part, formats.dns_subdomain)
+
+
+def check_status_request(document: Document, report: Report) -> None:
+    """ResourcePoolStatusRequest."""
+    spec = document.get("spec") or {}
+    if spec.get("driver"):
+        check_driver_name(spec["driver"], at(_SPEC, "driver"), report)
+    if spec.get("poolName") is not None:
+        check_pool_name(spec["poolName"], at(_SPEC, "poolName"), report)
+    if spec.get("limit") is not None:
+        report.between(at(_SPEC, "limit"), spec["limit"], 1, MAX_POOLS_LISTED)
+    default = spec.get("defaultPartitionTypeAttribute")
+    if default is not None:
+        check_full_name(default, at(_SPEC, "defaultPartitionTypeAttribute"), report)
+
+
+def check_status_answer(new: Document, old: Document, report: Report) -> None:
+    """The answer to a ResourcePoolStatusRequest is written once."""
+    if old.get("status"):
+        report.immutable((None, "status"), new.get("status"), old.get("status"))
+
+
 def check_taint_rule(document: Document, report: Report) -> None:
     """DeviceTaintRule."""
+    selector = (document.get("spec") or {}).get("deviceSelector") or {}
+    place = at(_SPEC, "deviceSelector")
+    if selector.get("driver") is not None:
+        check_driver_name(selector["driver"], at(place, "driver"), report)
+    if selector.get("pool") is not None:
+        check_pool_name(selector["pool"], at(place, "pool"), report)
+    if selector.get("device") is not None:
+        report.format(at(place, "device"), selector["device"], formats.dns_label)
     check_device_taint((document.get("spec") or {}).get("taint") or {}, at(_SPEC, "taint"), report)

@@ -14,6 +14,7 @@ from kubarium.api.validation.devices import (
     check_device_taint,
     check_driver_name,
     check_full_name,
+    check_pool_name,
     check_qualified,
     check_skip_operations,
 )
@@ -36,7 +37,6 @@ MAX_COUNTERS = 32
 MAX_CONSUMPTIONS = 2
 MAX_GROUPS = 2
 MAX_TAINTS = 16
-MAX_POOL_NAME = 253
 MAX_VALUE = 64
 MAX_POLICY_VALUES = 10
 _SEMVER = re.compile(
@@ -88,10 +88,7 @@ def check_slice_update(new: Document, old: Document, report: Report) -> None:
 def _check_pool(pool: Document, path: Path, report: Report) -> None:
     name = pool.get("name") or ""
     if name:
-        if len(name) > MAX_POOL_NAME:
-            report.too_long(at(path, "name"), MAX_POOL_NAME)
-        for part in name.split("/"):
-            report.format(at(path, "name"), part, formats.dns_subdomain)
+        check_pool_name(name, at(path, "name"), report)
     count = pool.get("resourceSliceCount") or 0
     if count <= 0:
         report.invalid(at(path, "resourceSliceCount"), count, NOT_POSITIVE)
