@@ -8,6 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from kubarium.engine.devices.preference import (
+    ASCENDING,
+    BEST_FIT,
+    DESCENDING,
+    AttributeOrder,
+    DevicePreference,
+)
+from kubarium.engine.devices.preference import STRATEGIES as DEVICE_STRATEGIES
 from kubarium.engine.model import PreferredTerm
 from kubarium.engine.placement.profile import (
     REQUESTED_TO_CAPACITY_RATIO,
@@ -178,8 +186,24 @@ def _volume_binding(profile: Profile, args: Json, at: Path) -> Profile:
     return profile
 
 
-def _unused(profile: Profile, args: Json, at: Path) -> Profile:
-    return profile
+def _devices(profile: Profile, args: Json, at: Path) -> Profile:
+    """DynamicResourcesArgs.deviceSelection, which is ours; upstream's timeouts are not needed."""
+    where: Path = (*at, "deviceSelection")
+    given = mapping(args.get("deviceSelection") or {}, where)
+    known(given, ("strategy", "attributes"), where)
+    strategy = choice(given, "strategy", DEVICE_STRATEGIES, where, BEST_FIT)
+    orders: list[AttributeOrder] = []
+    for i, item in entries(given.get("attributes"), (*where, "attributes")):
+        here: Path = (*where, "attributes", i)
+        one = mapping(item, here)
+        known(one, ("name", "order"), here)
+        name = one.get("name")
+        if not isinstance(name, str) or "/" not in name:
+            problem = f"must be domain/name of an attribute or capacity, not {name!r}"
+            raise SchedulerConfigError((*here, "name"), problem)
+        order = choice(one, "order", (ASCENDING, DESCENDING), here, ASCENDING)
+        orders.append(AttributeOrder(name, order == DESCENDING))
+    return replace(profile, devices=DevicePreference(strategy, tuple(orders)))
 
 
 _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]]] = {
@@ -198,7 +222,7 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
         _preemption,
     ),
     "VolumeBinding": (("bindTimeoutSeconds",), _volume_binding),
-    "DynamicResources": (("filterTimeout", "bindingTimeout"), _unused),
+    "DynamicResources": (("deviceSelection", "filterTimeout", "bindingTimeout"), _devices),
 }
 
 

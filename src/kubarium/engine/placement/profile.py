@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
 from kubarium.engine.model import PreferredTerm
 from kubarium.engine.selectors import NodeTerm
 
@@ -89,7 +90,8 @@ class Profile:
     profile keeps its pods to some nodes whatever they ask for. ``ignored_resources`` and
     ``ignored_groups`` (what stands before the slash) name extended resources that somebody else
     counts. ``ignore_preferred_of_existing`` leaves what placed pods wish for out of the score of
-    pods that have no such wishes themselves.
+    pods that have no such wishes themselves. ``devices`` says which of several devices that would
+    do is taken.
     """
 
     scheduler_name: str = DEFAULT_SCHEDULER
@@ -107,6 +109,7 @@ class Profile:
     # Preemption looks at this many nodes, in percent or at least.
     candidates_percent: int = 10
     min_candidates: int = 100
+    devices: DevicePreference = DEFAULT_PREFERENCE
 
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""
