@@ -90,6 +90,14 @@ def test_waiting_for_a_slow_rank_is_a_loss_of_those_who_wait():
     assert scores == pytest.approx([1.0, 1.0, 2.5])
 
 
+def test_waiting_while_another_rank_saves_is_the_save():
+    writer = [Span(0, 1, STEP, 1), Span(1, 3, goodput.CHECKPOINT), Span(3, 4, STEP, 2)]
+    reader = [Span(0, 1, STEP, 1), Span(1, 4, STEP, 2, waited_s=2.0)]
+    found = account([writer, reader], 0, 4)
+    assert found.seconds["checkpoint"] == 4
+    assert found.seconds["productive"] == pytest.approx(4)
+
+
 def test_a_rank_without_steps_has_no_score():
     assert math.isnan(stragglers([[], steps(0, range(1, 3))])[0])
 

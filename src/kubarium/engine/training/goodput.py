@@ -4,7 +4,8 @@ The accounts of a run sum to wall time × ranks, by construction: spans that ove
 the later one begins (a crash leaves open ends), and time that no span covers is ``other``. What a
 step counts as depends on the run as a whole: a step that was finished before and is done again is
 ``recomputed``, not progress; the first step of an attempt beyond the usual time is ``first_step``;
-waiting for ranks that are slower than the median is ``straggler``.
+waiting while another rank saves is ``checkpoint``, waiting for ranks that are slower than the
+median is ``straggler``.
 
 Definitions: Google's ML Productivity Goodput (scheduling × runtime × program goodput) and Meta's
 effective training time ratio (arXiv 2410.21680).
@@ -16,6 +17,7 @@ together 20 = 10 × 2, and 60 % is kept.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -121,9 +123,10 @@ def account(ranks: Sequence[Sequence[Span]], began: float, ended: float) -> Acco
     cut = [_cut(spans, began, ended) for spans in ranks]
     usual = _usual_step_s(cut)
     median_work = _median_work(cut)
+    saves = _merged([(s.began, s.ended) for spans in cut for s in spans if s.what == CHECKPOINT])
     book = dict.fromkeys(ACCOUNTS, 0.0)
     for spans in cut:
-        _book_rank(book, spans, usual, median_work)
+        _book_rank(book, spans, usual, median_work, saves)
     covered = sum(book.values())
     book[OTHER] += max(0.0, (ended - began) * len(ranks) - covered)
     return Accounts(ended - began, len(ranks), book)
@@ -146,6 +149,27 @@ def _cut(spans: Iterable[Span], began: float, ended: float) -> list[Span]:
 def _with_times(span: Span, began: float, ended: float) -> Span:
     waited = min(span.waited_s, ended - began)
     return Span(began, ended, span.what, span.step, waited, span.first, span.done)
+
+
+def _merged(pieces: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The union of some intervals, in order."""
+    found: list[tuple[float, float]] = []
+    for began, ended in sorted(pieces):
+        if found and began <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], ended))
+        else:
+            found.append((began, ended))
+    return found
+
+
+def _overlap(span: Span, pieces: Sequence[tuple[float, float]]) -> float:
+    """How much of the span lies within ordered, disjoint intervals."""
+    total = 0.0
+    for began, ended in pieces[max(0, bisect_right(pieces, (span.began,)) - 1) :]:
+        if began >= span.ended:
+            break
+        total += max(0.0, min(ended, span.ended) - max(began, span.began))
+    return total
 
 
 def _usual_step_s(ranks: Iterable[Sequence[Span]]) -> float:
@@ -175,6 +199,7 @@ def _book_rank(
     spans: Sequence[Span],
     usual: float,
     work: Mapping[tuple[int, int], tuple[float, float]],
+    saves: Sequence[tuple[float, float]],
 ) -> None:
     finished = 0
     times: dict[int, int] = {}
@@ -193,9 +218,12 @@ def _book_rank(
             book[FIRST_STEP] += late
             length -= late
         middle, longest = work[span.step, times[span.step]]
-        slack = 0.0 if span.first else min(span.waited_s, longest - middle)
+        waited = 0.0 if span.first else span.waited_s
+        saving = min(waited, _overlap(span, saves))
+        slack = min(waited - saving, longest - middle)
+        book[CHECKPOINT] += saving
         book[STRAGGLER] += slack
-        book[PRODUCTIVE] += length - slack
+        book[PRODUCTIVE] += length - saving - slack
 
 
 def stragglers(ranks: Sequence[Sequence[Span]], last: int = 50) -> list[float]:
