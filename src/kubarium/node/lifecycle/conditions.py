@@ -15,3 +15,15 @@ class ResizeCondition:
     reason: str
     message: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPressure:
+    """A container that needs more than its limit; see :mod:`kubarium.view.memory`.
+
+    ``generation`` is the spec's whose limit is too small: a later spec may have answered already.
+    """
+
+    reason: str
+    message: str
+    generation: int

@@ -104,6 +104,15 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryPressed:
+    """A container needs more memory than its limit; ``reason`` says whether it still runs."""
+
+    name: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResizeRestart:
     """A resize of this container takes a restart."""
 
@@ -136,6 +145,7 @@ Event = (
     | HookFinished
     | Released
     | Resized
+    | MemoryPressed
     | ResizeRestart
     | ResizeNoted
     | Tick

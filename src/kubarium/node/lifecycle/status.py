@@ -17,6 +17,7 @@ from kubarium.node.lifecycle.machine import (
     failed_for_good,
 )
 from kubarium.node.lifecycle.plan import EPHEMERAL, INIT, MAIN, SIDECAR, qos_class
+from kubarium.view.memory import PRESSURE
 
 # Conditions that the node owns; all others in the document are somebody else's.
 READY_TO_START = "PodReadyToStartContainers"
@@ -150,11 +151,36 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
             document["message"] = condition.message
         result.append(document)
     result += [_resize_condition(machine, found, now) for found in machine.resize]
+    result += _pressures(machine, now)
     names = {condition.type for condition in own} | {PENDING, IN_PROGRESS}
+    names |= {kind for kind in before if kind.startswith(PRESSURE)}
     for kind in (PENDING, IN_PROGRESS):
         if not any(found.type == kind for found in machine.resize):
             machine.condition_times.pop(kind, None)
     return result + [condition for kind, condition in before.items() if kind not in names]
+
+
+def _pressures(machine: PodMachine, now: float) -> list[Document]:
+    """One condition for each container that needs more memory than its limit."""
+    found = []
+    for name, pressure in machine.pressed.items():
+        kind = PRESSURE + name
+        since = machine.condition_times.setdefault(kind, ("True", now))[1]
+        found.append(
+            {
+                "type": kind,
+                "status": "True",
+                "observedGeneration": pressure.generation,
+                "lastProbeTime": None,
+                "lastTransitionTime": rfc3339(since),
+                "reason": pressure.reason,
+                "message": pressure.message,
+            }
+        )
+    for kind in [kind for kind in machine.condition_times if kind.startswith(PRESSURE)]:
+        if kind.removeprefix(PRESSURE) not in machine.pressed:
+            del machine.condition_times[kind]
+    return found
 
 
 def _resize_condition(machine: PodMachine, found: ResizeCondition, now: float) -> Document:

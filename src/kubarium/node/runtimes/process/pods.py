@@ -55,9 +55,11 @@ from kubarium.node.runtimes.process.engine import (
     ProcessSpec,
     StartError,
 )
+from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, home_of, identity_of
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
+from kubarium.view.memory import KILLED
 
 _TERMINATION_BYTES = 4096
 _FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
@@ -121,6 +123,7 @@ class ProcessPods:
         volumes: VolumeSources,
         on_exit: OnExit,
         warn: Warn,
+        on_pressure: Tell,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -132,6 +135,8 @@ class ProcessPods:
         self._images = ImageCatalogue(config.images)
         self._engine = ProcessEngine(clock, self._exited)
         self._groups = Cgroups(shortfall="not looked for yet")
+        self.memory = MemoryWatch(clock, lambda: self._groups, on_pressure)
+        self._on_pressure = on_pressure
         self._pods: dict[str, _Pod] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
         self._passable: list[str] = []
@@ -155,6 +160,7 @@ class ProcessPods:
 
     async def close(self) -> None:
         """Kill everything and remove the pods' files."""
+        self.memory.close()
         await self._engine.close()
         self._groups.close()
         shutil.rmtree(self._root / "pods", ignore_errors=True)
@@ -255,6 +261,7 @@ class ProcessPods:
             if name in known.groups:
                 self._groups.set(uid, known.groups[name], amounts)
                 known.limits[name] = amounts.memory
+                self.memory.set(pod, name, known.groups[name], amounts.memory)
         self._groups.set(uid, "", whole)
         known.whole = whole
 
@@ -314,6 +321,7 @@ class ProcessPods:
                 "failed: runc create failed: unable to start container process: error during "
                 f"container init: {error}",
             ) from error
+        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.limits[name])
         return Prepared(f"kubarium://{ident}", image.image_id)
 
     def _make_group(self, pod: _Pod, container: Mapping[str, Any], attempt: int) -> None:
@@ -408,6 +416,7 @@ class ProcessPods:
         message, out_of_memory = "", False
         if pod is not None:
             pod.running.pop(name, None)
+            self.memory.drop(uid, name)
             out_of_memory = self._ran_out_of_memory(pod, name, ident, status)
             message = self._termination_message(pod, name, attempt, status)
             shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
@@ -423,6 +432,10 @@ class ProcessPods:
         limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
         text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
+        if held:
+            said = f"was killed at its limit {_mebibytes(held)}, peak {_mebibytes(peak)}"
+            uid = pod.facts.pod["metadata"]["uid"]
+            self._on_pressure(uid, name, KILLED, f"{said}, exit code {status.code}")
         return True
 
     # What is started ---------------------------------------------------------------------------

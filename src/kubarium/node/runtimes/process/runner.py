@@ -87,6 +87,7 @@ class ProcessRunner:
             self._volume_sources(config, is_root),
             self._exited,
             self._warn,
+            self._pressed,
         )
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
@@ -166,6 +167,7 @@ class ProcessRunner:
                 group.create_task(self._hosts.run())
                 group.create_task(self._refresh())
                 group.create_task(self.pods.watch_memory())
+                group.create_task(self.pods.memory.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -257,6 +259,11 @@ class ProcessRunner:
             )
             actor.exited(event)
             self._resizer.freed()
+
+    def _pressed(self, uid: str, name: str, reason: str, message: str) -> None:
+        actor = self._actors.get(uid)
+        if actor is not None:
+            actor.deliver(ev.MemoryPressed(name, reason, message))
 
     async def fetch(self, pod: Document) -> None:
         """Bring in objects that the pod names and that no watch has shown yet: a pod may be seen
