@@ -18,10 +18,10 @@ class ResizeCondition:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryPressure:
-    """A container that needs more than its limit; see :mod:`kubarium.view.memory`.
+class NotedCondition:
+    """What the node has noticed about a container; True as long as it is there.
 
-    ``generation`` is the spec's whose limit is too small: a later spec may have answered already.
+    ``generation`` is that of the spec it was noticed under: a later one may have answered already.
     """
 
     reason: str

@@ -104,12 +104,14 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryPressed:
-    """A container needs more memory than its limit; ``reason`` says whether it still runs."""
+class ConditionNoted:
+    """Something about a container that the node has noticed by itself: out of memory, no progress.
 
-    name: str
+    ``type`` is the pod condition that says so; with ``reason`` "" it no longer holds."""
+
+    type: str
     reason: str
-    message: str
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ Event = (
     | HookFinished
     | Released
     | Resized
-    | MemoryPressed
+    | ConditionNoted
     | ResizeRestart
     | ResizeNoted
     | Tick

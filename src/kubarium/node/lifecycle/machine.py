@@ -28,7 +28,7 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.conditions import MemoryPressure, ResizeCondition
+from kubarium.node.lifecycle.conditions import NotedCondition, ResizeCondition
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
     INIT,
@@ -40,6 +40,7 @@ from kubarium.node.lifecycle.plan import (
     ephemeral_plans,
 )
 from kubarium.node.lifecycle.resize import changed, desired
+from kubarium.view.memory import PRESSURE
 
 # kubelet: MaxContainerBackOff and backOffPeriod; a run longer than twice the maximum starts afresh.
 CRASH_BACKOFF_S = 10.0
@@ -155,7 +156,7 @@ class PodMachine:
         self.allocated: Mapping[str, Mapping[str, Any]] = desired(pod)
         self.actual: Mapping[str, Mapping[str, Any]] = self.allocated
         self.resize: tuple[ResizeCondition, ...] = ()
-        self.pressed: dict[str, MemoryPressure] = {}
+        self.noted: dict[str, NotedCondition] = {}
         self.condition_times: dict[str, tuple[str, float]] = {}
         self._deadlines: dict[tuple[str, ...], float] = {}
         self._out: list[ev.Instruction] = []
@@ -380,12 +381,13 @@ class PodMachine:
         self._publish()
 
     def _on_Resized(self, event: ev.Resized, now: float) -> None:
-        for name, pressure in list(self.pressed.items()):
+        for kind in [kind for kind in self.noted if kind.startswith(PRESSURE)]:
+            name = kind.removeprefix(PRESSURE)
             before, after = self.actual.get(name) or {}, event.actual.get(name) or {}
             if "memory" in changed(before, after):
-                del self.pressed[name]
+                del self.noted[kind]
             else:  # another resize than the one that it waits for
-                self.pressed[name] = replace(pressure, generation=self._generation)
+                self.noted[kind] = replace(self.noted[kind], generation=self._generation)
         self.allocated, self.actual = event.allocated, event.actual
         self.resize = event.conditions
         self._publish()
@@ -397,10 +399,12 @@ class PodMachine:
             why = f"Container {event.name} resize requires restart"
             self._stop(record, now, self._grace(), why)
 
-    def _on_MemoryPressed(self, event: ev.MemoryPressed, now: float) -> None:
-        found = MemoryPressure(event.reason, event.message, self._generation)
-        if self.pressed.get(event.name) != found:
-            self.pressed[event.name] = found
+    def _on_ConditionNoted(self, event: ev.ConditionNoted, now: float) -> None:
+        found = NotedCondition(event.reason, event.message, self._generation)
+        before = self.noted.pop(event.type, None)
+        if event.reason:
+            self.noted[event.type] = found
+        if before != (found if event.reason else None):
             self._publish()
 
     def _on_ResizeNoted(self, event: ev.ResizeNoted, now: float) -> None:

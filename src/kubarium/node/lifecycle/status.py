@@ -18,6 +18,7 @@ from kubarium.node.lifecycle.machine import (
 )
 from kubarium.node.lifecycle.plan import EPHEMERAL, INIT, MAIN, SIDECAR, qos_class
 from kubarium.view.memory import PRESSURE
+from kubarium.view.stalls import STALLED
 
 # Conditions that the node owns; all others in the document are somebody else's.
 READY_TO_START = "PodReadyToStartContainers"
@@ -25,6 +26,8 @@ INITIALIZED = "Initialized"
 CONTAINERS_READY = "ContainersReady"
 READY = "Ready"
 SCHEDULED = "PodScheduled"
+# Conditions of containers, which the node notices by itself: prefixes of their types.
+NOTED = (PRESSURE, STALLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,34 +154,33 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
             document["message"] = condition.message
         result.append(document)
     result += [_resize_condition(machine, found, now) for found in machine.resize]
-    result += _pressures(machine, now)
+    result += _noted(machine, now)
     names = {condition.type for condition in own} | {PENDING, IN_PROGRESS}
-    names |= {kind for kind in before if kind.startswith(PRESSURE)}
+    names |= {kind for kind in before if kind.startswith(NOTED)}
     for kind in (PENDING, IN_PROGRESS):
         if not any(found.type == kind for found in machine.resize):
             machine.condition_times.pop(kind, None)
     return result + [condition for kind, condition in before.items() if kind not in names]
 
 
-def _pressures(machine: PodMachine, now: float) -> list[Document]:
-    """One condition for each container that needs more memory than its limit."""
+def _noted(machine: PodMachine, now: float) -> list[Document]:
+    """What the node has noticed about containers by itself."""
     found = []
-    for name, pressure in machine.pressed.items():
-        kind = PRESSURE + name
+    for kind, noted in machine.noted.items():
         since = machine.condition_times.setdefault(kind, ("True", now))[1]
         found.append(
             {
                 "type": kind,
                 "status": "True",
-                "observedGeneration": pressure.generation,
+                "observedGeneration": noted.generation,
                 "lastProbeTime": None,
                 "lastTransitionTime": rfc3339(since),
-                "reason": pressure.reason,
-                "message": pressure.message,
+                "reason": noted.reason,
+                "message": noted.message,
             }
         )
-    for kind in [kind for kind in machine.condition_times if kind.startswith(PRESSURE)]:
-        if kind.removeprefix(PRESSURE) not in machine.pressed:
+    for kind in [k for k in machine.condition_times if k.startswith(NOTED)]:
+        if kind not in machine.noted:
             del machine.condition_times[kind]
     return found
 

@@ -58,6 +58,7 @@ from kubarium.node.runtimes.process.engine import (
 from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, home_of, identity_of
+from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
 from kubarium.view.memory import KILLED
 
@@ -396,6 +397,21 @@ class ProcessPods:
         )
         return "" if outcome == SUCCESS else message
 
+    def training_folder(self, uid: str) -> Path:
+        """Where a rank's programs report, as seen from outside the pod."""
+        return self._root / "pods" / uid / "train"
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        """What a container has written to its current log."""
+        pod = self._pods.get(uid)
+        known = self._idents.get(pod.containers.get(name, "")) if pod else None
+        if pod is None or known is None:
+            return 0
+        try:
+            return (pod.place / "logs" / name / f"{known[2]}.log").stat().st_size
+        except OSError:
+            return 0
+
     def process_ids(self, uid: str) -> dict[str, int]:
         """The running containers' first processes, by container name; for tools that look."""
         pod = self._pods.get(uid)
@@ -489,7 +505,14 @@ class ProcessPods:
         base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home_of(who.uid)}
         own = container_environment(pod.facts, container, self._sources.objects)
         devices = pod.device_env.get(container["name"], {})
-        return {**base, **image.env, **own, **devices}
+        return {**base, **image.env, **self._training_env(pod), **own, **devices}
+
+    def _training_env(self, pod: _Pod) -> dict[str, str]:
+        if not is_rank(pod.facts.pod):
+            return {}
+        folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+        seen = str(folder) if self._engine.level == isolation.PLAIN else FOLDER
+        return {FOLDER_VARIABLE: seen}
 
     def _root_fs(
         self,
@@ -504,6 +527,9 @@ class ProcessPods:
         binds = [self._bind(pod, mount, container["name"], env) for mount in _mounts(container)]
         binds.append(Bind(str(pod.place / "etc/hosts"), "/etc/hosts", False, False))
         binds.append(Bind(str(pod.place / "etc/hostname"), "/etc/hostname", False, False))
+        if is_rank(pod.facts.pod):
+            folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+            binds.append(Bind(str(folder), FOLDER, False, True))
         name = container["name"]
         message = self._termination_file(pod, name, attempt)
         message.touch()

@@ -40,9 +40,11 @@ from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.runtimes.process.resizing import Resizer
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
+from kubarium.view.memory import PRESSURE
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -91,6 +93,7 @@ class ProcessRunner:
         )
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
+        self.training = TrainingWatch(context.clock, self, self.spawn)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
         def reader(resource: Resource) -> Callable[[str, str], Document | None]:
@@ -168,6 +171,7 @@ class ProcessRunner:
                 group.create_task(self._refresh())
                 group.create_task(self.pods.watch_memory())
                 group.create_task(self.pods.memory.run())
+                group.create_task(self.training.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -197,6 +201,7 @@ class ProcessRunner:
     def drop(self, uid: str) -> None:
         """An actor has nothing left to do and its pod is gone."""
         self._actors.pop(uid, None)
+        self.training.drop(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
@@ -225,6 +230,17 @@ class ProcessRunner:
     def processes(self, pod: Document) -> dict[str, int]:
         """Process ids of the running containers' inits, by container name."""
         return self.pods.process_ids(pod["metadata"]["uid"])
+
+    def processes_of(self, uid: str) -> dict[str, int]:
+        return self.pods.process_ids(uid)
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        return self.pods.output_bytes(uid, name)
+
+    def join_training(self, pod: Document) -> None:
+        """A container of ``pod`` starts: follow its training, if it is a rank."""
+        if is_rank(pod):
+            self.training.add(pod, self.pods.training_folder(pod["metadata"]["uid"]))
 
     def started(self) -> None:
         """A container has come up, perhaps with other resources than before."""
@@ -261,9 +277,13 @@ class ProcessRunner:
             self._resizer.freed()
 
     def _pressed(self, uid: str, name: str, reason: str, message: str) -> None:
+        self.note(uid, PRESSURE + name, reason, message)
+
+    def note(self, uid: str, kind: str, reason: str, message: str) -> None:
+        """A condition that the node has noticed by itself; gone with an empty ``reason``."""
         actor = self._actors.get(uid)
         if actor is not None:
-            actor.deliver(ev.MemoryPressed(name, reason, message))
+            actor.deliver(ev.ConditionNoted(kind, reason, message))
 
     async def fetch(self, pod: Document) -> None:
         """Bring in objects that the pod names and that no watch has shown yet: a pod may be seen
@@ -426,6 +446,7 @@ class PodActor:
             )
             self._do_Record(ev.Record("Normal", "Pulled", text, name))
             await self._runner.fetch(self._pod)
+            self._runner.join_training(self._pod)
             started = await self._runner.pods.start_container(self._uid, container, attempt, image)
         except StartFailed as failure:
             del self._starting[(name, attempt)]
@@ -438,6 +459,8 @@ class PodActor:
             self.deliver(early)
 
     def _do_SignalContainer(self, instruction: ev.SignalContainer) -> None:
+        if instruction.signal != "SIGKILL":
+            self._runner.training.stop(self._uid)
         self._runner.spawn(
             self._runner.pods.send_signal(
                 self._uid, instruction.name, instruction.attempt, instruction.signal
