@@ -76,6 +76,24 @@ def reset(name: Name = DEFAULT_NAME) -> None:
 
 @app.command()
 @speaks_plainly
+def goodput(
+    target: Annotated[str, typer.Argument(help="jobset/NAME or job/NAME.")],
+    namespace: Namespace = "default",
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    output: Output = "text",
+    html: Annotated[Path | None, typer.Option(help="Write a timeline of all ranks here.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a trace for chrome://tracing or Perfetto here.")
+    ] = None,
+) -> None:
+    """Where a training run's time went: kept, lost and why, rank by rank; how often to save."""
+    _load("cli.goodput").show(target, namespace, name, kubeconfig, context, output, html, trace)
+
+
+@app.command()
+@speaks_plainly
 def status(name: Name = DEFAULT_NAME, output: Output = "text") -> None:
     """What runs, how isolated pods are on this machine, and how much memory it takes."""
     _load("cli.queries").status(name, output)

@@ -41,7 +41,6 @@ def main() -> None:
     rank, size = rank_and_world()
     address = os.environ.get("MASTER_ADDR", "127.0.0.1")
     say(event="rank", rank=rank, world=size, pid=os.getpid())
-    world = World(rank, size, address, int(os.environ.get("MASTER_PORT", 29500)), 600)
     points, label = spirals(rank)
     weights = np.random.default_rng(0).normal(0, 1, 4 * HIDDEN + 1)
     run = train.Run(
@@ -50,6 +49,8 @@ def main() -> None:
     loss = float("nan")
     try:
         with run:
+            with run.phase("rendezvous"):
+                world = World(rank, size, address, int(os.environ.get("MASTER_PORT", 29500)), 600)
             state = run.resume({"weights": weights, "velocity": np.zeros_like(weights)})
             if rank == 0:
                 say(event="start", world=size, step=run.step)

@@ -122,6 +122,15 @@ class Run:
         print(f"kubarium.train: {text}", file=sys.stderr, flush=True)
         self.progress.event("note", text=text)
 
+    @contextmanager
+    def phase(self, what: str) -> Iterator[None]:
+        """Around what is neither a step nor a save: ``rendezvous``, ``resize``, …"""
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.progress.event("phase", what=what, began=began, ended=time.time())
+
     # Resuming and stepping
 
     def resume(self, state: State) -> dict[str, Any]:

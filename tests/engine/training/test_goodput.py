@@ -98,6 +98,23 @@ def test_waiting_while_another_rank_saves_is_the_save():
     assert found.seconds["productive"] == pytest.approx(4)
 
 
+def test_a_span_of_several_steps_counts_as_these_steps():
+    whole = [Span(0, 10, STEP, 10, count=10), Span(12, 20, STEP, 13, count=8)]
+    single = [
+        *steps(0, range(1, 11)),
+        *steps(12, range(6, 14)),  # resumed from step 5: five are done again
+    ]
+    found, wanted = account([whole], 0, 20), account([single], 0, 20)
+    assert found.seconds["productive"] == wanted.seconds["productive"] == 13
+    assert found.seconds["recomputed"] == wanted.seconds["recomputed"] == 5
+
+
+def test_a_save_within_a_span_of_steps_is_taken_out_of_it():
+    found = account([[Span(0, 10, STEP, 8, count=8), Span(4, 6, goodput.CHECKPOINT)]], 0, 10)
+    assert found.seconds["checkpoint"] == 2
+    assert found.seconds["productive"] == 8
+
+
 def test_a_rank_without_steps_has_no_score():
     assert math.isnan(stragglers([[], steps(0, range(1, 3))])[0])
 

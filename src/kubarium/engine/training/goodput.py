@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 # What a second of a rank can be. The order is that of a run, and of every report.
@@ -65,7 +65,8 @@ class Span:
 
     For ``STEP``: ``step`` is its number in the run, ``waited_s`` the part spent waiting for peers
     and ``first`` whether it is the attempt's first. ``done`` is whether the step was finished: one
-    that a crash interrupted is done again, and its time is lost.
+    that a crash interrupted is done again, and its time is lost. A span may stand for the last
+    ``count`` steps up to ``step``, which keeps the history of a long run short.
     """
 
     began: float
@@ -75,6 +76,7 @@ class Span:
     waited_s: float = 0.0
     first: bool = False
     done: bool = True
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +123,33 @@ def account(ranks: Sequence[Sequence[Span]], began: float, ended: float) -> Acco
     if ended < began:
         raise ValueError(f"the run ends at {ended}, before it begins at {began}")
     cut = [_cut(spans, began, ended) for spans in ranks]
+    own = [
+        _merged([(max(s.began, began), min(s.ended, ended)) for s in spans if s.what == CHECKPOINT])
+        for spans in ranks
+    ]
+    saves = _merged([piece for pieces in own for piece in pieces])
     usual = _usual_step_s(cut)
-    median_work = _median_work(cut)
-    saves = _merged([(s.began, s.ended) for spans in cut for s in spans if s.what == CHECKPOINT])
+    work = _median_work(cut, own)
     book = dict.fromkeys(ACCOUNTS, 0.0)
-    for spans in cut:
-        _book_rank(book, spans, usual, median_work, saves)
+    for spans, pieces in zip(cut, own, strict=True):
+        book[CHECKPOINT] += sum(until - since for since, until in pieces)
+        _book_rank(book, spans, usual, work, pieces, saves)
     covered = sum(book.values())
     book[OTHER] += max(0.0, (ended - began) * len(ranks) - covered)
     return Accounts(ended - began, len(ranks), book)
 
 
 def _cut(spans: Iterable[Span], began: float, ended: float) -> list[Span]:
-    """Spans in order, within the run, none reaching into the next."""
+    """Spans in order, within the run, none reaching into the next.
+
+    Saves are left out: they lie within the steps after which they are made.
+    """
     found: list[Span] = []
     for span in sorted(spans, key=lambda s: (s.began, s.ended)):
         if span.what != STEP and span.what not in ACCOUNTS:
             raise ValueError(f"what: {span.what!r} is no account; known: {', '.join(ACCOUNTS)}")
+        if span.what == CHECKPOINT:
+            continue
         start, end = max(span.began, began), min(span.ended, ended)
         if found and found[-1].ended > start:
             found[-1] = _with_times(found[-1], found[-1].began, start)
@@ -148,13 +160,13 @@ def _cut(spans: Iterable[Span], began: float, ended: float) -> list[Span]:
 
 def _with_times(span: Span, began: float, ended: float) -> Span:
     waited = min(span.waited_s, ended - began)
-    return Span(began, ended, span.what, span.step, waited, span.first, span.done)
+    return replace(span, began=began, ended=ended, waited_s=waited)
 
 
 def _merged(pieces: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The union of some intervals, in order."""
     found: list[tuple[float, float]] = []
-    for began, ended in sorted(pieces):
+    for began, ended in sorted(piece for piece in pieces if piece[1] > piece[0]):
         if found and began <= found[-1][1]:
             found[-1] = (found[-1][0], max(found[-1][1], ended))
         else:
@@ -174,23 +186,31 @@ def _overlap(span: Span, pieces: Sequence[tuple[float, float]]) -> float:
 
 def _usual_step_s(ranks: Iterable[Sequence[Span]]) -> float:
     """The median step, first ones left out; 0 without any."""
-    times = [s.ended - s.began for spans in ranks for s in spans if s.what == STEP and not s.first]
+    times = [
+        (s.ended - s.began) / s.count
+        for spans in ranks
+        for s in spans
+        if s.what == STEP and not s.first
+    ]
     return median(times) if times else 0.0
 
 
-def _median_work(ranks: Iterable[Sequence[Span]]) -> dict[tuple[int, int], tuple[float, float]]:
+def _median_work(
+    ranks: Sequence[Sequence[Span]], own: Sequence[Sequence[tuple[float, float]]]
+) -> dict[tuple[int, int], tuple[float, float]]:
     """For each (step, time it is done for): the median and the longest work of the ranks.
 
-    Work is a step's time without the waiting for peers.
+    Work is a step's time without the waiting for peers and without saves.
     """
     work: dict[tuple[int, int], list[float]] = {}
-    for spans in ranks:
+    for spans, saves in zip(ranks, own, strict=True):
         times: dict[int, int] = {}
         for span in spans:
             if span.what == STEP:
                 times[span.step] = times.get(span.step, 0) + 1
                 key = (span.step, times[span.step])
-                work.setdefault(key, []).append(span.ended - span.began - span.waited_s)
+                length = span.ended - span.began - span.waited_s - _overlap(span, saves)
+                work.setdefault(key, []).append(max(0.0, length))
     return {key: (median(values), max(values)) for key, values in work.items()}
 
 
@@ -199,12 +219,15 @@ def _book_rank(
     spans: Sequence[Span],
     usual: float,
     work: Mapping[tuple[int, int], tuple[float, float]],
+    own: Sequence[tuple[float, float]],
     saves: Sequence[tuple[float, float]],
 ) -> None:
+    """``own`` are this rank's saves, which are booked already, ``saves`` those of all ranks."""
     finished = 0
     times: dict[int, int] = {}
     for span in spans:
-        length = span.ended - span.began
+        inside = _overlap(span, own)
+        length = span.ended - span.began - inside
         if span.what != STEP:
             book[span.what] += length
             continue
@@ -212,14 +235,18 @@ def _book_rank(
         if span.step <= finished or not span.done:
             book[RECOMPUTED] += length
             continue
+        new = min(1.0, (span.step - finished) / span.count)
+        book[RECOMPUTED] += length * (1 - new)
+        length *= new
         finished = span.step
         if span.first:
             late = max(0.0, length - usual) if usual else 0.0
             book[FIRST_STEP] += late
-            length -= late
+            book[PRODUCTIVE] += length - late
+            continue
+        waited = min(span.waited_s * new, length)
+        saving = min(waited, (_overlap(span, saves) - inside) * new)
         middle, longest = work[span.step, times[span.step]]
-        waited = 0.0 if span.first else span.waited_s
-        saving = min(waited, _overlap(span, saves))
         slack = min(waited - saving, longest - middle)
         book[CHECKPOINT] += saving
         book[STRAGGLER] += slack
@@ -236,7 +263,7 @@ def stragglers(ranks: Sequence[Sequence[Span]], last: int = 50) -> list[float]:
     works: list[float] = []
     for spans in ranks:
         steps = [s for s in spans if s.what == STEP and s.done and not s.first][-last:]
-        times = [s.ended - s.began - s.waited_s for s in steps]
+        times = [(s.ended - s.began - s.waited_s) / s.count for s in steps]
         works.append(median(times) if times else float("nan"))
     known = [work for work in works if work == work]
     middle = median(known) if known else 0.0

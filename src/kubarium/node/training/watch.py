@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kubarium.api.resource import Document
-from kubarium.base.clock import Clock
 from kubarium.node.training import processes
 from kubarium.node.training.progress import RankProgress, stop_step
+from kubarium.node.training.recorder import Recorder
 from kubarium.node.training.stacks import kernel_wait, python_stack, shown
 from kubarium.node.training.stalls import Sample, Stall, StallRule
+from kubarium.runtime.protocol import Context
 from kubarium.view.stalls import STALLED, STOPPED, hang_policy
 
 LOOK_S = 0.5
@@ -62,6 +63,7 @@ class _Rank:
     places: dict[str, int] = field(default_factory=dict)
     rules: dict[str, StallRule] = field(default_factory=dict)
     stalls: dict[str, Stall] = field(default_factory=dict)
+    hung: dict[str, float] = field(default_factory=dict)
 
     @property
     def gang(self) -> str:
@@ -80,8 +82,9 @@ def is_rank(pod: Document) -> bool:
 class TrainingWatch:
     """See the module."""
 
-    def __init__(self, clock: Clock, ranks: Ranks, spawn: Spawn) -> None:
-        self._clock = clock
+    def __init__(self, context: Context, ranks: Ranks, spawn: Spawn) -> None:
+        self._clock = context.clock
+        self.recorder = Recorder(context, self._newest)
         self._runtime = ranks
         self._spawn = spawn
         self._ranks: dict[str, _Rank] = {}
@@ -93,11 +96,21 @@ class TrainingWatch:
         os.chmod(folder, 0o777)  # the container's user may be anyone
         (folder / STOP_FILE).unlink(missing_ok=True)
         rank = self._ranks.setdefault(uid, _Rank(pod, folder))
+        rank.pod = pod
         rank.rules.clear()
+        self.recorder.started(pod)
+
+    def ended(self, uid: str, outcome: str) -> None:
+        """A container of a rank has ended."""
+        rank = self._ranks.get(uid)
+        if rank is not None:
+            self._read(rank)
+            self._spawn(self.recorder.ended(uid, outcome))
 
     def drop(self, uid: str) -> None:
         """The pod is over."""
         self._ranks.pop(uid, None)
+        self.recorder.drop(uid)
 
     def progress(self, uid: str) -> RankProgress | None:
         """What a rank has reported, read up to this moment; None if nothing."""
@@ -105,7 +118,12 @@ class TrainingWatch:
         if rank is None:
             return None
         self._read(rank)
-        return max(rank.progress.values(), key=lambda p: p.at, default=None)
+        return self._newest(uid)
+
+    def _newest(self, uid: str) -> RankProgress | None:
+        rank = self._ranks.get(uid)
+        reports = rank.progress.values() if rank else ()
+        return max(reports, key=lambda p: p.at, default=None)
 
     def stop(self, uid: str) -> None:
         """A rank is asked to end: have its whole gang save and stop at one step."""
@@ -131,6 +149,7 @@ class TrainingWatch:
                 self._read(rank)
                 for name, init in self._runtime.processes_of(uid).items():
                     self._look(uid, rank, name, init)
+            await self.recorder.look()
 
     # Reports
 
@@ -152,7 +171,9 @@ class TrainingWatch:
             except OSError:
                 continue
             rank.places[path.name] = place + len(data)
-            progress.feed(data)
+            history = self.recorder.of(rank.pod).history
+            for line in progress.feed(data):
+                history.take(line)
 
     # Stalls
 
@@ -172,9 +193,13 @@ class TrainingWatch:
         began = any(p.step for p in rank.progress.values()) if rank.progress else output > 0
         found = rule.look(Sample(bool(stopped), (steps, output), began), self._clock.monotonic())
         before = rank.stalls.get(name)
+        if found is not None:
+            now, lasting = self._clock.now(), self._clock.monotonic() - found.since
+            hung_at = rank.hung.setdefault(name, now - lasting)
+            self.recorder.of(rank.pod).history.hang(hung_at, now)
         if found is None:
             if before is not None:
-                del rank.stalls[name]
+                del rank.stalls[name], rank.hung[name]
                 self._runtime.note(uid, STALLED + name, "", "")
         elif before is None or before.reason != found.reason:
             rank.stalls[name] = found

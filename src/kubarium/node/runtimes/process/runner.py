@@ -93,7 +93,7 @@ class ProcessRunner:
         )
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
-        self.training = TrainingWatch(context.clock, self, self.spawn)
+        self.training = TrainingWatch(context, self, self.spawn)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
         def reader(resource: Resource) -> Callable[[str, str], Document | None]:
@@ -275,6 +275,7 @@ class ProcessRunner:
             )
             actor.exited(event)
             self._resizer.freed()
+            self.training.ended(uid, _outcome(event))
 
     def _pressed(self, uid: str, name: str, reason: str, message: str) -> None:
         self.note(uid, PRESSURE + name, reason, message)
@@ -309,6 +310,15 @@ class ProcessRunner:
         except ClaimProblem as problem:
             text = f"Failed to prepare dynamic resources: prepare dynamic resources: {problem}"
             raise PrepareFailed("FailedPrepareDynamicResources", text) from problem
+
+
+def _outcome(ended: ev.ContainerExited) -> str:
+    """How a rank's attempt ended, in a few words."""
+    if ended.code == 0:
+        return "Completed"
+    if ended.oom_killed:
+        return "OutOfMemory"
+    return f"Signal {ended.signal}" if ended.signal else f"ExitCode {ended.code}"
 
 
 class PodActor:
