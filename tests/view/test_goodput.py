@@ -42,7 +42,7 @@ def history(rank, number, spans=(), job_name="train-workers-0", **status):
 
 
 def whole_run():
-    """Two ranks: 2 s queued, steps 1 to 4, a crash at 10 s, back at 14 s from step 2, done at 20."""
+    """Two ranks: queued for 2 s, steps 1 to 4, a crash at 10 s, back at 14 s from step 2."""
     first = [("import", 4, 5), ("step", 5, 9, 4, 4)]
     second = [("import", 14, 15), ("step", 15, 20, 7, 5)]
     found = []
