@@ -1,4 +1,4 @@
-"""Writes the definitions of our own kinds for training: src/kubarium/api/data/crds.
+"""Writes the definitions of our own kinds (RankHistory, Fault): src/kubarium/api/data/crds.
 
 python scripts/own_crds.py
 """
@@ -55,36 +55,113 @@ COLUMNS = [
     ("Age", "date", ".metadata.creationTimestamp"),
 ]
 
-RANK_HISTORY = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "rankhistories.kubarium.dev"},
-    "spec": {
-        "group": "kubarium.dev",
-        "names": {
-            "kind": "RankHistory",
-            "listKind": "RankHistoryList",
-            "plural": "rankhistories",
-            "singular": "rankhistory",
-            "shortNames": ["ranks"],
+
+def definition(
+    kind: str, short: list[str], schema: dict[str, object], columns: list[tuple[str, str, str]]
+) -> dict[str, object]:
+    """A CustomResourceDefinition of group kubarium.dev with a status."""
+    singular = kind.lower()
+    plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.kubarium.dev"},
+        "spec": {
+            "group": "kubarium.dev",
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": singular,
+                "shortNames": short,
+            },
+            "scope": "Namespaced",
+            "versions": [
+                {
+                    "name": "v1alpha1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [
+                        {"name": name, "type": type_, "jsonPath": path}
+                        for name, type_, path in columns
+                    ],
+                }
+            ],
+            "conversion": {"strategy": "None"},
         },
-        "scope": "Namespaced",
-        "versions": [
-            {
-                "name": "v1alpha1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": SCHEMA},
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    {"name": name, "type": kind, "jsonPath": path} for name, kind, path in COLUMNS
-                ],
-            }
+    }
+
+
+RANK_HISTORY = definition("RankHistory", ["ranks"], SCHEMA, COLUMNS)
+
+FAULT_SPEC = record(
+    action={
+        "type": "string",
+        "enum": [
+            "Kill",
+            "Stop",
+            "Slow",
+            "OutOfMemory",
+            "CorruptFile",
+            "LoseNode",
+            "DeviceUnhealthy",
         ],
-        "conversion": {"strategy": "None"},
     },
-}
+    selector=record(
+        matchLabels={"type": "object", "additionalProperties": TEXT},
+        matchExpressions={
+            "type": "array",
+            "items": record(key=TEXT, operator=TEXT, values={"type": "array", "items": TEXT}),
+        },
+    ),
+    rank=WHOLE,
+    container=TEXT,
+    durationSeconds={"type": "number", "minimum": 0},
+    amount={"type": "number", "minimum": 0},
+    path=TEXT,
+    device=TEXT,
+    schedule=record(
+        afterSeconds={"type": "number", "minimum": 0},
+        everySeconds={"type": "number", "minimum": 0},
+        meanSecondsBetween={"type": "number", "minimum": 0},
+        times={"type": "integer", "minimum": 1},
+        seed={"type": "integer"},
+    ),
+) | {"required": ["action"]}
+
+FAULT_STATUS = record(
+    phase=TEXT,
+    message=TEXT,
+    injected=WHOLE,
+    healed=WHOLE,
+    nextAt=TEXT,
+    history={"type": "array", "maxItems": 64, "items": record(number=WHOLE, at=TEXT, target=TEXT)},
+)
+
+FAULT = definition(
+    "Fault",
+    ["chaos"],
+    record(
+        apiVersion=TEXT,
+        kind=TEXT,
+        metadata={"type": "object"},
+        spec=FAULT_SPEC,
+        status=FAULT_STATUS,
+    )
+    | {"required": ["spec"]},
+    [
+        ("Action", "string", ".spec.action"),
+        ("Injected", "integer", ".status.injected"),
+        ("Phase", "string", ".status.phase"),
+        ("Message", "string", ".status.message"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ],
+)
 
 if __name__ == "__main__":
-    OUTPUT.write_text(json.dumps([RANK_HISTORY], separators=(",", ":")) + "\n", encoding="utf-8")
+    OUTPUT.write_text(
+        json.dumps([FAULT, RANK_HISTORY], separators=(",", ":")) + "\n", encoding="utf-8"
+    )
     print(OUTPUT.name)

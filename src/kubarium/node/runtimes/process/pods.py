@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +411,43 @@ class ProcessPods:
             return (pod.place / "logs" / name / f"{known[2]}.log").stat().st_size
         except OSError:
             return 0
+
+    # Faults on purpose (see node.faults)
+
+    def running_attempts(self, uid: str) -> dict[str, int]:
+        """The attempt of each container that runs."""
+        pod = self._pods.get(uid)
+        names = pod.running if pod else {}
+        known = {name: self._idents.get(pod.containers[name]) for name in names} if pod else {}
+        return {name: found[2] for name, found in known.items() if found}
+
+    async def signal_all(self, uid: str, name: str, number: int) -> None:
+        """To the container's command and its process group."""
+        pod = self._pods.get(uid)
+        if pod is not None and name in pod.running:
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(pod.containers[name], number)
+
+    def slow(self, uid: str, name: str, share: float | None) -> str:
+        """Leave a container this share of one CPU (None: what it had); "" or why not."""
+        pod = self._pods.get(uid)
+        if pod is None or name not in pod.groups:
+            return "it does not run"
+        if "cpu" not in self._groups.controllers:
+            return "this machine lets us limit no CPU"
+        amounts = container_amounts(_container(pod.facts.pod, name).get("resources"))
+        if share is not None:
+            amounts = replace(amounts, milli_cpu=max(1, int(share * 1000)))
+        try:
+            self._groups.set(uid, pod.groups[name], amounts)
+        except OSError as error:
+            return str(error.strerror or error)
+        return ""
+
+    def memory_limit(self, uid: str, name: str) -> int | None:
+        """The container's memory limit in force, in bytes."""
+        pod = self._pods.get(uid)
+        return pod.limits.get(name) if pod else None
 
     def process_ids(self, uid: str) -> dict[str, int]:
         """The running containers' first processes, by container name; for tools that look."""

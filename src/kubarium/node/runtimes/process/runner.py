@@ -26,6 +26,7 @@ from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.environment import Sources
+from kubarium.node.faults import FaultActor
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.machine import PodMachine
@@ -94,6 +95,7 @@ class ProcessRunner:
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
+        self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
         def reader(resource: Resource) -> Callable[[str, str], Document | None]:
@@ -192,6 +194,7 @@ class ProcessRunner:
             actor = self._actors[uid] = PodActor(self, pod, node)
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
+        self._faults.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
         actor = self._actors.get(pod["metadata"]["uid"])
@@ -202,6 +205,7 @@ class ProcessRunner:
         """An actor has nothing left to do and its pod is gone."""
         self._actors.pop(uid, None)
         self.training.drop(uid)
+        self._faults.forget(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
