@@ -66,9 +66,13 @@ def test_a_burst_beyond_the_limit_waits_and_goes_on_in_the_same_process():
                 return "has" in await world.log("hog")
 
             await world.until(grown, "the burst")
-            pod = await world.get("hog")
-            kinds = [c["type"] for c in pod["status"]["conditions"]]
-            assert "memory.kubarium.dev/main" not in kinds
+
+            async def calm():
+                pod = await world.get("hog")
+                kinds = [c["type"] for c in pod["status"]["conditions"]]
+                return pod if "memory.kubarium.dev/main" not in kinds else None
+
+            pod = await world.until(calm, "the condition is gone")
             status = pod["status"]["containerStatuses"][0]
             assert status["restartCount"] == 0
             assert status["resources"]["limits"]["memory"] == "160Mi"

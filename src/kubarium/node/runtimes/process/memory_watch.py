@@ -101,19 +101,24 @@ class MemoryWatch:
                 self._look(uid, name, watched)
 
     def _noticed(self, notice: int, uid: str, name: str) -> None:
-        """The kernel says that a group is at its limit; also once when the group is removed."""
+        """The kernel says that a group is at its limit. It also says so when a group is removed,
+        and once more to whom it had just said it, so the memory is looked at before it is believed.
+        """
         with contextlib.suppress(OSError):
             os.eventfd_read(notice)
         watched = self._watched.get((uid, name))
-        if watched is not None and self._groups().working_set(uid, watched.group):
+        if watched is not None and self._is_short(uid, watched):
             self._ask(uid, name, watched)
+
+    def _is_short(self, uid: str, watched: _Watched) -> bool:
+        return self._groups().working_set(uid, watched.group) >= SHORT_SHARE * watched.limit
 
     def _look(self, uid: str, name: str, watched: _Watched) -> None:
         if watched.asked_at is not None:
             if self._clock.monotonic() - watched.asked_at > HOLD_S:
                 self.drop(uid, name)
             return
-        if self._groups().working_set(uid, watched.group) >= SHORT_SHARE * watched.limit:
+        if self._is_short(uid, watched):
             self._ask(uid, name, watched)
 
     def _ask(self, uid: str, name: str, watched: _Watched) -> None:
