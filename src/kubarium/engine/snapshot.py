@@ -22,6 +22,7 @@ from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import (
     Budget,
     Claim,
+    Composite,
     Gang,
     HostPort,
     Key,
@@ -68,6 +69,7 @@ class Snapshot:
         self.allocations: dict[Key, Allocation] = {}
         self.claim_users: dict[Key, dict[Key, None]] = {}
         self.gangs: dict[Key, Gang] = {}
+        self.composites: dict[Key, Composite] = {}
         self.budgets: dict[Key, Budget] = {}
         self.budget_epoch = 0
         self.volumes: dict[Key, VolumeClaim] = {}
