@@ -21,10 +21,14 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Preemption:
-    """Victims to delete so that the pods of ``nominations`` will fit on the nodes named."""
+    """Victims to delete so that the pods of ``nominations`` will fit on the nodes named.
+
+    ``units`` are the groups that go as a whole: whether it is a composite, and its key.
+    """
 
     victims: tuple[Pod, ...]
     nominations: tuple[tuple[Pod, str], ...]
+    units: tuple[tuple[bool, Key], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

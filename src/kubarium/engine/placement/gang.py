@@ -69,7 +69,8 @@ def place_gang(
         unplaced = tuple((pod, account) for pod in attempt.unplaced if account is not None)
         return Decision(item, attempt.placements, unplaced)
     if attempt is None:
-        return _waiting(item, gang, reasons.no_domain(missing_key(placer.snapshot, gang.required_keys)))
+        missing = missing_key(placer.snapshot, gang.required_keys)
+        return _waiting(item, gang, reasons.no_domain(missing))
     verdict = GangVerdict(
         gang.key,
         gang.min_count,

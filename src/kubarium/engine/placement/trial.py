@@ -15,7 +15,7 @@ from kubarium.engine.plan import Placement
 from kubarium.engine.snapshot import Mask
 
 # Placements that the search for one gang or one composite may try: some tenths of a second.
-SEARCH_BUDGET = 3_000
+SEARCH_BUDGET = 5_000
 
 
 class OutOfBudgetError(Exception):
