@@ -98,10 +98,13 @@ def test_pods_beyond_a_minimum_never_take_the_room_of_a_sibling():
 def test_packing_goes_back_over_the_pods_of_an_earlier_group():
     """One after the other, a's small pod sits where only b's large one fits."""
     nodes = [node("large", 4, disk="ssd"), node("small", 2)]
-    a = Leaf(Gang(("ns", "a"), 2), (
-        Pod(("ns", "a-0"), shape(2), gang=("ns", "a")),
-        Pod(("ns", "a-1"), shape(1), gang=("ns", "a")),
-    ))
+    a = Leaf(
+        Gang(("ns", "a"), 2),
+        (
+            Pod(("ns", "a-0"), shape(2), gang=("ns", "a")),
+            Pod(("ns", "a-1"), shape(1), gang=("ns", "a")),
+        ),
+    )
     b = group("b", 3)
     decision = decide(placer_of(nodes), composite("job", a, b))
     assert {p.pod.key[1]: p.node for p in decision.placements} == {
@@ -127,7 +130,13 @@ def test_a_basic_composite_starts_what_fits_and_keeps_gangs_whole():
 
 def test_four_levels_narrow_each_other():
     nodes = [
-        node(f"{zone}{block}{rack}", 2, zone=zone, block=f"{zone}{block}", rack=f"{zone}{block}{rack}")
+        node(
+            f"{zone}{block}{rack}",
+            2,
+            zone=zone,
+            block=f"{zone}{block}",
+            rack=f"{zone}{block}{rack}",
+        )
         for zone in "pq"
         for block in "ab"
         for rack in "12"
