@@ -14,7 +14,8 @@ A composite's topology keys narrow the nodes of everything below it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
@@ -150,6 +151,7 @@ class _TreeSearch:
             fit.refresh()
             self._static.append(fit.static.copy())
         self._nested = _has_inner_levels(tree)
+        self._uniform = greedy_is_exact(self._snapshot, self._pods)
         self._keys: set[Key] = set()
         self._proven = False
 
@@ -162,7 +164,7 @@ class _TreeSearch:
             if self._try(whole=whole, thorough=False):
                 self._fill(self._tree, None)
                 return tuple(self._trial.placements)
-        self._proven = not self._attempts.is_spent and _domains_decide(self._snapshot, self._tree)
+        self._proven = self._uniform and not self._attempts.is_spent and _domains_decide(self._tree)
         if self._proven or len(self._pods) > packing.MAX_PODS:
             return None
         if self._try(whole=False, thorough=True):
@@ -245,21 +247,26 @@ class _TreeSearch:
     def _quickly(self, pods: Sequence[Pod], needed: int, within: Mask | None) -> Iterator[None]:
         """One after the other; then largest first on the fullest nodes."""
         mark = len(self._trial)
+        first: Counter[Hashable] | None = None
         self._attempts.take()
         if self._in_order(pods, needed, within):
-            first = [(p.pod.key, p.node) for p in self._trial.placements[mark:]]
+            first = self._picture(mark)
             yield
             self._trial.back_to(mark)
-        else:
-            first = []
-        if len(pods) > packing.MAX_PACKED:
-            return
+        if self._uniform or len(pods) > packing.MAX_PACKED:
+            return  # a node holds a fixed number of pods, whichever nodes come first
         self._attempts.take()
         if packing.pack(self._trial, pods, needed, within):
-            again = [(p.pod.key, p.node) for p in self._trial.placements[mark:]]
-            if sorted(again) != sorted(first):
+            if self._picture(mark) != first:
                 yield
             self._trial.back_to(mark)
+
+    def _picture(self, mark: int) -> Counter[Hashable]:
+        """What the placements above ``mark`` look like to others: kinds of pods on nodes."""
+        return Counter(
+            (p.node, p.pod.shape if self._symmetric else p.pod.key)
+            for p in self._trial.placements[mark:]
+        )
 
     def _in_order(self, pods: Sequence[Pod], needed: int, within: Mask | None) -> bool:
         """Whether enough pods found a place; if not, none of them keeps it."""
@@ -519,13 +526,12 @@ def _has_inner_levels(tree: Tree) -> bool:
     return len(keys - {()}) > 1
 
 
-def _domains_decide(snapshot: Snapshot, tree: Tree) -> bool:
-    """Whether the choice of domains is all there is to a search that has been through them all.
+def _domains_decide(tree: Tree) -> bool:
+    """Whether the choice of domains is all there is to a search for identical pods.
 
-    True for identical pods whose groups are all bound to domains of the same keys, or to none: each
-    domain holds a fixed number of pods, whichever nodes they are put on.
+    True if their groups are all bound to domains of the same keys, or to none: each domain holds a
+    fixed number of pods, whichever nodes they are put on.
     """
-    pods = [pod for leaf in tree.leaves() for pod in leaf.pods]
     keys = {leaf.gang.required_keys for leaf in tree.leaves() if not is_started(leaf)}
     inner = [c for c in tree.composites() if c is not tree.group and c.required_keys]
-    return greedy_is_exact(snapshot, pods) and len(keys) == 1 and not inner
+    return len(keys) == 1 and not inner
