@@ -34,7 +34,7 @@ from kubarium.engine.placement.gang import greedy_is_exact, needed_of, place_gan
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.trial import Budget, OutOfBudgetError, Trial
 from kubarium.engine.plan import Decision, Leaf, Placement, QueueItem, Tree
-from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.snapshot import Mask
 from kubarium.engine.verdict import GangVerdict, Verdict
 
 # Times that a group of a composite may be placed anew, in another domain or packed differently.
