@@ -11,7 +11,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
-from kubarium.api.kinds import DEVICE_TAINT_RULES, POD_GROUPS, PODS, RESOURCE_CLAIMS
+from kubarium.api.kinds import (
+    COMPOSITE_POD_GROUPS,
+    DEVICE_TAINT_RULES,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+)
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.control.scheduling.commit import (
@@ -20,7 +26,8 @@ from kubarium.control.scheduling.commit import (
     DeviceNotReadyError,
     needs_preparation,
 )
-from kubarium.control.scheduling.held import Held
+from kubarium.control.scheduling.held import UNSCHEDULABLE, Held, Wait
+from kubarium.control.scheduling.members import Members, disagreement
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
@@ -28,10 +35,11 @@ from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
+from kubarium.engine.placement.tree import started_with, waiting_for
 from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
-from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
+from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, is_coscheduling, key_of
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key, is_finished, is_gated
@@ -44,6 +52,11 @@ COMMITTERS = 16
 
 # A gang that has found no room for this long gets a reservation.
 RESERVE_AFTER_S = 60.0
+
+# Reasons in conditions, beside Unschedulable: the pods of a group contradict each other, or a
+# hierarchy of groups is malformed.
+SCHEDULER_ERROR = "SchedulerError"
+INVALID = "Invalid"
 
 DEFAULT_CONFIG = SchedulerConfig()
 
@@ -79,7 +92,7 @@ class Scheduler:
         self._held = Held()
         self._committer = Committer(context, self.view)
         self._waiting: dict[Key, Document] = {}
-        self._members: dict[Key, dict[Key, None]] = {}
+        self._members = Members(self.view.forest)
         self._assumed: dict[Key, str] = {}
         self._nominated: dict[Key, tuple[Pod, str]] = {}
         self._failing_since: dict[ItemKey, float] = {}
@@ -121,8 +134,8 @@ class Scheduler:
             self.view.apply(resource, old, new)
             if resource == PODS:
                 self._pod_changed(old, new)
-            elif resource in (POD_GROUPS, COSCHEDULING_GROUPS):
-                self._group_changed(new or old)
+            elif resource in (POD_GROUPS, COSCHEDULING_GROUPS, COMPOSITE_POD_GROUPS):
+                self._group_changed(resource, old, new)
             elif resource == RESOURCE_CLAIMS:
                 self._claim_changed(old, new)
             elif event is not None and (_matters(old, new) or _frees_devices(resource, new)):
@@ -164,9 +177,8 @@ class Scheduler:
         if known is not None and old is not None and _asks_the_same(known, new):
             return
         group = gang_key(new)
-        if group is not None:
-            self._members.setdefault(group, {})[key] = None
-        self._queue.add(_item_key(new))
+        item = ItemKey(False, key) if group is None else self._members.add(group, key)
+        self._queue.add(item)
         self._wake.set()
 
     def _drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
@@ -175,22 +187,41 @@ class Scheduler:
         if not bound and key in self._assumed:
             self.view.forget_assumed(key)
         self._assumed.pop(key, None)
-        if group is None:
-            self._expect_claims(ItemKey(False, key), [])
-            self._held.release(ItemKey(False, key))
-            self._queue.remove(ItemKey(False, key))
-        elif group in self._members:
-            self._members[group].pop(key, None)
-            if not self._members[group]:
-                del self._members[group]
-                self._expect_claims(ItemKey(True, group), [])
-                self._held.release(ItemKey(True, group))
-                self._queue.remove(ItemKey(True, group))
+        self._forget(ItemKey(False, key) if group is None else self._members.drop(group, key))
 
-    def _group_changed(self, document: Document | None) -> None:
-        if document is not None and key_of(document) in self._members:
-            self._queue.add(ItemKey(True, key_of(document)))
+    def _forget(self, item: ItemKey | None) -> None:
+        """Nothing is left to decide for the item."""
+        if item is not None:
+            self._expect_claims(item, [])
+            self._held.release(item)
+            self._queue.remove(item)
+
+    def _group_changed(
+        self, resource: Resource, old: Document | None, new: Document | None
+    ) -> None:
+        """A group or a composite: whatever belongs to its hierarchy may be decided anew."""
+        if old is not None and new is not None and _same_group(old, new):
+            return  # our own conditions
+        document = new or old
+        assert document is not None
+        key, forest = key_of(document), self.view.forest
+        composite = resource == COMPOSITE_POD_GROUPS
+        root = forest.root_of_composite(key) if composite else forest.root_of(key)
+        groups = [k for is_composite, k in forest.below(root) if not is_composite] if root else []
+        gone, changed = self._members.reroute(
+            dict.fromkeys((*groups, *(() if composite else (key,))))
+        )
+        for item in gone:
+            self._forget(item)
+        for item in changed:
+            self._queue.add(item)
+        if changed:
             self._wake.set()
+        elif root is not None and (fault := forest.fault(root)) is not None and fault.invalid:
+            # No pods to tell, but the groups themselves.
+            self._commits.put_nowait(
+                self._tell_groups(ItemKey(True, root, True), fault.text, INVALID)
+            )
 
     def _claim_changed(self, old: Document | None, new: Document | None) -> None:
         document = new or old
@@ -225,13 +256,15 @@ class Scheduler:
 
     def _tell_held(self) -> None:
         """Tell the pods that have been held for a while what they wait for."""
-        for item, text in self._held.take_due(self._context.clock.monotonic()):
-            keys = self._members.get(item.key, ()) if item.gang else (item.key,)
-            for key in keys:
+        for item, wait in self._held.take_due(self._context.clock.monotonic()):
+            code = UNSCHEDULABLE if wait.code == UNSCHEDULABLE else SCHEDULER_ERROR
+            for key in self._members.pods_of(item) if item.gang else (item.key,):
                 document = self._waiting.get(key)
                 if document is not None and key not in self._assumed:
                     pod = self.view.pod(document)
-                    self._commits.put_nowait(self._committer.hold(pod, text))
+                    self._commits.put_nowait(self._committer.hold(pod, wait.text, code))
+            if item.gang:
+                self._commits.put_nowait(self._tell_groups(item, wait.text, wait.code))
 
     def _cycle(self) -> None:
         self.cycles += 1
@@ -283,7 +316,7 @@ class Scheduler:
         found = reserve(self._placer_of(decision.item), decision.item)
         if found:
             self._reserved = (key, found)
-            self._commits.put_nowait(self._committer.reserved(decision.item.pods[0].gang, found))
+            self._commits.put_nowait(self._committer.reserved(key, found))
 
     def _placer_of(self, item: QueueItem) -> Placer:
         return self._placers.get(item.scheduler, self._placer)
@@ -299,24 +332,60 @@ class Scheduler:
             if not self._has_claims(key, (pod,)):
                 return None
             return QueueItem((pod,), scheduler=_scheduler_of(document))
+        return self._tree_item(key) if key.composite else self._gang_item(key)
+
+    def _gang_item(self, key: ItemKey) -> QueueItem | None:
         gang = self.view.gang(key.key)
-        pods = tuple(
-            self.view.pod(self._waiting[member])
-            for member in self._members.get(key.key, ())
-            if member in self._waiting and member not in self._assumed
-        )
+        pods = self._waiting_pods(key.key)
         if not pods:
             self._queue.remove(key)
             return None
         if gang is None:
             self._hold(key, reasons.pod_group_missing(key.key[1]))
             return None
+        schedulers = [_scheduler_of(self._waiting[pod.key]) for pod in pods]
+        conflict = disagreement(pods, schedulers, (gang,))
+        if conflict:
+            self._hold(key, conflict, SCHEDULER_ERROR)
+            return None
         if len(pods) + gang.scheduled_count < gang.min_count:
             self._hold(key, reasons.GANG_WAITING)
             return None
         if not self._has_claims(key, pods):
             return None
-        return QueueItem(pods, gang, _scheduler_of(self._waiting[pods[0].key]))
+        return QueueItem(pods, gang, schedulers[0])
+
+    def _tree_item(self, key: ItemKey) -> QueueItem | None:
+        """All waiting pods below a composite, if its hierarchy is sound and can start."""
+        fault = self.view.forest.fault(key.key)
+        if fault is not None:
+            self._hold(key, fault.text, INVALID if fault.invalid else UNSCHEDULABLE)
+            return None
+        tree = self.view.forest.tree(key.key, self.view.gang, self._waiting_pods)
+        leaves = [leaf for leaf in tree.leaves() if leaf.pods]
+        pods = tuple(pod for leaf in leaves for pod in leaf.pods)
+        if not pods:
+            self._queue.remove(key)
+            return None
+        schedulers = [_scheduler_of(self._waiting[pod.key]) for pod in pods]
+        conflict = disagreement(pods, schedulers, (leaf.gang for leaf in leaves))
+        if conflict:
+            self._hold(key, conflict, SCHEDULER_ERROR)
+            return None
+        waiting = waiting_for(tree)
+        if waiting:
+            self._hold(key, waiting)
+            return None
+        if not self._has_claims(key, pods):
+            return None
+        return QueueItem(pods, None, schedulers[0], tree)
+
+    def _waiting_pods(self, group: Key) -> tuple[Pod, ...]:
+        return tuple(
+            self.view.pod(self._waiting[member])
+            for member in self._members.pods(group)
+            if member in self._waiting and member not in self._assumed
+        )
 
     def _has_claims(self, item: ItemKey, pods: tuple[Pod, ...]) -> bool:
         missing = [c for pod in pods for c in pod.claims if c not in self.view.snapshot.claims]
@@ -330,10 +399,10 @@ class Scheduler:
             self._held.release(item)
         return not missing
 
-    def _hold(self, item: ItemKey, reason: str) -> None:
+    def _hold(self, item: ItemKey, reason: str, code: str = UNSCHEDULABLE) -> None:
         """Not to be decided until something that ``reason`` speaks of comes."""
         self._queue.hold(item)
-        self._held.hold(item, reason, self._context.clock.monotonic())
+        self._held.hold(item, Wait(reason, code), self._context.clock.monotonic())
 
     def _expect_claims(self, item: ItemKey, missing: list[Key]) -> None:
         """Wake the item when one of these claims appears, and for no others."""
@@ -400,7 +469,7 @@ class Scheduler:
             self._queue.retry(key, self._context.clock.monotonic())
         else:
             self._queue.remove(key)
-            left = self._members.get(key.key, {}) if key.gang else {}
+            left = self._members.pods_of(key) if key.gang else ()
             if any(member not in self._assumed for member in left):
                 self._queue.add(key)
         self._wake.set()
@@ -427,16 +496,48 @@ class Scheduler:
             await self._committer.refuse(pod, text or verdict.message())
         if decision.preemption is not None:
             await self._committer.preempt(decision.preemption)
-        if gang is not None and gang.min_count:
+        if decision.item.tree is not None:
+            await self._tell_tree(decision, text)
+        elif gang is not None:
             count = len(decision.placements)
             done = f"{count} pods of the group were scheduled together"
-            scheduled = bool(decision.placements)
-            await self._committer.group_scheduled(gang.key, scheduled, done if scheduled else text)
+            scheduled = count + gang.scheduled_count >= max(gang.min_count, 1)
+            if gang.min_count or not is_coscheduling(self.view.group_documents.get(gang.key, {})):
+                await self._committer.group_scheduled(
+                    gang.key, scheduled, done if scheduled else text or _why(decision)
+                )
+
+    async def _tell_tree(self, decision: Decision, text: str) -> None:
+        """The condition of every group of a hierarchy."""
+        tree = decision.item.tree
+        assert tree is not None
+        text = text or _why(decision)
+        started = started_with(tree, decision.placements)
+        done = f"{len(decision.placements)} pods of the hierarchy were scheduled together"
+        for leaf in tree.leaves():
+            scheduled = (False, leaf.key) in started and (True, tree.key) in started
+            await self._committer.group_scheduled(leaf.key, scheduled, done if scheduled else text)
+        for composite in tree.composites():
+            scheduled = (True, composite.key) in started and (True, tree.key) in started
+            await self._committer.composite_scheduled(
+                composite.key, scheduled, done if scheduled else text
+            )
+
+    async def _tell_groups(self, item: ItemKey, text: str, code: str) -> None:
+        """Tell all groups of an item why it is not looked at."""
+        if not item.composite:
+            await self._committer.group_scheduled(item.key, False, text, code)
+            return
+        for composite, key in self.view.forest.below(item.key):
+            if composite:
+                await self._committer.composite_scheduled(key, False, text, code)
+            else:
+                leaf = SCHEDULER_ERROR if code == INVALID else code
+                await self._committer.group_scheduled(key, False, text, leaf)
 
 
-def _item_key(document: Document) -> ItemKey:
-    group = gang_key(document)
-    return ItemKey(False, key_of(document)) if group is None else ItemKey(True, group)
+def _why(decision: Decision) -> str:
+    return decision.unplaced[0][1].message() if decision.unplaced else ""
 
 
 def _scheduler_of(document: Document) -> str:
@@ -479,6 +580,16 @@ def _asks_the_same(old: Document, new: Document) -> bool:
         old["metadata"].get("uid") == new["metadata"].get("uid")
         and old.get("spec") == new.get("spec")
         and old["metadata"].get("labels") == new["metadata"].get("labels")
+        and (old.get("status") or {}).get("resourceClaimStatuses")
+        == (new.get("status") or {}).get("resourceClaimStatuses")
+    )
+
+
+def _same_group(old: Document, new: Document) -> bool:
+    """Whether nothing about a group changed that decides anything."""
+    return (
+        old.get("spec") == new.get("spec")
+        and old["metadata"].get("annotations") == new["metadata"].get("annotations")
         and (old.get("status") or {}).get("resourceClaimStatuses")
         == (new.get("status") or {}).get("resourceClaimStatuses")
     )

@@ -99,6 +99,26 @@ def is_started(group: Group) -> bool:
     return sum(map(is_started, group.children)) >= max(group.group.min_groups, 1)
 
 
+def started_with(tree: Tree, placements: Sequence[Placement]) -> set[tuple[bool, Key]]:
+    """The groups that run once the placements are made: whether it is a composite, and its key."""
+    placed = Counter(p.pod.gang for p in placements)
+    found: set[tuple[bool, Key]] = set()
+
+    def starts(group: Group) -> bool:
+        if isinstance(group, Leaf):
+            have = placed[group.key] + group.gang.scheduled_count
+            done = have >= max(group.gang.min_count, 1)
+        else:
+            below = [starts(child) for child in group.children]
+            done = sum(below) >= max(group.group.min_groups, 1)
+        if done:
+            found.add((isinstance(group, Tree), group.key))
+        return done
+
+    starts(tree)
+    return found
+
+
 def waiting_for(tree: Tree) -> str:
     """Why the tree cannot be decided yet; "" if it can."""
     if is_started(tree) or is_complete(tree):
