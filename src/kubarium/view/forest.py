@@ -7,7 +7,7 @@ others are not concerned (KEP-6012: group hierarchy).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kubarium.api.resource import Document
@@ -174,3 +174,18 @@ def parent_of(document: Document | None) -> Key | None:
         return None
     name = (document.get("spec") or {}).get("parentCompositePodGroupName")
     return (document["metadata"].get("namespace", ""), name) if name else None
+
+
+def disagreement(pods: Iterable[Pod], schedulers: Iterable[str], gangs: Iterable[Gang]) -> str:
+    """Upstream's sentence when the pods of a group do not agree; "" if they do (KEP-5710)."""
+    names = list(dict.fromkeys(schedulers))
+    if len(names) > 1:
+        return reasons.other_scheduler(*sorted(names)[:2])
+    priorities = dict.fromkeys(gang.priority for gang in gangs if gang.priority is not None)
+    priorities |= dict.fromkeys(pod.priority for pod in pods)
+    if len(priorities) > 1:
+        return reasons.other_priority(*sorted(priorities)[:2])
+    policies = {pod.preempts for pod in pods}
+    if len(policies) > 1:
+        return reasons.other_preemption_policy("Never", "PreemptLowerPriority")
+    return ""

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kubarium.control.scheduling.queue import ItemKey
-from kubarium.engine import reasons
-from kubarium.engine.model import Gang, Key, Pod
+from kubarium.engine.model import Key
 from kubarium.view.forest import Forest
 
 
@@ -85,18 +84,3 @@ class Members:
             return None
         del self._groups[item]
         return item
-
-
-def disagreement(pods: Iterable[Pod], schedulers: Iterable[str], gangs: Iterable[Gang]) -> str:
-    """Upstream's sentence when the pods of a group do not agree; "" if they do (KEP-5710)."""
-    names = list(dict.fromkeys(schedulers))
-    if len(names) > 1:
-        return reasons.other_scheduler(*sorted(names)[:2])
-    priorities = dict.fromkeys(gang.priority for gang in gangs if gang.priority is not None)
-    priorities |= dict.fromkeys(pod.priority for pod in pods)
-    if len(priorities) > 1:
-        return reasons.other_priority(*sorted(priorities)[:2])
-    policies = {pod.preempts for pod in pods}
-    if len(policies) > 1:
-        return reasons.other_preemption_policy("Never", "PreemptLowerPriority")
-    return ""

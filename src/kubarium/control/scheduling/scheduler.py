@@ -27,7 +27,7 @@ from kubarium.control.scheduling.commit import (
     needs_preparation,
 )
 from kubarium.control.scheduling.held import UNSCHEDULABLE, Held, Wait
-from kubarium.control.scheduling.members import Members, disagreement
+from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
@@ -40,6 +40,7 @@ from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, is_coscheduling, key_of
+from kubarium.view.forest import disagreement
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key, is_finished, is_gated
