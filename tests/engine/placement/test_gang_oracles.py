@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -358,3 +360,47 @@ def test_groups_with_devices_start_exactly_when_the_devices_suffice(counts, want
         assert sum(used.values()) == sum(wants)
     elif not decision.gang_verdict.undecided:
         assert not some_assignment(plain, same)
+
+
+# Preemption
+
+
+@checked
+@given(racked_nodes(4), trees(), trees(), st.data())
+def test_removing_the_victims_makes_the_composite_fit(cluster, old, new, data):
+    """What is evicted suffices, is all of lower priority, and takes whole units along."""
+    placer = placer_of(cluster)
+    modes = {}
+    for number, leaf in enumerate(old.leaves()):
+        whole = data.draw(st.booleans())
+        gang = Gang(("ns", f"old-{number}"), 1, parent=("ns", "old"), all_disrupted=whole)
+        placer.snapshot.gangs[gang.key] = gang
+        modes[gang.key] = whole
+        for i, pod in enumerate(leaf.pods):
+            placer.place(Pod(("ns", f"old-{number}-{i}"), pod.shape, gang=gang.key))
+    all_of_it = data.draw(st.booleans())
+    placer.snapshot.composites["ns", "old"] = Composite(("ns", "old"), 1, all_disrupted=all_of_it)
+    running = {pod.key: pod for pod, _ in placer.snapshot.placed_pods()}
+    urgent = _with_priority(new, 9)
+    item = QueueItem.of_tree(urgent)
+    before = placer.snapshot.requested.copy()
+    [decision] = plan_cycle(placer, [item]).decisions
+    if decision.preemption is None:
+        return
+    assert (placer.snapshot.requested == before).all(), "a plan changes nothing"
+    gone = {victim.key for victim in decision.preemption.victims}
+    assert gone
+    for gang in {running[key].gang for key in gone}:
+        unit = {k for k, p in running.items() if all_of_it or p.gang == gang}
+        if all_of_it or modes[gang]:
+            assert unit <= gone, "a unit goes as a whole"
+    for key in gone:
+        placer.snapshot.displace(key)
+    [again] = plan_cycle(placer, [item], preemption=False).decisions
+    assert again.placements
+
+
+def _with_priority(group, priority):
+    if isinstance(group, Leaf):
+        return Leaf(group.gang, tuple(replace(pod, priority=priority) for pod in group.pods))
+    return Tree(group.group, tuple(_with_priority(child, priority) for child in group.children))

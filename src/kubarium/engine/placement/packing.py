@@ -113,14 +113,7 @@ def pack(trial: Trial, pods: Sequence[Pod], needed: int, within: Mask | None) ->
 
 
 def _place_fullest(trial: Trial, pod: Pod, within: Mask | None) -> bool:
-    snapshot = trial.snapshot
-    only = np.zeros(snapshot.capacity, np.bool_)
-    for row in fullest_rows(trial, pod, within):
-        only[row] = True
-        if trial.place(pod, only):
-            return True
-        only[row] = False
-    return False
+    return any(trial.place_on(pod, row) for row in fullest_rows(trial, pod, within))
 
 
 def fullest_rows(trial: Trial, pod: Pod, within: Mask | None) -> list[int]:
@@ -129,9 +122,9 @@ def fullest_rows(trial: Trial, pod: Pod, within: Mask | None) -> list[int]:
     mask = trial.placer.fit(pod.shape).refresh() >= 0
     if within is not None:
         mask &= within
-    free = snapshot.allocatable - snapshot.requested
     rows = np.flatnonzero(mask)
-    order = np.lexsort((rows, free[1][rows], free[0][rows]))
+    free = snapshot.allocatable[:2, rows] - snapshot.requested[:2, rows]
+    order = np.lexsort((rows, free[1], free[0]))
     return [int(row) for row in rows[order]]
 
 
@@ -219,10 +212,8 @@ class Arrangements:
         """Once with a pod of the class on the row, if it fits there."""
         self._budget.take()
         pod = self._classes[number][len(self._classes[number]) - self._left[number]]
-        only = np.zeros(self._snapshot.capacity, np.bool_)
-        only[row] = True
         mark, slot = len(self._trial), (row, number)
-        if not self._trial.place(pod, only):
+        if not self._trial.place_on(pod, row):
             return
         self._left[number] -= 1
         self._used[slot] = self._used.get(slot, 0) + 1

@@ -54,7 +54,13 @@ class Trial:
 
     def place(self, pod: Pod, within: Mask | None) -> bool:
         """Put the pod on its best node, on top of the stack; False if it fits nowhere."""
-        placement = self.placer.place(pod, within)
+        return self._enter(self.placer.place(pod, within))
+
+    def place_on(self, pod: Pod, row: int) -> bool:
+        """Put the pod on the row's node, on top of the stack; False if it does not fit there."""
+        return self._enter(self.placer.place_on(pod, row))
+
+    def _enter(self, placement: Placement | None) -> bool:
         if placement is None:
             return False
         self.placements.append(placement)
