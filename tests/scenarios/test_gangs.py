@@ -12,6 +12,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.testing import run_virtual
+from tests.conftest import ROOT
 
 RACK = "example.com/rack"
 
@@ -254,3 +255,17 @@ def test_a_namespace_with_groups_can_be_deleted():
         await cluster.until(gone, 300, "the namespace is gone")
 
     run_virtual(story, file=racks(r1=5, r2=5))
+
+
+def test_the_examples_run():
+    async def story(cluster):
+        for name in ("job", "composite"):
+            await cluster.apply((ROOT / "examples/gangs" / f"{name}.yaml").read_text())
+        for job in ("train", "prefill", "decode"):
+            await cluster.until_true(JOBS, job, "Complete", timeout_s=300)
+        told = await cluster.condition(
+            COMPOSITE_POD_GROUPS, "replica", "CompositePodGroupInitiallyScheduled"
+        )
+        assert told["message"] == "3 pods of the hierarchy were scheduled together"
+
+    run_virtual(story, file=racks(r1=2))

@@ -109,14 +109,26 @@ class _GangSearch:
         self._needed = needed
         self._within = within
         self._budget = budget
-        self._room = room_for(self._snapshot, pods)
+        self._given_up = False
+        self._exact: bool | None = None
         self._counted: Attempt | None = None  # what was placed one by one, for the verdict
         self._settled: int | None = None
         if gang.required_keys or gang.preferred_keys:
             self._settled = row_of_gangs(self._snapshot, (gang,))
-        self.is_exact = greedy_is_exact(self._snapshot, pods)
-        # Whether a failure means that there is no arrangement at all.
-        self.is_proven = self.is_exact or packing.devices_are_alike(self._snapshot, pods)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether placing one by one finds the largest number; asked only when that fails."""
+        if self._exact is None:
+            self._exact = greedy_is_exact(self._snapshot, self._pods)
+        return self._exact
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the failure means that there is no arrangement at all."""
+        return self.is_exact or (
+            not self._given_up and packing.devices_are_alike(self._snapshot, self._pods)
+        )
 
     def run(self) -> Attempt | None:
         """The attempt to keep; None when no node carries a required key.
@@ -143,7 +155,8 @@ class _GangSearch:
         return self._searched([(d.mask, d.name) for d in domains if d.room >= self._needed])
 
     def _domains(self, keys: tuple[str, ...]) -> list[Domain]:
-        return domains_of(self._snapshot, keys, self._room, self._within, self._settled)
+        room = room_for(self._snapshot, self._pods)
+        return domains_of(self._snapshot, keys, room, self._within, self._settled)
 
     def _whole_in(self, domains: list[Domain], search: bool = True) -> Attempt | None:
         """The first of the domains, tightest first, that takes every pod."""
@@ -216,7 +229,7 @@ class _GangSearch:
             if attempt is not None:
                 return attempt
         if self._budget.is_spent or len(self._pods) > packing.MAX_PODS:
-            self.is_proven = self.is_exact
+            self._given_up = True
         assert self._counted is not None
         return self._counted
 
