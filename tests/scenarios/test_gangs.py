@@ -5,6 +5,7 @@ from __future__ import annotations
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
     GANG_WORKLOADS,
+    JOB_SETS,
     JOBS,
     NAMESPACES,
     POD_GROUPS,
@@ -269,3 +270,77 @@ def test_the_examples_run():
         assert told["message"] == "3 pods of the hierarchy were scheduled together"
 
     run_virtual(story, file=racks(r1=2))
+
+
+JOB_SET = """
+apiVersion: scheduling.k8s.io/v1beta1
+kind: Workload
+metadata: {name: run}
+spec:
+  controllerRef: {apiGroup: jobset.x-k8s.io, kind: JobSet, name: run}
+  compositePodGroupTemplates:
+    - name: all
+      schedulingPolicy: {gang: {minGroupCount: 2}}
+      podGroupTemplates:
+        - name: workers
+          schedulingPolicy: {gang: {minCount: 2}}
+          schedulingConstraints: {topology: [{key: example.com/rack}]}
+---
+apiVersion: scheduling.k8s.io/v1alpha3
+kind: CompositePodGroup
+metadata: {name: run-all}
+spec:
+  workloadRef: {workloadName: run, templateName: all}
+  schedulingPolicy: {gang: {minGroupCount: 2}}
+---
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata: {name: run}
+spec:
+  replicatedJobs:
+    - name: slice
+      replicas: 2
+      template:
+        metadata:
+          annotations:
+            scheduling.k8s.io/group-template-name: workers
+            scheduling.k8s.io/parent-composite-podgroup: run-all
+        spec:
+          parallelism: 2
+          completions: 2
+          template:
+            metadata: {annotations: {kubarium.dev/run-duration: 60s}}
+            spec:
+              restartPolicy: Never
+              containers:
+                - name: main
+                  image: busybox
+                  resources: {requests: {cpu: "2"}}
+"""
+
+
+def test_the_jobs_of_a_jobset_become_groups_of_its_composite():
+    async def story(cluster):
+        await cluster.apply(JOB_SET)
+        await cluster.clock.sleep(5)
+        groups = (await cluster.client.list(POD_GROUPS, "default")).items
+        assert len(groups) == 2
+        assert {g["spec"]["parentCompositePodGroupName"] for g in groups} == {"run-all"}
+        assert set((await placed(cluster)).values()) == {None}, "one rack holds one slice"
+
+    run_virtual(story, file=racks(r1=3, r2=4))
+
+
+def test_the_jobs_of_a_jobset_start_on_a_rack_each():
+    async def story(cluster):
+        await cluster.apply(JOB_SET)
+        await cluster.clock.sleep(5)
+        slices = [await nodes_of(cluster, f"run-slice-{i}") for i in range(2)]
+        assert sorted(map(sorted, slices)) == [["r1"], ["r2"]]
+        await cluster.until_true(JOB_SETS, "run", "Completed", timeout_s=600)
+        told = await cluster.condition(
+            COMPOSITE_POD_GROUPS, "run-all", "CompositePodGroupInitiallyScheduled"
+        )
+        assert told["status"] == "True"
+
+    run_virtual(story, file=racks(r1=4, r2=4))

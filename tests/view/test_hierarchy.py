@@ -103,6 +103,20 @@ def test_pods_that_disagree_are_told_so():
     assert "match the priority of the pod group, got: 0 and 5" in told.summary
 
 
+def test_groups_without_waiting_pods_have_an_account_too():
+    world = documents()
+    for phase, state in (("Succeeded", "Finished"), ("Running", "Scheduled"), (None, "Pending")):
+        pods = [{**p, "status": {"phase": phase}} for p in world[PODS]] if phase else []
+        for document in pods if phase == "Running" else ():
+            document["spec"] = {**document["spec"], "nodeName": "a"}
+        changed = world | {PODS: pods}
+        for subject in (world[COMPOSITE_POD_GROUPS][0], world[POD_GROUPS][0]):
+            assert explain(changed, subject).state == state, phase
+    basic = group("g", 1)
+    basic["spec"]["schedulingPolicy"] = {"basic": {}}
+    assert explain({NODES: [node("a")], POD_GROUPS: [basic], PODS: []}, basic).state == "Pending"
+
+
 NAMES = st.sampled_from("abcdef")
 
 

@@ -32,6 +32,9 @@ def composite_account(
     if not waiting and members:
         text = f"all {len(members)} pods of the hierarchy have a node"
         return Explanation(title, "Scheduled", text)
+    gangs = [gang for key in groups if (gang := view.gang(key)) is not None]
+    if not waiting and any(gang.scheduled_count for gang in gangs):
+        return Explanation(title, "Finished", "the pods of the hierarchy have ended")
     gated = sum(map(is_gated, waiting))
     if gated:
         text = f"{gated} pods of the hierarchy are held by scheduling gates"
@@ -42,6 +45,8 @@ def composite_account(
         assert group is not None
         rows.setdefault(group, []).append(view.pod(pod))
     tree = view.forest.tree(root, view.gang, lambda group: tuple(rows.get(group, ())))
+    if not waiting:
+        return Explanation(title, "Pending", waiting_for(tree) or "no pod of the hierarchy exists")
     why = _before(view, waiting, tree)
     return Explanation(title, "Pending", why) if why else _decided(view, tree, title)
 

@@ -203,6 +203,10 @@ class _Why:
             have = len(waiting) + gang.scheduled_count
             text = f"{reasons.GANG_WAITING}: {have} of {gang.min_count} exist"
             return Explanation(title, "Pending", text)
+        if not waiting:
+            ended = bool(gang.scheduled_count)
+            text = "the pods of the group have ended" if ended else "no pod of the group exists"
+            return Explanation(title, "Finished" if ended else "Pending", text)
         if gang.parent is not None:
             text = f"the group starts together with composite pod group {gang.parent[1]}"
             told = self._hierarchy(gang.parent, f"compositepodgroup {'/'.join(gang.parent)}")
