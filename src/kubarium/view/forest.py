@@ -104,6 +104,14 @@ class Forest:
         """The top of the hierarchy that the composite belongs to."""
         return self._top(key)
 
+    def roots_around(self, document: Document, *, composite: bool) -> list[Key]:
+        """The tops of the hierarchies that a group is part of, or was until it went."""
+        metadata, parent = document["metadata"], parent_of(document)
+        tops = [self._top(parent)] if parent is not None else []
+        if composite:
+            tops.append(self._top((metadata.get("namespace", ""), metadata["name"])))
+        return list(dict.fromkeys(tops))
+
     # What may be wrong
 
     def fault(self, root: Key) -> Fault | None:

@@ -267,6 +267,31 @@ def test_a_malformed_hierarchy_is_invalid_and_others_go_on(world_run, groups, wo
     world_run(story)
 
 
+def test_a_hierarchy_starts_once_what_was_wrong_is_gone(world_run):
+    async def story(world):
+        await begin(world, node("r1", "8"))
+        await apply(world, composite("job"), slice_group("g", 1), member("a", "g"))
+        await apply(world, slice_group("stray", 1, workload="other"))
+        await world.settle(0.5)
+        await apply(world, composite("deep-1", parent="job"), composite("deep-2", parent="deep-1"))
+        await apply(world, composite("deep-3", parent="deep-2"))
+        await apply(world, composite("deep-4", parent="deep-3"))
+        await apply(world, member("late", "g"))
+        await world.settle(3)
+        assert (await where(world))["late"] is None
+        told = await condition(world, PODS, "late", "PodScheduled")
+        assert "levels deep" in told["message"]
+        await world.client.delete(COMPOSITE_POD_GROUPS, "deep-4", "default")
+        await world.settle(3)
+        told = await condition(world, PODS, "late", "PodScheduled")
+        assert "must refer to one Workload" in told["message"]
+        await world.client.delete(POD_GROUPS, "stray", "default")
+        await world.settle(12)
+        assert (await where(world))["late"] == "r1"
+
+    world_run(story)
+
+
 def test_a_malformed_hierarchy_without_pods_says_so_too(world_run):
     async def story(world):
         await begin(world)

@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 
 from kubarium.control.scheduling.queue import ItemKey
 
+# Reasons in conditions: no room yet; the pods of a group contradict each other; a hierarchy of
+# groups is malformed (upstream has the last for composites only).
 UNSCHEDULABLE = "Unschedulable"
+SCHEDULER_ERROR = "SchedulerError"
+INVALID = "Invalid"
 
 # A reason that has held for so long is worth a condition and an event.
 TELL_AFTER_S = 1.0

@@ -26,7 +26,8 @@ from kubarium.control.scheduling.commit import (
     DeviceNotReadyError,
     needs_preparation,
 )
-from kubarium.control.scheduling.held import UNSCHEDULABLE, Held, Wait
+from kubarium.control.scheduling.conditions import GroupConditions
+from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
 from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine import reasons
@@ -35,11 +36,11 @@ from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
-from kubarium.engine.placement.tree import started_with, waiting_for
+from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
-from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, is_coscheduling, key_of
+from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.forest import disagreement
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.missing import missing_claim
@@ -53,11 +54,6 @@ COMMITTERS = 16
 
 # A gang that has found no room for this long gets a reservation.
 RESERVE_AFTER_S = 60.0
-
-# Reasons in conditions, beside Unschedulable: the pods of a group contradict each other, or a
-# hierarchy of groups is malformed.
-SCHEDULER_ERROR = "SchedulerError"
-INVALID = "Invalid"
 
 DEFAULT_CONFIG = SchedulerConfig()
 
@@ -92,6 +88,7 @@ class Scheduler:
         self._queue = SchedulingQueue()
         self._held = Held()
         self._committer = Committer(context, self.view)
+        self._conditions = GroupConditions(self.view, self._committer)
         self._waiting: dict[Key, Document] = {}
         self._members = Members(self.view.forest)
         self._assumed: dict[Key, str] = {}
@@ -203,26 +200,25 @@ class Scheduler:
         """A group or a composite: whatever belongs to its hierarchy may be decided anew."""
         if old is not None and new is not None and _same_group(old, new):
             return  # our own conditions
-        document = new or old
-        assert document is not None
-        key, forest = key_of(document), self.view.forest
-        composite = resource == COMPOSITE_POD_GROUPS
-        root = forest.root_of_composite(key) if composite else forest.root_of(key)
-        groups = [k for is_composite, k in forest.below(root) if not is_composite] if root else []
-        gone, changed = self._members.reroute(
-            dict.fromkeys((*groups, *(() if composite else (key,))))
-        )
+        forest, composite = self.view.forest, resource == COMPOSITE_POD_GROUPS
+        known = [document for document in (old, new) if document is not None]
+        roots = dict.fromkeys(r for d in known for r in forest.roots_around(d, composite=composite))
+        members = {member: None for root in roots for member in forest.below(root)}
+        groups = {key: None for is_composite, key in members if not is_composite}
+        if not composite:
+            groups[key_of(known[0])] = None
+        gone, changed = self._members.reroute(groups)
         for item in gone:
             self._forget(item)
         for item in changed:
             self._queue.add(item)
         if changed:
             self._wake.set()
-        elif root is not None and (fault := forest.fault(root)) is not None and fault.invalid:
-            # No pods to tell, but the groups themselves.
-            self._commits.put_nowait(
-                self._tell_groups(ItemKey(True, root, True), fault.text, INVALID)
-            )
+        for root in roots if not changed else ():
+            fault = forest.fault(root)
+            if fault is not None and fault.invalid:  # no pods to tell, but the groups themselves
+                item = ItemKey(True, root, True)
+                self._commits.put_nowait(self._conditions.held(item, Wait(fault.text, INVALID)))
 
     def _claim_changed(self, old: Document | None, new: Document | None) -> None:
         document = new or old
@@ -265,7 +261,7 @@ class Scheduler:
                     pod = self.view.pod(document)
                     self._commits.put_nowait(self._committer.hold(pod, wait.text, code))
             if item.gang:
-                self._commits.put_nowait(self._tell_groups(item, wait.text, wait.code))
+                self._commits.put_nowait(self._conditions.held(item, wait))
 
     def _cycle(self) -> None:
         self.cycles += 1
@@ -491,54 +487,12 @@ class Scheduler:
 
     async def _tell(self, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption."""
-        gang = decision.item.gang
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
         for pod, verdict in decision.unplaced:
             await self._committer.refuse(pod, text or verdict.message())
         if decision.preemption is not None:
             await self._committer.preempt(decision.preemption)
-        if decision.item.tree is not None:
-            await self._tell_tree(decision, text)
-        elif gang is not None:
-            count = len(decision.placements)
-            done = f"{count} pods of the group were scheduled together"
-            scheduled = count + gang.scheduled_count >= max(gang.min_count, 1)
-            if gang.min_count or not is_coscheduling(self.view.group_documents.get(gang.key, {})):
-                await self._committer.group_scheduled(
-                    gang.key, scheduled, done if scheduled else text or _why(decision)
-                )
-
-    async def _tell_tree(self, decision: Decision, text: str) -> None:
-        """The condition of every group of a hierarchy."""
-        tree = decision.item.tree
-        assert tree is not None
-        text = text or _why(decision)
-        started = started_with(tree, decision.placements)
-        done = f"{len(decision.placements)} pods of the hierarchy were scheduled together"
-        for leaf in tree.leaves():
-            scheduled = (False, leaf.key) in started and (True, tree.key) in started
-            await self._committer.group_scheduled(leaf.key, scheduled, done if scheduled else text)
-        for composite in tree.composites():
-            scheduled = (True, composite.key) in started and (True, tree.key) in started
-            await self._committer.composite_scheduled(
-                composite.key, scheduled, done if scheduled else text
-            )
-
-    async def _tell_groups(self, item: ItemKey, text: str, code: str) -> None:
-        """Tell all groups of an item why it is not looked at."""
-        if not item.composite:
-            await self._committer.group_scheduled(item.key, False, text, code)
-            return
-        for composite, key in self.view.forest.below(item.key):
-            if composite:
-                await self._committer.composite_scheduled(key, False, text, code)
-            else:
-                leaf = SCHEDULER_ERROR if code == INVALID else code
-                await self._committer.group_scheduled(key, False, text, leaf)
-
-
-def _why(decision: Decision) -> str:
-    return decision.unplaced[0][1].message() if decision.unplaced else ""
+        await self._conditions.decided(decision, text)
 
 
 def _scheduler_of(document: Document) -> str:
