@@ -58,8 +58,16 @@ def _without_idle(group, placed) -> bool:
     return starts(shrunk, rest) if able else False
 
 
-def solver_says(cp_model, cluster, tree) -> bool:
-    """The same question to OR-Tools' CP-SAT; pods may differ in cpu, memory and static wishes."""
+# Work that the solver may do, in its own deterministic unit; without a limit a rare instance takes
+# minutes.
+SOLVER_WORK = 1.0
+
+
+def solver_says(cp_model, cluster, tree) -> bool | None:
+    """The same question to OR-Tools' CP-SAT; pods may differ in cpu, memory and static wishes.
+
+    None if the solver does not know within its limit.
+    """
     model = cp_model.CpModel()
     pods = [pod for leaf in leaves_of(tree) for pod in leaf.pods]
     on = {
@@ -82,7 +90,10 @@ def solver_says(cp_model, cluster, tree) -> bool:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 1
+    solver.parameters.max_deterministic_time = SOLVER_WORK
     status = solver.solve(model)
+    if status == cp_model.UNKNOWN:
+        return None
     assert status in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.INFEASIBLE)
     return status != cp_model.INFEASIBLE
 

@@ -8,6 +8,7 @@ import pytest
 
 from kubarium.engine.model import Composite, Gang, Node, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.packing import MAX_PODS
 from kubarium.engine.placement.reservation import reserve
 from kubarium.engine.plan import Leaf, QueueItem, Tree
 
@@ -202,6 +203,52 @@ def test_a_search_that_is_given_up_says_so_and_claims_nothing(count, undecided):
         assert verdict.undecided == undecided
         assert ("undecided: other arrangements may fit" in verdict.message()) == undecided
         assert "at most" not in verdict.summary()
+
+
+def test_a_nested_composite_that_does_not_fit_is_proven():
+    """Three racks of a block hold a group each; the fourth finds none, whatever is tried."""
+    nodes = racks(a1=3, a2=3, a3=3, b1=3, b2=3, b3=3)
+    inner = [
+        composite(
+            f"i{n}", *(group(f"g{n}{i}", 1, 1, **RACK) for i in range(4)), required_keys=("block",)
+        )
+        for n in range(2)
+    ]
+    verdict = decide(placer_of(nodes), composite("job", *inner)).gang_verdict
+    assert not verdict.undecided
+    assert [child.gang[1] for child in verdict.children] == ["i0", "i1"]
+    assert "pod group g03: gang needs 2, at most 1 fit" in verdict.message()
+
+
+def test_a_group_that_fits_nowhere_ends_the_search_at_once():
+    nodes = [node(f"n{i}", 101 + i, rack=f"r{i}") for i in range(12)]
+    groups = [group(f"g{i}", 51, 50, **RACK) for i in range(8)]
+    tree = composite("job", *groups, group("huge", 200, **RACK))
+    verdict = decide(placer_of(nodes), tree).gang_verdict
+    assert not verdict.undecided
+    assert [child.gang[1] for child in verdict.children] == ["huge"]
+
+
+def test_too_many_ways_to_place_groups_are_given_up_undecided():
+    """Eight groups of a rack each, and seven racks that take one: many orders, all in vain."""
+    nodes = [node(f"n{i}", 110 + i, rack=f"r{i}") for i in range(7)]
+    nodes += [node(f"m{i}-{j}", 53 + i, rack=f"s{i}") for i in range(3) for j in range(2)]
+    tree = composite("job", *(group(f"g{i}", 61 + i, 40, **RACK) for i in range(8)))
+    placer = placer_of(nodes)
+    verdict = decide(placer, tree).gang_verdict
+    assert verdict.undecided
+    assert verdict.placed == 7
+    assert not placer.snapshot.requested.any()
+
+
+def test_a_mixed_gang_beyond_the_limit_is_packed_and_else_undecided():
+    nodes = [node(f"n{i:02d}", 100) for i in range(70)]
+    for extra, placed in ((0, 210), (1, 0)):
+        lone = group("a", *([26, 27] * 105)[:210], *[26] * extra)
+        [decision] = plan_cycle(placer_of(nodes), [QueueItem(lone.pods, lone.gang)]).decisions
+        assert len(decision.placements) == placed
+    assert len(lone.pods) > MAX_PODS
+    assert decision.gang_verdict.undecided
 
 
 def test_later_pods_of_a_running_composite_stay_in_its_domain():

@@ -34,7 +34,7 @@ from kubarium.engine.placement.gang import greedy_is_exact, needed_of, place_gan
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.trial import Budget, OutOfBudgetError, Trial
 from kubarium.engine.plan import Decision, Leaf, Placement, QueueItem, Tree
-from kubarium.engine.snapshot import Mask
+from kubarium.engine.snapshot import PODS, Mask, Snapshot
 from kubarium.engine.verdict import GangVerdict, Verdict
 
 # Times that a group of a composite may be placed anew, in another domain or packed differently.
@@ -170,10 +170,12 @@ class _TreeSearch:
             fit = placer.fit(shape)
             fit.refresh()
             self._static.append(fit.static.copy())
-        self._nested = _has_inner_levels(tree)
+        self._levels = _levels_of(tree)
         self._uniform = greedy_is_exact(self._snapshot, self._pods)
         self._keys: set[Key] = set()
         self._proven = False
+        # Whether a group has found no place beside the others: then it pays to look ahead.
+        self._stuck = False
 
     def run(self) -> tuple[Placement, ...] | None:
         if is_started(self._tree):
@@ -184,7 +186,11 @@ class _TreeSearch:
             if self._try(whole=whole, thorough=False):
                 self._fill(self._tree, None)
                 return tuple(self._trial.placements)
-        self._proven = self._uniform and not self._attempts.is_spent and _domains_decide(self._tree)
+        self._proven = (
+            self._uniform
+            and not self._attempts.is_spent
+            and _domains_decide(self._snapshot, self._tree)
+        )
         if self._proven or len(self._pods) > packing.MAX_PODS:
             return None
         if self._try(whole=False, thorough=True):
@@ -240,10 +246,17 @@ class _TreeSearch:
             return
         if len(able) < wanted:
             return
+        if self._stuck and sum(self._may_fit(child, within) for child in able) < wanted:
+            return
         for _ in self._group(able[0], within):
             yield from self._children(able[1:], wanted - 1, within)
         if len(able) > wanted:
             yield from self._children(able[1:], wanted, within)
+
+    def _may_fit(self, group: Group, within: Mask | None) -> bool:
+        """Whether some domain has room for the group by itself, as far as bounds can tell."""
+        rules = group.group if isinstance(group, Tree) else group.gang
+        return any(True for _ in self._places(group, rules, self._count(group), within))
 
     def _count(self, group: Group) -> int:
         if not self._whole:
@@ -263,6 +276,7 @@ class _TreeSearch:
             else:
                 yield from self._quickly(leaf.pods, needed, mask)
         self._where.pop((False, leaf.key), None)
+        self._stuck = True
 
     def _quickly(self, pods: Sequence[Pod], needed: int, within: Mask | None) -> Iterator[None]:
         """One after the other; then largest first on the fullest nodes."""
@@ -324,13 +338,17 @@ class _TreeSearch:
                     yield within
                 continue
             seen: set[bytes] = set()
+            tried: Mask | None = None
             for domain in self._domains(group, keys, within):
-                if domain.room < count:
-                    continue
+                if tried is not None:  # asked only now: most groups need one domain
+                    seen.add(self._holes(tried, keys))
+                    tried = None
                 mask = domain.mask
-                if not self._has_room(pods, count, mask) or not self._is_new(mask, seen):
+                if domain.room < count or not self._has_room(pods, count, mask):
                     continue
-                yield mask
+                if not seen or self._holes(mask, keys) not in seen:
+                    tried = mask
+                    yield mask
 
     def _domains(self, group: Group, keys: tuple[str, ...], within: Mask | None) -> list[Domain]:
         pods = self._pods_of(group)
@@ -354,27 +372,39 @@ class _TreeSearch:
         """A bound that is quick to take: free resources for the smallest ``count`` of the pods."""
         snapshot = self._snapshot
         mask = snapshot.alive if within is None else within & snapshot.alive
-        free = np.maximum(snapshot.allocatable - snapshot.requested, 0)
-        if int(free[3][mask].sum()) < count:
+
+        def free(index: int) -> int:
+            left = snapshot.allocatable[index][mask] - snapshot.requested[index][mask]
+            return int(np.maximum(left, 0).sum())
+
+        if free(snapshot.resource_index(PODS)) < count:
             return False
         for name in dict.fromkeys(name for pod in pods for name, _ in pod.shape.requests):
             amounts = sorted(pod.shape.request(name) for pod in pods)[:count]
-            if int(free[snapshot.resource_index(name)][mask].sum()) < sum(amounts):
+            if free(snapshot.resource_index(name)) < sum(amounts):
                 return False
         return True
 
-    def _is_new(self, mask: Mask, seen: set[bytes]) -> bool:
-        """Whether no domain with the same holes was tried before, as far as the pods can tell."""
-        if not self._symmetric or self._nested:
-            return True
+    def _holes(self, mask: Mask, keys: tuple[str, ...]) -> bytes:
+        """Equal for domains between which the pods need not choose: the same holes.
+
+        Other levels of the hierarchy must not tell the domains apart: one that they divide is like
+        no other, and domains that lie in different ones differ.
+        """
         snapshot = self._snapshot
+        around: list[int] = []
+        alike = self._symmetric
+        for key in self._levels:
+            column = snapshot.labels.get(key)
+            if key not in keys and column is not None:
+                values = column[mask]
+                alike = alike and bool(values.min() == values.max())
+                around.append(int(values[0]))
+        if not alike:
+            return mask.tobytes()
         free = (snapshot.allocatable - snapshot.requested)[:, mask]
         rows = np.vstack([free, *(static[mask] for static in self._static)]).T
-        signature = rows[np.lexsort(rows.T)].tobytes()
-        if signature in seen:
-            return False
-        seen.add(signature)
-        return True
+        return repr(around).encode() + rows[np.lexsort(rows.T)].tobytes()
 
     # Beyond the minimum
 
@@ -539,19 +569,37 @@ def _hardness(group: Group) -> tuple[bool, int, float, Key]:
     return (not rules.required_keys, -least_pods(group), group.created, group.key)
 
 
-def _has_inner_levels(tree: Tree) -> bool:
-    """Whether groups have keys at more than one level, so that domains differ by what is inside."""
-    keys = {c.required_keys + c.preferred_keys for c in tree.composites()}
-    keys |= {leaf.gang.required_keys + leaf.gang.preferred_keys for leaf in tree.leaves()}
-    return len(keys - {()}) > 1
+def _levels_of(tree: Tree) -> tuple[str, ...]:
+    """Every topology key of the hierarchy."""
+    groups: list[Gang | Composite] = [*tree.composites(), *(leaf.gang for leaf in tree.leaves())]
+    found = (key for group in groups for key in (*group.required_keys, *group.preferred_keys))
+    return tuple(dict.fromkeys(found))
 
 
-def _domains_decide(tree: Tree) -> bool:
+def _domains_decide(snapshot: Snapshot, tree: Tree) -> bool:
     """Whether the choice of domains is all there is to a search for identical pods.
 
-    True if their groups are all bound to domains of the same keys, or to none: each domain holds a
-    fixed number of pods, whichever nodes they are put on.
+    True if their groups are all bound to domains of the same keys, or to none, and the composites
+    between the root and them to none or to wider ones: then two groups share a domain or nothing,
+    and a domain holds a fixed number of pods, whichever nodes they are put on.
     """
     keys = {leaf.gang.required_keys for leaf in tree.leaves() if not is_started(leaf)}
-    inner = [c for c in tree.composites() if c is not tree.group and c.required_keys]
-    return len(keys) == 1 and not inner
+    inner = {c.required_keys for c in tree.composites() if c is not tree.group} - {()}
+    if len(keys) != 1:
+        return False
+    [narrow] = keys
+    return not inner or (bool(narrow) and all(_nest(snapshot, narrow, wide) for wide in inner))
+
+
+def _nest(snapshot: Snapshot, narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:
+    """Whether each domain of the narrow keys lies in one domain of the wide keys, or outside."""
+    columns = [snapshot.labels.get(key) for key in (*narrow, *wide)]
+    known = [column for column in columns if column is not None]
+    if len(known) < len(columns):
+        return False
+    rows = snapshot.alive.copy()
+    for column in known[: len(narrow)]:
+        rows &= column >= 0
+    codes = np.vstack([column[rows] for column in known])
+    inside = np.unique(codes[: len(narrow)], axis=1).shape[1]
+    return bool(inside == np.unique(codes, axis=1).shape[1])
