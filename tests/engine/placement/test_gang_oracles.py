@@ -362,6 +362,21 @@ def test_groups_with_devices_start_exactly_when_the_devices_suffice(counts, want
         assert not some_assignment(plain, same)
 
 
+def test_equal_pods_whose_devices_prove_nothing_are_not_searched():
+    """Their verdict is not proven, but a search over nodes would cost much and change nothing."""
+    snapshot = device_world([2, 2], [])
+    double = ClaimSpec(tuple(RequestEntry(name, (Request(name, "gpu"),)) for name in "ab"))
+    gang = Gang(("ns", "g"), 3)
+    pods = []
+    for i in range(3):
+        snapshot.claims["ns", f"c{i}"] = Claim(("ns", f"c{i}"), double)
+        pods.append(Pod(("ns", f"p{i}"), PodShape(), gang=gang.key, claims=(("ns", f"c{i}"),)))
+    verdict = decide(Placer(snapshot), Leaf(gang, tuple(pods))).gang_verdict
+    assert verdict.placed == 2
+    assert verdict.undecided
+    assert verdict.tried == len(pods)
+
+
 # Preemption
 
 

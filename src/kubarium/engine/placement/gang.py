@@ -207,6 +207,9 @@ class _GangSearch:
         """Any arrangement of enough pods; None also when the budget is spent."""
         if self.is_exact or len(self._pods) > packing.MAX_PODS or budget.is_spent:
             return None
+        if packing.are_alike(self._snapshot, self._pods):
+            self._given_up = True  # devices alone could make a difference
+            return None
         trial = Trial(self._placer)
         try:
             for _ in packing.Arrangements(trial, budget, self._pods, needed, within):

@@ -19,6 +19,8 @@ from kubarium.engine.snapshot import Mask, Snapshot
 
 # Beyond this many pods a group is packed largest first, but not searched.
 MAX_PODS = 200
+# What a placement that allocates devices costs of a budget, beside one that does not.
+DEVICE_COST = 20
 # Beyond this many it is only placed in its own order.
 MAX_PACKED = 2_000
 
@@ -55,6 +57,11 @@ def _size(snapshot: Snapshot, shape: PodShape) -> float:
         total = int(snapshot.allocatable[snapshot.resource_index(name)].sum())
         shares.append(amount / total if total else 1.0)
     return max(shares)
+
+
+def are_alike(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
+    """Whether any two of the pods can change places and none looks at others."""
+    return len(alike_groups(snapshot, pods)) == 1 and not topology.concerns(snapshot, pods[0])
 
 
 def order_matters(pods: Sequence[Pod]) -> bool:
@@ -210,7 +217,7 @@ class Arrangements:
 
     def _on(self, number: int, row: int) -> Iterator[None]:
         """Once with a pod of the class on the row, if it fits there."""
-        self._budget.take()
+        self._budget.take(DEVICE_COST if self._classes[number][0].claims else 1)
         pod = self._classes[number][len(self._classes[number]) - self._left[number]]
         mark, slot = len(self._trial), (row, number)
         if not self._trial.place_on(pod, row):
