@@ -29,6 +29,7 @@ from kubarium.control import (
     core,
     devices,
     fabric,
+    faults,
     gangs,
     queueing,
     scheduling,
@@ -58,7 +59,7 @@ COMPACT_EVERY_S = 5.0
 # Announcing a node takes a millisecond; more than this means that something is refused for good.
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
-FAMILIES = (workloads, training, devices, gangs, queueing)
+FAMILIES = (workloads, training, devices, gangs, queueing, faults)
 
 
 class EmbeddedCluster:
