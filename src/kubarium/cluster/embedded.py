@@ -30,6 +30,7 @@ from kubarium.control import (
     devices,
     fabric,
     faults,
+    gangs,
     queueing,
     scheduling,
     storage,
@@ -60,7 +61,7 @@ COMPACT_EVERY_S = 5.0
 # Announcing a node takes a millisecond; more than this means that something is refused for good.
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
-FAMILIES = (workloads, training, devices, queueing, faults)
+FAMILIES = (workloads, training, devices, gangs, queueing, faults)
 VOLUMES = "volumes"
 
 

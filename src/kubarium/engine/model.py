@@ -248,24 +248,45 @@ class Gang:
     """A PodGroup: ``min_count`` 0 is the basic policy (no all-or-nothing).
 
     ``topology_key`` names the node label of which all pods must see one value. ``claims`` are
-    reserved for the group as a whole, for any number of its pods.
+    reserved for the group as a whole, for any number of its pods. ``parent`` is the composite that
+    it belongs to. ``priority`` None: the group has none of its own.
     """
 
     key: Key
     min_count: int
     topology_key: str = ""
-    priority: int = 0
+    priority: int | None = None
     created: float = 0.0
     all_disrupted: bool = False
     scheduled_count: int = 0
     inner_keys: tuple[str, ...] = ()
     preferred_keys: tuple[str, ...] = ()
     claims: tuple[Key, ...] = ()
+    parent: Key | None = None
+    preempts: bool = True
 
     @property
     def required_keys(self) -> tuple[str, ...]:
         """Every label of which all pods must see one value."""
         return (self.topology_key, *self.inner_keys) if self.topology_key else self.inner_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A CompositePodGroup, a group of groups: ``min_groups`` 0 is the basic policy.
+
+    Its topology keys hold for every pod below it, so that they narrow those of its children.
+    """
+
+    key: Key
+    min_groups: int
+    required_keys: tuple[str, ...] = ()
+    preferred_keys: tuple[str, ...] = ()
+    parent: Key | None = None
+    priority: int | None = None
+    created: float = 0.0
+    all_disrupted: bool = False
+    preempts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,11 +132,73 @@ def data_missing(name: str) -> str:
     return f"node(s) didn't have {name}{NOT_CACHED}"
 
 
+def composite_missing(name: str) -> str:
+    """The parent that a group names does not exist."""
+    return f"waiting for composite pod group {name} to appear in scheduling queue"
+
+
+GROUPS_WAITING = "waiting for minGroupCount groups from a composite pod group to appear"
+
+
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:
     """Ours: how many pods of the gang find room; ``exact`` when that is proven to be the most."""
     if exact:
         return f"gang needs {needed}, at most {placed} fit"
     return f"gang needs {needed}, {placed} found room"
+
+
+def composite_too_large(needed: int, placed: int) -> str:
+    """Ours: how many child groups find room at the same time."""
+    return f"needs {needed} groups at once, {placed} found room"
+
+
+def undecided(tried: int) -> str:
+    """Ours: the search ended before it knew whether another arrangement would do."""
+    return f"undecided: other arrangements may fit, {tried} placements were tried"
+
+
+def other_scheduler(first: str, second: str) -> str:
+    """Upstream: the pods of one group must name one scheduler."""
+    return (
+        "all pods in a single pod group should have the same .spec.schedulerName set, "
+        f'got: "{first}" and "{second}"'
+    )
+
+
+def other_priority(first: int, second: int) -> str:
+    """Upstream (KEP-5710): pods have the priority of their group."""
+    return (
+        "all pods in a single pod group should match the priority of the pod group, "
+        f"got: {first} and {second}"
+    )
+
+
+def other_preemption_policy(first: str, second: str) -> str:
+    """Upstream (KEP-5710): pods share one preemption policy."""
+    return (
+        "all pods in a single pod group should have the same preemptionPolicy, "
+        f"got: {first} and {second}"
+    )
+
+
+def tree_priority(first: int, second: int) -> str:
+    """Upstream (KEP-6012): one priority for all groups of a hierarchy."""
+    return f"all groups of a hierarchy must have one priority, got: {first} and {second}"
+
+
+def tree_cycle(names: str) -> str:
+    """Upstream (KEP-6012): parents that lead back to the group itself."""
+    return f"the parents of the group form a cycle: {names}"
+
+
+def tree_depth(depth: int, limit: int) -> str:
+    """Upstream (KEP-6012): WorkloadMaxTreeDepth."""
+    return f"the hierarchy is {depth} levels deep, at most {limit} are allowed"
+
+
+def tree_workloads(first: str, second: str) -> str:
+    """Upstream (KEP-6012): a hierarchy belongs to one Workload."""
+    return f"the groups of a hierarchy must refer to one Workload, got: {first} and {second}"
 
 
 def no_domain(key: str) -> str:

@@ -24,6 +24,7 @@ from kubarium.engine.model import (
     MEMORY,
     Budget,
     Claim,
+    Composite,
     Disk,
     Gang,
     HostPort,
@@ -73,6 +74,7 @@ class Snapshot:
         self.allocations: dict[Key, Allocation] = {}
         self.claim_users: dict[Key, dict[Key, None]] = {}
         self.gangs: dict[Key, Gang] = {}
+        self.composites: dict[Key, Composite] = {}
         self.budgets: dict[Key, Budget] = {}
         self.budget_epoch = 0
         self.volumes: dict[Key, VolumeClaim] = {}

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 
 from kubarium.api.kinds import (
+    COMPOSITE_POD_GROUPS,
     DEVICE_CLASSES,
     DEVICE_TAINT_RULES,
     NAMESPACES,
@@ -45,6 +46,7 @@ from kubarium.view.extended import (
     extended_owner,
     pending_key,
 )
+from kubarium.view.forest import Forest
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
 from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
@@ -65,6 +67,7 @@ SNAPSHOT_RESOURCES = (
     *SPREADING_RESOURCES,
     *VOLUME_RESOURCES,
     *LOCALITY_RESOURCES,
+    COMPOSITE_POD_GROUPS,
     POD_GROUPS,
     COSCHEDULING_GROUPS,
     PODS,
@@ -96,6 +99,7 @@ class ClusterView:
         self.extended = ExtendedResources()
         self._extended_of: dict[str, Key] = {}
         self.group_documents: dict[Key, Document] = {}
+        self.forest = Forest(self.snapshot)
         self._taint_rules: dict[str, TaintRule] = {}
         self._bound: dict[Key, None] = {}
         self._held: dict[Key, None] = {}
@@ -108,6 +112,7 @@ class ClusterView:
             DEVICE_TAINT_RULES: self._taint_rule,
             RESOURCE_SLICES: self._slice,
             RESOURCE_CLAIMS: self._claim,
+            COMPOSITE_POD_GROUPS: self._composite,
             POD_GROUPS: self._group,
             COSCHEDULING_GROUPS: self._coscheduling,
             POD_DISRUPTION_BUDGETS: self._budget,
@@ -255,7 +260,15 @@ class ClusterView:
         else:
             self.snapshot.set_claim(row, self.snapshot.allocations.get(row.key))
 
+    def _composite(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        self.forest.set_composite(key_of(document), new)
+
     def _group(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        self.forest.set_group(key_of(document), new)
         if new is not None:
             key = key_of(new)
             self.group_documents[key] = new

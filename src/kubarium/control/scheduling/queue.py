@@ -22,10 +22,11 @@ FLUSH_AFTER_S = 300.0
 
 
 class ItemKey(NamedTuple):
-    """A pod or, if ``gang``, a PodGroup."""
+    """A pod or, if ``gang``, a PodGroup; ``composite``: the CompositePodGroup of a hierarchy."""
 
     gang: bool
     key: Key
+    composite: bool = False
 
 
 class Event(Enum):

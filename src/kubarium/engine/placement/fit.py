@@ -40,6 +40,15 @@ class Fit:
 
     def refresh(self) -> scores.Scores:
         """Bring all rows up to date; returns score where feasible, else -1. Do not change it."""
+        self._update()
+        return self._normalise()
+
+    def takes(self, row: int) -> bool:
+        """Whether the row is feasible: cheaper than :meth:`refresh` for one row."""
+        self._update()
+        return self.total.item(row) >= 0
+
+    def _update(self) -> None:
         snapshot = self._snapshot
         position = snapshot.touched_from + len(snapshot.touched)
         if self._epoch != snapshot.epoch:
@@ -55,7 +64,6 @@ class Fit:
                 for row in rows:
                     self.total[row] = self._row(row)
         self._seen = position
-        return self._normalise()
 
     def _static_pass(self) -> None:
         snapshot, shape = self._snapshot, self.shape

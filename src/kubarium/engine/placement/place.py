@@ -54,6 +54,18 @@ class Placer:
             self.apply(placement)
         return placement
 
+    def place_on(self, pod: Pod, row: int) -> Placement | None:
+        """Put the pod on one node and give its claims their devices; None if it does not fit."""
+        if pod.claims or pod.volumes or topology.concerns(self.snapshot, pod):
+            only = np.zeros(self.snapshot.capacity, np.bool_)
+            only[row] = True
+            return self.place(pod, only)
+        if not self.fit(pod.shape).takes(row):
+            return None
+        placement = Placement(pod, self._name(row))
+        self.apply(placement)
+        return placement
+
     def apply(self, placement: Placement) -> None:
         """Enter a placement in the snapshot."""
         for key, allocation in placement.allocations:

@@ -21,12 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Gang, Key, Node, Pod, PodShape
+from kubarium.engine.model import Key, Node, Pod, PodShape
 from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.gang import place_gang
+from kubarium.engine.placement.disruption import (
+    Unit,
+    priority_of,
+    unit_of,
+    units_of,
+    whole_units,
+)
+from kubarium.engine.placement.gang import needed_of, settled_mask
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT, Profile
-from kubarium.engine.plan import Decision, Preemption
+from kubarium.engine.placement.tree import keeps_together, least_pods, place_item
+from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.snapshot import Mask, Snapshot
 
 # Victims that a gang's preemption considers giving back one by one; the rest stay victims.
@@ -40,7 +48,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         return decision
     if not placer.profile.preempts:
         return decision
-    if not first.preempts:
+    if not decision.item.preempts:
         return _with_text(decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
     if any(_room_is_coming(snapshot, pod) for pod in decision.item.pods) and not _lost(decision):
@@ -49,13 +57,15 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         return _with_text(decision, _unhelpful_text(placer, decision))
     if decision.gang_verdict is not None:
         found = _for_gang(placer, decision)
-    elif len(decision.item.pods) == 1:
-        found = _for_pod(placer, first)
-    else:
-        found = None
+    elif decision.item.tree is not None and keeps_together(decision.item.tree):
+        found = None  # more pods of groups that run: not at the price of others in any domain
+    else:  # a group that has its minimum, or has none: one pod after the other
+        gang = decision.item.gang
+        found = _for_pod(placer, first, settled_mask(snapshot, gang) if gang else None)
     if found is None:
         return _with_text(decision, _unhelpful_text(placer, decision))
-    return replace(decision, preemption=found)
+    units = tuple(units_of(snapshot, found.victims))
+    return replace(decision, preemption=replace(found, units=units))
 
 
 def _room_is_coming(snapshot: Snapshot, pod: Pod) -> bool:
@@ -163,9 +173,11 @@ class _Eviction:
     victims: tuple[Pod, ...]
 
 
-def _for_pod(placer: Placer, pod: Pod) -> Preemption | None:
+def _for_pod(placer: Placer, pod: Pod, within: Mask | None = None) -> Preemption | None:
     snapshot = placer.snapshot
     rows = candidate_rows(snapshot, pod, placer.profile)
+    if within is not None:
+        rows = [row for row in rows if within[row]]
     if not rows:
         return None
     simple = placer.profile.filters("NodeResourcesFit") and not any(
@@ -190,7 +202,7 @@ def _for_pod(placer: Placer, pod: Pod) -> Preemption | None:
         row, victims = best[0], best[1].victims
     node = snapshot.nodes[row]
     assert node is not None
-    return Preemption(_whole_groups(snapshot, victims), ((pod, node.name),))
+    return Preemption(whole_units(snapshot, victims), ((pod, node.name),))
 
 
 def candidate_rows(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> list[int]:
@@ -340,7 +352,7 @@ def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[ob
 
     A group that goes as a whole counts with all its pods.
     """
-    victims = _whole_groups(snapshot, victims)
+    victims = whole_units(snapshot, victims)
     if not victims:
         return (broken, -(2**31), 0, 0, 0.0)
     highest = max(v.priority for v in victims)
@@ -348,24 +360,12 @@ def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[ob
     return (broken, highest, sum(v.priority + 2**31 for v in victims), len(victims), -latest)
 
 
-def _whole_groups(snapshot: Snapshot, victims: tuple[Pod, ...]) -> tuple[Pod, ...]:
-    """Victims, with all pods of any group whose disruption mode is all."""
-    groups = dict.fromkeys(
-        v.gang for v in victims if v.gang and (g := snapshot.gangs.get(v.gang)) and g.all_disrupted
-    )
-    if not groups:
-        return victims
-    whole = {v.key: v for v in victims}
-    whole |= {p.key: p for p, _ in snapshot.placed_pods() if p.gang in groups}
-    return tuple(whole.values())
-
-
 def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
     """KEP-5710: all victims away, the gang placed, then units given back by importance."""
     snapshot = placer.snapshot
-    priority = decision.item.pods[0].priority
-    gang = decision.item.gang
-    if gang is None or not _enough_below(snapshot, decision.item.pods, gang, priority):
+    item = decision.item
+    priority = item.pods[0].priority
+    if not _enough_below(snapshot, item, priority):
         return None
     units = _units(snapshot, _lower(snapshot, priority), priority)
     homes = {pod.key: snapshot.node_of(pod.key) or "" for unit in units for pod in unit}
@@ -374,7 +374,7 @@ def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
         for unit in units:
             for victim in unit:
                 evict(snapshot, victim)
-        placed = place_gang(placer, decision.item)
+        placed = place_item(placer, item)
         if not placed.placements:
             return None
         victims = _give_back(snapshot, units, homes)
@@ -384,9 +384,9 @@ def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
         snapshot.rollback(mark)
 
 
-def _enough_below(snapshot: Snapshot, pods: tuple[Pod, ...], gang: Gang, priority: int) -> bool:
+def _enough_below(snapshot: Snapshot, item: QueueItem, priority: int) -> bool:
     """A bound that is quick to take: room beside the pods that stay, for the smallest requests."""
-    lower = snapshot.below(priority)
+    pods, lower = item.pods, snapshot.below(priority)
     if lower is None:
         return False
     free = snapshot.allocatable - snapshot.requested
@@ -401,26 +401,27 @@ def _enough_below(snapshot: Snapshot, pods: tuple[Pod, ...], gang: Gang, priorit
     for name, amount in least.items():
         if amount:
             room = np.minimum(room, np.maximum(free[snapshot.resource_index(name)], 0) // amount)
-    return int(room.sum()) >= gang.min_count - gang.scheduled_count
+    needed = needed_of(item.gang) if item.gang is not None else 1
+    return int(room.sum()) >= (needed if item.tree is None else least_pods(item.tree))
 
 
 def _units(snapshot: Snapshot, lower: list[Pod], priority: int) -> list[list[Pod]]:
     """What goes or stays together, in the order of giving back (KEP-5710).
 
-    A group of disruption mode all is one unit of its highest priority, and is left alone if a pod
-    of it may not be preempted. Order: units that break no more than they must later, so those that
-    break a budget first; then priority, groups before pods, and age.
+    A group of disruption mode all is one unit of its highest priority, and is left alone if it or a
+    pod of it may not be preempted. Order: units that break no more than they must later, so those
+    that break a budget first; then priority, groups before pods, and age.
     """
-    whole: dict[Key, list[Pod]] = {}
+    whole: dict[Unit, list[Pod]] = {}
     single: list[list[Pod]] = []
     for pod in lower:
-        gang = snapshot.gangs.get(pod.gang) if pod.gang else None
-        if gang is not None and gang.all_disrupted:
-            whole.setdefault(gang.key, []).append(pod)
+        unit = unit_of(snapshot, pod)
+        if unit is not None:
+            whole.setdefault(unit, []).append(pod)
         else:
             single.append([pod])
-    for key in [k for k, unit in whole.items() if _has_peer(snapshot, k, unit, priority)]:
-        del whole[key]
+    for protected in [u for u, pods in whole.items() if _has_peer(snapshot, u, pods, priority)]:
+        del whole[protected]
     units = [*whole.values(), *single]
     ordered = sorted((pod for unit in units for pod in unit), key=_importance)
     ordered, count = breaking_first(snapshot, ordered)
@@ -434,12 +435,16 @@ def _units(snapshot: Snapshot, lower: list[Pod], priority: int) -> list[list[Pod
     return sorted(units, key=importance)
 
 
-def _has_peer(snapshot: Snapshot, key: Key, unit: list[Pod], priority: int) -> bool:
-    """Whether the group has pods of at least the priority, so that it cannot go as a whole."""
-    known = {pod.key for pod in unit}
+def _has_peer(snapshot: Snapshot, unit: Unit, pods: list[Pod], priority: int) -> bool:
+    """Whether the group or one of its pods has the priority, so that it cannot go as a whole."""
+    own = priority_of(snapshot, unit)
+    if own is not None and own >= priority:
+        return True
+    known = {pod.key for pod in pods}
     return any(
-        pod.gang == key and pod.key not in known and pod.priority >= priority
+        pod.priority >= priority and pod.key not in known and unit_of(snapshot, pod) == unit
         for pod, _ in snapshot.placed_pods()
+        if pod.gang is not None
     )
 
 

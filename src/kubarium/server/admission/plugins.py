@@ -8,6 +8,7 @@ from kubarium.server.admission.jobset import check_job_set, default_job_set
 from kubarium.server.admission.kueue import check_queueing, default_queueing
 from kubarium.server.admission.limit_ranges import check_limit_ranges, set_default_resources
 from kubarium.server.admission.namespace_lifecycle import namespace_must_take_content, protect
+from kubarium.server.admission.pod_groups import protect_group
 from kubarium.server.admission.priority import only_one_default, resolve_priority
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
@@ -21,10 +22,10 @@ _PODS = frozenset({("", "pods")})
 _NAMESPACES = frozenset({("", "namespaces")})
 _VOLUME_CLAIMS = frozenset({("", "persistentvolumeclaims")})
 _PRIORITY_CLASSES = frozenset({("scheduling.k8s.io", "priorityclasses")})
-_PRIORITISED = _PODS | {
-    ("scheduling.k8s.io", "podgroups"),
-    ("scheduling.k8s.io", "compositepodgroups"),
-}
+_POD_GROUPS = frozenset(
+    {("scheduling.k8s.io", "podgroups"), ("scheduling.k8s.io", "compositepodgroups")}
+)
+_PRIORITISED = _PODS | _POD_GROUPS
 _RBAC = "rbac.authorization.k8s.io"
 _ROLES = frozenset({(_RBAC, "roles"), (_RBAC, "clusterroles")})
 _BINDINGS = frozenset({(_RBAC, "rolebindings"), (_RBAC, "clusterrolebindings")})
@@ -51,6 +52,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("NamespaceLifecycle", protect, _NAMESPACES, _ON_DELETE),
             Plugin("ServiceAccount", give_service_account, _PODS, _ON_CREATE),
             Plugin("Priority", resolve_priority, _PRIORITISED, _ON_CREATE),
+            Plugin("PodGroupProtection", protect_group, _POD_GROUPS, _ON_CREATE),
             Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
             Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
             Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),
