@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from kubarium.api.cel.sight import attributes_read
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
     DEVICE_TAINT_RULES,
@@ -86,7 +87,9 @@ class ClusterView:
 
     def __init__(self, *, best_fit: bool = True) -> None:
         """``best_fit`` False makes device allocation take the first fit, as upstream does."""
-        self.snapshot = Snapshot(Inventory(device_selects(), best_fit=best_fit))
+        self.snapshot = Snapshot(
+            Inventory(device_selects(), best_fit=best_fit, reads=attributes_read)
+        )
         self.reader = PodReader()
         self.class_documents: dict[str, Document] = {}
         self.extended = ExtendedResources()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from kubarium.engine.devices.alike import Kinds, Numbers, Reads, Sight, body, reads_everything
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
@@ -31,6 +32,9 @@ SELECTOR_CACHE = 500_000
 # Changes are remembered this far back; readers that are further behind start afresh.
 MAX_CHANGES = 100_000
 
+# Sights for which the kinds of nodes are kept.
+MAX_SIGHTS = 32
+
 
 def no_selector(expression: str, driver: str, device: Device) -> bool:
     """The predicate of an engine without CEL: refuses every expression."""
@@ -46,12 +50,19 @@ class Inventory:
         features: Features = DEFAULT_FEATURES,
         *,
         best_fit: bool = True,
+        reads: Reads = reads_everything,
     ) -> None:
-        """``best_fit`` False takes the first devices that fit, exactly as upstream."""
+        """``best_fit`` False takes the first devices that fit, exactly as upstream.
+
+        ``reads`` says which attributes a selector can see, so that nodes which differ only in
+        others share one answer.
+        """
         self._selects = selects
+        self.reads = reads
         self.features = features
         self.best_fit = best_fit
         self.classes: dict[str, DeviceClass] = {}
+        self.class_epoch = 0
         self.ledger = Ledger()
         self._changes: list[str | None] = []
         self._changes_from = 0
@@ -61,6 +72,10 @@ class Inventory:
         self._by_pool: dict[PoolKey, dict[str, Slice]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
+        self._body_numbers = Numbers()
+        self._unsound: dict[str, None] = {}
+        self._bodies: dict[str, tuple[int, ...]] = {}
+        self._kinds: dict[Sight, Kinds] = {}
 
     @property
     def slices(self) -> Mapping[str, Slice]:
@@ -87,6 +102,9 @@ class Inventory:
         self._slices[item.name] = item
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
+        self._bodies[item.name] = tuple([self._body_numbers.of(body(d)) for d in item.devices])
+        if not _sound(item):
+            self._unsound[item.name] = None
         self._slice_changed(item)
 
     def remove_slice(self, name: str) -> None:
@@ -96,6 +114,10 @@ class Inventory:
             return
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
+        del self._bodies[name]
+        self._unsound.pop(name, None)
+        for kinds in self._kinds.values():
+            kinds.forget_slice(name)
         self._slice_changed(item)
 
     def _shelf(self, item: Slice) -> dict[str, Slice]:
@@ -115,10 +137,12 @@ class Inventory:
     def set_class(self, device_class: DeviceClass) -> None:
         if self.classes.get(device_class.name) != device_class:
             self.classes[device_class.name] = device_class
+            self.class_epoch += 1
             self._changed(None)
 
     def remove_class(self, name: str) -> None:
         if self.classes.pop(name, None) is not None:
+            self.class_epoch += 1
             self._changed(None)
 
     def node_changed(self, name: str) -> None:
@@ -172,6 +196,38 @@ class Inventory:
         """Whether any slice may concern the node at all."""
         return bool(self._wide) or bool(self._local.get(node))
 
+    def kinds(self, sight: Sight) -> Kinds:
+        """The numbering of nodes under a sight; one that sees more will do if there is one."""
+        for known in self._kinds.values():
+            wide = known.sight is None or (sight is not None and sight <= known.sight)
+            if wide and (sight is None or known.sight is not None):
+                return known
+        found = self._kinds[sight] = Kinds(sight, self.ledger, self._bodies)
+        if len(self._kinds) > MAX_SIGHTS:
+            del self._kinds[next(iter(self._kinds))]
+        return found
+
+    def kind_of(self, kinds: Kinds, node: str, labels: Mapping[str, str]) -> int:
+        """The number of the node's state; equal numbers are states that no search tells apart."""
+        plain = self._plain(node)
+        if plain is None:
+            return kinds.of_pools(self.pools(node, labels), node, labels)
+        return kinds.of_plain(plain)
+
+    def _plain(self, node: str) -> Sequence[Slice] | None:
+        """The node's slices if each is a complete local pool without counters; else None."""
+        if self._wide:
+            return None
+        near = self._local.get(node)
+        if not near:
+            return ()
+        for item in near.values():
+            if item.name in self._unsound or len(self._by_pool[item.driver, item.pool]) != 1:
+                return None
+        if len(near) == 1:
+            return tuple(near.values())
+        return sorted(near.values(), key=lambda item: (item.driver, item.pool))
+
     def search(
         self, node: str, labels: Mapping[str, str], claims: Sequence[tuple[str, ClaimSpec]]
     ) -> Search:
@@ -201,3 +257,11 @@ class Inventory:
         if isinstance(known, SelectorError):
             raise known
         return known
+
+
+def _sound(item: Slice) -> bool:
+    """Whether the slice can be a valid pool by itself, of devices that all its readers share."""
+    if item.slice_count != 1 or item.per_device or item.counter_sets:
+        return False
+    names = {device.name for device in item.devices}
+    return len(names) == len(item.devices) and not any(d.consumes for d in item.devices)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kubarium.engine import reasons
+from kubarium.engine.devices.alike import Sight, sight_of
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Claim, Key, Pod
@@ -16,6 +18,9 @@ from kubarium.engine.snapshot import Mask, Snapshot
 
 # Upstream: at most this many alternatives in a prioritised list.
 _MAX_ALTERNATIVES = 8
+
+# Reasons that hold whatever the claims are called.
+_NAMELESS = (reasons.CLAIMS, reasons.INVALID_POOLS, reasons.CLAIM_TIMEOUT)
 
 # Upstream: resource.k8s.io ResourceClaimReservedForMaxSize.
 MAX_RESERVED = 256
@@ -78,37 +83,113 @@ def held_mask(snapshot: Snapshot, held: Sequence[tuple[Claim, Allocation]]) -> M
     return mask
 
 
+class NodeKinds:
+    """The kind of device state of each row, under one sight; kept current node by node.
+
+    A row is looked at when somebody asks: while every node that is asked gives what is wanted,
+    kinds cost nothing.
+    """
+
+    def __init__(self, snapshot: Snapshot, sight: Sight) -> None:
+        self._snapshot = snapshot
+        self._kinds = snapshot.inventory.kinds(sight)
+        self._seen = -1
+        self._stale: dict[int, None] = {}
+        self._all_stale = True
+        # -1 where there is no node.
+        self._of: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def refresh(self) -> list[int] | None:
+        """Take note of changes; the rows whose devices changed, None for all of them."""
+        snapshot = self._snapshot
+        first = self._seen < 0 or (len(self._of) != snapshot.capacity and not self._all_stale)
+        names, self._seen = snapshot.inventory.changes_since(max(self._seen, 0))
+        if names is None or first:
+            self._all_stale = True
+            self._stale.clear()
+            return None
+        rows = [row for n in dict.fromkeys(names) if (row := snapshot.rows.get(n)) is not None]
+        if not self._all_stale:
+            self._stale |= dict.fromkeys(rows)
+        return rows
+
+    def of(self) -> NDArray[np.int64]:
+        """The kind of every row."""
+        if self._all_stale:
+            self._of = np.full(self._snapshot.capacity, -1, np.int64)
+            for row in self._snapshot.rows.values():
+                self._look(row)
+            self._all_stale = False
+        for row in self._stale:
+            self._look(row)
+        self._stale.clear()
+        return self._of
+
+    def _look(self, row: int) -> None:
+        node = self._snapshot.nodes[row]
+        if node is not None:
+            inventory = self._snapshot.inventory
+            self._of[row] = inventory.kind_of(self._kinds, node.name, node.labels)
+
+
 class DeviceFit:
-    """For one list of claim specs: what each node would give, or why it gives nothing."""
+    """For one list of claim specs: what each node would give, or why it gives nothing.
+
+    Nodes of one kind give the same answer, so that a cluster in which nothing fits costs one search
+    for each kind of node. The devices themselves are looked for on the node that is chosen.
+    """
 
     def __init__(self, snapshot: Snapshot, specs: tuple[ClaimSpec, ...]) -> None:
         self._snapshot = snapshot
         self._specs = [(f"#{i}", spec) for i, spec in enumerate(specs)]
-        self._answers: dict[int, tuple[Allocation, ...] | str] = {}
+        self._answers: dict[int, tuple[Allocation, ...]] = {}
+        # By kind: why nothing is given, or how much the devices given are liked.
+        self._refusals: dict[int, str] = {}
+        self._liked: dict[int, int] = {}
         # Rows known to give nothing, so that a search for the best row need not ask them again.
         self.blocked: Mask = np.zeros(snapshot.capacity, np.bool_)
-        self._seen = 0
+        self._kinds: NodeKinds | None = None
+        self._class_epoch = -1
         self.prioritised = any(spec.prioritised for spec in specs)
 
     def name_claims(self, keys: Sequence[Key]) -> None:
         """Whose names errors carry from now on."""
+        for kind in [k for k, why in self._refusals.items() if why not in _NAMELESS]:
+            del self._refusals[kind]
         self._specs = [("/".join(k), spec) for k, (_, spec) in zip(keys, self._specs, strict=True)]
 
     def refresh(self) -> None:
         """Forget the answers of nodes whose devices changed."""
-        names, self._seen = self._snapshot.inventory.changes_since(self._seen)
-        if names is None or len(self.blocked) != self._snapshot.capacity:
-            self._forget_all()
+        inventory = self._snapshot.inventory
+        if self._kinds is None or self._class_epoch != inventory.class_epoch:
+            specs = [spec for _, spec in self._specs]
+            sight = sight_of(specs, inventory.classes, inventory.reads)
+            self._kinds = NodeKinds(self._snapshot, sight)
+            self._class_epoch = inventory.class_epoch
+            self._refusals.clear()
+            self._liked.clear()
+        rows = self._kinds.refresh()
+        if rows is None:
+            self._answers.clear()
+            self.blocked = np.zeros(self._snapshot.capacity, np.bool_)
+            if self._refusals:
+                self.blocked = np.isin(self._kinds.of(), np.fromiter(self._refusals, np.int64))
             return
-        for name in names:
-            row = self._snapshot.rows.get(name)
-            if row is not None:
-                self._answers.pop(row, None)
-                self.blocked[row] = False
+        for row in rows:
+            self._answers.pop(row, None)
+            self.blocked[row] = False
 
-    def _forget_all(self) -> None:
-        self._answers.clear()
-        self.blocked = np.zeros(self._snapshot.capacity, np.bool_)
+    def kind(self, row: int) -> int:
+        """The number of the row's device state: equal numbers give equal answers."""
+        assert self._kinds is not None
+        return self._kinds.of().item(row)
+
+    def rows_like(self, row: int) -> Mask:
+        """All rows of the row's kind."""
+        assert self._kinds is not None
+        kinds = self._kinds.of()
+        mask: Mask = kinds == kinds[row]
+        return mask
 
     def on(self, row: int) -> tuple[Allocation, ...] | str:
         """One allocation for each claim, or the reason against.
@@ -116,11 +197,19 @@ class DeviceFit:
         Raises AllocationError when the claims cannot be decided on any node.
         """
         known = self._answers.get(row)
-        if known is None:
-            known = self._ask(row)
-            self._answers[row] = known
-            self.blocked[row] = isinstance(known, str)
-        return known
+        if known is not None:
+            return known
+        refusal = self._refusals.get(self.kind(row)) if self._refusals else None
+        if refusal is not None:
+            self.blocked |= self.rows_like(row)
+            return refusal
+        found = self._ask(row)
+        if isinstance(found, str):
+            self._refusals[self.kind(row)] = found
+            self.blocked |= self.rows_like(row)
+        else:
+            self._answers[row] = found
+        return found
 
     def _ask(self, row: int) -> tuple[Allocation, ...] | str:
         node = self._snapshot.nodes[row]
@@ -134,23 +223,44 @@ class DeviceFit:
             return str(error)
         return reasons.CLAIMS if found is None else tuple(found)
 
+    def refusal(self, row: int) -> str:
+        """Why the row gives nothing; "" if it gives what is asked."""
+        kind = self.kind(row)
+        if kind in self._liked:
+            return ""
+        answer = self.on(row)
+        if isinstance(answer, str):
+            return answer
+        self._liked[kind] = sum(
+            self._preference(spec, allocation)
+            for (_, spec), allocation in zip(self._specs, answer, strict=True)
+        )
+        return ""
+
+    def refusals(self, rows: Mask) -> Iterator[tuple[str, Mask]]:
+        """(reason, rows) for those of the given rows that give nothing, kind by kind."""
+        left = rows.copy()
+        while left.any():
+            first = int(left.argmax())
+            alike = left & self.rows_like(first)
+            reason = self.refusal(first)
+            if reason:
+                yield reason, alike
+            left &= ~alike
+
     def mask(self, rows: Mask) -> Mask:
         """Which of the given rows can satisfy the claims."""
-        passed = np.zeros(len(rows), np.bool_)
-        for row in np.flatnonzero(rows).tolist():
-            passed[row] = not isinstance(self.on(row), str)
+        passed = rows.copy()
+        for _, refused in self.refusals(rows):
+            passed &= ~refused
         return passed
 
     def scores(self, feasible: Mask) -> Scores:
         """DynamicResources' score: earlier alternatives are better; scaled to 100."""
         raw = np.zeros(len(feasible), np.int64)
         for row in np.flatnonzero(feasible).tolist():
-            answer = self.on(row)
-            if not isinstance(answer, str):
-                raw[row] = sum(
-                    self._preference(spec, allocation)
-                    for (_, spec), allocation in zip(self._specs, answer, strict=True)
-                )
+            if not self.refusal(row):
+                raw[row] = self._liked[self.kind(row)]
         most = int(raw.max(initial=0))
         return raw * MAX_SCORE // most if most else raw
 

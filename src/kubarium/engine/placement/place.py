@@ -160,7 +160,7 @@ class Placer:
             if not isinstance(answer, str):
                 keys = [claim.key for claim in claims.pending]
                 return Placement(pod, self._name(row), tuple(zip(keys, answer, strict=True)))
-            total[row] = -1
+            total[devices.blocked] = -1
 
     def _name(self, row: int) -> str:
         node = self.snapshot.nodes[row]
@@ -199,10 +199,8 @@ class Placer:
                 book.enter(reason, mask)
         devices = self.device_fit(claims)
         if devices is not None:
-            for row in np.flatnonzero(book.left).tolist():
-                answer = devices.on(row)
-                if isinstance(answer, str):
-                    book.codes[row] = book.code((answer,))
+            for reason, refused in devices.refusals(book.left):
+                book.codes[refused] = book.code((reason,))
         return book
 
     def _cheap_filters(
