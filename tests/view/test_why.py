@@ -108,7 +108,9 @@ def test_a_selector_a_taint_and_a_cordon_are_each_named():
     taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
     subject = pod("picky", nodeSelector={"rack": "r9"})
     nodes = [node("plain")]
-    assert "remove node selector clause rack=r9" in texts(explain({NODES: nodes}, subject))
+    assert "remove node selector clause rack=r9 (no node has label rack)" in texts(
+        explain({NODES: nodes}, subject)
+    )
     tainted = explain({NODES: [node("t", taints=[taint])]}, pod("plain"))
     assert "tolerate taint gpu=only:NoSchedule" in texts(tainted)
     cordoned = explain({NODES: [node("c", unschedulable=True)]}, pod("plain"))
@@ -116,11 +118,17 @@ def test_a_selector_a_taint_and_a_cordon_are_each_named():
     assert "uncordon node c" in texts(cordoned)
 
 
-def test_a_suggestion_is_only_made_if_it_suffices_alone():
+def test_two_changes_are_suggested_together_if_neither_suffices_alone():
     taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
     subject = pod("doubly", nodeSelector={"rack": "r9"})
     found = explain({NODES: [node("t", taints=[taint])]}, subject)
-    assert texts(found) == []
+    [both] = found.suggestions
+    assert [part.kind for part in both.parts] == ["remove-selector", "tolerate-taint"]
+    assert "remove node selector clause rack=r9 (no node has label rack) and tolerate" in both.text
+    assert [rule["text"] for rule in found.nodes[0]["rules"]] == [
+        "taint gpu=only:NoSchedule",
+        "node selector rack=r9 (no node has label rack)",
+    ]
 
 
 def test_a_gang_one_device_short_says_exactly_so():
@@ -160,7 +168,7 @@ def test_a_claim_whose_selector_matches_nothing_names_the_selector():
     }
     found = explain(documents, subject)
     assert found.summary == "0/1 nodes are available: 1 cannot allocate all claims."
-    assert texts(found) == [f"remove selector `{wanted}` of request gpu"]
+    assert texts(found) == [f"remove selector `{wanted}` of request gpu (there is model H100)"]
     assert "2 devices in the cluster, 0 match, 0 free" in found.reasons[0]
 
 
@@ -199,7 +207,8 @@ def test_devices_in_use_are_counted_and_their_user_is_named():
         PODS: [holder, subject],
     }
     found = explain(documents, subject)
-    assert "1 match, 0 free (1 in use)" in found.reasons[0]
+    assert "1 match, 0 free" in found.reasons[0]
+    assert found.reasons[1] == "1 device: in use by claim default/held"
     assert "let pod default/holder on node a end" in texts(found)
     assert explain(documents, held).state == "Allocated"
     waiting = explain(documents, documents[RESOURCE_CLAIMS][1])

@@ -166,6 +166,10 @@ class ClusterView:
         )
         return replace(known, scheduled_count=placed + len(self._succeeded.get(key, ())))
 
+    def taint_rule_names(self) -> dict[str, str]:
+        """For each taint that a DeviceTaintRule puts on devices, as text, the rule's name."""
+        return {str(rule.taint): rule.name for rule in self._taint_rules.values()}
+
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""
         if pod not in self._bound:

@@ -104,6 +104,10 @@ class Kinds:
         """The slice is gone or another one now."""
         self._of_slice.pop(name, None)
 
+    def slice_kind(self, item: Slice) -> int:
+        """The number of what is seen of the slice's devices, whoever holds them."""
+        return self._slice(item)[0]
+
     def of_plain(self, slices: Iterable[Slice]) -> int:
         """The kind of a node of which each slice is a whole pool by itself.
 

@@ -6,6 +6,7 @@ sequence of changes, and one that has fallen too far behind is told that everyth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from kubarium.engine.devices.alike import Kinds, Numbers, Reads, Sight, body, reads_everything
@@ -17,12 +18,13 @@ from kubarium.engine.devices.model import (
     Device,
     DeviceClass,
     DeviceId,
+    DeviceTaint,
     Features,
     SelectorError,
     Selects,
     Slice,
 )
-from kubarium.engine.devices.pools import Pool, PoolKey, gather
+from kubarium.engine.devices.pools import Pool, PoolKey, gather, whole_pool
 from kubarium.engine.devices.request import NamedClaim, untolerated
 from kubarium.engine.devices.search import Search, World
 
@@ -74,6 +76,7 @@ class Inventory:
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
         self._body_numbers = Numbers()
         self._unsound: dict[str, None] = {}
+        self._taints: Counter[DeviceTaint] = Counter()
         self._bodies: dict[str, tuple[int, ...]] = {}
         self._kinds: dict[Sight, Kinds] = {}
 
@@ -103,6 +106,7 @@ class Inventory:
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
         self._bodies[item.name] = tuple([self._body_numbers.of(body(d)) for d in item.devices])
+        self._taints.update(taint for device in item.devices for taint in device.taints)
         if not _sound(item):
             self._unsound[item.name] = None
         self._slice_changed(item)
@@ -115,6 +119,7 @@ class Inventory:
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
         del self._bodies[name]
+        self._taints.subtract(taint for device in item.devices for taint in device.taints)
         self._unsound.pop(name, None)
         for kinds in self._kinds.values():
             kinds.forget_slice(name)
@@ -176,9 +181,7 @@ class Inventory:
 
     def device(self, id_: DeviceId) -> Device | None:
         """A device as its pool's newest generation has it; None if it is not published."""
-        slices = self._by_pool.get((id_.driver, id_.pool), {}).values()
-        newest = max((s.generation for s in slices), default=0)
-        current = (s for s in slices if s.generation == newest)
+        current = self.current_slices(id_.driver, id_.pool)
         return next((d for s in current for d in s.devices if d.name == id_.device), None)
 
     def keeps_out(self, allocation: Allocation) -> DeviceId | None:
@@ -191,6 +194,57 @@ class Inventory:
 
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
+
+    def local_slices(self, node: str) -> tuple[Slice, ...]:
+        """The slices of pools that only this node can use."""
+        near = self._local.get(node, {}).values()
+        return tuple(
+            item
+            for item in near
+            if all(s.node_name == node for s in self._by_pool[item.driver, item.pool].values())
+        )
+
+    def distinct_slices(self, selectors: Iterable[str]) -> list[Slice]:
+        """One slice of each kind that the selectors can tell apart."""
+        sight: Sight = frozenset()
+        for selector in selectors:
+            more = self.reads(selector)
+            sight = None if sight is None or more is None else sight | more
+        kinds = self.kinds(sight)
+        found: dict[int, Slice] = {}
+        for item in self._slices.values():
+            if item.devices:
+                found.setdefault(kinds.slice_kind(item), item)
+        return list(found.values())
+
+    def slices_with_problems(self) -> Iterable[tuple[Slice, str]]:
+        """Every slice that has devices, with what makes its pool unusable, if anything does."""
+        for (driver, pool), slices in self._by_pool.items():
+            if len(slices) == 1:
+                [item] = slices.values()
+                if item.name not in self._unsound:
+                    yield item, ""
+                    continue
+            current = self.current_slices(driver, pool)
+            problem = ""
+            if current and len(current) != current[0].slice_count:
+                wanted = current[0].slice_count
+                problem = f"pool {driver}/{pool} is incomplete: {len(current)} of {wanted} slices"
+            elif current and (why := whole_pool(current, self.features).invalid):
+                problem = f"pool {driver}/{pool} is invalid: {why}"
+            for item in current:
+                if item.devices:
+                    yield item, problem
+
+    def device_taints(self) -> list[DeviceTaint]:
+        """Each taint that some device has, once."""
+        return [taint for taint, count in self._taints.items() if count > 0]
+
+    def current_slices(self, driver: str, pool: str) -> list[Slice]:
+        """The slices of the pool's newest generation."""
+        slices = self._by_pool.get((driver, pool), {}).values()
+        newest = max((s.generation for s in slices), default=0)
+        return [s for s in slices if s.generation == newest]
 
     def has_devices(self, node: str) -> bool:
         """Whether any slice may concern the node at all."""

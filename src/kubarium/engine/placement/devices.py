@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.alike import Sight, sight_of
-from kubarium.engine.devices.inventory import Inventory
+from kubarium.engine.devices.alike import Kinds, Sight, sight_of
+from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Claim, Key, Pod
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
@@ -90,46 +90,46 @@ class NodeKinds:
     kinds cost nothing.
     """
 
-    def __init__(self, snapshot: Snapshot, sight: Sight) -> None:
+    def __init__(self, snapshot: Snapshot, kinds: Kinds) -> None:
         self._snapshot = snapshot
-        self._kinds = snapshot.inventory.kinds(sight)
+        self._kinds = kinds
         self._seen = -1
-        self._stale: dict[int, None] = {}
-        self._all_stale = True
         # -1 where there is no node.
         self._of: NDArray[np.int64] = np.zeros(0, np.int64)
 
-    def refresh(self) -> list[int] | None:
-        """Take note of changes; the rows whose devices changed, None for all of them."""
-        snapshot = self._snapshot
-        first = self._seen < 0 or (len(self._of) != snapshot.capacity and not self._all_stale)
-        names, self._seen = snapshot.inventory.changes_since(max(self._seen, 0))
-        if names is None or first:
-            self._all_stale = True
-            self._stale.clear()
-            return None
-        rows = [row for n in dict.fromkeys(names) if (row := snapshot.rows.get(n)) is not None]
-        if not self._all_stale:
-            self._stale |= dict.fromkeys(rows)
-        return rows
-
     def of(self) -> NDArray[np.int64]:
-        """The kind of every row."""
-        if self._all_stale:
-            self._of = np.full(self._snapshot.capacity, -1, np.int64)
-            for row in self._snapshot.rows.values():
-                self._look(row)
-            self._all_stale = False
-        for row in self._stale:
-            self._look(row)
-        self._stale.clear()
+        """The kind of every row, as things are now."""
+        snapshot = self._snapshot
+        names, now = snapshot.inventory.changes_since(max(self._seen, 0))
+        if now == self._seen and len(self._of) == snapshot.capacity:
+            return self._of
+        if names is None or self._seen < 0 or len(self._of) != snapshot.capacity:
+            self._of = np.full(snapshot.capacity, -1, np.int64)
+            names = list(snapshot.rows)
+        for name in dict.fromkeys(names):
+            row = snapshot.rows.get(name)
+            node = snapshot.nodes[row] if row is not None else None
+            if row is not None and node is not None:
+                self._of[row] = snapshot.inventory.kind_of(self._kinds, name, node.labels)
+        self._seen = now
         return self._of
 
-    def _look(self, row: int) -> None:
-        node = self._snapshot.nodes[row]
-        if node is not None:
-            inventory = self._snapshot.inventory
-            self._of[row] = inventory.kind_of(self._kinds, node.name, node.labels)
+
+class KindBooks:
+    """One :class:`NodeKinds` for each sight, shared by all claims that see as much."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._books: dict[Kinds, NodeKinds] = {}
+
+    def under(self, sight: Sight) -> NodeKinds:
+        """The kinds of nodes for claims of this sight."""
+        kinds = self._snapshot.inventory.kinds(sight)
+        found = self._books.pop(kinds, None) or NodeKinds(self._snapshot, kinds)
+        self._books[kinds] = found
+        if len(self._books) > MAX_SIGHTS:
+            del self._books[next(iter(self._books))]
+        return found
 
 
 class DeviceFit:
@@ -139,8 +139,16 @@ class DeviceFit:
     for each kind of node. The devices themselves are looked for on the node that is chosen.
     """
 
-    def __init__(self, snapshot: Snapshot, specs: tuple[ClaimSpec, ...]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        specs: tuple[ClaimSpec, ...],
+        books: KindBooks | None = None,
+    ) -> None:
+        """``books`` are shared with the other claims of a placer."""
         self._snapshot = snapshot
+        self._books = books if books is not None else KindBooks(snapshot)
+        self._seen = -1
         self._specs = [(f"#{i}", spec) for i, spec in enumerate(specs)]
         self._answers: dict[int, tuple[Allocation, ...]] = {}
         # By kind: why nothing is given, or how much the devices given are liked.
@@ -160,24 +168,33 @@ class DeviceFit:
 
     def refresh(self) -> None:
         """Forget the answers of nodes whose devices changed."""
-        inventory = self._snapshot.inventory
+        snapshot, inventory = self._snapshot, self._snapshot.inventory
         if self._kinds is None or self._class_epoch != inventory.class_epoch:
             specs = [spec for _, spec in self._specs]
-            sight = sight_of(specs, inventory.classes, inventory.reads)
-            self._kinds = NodeKinds(self._snapshot, sight)
+            self._kinds = self._books.under(sight_of(specs, inventory.classes, inventory.reads))
             self._class_epoch = inventory.class_epoch
             self._refusals.clear()
             self._liked.clear()
-        rows = self._kinds.refresh()
-        if rows is None:
+        names, now = inventory.changes_since(max(self._seen, 0))
+        if now == self._seen and len(self.blocked) == snapshot.capacity:
+            return
+        if names is None or self._seen < 0 or len(self.blocked) != snapshot.capacity:
             self._answers.clear()
-            self.blocked = np.zeros(self._snapshot.capacity, np.bool_)
+            self.blocked = np.zeros(snapshot.capacity, np.bool_)
             if self._refusals:
                 self.blocked = np.isin(self._kinds.of(), np.fromiter(self._refusals, np.int64))
-            return
-        for row in rows:
-            self._answers.pop(row, None)
-            self.blocked[row] = False
+            names = []
+        for name in names:
+            row = snapshot.rows.get(name)
+            if row is not None:
+                self._answers.pop(row, None)
+                self.blocked[row] = False
+        self._seen = now
+
+    def kinds(self) -> NDArray[np.int64]:
+        """The number of each row's device state."""
+        assert self._kinds is not None
+        return self._kinds.of()
 
     def kind(self, row: int) -> int:
         """The number of the row's device state: equal numbers give equal answers."""

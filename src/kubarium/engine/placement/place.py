@@ -10,7 +10,7 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.model import AllocationError, ClaimSpec
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
+from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, KindBooks, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
 from kubarium.engine.placement.profile import DEFAULT, Profile
@@ -32,6 +32,7 @@ class Placer:
         self.profile = profile
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
+        self._kinds = KindBooks(snapshot)
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
 
     def place(self, pod: Pod, within: Mask | None = None) -> Placement | None:
@@ -81,7 +82,7 @@ class Placer:
         if not claims.pending:
             return None
         specs = tuple(claim.spec for claim in claims.pending)
-        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs)
+        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs, self._kinds)
         self._devices[specs] = found
         if len(self._devices) > MAX_FITS:
             del self._devices[next(iter(self._devices))]
