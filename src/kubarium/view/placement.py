@@ -14,6 +14,7 @@ from kubarium.engine.explain.obstacles import Group
 from kubarium.engine.explain.survey import RequestSurvey
 from kubarium.engine.explain.wishes import Clause
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import Decision
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import ClusterView
@@ -49,11 +50,17 @@ class Account:
     commands: Mapping[Suggestion, str] = field(default_factory=dict)
 
 
-def account_of(view: ClusterView, placer: Placer, subject: Subject, node: str = "") -> Account:
-    """The account; of one node alone if ``node`` is given."""
-    question = Explainer(placer, clauses_of).question(subject)
+def account_of(
+    view: ClusterView,
+    placer: Placer,
+    subject: Subject,
+    decision: Decision | None = None,
+    node: str = "",
+) -> Account:
+    """The account; of one node alone if ``node`` is given. ``decision`` is a gang's if known."""
+    question = Explainer(placer, clauses_of).question(subject, decision)
     rules = view.taint_rule_names()
-    groups = [group for group in question.obstacles.groups() if group.rules]
+    groups = [group for group in question.obstacles.groups if group.rules]
     told = [_Told(view.snapshot, question, group) for group in groups]
     if node:
         told = [entry.only(node) for entry in told if node in entry.names]

@@ -26,7 +26,7 @@ from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import Gang, Key, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.plan import QueueItem
+from kubarium.engine.plan import Decision, QueueItem
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
@@ -176,9 +176,15 @@ class _Why:
         told = Explanation(title, "Pending", verdict.message(), facts=facts)
         return self._accounted(told, placer, subject) if not verdict.everywhere else told
 
-    def _accounted(self, told: Explanation, placer: Placer, subject: Subject) -> Explanation:
+    def _accounted(
+        self,
+        told: Explanation,
+        placer: Placer,
+        subject: Subject,
+        decision: Decision | None = None,
+    ) -> Explanation:
         """With the account of nodes and devices, and with what would help."""
-        found = account_of(self.view, placer, subject, self._about_node)
+        found = account_of(self.view, placer, subject, decision, self._about_node)
         return replace(
             told,
             tightest=found.tightest,
@@ -237,7 +243,7 @@ class _Why:
         text = verdict.message() if verdict else (account.message() if account else "")
         told = Explanation(title, "Pending", text, facts=facts)
         hopeless = account is None or account.everywhere
-        return told if hopeless else self._accounted(told, placer, Subject(pods, gang))
+        return told if hopeless else self._accounted(told, placer, Subject(pods, gang), decision)
 
     # Owners
 

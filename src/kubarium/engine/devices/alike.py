@@ -61,11 +61,23 @@ def body(device: Device) -> Hashable:
 
 
 def _everything(device: Device) -> Hashable:
-    return tuple(sorted((name, _key(value)) for name, value in device.attributes.items()))
+    return tuple(sorted((name, _text(value)) for name, value in device.attributes.items()))
 
 
-def _key(value: AttributeValue) -> tuple[str, str]:
+def _text(value: AttributeValue) -> tuple[str, str]:
     return value.kind, repr(value.order or sorted(map(repr, value.values)))
+
+
+def columns(item: Slice) -> dict[str, Hashable]:
+    """For each attribute name that occurs in the slice, its value in each device."""
+    found: dict[str, list[Hashable]] = {}
+    for at, device in enumerate(item.devices):
+        for name, value in device.attributes.items():
+            column = found.get(name)
+            if column is None:
+                column = found[name] = [None] * len(item.devices)
+            column[at] = (value.kind, value.values, value.order)
+    return {name: tuple(column) for name, column in found.items()}
 
 
 class Numbers:
@@ -90,11 +102,21 @@ class Numbers:
 class Kinds:
     """Numbers for node device states, under one sight."""
 
-    def __init__(self, sight: Sight, ledger: Ledger, bodies: Mapping[str, tuple[int, ...]]) -> None:
-        """``bodies`` has, for each slice by name, the number of each device's :func:`body`."""
+    def __init__(
+        self,
+        sight: Sight,
+        ledger: Ledger,
+        bodies: Mapping[str, tuple[int, ...]],
+        columns: Mapping[str, Mapping[str, int]],
+    ) -> None:
+        """``bodies`` has, for each slice by name, the number of each device's :func:`body`.
+
+        ``columns`` has the number of each of its :func:`columns`.
+        """
         self.sight = sight
         self._ledger = ledger
         self._bodies = bodies
+        self._columns = columns
         self._names: dict[str, tuple[str, ...]] = {}
         self._of_slice: dict[str, tuple[Slice, int, tuple[str, ...]]] = {}
         self._slices = Numbers()
@@ -162,19 +184,10 @@ class Kinds:
         return number, names
 
     def _attributes(self, item: Slice) -> Hashable:
+        columns = self._columns[item.name]
         if self.sight is None:
-            return tuple([_everything(device) for device in item.devices])
-        wanted = self._wanted(item.driver)
-        if not wanted:
-            return None
-        found: list[Hashable] = []
-        for device in item.devices:
-            get = device.attributes.get
-            for name in wanted:
-                value = get(name)
-                # Flat, so that neither hashing nor comparing leaves C.
-                found.append(None if value is None else (value.kind, value.values, value.order))
-        return tuple(found)
+            return tuple(sorted(columns.items()))
+        return tuple([columns.get(name) for name in self._wanted(item.driver)])
 
     def _wanted(self, driver: str) -> tuple[str, ...]:
         """The names under which a device of the driver may carry what is seen."""

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from kubarium.engine.devices.alike import Kinds, Numbers, Reads, Sight, body, reads_everything
+from kubarium.engine.devices.alike import (
+    Kinds,
+    Numbers,
+    Reads,
+    Sight,
+    body,
+    columns,
+    reads_everything,
+)
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
@@ -75,7 +83,10 @@ class Inventory:
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
         self._body_numbers = Numbers()
+        self._column_numbers = Numbers()
+        self._columns: dict[str, dict[str, int]] = {}
         self._unsound: dict[str, None] = {}
+        self._intricate: dict[str, None] = {}
         self._taints: Counter[DeviceTaint] = Counter()
         self._bodies: dict[str, tuple[int, ...]] = {}
         self._kinds: dict[Sight, Kinds] = {}
@@ -106,6 +117,10 @@ class Inventory:
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
         self._bodies[item.name] = tuple([self._body_numbers.of(body(d)) for d in item.devices])
+        numbers = self._column_numbers
+        self._columns[item.name] = {n: numbers.of((n, c)) for n, c in columns(item).items()}
+        if not item.node_name or any(d.consumes or d.allow_multiple for d in item.devices):
+            self._intricate[item.name] = None
         self._taints.update(taint for device in item.devices for taint in device.taints)
         if not _sound(item):
             self._unsound[item.name] = None
@@ -118,7 +133,8 @@ class Inventory:
             return
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
-        del self._bodies[name]
+        del self._bodies[name], self._columns[name]
+        self._intricate.pop(name, None)
         self._taints.subtract(taint for device in item.devices for taint in device.taints)
         self._unsound.pop(name, None)
         for kinds in self._kinds.values():
@@ -236,6 +252,11 @@ class Inventory:
                 if item.devices:
                     yield item, problem
 
+    @property
+    def all_simple(self) -> bool:
+        """Whether every device belongs to one node, and to one claim at a time as a whole."""
+        return not self._intricate
+
     def device_taints(self) -> list[DeviceTaint]:
         """Each taint that some device has, once."""
         return [taint for taint, count in self._taints.items() if count > 0]
@@ -256,7 +277,7 @@ class Inventory:
             wide = known.sight is None or (sight is not None and sight <= known.sight)
             if wide and (sight is None or known.sight is not None):
                 return known
-        found = self._kinds[sight] = Kinds(sight, self.ledger, self._bodies)
+        found = self._kinds[sight] = Kinds(sight, self.ledger, self._bodies, self._columns)
         if len(self._kinds) > MAX_SIGHTS:
             del self._kinds[next(iter(self._kinds))]
         return found

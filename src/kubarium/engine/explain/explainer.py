@@ -69,9 +69,9 @@ class Explainer:
         """Whether the subject could be placed now; nothing is kept."""
         return Trial(self._placer).fits(subject)
 
-    def question(self, subject: Subject) -> Question:
-        """All that can be asked about one subject."""
-        return Question(self._placer, self._clauses, subject)
+    def question(self, subject: Subject, decision: Decision | None = None) -> Question:
+        """All that can be asked about one subject; ``decision`` is the gang's if it is known."""
+        return Question(self._placer, self._clauses, subject, decision)
 
     def suggest(self, subject: Subject) -> tuple[Suggestion, ...]:
         """Changes of which each alone lets the subject be placed, the most direct first.
@@ -84,7 +84,14 @@ class Explainer:
 class Question:
     """One subject that has no place: what stands in its way, and what would help."""
 
-    def __init__(self, placer: Placer, clauses: Clauses, subject: Subject) -> None:
+    def __init__(
+        self,
+        placer: Placer,
+        clauses: Clauses,
+        subject: Subject,
+        decision: Decision | None = None,
+    ) -> None:
+        self._known_decision = decision
         self._placer = placer
         self._snapshot = placer.snapshot
         self._clauses = clauses
@@ -200,7 +207,7 @@ class Question:
                 yield from self._of_resources(group)
 
     def _groups(self) -> list[Group]:
-        return [group for group in self.obstacles.groups() if group.rules][:GROUPS_TRIED]
+        return [group for group in self.obstacles.groups if group.rules][:GROUPS_TRIED]
 
     def _uncordoned(self, group: Group) -> Iterator[Change]:
         if not any(rule.kind == "cordon" for rule in group.rules):
@@ -210,8 +217,8 @@ class Question:
             for rule in group.rules
             if rule.kind == "cordon" or str(rule.subject).startswith("node.kubernetes.io/unsched")
         )
-        node = self._node(int(group.rows[0]))
-        yield replace(supplies.uncordoned(node), lifts=bits, row=int(group.rows[0]))
+        for row in group.rows[: MODELS_TRIED if self.subject.is_gang else 1].tolist():
+            yield replace(supplies.uncordoned(self._node(row)), lifts=bits, row=row)
 
     def _of_resources(self, group: Group) -> Iterator[Change]:
         shape = self.subject.shape
@@ -273,6 +280,17 @@ class Question:
                 low, step = middle, 1
         return change(high) if high - low == 1 else None
 
+    def _fewer(
+        self, change: Callable[[int], Change], guess: int, best: Change | None
+    ) -> Change | None:
+        """The best so far, or the least amount of this change if that is less."""
+        if best is None:
+            return self._smallest(change, guess)
+        less = best.suggestion.amount - 1
+        if less < 1 or not self._trial.fits(self.subject, (change(less),)):
+            return best
+        return self._smallest(change, less) or best
+
     def _fewer_devices(self) -> Iterator[Change]:
         seen: dict[str, None] = {}
         for claim in self.pending:
@@ -325,6 +343,8 @@ class Question:
     @cached_property
     def decision(self) -> Decision:
         """What the scheduler decides about the gang now."""
+        if self._known_decision is not None:
+            return self._known_decision
         subject = self.subject
         mark = self._snapshot.checkpoint()
         try:
@@ -359,10 +379,7 @@ class Question:
                 best: Change | None = None
                 for row, place in self._places_for_devices():
                     make = _devices_on(model, self._node(row), request.device_class, place)
-                    found = self._smallest(make, guess)
-                    least = best.suggestion.amount if best is not None else MAX_ADDED + 1
-                    if found is not None and found.suggestion.amount < least:
-                        best, guess = found, found.suggestion.amount
+                    best = self._fewer(make, guess, best)
                 if best is not None:
                     yield best
 
@@ -389,7 +406,7 @@ class Question:
         same_for_gang = self.subject.is_gang and everywhere and len(open_rows) > 1 and not domain
         return [
             (rows[0], "any node" if alone or same_for_gang else self._place(rows, domain))
-            for rows in ordered[:MODELS_TRIED]
+            for rows in ordered[: MODELS_TRIED // 2 if self.subject.is_gang else MODELS_TRIED]
         ]
 
     def _promise(self, rows: list[int], domain: Mapping[int, str]) -> tuple[object, ...]:
@@ -430,10 +447,7 @@ class Question:
             guess = -(-self._missing // fresh) if self.subject.is_gang else 1
             if guess > MAX_ADDED:
                 continue
-            found = self._smallest(_nodes_like(self._snapshot, node, place), guess)
-            least = best.suggestion.amount if best is not None else MAX_ADDED + 1
-            if found is not None and found.suggestion.amount < least:
-                best = found
+            best = self._fewer(_nodes_like(self._snapshot, node, place), guess, best)
         if best is not None:
             yield best
 
@@ -444,7 +458,7 @@ class Question:
         snapshot = self._snapshot
         groups = [
             group.rows
-            for group in self.obstacles.groups()
+            for group in self.obstacles.groups
             if all(rule.kind in _CURED_BY_A_NEW_NODE for rule in group.rules)
         ]
         if not groups:
@@ -531,7 +545,10 @@ class Question:
                 combinations(parts, size), key=lambda changes: sum(c.cost for c in changes)
             )
             for changes in sets:
-                if not self._rooms.enough(changes) or _same_subject(changes):
+                # A single pod runs on one node.
+                if not self.subject.is_gang and len({c.row for c in changes if c.row >= 0}) > 1:
+                    continue
+                if not self._rooms.enough(changes):
                     continue
                 tried += 1
                 if tried > COMBINATIONS_TRIED or self._trial.exhausted:
@@ -613,12 +630,6 @@ def _with_hint(change: Change, hints: Mapping[str, str]) -> Change:
         return change
     suggestion = change.suggestion
     return replace(change, suggestion=replace(suggestion, text=f"{suggestion.text}{hint}"))
-
-
-def _same_subject(changes: tuple[Change, ...]) -> bool:
-    """Whether two of the changes are amounts of the same thing, or on different nodes."""
-    rows = {change.row for change in changes if change.row >= 0}
-    return len(rows) > 1
 
 
 def _together(changes: tuple[Change, ...]) -> Suggestion:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,7 @@ class Obstacles:
     def bit(self, rule: Rule) -> int:
         return 1 << next(i for i, known in enumerate(self.rules) if known is rule)
 
+    @cached_property
     def groups(self) -> list[Group]:
         """Nodes by the rules that they fail: few rules first, then many nodes first."""
         codes = self.codes[self.rows]

@@ -298,7 +298,4 @@ def _greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod], gang: Gang) -> boo
             return False
     if not next(iter(specs)):
         return True
-    return len(next(iter(specs))) == 1 and all(
-        item.node_name and not any(d.consumes or d.allow_multiple for d in item.devices)
-        for item in snapshot.inventory.slices.values()
-    )
+    return len(next(iter(specs))) == 1 and snapshot.inventory.all_simple
