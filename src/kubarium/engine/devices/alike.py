@@ -11,11 +11,22 @@ Kinds are small numbers for equal states. A node's is computed again only when i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from kubarium.engine.devices.ledger import Ledger
-from kubarium.engine.devices.model import AttributeValue, ClaimSpec, Device, DeviceClass, Slice
+from kubarium.engine.devices.model import (
+    Allocation,
+    AttributeValue,
+    ClaimSpec,
+    Device,
+    DeviceClass,
+    DeviceId,
+    DeviceResult,
+    NodeScope,
+    Slice,
+)
 from kubarium.engine.devices.pools import Pool, device_reaches
+from kubarium.engine.selectors import NodeTerm, Requirement
 
 # Fully qualified names of attributes; None is all of them.
 Sight = frozenset[str] | None
@@ -55,6 +66,7 @@ def body(device: Device) -> Hashable:
         device.allow_multiple,
         device.binds_to_node,
         device.binding_conditions,
+        device.binding_failure_conditions,
         _everything(device) if device.opaque else None,
     )
     return (*plain, tuple(sorted(device.capacity.items(), key=lambda item: item[0])))
@@ -197,3 +209,37 @@ class Kinds:
             short = [n.partition("/")[2] for n in full if n.startswith(f"{driver}/")]
             known = self._names[driver] = (*full, *short)
         return known
+
+
+def carried_over(
+    allocation: Allocation, here: Sequence[Slice], there: Sequence[Slice], node: str
+) -> Allocation:
+    """What a search on ``node`` gives, from what one gave on another node of the same kind.
+
+    Both nodes' slices are whole local pools in order of driver and pool, ``here`` of the node on
+    which the search ran.
+    """
+    places = {
+        (item.driver, item.pool, device.name): (number, at)
+        for number, item in enumerate(here)
+        for at, device in enumerate(item.devices)
+    }
+    results: list[DeviceResult] = []
+    for result in allocation.results:
+        number, at = places[result.id]
+        item = there[number]
+        id_ = DeviceId(item.driver, item.pool, item.devices[at].name)
+        results.append(
+            DeviceResult(
+                result.request,
+                id_,
+                result.admin_access,
+                result.shared,
+                result.consumed,
+                result.tolerations,
+                result.binding_conditions,
+                result.binding_failure_conditions,
+            )
+        )
+    scope = NodeScope((NodeTerm(fields=(Requirement("metadata.name", "In", (node,)),)),))
+    return Allocation(tuple(results), scope, allocation.chosen)

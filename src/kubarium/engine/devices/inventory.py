@@ -284,13 +284,16 @@ class Inventory:
 
     def kind_of(self, kinds: Kinds, node: str, labels: Mapping[str, str]) -> int:
         """The number of the node's state; equal numbers are states that no search tells apart."""
-        plain = self._plain(node)
+        plain = self.whole_slices(node)
         if plain is None:
             return kinds.of_pools(self.pools(node, labels), node, labels)
         return kinds.of_plain(plain)
 
-    def _plain(self, node: str) -> Sequence[Slice] | None:
-        """The node's slices if each is a complete local pool without counters; else None."""
+    def whole_slices(self, node: str) -> Sequence[Slice] | None:
+        """The node's slices if each is a complete local pool without counters; else None.
+
+        In order of driver and pool.
+        """
         if self._wide:
             return None
         near = self._local.get(node)

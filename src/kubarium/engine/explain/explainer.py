@@ -266,6 +266,8 @@ class Question:
     def _smallest(self, change: Callable[[int], Change], guess: int = 1) -> Change | None:
         """The change of the least amount that helps, up to MAX_ADDED. More never helps less."""
         low, high = 0, min(max(guess, 1), MAX_ADDED)
+        if high > 1 and self._trial.fits(self.subject, (change(1),)):
+            return change(1)
         while not self._trial.fits(self.subject, (change(high),)):
             if high >= MAX_ADDED or self._trial.exhausted:
                 return None
@@ -300,7 +302,8 @@ class Question:
                 seen[path] = None
                 low, high = 0, request.count  # low asks for nothing, high does not fit
                 while high - low > 1:
-                    middle = (low + high) // 2
+                    # One less is the usual answer, and what is asked for least.
+                    middle = high - 1 if high == request.count else (low + high) // 2
                     fits = self._helps(self._counted(path, request.count, middle))
                     low, high = (middle, high) if fits else (low, middle)
                 if low and not self._trial.exhausted:

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.alike import Kinds, Sight, sight_of
+from kubarium.engine.devices.alike import Kinds, Sight, carried_over, sight_of
 from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
-from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
 from kubarium.engine.model import Claim, Key, Pod
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
+
+# Kinds of nodes for which an answer is kept, for nodes of the same kind.
+MAX_FOUND = 4_096
 
 # Upstream: at most this many alternatives in a prioritised list.
 _MAX_ALTERNATIVES = 8
@@ -154,6 +157,8 @@ class DeviceFit:
         # By kind: why nothing is given, or how much the devices given are liked.
         self._refusals: dict[int, str] = {}
         self._liked: dict[int, int] = {}
+        # By kind: the slices of a node, and what a search gave there.
+        self._found: dict[int, tuple[Sequence[Slice], tuple[Allocation, ...]]] = {}
         # Rows known to give nothing, so that a search for the best row need not ask them again.
         self.blocked: Mask = np.zeros(snapshot.capacity, np.bool_)
         self._kinds: NodeKinds | None = None
@@ -175,6 +180,7 @@ class DeviceFit:
             self._class_epoch = inventory.class_epoch
             self._refusals.clear()
             self._liked.clear()
+            self._found.clear()
         names, now = inventory.changes_since(max(self._seen, 0))
         if now == self._seen and len(self.blocked) == snapshot.capacity:
             return
@@ -220,13 +226,24 @@ class DeviceFit:
         if refusal is not None:
             self.blocked |= self.rows_like(row)
             return refusal
-        found = self._ask(row)
+        found = self._carried(row) or self._ask(row)
         if isinstance(found, str):
             self._refusals[self.kind(row)] = found
             self.blocked |= self.rows_like(row)
         else:
             self._answers[row] = found
         return found
+
+    def _carried(self, row: int) -> tuple[Allocation, ...] | None:
+        """The row's answer by way of a node of its kind that has been asked."""
+        node = self._snapshot.nodes[row]
+        known = self._found.get(self.kind(row))
+        if known is None or node is None:
+            return None
+        there = self._snapshot.inventory.whole_slices(node.name)
+        if there is None:
+            return None
+        return tuple(carried_over(one, known[0], there, node.name) for one in known[1])
 
     def _ask(self, row: int) -> tuple[Allocation, ...] | str:
         node = self._snapshot.nodes[row]
@@ -238,7 +255,14 @@ class DeviceFit:
             if not error.node_only:
                 raise
             return str(error)
-        return reasons.CLAIMS if found is None else tuple(found)
+        if found is None:
+            return reasons.CLAIMS
+        slices = self._snapshot.inventory.whole_slices(node.name)
+        if slices is not None:
+            if len(self._found) >= MAX_FOUND:
+                self._found.clear()
+            self._found[self.kind(row)] = (slices, tuple(found))
+        return tuple(found)
 
     def refusal(self, row: int) -> str:
         """Why the row gives nothing; "" if it gives what is asked."""
