@@ -108,8 +108,12 @@ def test_a_selector_a_taint_and_a_cordon_are_each_named():
     taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
     subject = pod("picky", nodeSelector={"rack": "r9"})
     nodes = [node("plain")]
-    assert "remove node selector clause rack=r9 (no node has label rack)" in texts(
-        explain({NODES: nodes}, subject)
+    unlabelled = explain({NODES: nodes}, subject)
+    assert "remove node selector clause rack=r9" in texts(unlabelled)
+    assert unlabelled.reasons == ("node selector rack=r9 (no node has label rack): plain",)
+    racked = [node("plain", labels={"rack": "r90"})]
+    assert "change node selector clause rack=r9 to rack=r90" in texts(
+        explain({NODES: racked}, subject)
     )
     tainted = explain({NODES: [node("t", taints=[taint])]}, pod("plain"))
     assert "tolerate taint gpu=only:NoSchedule" in texts(tainted)
@@ -124,7 +128,7 @@ def test_two_changes_are_suggested_together_if_neither_suffices_alone():
     found = explain({NODES: [node("t", taints=[taint])]}, subject)
     [both] = found.suggestions
     assert [part.kind for part in both.parts] == ["remove-selector", "tolerate-taint"]
-    assert "remove node selector clause rack=r9 (no node has label rack) and tolerate" in both.text
+    assert "remove node selector clause rack=r9 and tolerate" in both.text
     assert [rule["text"] for rule in found.nodes[0]["rules"]] == [
         "taint gpu=only:NoSchedule",
         "node selector rack=r9 (no node has label rack)",

@@ -17,6 +17,7 @@ KINDS = (
     "add-node",
     "add-resource",
     "combination",
+    "correct-selector",
     "free-pod",
     "free-pods",
     "lower-capacity",

@@ -207,6 +207,7 @@ def _survey_json(found: RequestSurvey) -> dict[str, Any]:
         "matching": found.matching,
         "free": found.free,
         "usable": found.usable,
+        "mostOnOneNode": found.most,
         "failed": dict(found.failed),
         "clauses": [
             {

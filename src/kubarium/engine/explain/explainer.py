@@ -432,7 +432,9 @@ class Question:
             return f"a node of {where}, such as {node}"
         if where:
             return f"node {node} of {where}"
-        others = f" or one of {len(rows) - 1} like it" if len(rows) > 1 else ""
+        if len(rows) == 2:
+            return f"node {node} or {self._node(rows[1]).name}"
+        others = f" or any of {len(rows) - 1} like it" if len(rows) > 1 else ""
         return f"node {node}{others}"
 
     def _device_kinds(self) -> list[int] | None:

@@ -9,7 +9,7 @@ the node's bits: that is how combinations are found without trying them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 
@@ -196,16 +196,18 @@ def _taints(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:
 def _affinity(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:
     shape = pod.shape
     for clause in shape.node_selector:
-        hint = near_miss(snapshot, clause)
-        lift = wishes.without_clause(clause, hint)
+        hint, meant = near_miss(snapshot, clause)
+        lifts = [wishes.without_clause(clause)]
+        if meant is not None:
+            lifts.insert(0, wishes.corrected_clause(clause, meant))
         text = f"node selector {clause}{hint}"
         mask = filters.clause(snapshot, clause)
-        yield Rule("selector", reasons.NODE_AFFINITY, text, mask, [lift], clause)
+        yield Rule("selector", reasons.NODE_AFFINITY, text, mask, lifts, clause)
     if shape.affinity is None:
         return
     if len(shape.affinity) == 1 and not shape.affinity[0].fields:
         for clause in shape.affinity[0].labels:
-            hint = near_miss(snapshot, clause)
+            hint, _ = near_miss(snapshot, clause)
             lift = wishes.without_affinity_clause(clause, hint)
             text = f"node affinity {clause}{hint}"
             mask = filters.clause(snapshot, clause)
@@ -214,28 +216,34 @@ def _affinity(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:
             return
     mask = filters.any_term(snapshot, shape.affinity)
     stated = dict.fromkeys(c for t in shape.affinity for c in (*t.labels, *t.fields))
-    lifts = [wishes.without_affinity_clause(c, near_miss(snapshot, c)) for c in stated]
+    lifts = [wishes.without_affinity_clause(c, near_miss(snapshot, c)[0]) for c in stated]
     lifts.append(wishes.without_affinity())
     yield Rule("affinity", reasons.NODE_AFFINITY, "the required node affinity", mask, lifts)
 
 
-def near_miss(snapshot: Snapshot, clause: Requirement) -> str:
-    """`` (no node has label zoen; did you mean zone?)`` if key or value looks misspelt; else ""."""
+def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement | None]:
+    """What is wrong with a clause that no node can satisfy, and the clause that may be meant.
+
+    The text is `` (no node has label zoen; did you mean zone?)``, or "".
+    """
     if clause.operator not in ("In", "Exists", "Gt", "Lt") or clause.key == "metadata.name":
-        return ""
+        return "", None
     column = snapshot.labels.get(clause.key)
     if column is None or not (column[snapshot.alive] >= 0).any():
         keys = [k for k, c in snapshot.labels.items() if (c[snapshot.alive] >= 0).any()]
-        return _hint(f"no node has label {clause.key}", clause.key, keys)
-    if clause.operator != "In":
-        return ""
+        close = _close(clause.key, keys)
+        meant = replace(clause, key=close) if close else None
+        return _hint(f"no node has label {clause.key}", close), meant
+    if clause.operator != "In" or not clause.values:
+        return "", None
     values = snapshot.label_values[clause.key]
     used = np.unique(column[snapshot.alive & (column >= 0)])
     known = [value for value, number in values.items() if _contains(used, number)]
     if any(value in known for value in clause.values):
-        return ""
-    wanted = clause.values[0] if clause.values else ""
-    return _hint(f"no node has {clause.key}={wanted}", wanted, known)
+        return "", None
+    close = _close(clause.values[0], known)
+    meant = replace(clause, values=(close,)) if close else None
+    return _hint(f"no node has {clause.key}={clause.values[0]}", close), meant
 
 
 def _contains(numbers: NDArray[np.int32], number: int) -> bool:
@@ -243,9 +251,13 @@ def _contains(numbers: NDArray[np.int32], number: int) -> bool:
     return at < len(numbers) and int(numbers[at]) == number
 
 
-def _hint(text: str, wanted: str, known: Sequence[str]) -> str:
-    close = get_close_matches(wanted, known[:NAMES_COMPARED], 1, 0.75)
-    return f" ({text}; did you mean {close[0]}?)" if close else f" ({text})"
+def _close(wanted: str, known: Sequence[str]) -> str:
+    found = get_close_matches(wanted, known[:NAMES_COMPARED], 1, 0.75)
+    return found[0] if found else ""
+
+
+def _hint(text: str, close: str) -> str:
+    return f" ({text}; did you mean {close}?)" if close else f" ({text})"
 
 
 def _port(snapshot: Snapshot, port: HostPort) -> Rule:

@@ -57,7 +57,11 @@ class ClauseCount:
 
 @dataclass(frozen=True, slots=True)
 class RequestSurvey:
-    """The account of one request. ``failed`` counts devices by the first rule that they fail."""
+    """The account of one request. ``failed`` counts devices by the first rule that they fail.
+
+    ``usable`` of the free ones are on nodes where nothing but devices is in the way, ``most`` is
+    how many one node can have at most.
+    """
 
     request: str
     device_class: str
@@ -66,6 +70,7 @@ class RequestSurvey:
     matching: int
     free: int
     usable: int
+    most: int = 0
     failed: Mapping[str, int] = field(default_factory=dict)
     clauses: tuple[ClauseCount, ...] = ()
     holders: tuple[str, ...] = ()
@@ -153,6 +158,7 @@ class _Surveyor:
         self._models: dict[int, Slice] = {}
         self._evaluated = 0
         self._failed: Counter[str] = Counter()
+        self._on_node: Counter[str] = Counter()
         self._free = self._free_usable = self._matching = self._devices = 0
         self._in_use: list[DeviceId] = []
         self._groups: dict[str, dict[str, Counter[object]]] = {}
@@ -184,7 +190,11 @@ class _Surveyor:
             if facts.matching:
                 self._use(item, facts)
         counts = self._count_static(of_kind)
-        notes += self._constraint_notes(claims)
+        most = self._on_node.pop("", 0) + max(self._on_node.values(), default=0)
+        if most < self._request.count <= self._free:
+            wanted = self._request.count
+            notes.append(f"one claim wants {wanted} on one node; no node has more than {most} free")
+        notes += self._constraint_notes()
         return RequestSurvey(
             self._path,
             self._request.device_class,
@@ -193,6 +203,7 @@ class _Surveyor:
             self._matching,
             self._free,
             self._free_usable if self._usable is not None else self._free,
+            most,
             {reason: n for reason, n in self._failed.items() if n and reason},
             counts,
             tuple(self._holders()),
@@ -305,6 +316,7 @@ class _Surveyor:
                     if item.devices[i].name in taken
                 ]
         self._free += len(free)
+        self._on_node[item.node_name] += len(free)
         if free and self._is_usable(item):
             self._free_usable += len(free)
         if grouped:
@@ -385,7 +397,7 @@ class _Surveyor:
                     nodes = self._groups.setdefault(name, {})
                     nodes.setdefault(item.node_name, Counter()).update(value.values)
 
-    def _constraint_notes(self, claims: int) -> Iterator[str]:
+    def _constraint_notes(self) -> Iterator[str]:
         for constraint in self._spec.constraints:
             if not constraint.covers(self._entry, self._request):
                 continue

@@ -42,14 +42,25 @@ def whole(expression: str) -> Sequence[Clause]:
 # Pods
 
 
-def without_clause(clause: Requirement, hint: str = "") -> Change:
+def without_clause(clause: Requirement) -> Change:
     """The node selector without one clause."""
-    text = f"remove node selector clause {clause}{hint}"
+    text = f"remove node selector clause {clause}"
 
     def change(shape: PodShape) -> PodShape:
         return replace(shape, node_selector=tuple(c for c in shape.node_selector if c != clause))
 
     return Change(Suggestion("remove-selector", text, str(clause)), OWN_WISH, shape=change)
+
+
+def corrected_clause(clause: Requirement, meant: Requirement) -> Change:
+    """The node selector with a misspelt clause put right."""
+    text = f"change node selector clause {clause} to {meant}"
+
+    def change(shape: PodShape) -> PodShape:
+        clauses = tuple(meant if c == clause else c for c in shape.node_selector)
+        return replace(shape, node_selector=clauses)
+
+    return Change(Suggestion("correct-selector", text, str(clause)), OWN_WISH - 1, shape=change)
 
 
 def without_affinity() -> Change:
