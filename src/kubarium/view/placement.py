@@ -25,6 +25,9 @@ NODES_NAMED = 3
 NODES_LISTED = 100
 GROUPS_TOLD = 6
 
+# Topology domains of a gang in text.
+DOMAINS_TOLD = 3
+
 
 def clauses_of(expression: str) -> list[Clause]:
     """The clauses of a CEL selector, with what each compares."""
@@ -65,6 +68,7 @@ def account_of(
     if node:
         told = [entry.only(node) for entry in told if node in entry.names]
     lines = [line for found in question.surveys for line in _with_rules(found, rules)]
+    lines += _domains(question)
     lines += [entry.line() for entry in told[:GROUPS_TOLD]]
     if len(told) > GROUPS_TOLD:
         rest = sum(len(entry.names) for entry in told[GROUPS_TOLD:])
@@ -102,9 +106,31 @@ def _with_rules(found: RequestSurvey, rules: Mapping[str, str]) -> Iterator[str]
         yield f"{line} (DeviceTaintRule {rule})" if rule else line
 
 
+def _domains(question: Question) -> Iterator[str]:
+    """Where the pods of a gang with a topology constraint could go: the best domains first."""
+    found = question.open_nodes()
+    best = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+    for name, (able, total) in best[:DOMAINS_TOLD]:
+        nodes = "node" if total == 1 else "nodes"
+        yield f"{name}: {able} of {total} {nodes} could take one of the pods"
+    if len(best) > DOMAINS_TOLD:
+        yield f"… and {len(best) - DOMAINS_TOLD} more domains"
+
+
+def _room(question: Question, subject: Subject) -> str:
+    """What is short for a gang whose pods find room one by one, but not all."""
+    verdict = question.decision.gang_verdict
+    if subject.gang is None or verdict is None or verdict.waiting:
+        return ""
+    where = f" within {verdict.domain}" if verdict.domain else ""
+    return f"room for all at once: {verdict.placed} of {verdict.needed} pods find a place{where}"
+
+
 def _tightest(question: Question, subject: Subject) -> str:
     """The one constraint whose relaxation opens the most nodes, or the most devices."""
     found = question.obstacles.tightest()
+    if subject.is_gang and (question.obstacles.codes[question.obstacles.rows] == 0).any():
+        return _room(question, subject)
     if found is None:
         return ""
     rule, opened = found

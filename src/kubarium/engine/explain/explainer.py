@@ -18,7 +18,7 @@ from kubarium.engine.devices.model import ALL, Amount, Slice
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.obstacles import Group, Obstacles
 from kubarium.engine.explain.rooms import Rooms
-from kubarium.engine.explain.subject import SMALLER, SWITCH, Change, Subject
+from kubarium.engine.explain.subject import ADD, SMALLER, SWITCH, Change, Subject
 from kubarium.engine.explain.supplies import amount
 from kubarium.engine.explain.survey import RequestSurvey, shares_left, shown_amount, survey
 from kubarium.engine.explain.trial import Trial
@@ -48,6 +48,7 @@ MAX_ADDED = 64
 TOGETHER = 3
 MAX_PARTS = 24
 COMBINATIONS_TRIED = 48
+COMBINATIONS_BESIDES = 12
 COMBINATIONS_GIVEN = 3
 
 # A fresh node like a full one has none of these.
@@ -127,10 +128,15 @@ class Question:
         if not self.subject.pods:
             return ()
         found = [change for search in self._searches() for change in search()]
-        if found:
-            ordered = sorted(found, key=lambda change: change.cost)
-            return tuple(dict.fromkeys(change.suggestion for change in ordered))
-        return tuple(self._combinations())
+        found.sort(key=lambda change: change.cost)
+        told = dict.fromkeys(change.suggestion for change in found)
+        if not found:
+            told |= dict.fromkeys(self._combinations(self._parts(), COMBINATIONS_TRIED))
+        elif found[0].cost >= ADD:
+            # All of it is for others to do: perhaps several wishes given up together would help.
+            own = [change for change in self._parts() if change.cost < ADD]
+            told |= dict.fromkeys(self._combinations(own, COMBINATIONS_BESIDES))
+        return tuple(told)
 
     def _searches(self) -> tuple[Callable[[], Iterator[Change]], ...]:
         return (
@@ -148,6 +154,16 @@ class Question:
     @cached_property
     def _rooms(self) -> Rooms:
         return Rooms(self._snapshot, self.subject, self.obstacles)
+
+    def open_nodes(self) -> dict[str, tuple[int, int]]:
+        """For each domain of a gang's topology: nodes that could take one of its pods, and all."""
+        names = self._rooms.domain_names()
+        codes = self.obstacles.codes
+        found: dict[str, tuple[int, int]] = {}
+        for row, name in names.items():
+            able, total = found.get(name, (0, 0))
+            found[name] = (able + (not codes[row]), total + 1)
+        return found
 
     # Changes that are either made or not.
 
@@ -541,9 +557,8 @@ class Question:
 
     # Several changes together.
 
-    def _combinations(self) -> Iterator[Suggestion]:
-        """The smallest sets of changes that help together, cheapest first."""
-        parts = self._parts()
+    def _combinations(self, parts: list[Change], most: int) -> Iterator[Suggestion]:
+        """The smallest sets of changes that help together, cheapest first; ``most`` are tried."""
         tried = given = 0
         for size in range(2, TOGETHER + 1):
             sets = sorted(
@@ -556,7 +571,7 @@ class Question:
                 if not self._rooms.enough(changes):
                     continue
                 tried += 1
-                if tried > COMBINATIONS_TRIED or self._trial.exhausted:
+                if tried > most or self._trial.exhausted:
                     return
                 if self._trial.fits(self.subject, changes):
                     yield _together(changes)
