@@ -34,6 +34,10 @@ MAX_RULES = 60
 # Nodes that fail more rules than this besides are not asked for devices: no suggestion is so long.
 MAX_TOGETHER = 3
 
+# A fresh node like a full one has none of these; and the end of pods can cure them.
+CURED_BY_A_NEW_NODE = frozenset({"resource", "port", "apart", "kept-off", "devices", "spread"})
+CURED_BY_AN_END = CURED_BY_A_NEW_NODE
+
 # Values of a label that are compared with a misspelt one.
 NAMES_COMPARED = 2_000
 
