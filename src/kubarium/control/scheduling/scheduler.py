@@ -31,6 +31,7 @@ from kubarium.engine.placement.reservation import Reservation, reserve
 from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
+from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.missing import missing_claim
@@ -78,6 +79,7 @@ class Scheduler:
         self._queue = SchedulingQueue()
         self._held = Held()
         self._committer = Committer(context, self.view)
+        self._hints = ClaimHints(self.view)
         self._waiting: dict[Key, Document] = {}
         self._members: dict[Key, dict[Key, None]] = {}
         self._assumed: dict[Key, str] = {}
@@ -423,8 +425,11 @@ class Scheduler:
         """Conditions and events for what found no place, and the victims of preemption."""
         gang = decision.item.gang
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
+        hint = self._hints.of(decision, self._context.clock.monotonic())
+        if text:
+            text = f"{text}{hint}"
         for pod, verdict in decision.unplaced:
-            await self._committer.refuse(pod, text or verdict.message())
+            await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
         if decision.preemption is not None:
             await self._committer.preempt(decision.preemption)
         if gang is not None and gang.min_count:
