@@ -136,6 +136,24 @@ def test_a_claim_that_no_pod_uses_is_explained_as_well():
     assert enough.summary.endswith("there are devices for it now")
 
 
+def test_devices_that_all_differ_are_sampled_and_it_is_said():
+    subject = pod("user", claims=["one"])
+    slices = []
+    for number in range(21):
+        item = gpus(f"n{number}", 100)
+        for at, device in enumerate(item["spec"]["devices"]):
+            device["attributes"] = {"uuid": {"string": f"u-{number}-{at}"}}
+        slices.append(item)
+    wanted = claim("one", [f'device.attributes["{DRIVER}"].uuid == "u-0-7"'], count=2)
+    nodes = [f"n{number}" for number in range(21)]
+    found = explain(claims_world(subject, wanted, slices=slices, nodes=nodes), subject)
+    [request] = found.devices
+    assert request["sampled"] is True
+    assert (request["devices"], request["matching"]) == (2100, 1)
+    assert sum(request["failed"].values()) == 2099
+    assert [n for why, n in request["failed"].items() if why.startswith("not looked at")] == [100]
+
+
 def test_who_holds_a_port_is_named():
     spec = {
         "containers": [

@@ -38,6 +38,7 @@ VALUES_SHOWN = 4
 HOLDERS_SHOWN = 3
 
 IN_USE = "in use"
+UNSEEN = "not looked at: nearly every device differs in what the selectors read"
 _FREE = ""
 
 
@@ -85,9 +86,7 @@ class RequestSurvey:
         )
         if self.usable < self.free:
             text = f"{text} ({self.usable} on nodes that the pod could use)"
-        if self.sampled:
-            text = f"{text}; counted on the first {MAX_EVALUATED} that differ"
-        return text
+        return f"{text} (of those looked at)" if self.sampled else text
 
     def lines(self) -> Iterator[str]:
         """The message, then what failed, most frequent first."""
@@ -226,9 +225,13 @@ class _Surveyor:
         failed: list[str] = []
         failing: list[tuple[int, ...]] = []
         for device in item.devices:
-            bad = self._failing(item.driver, device)
+            self._evaluated += 1
+            seen = self._evaluated <= MAX_EVALUATED
+            bad = self._failing(item.driver, device) if seen else ()
             failing.append(bad)
-            if bad:
+            if not seen:
+                failed.append(UNSEEN)
+            elif bad:
                 failed.append(self._reason(bad[0]))
             elif untolerated(device, self._request.tolerations):
                 taints = ", ".join(str(t) for t in device.taints if t.effect != "None")
@@ -240,9 +243,6 @@ class _Surveyor:
         return _Facts(failed, failing, matching, special)
 
     def _failing(self, driver: str, device: Device) -> tuple[int, ...]:
-        self._evaluated += 1
-        if self._evaluated > MAX_EVALUATED:
-            return (0,) if self._clauses else ()
         return tuple(
             number
             for number, (_, clause) in enumerate(self._clauses)
@@ -266,7 +266,7 @@ class _Surveyor:
             facts = self._facts[kind]
             self._devices += times * len(facts.failed)
             for reason, bad in zip(facts.failed, facts.clauses, strict=True):
-                if not bad:
+                if not bad and reason != UNSEEN:
                     self._matching += times
                 if reason:
                     self._failed[reason] += times
