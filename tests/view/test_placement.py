@@ -49,7 +49,8 @@ def test_the_clause_that_turns_all_devices_away_is_named_with_what_there_is():
         f"`{memory}` of request gpu: 2 devices fail only it; the most there is: 80Gi"
     )
     assert texts(found) == [
-        f"remove selector clause `{memory}` of request gpu (the most there is: 80Gi)"
+        f"change `{memory}` of request gpu to 80Gi",
+        f"remove selector clause `{memory}` of request gpu (the most there is: 80Gi)",
     ]
     [request] = found.devices
     assert request["failed"] == {f"selector `{memory}`": 2}

@@ -172,7 +172,10 @@ def test_a_claim_whose_selector_matches_nothing_names_the_selector():
     }
     found = explain(documents, subject)
     assert found.summary == "0/1 nodes are available: 1 cannot allocate all claims."
-    assert texts(found) == [f"remove selector `{wanted}` of request gpu (there is model H100)"]
+    assert texts(found) == [
+        f"change `{wanted}` of request gpu to H100",
+        f"remove selector `{wanted}` of request gpu (there is model H100)",
+    ]
     assert "2 devices in the cluster, 0 match, 0 free" in found.reasons[0]
 
 

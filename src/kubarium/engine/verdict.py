@@ -16,6 +16,7 @@ KINDS = (
     "add-devices",
     "add-node",
     "add-resource",
+    "change-device-selector",
     "combination",
     "correct-selector",
     "free-pod",

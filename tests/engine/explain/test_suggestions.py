@@ -62,7 +62,12 @@ def _equals(part, device):
 
 
 def clauses(expression):
-    return [Clause(part) for part in expression.split(" && ")]
+    return [_clause(part) for part in expression.split(" && ")]
+
+
+def _clause(part):
+    name, equals, value = part.partition("=")
+    return Clause(part, name, False, "==", value) if equals else Clause(part)
 
 
 def reads(expression):
@@ -228,6 +233,13 @@ class World:
                 constraints = ()
             case "tolerate-device-taint":
                 request = replace(request, tolerations=(Toleration("bad", "Exists"),))
+            case "change-device-selector":
+                constant = suggestion.text.rpartition(" to ")[2]
+                new = f"{suggestion.subject.partition('=')[0]}={constant}"
+                request = replace(
+                    request,
+                    selectors=tuple(s.replace(suggestion.subject, new) for s in request.selectors),
+                )
             case "remove-device-selector":
                 parts = [p for s in request.selectors for p in s.split(" && ")]
                 parts.remove(suggestion.subject)

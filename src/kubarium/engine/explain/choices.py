@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.obstacles import Group
@@ -53,6 +54,10 @@ class Choices:
                 if change.suggestion.text not in seen:
                     seen[change.suggestion.text] = None
                     yield replace(_with_hint(change, hints), lifts=bit)
+            for change in self._other_constants(claim.spec):
+                if change.suggestion.text not in seen:
+                    seen[change.suggestion.text] = None
+                    yield replace(change, lifts=bit)
             for path, request in (
                 (e.path(r), r) for e in claim.spec.requests for r in e.alternatives
             ):
@@ -64,6 +69,20 @@ class Choices:
                         if change.suggestion.text not in seen:
                             seen[change.suggestion.text] = None
                             yield replace(change, lifts=bit)
+
+    def _other_constants(self, spec: ClaimSpec) -> Iterator[Change]:
+        """Selector clauses with a constant that some device has."""
+        clauses = self._case.clauses
+        nearest = {c.text: c.nearest for found in self._case.surveys for c in found.clauses}
+        for entry in spec.requests:
+            for request in entry.alternatives:
+                for expression in request.selectors:
+                    for clause in clauses(expression or ""):
+                        for constant in nearest.get(clause.text, ()):
+                            path = entry.path(request)
+                            change = wishes.reworded(path, clause, constant, clauses)
+                            if change is not None:
+                                yield change
 
     def _of_nodes(self) -> Iterator[Change]:
         """Cordons lifted, and for single pods resources added or asked for less of."""

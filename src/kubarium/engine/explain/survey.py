@@ -46,7 +46,8 @@ _FREE = ""
 class ClauseCount:
     """One selector clause: how many devices fail it, and how many fail nothing else before use.
 
-    ``hint`` says what there is instead of what the clause wants.
+    ``hint`` says what there is instead of what the clause wants, ``nearest`` are the constants that
+    would do in its place.
     """
 
     text: str
@@ -54,6 +55,7 @@ class ClauseCount:
     failing: int
     alone: int
     hint: str = ""
+    nearest: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,16 +277,16 @@ class _Surveyor:
                 if len(bad) == 1:
                     alone[bad[0]] += times
         return tuple(
-            ClauseCount(clause.text, owner, failing[i], alone[i], self._hint(i))
+            ClauseCount(clause.text, owner, failing[i], alone[i], *self._hint(i))
             for i, (owner, clause) in enumerate(self._clauses)
             if failing[i]
         )
 
-    def _hint(self, number: int) -> str:
+    def _hint(self, number: int) -> tuple[str, tuple[str, ...]]:
         """What the devices have that fail this clause, those first that fail nothing else."""
         clause = self._clauses[number][1]
         if not clause.name:
-            return ""
+            return "", ()
         near: list[Amount | str] = []
         for only in (True, False):
             for kind, facts in self._facts.items():
@@ -487,15 +489,19 @@ def _text(item: object) -> str:
     return str(item).lower() if isinstance(item, bool) else str(item)
 
 
-def _nearest(clause: Clause, values: Sequence[Amount | str]) -> str:
+def _nearest(clause: Clause, values: Sequence[Amount | str]) -> tuple[str, tuple[str, ...]]:
+    """(in words, constants that could stand in the clause)."""
     short = clause.name.partition("/")[2]
     if not values:
-        return f"no device has {short}"
+        return f"no device has {short}", ()
     numbers = [v for v in values if not isinstance(v, str)]
     if clause.operator in (">", ">=", "<", "<=") and len(numbers) == len(values):
-        best = max(numbers) if clause.operator.startswith(">") else min(numbers)
-        word = "most" if clause.operator.startswith(">") else "least"
-        return f"the {word} there is: {shown_amount(best)}"
+        upward = clause.operator.startswith(">")
+        best = shown_amount(max(numbers) if upward else min(numbers))
+        word = "most" if upward else "least"
+        # Strictly more than the most there is has no constant to name.
+        return f"the {word} there is: {best}", (best,) if "=" in clause.operator else ()
     texts = sorted({v if isinstance(v, str) else shown_amount(v) for v in values})
     more = "" if len(texts) <= VALUES_SHOWN else " …"
-    return f"there is {short} {', '.join(texts[:VALUES_SHOWN])}{more}"
+    constants = tuple(texts[:VALUES_SHOWN]) if clause.operator == "==" else ()
+    return f"there is {short} {', '.join(texts[:VALUES_SHOWN])}{more}", constants

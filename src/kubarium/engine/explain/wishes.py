@@ -192,26 +192,45 @@ def _without_selector_clause(
     parts = clauses(expression)
     what = "selector" if len(parts) == 1 else "selector clause"
     text = f"remove {what} `{clause.text}` of request {path}"
+    suggestion = Suggestion("remove-device-selector", text, clause.text)
+    return Change(suggestion, OWN_CLAIM, spec=_reselecting(path, clause, "", clauses))
 
-    def change(spec: ClaimSpec) -> ClaimSpec:
-        def relaxed(request: Request) -> Request:
-            return replace(request, selectors=tuple(_stripped(request.selectors)))
 
-        def _stripped(selectors: Sequence[str | None]) -> Iterator[str | None]:
-            # A selector may have lost another clause already: what is left of it is looked at.
-            known = {part.text for part in parts}
-            for selector in selectors:
-                found = clauses(selector or "")
-                if clause.text in [c.text for c in found] and {c.text for c in found} <= known:
-                    left = [c.text for c in found if c.text != clause.text]
-                    if left:
-                        yield joined(left)
-                else:
-                    yield selector
+def reworded(path: str, clause: Clause, constant: str, clauses: Clauses) -> Change | None:
+    """The clause with another constant; None if the old one does not stand there just once."""
+    quoted = f'"{clause.wanted}"' if f'"{clause.wanted}"' in clause.text else clause.wanted
+    if clause.text.count(quoted) != 1:
+        return None
+    new = clause.text.replace(quoted, quoted.replace(clause.wanted, constant))
+    text = f"change `{clause.text}` of request {path} to {constant}"
+    suggestion = Suggestion("change-device-selector", text, clause.text)
+    change = _reselecting(path, clause, new, clauses)
+    return Change(suggestion, OWN_CLAIM - 1, spec=change)
 
-        return with_request(spec, path, relaxed)
 
-    return Change(Suggestion("remove-device-selector", text, clause.text), OWN_CLAIM, spec=change)
+def _reselecting(
+    path: str, clause: Clause, new: str, clauses: Clauses
+) -> Callable[[ClaimSpec], ClaimSpec]:
+    """The spec with ``new`` in place of one clause of one selector; "" leaves the clause out.
+
+    A selector may have been changed already: what is left of it is looked at.
+    """
+
+    def selectors(old: Sequence[str | None]) -> Iterator[str | None]:
+        for selector in old:
+            found = [c.text for c in clauses(selector or "")]
+            if clause.text not in found:
+                yield selector
+                continue
+            left = [new if text == clause.text else text for text in found]
+            left = [text for text in left if text]
+            if left:
+                yield joined(left)
+
+    def relaxed(request: Request) -> Request:
+        return replace(request, selectors=tuple(selectors(request.selectors)))
+
+    return lambda spec: with_request(spec, path, relaxed)
 
 
 def joined(clauses: Sequence[str]) -> str:
