@@ -195,7 +195,13 @@ def test_a_selector_that_does_not_compile_is_shown():
 def test_a_missing_class_is_named():
     subject = pod("user", claims=["one"])
     documents = {NODES: [node("a")], RESOURCE_CLAIMS: [claim("one")], PODS: [subject]}
-    assert "device class gpu does not exist" in explain(documents, subject).summary
+    found = explain(documents, subject)
+    assert "device class gpu does not exist" in found.summary
+    assert found.reasons == ("no DeviceClass is called gpu; there is none",)
+    documents[DEVICE_CLASSES] = [{**GPU_CLASS, "metadata": {"name": "gpus"}}]
+    assert explain(documents, subject).reasons == (
+        "no DeviceClass is called gpu; did you mean gpus?",
+    )
 
 
 def test_devices_in_use_are_counted_and_their_user_is_named():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any
 
 from kubarium.api.cel.clauses import clauses as cel_clauses
@@ -13,6 +14,7 @@ from kubarium.engine.explain.blockers import blocker
 from kubarium.engine.explain.obstacles import Group
 from kubarium.engine.explain.survey import RequestSurvey
 from kubarium.engine.explain.wishes import Clause
+from kubarium.engine.model import Pod
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import Decision
 from kubarium.engine.snapshot import Snapshot
@@ -24,6 +26,9 @@ from kubarium.view.remedies import command
 NODES_NAMED = 3
 NODES_LISTED = 100
 GROUPS_TOLD = 6
+
+# DeviceClasses named where the wanted one is missing.
+CLASSES_NAMED = 5
 
 # Topology domains of a gang in text.
 DOMAINS_TOLD = 3
@@ -84,6 +89,26 @@ def account_of(
         suggestions,
         {s: text for s in suggestions if (text := _commands(s, rules))},
     )
+
+
+def missing_classes(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[str, ...]:
+    """For each DeviceClass that the pods' claims name in vain, what there is instead."""
+    known = snapshot.inventory.classes
+    wanted = {
+        request.device_class
+        for pod in pods
+        for key in pod.claims
+        if (claim := snapshot.claims.get(key)) is not None
+        for entry in claim.spec.requests
+        for request in entry.alternatives
+    }
+    lines: list[str] = []
+    for name in sorted(wanted - set(known)):
+        close = get_close_matches(name, known, 1, 0.6)
+        there = ", ".join(sorted(known)[:CLASSES_NAMED]) or "none"
+        instead = f"did you mean {close[0]}?" if close else f"there is {there}"
+        lines.append(f"no DeviceClass is called {name}; {instead}")
+    return tuple(lines)
 
 
 def _unlisted(snapshot: Snapshot, node: str) -> str:

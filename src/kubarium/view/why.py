@@ -32,7 +32,7 @@ from kubarium.view.accounts import claim_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.explanation import Explanation
 from kubarium.view.missing import missing_claim
-from kubarium.view.placement import account_of
+from kubarium.view.placement import account_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.queueing import why as queueing
 from kubarium.view.warnings import with_warnings
@@ -174,7 +174,13 @@ class _Why:
         verdict = placer.account(subject.pods[0])
         facts = {"nodes": verdict.nodes, "counts": dict(verdict.counts)}
         told = Explanation(title, "Pending", verdict.message(), facts=facts)
-        return self._accounted(told, placer, subject) if not verdict.everywhere else told
+        if verdict.everywhere:
+            return self._unaccounted(told, subject)
+        return self._accounted(told, placer, subject)
+
+    def _unaccounted(self, told: Explanation, subject: Subject) -> Explanation:
+        """No node is to blame: perhaps a name is misspelt."""
+        return replace(told, reasons=missing_classes(self.view.snapshot, subject.pods))
 
     def _accounted(
         self,
@@ -242,8 +248,10 @@ class _Why:
             facts["counts"] = dict(account.counts)
         text = verdict.message() if verdict else (account.message() if account else "")
         told = Explanation(title, "Pending", text, facts=facts)
-        hopeless = account is None or account.everywhere
-        return told if hopeless else self._accounted(told, placer, Subject(pods, gang), decision)
+        subject = Subject(pods, gang)
+        if account is None or account.everywhere:
+            return self._unaccounted(told, subject)
+        return self._accounted(told, placer, subject, decision)
 
     # Owners
 
@@ -366,7 +374,9 @@ class _Why:
         verdict = placer.account(subject.pods[0])
         text = f"{text}; there would be no devices for it: {verdict.message()}"
         told = Explanation(title, "Free", text, facts={"counts": dict(verdict.counts)})
-        return self._accounted(told, placer, subject) if not verdict.everywhere else told
+        if verdict.everywhere:
+            return self._unaccounted(told, subject)
+        return self._accounted(told, placer, subject)
 
 
 def _title(document: Document) -> str:
