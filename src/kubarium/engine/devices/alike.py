@@ -12,6 +12,7 @@ Kinds are small numbers for equal states. A node's is computed again only when i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
@@ -25,7 +26,7 @@ from kubarium.engine.devices.model import (
     NodeScope,
     Slice,
 )
-from kubarium.engine.devices.pools import Pool, device_reaches
+from kubarium.engine.devices.pools import Pool, PoolKey, device_reaches
 from kubarium.engine.selectors import NodeTerm, Requirement
 
 # Fully qualified names of attributes; None is all of them.
@@ -49,6 +50,8 @@ def sight_of(specs: Iterable[ClaimSpec], classes: Mapping[str, DeviceClass], rea
     for spec in specs:
         seen.update(c.match or c.distinct for c in spec.constraints)
         for request in (r for entry in spec.requests for r in entry.alternatives):
+            if request.derived:
+                return None  # what a derivation reads is not looked into
             owner = classes.get(request.device_class)
             for selector in (*(owner.selectors if owner else ()), *request.selectors):
                 more = reads(selector or "")
@@ -67,6 +70,7 @@ def body(device: Device) -> Hashable:
         device.binds_to_node,
         device.binding_conditions,
         device.binding_failure_conditions,
+        device.node_resources,
         _everything(device) if device.opaque else None,
     )
     return (*plain, tuple(sorted(device.capacity.items(), key=lambda item: item[0])))
@@ -120,15 +124,18 @@ class Kinds:
         ledger: Ledger,
         bodies: Mapping[str, tuple[int, ...]],
         columns: Mapping[str, Mapping[str, int]],
+        held: Mapping[PoolKey, Mapping[DeviceId, object]],
     ) -> None:
         """``bodies`` has, for each slice by name, the number of each device's :func:`body`.
 
-        ``columns`` has the number of each of its :func:`columns`.
+        ``columns`` has the number of each of its :func:`columns`, ``held`` what devices in use take
+        of counters, by pool.
         """
         self.sight = sight
         self._ledger = ledger
         self._bodies = bodies
         self._columns = columns
+        self._held = held
         self._names: dict[str, tuple[str, ...]] = {}
         self._of_slice: dict[str, tuple[Slice, int, tuple[str, ...]]] = {}
         self._slices = Numbers()
@@ -173,16 +180,13 @@ class Kinds:
         if not pool.counter_sets:
             return tuple(parts)
         counters = tuple((name, tuple(book.items())) for name, book in pool.counter_sets.items())
-        return (tuple(parts), counters, self._charged_elsewhere(pool, taken))
+        return (tuple(parts), counters, self._charged(pool))
 
-    def _charged_elsewhere(self, pool: Pool, taken: Mapping[str, Hashable]) -> Hashable:
-        """What devices that only other nodes can reach take from the pool's counters."""
-        return tuple(
-            device.consumes
-            for item in pool.others
-            for device in item.devices
-            if device.consumes and device.name in taken
-        )
+    def _charged(self, pool: Pool) -> Hashable:
+        """What devices in use take from the pool's counters, whoever can reach them."""
+        book = self._held.get((pool.driver, pool.name), {})
+        # A device of which nothing is known is named in the message.
+        return tuple(sorted(repr(d if uses is None else uses) for d, uses in book.items()))
 
     def _slice(self, item: Slice) -> tuple[int, tuple[str, ...]]:
         """(number of what is seen of the slice's devices, their names)."""
@@ -190,7 +194,7 @@ class Kinds:
         if known is not None and known[0] is item:
             return known[1], known[2]
         names = tuple([device.name for device in item.devices])
-        key = (item.driver, self._bodies[item.name], self._attributes(item))
+        key = (item.driver, item.skip_operations, self._bodies[item.name], self._attributes(item))
         number = self._slices.of(key)
         self._of_slice[item.name] = (item, number, names)
         return number, names
@@ -229,17 +233,6 @@ def carried_over(
         number, at = places[result.id]
         item = there[number]
         id_ = DeviceId(item.driver, item.pool, item.devices[at].name)
-        results.append(
-            DeviceResult(
-                result.request,
-                id_,
-                result.admin_access,
-                result.shared,
-                result.consumed,
-                result.tolerations,
-                result.binding_conditions,
-                result.binding_failure_conditions,
-            )
-        )
+        results.append(replace(result, id=id_))
     scope = NodeScope((NodeTerm(fields=(Requirement("metadata.name", "In", (node,)),)),))
     return Allocation(tuple(results), scope, allocation.chosen)

@@ -338,8 +338,12 @@ class _Surveyor:
             self._failed[IN_USE] += 1
             self._in_use.append(id_)
             return False
-        if device.allow_multiple and not capacity.fits(self._request, device, ledger.consumed(id_)):
-            self._failed[self._full(device, ledger.consumed(id_))] += 1
+        used = ledger.consumed(id_)
+        fractional = self._inventory.features.fractional_range
+        if device.allow_multiple and not capacity.fits(
+            self._request, device, item.driver, used, fractional=fractional
+        ):
+            self._failed[self._full(item.driver, device, used)] += 1
             return False
         if device.consumes and not ledger.shared(id_):
             short = self._short_counter(item, device)
@@ -381,8 +385,10 @@ class _Surveyor:
                     found[use.counter_set, counter] = (free - amount, total)
         return found
 
-    def _full(self, device: Device, used: Mapping[str, Amount]) -> str:
-        for name, wanted in capacity.consumed(self._request, device):
+    def _full(self, driver: str, device: Device, used: Mapping[str, Amount]) -> str:
+        fractional = self._inventory.features.fractional_range
+        taken = capacity.allowed(self._request, device, driver, fractional=fractional)
+        for name, wanted in taken or ():
             have = device.capacity[name].value
             left = have - used.get(name, 0)
             if wanted > left:

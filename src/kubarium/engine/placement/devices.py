@@ -12,7 +12,9 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.alike import Kinds, Sight, carried_over, sight_of
 from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
+from kubarium.engine.devices.preference import DevicePreference
 from kubarium.engine.model import Claim, Key, Pod
+from kubarium.engine.placement.node_claims import is_mapped
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
 
@@ -63,6 +65,9 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
             tainted = snapshot.inventory.keeps_out(allocation)
             if tainted is not None:
                 return ClaimsOf(problem=reasons.claim_tainted(key[1], str(tainted)))
+            others = any(user != pod.key for user in users)
+            if others and is_mapped(snapshot.inventory, allocation):
+                return ClaimsOf(problem=reasons.claim_not_shareable(key[1]))
             held.append((claim, allocation))
     return ClaimsOf(tuple(pending), tuple(held))
 
@@ -146,10 +151,12 @@ class DeviceFit:
         self,
         snapshot: Snapshot,
         specs: tuple[ClaimSpec, ...],
+        preference: DevicePreference | None = None,
         books: KindBooks | None = None,
     ) -> None:
         """``books`` are shared with the other claims of a placer."""
         self._snapshot = snapshot
+        self._order = preference
         self._books = books if books is not None else KindBooks(snapshot)
         self._seen = -1
         self._specs = [(f"#{i}", spec) for i, spec in enumerate(specs)]
@@ -176,7 +183,11 @@ class DeviceFit:
         snapshot, inventory = self._snapshot, self._snapshot.inventory
         if self._kinds is None or self._class_epoch != inventory.class_epoch:
             specs = [spec for _, spec in self._specs]
-            self._kinds = self._books.under(sight_of(specs, inventory.classes, inventory.reads))
+            sight = sight_of(specs, inventory.classes, inventory.reads)
+            order = self._order or inventory.preference
+            if sight is not None:
+                sight |= {attribute.name for attribute in order.attributes}
+            self._kinds = self._books.under(sight)
             self._class_epoch = inventory.class_epoch
             self._refusals.clear()
             self._liked.clear()
@@ -250,7 +261,9 @@ class DeviceFit:
         if node is None:
             return reasons.CLAIMS
         try:
-            found = self._snapshot.inventory.search(node.name, node.labels, self._specs).run()
+            found = self._snapshot.inventory.search(
+                node.name, node.labels, self._specs, self._order
+            ).run()
         except AllocationError as error:
             if not error.node_only:
                 raise

@@ -21,6 +21,7 @@ from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.base.quantity import parse_quantity
+from kubarium.node import claimed
 from kubarium.node.runtimes.process.group_files import clear, fields, words, write
 
 CONTROLLERS = ("memory", "cpu", "pids")
@@ -62,13 +63,25 @@ class Amounts:
         return max(self.milli_cpu * PERIOD_US // 1000, _MINIMUM_QUOTA_US)
 
 
-def container_amounts(resources: Mapping[str, Any] | None) -> Amounts:
-    """A container's ``resources``."""
+def container_amounts(
+    resources: Mapping[str, Any] | None, claims: claimed.Amounts | None = None
+) -> Amounts:
+    """A container's ``resources``, its limits raised by what its claims bring."""
     limits = (resources or {}).get("limits") or {}
     requests = (resources or {}).get("requests") or {}
     memory, milli = _bytes(limits.get("memory")), _milli(limits.get("cpu"))
     asked = _milli(requests.get("cpu")) if "cpu" in requests else milli
-    return Amounts(memory or None, milli or None, asked or 0)
+    return _raised(Amounts(memory or None, milli or None, asked or 0), claims or {})
+
+
+def _raised(amounts: Amounts, claims: claimed.Amounts) -> Amounts:
+    """Limits with more on top; what is not limited stays so."""
+    memory, milli = math.ceil(claims.get("memory", 0)), math.ceil(1000 * claims.get("cpu", 0))
+    return replace(
+        amounts,
+        memory=amounts.memory and amounts.memory + memory,
+        milli_cpu=amounts.milli_cpu and amounts.milli_cpu + milli,
+    )
 
 
 def pod_amounts(pod: Document, pids: int | None = DEFAULT_PIDS) -> Amounts:
@@ -89,6 +102,9 @@ def pod_amounts(pod: Document, pids: int | None = DEFAULT_PIDS) -> Amounts:
         max([sum(a.milli_cpu_request for a in mains), *(a.milli_cpu_request for a in before)]),
         pids,
     )
+    claims = claimed.of_pod(pod)
+    more = math.ceil(1000 * claims.get("cpu", 0))
+    found = replace(_raised(found, claims), milli_cpu_request=found.milli_cpu_request + more)
     own = container_amounts(spec.get("resources"))
     return replace(
         found,

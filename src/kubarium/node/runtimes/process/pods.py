@@ -19,7 +19,7 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import KubariumError, bad_request
-from kubarium.node import isolation
+from kubarium.node import claimed, isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
 from kubarium.node.drivers.prepare import ANY_OTHER, Edits
@@ -249,7 +249,12 @@ class ProcessPods:
         known = self._pods.get(uid)
         if known is None or not names:
             return
-        wanted = {name: container_amounts(_container(pod, name).get("resources")) for name in names}
+        wanted = {
+            name: container_amounts(
+                _container(pod, name).get("resources"), claimed.of_container(pod, name)
+            )
+            for name in names
+        }
         for name, amounts in wanted.items():
             self._check_shrink(uid, known.groups.get(name, ""), name, amounts.memory)
         whole = pod_amounts(pod)
@@ -326,7 +331,8 @@ class ProcessPods:
         if former is not None:
             self._groups.remove(uid, former)
         pod.groups[name] = f"{name}_{attempt}"
-        amounts = container_amounts(container.get("resources"))
+        claims = claimed.of_container(pod.facts.pod, name)
+        amounts = container_amounts(container.get("resources"), claims)
         pod.limits[name] = amounts.memory
         self._groups.create_container(uid, pod.groups[name], amounts)
 
