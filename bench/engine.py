@@ -18,7 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from kubarium.api.kinds import DEVICE_CLASSES, RESOURCE_CLAIMS, RESOURCE_SLICES
+import numpy as np
+
+from kubarium.api.kinds import (
+    DEVICE_CLASSES,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+)
+from kubarium.api.resource import Document, Resource
 from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import (
     HOSTNAME_LABEL,
@@ -344,6 +353,7 @@ def _slice(name: str, devices: int) -> dict[str, object]:
                 "model": {"string": "A100"},
                 "index": {"int": i},
                 "preferred": {"bool": i % 2 == 0},
+                "uuid": {"string": f"GPU-{name}-{i}"},
             },
             "capacity": {"memory": {"value": "80Gi"}},
         }
@@ -393,7 +403,7 @@ def match_attribute() -> Prepared:
     view.snapshot.set_node(node(0, cpu=64000))
     view.apply(DEVICE_CLASSES, None, {"metadata": {"name": "gpu"}, "spec": {}})
     document = _slice("node-00000", 18)
-    for i, device in enumerate(document["spec"]["devices"]):  # type: ignore[index]
+    for i, device in enumerate(document["spec"]["devices"]):
         device["attributes"]["root"] = {"string": f"root-{i % 2}"}
     view.apply(RESOURCE_SLICES, None, document)
     requests = [
@@ -417,35 +427,99 @@ def explain() -> Prepared:
 
     def run() -> list[Decision]:
         verdict = placer.account(item.pods[0])
-        found = Explainer(placer).suggest(subject, verdict)
+        found = Explainer(placer).suggest(subject)
         assert verdict.nodes == 5000
-        assert isinstance(found, tuple)
+        assert found
+        return []
+
+    return run, 1
+
+
+def explain_gang(size: int = 101) -> Prepared:
+    """A gang that must stay in one of 50 racks, each of which has room for 100 of its pods."""
+    placer = world(5000, racks=50)
+    decide(placer, singles(5000, shape(cpu=2500), "low"))
+    [item] = gangs(1, size, shape(cpu=1500), topology=RACK)
+
+    def run() -> list[Decision]:
+        found = Explainer(placer).suggest(Subject(item.pods, item.gang))
+        assert {"lower-min-count", "remove-topology", "add-node"} <= {s.kind for s in found}
+        return []
+
+    return run, size
+
+
+def _asking_pod(view: ClusterView, name: str, exactly: Document) -> Document:
+    metadata = {"name": name, "namespace": "bench", "uid": name}
+    spec = {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}
+    view.apply(RESOURCE_CLAIMS, None, {"metadata": metadata, "spec": spec})
+    return {
+        "kind": "Pod",
+        "metadata": {**metadata},
+        "spec": {
+            "containers": [{"name": "c", "image": "x"}],
+            "resourceClaims": [{"name": "gpu", "resourceClaimName": name}],
+        },
+    }
+
+
+def _told(
+    view: ClusterView, subject: Document, documents: dict[Resource, list[Document]]
+) -> Prepared:
+    def run() -> list[Decision]:
+        found = why.explain(documents, subject, view)
+        while found.children:
+            [found] = found.children
+        assert found.state == "Pending"
+        assert found.suggestions
+        assert found.devices
         return []
 
     return run, 1
 
 
 def explain_documents() -> Prepared:
-    """``kubarium why`` on a view that follows the documents, devices and claims included."""
+    """``kubarium why`` on a view that follows the documents: one device more than a node has."""
     view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
-    exactly = {"deviceClassName": "gpu", "count": 9}
-    metadata = {"name": "c", "namespace": "bench", "uid": "c"}
-    spec = {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}
-    view.apply(RESOURCE_CLAIMS, None, {"metadata": metadata, "spec": spec})
-    claims = [{"name": "gpu", "resourceClaimName": "c"}]
-    pod = {
-        "kind": "Pod",
-        "metadata": {"name": "p", "namespace": "bench"},
-        "spec": {"containers": [{"name": "c", "image": "x"}], "resourceClaims": claims},
+    pod = _asking_pod(view, "c", {"deviceClassName": "gpu", "count": 9})
+    return _told(view, pod, {})
+
+
+def explain_clauses() -> Prepared:
+    """Half of all devices are held, each has a uuid, and one clause of three matches nothing."""
+    view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
+    placer = Placer(view.snapshot)
+    decide(placer, _with_claims(view, 20000, "held", ""))
+    attributes = f'device.attributes["{DRIVER}"]'
+    memory = f'device.capacity["{DRIVER}"].memory.compareTo(quantity("96Gi")) >= 0'
+    text = f'{attributes}.model == "A100" && {attributes}.index >= 0 && {memory}'
+    exactly = {"deviceClassName": "gpu", "selectors": [{"cel": {"expression": text}}]}
+    return _told(view, _asking_pod(view, "c", exactly), {})
+
+
+def explain_device_gang(size: int = 64) -> Prepared:
+    """A gang of 64 pods with 8 devices each where 63 nodes are left whole."""
+    view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
+    placer = Placer(view.snapshot)
+    for number, item in enumerate(_with_claims(view, 4937, "held", "")):
+        [pod] = item.pods
+        within = np.zeros(view.snapshot.capacity, np.bool_)
+        within[number] = True
+        assert placer.place(pod, within) is not None
+    pods = []
+    for number in range(size):
+        pod = _asking_pod(view, f"rank-{number}", {"deviceClassName": "gpu", "count": 8})
+        pod["spec"]["schedulingGroup"] = {"podGroupName": "train"}
+        pods.append(pod)
+    group = {
+        "kind": "PodGroup",
+        "metadata": {"name": "train", "namespace": "bench", "uid": "train"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": size}}},
     }
-
-    def run() -> list[Decision]:
-        found = why.explain({}, pod, view)
-        assert found.state == "Pending"
-        assert found.suggestions
-        return []
-
-    return run, 1
+    view.apply(POD_GROUPS, None, group)
+    for pod in pods:
+        view.apply(PODS, None, pod)
+    return _told(view, group, {PODS: pods})
 
 
 RATES = (
@@ -499,7 +573,10 @@ TIMES = (
     Row("verdict on a composite that does not fit", composite_verdict, "aim: < 100 ms", 0),
     Row("infeasible matchAttribute", match_attribute, "aim: < 1 s (kubernetes#131730)", 0),
     Row("explain a pod on 5,000 nodes", explain, "aim: < 100 ms", 0),
+    Row("explain a gang of 101 in one rack", explain_gang, "aim: < 100 ms", 0),
     Row("explain a claim, 5,000 nodes of 8 devices", explain_documents, "aim: < 100 ms", 0),
+    Row("explain a claim of 3 clauses, half in use", explain_clauses, "aim: < 100 ms", 0),
+    Row("explain a gang of 64 with 8 devices each", explain_device_gang, "aim: < 100 ms", 0),
 )
 
 

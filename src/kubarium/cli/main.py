@@ -156,9 +156,12 @@ def why(
     kubeconfig: Kubeconfig = None,
     context: Context = "",
     output: Output = "text",
+    node: Annotated[
+        str, typer.Option("--node", help="Only this node, with every rule that it fails.")
+    ] = "",
 ) -> None:
     """Why something does not run: what is missing, and the smallest change that would help."""
-    _load("cli.queries").why(target, namespace, name, kubeconfig, context, output)
+    _load("cli.queries").why(target, namespace, name, kubeconfig, context, output, node)
 
 
 @app.command()

@@ -11,16 +11,43 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.model import Key
 
+# What suggestions may be about. Part of the documented JSON: names stay.
+KINDS = (
+    "add-devices",
+    "add-node",
+    "add-resource",
+    "change-device-selector",
+    "combination",
+    "correct-selector",
+    "free-pod",
+    "free-pods",
+    "lower-capacity",
+    "lower-count",
+    "lower-min-count",
+    "lower-request",
+    "remove-affinity",
+    "remove-affinity-clause",
+    "remove-constraint",
+    "remove-device-selector",
+    "remove-pod-affinity",
+    "remove-pod-anti-affinity",
+    "remove-port",
+    "remove-selector",
+    "remove-spread",
+    "remove-topology",
+    "tolerate-device-taint",
+    "tolerate-taint",
+    "uncordon",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
     """One change that, made alone, would let the subject be placed.
 
-    ``kind`` is one of add-resource, add-devices, add-node, uncordon, remove-selector,
-    remove-affinity, tolerate-taint, remove-spread, remove-pod-affinity, remove-pod-anti-affinity,
-    remove-constraint, remove-port, lower-count, lower-min-count, free-pod. ``subject`` is the
-    resource, class, clause, taint or pod it is about, ``amount`` a count or, for resources, a
-    quantity in the engine's unit (milli-cpu, bytes, counts).
+    ``kind`` is one of KINDS. ``subject`` is the resource, class, clause, taint or pods it is about,
+    ``amount`` a count or, for resources, a quantity in the engine's unit (milli-cpu, bytes,
+    counts). A ``combination`` has ``parts``, which help only together.
     """
 
     kind: str
@@ -28,6 +55,7 @@ class Suggestion:
     subject: str = ""
     node: str = ""
     amount: int = 0
+    parts: tuple[Suggestion, ...] = ()
 
 
 class NodeReasons(Mapping[str, tuple[str, ...]]):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from kubarium.api.cel.sight import attributes_read
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
     DEVICE_CLASSES,
@@ -92,7 +93,9 @@ class ClusterView:
 
     def __init__(self, *, best_fit: bool = True) -> None:
         """``best_fit`` False makes device allocation take the first fit, as upstream does."""
-        stock = Inventory(device_selects(), best_fit=best_fit, derives=device_derives())
+        stock = Inventory(
+            device_selects(), best_fit=best_fit, derives=device_derives(), reads=attributes_read
+        )
         self.snapshot = Snapshot(stock)
         self.reader = PodReader()
         self.class_documents: dict[str, Document] = {}
@@ -174,6 +177,10 @@ class ClusterView:
             for k in self._members.get(key, ())
         )
         return replace(known, scheduled_count=placed + len(self._succeeded.get(key, ())))
+
+    def taint_rule_names(self) -> dict[str, str]:
+        """For each taint that a DeviceTaintRule puts on devices, as text, the rule's name."""
+        return {str(rule.taint): rule.name for rule in self._taint_rules.values()}
 
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from kubarium.api.cel.devices import (
+    MAX_ATTRIBUTES,
     PreparedDevice,
     compile_derived_attribute,
     compile_device_selector,
     prepare_device,
 )
 from kubarium.api.cel.environment import CelCompileError, CelRuntimeError
+from kubarium.api.cel.values import CelValueError, quantity, semver
 from kubarium.api.resource import Document, copy_document
 from kubarium.base.quantity import QuantityError, format_quantity, parse_quantity
 from kubarium.engine.devices.model import (
@@ -177,7 +180,53 @@ def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) ->
             _node_resource(name, entry)
             for name, entry in sorted((document.get("nodeAllocatableResources") or {}).items())
         ),
+        _is_opaque(document),
     )
+
+
+def _is_opaque(document: _Json) -> bool:
+    """Whether selectors may fail for what they do not name: oversized, or a value is malformed."""
+    attributes, capacity = document.get("attributes") or {}, document.get("capacity") or {}
+    if len(attributes) + len(capacity) > MAX_ATTRIBUTES:
+        return True
+    return not (
+        all(map(_is_readable, attributes.values()))
+        and all(_is_quantity(str(c.get("value", "0"))) for c in capacity.values())
+    )
+
+
+def _is_readable(value: _Json) -> bool:
+    for kind, content in value.items():
+        if content is None:
+            continue
+        if kind == "string":
+            return isinstance(content, str)
+        if kind == "int":
+            return isinstance(content, int) and -(2**63) <= content < 2**63
+        if kind == "bool":
+            return isinstance(content, bool)
+        if kind == "version":
+            return isinstance(content, str) and _is_version(content)
+        return False  # lists are rare: to look at them whole costs little
+    return False
+
+
+@lru_cache(maxsize=4096)
+def _is_version(text: str) -> bool:
+    try:
+        semver(text)
+    except CelValueError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _is_quantity(text: str) -> bool:
+    try:
+        quantity(text)
+    except CelValueError:
+        return False
+    return True
 
 
 def _node_resource(name: str, document: _Json) -> NodeResource:
@@ -211,7 +260,8 @@ def attribute_value(document: _Json) -> AttributeValue:
         if document.get(kind) is not None:
             return AttributeValue(kind, frozenset((document[kind],)))
         if document.get(f"{kind}s"):
-            return AttributeValue(kind, frozenset(document[f"{kind}s"]), True)
+            items = document[f"{kind}s"]
+            return AttributeValue(kind, frozenset(items), True, tuple(items))
     return AttributeValue("", frozenset())
 
 

@@ -335,6 +335,7 @@ def test_a_gang_one_device_short_holds_none_and_starts_when_it_comes(world_run):
         message = (await scheduled_condition(world, "rank-3"))["message"]
         assert message.startswith("0/2 nodes are available: 2 cannot allocate all claims.")
         assert "gang needs 15, at most 14 fit" in message
+        assert message.endswith(" request gpu: 15 devices needed, 14 match, 14 free.")
         await world.create(NODES, node("c", cpu="64"))
         await world.create(RESOURCE_SLICES, slices("c", 1))
         await world.settle(15)

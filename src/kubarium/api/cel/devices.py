@@ -97,6 +97,11 @@ class DeviceSelector:
     _program: cel.Expression = field(repr=False)
     _checked: ast.Checked = field(repr=False)
 
+    @property
+    def tree(self) -> ast.Checked:
+        """The checked expression as it was written; not to be changed."""
+        return self._checked
+
     def matches(
         self,
         driver: str,
@@ -262,7 +267,7 @@ def _default_domains(checked: ast.Checked) -> None:
     for node in list(checked.root.walk()):
         if node.kind != "call" or node.name != "_[_]":
             continue
-        if _qualified(node.args[0]) in _DOMAIN_MAPS or node.args[0].name in aliases:
+        if qualified_name(node.args[0]) in _DOMAIN_MAPS or node.args[0].name in aliases:
             lookup = ast.Expr(fresh, "call", "_[?_]", None, node.args)
             empty = ast.Expr(fresh + 1, "struct")
             node.name, node.operand, node.args = "orValue", lookup, [empty]
@@ -274,14 +279,15 @@ def _aliases(checked: ast.Checked) -> set[str]:
     """Names that ``cel.bind`` gives to one of the domain maps."""
     found: set[str] = set()
     for node in checked.root.walk():
-        if node.kind == "comprehension" and _qualified(node.args[1]) in _DOMAIN_MAPS:
+        if node.kind == "comprehension" and qualified_name(node.args[1]) in _DOMAIN_MAPS:
             found.add(node.accumulator)
     return found
 
 
-def _qualified(node: ast.Expr) -> str:
+def qualified_name(node: ast.Expr) -> str:
+    """``device.attributes`` for the tree of that; "" for anything but a chain of names."""
     if node.kind == "select" and node.operand is not None and not node.test:
-        return f"{_qualified(node.operand)}.{node.name}"
+        return f"{qualified_name(node.operand)}.{node.name}"
     return node.name if node.kind == "ident" else ""
 
 

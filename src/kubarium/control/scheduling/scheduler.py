@@ -41,6 +41,7 @@ from kubarium.engine.placement.reservation import Reservation, reserve
 from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.runtime.protocol import Context
+from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.forest import disagreement
 from kubarium.view.gangs import COSCHEDULING_GROUPS
@@ -77,6 +78,7 @@ class Scheduler:
         self._held = Held()
         self._committer = Committer(context, self.view)
         self._conditions = GroupConditions(self.view, self._committer)
+        self._hints = ClaimHints(self.view)
         self._waiting: dict[Key, Document] = {}
         self._members = Members(self.view.forest)
         self._assumed: dict[Key, str] = {}
@@ -524,8 +526,11 @@ class Scheduler:
     async def _tell(self, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption."""
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
+        hint = self._hints.of(decision, self._context.clock.monotonic())
+        if text:
+            text = f"{text}{hint}"
         for pod, verdict in decision.unplaced:
-            await self._committer.refuse(pod, text or verdict.message())
+            await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
         if decision.preemption is not None:
             await self._committer.preempt(decision.preemption)
         await self._conditions.decided(decision, text)

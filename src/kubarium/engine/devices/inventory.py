@@ -6,8 +6,18 @@ sequence of changes, and one that has fallen too far behind is told that everyth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from kubarium.engine.devices.alike import (
+    Kinds,
+    Numbers,
+    Reads,
+    Sight,
+    body,
+    columns,
+    reads_everything,
+)
 from kubarium.engine.devices.attempt import World
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
@@ -20,12 +30,13 @@ from kubarium.engine.devices.model import (
     Device,
     DeviceClass,
     DeviceId,
+    DeviceTaint,
     Features,
     SelectorError,
     Selects,
     Slice,
 )
-from kubarium.engine.devices.pools import Pool, PoolKey, gather
+from kubarium.engine.devices.pools import Pool, PoolKey, gather, whole_pool
 from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
 from kubarium.engine.devices.request import (
     NamedClaim,
@@ -41,6 +52,9 @@ SELECTOR_CACHE = 500_000
 
 # Changes are remembered this far back; readers that are further behind start afresh.
 MAX_CHANGES = 100_000
+
+# Sights for which the kinds of nodes are kept.
+MAX_SIGHTS = 32
 
 
 def no_selector(expression: str, driver: str, device: Device) -> bool:
@@ -58,14 +72,21 @@ class Inventory:
         *,
         best_fit: bool = True,
         derives: Derives = no_derivation,
+        reads: Reads = reads_everything,
     ) -> None:
         """``best_fit`` False takes the first devices that fit, exactly as upstream; a search can
-        be given another preference."""
+        be given another preference.
+
+        ``reads`` says which attributes a selector can see, so that nodes which differ only in
+        others share one answer.
+        """
         self._selects = selects
         self._derives = derives
+        self.reads = reads
         self.features = features
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
+        self.class_epoch = 0
         self.ledger = Ledger()
         self._shelves: dict[str, Shelf] = {}
         # Slices with devices that take something of their node's own resources.
@@ -79,6 +100,14 @@ class Inventory:
         self._held: dict[PoolKey, dict[DeviceId, tuple[CounterUse, ...] | None]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
+        self._body_numbers = Numbers()
+        self._column_numbers = Numbers()
+        self._columns: dict[str, dict[str, int]] = {}
+        self._unsound: dict[str, None] = {}
+        self._intricate: dict[str, None] = {}
+        self._taints: Counter[DeviceTaint] = Counter()
+        self._bodies: dict[str, tuple[int, ...]] = {}
+        self._kinds: dict[Sight, Kinds] = {}
         self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
 
     @property
@@ -113,6 +142,14 @@ class Inventory:
             self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
+        self._bodies[item.name] = tuple([self._body_numbers.of(body(d)) for d in item.devices])
+        numbers = self._column_numbers
+        self._columns[item.name] = {n: numbers.of((n, c)) for n, c in columns(item).items()}
+        if not item.node_name or any(d.consumes or d.allow_multiple for d in item.devices):
+            self._intricate[item.name] = None
+        self._taints.update(taint for device in item.devices for taint in device.taints)
+        if not _sound(item):
+            self._unsound[item.name] = None
         self._recognise(item)
         self._slice_changed(item)
 
@@ -142,6 +179,12 @@ class Inventory:
         self._with_node_resources.discard(name)
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
+        del self._bodies[name], self._columns[name]
+        self._intricate.pop(name, None)
+        self._taints.subtract(taint for device in item.devices for taint in device.taints)
+        self._unsound.pop(name, None)
+        for kinds in self._kinds.values():
+            kinds.forget_slice(name)
         self._slice_changed(item)
 
     def _shelf(self, item: Slice) -> dict[str, Slice]:
@@ -163,10 +206,12 @@ class Inventory:
     def set_class(self, device_class: DeviceClass) -> None:
         if self.classes.get(device_class.name) != device_class:
             self.classes[device_class.name] = device_class
+            self.class_epoch += 1
             self._changed(None)
 
     def remove_class(self, name: str) -> None:
         if self.classes.pop(name, None) is not None:
+            self.class_epoch += 1
             self._changed(None)
 
     def node_changed(self, name: str) -> None:
@@ -219,9 +264,7 @@ class Inventory:
 
     def device(self, id_: DeviceId) -> Device | None:
         """A device as its pool's newest generation has it; None if it is not published."""
-        slices = self._by_pool.get((id_.driver, id_.pool), {}).values()
-        newest = max((s.generation for s in slices), default=0)
-        current = (s for s in slices if s.generation == newest)
+        current = self.current_slices(id_.driver, id_.pool)
         return next((d for s in current for d in s.devices if d.name == id_.device), None)
 
     def keeps_out(self, allocation: Allocation) -> DeviceId | None:
@@ -253,9 +296,102 @@ class Inventory:
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
 
+    def local_slices(self, node: str) -> tuple[Slice, ...]:
+        """The slices of pools that only this node can use."""
+        near = self._local.get(node, {}).values()
+        return tuple(
+            item
+            for item in near
+            if all(s.node_name == node for s in self._by_pool[item.driver, item.pool].values())
+        )
+
+    def distinct_slices(self, selectors: Iterable[str]) -> list[Slice]:
+        """One slice of each kind that the selectors can tell apart."""
+        sight: Sight = frozenset()
+        for selector in selectors:
+            more = self.reads(selector)
+            sight = None if sight is None or more is None else sight | more
+        kinds = self.kinds(sight)
+        found: dict[int, Slice] = {}
+        for item in self._slices.values():
+            if item.devices:
+                found.setdefault(kinds.slice_kind(item), item)
+        return list(found.values())
+
+    def slices_with_problems(self) -> Iterable[tuple[Slice, str]]:
+        """Every slice that has devices, with what makes its pool unusable, if anything does."""
+        for (driver, pool), slices in self._by_pool.items():
+            if len(slices) == 1:
+                [item] = slices.values()
+                if item.name not in self._unsound:
+                    yield item, ""
+                    continue
+            current = self.current_slices(driver, pool)
+            problem = ""
+            if current and len(current) != current[0].slice_count:
+                wanted = current[0].slice_count
+                problem = f"pool {driver}/{pool} is incomplete: {len(current)} of {wanted} slices"
+            elif current and (why := whole_pool(current, self.features).invalid):
+                problem = f"pool {driver}/{pool} is invalid: {why}"
+            for item in current:
+                if item.devices:
+                    yield item, problem
+
+    @property
+    def all_simple(self) -> bool:
+        """Whether every device belongs to one node, and to one claim at a time as a whole."""
+        return not self._intricate
+
+    def device_taints(self) -> list[DeviceTaint]:
+        """Each taint that some device has, once."""
+        return [taint for taint, count in self._taints.items() if count > 0]
+
+    def current_slices(self, driver: str, pool: str) -> list[Slice]:
+        """The slices of the pool's newest generation."""
+        slices = self._by_pool.get((driver, pool), {}).values()
+        newest = max((s.generation for s in slices), default=0)
+        return [s for s in slices if s.generation == newest]
+
     def has_devices(self, node: str) -> bool:
         """Whether any slice may concern the node at all."""
         return bool(self._wide) or bool(self._local.get(node))
+
+    def kinds(self, sight: Sight) -> Kinds:
+        """The numbering of nodes under a sight; one that sees more will do if there is one."""
+        for known in self._kinds.values():
+            wide = known.sight is None or (sight is not None and sight <= known.sight)
+            if wide and (sight is None or known.sight is not None):
+                return known
+        found = self._kinds[sight] = Kinds(
+            sight, self.ledger, self._bodies, self._columns, self._held
+        )
+        if len(self._kinds) > MAX_SIGHTS:
+            del self._kinds[next(iter(self._kinds))]
+        return found
+
+    def kind_of(self, kinds: Kinds, node: str, labels: Mapping[str, str]) -> int:
+        """The number of the node's state; equal numbers are states that no search tells apart."""
+        plain = self.whole_slices(node)
+        if plain is None:
+            return kinds.of_pools(self.pools(node, labels), node, labels)
+        return kinds.of_plain(plain)
+
+    def whole_slices(self, node: str) -> Sequence[Slice] | None:
+        """The node's slices if each is a complete local pool without counters; else None.
+
+        In order of driver and pool.
+        """
+        if self._wide:
+            return None
+        near = self._local.get(node)
+        if not near:
+            return ()
+        for item in near.values():
+            if item.name in self._unsound or len(self._by_pool[item.driver, item.pool]) != 1:
+                return None
+        if len(near) == 1:
+            return tuple(near.values())
+        return sorted(near.values(), key=lambda item: (item.driver, item.pool))
 
     def search(
         self,
@@ -306,3 +442,11 @@ class Inventory:
         if isinstance(known, SelectorError):
             raise known
         return known
+
+
+def _sound(item: Slice) -> bool:
+    """Whether the slice can be a valid pool by itself, of devices that all its readers share."""
+    if item.slice_count != 1 or item.per_device or item.counter_sets:
+        return False
+    names = {device.name for device in item.devices}
+    return len(names) == len(item.devices) and not any(d.consumes for d in item.devices)

@@ -32,11 +32,15 @@ class DeviceId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttributeValue:
-    """A typed attribute. ``kind`` "" is an attribute with no known value: it satisfies nothing."""
+    """A typed attribute. ``kind`` "" is an attribute with no known value: it satisfies nothing.
+
+    ``order`` has a list's items as they come: selectors can see it, constraints do not.
+    """
 
     kind: str
     values: frozenset[int | bool | str]
     is_list: bool = False
+    order: tuple[int | bool | str, ...] = field(default=(), compare=False)
 
     def shown(self) -> str:
         return ", ".join(sorted(str(v) for v in self.values))
@@ -95,7 +99,11 @@ DeviceToleration = Toleration
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Device:
-    """A device. ``source`` is what the injected selector predicate reads; the engine does not."""
+    """A device. ``source`` is what the injected selector predicate reads; the engine does not.
+
+    ``opaque``: a selector's outcome may depend on more than the attributes that it names, since
+    there are too many of them or one cannot be read.
+    """
 
     name: str
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
@@ -111,6 +119,7 @@ class Device:
     all_nodes: bool = False
     source: object = None
     node_resources: tuple[NodeResource, ...] = ()
+    opaque: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -122,6 +122,11 @@ def _pool(
     return _checked(driver, name, kept, whole, features)
 
 
+def whole_pool(slices: list[Slice], features: Features) -> Pool:
+    """The pool of all slices of one generation, as somebody who reaches all of them sees it."""
+    return _checked(slices[0].driver, slices[0].pool, slices, slices, features)
+
+
 def _checked(
     driver: str, name: str, kept: list[Slice], whole: list[Slice], features: Features
 ) -> Pool:

@@ -97,10 +97,7 @@ def devices_are_alike(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
         return False
     if spec.requests[0].alternatives[0].capacity is not None:
         return False
-    return all(
-        item.node_name and not any(d.consumes or d.allow_multiple for d in item.devices)
-        for item in snapshot.inventory.slices.values()
-    )
+    return snapshot.inventory.all_simple
 
 
 def pack(trial: Trial, pods: Sequence[Pod], needed: int, within: Mask | None) -> bool:

@@ -10,7 +10,7 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
+from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, KindBooks, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
 from kubarium.engine.placement.node_claims import charged, lacking, shares_of
@@ -35,6 +35,7 @@ class Placer:
         self._preference = None if profile is DEFAULT else profile.devices
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
+        self._kinds = KindBooks(snapshot)
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
 
     def place(self, pod: Pod, within: Mask | None = None) -> Placement | None:
@@ -98,7 +99,9 @@ class Placer:
         if not claims.pending:
             return None
         specs = tuple(claim.spec for claim in claims.pending)
-        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs, self._preference)
+        found = self._devices.pop(specs, None) or DeviceFit(
+            self.snapshot, specs, self._preference, self._kinds
+        )
         self._devices[specs] = found
         if len(self._devices) > MAX_FITS:
             del self._devices[next(iter(self._devices))]
@@ -191,6 +194,8 @@ class Placer:
                 if not weighs or not self._lacking(placement, row):
                     return placement
             total[row] = -1
+            if devices is not None:
+                total[devices.blocked] = -1
 
     def _placement(
         self, pod: Pod, claims: ClaimsOf, row: int, answer: tuple[Allocation, ...]
@@ -245,11 +250,13 @@ class Placer:
             book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))
         devices = self.device_fit(claims)
         weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
-        for row in np.flatnonzero(book.left).tolist() if devices or weighs else ():
+        if devices is not None:
+            for reason, refused in devices.refusals(book.left):
+                book.codes[refused] = book.code((reason,))
+                book.left &= ~refused
+        for row in np.flatnonzero(book.left).tolist() if weighs else ():
             answer = devices.on(row) if devices else ()
-            if isinstance(answer, str):
-                book.codes[row] = book.code((answer,))
-            elif weighs:
+            if not isinstance(answer, str):
                 why = self._lacking(self._placement(pod, claims, row, answer), row)
                 book.codes[row] = book.code(why)
         return book
