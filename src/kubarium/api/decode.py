@@ -24,6 +24,7 @@ from kubarium.api.manifests import MAX_DEPTH, DuplicateKeys, decode_yaml, json_t
 from kubarium.api.paths import Path, path_text
 from kubarium.api.resource import Document
 from kubarium.api.schema import Schema, definition
+from kubarium.api.templates import Remembered, spec_content
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import ApiError, bad_request
 from kubarium.base.quantity import QuantityError, canonical
@@ -120,6 +121,10 @@ def conform(kind: Kind, document: Document) -> list[str]:
     are pruned by their structural schema and their types are left to validation, as upstream.
     """
     visitor = _Conform()
+    content = spec_content(kind, document)
+    known = _CONFORMING.get(content)
+    if known is not None:
+        document["spec"] = {}  # keeps its place in the order of the fields
     try:
         if kind.custom:
             _conform_metadata(visitor, document)
@@ -127,7 +132,15 @@ def conform(kind: Kind, document: Document) -> list[str]:
         visitor.value(kind.schema, document, None)
     except _Mismatch as mismatch:
         raise cannot_be_handled(kind, str(mismatch)) from None
+    if known is not None:
+        document["spec"] = orjson.loads(known)
+    elif content is not None and not visitor.unknown:
+        _CONFORMING.put(content, orjson.dumps(document["spec"]))
     return visitor.unknown
+
+
+# Specs as they came, and as they are once they conform.
+_CONFORMING: Remembered[bytes] = Remembered()
 
 
 def identify(kind: Kind, document: Document) -> None:
