@@ -58,6 +58,8 @@ class _Index:
     def put(self, key: Key, document: Document) -> None:
         new = tuple(dict.fromkeys(self.values(document)))
         old = self.by_key.get(key, ())
+        if not new and not old:
+            return
         if old != new:
             self._leave(key, [value for value in old if value not in new])
             if new:

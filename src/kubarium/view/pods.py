@@ -114,6 +114,9 @@ class PodReader:
 
     def __init__(self) -> None:
         self._shapes: dict[bytes, PodShape] = {}
+        # Pods of one template share the parts of their specs, which are found sooner by identity;
+        # to be held here is what keeps another object from taking over an id.
+        self._by_values: dict[tuple[int, ...], tuple[list[Any], PodShape]] = {}
         self.spreading = Spreading()
 
     def row(self, document: Document) -> Pod:
@@ -141,6 +144,21 @@ class PodReader:
         """The pod's wishes; equal templates give the same object."""
         spec = resized(document)
         spread = () if spec.get("nodeName") else self.spreading.constraints(document)
+        values = None if spread or spec is not document.get("spec") else _values(spec)
+        if values is not None:
+            by_values = self._by_values.get(tuple(map(id, values)))
+            if by_values is not None:
+                return by_values[1]
+        found = self._shape_of(document, spec, spread)
+        if values is not None:
+            if len(self._by_values) >= MAX_SHAPES:
+                self._by_values.clear()
+            self._by_values[tuple(map(id, values))] = (values, found)
+        return found
+
+    def _shape_of(
+        self, document: Document, spec: Document, spread: tuple[SpreadConstraint, ...]
+    ) -> PodShape:
         parts = _shaping(document["metadata"], spec)
         if spread:
             parts.append(repr(spread))
@@ -157,6 +175,14 @@ class PodReader:
         return found
 
 
+def _values(spec: Document) -> list[Any] | None:
+    """The parts of a spec that its shape is made of; None if labels and namespace matter too."""
+    if spec.get("topologySpreadConstraints") or spec.get("affinity"):
+        return None
+    get = spec.get
+    return [get("containers"), get("initContainers"), *[get(name) for name in _SHAPING]]
+
+
 def resized(document: Document) -> Document:
     """The pod's spec with requests that count what is wanted, allocated and actual, the most.
 
@@ -165,6 +191,8 @@ def resized(document: Document) -> Document:
     """
     spec: Document = document.get("spec") or {}
     status = document.get("status") or {}
+    if "containerStatuses" not in status and "initContainerStatuses" not in status:
+        return spec
     statuses = {
         s.get("name"): s
         for kind in ("containerStatuses", "initContainerStatuses")
