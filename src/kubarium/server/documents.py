@@ -121,12 +121,16 @@ class Documents:
         those of ``old``, so that versions of an object share memory. ApiError 400.
         """
         changed: Document = {}
+        kept: Document = {}  # members of metadata that are as they were
         for key, value in list(document.items()):
             before = old.get(key)
             if value is None:  # null is absent, whether there was something before or not
                 del document[key]
-            elif value == before:
+            elif value is before or value == before:
                 document[key] = before
+            elif key == "metadata" and isinstance(value, dict):
+                kept = {k: before[k] for k, v in value.items() if k in before and v == before[k]}
+                changed[key] = {k: copy_document(v) for k, v in value.items() if k not in kept}
             else:
                 changed[key] = copy_document(value)
         if not changed:
@@ -137,6 +141,9 @@ class Documents:
             if "data" in document:
                 changed.setdefault("data", dict(document["data"]))
         take_in(kind, changed, [], call)
+        if kept:
+            both = kept | changed["metadata"]
+            changed["metadata"] = {k: both[k] for k in document["metadata"] if k in both}
         for name in names:
             if name in changed:
                 document[name] = changed[name]
