@@ -252,11 +252,11 @@ class _Conform:
     def _object(self, schema: Schema, value: Any, path: Path) -> Any:
         if type(value) is not dict:
             _mismatch(schema, value, path)
-        if not schema.has_fields:
+        fields = schema.fields()
+        if not fields:
             if schema.additional is not None:
                 self._map(schema.additional, value, path)
             return value
-        fields = schema.fields()
         dropped: list[str] = []
         for key, item in value.items():
             child = fields.get(key)
@@ -265,7 +265,7 @@ class _Conform:
                 dropped.append(key)
             elif item is None:
                 dropped.append(key)
-            elif child.type != "string" or child.format or type(item) is not str:
+            elif not _fits(child, item):
                 kept = self.value(child, item, (path, key))
                 if kept is not item:
                     value[key] = kept
@@ -316,6 +316,16 @@ class _Conform:
         return value
 
 
+def _fits(schema: Schema, item: Any) -> bool:
+    """Whether a plain value is seen at once to be what the schema says: most are."""
+    kind = type(item)
+    if kind is str:
+        return schema.type == "string" and not schema.format
+    if kind is bool:
+        return schema.type == "boolean"
+    return kind is int and schema.type == "integer" and -(2**31) <= item < 2**31
+
+
 @cache
 def _written_keys(schema: Schema) -> tuple[str, ...]:
     """The keys of a list's items that Go writes even if empty: strings that are required.
@@ -360,12 +370,17 @@ def _quantity(value: Any, path: Path) -> str:
     raise _Mismatch(f"{path_text(path)}: {QUANTITY_PATTERN} (got {shown})")
 
 
-def _check_time(value: str, path: Path) -> None:
+@lru_cache(maxsize=4096)
+def _is_time(value: str) -> bool:
+    """Many objects are stamped in the same second."""
     try:
-        ok = _RFC3339.fullmatch(value) is not None and parse_rfc3339(value) is not None
+        return _RFC3339.fullmatch(value) is not None and parse_rfc3339(value) is not None
     except ValueError:
-        ok = False
-    if not ok:
+        return False
+
+
+def _check_time(value: str, path: Path) -> None:
+    if not _is_time(value):
         raise _Mismatch(
             f'{path_text(path)}: parsing time "{value}" as "{TIME_LAYOUT}": not an RFC 3339 time'
         )
