@@ -205,11 +205,13 @@ def resized(document: Document) -> Document:
         c.get("type") == "PodResizePending" and c.get("reason") == "Infeasible"
         for c in status.get("conditions") or ()
     )
-    changed = dict(spec)
+    changed: Document = {}
     for kind in ("containers", "initContainers"):
-        if spec.get(kind):
-            changed[kind] = [_held(c, statuses.get(c.get("name")), refused) for c in spec[kind]]
-    return changed
+        containers = spec.get(kind) or ()
+        held = [_held(c, statuses.get(c.get("name")), refused) for c in containers]
+        if any(now is not before for now, before in zip(held, containers, strict=True)):
+            changed[kind] = held
+    return {**spec, **changed} if changed else spec
 
 
 def _held(container: Document, status: Document | None, refused: bool) -> Document:
@@ -218,12 +220,12 @@ def _held(container: Document, status: Document | None, refused: bool) -> Docume
         return container
     resources = container.get("resources") or {}
     wanted = {} if refused else resources.get("requests") or {}
+    allocated = status.get("allocatedResources") or {}
+    actual = (status.get("resources") or {}).get("requests") or {}
+    if not refused and allocated == wanted and actual in ({}, wanted):
+        return container  # no resize is under way
     most: dict[str, Any] = {}
-    for given in (
-        wanted,
-        status.get("allocatedResources") or {},
-        (status.get("resources") or {}).get("requests") or {},
-    ):
+    for given in (wanted, allocated, actual):
         for name, quantity in given.items():
             if name not in most or amount(name, quantity) > amount(name, most[name]):
                 most[name] = quantity
