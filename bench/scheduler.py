@@ -5,9 +5,9 @@
 Two kinds of rows. *bare*: as in upstream's own benchmark, the API server, the scheduler and the
 claim controller in one process; nodes are objects that nobody stands behind, and a pod is done when
 it is bound. *nodes*: the whole control plane with simulated nodes, and a pod is done when it is
-Running. In both the pods are created within the measured time, through the API, and every pod also
-costs its events. Rates are in wall time, less the time for which this process waited for a core that
-others held (``/proc/thread-self/schedstat``); those of CPU time are beside them.
+Running. In both, the pods are created within the measured time, through the API, and every pod
+costs its events too. Rates are in wall time, less the time for which this process waited for a
+core that others held (``/proc/thread-self/schedstat``); those of CPU time are beside them.
 """
 
 from __future__ import annotations
