@@ -128,7 +128,7 @@ class Documents:
                 del document[key]
             elif value is before or value == before:
                 document[key] = before
-            elif key == "metadata" and isinstance(value, dict):
+            elif key == "metadata" and isinstance(value, dict) and isinstance(before, dict):
                 kept = {k: before[k] for k, v in value.items() if k in before and v == before[k]}
                 changed[key] = {k: copy_document(v) for k, v in value.items() if k not in kept}
             else:
