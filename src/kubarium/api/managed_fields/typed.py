@@ -8,6 +8,7 @@ Source: structured-merge-diff ``typed/{tofieldset,compare,merge,remove}.go``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -104,25 +105,37 @@ def _member(schema: Schema | None, name: str) -> _Member:
         _pointer(schema, child, name, None),
         _pointer(schema, child, name, []),
     )
-    # Nodes of the built-in schemas live as long as the process, so their ids stay theirs.
-    builtin = schema is not None and schema.name.startswith(DEFINITION_PREFIX)
-    if (builtin or schema is None) and len(_members) < _MEMBERS_KEPT:
+    if _is_lasting(schema) and len(_members) < _MEMBERS_KEPT:
         _members[key] = made
     return made
+
+
+def _is_lasting(schema: Schema | None) -> bool:
+    """Nodes of the built-in schemas live as long as the process, so their ids stay theirs."""
+    return schema is None or schema.name.startswith(DEFINITION_PREFIX)
 
 
 def element(item: Any, schema: Schema | None, kind: str) -> str:
     """The path element of an item of a granular list."""
     if kind == "set" or not isinstance(item, dict):
         return "v:" + orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()
+    names = schema.list_map_keys if schema is not None else ()
+    if len(names) == 1 and type(item.get(names[0])) is str:
+        return _named(names[0], item[names[0]])
     keys = {}
-    for name in schema.list_map_keys if schema is not None else ():
+    for name in names:
         value = item.get(name, _MISSING)
         if value is _MISSING:
             value = _key_default(schema, name)
         if value is not _MISSING:
             keys[name] = value
     return "k:" + orjson.dumps(keys, option=orjson.OPT_SORT_KEYS).decode()
+
+
+@lru_cache(maxsize=4096)
+def _named(key: str, value: str) -> str:
+    """The path element of an item with one key: types of conditions, names of containers."""
+    return "k:" + orjson.dumps({key: value}).decode()
 
 
 def _key_default(schema: Schema | None, name: str) -> Any:
@@ -363,6 +376,8 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
     """The set of a value that was absent before; its containers belong to it."""
     node: FieldSet = {}
     if isinstance(value, dict) and granular_map(schema):
+        if not any(map(_is_container, value.values())):
+            return _added_flat(tuple(value), schema, pointer)
         for name, inner in value.items():
             member = _member(schema, name)
             if not inner or not isinstance(inner, (dict, list)):
@@ -379,6 +394,29 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
     if pointer:
         node[MEMBER] = _LEAF
     return dict(sorted(node.items()))
+
+
+def _is_container(value: Any) -> bool:
+    return bool(value) and isinstance(value, (dict, list))
+
+
+# Sets of objects that hold plain values only, such as conditions, by their schema and names.
+_flat: dict[tuple[int, bool, tuple[str, ...]], FieldSet] = {}
+
+
+def _added_flat(names: tuple[str, ...], schema: Schema | None, pointer: bool) -> FieldSet:
+    """The set of an object with these members, none of which has members of its own."""
+    key = (id(schema), pointer, names)
+    known = _flat.get(key)
+    if known is not None:
+        return known
+    node = {_member(schema, name).path: _LEAF for name in names}
+    if node and pointer:
+        node[MEMBER] = _LEAF
+    made = dict(sorted(node.items())) if node else _LEAF
+    if _is_lasting(schema) and len(_flat) < _MEMBERS_KEPT:
+        _flat[key] = made
+    return made
 
 
 # --- merge and prune ------------------------------------------------------------------------------
