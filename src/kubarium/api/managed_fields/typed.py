@@ -223,6 +223,9 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
         before = old.get(name, _MISSING)
         if before is after or name in _ROOT_STRIPPED or before == after:
             continue
+        if before is _MISSING and not isinstance(after, (dict, list)):
+            result.changed[f"f:{name}"] = _LEAF
+            continue
         child = member_schema(schema, name)
         if name == "metadata":
             before, after = _tracked_metadata(before), _tracked_metadata(after)
