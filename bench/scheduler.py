@@ -463,7 +463,7 @@ ON_NODES = (
         d.with_claim,
         2500,
         d.with_claim,
-        prepare=drivers_own(f'device.attributes["{d.DRIVER}"].model != ""'),
+        prepare=drivers_own(DRIVER_CEL),
         devices_per_node=10,
     ),
     gang_shape("Gangs 1,000 of 3 on 5,000 nodes", 1000, 3),
