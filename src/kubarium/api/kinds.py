@@ -62,3 +62,9 @@ WORKLOAD_PRIORITY_CLASSES = Resource(
     *_KUEUE, "workloadpriorityclasses", "WorkloadPriorityClass", False
 )
 JOB_SETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", True)
+COMPUTE_DOMAINS = Resource(
+    "resource.nvidia.com", "v1beta1", "computedomains", "ComputeDomain", True
+)
+COMPUTE_DOMAIN_CLIQUES = Resource(
+    "resource.nvidia.com", "v1beta1", "computedomaincliques", "ComputeDomainClique", True
+)
