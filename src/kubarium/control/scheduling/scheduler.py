@@ -21,6 +21,7 @@ from kubarium.control.scheduling.commit import (
     needs_preparation,
 )
 from kubarium.control.scheduling.held import Held
+from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
@@ -81,7 +82,7 @@ class Scheduler:
         self._waiting: dict[Key, Document] = {}
         self._members: dict[Key, dict[Key, None]] = {}
         self._assumed: dict[Key, str] = {}
-        self._nominated: dict[Key, tuple[Pod, str]] = {}
+        self._nominated = Nominations()
         self._failing_since: dict[ItemKey, float] = {}
         self._reserved: tuple[ItemKey, Reservation] | None = None
         self._missing_claims: dict[Key, dict[ItemKey, None]] = {}
@@ -171,7 +172,7 @@ class Scheduler:
 
     def _drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
         self._waiting.pop(key, None)
-        self._nominated.pop(key, None)
+        self._nominated.drop(key)
         if not bound and key in self._assumed:
             self.view.forget_assumed(key)
         self._assumed.pop(key, None)
@@ -245,7 +246,7 @@ class Scheduler:
                 keys[id(item)] = key
         if not items:
             return
-        nominated = (*self._nominated.values(), *self._reservation())
+        nominated = (*self._nominated.all(), *self._reservation())
         plan = plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
         for decision in plan.decisions:
             self._take(keys[id(decision.item)], decision, now)
@@ -351,7 +352,7 @@ class Scheduler:
         """Start to write what was decided for one item."""
         for placement in decision.placements:
             self._assumed[placement.pod.key] = placement.node
-            self._nominated.pop(placement.pod.key, None)
+            self._nominated.drop(placement.pod.key)
         if any(needs_preparation(a) for p in decision.placements for _, a in p.allocations):
             # This may take minutes, which others must not wait for.
             self._tasks.create_task(self._place(key, decision), name=f"{self.name}/prepare")
@@ -366,12 +367,12 @@ class Scheduler:
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
         nodes = {node: pod.priority for pod, node in preemption.nominations}
-        for key, (pod, node) in list(self._nominated.items()):
-            if pod.priority < nodes.get(node, pod.priority):
-                del self._nominated[key]
+        for node, priority in nodes.items():
+            for pod in self._nominated.below(node, priority):
+                self._nominated.drop(pod.key)
                 self._commits.put_nowait(self._committer.nominate(pod, ""))
         for pod, node in preemption.nominations:
-            self._nominated[pod.key] = (pod, node)
+            self._nominated.put(pod, node)
 
     # Writing
 
