@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import documents as d
 import numpy as np
+from documents import Document
 
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
@@ -27,7 +29,7 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
-from kubarium.api.resource import Document, Resource
+from kubarium.api.resource import Resource
 from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import (
     HOSTNAME_LABEL,
@@ -327,7 +329,8 @@ def composite_verdict() -> Prepared:
 
 # Devices
 
-DRIVER = "gpu.example.com"
+DRIVER = d.DRIVER
+EXTENDED = "example.com/gpu"
 
 
 def dra_world(nodes: int, devices: int, cel: str) -> ClusterView:
@@ -386,6 +389,64 @@ def dra(cel: str = "") -> Prepared:
     decide(placer, _with_claims(view, 2500, "held", cel))
     items = _with_claims(view, 2500, "pod", cel)
     return lambda: decide(placer, items), 2500
+
+
+def shaped_devices(
+    class_: Document,
+    claim: Document | None,
+    slices: Callable[[str], list[Document]],
+    count: int = 2500,
+) -> Prepared:
+    """500 nodes; half of the pods have their devices already, the other half is decided.
+
+    Without ``claim`` the pods ask for an extended resource that the class answers.
+    """
+    view = ClusterView()
+    view.apply(DEVICE_CLASSES, None, class_)
+    for number in range(500):
+        view.snapshot.set_node(node(number, cpu=64000))
+        for document in slices(f"node-{number:05d}"):
+            view.apply(RESOURCE_SLICES, None, document)
+    placer = Placer(view.snapshot)
+
+    def items(prefix: str) -> list[QueueItem]:
+        found = []
+        for number in range(count):
+            name = f"{prefix}-{number:05d}"
+            metadata = {"name": name, "namespace": "bench", "uid": name}
+            if claim is None:
+                pod = d.with_extended_resource(EXTENDED) | {"metadata": metadata}
+                found.append(QueueItem((view.pod(pod),)))
+                continue
+            view.apply(RESOURCE_CLAIMS, None, {"metadata": metadata, "spec": claim})
+            found.append(
+                QueueItem((Pod(("bench", name), shape(), name, claims=(("bench", name),)),))
+            )
+        return found
+
+    decide(placer, items("held"))
+    measured = items("pod")
+    return lambda: decide(placer, measured), count
+
+
+def extended_resource() -> Prepared:
+    class_ = d.device_class(f'device.driver == "{DRIVER}"', extended=EXTENDED)
+    return shaped_devices(class_, None, lambda name: [d.slice_of_gpus(name, 10)])
+
+
+def consumable_capacity() -> Prepared:
+    return shaped_devices(
+        d.device_class(), d.shared_memory(), lambda name: [d.slice_of_gpus(name, 1, shared=True)]
+    )
+
+
+def partitionable() -> Prepared:
+    return shaped_devices(
+        d.device_class(driver=d.PARTITIONED),
+        d.with_backtracking(),
+        lambda name: d.partition_slices(name, 5),
+        1000,
+    )
 
 
 def dra_gang(size: int = 1000) -> Prepared:
@@ -543,6 +604,9 @@ RATES = (
         lambda: dra(f'device.attributes["{DRIVER}"].model == "A100"'),
         "40 to 250",
     ),
+    Row("DRA extended resource, 500 nodes", extended_resource, "180"),
+    Row("DRA consumable capacity, 500 nodes", consumable_capacity, "no threshold"),
+    Row("DRA partitionable with backtracking", partitionable, "no threshold"),
     Row("Gangs 1,000 of 3 on 5,000 nodes", lambda: gang_rows(1000, 3), "no threshold"),
     Row("Gangs 9 of 1,000 on 5,000 nodes", lambda: gang_rows(9, 1000), "no threshold"),
     Row("Gangs 10 of 5,000 on 5,000 nodes", lambda: gang_rows(10, 5000), "no threshold"),

@@ -19,6 +19,7 @@ import uvloop
 from kubarium.base.errors import ConfigError, KubariumError
 from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
+from kubarium.cluster.collector import tune_collector
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.state import ServerRecord, StateDirectory
@@ -43,6 +44,7 @@ OnReady = Callable[[ServerRecord], None]
 def start_here(launch: Launch, on_ready: OnReady) -> None:
     """Serve until SIGTERM or SIGINT. ``on_ready`` is called once the API answers."""
     launch.state.create()
+    tune_collector()
     uvloop.run(_serve(launch, on_ready, monotonic()))
 
 

@@ -215,6 +215,9 @@ class PodReader:
 
     def __init__(self) -> None:
         self._shapes: dict[bytes, PodShape] = {}
+        # Pods of one template share the parts of their specs, which are found sooner by identity;
+        # to be held here is what keeps another object from taking over an id.
+        self._by_values: dict[tuple[int, ...], tuple[list[Any], PodShape]] = {}
         self.spreading = Spreading()
 
     def row(self, document: Document) -> Pod:
@@ -250,6 +253,21 @@ class PodReader:
         """The pod's wishes; equal templates give the same object."""
         spec = resized(document)
         spread = () if spec.get("nodeName") else self.spreading.constraints(document)
+        values = None if spread or spec is not document.get("spec") else _values(spec)
+        if values is not None:
+            by_values = self._by_values.get(tuple(map(id, values)))
+            if by_values is not None:
+                return by_values[1]
+        found = self._shape_of(document, spec, spread)
+        if values is not None:
+            if len(self._by_values) >= MAX_SHAPES:
+                self._by_values.clear()
+            self._by_values[tuple(map(id, values))] = (values, found)
+        return found
+
+    def _shape_of(
+        self, document: Document, spec: Document, spread: tuple[SpreadConstraint, ...]
+    ) -> PodShape:
         parts = _shaping(document["metadata"], spec)
         if spread:
             parts.append(repr(spread))
@@ -271,6 +289,14 @@ class PodReader:
         return found
 
 
+def _values(spec: Document) -> list[Any] | None:
+    """The parts of a spec that its shape is made of; None if labels and namespace matter too."""
+    if spec.get("topologySpreadConstraints") or spec.get("affinity"):
+        return None
+    get = spec.get
+    return [get("containers"), get("initContainers"), *[get(name) for name in _SHAPING]]
+
+
 def resized(document: Document) -> Document:
     """The pod's spec with requests that count what is wanted, allocated and actual, the most.
 
@@ -279,6 +305,8 @@ def resized(document: Document) -> Document:
     """
     spec: Document = document.get("spec") or {}
     status = document.get("status") or {}
+    if "containerStatuses" not in status and "initContainerStatuses" not in status:
+        return spec
     statuses = {
         s.get("name"): s
         for kind in ("containerStatuses", "initContainerStatuses")
@@ -292,21 +320,24 @@ def resized(document: Document) -> Document:
         c.get("type") == "PodResizePending" and c.get("reason") == "Infeasible"
         for c in status.get("conditions") or ()
     )
-    changed = dict(spec)
+    changed: Document = {}
     for kind in ("containers", "initContainers"):
-        if spec.get(kind):
-            changed[kind] = [
-                _held(c, statuses.get(c.get("name")), refused)
-                if kind == "containers" or _is_sidecar(c)  # others cannot be resized
-                else c
-                for c in spec[kind]
-            ]
+        containers = spec.get(kind) or ()
+        held = [
+            _held(c, statuses.get(c.get("name")), refused)
+            if kind == "containers" or _is_sidecar(c)  # others cannot be resized
+            else c
+            for c in containers
+        ]
+        if any(now is not before for now, before in zip(held, containers, strict=True)):
+            changed[kind] = held
     if whole:
         most = _held({"resources": whole}, status, refused)["resources"]
         named = whole.get("requests") or {}
         asked = {n: q for n, q in (most.get("requests") or {}).items() if n in named}
-        changed["resources"] = {**whole, "requests": asked}
-    return changed
+        if asked != named:
+            changed["resources"] = {**whole, "requests": asked}
+    return {**spec, **changed} if changed else spec
 
 
 def _is_sidecar(container: Document) -> bool:
@@ -320,12 +351,12 @@ def _held(container: Document, status: Document | None, refused: bool) -> Docume
         return container
     resources = container.get("resources") or {}
     wanted = {} if refused else resources.get("requests") or {}
+    allocated = status.get("allocatedResources") or {}
+    actual = (status.get("resources") or {}).get("requests") or {}
+    if not refused and allocated == wanted and actual in ({}, wanted):
+        return container  # no resize is under way
     most: dict[str, Any] = {}
-    for given in (
-        wanted,
-        status.get("allocatedResources") or {},
-        (status.get("resources") or {}).get("requests") or {},
-    ):
+    for given in (wanted, allocated, actual):
         for name, quantity in given.items():
             if name not in most or amount(name, quantity) > amount(name, most[name]):
                 most[name] = quantity

@@ -57,7 +57,9 @@ class _Item:
     due: float = 0.0
     tried_at: float = 0.0
     helped_by: frozenset[Event] = frozenset()
-    # An event that came while the item was being decided may not have been seen by the decision.
+    # An event that came while the item was being decided may not have been seen by the decision:
+    # how many had come when it was taken, and whether the item itself has changed since.
+    events_seen: int = 0
     moved: bool = False
 
 
@@ -73,7 +75,7 @@ class SchedulingQueue:
         default_factory=lambda: {event: {} for event in Event}
     )
     _timers: list[tuple[float, int, ItemKey]] = field(default_factory=list)
-    _deciding: dict[ItemKey, None] = field(default_factory=dict)
+    _events: int = 0
     _sequence: int = 0
 
     def __len__(self) -> int:
@@ -106,7 +108,6 @@ class SchedulingQueue:
         item = self._items.pop(key, None)
         if item is not None:
             self._ready.pop(key, None)
-            self._deciding.pop(key, None)
             self._unlist(key, item)
 
     def has_ready(self, now: float) -> bool:
@@ -126,7 +127,7 @@ class SchedulingQueue:
         for key in taken:
             item = self._items[key]
             item.state = _State.DECIDING
-            self._deciding[key] = None
+            item.events_seen = self._events
             item.moved = False
             item.attempts += 1
             item.tried_at = now
@@ -137,12 +138,11 @@ class SchedulingQueue:
         item = self._items.get(key)
         if item is None:
             return
-        self._deciding.pop(key, None)
         item.state = _State.UNSCHEDULABLE
         item.helped_by = helped_by
         for event in helped_by:
             self._unschedulable[event][key] = None
-        if item.moved:
+        if self._has_moved(item):
             self._wake(key, item, now)
         else:
             self._set_timer(now + FLUSH_AFTER_S, key, item)
@@ -151,7 +151,6 @@ class SchedulingQueue:
         """The attempt failed for a reason that may pass (a conflict): back off."""
         item = self._items.get(key)
         if item is not None:
-            self._deciding.pop(key, None)
             self._unlist(key, item)
             self._back_off(key, item, now)
 
@@ -160,12 +159,15 @@ class SchedulingQueue:
         item = self._items.get(key)
         if item is None:
             return
-        self._deciding.pop(key, None)
         item.state = _State.UNSCHEDULABLE
         item.helped_by = frozenset()
         item.attempts = max(0, item.attempts - 1)
-        if item.moved:
+        if self._has_moved(item):
             self._wake(key, item, now=None)
+
+    def _has_moved(self, item: _Item) -> bool:
+        """Whether something happened since the item was taken to be decided."""
+        return item.moved or item.events_seen != self._events
 
     def happened(
         self, event: Event, now: float, helps: Callable[[ItemKey], bool] | None = None
@@ -174,8 +176,7 @@ class SchedulingQueue:
         for key in list(self._unschedulable[event]):
             if helps is None or helps(key):
                 self._wake(key, self._items[key], now)
-        for key in self._deciding:
-            self._items[key].moved = True
+        self._events += 1
 
     def _wake(self, key: ItemKey, item: _Item, now: float | None) -> None:
         self._unlist(key, item)

@@ -31,6 +31,7 @@ from kubarium.control.scheduling.commit import (
 from kubarium.control.scheduling.conditions import GroupConditions
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
 from kubarium.control.scheduling.members import Members
+from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
@@ -82,7 +83,7 @@ class Scheduler:
         self._waiting: dict[Key, Document] = {}
         self._members = Members(self.view.forest)
         self._assumed: dict[Key, str] = {}
-        self._nominated: dict[Key, tuple[Pod, str]] = {}
+        self._nominated = Nominations()
         self._failing_since: dict[ItemKey, float] = {}
         self._reserved: tuple[ItemKey, Reservation] | None = None
         self._missing_claims: dict[Key, dict[ItemKey, None]] = {}
@@ -214,7 +215,7 @@ class Scheduler:
 
     def _drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
         self._waiting.pop(key, None)
-        self._nominated.pop(key, None)
+        self._nominated.drop(key)
         if not bound and key in self._assumed:
             self.view.forget_assumed(key)
         self._assumed.pop(key, None)
@@ -308,7 +309,7 @@ class Scheduler:
                 keys[id(item)] = key
         if not items:
             return
-        nominated = (*self._nominated.values(), *self._reservation())
+        nominated = (*self._nominated.all(), *self._reservation())
         plan = plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
         for decision in plan.decisions:
             self._take(keys[id(decision.item)], decision, now)
@@ -451,7 +452,7 @@ class Scheduler:
         """Start to write what was decided for one item."""
         for placement in decision.placements:
             self._assumed[placement.pod.key] = placement.node
-            self._nominated.pop(placement.pod.key, None)
+            self._nominated.drop(placement.pod.key)
         if any(
             self._committer.waits_for_volumes(p.pod)
             or any(needs_preparation(a) for _, a in p.allocations)
@@ -470,12 +471,12 @@ class Scheduler:
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
         nodes = {node: pod.priority for pod, node in preemption.nominations}
-        for key, (pod, node) in list(self._nominated.items()):
-            if pod.priority < nodes.get(node, pod.priority):
-                del self._nominated[key]
+        for node, priority in nodes.items():
+            for pod in self._nominated.below(node, priority):
+                self._nominated.drop(pod.key)
                 self._commits.put_nowait(self._committer.nominate(pod, ""))
         for pod, node in preemption.nominations:
-            self._nominated[pod.key] = (pod, node)
+            self._nominated.put(pod, node)
 
     # Writing
 
