@@ -2,7 +2,7 @@
 
 Usage: python scripts/distil_crds.py [FOLDER_OF_CRDS]
 
-FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/) with its CRD
+FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/, trainer/) with its CRD
 manifests; the default is $KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that
 controller-gen copies in whole become references to the built-in definitions, and only storage
 versions stay (Kueue's v1beta1 needs its conversion webhook). Rules, defaults, limits and printer
@@ -22,13 +22,22 @@ import yaml
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "src/kubarium/api/data/crds"
 # Project folder -> the manifests taken from it.
-PROJECTS = {"kueue": "*.yaml", "jobset": "*.yaml", "scheduler-plugins": "*_podgroups.yaml"}
+PROJECTS = {
+    "kueue": "*.yaml",
+    "jobset": "*.yaml",
+    "scheduler-plugins": "*_podgroups.yaml",
+    # Not the OptimizationJobs: nothing here searches hyperparameters.
+    "trainer": "*_*train*s.yaml",
+}
 NOISE = frozenset(("description", "title", "example", "externalDocs"))
 REFERENCE = "#/definitions/io.k8s.api."
 # A schema whose properties include these names is a copy of the built-in definition.
 COPIES = (
     (frozenset(("containers", "initContainers", "restartPolicy", "dnsPolicy")), "core.v1.PodSpec"),
     (frozenset(("backoffLimit", "completionMode", "template", "suspend")), "batch.v1.JobSpec"),
+    (frozenset(("nodeAffinity", "podAffinity", "podAntiAffinity")), "core.v1.Affinity"),
+    (frozenset(("emptyDir", "configMap", "projected", "hostPath")), "core.v1.Volume"),
+    (frozenset(("name", "value", "valueFrom")), "core.v1.EnvVar"),
 )
 
 

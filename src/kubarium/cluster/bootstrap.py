@@ -6,6 +6,8 @@ from kubarium.api.crds.definition import bundled
 from kubarium.api.kinds import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
+    CLUSTER_TRAINING_RUNTIMES,
+    CONFIG_MAPS,
     CUSTOM_RESOURCE_DEFINITIONS,
     NAMESPACES,
     PRIORITY_CLASSES,
@@ -16,6 +18,7 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Client
+from kubarium.cluster import training
 from kubarium.server.policy import bootstrap_policy
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -31,6 +34,8 @@ _RESOURCES = {
         ROLES,
         ROLE_BINDINGS,
         SERVICES,
+        CONFIG_MAPS,
+        CLUSTER_TRAINING_RUNTIMES,
     )
 }
 
@@ -48,6 +53,7 @@ def documents(port: int) -> list[Document]:
     found += bootstrap_policy()
     found += bundled()
     found.append(_kubernetes_service(port))
+    found += training.documents()
     return found
 
 
