@@ -2,10 +2,10 @@
 
     STORAGE_URI=hf://tatsu-lab/alpaca python -m kubarium.labs.initializer dataset
 
-Environment, as those images have it: STORAGE_URI; ACCESS_TOKEN and IGNORE_PATTERNS (comma-separated)
-for the Hugging Face hub. The files go to /workspace/dataset or /workspace/model. ``hf://`` needs the
-package huggingface_hub and a network; ``file://`` (ours) copies a folder of this machine, for work
-without one.
+Environment, as those images have it: STORAGE_URI; for the Hugging Face hub also ACCESS_TOKEN and
+IGNORE_PATTERNS (comma-separated). The files go to /workspace/dataset or /workspace/model. ``hf://``
+needs the package huggingface_hub and a network; ``file://`` (ours) copies a folder of this machine,
+for work without one.
 """
 
 from __future__ import annotations
