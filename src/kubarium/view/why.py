@@ -18,6 +18,7 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PODS,
     REPLICA_SETS,
+    TRAIN_JOBS,
     WORKLOADS,
 )
 from kubarium.api.resource import Document, Resource
@@ -45,6 +46,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
             REPLICA_SETS,
             JOBS,
             JOB_SETS,
+            TRAIN_JOBS,
             EVENTS,
             *queueing.RESOURCES_NEEDED,
         )
@@ -54,6 +56,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
 _OWNED_BY: dict[str, tuple[Resource, ...]] = {
     "Deployment": (REPLICA_SETS,),
     "JobSet": (JOBS,),
+    "TrainJob": (JOB_SETS,),
     "ReplicaSet": (PODS,),
     "Job": (PODS,),
     "StatefulSet": (PODS,),
@@ -68,8 +71,8 @@ def explain(
 ) -> Explanation:
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
-    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, Job, JobSet, Deployment,
-    ReplicaSet, Kueue's Workload, Node, ResourceClaim; of others, what their conditions say.
+    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, Job, JobSet, TrainJob,
+    Deployment, ReplicaSet, Kueue's Workload, Node, ResourceClaim; of others, their conditions.
     ``view`` is one that already follows the same documents: with it, thousands of nodes need not be
     read again for each question. It is as before afterwards.
     """
@@ -260,7 +263,7 @@ class _Why:
         """Owners and owners' owners, nearest first."""
         found: list[Document] = []
         uids = {r.get("uid") for r in document["metadata"].get("ownerReferences") or ()}
-        for resource in (REPLICA_SETS, JOBS, JOB_SETS, DEPLOYMENTS):
+        for resource in (REPLICA_SETS, JOBS, JOB_SETS, TRAIN_JOBS, DEPLOYMENTS):
             for candidate in self._list(resource):
                 if candidate["metadata"].get("uid") in uids:
                     found.append(candidate)

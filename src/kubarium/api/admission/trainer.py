@@ -19,6 +19,8 @@ from kubarium.base.errors import ApiError, FieldError
 RUNTIME_KINDS = ("ClusterTrainingRuntime", "TrainingRuntime")
 _REF = "spec.runtimeRef"
 _PATCHES = "spec.runtimePatches"
+# The fields that a runtime has a say in.
+_CHECKED = ("runtimeRef", "trainer", "initializer", "runtimePatches")
 _CONTAINERS = ("initContainers", "containers")
 _OWN_CONTAINERS = (names.DATASET_INITIALIZER, names.MODEL_INITIALIZER, NODE)
 
@@ -104,6 +106,8 @@ def validate(
 
     ``runtime`` is what it refers to and ``jobset`` what it has made, where they are there.
     """
+    if old is not None and all(old["spec"].get(key) == new["spec"].get(key) for key in _CHECKED):
+        return []  # only suspended or resumed: that must not need the runtime of long ago
     reference = new["spec"]["runtimeRef"]
     kind, name = runtime_reference(new)
     if not kind:
