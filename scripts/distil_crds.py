@@ -2,7 +2,7 @@
 
 Usage: python scripts/distil_crds.py [FOLDER_OF_CRDS]
 
-FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/, trainer/) with its CRD
+FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, trainer/, ...) with its CRD
 manifests; the default is $KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that
 controller-gen copies in whole become references to the built-in definitions, and only storage
 versions stay (Kueue's v1beta1 needs its conversion webhook). Rules, defaults, limits and printer
