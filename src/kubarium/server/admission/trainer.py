@@ -20,7 +20,10 @@ def default_train_job(attempt: Attempt) -> None:
 def check_train_job(attempt: Attempt) -> None:
     """ApiError 422 with every complaint."""
     document, old = attempt.document, attempt.old
-    if old is not None and document["spec"] is old["spec"]:
+    if not document.get("spec"):
+        detail = "a TrainJob says which runtime it trains with"
+        _refuse(attempt, [FieldError("Required", "spec.runtimeRef", detail=detail)])
+    if old is not None and document["spec"] is old.get("spec"):
         return  # only metadata: what runs may have outlived its runtime
     kind, name = trainer.runtime_reference(document)
     runtime = _find(attempt, f"{kind.lower()}s", name, kind == "TrainingRuntime") if kind else None
