@@ -35,6 +35,7 @@ class Image:
     path: tuple[str, ...] = ()
     working_dir: str = ""
     uid: int | None = None
+    modules: tuple[str, ...] = ()
 
 
 def builtin_images() -> tuple[ImageConfig, ...]:
@@ -103,6 +104,7 @@ class ImageCatalogue:
                     entry.path,
                     entry.working_dir,
                     entry.uid,
+                    entry.modules,
                 )
         raise UnknownImage(
             f'no image "{reference}" on this machine: Kubarium runs images through the programs '
