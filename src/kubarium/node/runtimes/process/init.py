@@ -310,7 +310,7 @@ class Init:
         if self._fresh is None or argv is not self._spec["argv"]:
             return
         program = parse(argv, self._spec["env"])
-        if program is not None and can_run(program):
+        if program is not None and can_run(program, argv, self._spec["env"]):
             self._control.detach()  # all descriptors are closed next, and this one only once
             run_warm(program, argv, self._spec["env"], self._fresh, lambda: os.close(problems))
 

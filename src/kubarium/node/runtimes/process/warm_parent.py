@@ -85,6 +85,12 @@ class WarmParent:
 
 
 def _threads() -> int:
+    """How many threads a fork leaves us with: OpenBLAS ends its own before one, and starts them
+    again in whoever needs them."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
     return len(os.listdir("/proc/self/task"))
 
 

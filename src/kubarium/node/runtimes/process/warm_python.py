@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import runpy
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import BuiltinImporter, SourceFileLoader
+from traceback import format_exception_only
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -67,8 +69,11 @@ def _is_python(command: str) -> bool:
     return name in ("python", "python3", f"python{version}")
 
 
-def can_run(program: Program) -> bool:
-    """Whether a script is a plain file; folders and archives are the interpreter's to open."""
+def can_run(program: Program, argv: list[str], environment: Mapping[str, str]) -> bool:
+    """Whether the command means our own interpreter to this user in here, and a script is a plain
+    file: folders and archives are the interpreter's to open."""
+    if shutil.which(argv[0], path=environment.get("PATH", "")) != sys.executable:
+        return False
     return program.kind != "script" or (
         os.path.isfile(program.what) and not program.what.endswith((".pyc", ".zip", ".pyz"))
     )
@@ -145,8 +150,10 @@ def _open_streams(unbuffered: bool) -> None:
             errors="backslashreplace" if number == 2 else getattr(old, "errors", "strict"),
             newline=None if number == 0 else "\n",
             line_buffering=(number == 2 or binary.isatty()) and not raw,
-            write_through=raw,
+            write_through=unbuffered,
         )
+        stream.mode = "r" if number == 0 else "w"  # type: ignore[misc]
+        (binary if raw else binary.raw).name = f"<{name}>"
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -236,8 +243,12 @@ def _finish(code: int) -> int:
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
-        except (OSError, ValueError):
-            code = code or _FLUSH_FAILED
+        except (OSError, ValueError) as error:
+            code = _FLUSH_FAILED
+            if stream is sys.stdout:
+                with contextlib.suppress(Exception):
+                    text = "".join(format_exception_only(error))
+                    print(f"Exception ignored in: {stream!r}\n{text}", end="", file=sys.stderr)
     if code == -signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -203,6 +203,7 @@ class Zygote:
             self._note(forked.ident, forked.pid, forked.control)
             with contextlib.suppress(OSError):
                 forked.control.send(b"\0")
+            self._kill_strays()
             return
         forked.control.close()
         command["spec"]["warm"] = []
@@ -337,8 +338,8 @@ class Zygote:
     def _kill_strays(self) -> None:
         """Plain level: orphans of an init that was itself killed have become our children. Only
         those and what is below them go: other containers may just be starting processes."""
-        if self._level != PLAIN:
-            return
+        if self._level != PLAIN or self._cold:
+            return  # an init of a fork server may be among them, of whom we have not heard yet
         for pid in children(os.getpid()):
             if pid not in self._by_pid and pid not in self._warm.pids:
                 kill_descendants(pid, frozenset())
