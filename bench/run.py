@@ -1,6 +1,7 @@
 """`make bench`: measurements on this machine, each row several times, median and spread.
 
     python bench/run.py [row ...]        rows: startup api store nodes engine queueing
+                                         training
 
 Rows that have something to compare with print it beside their own figure: published gates of kwok
 and of kube-scheduler's own benchmark are other machines' numbers, so read them as orders of size.
@@ -23,6 +24,7 @@ from engine import bench_engine
 from queueing import bench_queueing
 from rich.console import Console
 from rich.table import Table
+from training import bench_training
 
 from kubarium.api.catalog import Catalog
 from kubarium.api.kinds import CONFIG_MAPS, NAMESPACES, NODES, PODS
@@ -214,6 +216,7 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "nodes": bench_nodes,
     "engine": bench_engine,
     "queueing": bench_queueing,
+    "training": bench_training,
 }
 
 

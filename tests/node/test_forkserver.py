@@ -104,7 +104,7 @@ class Bench:
 
     async def is_forked(self, **options):
         """Whether programs of this environment come from a fork server: the command line tells."""
-        code = "print(b'warm_parent' in open('/proc/self/cmdline', 'rb').read())"
+        code = "print(b'warm_' + b'parent' in open('/proc/self/cmdline', 'rb').read())"
         _, lines = await self.run(["python3", "-c", code], warm=True, **options)
         return lines == ["stdout: True"]
 

@@ -40,9 +40,9 @@ def client(cluster):
     return kubeflow.TrainerClient(config)
 
 
-def submit(client, code, runtime=TORCH, nodes=1, *more):
+def submit(client, code, runtime=TORCH, nodes=1, *more, image="kubarium/labs"):
     """Run a Python program of one's own; the TrainJob's name."""
-    trainer = kubeflow.CustomTrainerContainer(image="kubarium/labs", num_nodes=nodes)
+    trainer = kubeflow.CustomTrainerContainer(image=image, num_nodes=nodes)
     command = sdk_options.TrainerCommand(command=["python3", "-c", code])
     return client.train(runtime=runtime, trainer=trainer, options=[command, *more])
 
@@ -209,3 +209,28 @@ def test_torch_ranks_hold_the_same_weights(client):
     for rank in range(3):
         said = list(client.get_job_logs(name, step=f"node-{rank}"))
         assert said == [f"rank {rank} of 3 same True"]
+
+
+@needs_torch
+@pytest.mark.parametrize(("annotation", "forked"), [("", True), ("off", False)])
+def test_torch_ranks_come_from_a_fork_server_unless_told_otherwise(client, annotation, forked):
+    code = (
+        "import sys; warm = b'warm_' + b'parent' in open('/proc/self/cmdline', 'rb').read()\n"
+        "print('torch is there:', 'torch._dynamo' in sys.modules, 'forked:', warm)"
+    )
+    options = sdk_options
+    metadata = {"annotations": {"kubarium.dev/fork-server": annotation}}
+    job = options.JobTemplatePatch(
+        spec=options.JobSpecPatch(template=options.PodTemplatePatch(metadata=metadata))
+    )
+    jobs = [options.ReplicatedJobPatch(name="node", template=job)]
+    patch = options.RuntimePatch(
+        training_runtime_spec=options.TrainingRuntimeSpecPatch(
+            template=options.JobSetTemplatePatch(spec=options.JobSetSpecPatch(replicated_jobs=jobs))
+        )
+    )
+    name = submit(client, code, TORCH, 2, patch, image="pytorch/pytorch:2.13.0")
+    client.wait_for_job_status(name, timeout=120, polling_interval=1)
+    for rank in range(2):
+        said = list(client.get_job_logs(name, step=f"node-{rank}"))
+        assert said == [f"torch is there: {forked} forked: {forked}"]
