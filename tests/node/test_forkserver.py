@@ -420,11 +420,42 @@ def test_a_container_killed_while_its_parent_imports_never_starts(tmp_path):
     asyncio.run(main())
 
 
+def test_nobody_waits_for_a_parent_that_imports(tmp_path):
+    """Not even when more is asked of it than fits into a socket."""
+    (tmp_path / "numpy.py").write_text("import time; time.sleep(3)")
+
+    async def main():
+        async with bench() as b:
+            large = {"PYTHONPATH": str(tmp_path), "KUBARIUM_LARGE": "x" * 16_000}
+            argv = ["python3", "-c", "pass"]
+            starts = [asyncio.create_task(b.start(argv, warm=True, env=large)) for _ in range(40)]
+            await until(b.parents)
+            await b.run(["true"], warm=False)
+            assert not any(start.done() for start in starts)
+            for ident in await asyncio.gather(*starts):
+                assert await b.exit_of(ident) == ExitStatus(0, 0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_fork_servers_end_with_the_zygote(level):
+    async def main():
+        async with bench(level) as b:
+            await b.run(["python3", "-c", "pass"], warm=True)
+            [parent] = b.parents()
+            os.kill(b.engine.pid, signal.SIGKILL)
+            await until(lambda: not parent.is_running())
+
+    asyncio.run(main())
+
+
 def test_modules_that_start_threads_or_fail_are_left_to_the_program(tmp_path):
     async def main():
         async with bench() as b:
             for number, text in enumerate(
-                ("import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()",
+                ("x = 1",  # nothing that could be seeded
+                 "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()",
                  "raise ImportError('broken')"),
             ):  # fmt: skip
                 folder = tmp_path / str(number)

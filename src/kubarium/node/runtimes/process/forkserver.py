@@ -12,6 +12,7 @@ would is started as one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -61,12 +62,36 @@ def shared_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(slots=True)
 class _Parent:
-    """A parent, and the starts that it has not answered yet: container -> our control socket."""
+    """A parent, and the starts that it has not answered yet: container -> our control socket.
+
+    Until it has imported everything it reads nothing, so requests and their descriptors wait here:
+    the zygote must never wait for it.
+    """
 
     pid: int
     link: socket.socket
+    is_ready: bool = False
+    waiting: list[tuple[bytes, list[int]]] = field(default_factory=list)
     starting: dict[str, socket.socket] = field(default_factory=dict)
     received: bytes = b""
+
+    def send_waiting(self) -> None:
+        """OSError if the parent is gone."""
+        while self.waiting:
+            data, descriptors = self.waiting[0]
+            done = socket.send_fds(self.link, [data], descriptors)
+            self.link.sendall(data[done:])
+            self.drop_first()
+
+    def drop_first(self) -> None:
+        _, descriptors = self.waiting.pop(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        self.link.close()
+        while self.waiting:
+            self.drop_first()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +138,15 @@ class ForkServers:
         sent = {"command": command, "namespaces": [kind for _, kind in namespaces]}
         descriptors = [inner.fileno(), *(descriptor for descriptor, _ in namespaces)]
         data = json.dumps(sent).encode() + b"\n"
-        try:
-            done = socket.send_fds(parent.link, [data], descriptors)
-            parent.link.sendall(data[done:])
-        except OSError:
-            return None  # it has just ended
+        parent.waiting.append((data, [os.dup(descriptor) for descriptor in descriptors]))
+        if parent.is_ready:
+            self._send(parent)
         return key
+
+    def _send(self, parent: _Parent) -> None:
+        """A parent that has just ended answers by the end of its link."""
+        with contextlib.suppress(OSError):
+            parent.send_waiting()
 
     def expect(self, key: Key, ident: str, outer: socket.socket) -> None:
         """``outer`` is our end of the control connection of a container that was asked for."""
@@ -145,11 +173,15 @@ class ForkServers:
         *lines, parent.received = (parent.received + data).split(b"\n")
         for line in lines:
             answer = json.loads(line)
+            if answer.get("ready"):
+                parent.is_ready = True
+                self._send(parent)
+                continue
             outer = parent.starting.pop(answer["id"], None)
             if outer is not None:
                 yield Forked(answer["id"], answer["pid"], outer, answer.get("message", ""))
         if not data:
-            parent.link.close()
+            parent.close()
             del self._parents[key]
             for ident, outer in parent.starting.items():
                 yield Forked(ident, 0, outer, "the fork server has ended")
@@ -157,14 +189,14 @@ class ForkServers:
     def close(self) -> None:
         """End all parents. Their containers are the zygote's."""
         for parent in self._parents.values():
-            parent.link.close()
+            parent.close()
             os.kill(parent.pid, signal.SIGKILL)
         self._parents.clear()
 
     def forget(self) -> None:
         """For a process that the zygote forks: the parents are not its own."""
         for parent in self._parents.values():
-            parent.link.close()
+            parent.close()
             for outer in parent.starting.values():
                 outer.close()
 

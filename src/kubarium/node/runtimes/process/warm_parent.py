@@ -40,6 +40,7 @@ class WarmParent:
     def serve(self, problem: str) -> None:
         """Until the zygote goes or nobody has asked for long. With a ``problem`` every request is
         answered with it."""
+        self._link.sendall(b'{"ready": true}\n')
         while select.select([0], [], [], self._idle_s)[0]:
             data, found, _, _ = socket.recv_fds(self._link, _MAX_REQUEST, _MAX_DESCRIPTORS)
             for descriptor in found:

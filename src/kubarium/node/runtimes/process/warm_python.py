@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 from traceback import format_exception_only
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 from kubarium.node.runtimes.process import linux
 
@@ -93,21 +93,25 @@ def run(
     environment: Mapping[str, str],
     fresh: Fresh,
     started: Callable[[], None],
-) -> NoReturn:
-    """Become the program and end with it. ``started`` is called when nothing can fail any more."""
-    os.environ.clear()
-    os.environ.update({**fresh.added_environment, **environment})
-    if sys.platform == "linux":
-        linux.make_dumpable()
-    _forget_ourselves()
+) -> None:
+    """Become the program and end with it. ``started`` is called when nothing can fail any more;
+    who returns from here could not begin, and is to start an interpreter."""
+    try:
+        os.environ.clear()
+        os.environ.update({**fresh.added_environment, **environment})
+        if sys.platform == "linux":
+            linux.make_dumpable()
+        _forget_ourselves()
+        _reseed()
+        _open_streams(program.unbuffered)
+        sys.orig_argv = list(argv)
+        main = _main_of(program, fresh)
+    except Exception:
+        return
     started()
     _close_descriptors()
     _set_signals()
-    _open_streams(program.unbuffered)
-    _reseed()
-    sys.orig_argv = list(argv)
-    code = _run_main(_main_of(program, fresh))
-    os._exit(_finish(code))
+    os._exit(_finish(_run_main(main)))
 
 
 # before
