@@ -23,7 +23,6 @@ from kubarium.cluster import training as stock
 from kubarium.control import training, workloads
 from kubarium.control.core.garbage import GarbageCollector
 from kubarium.control.core.served import ServedResources
-from kubarium.runtime.writes import find_condition
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 
 GROUPS = ("jobset.x-k8s.io", "trainer.kubeflow.org", "scheduling.x-k8s.io")
@@ -349,15 +348,23 @@ def test_a_finished_trainjob_outlives_its_jobset(lab):
     lab(story)
 
 
-def test_nobody_elses_jobset_is_taken_over_in_the_status(lab):
+def test_nobody_elses_jobset_is_taken_over(lab):
     async def story(world):
-        await world.create(TRAIN_JOBS, train_job(suspend=True, trainer={"numNodes": 1}))
+        foreign = {
+            "apiVersion": "jobset.x-k8s.io/v1alpha2",
+            "kind": "JobSet",
+            "metadata": {"name": "job"},
+            "spec": {"replicatedJobs": []},
+        }
+        await world.create(JOB_SETS, foreign)
+        await world.create(TRAIN_JOBS, train_job(trainer={"numNodes": 1}))
         await world.settle()
-        trainjob = await world.get(TRAIN_JOBS, "job")
-        jobset = await world.get(JOB_SETS, "job")
-        [owner] = jobset["metadata"]["ownerReferences"]
-        assert owner["uid"] == trainjob["metadata"]["uid"]
-        assert find_condition(trainjob, "Failed") is None
+        [event, *_] = await world.events("TrainJobResourcesCreationFailed")
+        assert "JobSet job is there already and is not this TrainJob's" in event["message"]
+        assert await state(world) == {}
+        await world.client.delete(JOB_SETS, "job", "default")
+        await world.settle(20)
+        assert len(await world.live_pods()) == 1
 
     lab(story)
 

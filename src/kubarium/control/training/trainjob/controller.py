@@ -147,6 +147,13 @@ class TrainJobController:
         await self._ensure_mpi(trainjob, plan)
         await self._ensure_gang(trainjob, plan)
         jobset = self._jobsets.get(plan.name, trainjob["metadata"]["namespace"])
+        if jobset is not None and not writes.is_controlled_by(jobset, trainjob):
+            raise ApiError(
+                409,
+                "AlreadyExists",
+                f"JobSet {plan.name} is there already and is not this TrainJob's; delete it, or "
+                "give the TrainJob another name",
+            )
         is_suspended = bool(trainjob["spec"].get("suspend"))
         if jobset is not None and not is_suspended and not jobset["spec"].get("suspend"):
             return
