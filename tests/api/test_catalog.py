@@ -15,7 +15,9 @@ def catalog() -> Catalog:
 def named_resources() -> list[Resource]:
     ours = [value for value in vars(kinds).values() if isinstance(value, Resource)]
     return [
-        resource for resource in ours if not resource.group.endswith(("x-k8s.io", "kubeflow.org"))
+        resource
+        for resource in ours
+        if not resource.group.endswith(("x-k8s.io", "kubeflow.org", ".nvidia.com"))
     ]
 
 

@@ -68,3 +68,9 @@ TRAINING_RUNTIMES = Resource(*_TRAINER, "trainingruntimes", "TrainingRuntime", T
 CLUSTER_TRAINING_RUNTIMES = Resource(
     *_TRAINER, "clustertrainingruntimes", "ClusterTrainingRuntime", False
 )
+COMPUTE_DOMAINS = Resource(
+    "resource.nvidia.com", "v1beta1", "computedomains", "ComputeDomain", True
+)
+COMPUTE_DOMAIN_CLIQUES = Resource(
+    "resource.nvidia.com", "v1beta1", "computedomaincliques", "ComputeDomainClique", True
+)

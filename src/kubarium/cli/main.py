@@ -113,15 +113,25 @@ def run(
 @app.command()
 @speaks_plainly
 def devices(
-    node: Annotated[str, typer.Argument(help="Node whose devices change.")],
-    driver: Annotated[str, typer.Option(help="DRA driver, such as gpu.example.com.")],
-    count: Annotated[int, typer.Option(help="How many devices the node shall have.")],
+    node: Annotated[str, typer.Argument(help="Only this node's devices.")] = "",
+    driver: Annotated[str, typer.Option(help="DRA driver, such as gpu.example.com.")] = "",
+    count: Annotated[
+        int | None, typer.Option(help="Give the node this many simulated devices.")
+    ] = None,
+    health: Annotated[
+        str | None,
+        typer.Option(help="Say how devices are: gpu-0=xid-79,gpu-3=Unhealthy:NoExecute; '' heals."),
+    ] = None,
     name: Name = DEFAULT_NAME,
     kubeconfig: Kubeconfig = None,
     context: Context = "",
+    output: Output = "text",
 ) -> None:
-    """Give a node more or fewer simulated devices."""
-    _load("cli.queries").set_devices(node, driver, count, name, kubeconfig, context)
+    """Show devices, who holds them and what they measure; or change a node's simulated ones."""
+    if count is None and health is None:
+        _load("cli.devices").show(node, driver, name, kubeconfig, context, output)
+    else:
+        _load("cli.devices").command(node, driver, count, health, name, kubeconfig, context)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node import isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
+from kubarium.node.drivers.prepare import ANY_OTHER, Edits
 from kubarium.node.environment import (
     ConfigProblem,
     command_line,
@@ -95,7 +96,7 @@ class _Pod:
     facts: PodFacts
     place: Path
     volumes: PodVolumes
-    device_env: Mapping[str, Mapping[str, str]]
+    devices: Mapping[str, Edits]
     containers: dict[str, str] = field(default_factory=dict)  # name -> current container ident
     running: dict[str, None] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
@@ -104,6 +105,8 @@ class _Pod:
     whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)
 
+
+_NOTHING = Edits()
 
 # (pod uid, container, attempt, status, termination message, out of memory)
 OnExit = Callable[[str, str, int, ExitStatus, str, bool], None]
@@ -169,8 +172,8 @@ class ProcessPods:
 
     # Pods --------------------------------------------------------------------------------------
 
-    async def prepare(self, facts: PodFacts, device_env: Mapping[str, Mapping[str, str]]) -> None:
-        """Volumes, hosts file and sandbox; PrepareFailed says why not. ``device_env`` by container.
+    async def prepare(self, facts: PodFacts, devices: Mapping[str, Edits]) -> None:
+        """Volumes, hosts file and sandbox; PrepareFailed says why not. ``devices`` by container.
 
         May be called again after a failure."""
         uid = facts.pod["metadata"]["uid"]
@@ -183,7 +186,7 @@ class ProcessPods:
             await volumes.set_up()
         except MountProblem as problem:
             raise PrepareFailed("FailedMount", str(problem)) from problem
-        self._pods[uid] = _Pod(facts, place, volumes, device_env)
+        self._pods[uid] = _Pod(facts, place, volumes, devices)
         (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
         self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts")
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
@@ -477,8 +480,7 @@ class ProcessPods:
         path = ":".join((*image.path, DEFAULT_PATH))
         base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home_of(who.uid)}
         own = container_environment(pod.facts, container, self._sources.objects)
-        devices = pod.device_env.get(container["name"], {})
-        return {**base, **image.env, **own, **devices}
+        return {**base, **image.env, **own, **_edits(pod, container["name"]).env}
 
     def _root_fs(
         self,
@@ -499,6 +501,7 @@ class ProcessPods:
         os.chmod(message, 0o666)
         target = container.get("terminationMessagePath") or "/dev/termination-log"
         binds.append(Bind(str(message), target, False, False))
+        binds += self._programs(pod, name)
         return RootFs(
             str(place),
             sorted(binds, key=lambda bind: bind.target),
@@ -511,6 +514,7 @@ class ProcessPods:
             submounts=self._submounts,
             kept_tmp=self._kept_tmp,
             cgroups=self._groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
+            accelerators=_edits(pod, name).nodes,
         )
 
     def _bind(self, pod: _Pod, mount: Mapping[str, Any], name: str, env: Mapping[str, str]) -> Bind:
@@ -533,6 +537,19 @@ class ProcessPods:
             inside.mkdir(parents=True)
             os.chmod(inside, 0o777)
         return inside
+
+    def _programs(self, pod: _Pod, container: str) -> list[Bind]:
+        """Programs that come with the container's devices; the machine's own of that name wins."""
+        binds = []
+        for target, text in _edits(pod, container).programs.items():
+            if shutil.which(os.path.basename(target)):
+                continue
+            source = pod.place / "programs" / container / os.path.basename(target)
+            source.parent.mkdir(parents=True, exist_ok=True)
+            source.write_text(text)
+            source.chmod(0o755)
+            binds.append(Bind(str(source), target, True, False))
+        return binds
 
     def _plain_root(
         self,
@@ -631,6 +648,11 @@ def _no_log(pod: Document, name: str, previous: bool) -> str:
             waiting = "is waiting to start"
             return f'container "{name}" in pod "{pod_name}" {waiting}: {text}'
     return f'container "{name}" in pod "{pod_name}" is not available'
+
+
+def _edits(pod: _Pod, container: str) -> Edits:
+    """What a container gets for its devices."""
+    return pod.devices.get(container) or pod.devices.get(ANY_OTHER) or _NOTHING
 
 
 def _last_output(path: Path) -> str:

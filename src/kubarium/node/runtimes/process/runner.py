@@ -24,7 +24,16 @@ from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.errors import ApiError, KubariumError, internal
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
-from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
+from kubarium.node.drivers.prepare import (
+    ANY_OTHER,
+    NO_GPUS,
+    ClaimProblem,
+    Edits,
+    container_edits,
+    fetch_claims,
+    guards_gpus,
+    has_claims,
+)
 from kubarium.node.environment import Sources
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
@@ -272,13 +281,17 @@ class ProcessRunner:
                 if error.reason != "NotFound":
                     _LOG.warning("%s %s/%s: %s", resource.plural, namespace, name, error)
 
-    async def prepare_devices(self, pod: Document) -> dict[str, dict[str, str]]:
-        """Environment by container from the pod's claims; PrepareFailed in kubelet's wording."""
+    async def prepare_devices(self, pod: Document) -> dict[str, Edits]:
+        """What containers get, from the pod's claims; PrepareFailed in kubelet's wording."""
         if not has_claims(pod):
-            return {}
+            guarded = guards_gpus(self._drivers, pod["spec"].get("nodeName", ""))
+            return {ANY_OTHER: NO_GPUS} if guarded else {}
         try:
             claims = await fetch_claims(self.context.client, pod)
-            return prepare_pod(pod, lambda ns, name: claims.get(name), self._drivers)
+            edits = container_edits(pod, lambda ns, name: claims.get(name), self._drivers)
+            for note in dict.fromkeys(note for given in edits.values() for note in given.notes):
+                self.recorder.event(pod, "Warning", "DeviceConfigNotApplied", note)
+            return edits
         except ClaimProblem as problem:
             text = f"Failed to prepare dynamic resources: prepare dynamic resources: {problem}"
             raise PrepareFailed("FailedPrepareDynamicResources", text) from problem
