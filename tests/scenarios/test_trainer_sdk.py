@@ -208,7 +208,8 @@ def test_torch_ranks_hold_the_same_weights(client):
     assert job.status == "Complete"
     for rank in range(3):
         said = list(client.get_job_logs(name, step=f"node-{rank}"))
-        assert said == [f"rank {rank} of 3 same True"]
+        # torch may warn of the store that ends with rank 0 while others still say good-bye.
+        assert f"rank {rank} of 3 same True" in said
 
 
 @needs_torch
