@@ -1,7 +1,7 @@
 """`make bench`: measurements on this machine, each row several times, median and spread.
 
     python bench/run.py [row ...]        rows: startup api store nodes engine queueing
-                                         training
+                                         training ranks
 
 Rows that have something to compare with print it beside their own figure: published gates of kwok
 and of kube-scheduler's own benchmark are other machines' numbers, so read them as orders of size.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from engine import bench_engine
 from queueing import bench_queueing
+from ranks import bench_ranks
 from rich.console import Console
 from rich.table import Table
 from training import bench_training
@@ -217,6 +218,7 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "engine": bench_engine,
     "queueing": bench_queueing,
     "training": bench_training,
+    "ranks": bench_ranks,
 }
 
 

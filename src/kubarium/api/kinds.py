@@ -68,6 +68,8 @@ TRAINING_RUNTIMES = Resource(*_TRAINER, "trainingruntimes", "TrainingRuntime", T
 CLUSTER_TRAINING_RUNTIMES = Resource(
     *_TRAINER, "clustertrainingruntimes", "ClusterTrainingRuntime", False
 )
+FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
+RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
 COMPUTE_DOMAINS = Resource(
     "resource.nvidia.com", "v1beta1", "computedomains", "ComputeDomain", True
 )

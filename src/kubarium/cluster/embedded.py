@@ -25,7 +25,16 @@ from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.nodes import has_fabric, node_configs
 from kubarium.cluster.state import StateDirectory
-from kubarium.control import core, devices, fabric, queueing, scheduling, training, workloads
+from kubarium.control import (
+    core,
+    devices,
+    fabric,
+    faults,
+    queueing,
+    scheduling,
+    training,
+    workloads,
+)
 from kubarium.node.agent import Agent
 from kubarium.node.config import NodeConfig
 from kubarium.node.drivers.exposition import CONTENT_TYPE
@@ -49,7 +58,7 @@ COMPACT_EVERY_S = 5.0
 # Announcing a node takes a millisecond; more than this means that something is refused for good.
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
-FAMILIES = (workloads, training, devices, queueing)
+FAMILIES = (workloads, training, devices, queueing, faults)
 
 
 class EmbeddedCluster:

@@ -61,6 +61,7 @@ from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
+from kubarium.view.faults import LOSE_NODE, order_of
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -84,6 +85,7 @@ class _Node:
     document: Document | None = None
     published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
     complained: dict[str, None] = field(default_factory=dict)
+    lost: tuple[str, float] = ("", 0.0)
 
 
 _NodeAction = Callable[[_Node], Awaitable[None]]
@@ -339,7 +341,24 @@ class Agent:
         )
         node.document = await update_status(self._context, NODES, current, status)
 
+    def _is_lost(self, node: _Node) -> bool:
+        """Whether the node is to be silent, on purpose (a fault of action LoseNode)."""
+        order = order_of(self._nodes.get(node.spec.name) or {"metadata": {}})
+        if order is None or order.action != LOSE_NODE:
+            return False
+        now = self._context.clock.now()
+        ident, since = node.lost
+        if ident != order.ident:
+            node.lost = (order.ident, now)
+            since = now
+            for pod in self._pods.items():
+                if pod["spec"].get("nodeName") == node.spec.name:
+                    self._runner.pod_gone(pod)
+        return not order.duration_s or now - since < order.duration_s
+
     async def _renew(self, node: _Node) -> None:
+        if self._is_lost(node):
+            return
         assert node.document is not None
         now = self._context.clock.now()
         lease = lease_document(node.document, self._duration_s, now)

@@ -51,6 +51,7 @@ _VIEW = (
     f"{_READ} | jobset.x-k8s.io | {_QUEUED}",
     f"{_READ} | trainer.kubeflow.org | trainjobs trainjobs/status trainingruntimes",
     f"{_READ} | kueue.x-k8s.io | localqueues localqueues/status workloads workloads/status",
+    f"{_READ} | kubarium.dev | rankhistories",
 )
 
 _EDIT = (
@@ -105,6 +106,8 @@ _NODE = (
     f"{_READ} | node.k8s.io | runtimeclasses",
     "get | resource.k8s.io | resourceclaims",
     f"{_BOTH} | resource.k8s.io | resourceslices",
+    f"create {_READ} | kubarium.dev | rankhistories",
+    "patch update | kubarium.dev | rankhistories/status",
 )
 
 _SCHEDULER = (

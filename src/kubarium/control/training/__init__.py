@@ -1,17 +1,30 @@
-"""Distributed training: JobSets (start reading at jobset.py) and TrainJobs that become JobSets
-(trainjob/).
+"""Distributed training: JobSets (start at jobset.py), TrainJobs that become JobSets (trainjob/),
+and memory for pods that run out of it.
 
-Knows Jobs and Services; knows nothing of pods, queues or nodes."""
+Knows Jobs, Services and pods; knows nothing of queues or nodes."""
 
 from __future__ import annotations
 
+from kubarium.control.training.hangs import HangController
 from kubarium.control.training.jobset import JobSetController
+from kubarium.control.training.memory import MemoryController
 from kubarium.control.training.trainjob import TrainJobController
 from kubarium.runtime.protocol import Component, Context
 
-__all__ = ["JobSetController", "TrainJobController", "components"]
+__all__ = [
+    "HangController",
+    "JobSetController",
+    "MemoryController",
+    "TrainJobController",
+    "components",
+]
 
 
 def components(context: Context) -> list[Component]:
     """All controllers of this family."""
-    return [JobSetController(context), TrainJobController(context)]
+    return [
+        JobSetController(context),
+        TrainJobController(context),
+        MemoryController(context),
+        HangController(context),
+    ]

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import KubariumError, bad_request
-from kubarium.node import isolation
+from kubarium.node import claimed, isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
 from kubarium.node.drivers.prepare import ANY_OTHER, Edits
@@ -57,9 +57,12 @@ from kubarium.node.runtimes.process.engine import (
     StartError,
 )
 from kubarium.node.runtimes.process.forkserver import modules_for
+from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, home_of, identity_of
+from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
+from kubarium.view.memory import KILLED
 
 _TERMINATION_BYTES = 4096
 _FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
@@ -125,6 +128,7 @@ class ProcessPods:
         volumes: VolumeSources,
         on_exit: OnExit,
         warn: Warn,
+        on_pressure: Tell,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -136,6 +140,8 @@ class ProcessPods:
         self._images = ImageCatalogue(config.images)
         self._engine = ProcessEngine(clock, self._exited)
         self._groups = Cgroups(shortfall="not looked for yet")
+        self.memory = MemoryWatch(clock, lambda: self._groups, on_pressure)
+        self._on_pressure = on_pressure
         self._pods: dict[str, _Pod] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
         self._passable: list[str] = []
@@ -159,6 +165,7 @@ class ProcessPods:
 
     async def close(self) -> None:
         """Kill everything and remove the pods' files."""
+        self.memory.close()
         await self._engine.close()
         self._groups.close()
         shutil.rmtree(self._root / "pods", ignore_errors=True)
@@ -250,7 +257,12 @@ class ProcessPods:
         known = self._pods.get(uid)
         if known is None or not names:
             return
-        wanted = {name: container_amounts(_container(pod, name).get("resources")) for name in names}
+        wanted = {
+            name: container_amounts(
+                _container(pod, name).get("resources"), claimed.of_container(pod, name)
+            )
+            for name in names
+        }
         for name, amounts in wanted.items():
             self._check_shrink(uid, known.groups.get(name, ""), name, amounts.memory)
         whole = pod_amounts(pod)
@@ -259,6 +271,7 @@ class ProcessPods:
             if name in known.groups:
                 self._groups.set(uid, known.groups[name], amounts)
                 known.limits[name] = amounts.memory
+                self.memory.set(pod, name, known.groups[name], amounts.memory)
         self._groups.set(uid, "", whole)
         known.whole = whole
 
@@ -318,6 +331,7 @@ class ProcessPods:
                 "failed: runc create failed: unable to start container process: error during "
                 f"container init: {error}",
             ) from error
+        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.limits[name])
         return Prepared(f"kubarium://{ident}", image.image_id)
 
     def _make_group(self, pod: _Pod, container: Mapping[str, Any], attempt: int) -> None:
@@ -327,7 +341,8 @@ class ProcessPods:
         if former is not None:
             self._groups.remove(uid, former)
         pod.groups[name] = f"{name}_{attempt}"
-        amounts = container_amounts(container.get("resources"))
+        claims = claimed.of_container(pod.facts.pod, name)
+        amounts = container_amounts(container.get("resources"), claims)
         pod.limits[name] = amounts.memory
         self._groups.create_container(uid, pod.groups[name], amounts)
 
@@ -392,6 +407,58 @@ class ProcessPods:
         )
         return "" if outcome == SUCCESS else message
 
+    def training_folder(self, uid: str) -> Path:
+        """Where a rank's programs report, as seen from outside the pod."""
+        return self._root / "pods" / uid / "train"
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        """What a container has written to its current log."""
+        pod = self._pods.get(uid)
+        known = self._idents.get(pod.containers.get(name, "")) if pod else None
+        if pod is None or known is None:
+            return 0
+        try:
+            return (pod.place / "logs" / name / f"{known[2]}.log").stat().st_size
+        except OSError:
+            return 0
+
+    # Faults on purpose (see node.faults)
+
+    def running_attempts(self, uid: str) -> dict[str, int]:
+        """The attempt of each container that runs."""
+        pod = self._pods.get(uid)
+        names = pod.running if pod else {}
+        known = {name: self._idents.get(pod.containers[name]) for name in names} if pod else {}
+        return {name: found[2] for name, found in known.items() if found}
+
+    async def signal_all(self, uid: str, name: str, number: int) -> None:
+        """To the container's command and its process group."""
+        pod = self._pods.get(uid)
+        if pod is not None and name in pod.running:
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(pod.containers[name], number)
+
+    def slow(self, uid: str, name: str, share: float | None) -> str:
+        """Leave a container this share of one CPU (None: what it had); "" or why not."""
+        pod = self._pods.get(uid)
+        if pod is None or name not in pod.groups:
+            return "it does not run"
+        if "cpu" not in self._groups.controllers:
+            return "this machine lets us limit no CPU"
+        amounts = container_amounts(_container(pod.facts.pod, name).get("resources"))
+        if share is not None:
+            amounts = replace(amounts, milli_cpu=max(1, int(share * 1000)))
+        try:
+            self._groups.set(uid, pod.groups[name], amounts)
+        except OSError as error:
+            return str(error.strerror or error)
+        return ""
+
+    def memory_limit(self, uid: str, name: str) -> int | None:
+        """The container's memory limit in force, in bytes."""
+        pod = self._pods.get(uid)
+        return pod.limits.get(name) if pod else None
+
     def process_ids(self, uid: str) -> dict[str, int]:
         """The running containers' first processes, by container name; for tools that look."""
         pod = self._pods.get(uid)
@@ -412,6 +479,7 @@ class ProcessPods:
         message, out_of_memory = "", False
         if pod is not None:
             pod.running.pop(name, None)
+            self.memory.drop(uid, name)
             out_of_memory = self._ran_out_of_memory(pod, name, ident, status)
             message = self._termination_message(pod, name, attempt, status)
             shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
@@ -427,6 +495,10 @@ class ProcessPods:
         limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
         text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
+        if held:
+            said = f"was killed at its limit {_mebibytes(held)}, peak {_mebibytes(peak)}"
+            uid = pod.facts.pod["metadata"]["uid"]
+            self._on_pressure(uid, name, KILLED, f"{said}, exit code {status.code}")
         return True
 
     # What is started ---------------------------------------------------------------------------
@@ -480,7 +552,15 @@ class ProcessPods:
         path = ":".join((*image.path, DEFAULT_PATH))
         base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home_of(who.uid)}
         own = container_environment(pod.facts, container, self._sources.objects)
-        return {**base, **image.env, **own, **_edits(pod, container["name"]).env}
+        training = self._training_env(pod)
+        return {**base, **image.env, **training, **own, **_edits(pod, container["name"]).env}
+
+    def _training_env(self, pod: _Pod) -> dict[str, str]:
+        if not is_rank(pod.facts.pod):
+            return {}
+        folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+        seen = str(folder) if self._engine.level == isolation.PLAIN else FOLDER
+        return {FOLDER_VARIABLE: seen}
 
     def _root_fs(
         self,
@@ -495,6 +575,9 @@ class ProcessPods:
         binds = [self._bind(pod, mount, container["name"], env) for mount in _mounts(container)]
         binds.append(Bind(str(pod.place / "etc/hosts"), "/etc/hosts", False, False))
         binds.append(Bind(str(pod.place / "etc/hostname"), "/etc/hostname", False, False))
+        if is_rank(pod.facts.pod):
+            folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+            binds.append(Bind(str(folder), FOLDER, False, True))
         name = container["name"]
         message = self._termination_file(pod, name, attempt)
         message.touch()

@@ -35,6 +35,7 @@ from kubarium.node.drivers.prepare import (
     has_claims,
 )
 from kubarium.node.environment import Sources
+from kubarium.node.faults import FaultActor
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.machine import PodMachine
@@ -49,9 +50,11 @@ from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.runtimes.process.resizing import Resizer
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
+from kubarium.view.memory import PRESSURE
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -96,9 +99,12 @@ class ProcessRunner:
             self._volume_sources(config, is_root),
             self._exited,
             self._warn,
+            self._pressed,
         )
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
+        self.training = TrainingWatch(context, self, self.spawn)
+        self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
         def reader(resource: Resource) -> Callable[[str, str], Document | None]:
@@ -175,6 +181,8 @@ class ProcessRunner:
                 group.create_task(self._hosts.run())
                 group.create_task(self._refresh())
                 group.create_task(self.pods.watch_memory())
+                group.create_task(self.pods.memory.run())
+                group.create_task(self.training.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -195,6 +203,7 @@ class ProcessRunner:
             actor = self._actors[uid] = PodActor(self, pod, node)
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
+        self._faults.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
         actor = self._actors.get(pod["metadata"]["uid"])
@@ -204,6 +213,8 @@ class ProcessRunner:
     def drop(self, uid: str) -> None:
         """An actor has nothing left to do and its pod is gone."""
         self._actors.pop(uid, None)
+        self.training.drop(uid)
+        self._faults.forget(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
@@ -232,6 +243,17 @@ class ProcessRunner:
     def processes(self, pod: Document) -> dict[str, int]:
         """Process ids of the running containers' inits, by container name."""
         return self.pods.process_ids(pod["metadata"]["uid"])
+
+    def processes_of(self, uid: str) -> dict[str, int]:
+        return self.pods.process_ids(uid)
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        return self.pods.output_bytes(uid, name)
+
+    def join_training(self, pod: Document) -> None:
+        """A container of ``pod`` starts: follow its training, if it is a rank."""
+        if is_rank(pod):
+            self.training.add(pod, self.pods.training_folder(pod["metadata"]["uid"]))
 
     def started(self) -> None:
         """A container has come up, perhaps with other resources than before."""
@@ -266,6 +288,16 @@ class ProcessRunner:
             )
             actor.exited(event)
             self._resizer.freed()
+            self.training.ended(uid, _outcome(event))
+
+    def _pressed(self, uid: str, name: str, reason: str, message: str) -> None:
+        self.note(uid, PRESSURE + name, reason, message)
+
+    def note(self, uid: str, kind: str, reason: str, message: str) -> None:
+        """A condition that the node has noticed by itself; gone with an empty ``reason``."""
+        actor = self._actors.get(uid)
+        if actor is not None:
+            actor.deliver(ev.ConditionNoted(kind, reason, message))
 
     async def fetch(self, pod: Document) -> None:
         """Bring in objects that the pod names and that no watch has shown yet: a pod may be seen
@@ -295,6 +327,15 @@ class ProcessRunner:
         except ClaimProblem as problem:
             text = f"Failed to prepare dynamic resources: prepare dynamic resources: {problem}"
             raise PrepareFailed("FailedPrepareDynamicResources", text) from problem
+
+
+def _outcome(ended: ev.ContainerExited) -> str:
+    """How a rank's attempt ended, in a few words."""
+    if ended.code == 0:
+        return "Completed"
+    if ended.oom_killed:
+        return "OutOfMemory"
+    return f"Signal {ended.signal}" if ended.signal else f"ExitCode {ended.code}"
 
 
 class PodActor:
@@ -432,6 +473,7 @@ class PodActor:
             )
             self._do_Record(ev.Record("Normal", "Pulled", text, name))
             await self._runner.fetch(self._pod)
+            self._runner.join_training(self._pod)
             started = await self._runner.pods.start_container(self._uid, container, attempt, image)
         except StartFailed as failure:
             del self._starting[(name, attempt)]
@@ -444,6 +486,8 @@ class PodActor:
             self.deliver(early)
 
     def _do_SignalContainer(self, instruction: ev.SignalContainer) -> None:
+        if instruction.signal != "SIGKILL":
+            self._runner.training.stop(self._uid)
         self._runner.spawn(
             self._runner.pods.send_signal(
                 self._uid, instruction.name, instruction.attempt, instruction.signal
