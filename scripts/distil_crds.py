@@ -28,6 +28,7 @@ PROJECTS = {
     "scheduler-plugins": "*_podgroups.yaml",
     # Not the OptimizationJobs: nothing here searches hyperparameters.
     "trainer": "*_*train*s.yaml",
+    "kserve": "*_localmodel*.yaml",
     "nvidia": "resource.nvidia.com_*.yaml",
 }
 # Served only where a cluster asks for them.

@@ -32,9 +32,11 @@ from kubarium.control import (
     faults,
     queueing,
     scheduling,
+    storage,
     training,
     workloads,
 )
+from kubarium.control.storage import OnDisk
 from kubarium.node.agent import Agent
 from kubarium.node.config import NodeConfig
 from kubarium.node.drivers.exposition import CONTENT_TYPE
@@ -59,6 +61,7 @@ COMPACT_EVERY_S = 5.0
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
 FAMILIES = (workloads, training, devices, queueing, faults)
+VOLUMES = "volumes"
 
 
 class EmbeddedCluster:
@@ -133,6 +136,8 @@ class EmbeddedCluster:
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
         found += [component for family in FAMILIES for component in family.components(control)]
+        directories = OnDisk(self.node_root / VOLUMES) if self.node_root else None
+        found += storage.components(control, directories)
         if has_fabric(self.file.pools):
             found += fabric.components(control)
         context = self._context(SCHEDULER_USER, control)

@@ -24,14 +24,20 @@ CLAIM_ELSEWHERE = "resourceclaim not available on the node"
 CLAIM_TIMEOUT = "timed out trying to allocate devices"
 INVALID_POOLS = "invalid resource pools were encountered"
 VOLUME_IN_USE = (
-    "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+    "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode"
+    " already in-use by another pod"
 )
+DISK_CONFLICT = "node(s) had no available disk"
+VOLUME_LIMIT = "node(s) exceed max volume count"
+VOLUME_SPACE = "node(s) did not have enough free storage"
+VOLUMES_UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
 VOLUME_NODE = "node(s) didn't match PersistentVolume's node affinity"
 VOLUME_BINDING = "node(s) didn't find available persistent volumes to bind"
 VOLUME_ZONE = "node(s) had no available volume zone"
 NO_NODES = "no nodes available to schedule pods"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
+PREEMPTION_COMING = "not eligible due to a terminating pod on the nominated node."
 NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 
@@ -116,6 +122,14 @@ def pod_group_missing(name: str) -> str:
 
 
 GANG_WAITING = "waiting for minCount pods from a gang to appear in scheduling queue"
+
+
+NOT_CACHED = " cached"
+
+
+def data_missing(name: str) -> str:
+    """Ours: the pod requires data that is cached on other nodes, if on any."""
+    return f"node(s) didn't have {name}{NOT_CACHED}"
 
 
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:

@@ -57,6 +57,13 @@ class NodeReasons(Mapping[str, tuple[str, ...]]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def mask(self, holds: Callable[[tuple[str, ...]], bool]) -> NDArray[np.bool_]:
+        """The rows of which ``holds`` is true of the reasons."""
+        rows: NDArray[np.bool_] = np.array([holds(why) for why in self._sets], np.bool_)[
+            self._codes
+        ]
+        return rows
+
     def tally(self, holds: Callable[[tuple[str, ...]], bool]) -> int:
         """The number of nodes for whose reasons ``holds`` is true."""
         return sum(n for n, why in zip(self._counts, self._sets, strict=True) if holds(why))

@@ -46,6 +46,7 @@ from kubarium.view.extended import (
     pending_key,
 )
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
+from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import PodReader, gang_key, is_finished
 from kubarium.view.selectors import label_selector
@@ -63,6 +64,7 @@ SNAPSHOT_RESOURCES = (
     POD_DISRUPTION_BUDGETS,
     *SPREADING_RESOURCES,
     *VOLUME_RESOURCES,
+    *LOCALITY_RESOURCES,
     POD_GROUPS,
     COSCHEDULING_GROUPS,
     PODS,
@@ -111,6 +113,9 @@ class ClusterView:
             POD_DISRUPTION_BUDGETS: self._budget,
             PODS: self._pod,
         }
+        self._caches = Caches(self.snapshot)
+        for resource in LOCALITY_RESOURCES:
+            self._apply[resource] = partial(self._caches.apply, resource)
         volumes = VolumeBook(self.snapshot)
         for resource in VOLUME_RESOURCES:
             self._apply[resource] = partial(volumes.apply, resource)
@@ -168,7 +173,11 @@ class ClusterView:
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""
         if pod not in self._bound:
+            known = self.snapshot.placed(pod)
             self.snapshot.displace(pod)
+            for claim in known.volumes if known is not None else ():
+                if not self.snapshot.volume_users.get(claim):
+                    self.snapshot.forget_volume(claim)
 
     def forget_assumed_claim(self, claim: Key) -> None:
         """The assumed allocation was not written: free its devices."""
@@ -185,7 +194,7 @@ class ClusterView:
 
     def _node(self, old: Document | None, new: Document | None) -> None:
         if new is not None:
-            self.snapshot.set_node(node_row(new))
+            self.snapshot.set_node(self._caches.node(new, node_row(new)))
         elif old is not None:
             self.snapshot.remove_node(old["metadata"]["name"])
 

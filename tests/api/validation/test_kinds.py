@@ -285,3 +285,22 @@ def test_good_schedules_pass(text):
 @pytest.mark.parametrize("text", ["", "* * * *", "a * * * *", "*/0 * * * *", "5-1 * * * *", "@x"])
 def test_bad_schedules_are_explained(text):
     assert cron_complaint(text) != ""
+
+
+def test_a_stateful_sets_pods_may_mount_its_claim_templates():
+    text = """
+spec:
+  serviceName: x
+  selector: {matchLabels: {a: b}}
+  template:
+    metadata: {labels: {a: b}}
+    spec:
+      containers:
+      - {name: c, image: x, volumeMounts: [{name: %s, mountPath: /data}]}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"""
+    assert complaints("StatefulSet", text % "data") == []
+    [problem] = complaints("StatefulSet", text % "other")
+    assert 'Not found: "other"' in problem

@@ -6,6 +6,8 @@ scheduler decides again.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import replace
 
 from kubarium.api.kinds import (
@@ -33,7 +35,7 @@ from kubarium.view.devices import allocation_document
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import claim_shares_document
-from kubarium.view.volumes import candidates, reach, waiting_claims
+from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
 FINALIZER = "resource.kubernetes.io/delete-protection"
 SCHEDULER_NAME = "default-scheduler"
@@ -66,6 +68,9 @@ class Committer:
         self._pods = context.informers.get(PODS)
         self._groups = context.informers.get(POD_GROUPS)
         self._coscheduling = context.informers.get(COSCHEDULING_GROUPS)
+        self._volume_claims = context.informers.get(PERSISTENT_VOLUME_CLAIMS)
+        self._volume_claims.on_change(self._claim_changed)
+        self._binding: dict[Key, asyncio.Event] = {}
         self._extended = ExtendedClaims(context, view)
         self.events = EventRecorder(context, SCHEDULER_NAME)
 
@@ -93,8 +98,11 @@ class Committer:
         for key, allocation in allocations:
             if needs_preparation(allocation):
                 await self._prepared(key)
-        for key in waiting_claims(self._view.snapshot, pod.volumes):
+        waiting = waiting_claims(self._view.snapshot, pod.volumes)
+        for key in waiting:
             await self._volume(key, placement.node)
+        for key in waiting:
+            await self._until_bound(key, pod)
         if placement.shares or self._has_shares(pod):
             await self._record_shares(placement, allocations)
         await self._bind(placement)
@@ -115,6 +123,39 @@ class Committer:
         shares = [replace(s, claim=real.get(s.claim, s.claim)) for s in placement.shares]
         status = {"nodeAllocatableResourceClaimStatuses": claim_shares_document(shares)}
         await self._patch_pod(placement.pod, status)
+
+    def waits_for_volumes(self, pod: Pod) -> bool:
+        """Whether a volume must be made or bound before the pod may be."""
+        return bool(pod.volumes) and bool(waiting_claims(self._view.snapshot, pod.volumes))
+
+    async def _until_bound(self, key: Key, pod: Pod) -> None:
+        """Until the claim has its volume; upstream waits in PreBind, as long as this."""
+        clock = self._context.clock
+        deadline = clock.monotonic() + CONDITION_TIMEOUT_S
+        while True:
+            claim = self._volume_claims.get(key[1], key[0])
+            if claim is None or self._pods.get(pod.key[1], pod.key[0]) is None:
+                raise not_found("persistentvolumeclaims", "", key[1])
+            if is_bound(claim):
+                return
+            notes = claim["metadata"].get("annotations") or {}
+            if SELECTED_NODE not in notes:
+                text = f"claim {key[1]}: its provisioner has no room on the node"
+                raise DeviceNotReadyError(text)
+            if clock.monotonic() >= deadline:
+                raise DeviceNotReadyError("binding volumes: context deadline exceeded")
+            changed = self._binding.setdefault(key, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONDITION_POLL_S):
+                    await changed.wait()
+            self._binding.pop(key, None)
+
+    def _claim_changed(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        waiting = self._binding.get(key_of(document))
+        if waiting is not None:
+            waiting.set()
 
     async def _real_key(self, key: Key, pod: Pod) -> Key:
         """The claim behind a key; the one for extended resources is made now."""
@@ -207,9 +248,12 @@ class Committer:
             return
         volumes = self._context.informers.get(PERSISTENT_VOLUMES).items()
         usable = [v for v in candidates(claim, volumes) if self._reaches(v, node)]
+        _, chosen = self._view.snapshot.assumed_volumes.get(key, ("", ""))
+        usable.sort(key=lambda v: v["metadata"]["name"] != chosen)
         if not usable:
             note = {"metadata": {"annotations": {SELECTED_NODE: node}}}
-            await self._context.client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], note, key[0])
+            noted = await self._context.client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], note, key[0])
+            self._volume_claims.observe(noted)
             return
         volume, metadata = usable[0], claim["metadata"]
         owner = {
@@ -224,7 +268,8 @@ class Committer:
         taken = await client.update(PERSISTENT_VOLUMES, taken)
         status = {**(taken.get("status") or {}), "phase": "Bound"}
         await writes.update_status(self._context, PERSISTENT_VOLUMES, taken, status)
-        bound = {"spec": {"volumeName": name}, "metadata": {"annotations": {SELECTED_NODE: node}}}
+        notes = {SELECTED_NODE: node, BIND_COMPLETED: "yes"}
+        bound = {"spec": {"volumeName": name}, "metadata": {"annotations": notes}}
         claim = await client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], bound, key[0])
         have = volume["spec"]
         status = {
@@ -318,8 +363,8 @@ class Committer:
     async def _evict(self, victim: Pod, preemptor: Pod) -> None:
         namespace, name = victim.key
         document = self._pods.get(name, namespace)
-        if document is None:
-            return
+        if document is None or writes.is_terminating(document):
+            return  # its room is coming anyway
         condition = {
             "type": "DisruptionTarget",
             "status": "True",

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
-from kubarium.api.kinds import DEVICE_TAINT_RULES, POD_GROUPS, PODS, RESOURCE_CLAIMS
+from kubarium.api.kinds import (
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+)
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
+from kubarium.control.scheduling import wakeups
 from kubarium.control.scheduling.commit import (
     SCHEDULER_NAME,
     Committer,
@@ -29,12 +36,11 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
 from kubarium.engine.plan import Decision, Preemption, QueueItem
-from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.missing import missing_claim
-from kubarium.view.pods import gang_key, is_finished, is_gated
+from kubarium.view.pods import gang_key, is_finished, is_gated, resized
 from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
@@ -46,19 +52,6 @@ COMMITTERS = 16
 RESERVE_AFTER_S = 60.0
 
 DEFAULT_CONFIG = SchedulerConfig()
-
-_EVENTS_OF = {
-    "nodes": Event.NODE,
-    "resourceslices": Event.DEVICES,
-    "deviceclasses": Event.DEVICES,
-    "devicetaintrules": Event.DEVICES,
-    "resourceclaims": Event.DEVICES,
-    "namespaces": Event.PODS,
-    # Volumes keep pods from nodes as devices do.
-    "persistentvolumeclaims": Event.DEVICES,
-    "persistentvolumes": Event.DEVICES,
-    "storageclasses": Event.DEVICES,
-}
 
 
 class Scheduler:
@@ -75,7 +68,7 @@ class Scheduler:
             for profile in config.profiles
         }
         self._placer = next(iter(self._placers.values()))
-        self._queue = SchedulingQueue()
+        self._queue = SchedulingQueue(config.backoff_start_s, config.backoff_max_s)
         self._held = Held()
         self._committer = Committer(context, self.view)
         self._waiting: dict[Key, Document] = {}
@@ -115,8 +108,6 @@ class Scheduler:
     # Following the cluster
 
     def _follow(self, resource: Resource) -> None:
-        event = _EVENTS_OF.get(resource.plural)
-
         def changed(old: Document | None, new: Document | None) -> None:
             self.view.apply(resource, old, new)
             if resource == PODS:
@@ -125,27 +116,72 @@ class Scheduler:
                 self._group_changed(new or old)
             elif resource == RESOURCE_CLAIMS:
                 self._claim_changed(old, new)
-            elif event is not None and (_matters(old, new) or _frees_devices(resource, new)):
-                self._happened(event)
+            else:
+                for event in wakeups.events_of(resource, old, new):
+                    self._happened(event, self._hint(resource, new))
 
         self._context.informers.get(resource).on_change(changed)
 
-    def _happened(self, event: Event) -> None:
-        self._queue.happened(event, self._context.clock.monotonic())
+    def _happened(self, event: Event, helps: Callable[[ItemKey], bool] | None = None) -> None:
+        self._queue.happened(event, self._context.clock.monotonic(), helps)
         self._wake.set()
+
+    def _hint(self, resource: Resource, new: Document | None) -> Callable[[ItemKey], bool] | None:
+        """Whether a change helps one item: a node that could hold it, a claim that it uses."""
+        if new is None:
+            return None
+        if resource == NODES:
+            name, snapshot = new["metadata"]["name"], self.view.snapshot
+            # Nodes also shape the domains in which others are counted.
+            return lambda item: (
+                self._queue.listens(item, Event.PODS)
+                or any(placer.profile is not DEFAULT for placer in self._placers.values())
+                or wakeups.node_helps(snapshot, name, self._pods_of(item))
+            )
+        if resource == PERSISTENT_VOLUME_CLAIMS:
+            key = key_of(new)
+            return lambda item: any(key in pod.volumes for pod in self._pods_of(item))
+        return None
+
+    def _pods_of(self, item: ItemKey) -> list[Pod]:
+        """The waiting pods of an item."""
+        keys = self._members.get(item.key, ()) if item.gang else (item.key,)
+        return [self.view.pod(self._waiting[key]) for key in keys if key in self._waiting]
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         if old is not None and new is not None and _uid(old) != _uid(new):
             # The watch was interrupted: one pod went and another of its name came.
             self._drop(key_of(old), gang_key(old), bound=False)
-        if old is not None and _holds_room(old) and (new is None or not _holds_room(new)):
-            self._happened(Event.ROOM)
+        if old is not None and _holds_room(old):
+            self._occupant_changed(old, new)
+        elif new is not None and _holds_room(new) and key_of(new) not in self._assumed:
+            self._placed([self.view.pod(new)] if self._queue.has_listeners(Event.PODS) else [])
         if new is not None and self._is_ours(new):
             self._add(old, new)
         elif old is not None or new is not None:
             document = new or old
             assert document is not None
             self._drop(key_of(document), gang_key(document), bound=new is not None)
+
+    def _occupant_changed(self, old: Document, new: Document | None) -> None:
+        """A pod with a node went, asks for less, or looks different to others."""
+        if new is None or not _holds_room(new):
+            self._happened(Event.ROOM)
+            return
+        if old["metadata"].get("labels") != new["metadata"].get("labels"):
+            self._happened(Event.PODS)
+        before, after = resized(old), resized(new)
+        if before is not old.get("spec") or after is not new.get("spec") or before != after:
+            less = self.view.reader.shape(old), self.view.reader.shape(new)
+            if any(less[1].request(name) < amount for name, amount in less[0].requests):
+                self._happened(Event.ROOM)
+
+    def _placed(self, pods: list[Pod]) -> None:
+        snapshot = self.view.snapshot
+        self._happened(
+            Event.PODS,
+            lambda item: wakeups.placement_helps(snapshot, pods, self._pods_of(item)),
+        )
 
     def _is_ours(self, document: Document) -> bool:
         spec = document.get("spec") or {}
@@ -251,8 +287,9 @@ class Scheduler:
             self._take(keys[id(decision.item)], decision, now)
         for decision in plan.decisions:
             self._consider_reserving(keys[id(decision.item)], decision, now)
-        if any(d.placements for d in plan.decisions):
-            self._queue.happened(Event.PODS, now)
+        placed = [p.pod for d in plan.decisions for p in d.placements]
+        if placed:
+            self._placed(placed)
 
     # Reservations
 
@@ -352,13 +389,17 @@ class Scheduler:
         for placement in decision.placements:
             self._assumed[placement.pod.key] = placement.node
             self._nominated.pop(placement.pod.key, None)
-        if any(needs_preparation(a) for p in decision.placements for _, a in p.allocations):
+        if any(
+            self._committer.waits_for_volumes(p.pod)
+            or any(needs_preparation(a) for _, a in p.allocations)
+            for p in decision.placements
+        ):
             # This may take minutes, which others must not wait for.
             self._tasks.create_task(self._place(key, decision), name=f"{self.name}/prepare")
         elif decision.placements:
             self._commits.put_nowait(self._place(key, decision))
         else:
-            self._queue.fail(key, _helped_by(decision), now)
+            self._queue.fail(key, wakeups.helped_by(decision), now)
             if decision.preemption is not None:
                 self._nominate(decision.preemption)
         self._commits.put_nowait(self._tell(decision))
@@ -456,23 +497,6 @@ def _allocated(document: Document | None) -> bool:
     return document is not None and bool((document.get("status") or {}).get("allocation"))
 
 
-def _frees_devices(resource: Resource, new: Document | None) -> bool:
-    """Whether a DeviceTaintRule went away."""
-    return resource == DEVICE_TAINT_RULES and new is None
-
-
-def _matters(old: Document | None, new: Document | None) -> bool:
-    """Whether more than heartbeats changed."""
-    if old is None or new is None:
-        return new is not None
-    return (
-        old.get("spec") != new.get("spec")
-        or old["metadata"].get("labels") != new["metadata"].get("labels")
-        or (old.get("status") or {}).get("allocatable")
-        != (new.get("status") or {}).get("allocatable")
-    )
-
-
 def _asks_the_same(old: Document, new: Document) -> bool:
     """Whether nothing that decides about the pod's place changed; our own conditions do not."""
     return (
@@ -482,40 +506,3 @@ def _asks_the_same(old: Document, new: Document) -> bool:
         and (old.get("status") or {}).get("resourceClaimStatuses")
         == (new.get("status") or {}).get("resourceClaimStatuses")
     )
-
-
-_BY_PODS = frozenset(
-    {
-        reasons.SPREAD,
-        reasons.POD_AFFINITY,
-        reasons.POD_ANTI_AFFINITY,
-        reasons.EXISTING_ANTI_AFFINITY,
-    }
-)
-_BY_NODES_ONLY = frozenset(
-    {
-        reasons.NODE_NAME,
-        reasons.UNSCHEDULABLE,
-        reasons.TAINT,
-        reasons.NODE_AFFINITY,
-        reasons.SPREAD_LABEL,
-        reasons.ADDED_AFFINITY,
-    }
-)
-
-
-def _helped_by(decision: Decision) -> frozenset[Event]:
-    """The events that could make a difference to what found no place."""
-    events = {Event.NODE}
-    verdicts: list[Verdict] = [verdict for _, verdict in decision.unplaced[:1]]
-    for verdict in verdicts:
-        if verdict.everywhere:
-            events |= {Event.DEVICES, Event.ROOM}
-        for reason in verdict.counts:
-            if reason in _BY_PODS:
-                events |= {Event.PODS, Event.ROOM}
-            elif reason not in _BY_NODES_ONLY:
-                events |= {Event.ROOM, Event.DEVICES}
-    if decision.gang_verdict is not None:
-        events |= {Event.ROOM, Event.DEVICES}
-    return frozenset(events)

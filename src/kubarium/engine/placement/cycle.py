@@ -128,7 +128,10 @@ def _place_each(placer: Placer, item: QueueItem, accounts: dict[object, Verdict]
     unplaced: list[tuple[Pod, Verdict]] = []
     for pod in item.pods:
         alike = (
-            not pod.claims and not pod.volumes and not pod.shape.looks_at_pods and within is None
+            not pod.claims
+            and not pod.has_volumes
+            and not pod.shape.looks_at_pods
+            and within is None
         )
         known = accounts.get((item.scheduler, pod.shape)) if alike and not placements else None
         if known is not None and not placer.snapshot.tallies.anti_holders:

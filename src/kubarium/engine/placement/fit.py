@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from kubarium.engine.model import PodShape
-from kubarium.engine.placement import filters, scores
+from kubarium.engine.placement import filters, locality, scores
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.snapshot import Mask, Snapshot
 
@@ -27,7 +27,7 @@ class Fit:
         self._fits = profile.filters("NodeResourcesFit")
         self._ports = shape.ports if profile.filters("NodePorts") else ()
         self.shape = shape
-        self._wants = scores.balanced(shape)
+        self._wants = scores.balanced(shape, profile)
         self._needs: list[tuple[int, int]] = []
         self._epoch = -1
         self._seen = 0
@@ -63,6 +63,9 @@ class Fit:
         weights = self._profile.weights
         self.static = filters.static_mask(snapshot, shape, self._profile)
         self._images = scores.image_scores(snapshot, shape) * weights.ImageLocality
+        if shape.data and weights.DataLocality:
+            share = locality.data_scores(snapshot, shape)
+            self._images = self._images + weights.DataLocality * share
         self._taints = scores.intolerable(snapshot, shape) if weights.TaintToleration else None
         self._preferred = (
             scores.preferred_weights(snapshot, shape, self._profile)
@@ -72,7 +75,7 @@ class Fit:
         self._needs = [
             (snapshot.resource_index(n), a)
             for n, a in shape.requests
-            if a > 0 and n not in self._profile.ignored_resources
+            if a > 0 and not self._profile.ignores(n)
         ]
 
     def _full_pass(self) -> None:

@@ -4,7 +4,7 @@ Pods are placed one after the other in order; identical pods share all work. Wit
 constraint each domain (the nodes with one value of the label) is tried whole: the tightest that
 takes all pods, else the one that takes the most (KEP-5732, PodGroupPodsCount and tightest fit).
 Several levels and preferred ones are ours: required levels narrow each other, preferred ones are
-tried from the narrowest up.
+tried from the narrowest up. Pods that name their data go to a domain that has most of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Pod, PodShape
 from kubarium.engine.placement import packing
+from kubarium.engine.placement.locality import locality
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import Decision, Placement, QueueItem
 from kubarium.engine.snapshot import Mask, Snapshot
@@ -113,7 +114,7 @@ def _whole_in(
 ) -> _Attempt | None:
     """The first of the domains, tightest first, that takes every pod; applied to the snapshot."""
     snapshot = placer.snapshot
-    for domain in domains:
+    for domain in _by_data(snapshot, pods, domains):
         if domain.room < len(pods):
             continue
         mark = snapshot.checkpoint()
@@ -123,6 +124,14 @@ def _whole_in(
             return attempt
         snapshot.rollback(mark)
     return None
+
+
+def _by_data(snapshot: Snapshot, pods: Sequence[Pod], domains: list[_Domain]) -> list[_Domain]:
+    """The domains with most of the pods' data first; as they were where that is the same."""
+    if not any(pod.shape.data for pod in pods):
+        return domains
+    room = _room(snapshot, pods)
+    return sorted(domains, key=lambda d: -locality(snapshot, pods, room, d.mask))
 
 
 def _room(snapshot: Snapshot, pods: Sequence[Pod]) -> NDArray[np.int64]:
@@ -152,7 +161,7 @@ def _greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: st
     account: Verdict | None = None
     hopeless: set[PodShape] = set()
     for pod in pods:
-        alike = not pod.claims and not pod.volumes and not pod.shape.looks_at_pods
+        alike = not pod.claims and not pod.has_volumes and not pod.shape.looks_at_pods
         if alike and pod.shape in hopeless:
             unplaced.append(pod)
             continue

@@ -12,6 +12,7 @@ from kubarium.server.admission.priority import only_one_default, resolve_priorit
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
 from kubarium.server.admission.service_account import give_service_account
+from kubarium.server.admission.storage_class import set_default_class
 from kubarium.server.admission.tolerations import tolerate_briefly
 from kubarium.server.admission.trainer import check_runtime, check_train_job, default_train_job
 from kubarium.server.authz import Authorizer
@@ -19,6 +20,7 @@ from kubarium.server.authz import Authorizer
 _ALL = frozenset({ANY})
 _PODS = frozenset({("", "pods")})
 _NAMESPACES = frozenset({("", "namespaces")})
+_VOLUME_CLAIMS = frozenset({("", "persistentvolumeclaims")})
 _PRIORITY_CLASSES = frozenset({("scheduling.k8s.io", "priorityclasses")})
 _PRIORITISED = _PODS | {
     ("scheduling.k8s.io", "podgroups"),
@@ -66,6 +68,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("Trainer", default_train_job, _TRAIN_JOBS, _ON_WRITE),
             Plugin("Trainer", check_train_job, _TRAIN_JOBS, _ON_WRITE, validating=True),
             Plugin("Trainer", check_runtime, _RUNTIMES, _ON_WRITE, validating=True),
+            Plugin("DefaultStorageClass", set_default_class, _VOLUME_CLAIMS, _ON_CREATE),
             Plugin("Kueue", default_queueing, _QUEUED | _QUEUES, _ON_CREATE),
             Plugin("Kueue", check_queueing, _QUEUEING, _ON_WRITE, _WITH_STATUS, validating=True),
             # Last: what is refused for another reason must not be charged.
