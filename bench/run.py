@@ -2,8 +2,8 @@
 
     python bench/run.py [--quick] [row ...]
 
-Rows: startup api store nodes engine queueing scheduler; ``--quick`` makes scheduler's shapes ten
-times smaller.
+Rows: startup api store nodes engine queueing scheduler training ranks; ``--quick`` makes
+scheduler's shapes ten times smaller.
 
 Rows that have something to compare with print it beside their own figure: published gates of kwok
 and of kube-scheduler's own benchmark are other machines' numbers, so read them as orders of size.
@@ -24,9 +24,11 @@ from pathlib import Path
 
 from engine import bench_engine
 from queueing import bench_queueing
+from ranks import bench_ranks
 from rich.console import Console
 from rich.table import Table
 from scheduler import bench_scheduler
+from training import bench_training
 
 from kubarium.api.catalog import Catalog
 from kubarium.api.kinds import CONFIG_MAPS, NAMESPACES, NODES, PODS
@@ -221,6 +223,8 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "engine": bench_engine,
     "queueing": bench_queueing,
     "scheduler": bench_scheduler,
+    "training": bench_training,
+    "ranks": bench_ranks,
 }
 
 

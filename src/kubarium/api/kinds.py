@@ -65,6 +65,12 @@ WORKLOAD_PRIORITY_CLASSES = Resource(
     *_KUEUE, "workloadpriorityclasses", "WorkloadPriorityClass", False
 )
 JOB_SETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", True)
+_TRAINER = ("trainer.kubeflow.org", "v1alpha1")
+TRAIN_JOBS = Resource(*_TRAINER, "trainjobs", "TrainJob", True)
+TRAINING_RUNTIMES = Resource(*_TRAINER, "trainingruntimes", "TrainingRuntime", True)
+CLUSTER_TRAINING_RUNTIMES = Resource(
+    *_TRAINER, "clustertrainingruntimes", "ClusterTrainingRuntime", False
+)
 FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
 RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
 COMPUTE_DOMAINS = Resource(

@@ -7,6 +7,8 @@ from kubarium.api.crds.definition import bundled, optional
 from kubarium.api.kinds import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
+    CLUSTER_TRAINING_RUNTIMES,
+    CONFIG_MAPS,
     CUSTOM_RESOURCE_DEFINITIONS,
     NAMESPACES,
     PRIORITY_CLASSES,
@@ -17,6 +19,7 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Client
+from kubarium.cluster import training
 from kubarium.control.storage.documents import DEFAULT_CLASS, PROVISIONER
 from kubarium.server.policy import bootstrap_policy
 from kubarium.view.volumes import STORAGE_CLASSES
@@ -34,6 +37,8 @@ _RESOURCES = {
         ROLES,
         ROLE_BINDINGS,
         SERVICES,
+        CONFIG_MAPS,
+        CLUSTER_TRAINING_RUNTIMES,
         STORAGE_CLASSES,
     )
 }
@@ -58,6 +63,7 @@ def documents(port: int, with_fabric: bool = False) -> list[Document]:
         found.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         found += optional("nvidia")
     found.append(_kubernetes_service(port))
+    found += training.documents()
     return found
 
 

@@ -2,7 +2,8 @@
 
     python -m kubarium.labs.ddp --steps 200 --checkpoint-dir /tmp/ckpt
 
-Environment: RANK (or JOB_COMPLETION_INDEX), WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+Environment: RANK (or JOB_COMPLETION_INDEX), WORLD_SIZE, MASTER_ADDR, MASTER_PORT; or what Kubeflow
+Trainer says instead: PET_NODE_RANK, PET_NNODES, PET_MASTER_ADDR, PET_MASTER_PORT.
 
 A two-layer network learns two interleaved spirals. Each rank holds its own shard of the data,
 computes a gradient, sends it to rank 0, and gets the mean back; so all ranks take the same step.
@@ -68,6 +69,11 @@ def resolve(name: str) -> str:
                 if name in names:
                     return address
         raise
+
+
+def given(*names: str) -> str:
+    """The first of some environment variables that says something."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), "")
 
 
 class World:
@@ -241,12 +247,11 @@ def main() -> None:
     )
     parser.add_argument("--rendezvous-timeout", type=float, default=600, help="seconds")
     arguments = parser.parse_args()
-    environment = os.environ
-    rank = int(environment.get("RANK") or environment.get("JOB_COMPLETION_INDEX") or 0)
-    size = int(environment.get("WORLD_SIZE", 1))
+    rank = int(given("RANK", "PET_NODE_RANK", "JOB_COMPLETION_INDEX") or 0)
+    size = int(given("WORLD_SIZE", "PET_NNODES") or 1)
     say(event="rank", rank=rank, world=size, pid=os.getpid())
-    address = environment.get("MASTER_ADDR", "127.0.0.1")
-    port = int(environment.get("MASTER_PORT", 29500))
+    address = given("MASTER_ADDR", "PET_MASTER_ADDR") or "127.0.0.1"
+    port = int(given("MASTER_PORT", "PET_MASTER_PORT") or 29500)
     world = World(rank, size, address, port, arguments.rendezvous_timeout)
     try:
         train(world, arguments)

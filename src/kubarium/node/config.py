@@ -80,7 +80,8 @@ class ImageConfig:
 
     ``name`` is compared without tag and, if it has no slash, without registry and path; ``*`` at
     its end matches any rest. ``entrypoint`` and ``cmd`` are the image's; ``path`` is put in front
-    of PATH.
+    of PATH. ``modules`` are the Python modules that the image would bring along: where this
+    machine lacks one, the image cannot be stood in for. ``impossible`` says why it cannot anywhere.
     """
 
     name: str
@@ -90,6 +91,8 @@ class ImageConfig:
     path: tuple[str, ...] = ()
     working_dir: str = ""
     uid: int | None = None
+    modules: tuple[str, ...] = ()
+    impossible: str = ""
 
 
 @dataclass(frozen=True, slots=True)

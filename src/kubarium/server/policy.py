@@ -3,7 +3,7 @@
 Which verbs on which resources: as in upstream's ``rbac/bootstrappolicy/policy.go`` for the roles
 that people bind and components of ours use. Two differences: nodes are allowed by the role
 ``system:node`` bound to the group ``system:nodes`` (upstream asks its node authorizer), and
-``view``, ``edit`` and ``admin`` also know the queueing and JobSet kinds that we bundle.
+``view``, ``edit`` and ``admin`` also know the kinds of Kueue, JobSet and Trainer that we bundle.
 
 A rule is written ``verbs | API group | resources``, the core group as ``core``; a rule without a
 group and with a path is for non-resource URLs.
@@ -50,6 +50,7 @@ _VIEW = (
     f"{_READ} | resource.k8s.io | {_CLAIMS} resourceclaims/status",
     f"{_READ} | scheduling.k8s.io | {_GROUPS} workloads",
     f"{_READ} | jobset.x-k8s.io | {_QUEUED}",
+    f"{_READ} | trainer.kubeflow.org | trainjobs trainjobs/status trainingruntimes",
     f"{_READ} | kueue.x-k8s.io | localqueues localqueues/status workloads workloads/status",
     f"{_READ} | kubarium.dev | rankhistories",
 )
@@ -70,12 +71,14 @@ _EDIT = (
     f"{_WRITE} | resource.k8s.io | {_CLAIMS}",
     f"{_WRITE} | scheduling.k8s.io | compositepodgroups podgroups workloads",
     f"{_WRITE} | jobset.x-k8s.io | jobsets",
+    f"{_WRITE} | trainer.kubeflow.org | trainjobs",
 )
 
 _ADMIN = (
     "create | authorization.k8s.io | localsubjectaccessreviews",
     f"{_BOTH} | {GROUP} | rolebindings roles",
     f"{_WRITE} | kueue.x-k8s.io | localqueues",
+    f"{_WRITE} | trainer.kubeflow.org | trainingruntimes",
 )
 
 _EVENTS = ("create patch update | core | events", "create patch update | events.k8s.io | events")
@@ -151,6 +154,10 @@ _PROXIER = (
 
 _ROLES: dict[str, tuple[str, ...]] = {
     "cluster-admin": ("* | * | *", "* *"),
+    # As Trainer's own manifests have it: runtimes of the cluster are for everybody to choose from.
+    "kubeflow-trainer-view-cluster-runtimes": (
+        f"{_READ} | trainer.kubeflow.org | clustertrainingruntimes",
+    ),
     "system:aggregate-to-admin": _ADMIN,
     "system:aggregate-to-edit": _EDIT,
     "system:aggregate-to-view": _VIEW,
@@ -189,6 +196,7 @@ _JOINS = {
 
 _BINDINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "cluster-admin": (("Group", "system:masters"),),
+    "kubeflow-trainer-view-cluster-runtimes": (("Group", "system:authenticated"),),
     "system:basic-user": (("Group", "system:authenticated"),),
     "system:discovery": (("Group", "system:authenticated"),),
     "system:kube-controller-manager": (("User", "system:kube-controller-manager"),),

@@ -305,7 +305,7 @@ def resized(document: Document) -> Document:
     """
     spec: Document = document.get("spec") or {}
     status = document.get("status") or {}
-    if "containerStatuses" not in status and "initContainerStatuses" not in status:
+    if not any(k in status for k in ("containerStatuses", "initContainerStatuses", "resources")):
         return spec
     statuses = {
         s.get("name"): s

@@ -18,6 +18,7 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PODS,
     REPLICA_SETS,
+    TRAIN_JOBS,
     WORKLOADS,
 )
 from kubarium.api.resource import Document, Resource
@@ -48,6 +49,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
             REPLICA_SETS,
             JOBS,
             JOB_SETS,
+            TRAIN_JOBS,
             EVENTS,
             *queueing.RESOURCES_NEEDED,
         )
@@ -57,6 +59,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
 _OWNED_BY: dict[str, tuple[Resource, ...]] = {
     "Deployment": (REPLICA_SETS,),
     "JobSet": (JOBS,),
+    "TrainJob": (JOB_SETS,),
     "ReplicaSet": (PODS,),
     "Job": (PODS,),
     "StatefulSet": (PODS,),
@@ -73,8 +76,8 @@ def explain(
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
     ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, CompositePodGroup, Job,
-    JobSet, Deployment, ReplicaSet, Workload, Node, ResourceClaim; of others, what their conditions
-    say.
+    JobSet, TrainJob, Deployment, ReplicaSet, Workload, Node, ResourceClaim; of others, what their
+    conditions say.
     ``view`` is one that already follows the same documents: with it, thousands of nodes need not be
     read again for each question. It is as before afterwards. With ``node``, the account of a pod or
     group speaks of that node alone, and of all that it fails.
@@ -311,7 +314,7 @@ class _Why:
         """Owners and owners' owners, nearest first."""
         found: list[Document] = []
         uids = {r.get("uid") for r in document["metadata"].get("ownerReferences") or ()}
-        for resource in (REPLICA_SETS, JOBS, JOB_SETS, DEPLOYMENTS):
+        for resource in (REPLICA_SETS, JOBS, JOB_SETS, TRAIN_JOBS, DEPLOYMENTS):
             for candidate in self._list(resource):
                 if candidate["metadata"].get("uid") in uids:
                     found.append(candidate)

@@ -1,4 +1,5 @@
-"""Distributed training: JobSets, and memory for pods that run out of it. Start at jobset.py.
+"""Distributed training: JobSets (start at jobset.py), TrainJobs that become JobSets (trainjob/),
+and memory for pods that run out of it.
 
 Knows Jobs, Services and pods; knows nothing of queues or nodes."""
 
@@ -7,11 +8,23 @@ from __future__ import annotations
 from kubarium.control.training.hangs import HangController
 from kubarium.control.training.jobset import JobSetController
 from kubarium.control.training.memory import MemoryController
+from kubarium.control.training.trainjob import TrainJobController
 from kubarium.runtime.protocol import Component, Context
 
-__all__ = ["HangController", "JobSetController", "MemoryController", "components"]
+__all__ = [
+    "HangController",
+    "JobSetController",
+    "MemoryController",
+    "TrainJobController",
+    "components",
+]
 
 
 def components(context: Context) -> list[Component]:
     """All controllers of this family."""
-    return [JobSetController(context), MemoryController(context), HangController(context)]
+    return [
+        JobSetController(context),
+        TrainJobController(context),
+        MemoryController(context),
+        HangController(context),
+    ]

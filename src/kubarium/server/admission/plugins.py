@@ -15,6 +15,7 @@ from kubarium.server.admission.rbac_escalation import escalation_guards
 from kubarium.server.admission.service_account import give_service_account
 from kubarium.server.admission.storage_class import set_default_class
 from kubarium.server.admission.tolerations import tolerate_briefly
+from kubarium.server.admission.trainer import check_runtime, check_train_job, default_train_job
 from kubarium.server.authz import Authorizer
 
 _ALL = frozenset({ANY})
@@ -33,8 +34,11 @@ _CLAIMS = frozenset(
     {("resource.k8s.io", "resourceclaims"), ("resource.k8s.io", "resourceclaimtemplates")}
 )
 _JOB_SETS = frozenset({("jobset.x-k8s.io", "jobsets")})
+_TRAINER = "trainer.kubeflow.org"
+_TRAIN_JOBS = frozenset({(_TRAINER, "trainjobs")})
+_RUNTIMES = frozenset({(_TRAINER, "trainingruntimes"), (_TRAINER, "clustertrainingruntimes")})
 _KUEUE = "kueue.x-k8s.io"
-_QUEUED = _JOB_SETS | {("batch", "jobs")}
+_QUEUED = _JOB_SETS | _TRAIN_JOBS | {("batch", "jobs")}
 _QUEUES = frozenset({(_KUEUE, "clusterqueues"), (_KUEUE, "resourceflavors")})
 _QUEUEING = _QUEUED | _QUEUES | {(_KUEUE, "cohorts"), (_KUEUE, "workloads")}
 _WITH_STATUS = frozenset({"", "status"})
@@ -63,6 +67,9 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
             Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
+            Plugin("Trainer", default_train_job, _TRAIN_JOBS, _ON_WRITE),
+            Plugin("Trainer", check_train_job, _TRAIN_JOBS, _ON_WRITE, validating=True),
+            Plugin("Trainer", check_runtime, _RUNTIMES, _ON_WRITE, validating=True),
             Plugin("DefaultStorageClass", set_default_class, _VOLUME_CLAIMS, _ON_CREATE),
             Plugin("Kueue", default_queueing, _QUEUED | _QUEUES, _ON_CREATE),
             Plugin("Kueue", check_queueing, _QUEUEING, _ON_WRITE, _WITH_STATUS, validating=True),

@@ -95,6 +95,8 @@ class ProcessSpec:
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False
+    # What the fork server that it may come from has imported; empty: it starts by itself.
+    warm: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,8 @@ from typing import Any, NoReturn
 
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs, build
+from kubarium.node.runtimes.process.warm_python import Fresh, can_run, parse
+from kubarium.node.runtimes.process.warm_python import run as run_warm
 
 MAX_EVENT_BYTES = 4000
 # Output of an exec that is kept; kubelet keeps 10 KiB of a probe's, an event has to fit a pipe.
@@ -162,8 +164,15 @@ class Init:
     """The life of one container, from namespaces to the last report."""
 
     def __init__(
-        self, ident: str, spec: dict[str, Any], control: socket.socket, events: int
+        self,
+        ident: str,
+        spec: dict[str, Any],
+        control: socket.socket,
+        events: int,
+        fresh: Fresh | None = None,
     ) -> None:
+        """``fresh``: we come from a fork server, and can run a Python program ourselves."""
+        self._fresh = fresh
         self._ident = ident
         self._spec = spec
         self._control = control
@@ -289,11 +298,21 @@ class Init:
                 linux.die_with_parent(signal.SIGKILL)
             if self._spec.get("no_new_privileges"):
                 linux.forbid_new_privileges()
+            self._run_warm(argv, problems)
             _execute(argv, self._spec["env"])
         except OSError as error:
             os.write(problems, (error.strerror or str(error)).encode())
         finally:
             os._exit(127)
+
+    def _run_warm(self, argv: list[str], problems: int) -> None:
+        """The main command in this very process, if it is a Python program that we can run."""
+        if self._fresh is None or argv is not self._spec["argv"]:
+            return
+        program = parse(argv, self._spec["env"])
+        if program is not None and can_run(program, argv, self._spec["env"]):
+            self._control.detach()  # all descriptors are closed next, and this one only once
+            run_warm(program, argv, self._spec["env"], self._fresh, lambda: os.close(problems))
 
     def _change_user(self) -> None:
         user = self._spec.get("user")

@@ -27,6 +27,7 @@ MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
@@ -175,6 +176,11 @@ def _prctl(option: int, value: int) -> None:
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send ``signal_number`` here when the parent is gone."""
     _prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def make_dumpable() -> None:
+    """Our /proc entries belong to us again, as after an exec, though we have changed users."""
+    _prctl(_PR_SET_DUMPABLE, 1)
 
 
 def become_subreaper() -> None:

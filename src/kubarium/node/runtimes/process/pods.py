@@ -56,6 +56,7 @@ from kubarium.node.runtimes.process.engine import (
     ProcessSpec,
     StartError,
 )
+from kubarium.node.runtimes.process.forkserver import modules_for
 from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, home_of, identity_of
@@ -535,6 +536,7 @@ class ProcessPods:
             stdin=bool(container.get("stdin")),
             stdin_once=bool(container.get("stdinOnce")),
             tty=bool(container.get("tty")),
+            warm=modules_for(image.modules, metadata.get("annotations") or {}),
         )
 
     def _tell(self, pod: _Pod, name: str, who: Identity) -> None:

@@ -16,10 +16,12 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process.forkserver import Forked, ForkServers
 from kubarium.node.runtimes.process.group_files import remove_groups
 from kubarium.node.runtimes.process.init import (
     Init,
@@ -28,6 +30,7 @@ from kubarium.node.runtimes.process.init import (
     kill_descendants,
     send_event,
 )
+from kubarium.node.runtimes.process.warm_python import Fresh
 
 _END_PATIENCE_S = 0.1
 # How long an init may be too busy to take a command; a stopped one never takes it.
@@ -65,9 +68,13 @@ class Zygote:
         self._groups = groups
         self._commands = socket.socket(fileno=0)
         self._descriptors: list[int] = []
+        self._wakeup = -1
+        self._warm = ForkServers(level, events, sys.path[0])
         self._sandboxes: dict[str, _Sandbox] = {}
         self._by_pid: dict[int, _Container] = {}
         self._by_ident: dict[str, _Container] = {}
+        # Containers that a fork server was asked for, in case that it cannot.
+        self._cold: dict[str, dict[str, Any]] = {}
         self._pending = b""
 
     def prepare(self) -> None:
@@ -95,11 +102,14 @@ class Zygote:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._wakeup = read
         while True:
-            ready = select.select([0, read], [], [])[0]
+            ready = select.select([0, read, *self._warm.links], [], [])[0]
             if read in ready:
                 os.read(read, 512)
             if 0 in ready and not self._read_commands():
                 break
+            for link in set(ready) & self._warm.links.keys():
+                for forked in self._warm.read(link):
+                    self._take_warm(forked)
             self._reap()
         self._end()
 
@@ -159,68 +169,88 @@ class Zygote:
             raise OSError(0, f"no sandbox {command['sandbox']}")
         inner, outer = socket.socketpair()
         outer.settimeout(_FORWARD_PATIENCE_S)
-        control = (inner, outer)
         try:
-            if self._level == PLAIN:
-                pid = os.fork()
-                if pid == 0:
-                    self._become_init(command, sandbox, control)
-            else:
-                pid = self._fork_into_pid_namespace(command, sandbox, control)
+            key = self._warm.start(command, sandbox.namespaces, inner)
+            if key is not None:
+                self._warm.expect(key, command["id"], outer)
+                self._cold[command["id"]] = command
+                return
+            self._start_cold(command, sandbox, (inner, outer))
         except OSError:
             outer.close()
             raise
         finally:
             inner.close()
-        container = _Container(command["id"], pid, outer)
-        self._by_pid[pid] = self._by_ident[command["id"]] = container
-        self.report({"event": "forked", "id": command["id"], "pid": pid})
+
+    def _start_cold(self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair) -> None:
+        if self._level == PLAIN:
+            pid = os.fork()
+            if pid == 0:
+                self._become_init(command, sandbox, control)
+        else:
+            pid = self._fork_into_pid_namespace(command, sandbox, control)
+        self._note(command["id"], pid, control[1])
+
+    def _note(self, ident: str, pid: int, outer: socket.socket) -> None:
+        container = _Container(ident, pid, outer)
+        self._by_pid[pid] = self._by_ident[ident] = container
+        self.report({"event": "forked", "id": ident, "pid": pid})
+
+    def _take_warm(self, forked: Forked) -> None:
+        """A fork server's answer: a container has its init, or starts cold after all."""
+        command = self._cold.pop(forked.ident)
+        if forked.pid:
+            self._note(forked.ident, forked.pid, forked.control)
+            with contextlib.suppress(OSError):
+                forked.control.send(b"\0")
+            self._kill_strays()
+            return
+        forked.control.close()
+        command["spec"]["warm"] = []
+        try:
+            self._do_start(command)
+        except OSError as error:
+            message = f"{error.strerror or error}"
+            self.report({"event": "failed", "id": forked.ident, "message": message})
+
+    def become_warm_init(
+        self,
+        command: dict[str, Any],
+        namespaces: list[tuple[int, int]],
+        control: socket.socket,
+        fresh: Fresh,
+    ) -> None:
+        """In a process that a fork server has forked, whose standard input is ours by name only."""
+        self._commands.detach()
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        os.setsid()
+        Init(command["id"], command["spec"], control, self._events, fresh).run(namespaces)
 
     def _fork_into_pid_namespace(
         self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair
     ) -> int:
-        """A process in between enters the namespace, so that the zygote itself never has to leave
-        it again (which a user namespace forbids). Its child, the init, is ours as subreaper."""
-        answer, end = os.pipe()
-        between = os.fork()
-        if between == 0:
-            try:
-                os.close(answer)
-                self._fork_init(command, sandbox, control, end)
-            except OSError as error:
-                os.write(end, str(error).encode())
-            finally:
-                os._exit(0)
-        os.close(end)
-        with os.fdopen(answer, "rb") as pipe:
-            text = pipe.read().decode()
-        os.waitpid(between, 0)
-        if not text.isdigit():
-            raise OSError(0, text)
-        control[1].send(b"\0")
-        return int(text)
-
-    def _fork_init(
-        self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair, answer: int
-    ) -> None:
-        target = self._by_ident.get(command["spec"].get("beside") or "")
-        if target is None:
-            linux.unshare(linux.CLONE_NEWPID)
-        else:
+        def enter() -> None:
+            target = self._by_ident.get(command["spec"].get("beside") or "")
+            if target is None:
+                linux.unshare(linux.CLONE_NEWPID)
+                return
             with open(f"/proc/{target.pid}/ns/pid", "rb") as namespace:
                 linux.setns(namespace.fileno(), linux.CLONE_NEWPID)
-        pid = os.fork()
-        if pid == 0:
-            os.close(answer)
+
+        def become_init() -> None:
             control[0].recv(1)  # given once our parent has gone and the zygote is our parent
             self._become_init(command, sandbox, control)
-        os.write(answer, str(pid).encode())
+
+        pid = _fork_between(enter, become_init)
+        control[1].send(b"\0")
+        return pid
 
     def _become_init(self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair) -> None:
         try:
             signal.set_wakeup_fd(-1)
             for other in self._by_pid.values():
                 other.control.close()
+            self._warm.forget()
             control[1].close()
             os.close(self._wakeup)
             null = os.open("/dev/null", os.O_RDONLY)
@@ -237,13 +267,23 @@ class Zygote:
         """For an init that no longer listens (someone stopped it)."""
         container = self._by_ident.get(command["id"])
         if container is None:
+            self._cancel_warm(command["id"])
             return
         if self._level == PLAIN:
             kill_descendants(container.pid, frozenset())
         # In a pid namespace the end of its init is the end of every process in it.
         os.kill(container.pid, signal.SIGKILL)
 
+    def _cancel_warm(self, ident: str) -> None:
+        """Killed while its fork server was still importing."""
+        if self._warm.cancel(ident):
+            del self._cold[ident]
+            message = "the container was killed before it started"
+            self.report({"event": "failed", "id": ident, "message": message})
+
     def _do_signal(self, command: dict[str, Any]) -> None:
+        if command["signal"] == signal.SIGKILL:
+            self._cancel_warm(command["id"])
         self._forward(command)
 
     def _do_attach(self, command: dict[str, Any]) -> None:
@@ -298,15 +338,16 @@ class Zygote:
     def _kill_strays(self) -> None:
         """Plain level: orphans of an init that was itself killed have become our children. Only
         those and what is below them go: other containers may just be starting processes."""
-        if self._level != PLAIN:
-            return
+        if self._level != PLAIN or self._cold:
+            return  # an init of a fork server may be among them, of whom we have not heard yet
         for pid in children(os.getpid()):
-            if pid not in self._by_pid:
+            if pid not in self._by_pid and pid not in self._warm.pids:
                 kill_descendants(pid, frozenset())
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def _end(self) -> None:
+        self._warm.close()
         for container in self._by_pid.values():
             container.control.close()
         if self._level == PLAIN:
@@ -323,6 +364,44 @@ class Zygote:
                 break
         for folder in self._groups:
             remove_groups(folder)
+
+
+def fork_reparented(level: str, become: Callable[[], None]) -> int:
+    """A process of the nearest subreaper's, in a pid namespace of its own unless the level is
+    PLAIN. OSError if that cannot be."""
+
+    def enter() -> None:
+        if level != PLAIN:
+            linux.unshare(linux.CLONE_NEWPID)
+
+    return _fork_between(enter, become)
+
+
+def _fork_between(enter: Callable[[], None], become: Callable[[], None]) -> int:
+    """A process in between enters the namespace, so that we never have to leave it again (which a
+    user namespace forbids). Its child, which ``become``s, is the subreaper's."""
+    answer, end = os.pipe()
+    between = os.fork()
+    if between == 0:
+        try:
+            os.close(answer)
+            enter()
+            pid = os.fork()
+            if pid == 0:
+                os.close(end)
+                become()
+            os.write(end, str(pid).encode())
+        except OSError as error:
+            os.write(end, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(end)
+    with os.fdopen(answer, "rb") as pipe:
+        text = pipe.read().decode()
+    os.waitpid(between, 0)
+    if not text.isdigit():
+        raise OSError(0, text)
+    return int(text)
 
 
 def main() -> None:
