@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from kubarium import __version__
 from kubarium.api.catalog import Catalog
-from kubarium.api.kinds import PODS
+from kubarium.api.kinds import PODS, SERVICES
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.chance import Chance
@@ -23,11 +24,12 @@ from kubarium.cluster.access import Access
 from kubarium.cluster.bootstrap import bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
+from kubarium.cluster.network import Choice, choose_network
 from kubarium.cluster.nodes import node_configs
 from kubarium.cluster.state import StateDirectory
 from kubarium.control import core, devices, queueing, scheduling, training, workloads
 from kubarium.node.agent import Agent
-from kubarium.node.config import NodeConfig
+from kubarium.node.config import PROCESS, NodeConfig
 from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Component, Context
 from kubarium.server.api_server import ApiServer
@@ -84,6 +86,7 @@ class EmbeddedCluster:
         self._informers: list[SharedInformers] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
+        self._network: Choice | None = None
 
     @staticmethod
     def on_disk(
@@ -110,6 +113,7 @@ class EmbeddedCluster:
             access.host if access else "",
             port,
             access.ca_pem.decode() if access else "",
+            self._network,
         )
         for component in self._components(configs):
             self._run(component)
@@ -187,6 +191,8 @@ class EmbeddedCluster:
             await informers.close()
         await self.store.durable()
         self.store.close()
+        if self._network is not None:
+            self._network.close()
 
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator[Access]:
@@ -196,7 +202,9 @@ class EmbeddedCluster:
         authenticator = Authenticator([self.tokens], self.server.authorizer.confirm_access)
         application = ApiApplication(self.server, authenticator, __version__)
         http = HttpServer(application, self.server.watches.end_all)
-        pair = self.authority.server()
+        self._network = self._choose_network()
+        names = (self._network.plan.api,) if self._network and self._network.plan else ()
+        pair = self.authority.server(names)
         tls = TlsFiles(pair.certificate_path, pair.key_path, self.authority.ca_path)
         try:
             await http.start(LOOPBACK, port, tls)
@@ -212,6 +220,20 @@ class EmbeddedCluster:
         finally:
             await http.stop()
             await self.stop()
+
+    def _choose_network(self) -> Choice | None:
+        """The pods' network, which also says where cluster IPs come from; None if all nodes are
+        simulated."""
+        if self.node_root is None or all(pool.runtime != PROCESS for pool in self.file.pools):
+            return None
+        kind = self.server.catalog.of(SERVICES)
+        assert kind is not None
+        stored = self.server.registry.read(kind, "default", "kubernetes") or {}
+        address = (stored.get("spec") or {}).get("clusterIP") or ""
+        choice = choose_network(str(self.node_root.resolve()), address)
+        if choice.plan is not None:
+            self.server.registry.service_range = IPv4Network(choice.plan.services)
+        return choice
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EmbeddedCluster]:

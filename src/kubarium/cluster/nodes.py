@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from kubarium.cluster.file import ClusterFile, NodePool
+from kubarium.cluster.network import Choice
 from kubarium.node.config import PROCESS, DeviceConfig, ImageConfig, NodeConfig, NodeSpec
 
 
 def node_configs(
-    file: ClusterFile, root: Path | None, api_host: str, api_port: int, api_ca: str
+    file: ClusterFile,
+    root: Path | None,
+    api_host: str,
+    api_port: int,
+    api_ca: str,
+    network: Choice | None = None,
 ) -> list[NodeConfig]:
     """One agent for each runtime that the pools name. ``root`` holds pods' files (process only)."""
     configs = []
@@ -24,6 +30,8 @@ def node_configs(
                 api_host=api_host,
                 api_port=api_port,
                 api_ca=api_ca,
+                network=network.plan if network and runtime == PROCESS else None,
+                no_network=network.why if network else "",
             )
         )
     return configs

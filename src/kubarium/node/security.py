@@ -104,6 +104,25 @@ def _names(entries: list[str] | None) -> list[str]:
     return [entry.upper().removeprefix("CAP_") for entry in entries or ()]
 
 
+# Settings that each network has for itself (upstream's ``sysctl/safe_sysctls.go``).
+SAFE_SYSCTLS = frozenset(
+    f"net.ipv4.{name}"
+    for name in (
+        "ip_local_port_range",
+        "ip_local_reserved_ports",
+        "ip_unprivileged_port_start",
+        "ping_group_range",
+        "tcp_fin_timeout",
+        "tcp_keepalive_intvl",
+        "tcp_keepalive_probes",
+        "tcp_keepalive_time",
+        "tcp_rmem",
+        "tcp_syncookies",
+        "tcp_wmem",
+    )
+)
+
+
 def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[int]) -> list[str]:
     """Requests that this level cannot honour, in words; empty as root."""
     if level == ROOT:
@@ -118,6 +137,12 @@ def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[in
     if level == PLAIN and (merged.get("capabilities") or {}).get("add"):
         found.append(f"capabilities {merged['capabilities']['add']}")
     return found
+
+
+def sysctls_of(pod: Document) -> dict[str, str]:
+    """Kernel settings of the pod's own network that it asks for and that are safe, by name."""
+    asked = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
+    return {e["name"]: str(e.get("value") or "") for e in asked if e["name"] in SAFE_SYSCTLS}
 
 
 def home_of(uid: int) -> str:

@@ -45,8 +45,9 @@ LEVELS = (ROOT, USER_NAMESPACE, PLAIN)
 # How long a container's init may take to obey SIGKILL before it is killed itself.
 _KILL_PATIENCE_S = 2.0
 _READ_BYTES = 1 << 16
+_MOST_SOCKETS = 64
 _CONTAINER_GONE = ExecResult(126, "container is not running")
-_KILLED = 128 + signal.SIGKILL
+_KILLED = 128 + int(signal.SIGKILL)
 _TRIAL, _TRIAL_CONTAINER = "trial", "trial-container"
 _TRIAL_ENV = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
 # What the zygote's own interpreter imports from: it runs isolated from the environment.
@@ -107,6 +108,29 @@ class _Waiters:
     execs: dict[str, asyncio.Future[ExecResult]] = field(default_factory=dict)
 
 
+# Called with a network's descriptor and the sockets asked for in it, which are its own now.
+OnNetwork = Callable[[list[int]], None]
+SocketKind = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of its own for a pod: what to open in it, whom to give it to."""
+
+    sockets: Sequence[SocketKind]
+    on_network: OnNetwork
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sandbox:
+    """What was asked for, in case that it has to be made again."""
+
+    hostname: str
+    tmpfs: list[tuple[str, str]]
+    network: Network | None
+
+
 class ProcessEngine:
     """One zygote and what runs in it. ``on_exit(container, status)`` is called once for each."""
 
@@ -121,7 +145,8 @@ class ProcessEngine:
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._execs = 0
-        self._sandboxes: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+        self._sandboxes: dict[str, _Sandbox] = {}
+        self._router: Network | None = None
         self._closing = False
         self._trial = asyncio.Event()
         self._up = asyncio.Event()
@@ -209,8 +234,10 @@ class ProcessEngine:
         if problem:
             _LOG.error("the container runtime cannot be restarted: %s", problem)
             return
-        for ident, (hostname, tmpfs) in list(self._sandboxes.items()):
-            await self._ask({"op": "sandbox", "id": ident, "hostname": hostname, "tmpfs": tmpfs})
+        if self._router is not None:
+            await self._make_router(self._router)
+        for ident, sandbox in list(self._sandboxes.items()):
+            await self._make_sandbox(ident, sandbox)
         self._up.set()
 
     async def close(self) -> None:
@@ -238,11 +265,65 @@ class ProcessEngine:
 
     # Commands ----------------------------------------------------------------------------------
 
-    async def create_sandbox(self, ident: str, hostname: str, tmpfs: list[tuple[str, str]]) -> None:
-        """Namespaces and tmpfs mounts (path, options) that a pod's containers share."""
+    async def open_router(self, network: Network) -> None:
+        """The network that joins those of the pods. It is made again if the zygote has to be, so
+        ``on_network`` may be called more than once. StartError."""
         await self._up.wait()
-        await self._ask({"op": "sandbox", "id": ident, "hostname": hostname, "tmpfs": tmpfs})
-        self._sandboxes[ident] = (hostname, tmpfs)
+        await self._make_router(network)
+        self._router = network
+
+    async def _make_router(self, network: Network) -> None:
+        command = {"op": "router", "id": "router", "sockets": list(network.sockets)}
+        await self._ask_for_network(command, network)
+
+    async def sockets(self, sandbox: str, kinds: Sequence[SocketKind]) -> list[socket.socket]:
+        """Sockets in a pod's network ("": in the router's). StartError if there is none."""
+        command = {"op": "sockets", "id": "", "sandbox": sandbox, "sockets": list(kinds)}
+        found = await self._ask_for_descriptors(command)
+        if not found:
+            raise StartError("the pod has no network of its own")
+        return [socket.socket(fileno=descriptor) for descriptor in found]
+
+    async def create_sandbox(
+        self,
+        ident: str,
+        hostname: str,
+        tmpfs: list[tuple[str, str]],
+        network: Network | None = None,
+    ) -> None:
+        """Namespaces and tmpfs mounts (path, options) that a pod's containers share; the machine's
+        network unless it gets one of its own. StartError."""
+        await self._up.wait()
+        sandbox = _Sandbox(hostname, tmpfs, network)
+        await self._make_sandbox(ident, sandbox)
+        self._sandboxes[ident] = sandbox
+
+    async def _make_sandbox(self, ident: str, sandbox: _Sandbox) -> None:
+        command: dict[str, Any] = {"op": "sandbox", "id": ident, "hostname": sandbox.hostname}
+        command["tmpfs"] = sandbox.tmpfs
+        network = sandbox.network
+        if network is None:
+            await self._ask(command)
+            return
+        command |= {"network": True, "sockets": list(network.sockets), "sysctls": network.sysctls}
+        await self._ask_for_network(command, network)
+
+    async def _ask_for_network(self, command: dict[str, Any], network: Network) -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                await self._ask(command, [theirs.fileno()])
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC)
+        network.on_network(descriptors)
+
+    async def _ask_for_descriptors(self, command: dict[str, Any]) -> list[int]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours:
+            with theirs:
+                await self._send(command, [theirs.fileno()])
+            await readable(ours.fileno())
+            return list(socket.recv_fds(ours, 1, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC)[1])
 
     async def remove_sandbox(self, ident: str) -> None:
         """Give the namespaces and mounts back; containers in it must have ended."""
@@ -346,10 +427,10 @@ class ProcessEngine:
             answer.set_result(ExecResult(124, f"command timed out after {timeout_s:g}s"))
         await self._send({"op": "signal", "id": ident, "exec": name, "signal": signal.SIGKILL})
 
-    async def _ask(self, command: dict[str, Any]) -> int:
+    async def _ask(self, command: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiters[command["id"]] = _Waiters(started=answer)
-        await self._send(command)
+        await self._send(command, descriptors)
         return await answer
 
     async def _send(self, command: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
@@ -408,7 +489,7 @@ class ProcessEngine:
                 self._start_task(self._respawn())
         for ident in list(self._waiters):
             self._on_failed({"id": ident, "message": "the container runtime is gone"})
-            self._end(ident, ExitStatus(128 + signal.SIGKILL, signal.SIGKILL))
+            self._end(ident, ExitStatus(_KILLED, int(signal.SIGKILL)))
 
     def _on_ready(self, event: dict[str, Any]) -> None:
         waiters = self._waiters.pop(event["id"])

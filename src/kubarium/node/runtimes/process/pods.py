@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ from kubarium.node.images import (
     UnknownImage,
 )
 from kubarium.node.logs import read_log
+from kubarium.node.network.dial import Dialer
+from kubarium.node.network.dns.server import RESOLVERS_FILE
 from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import pod_hostname
+from kubarium.node.network.pod_network import POD_SOCKETS, ROUTER_SOCKETS, PodNetwork
+from kubarium.node.network.resolv import asks_cluster, resolv_conf
 from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
 from kubarium.node.runtimes.process import machine_files, measured
 from kubarium.node.runtimes.process.cgroups import (
@@ -50,13 +55,14 @@ from kubarium.node.runtimes.process.cgroups import (
 from kubarium.node.runtimes.process.engine import (
     ExecResult,
     ExitStatus,
+    Network,
     ProcessEngine,
     ProcessSession,
     ProcessSpec,
     StartError,
 )
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
-from kubarium.node.security import Identity, home_of, identity_of
+from kubarium.node.security import Identity, home_of, identity_of, sysctls_of
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
 
 _TERMINATION_BYTES = 4096
@@ -121,7 +127,9 @@ class ProcessPods:
         volumes: VolumeSources,
         on_exit: OnExit,
         warn: Warn,
+        network: PodNetwork | None = None,
     ) -> None:
+        """``network`` None: pods share the machine's."""
         self._config = config
         self._clock = clock
         self._hosts = hosts
@@ -131,6 +139,8 @@ class ProcessPods:
         self._root = Path(config.root).resolve()
         self._images = ImageCatalogue(config.images)
         self._engine = ProcessEngine(clock, self._exited)
+        self._network = network
+        self.dialer = Dialer(config.network, self._engine.sockets)
         self._groups = Cgroups(shortfall="not looked for yet")
         self._pods: dict[str, _Pod] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
@@ -152,9 +162,13 @@ class ProcessPods:
             self._submounts = machine_files.submounts(str(self._root))
         if self._engine.level == isolation.ROOT:
             self._passable = machine_files.impassable_folders()
+        if self._network is not None:
+            await self._engine.open_router(Network(ROUTER_SOCKETS, self._network.build))
 
     async def close(self) -> None:
         """Kill everything and remove the pods' files."""
+        if self._network is not None:
+            self._network.close()
         await self._engine.close()
         self._groups.close()
         shutil.rmtree(self._root / "pods", ignore_errors=True)
@@ -163,7 +177,12 @@ class ProcessPods:
         """The isolation in force."""
         limits = self._groups.controllers
         return isolation.report_for(
-            self._engine.level, self._engine.refusals, limits, self._groups.shortfall
+            self._engine.level,
+            self._engine.refusals,
+            limits,
+            self._groups.shortfall,
+            self._config.network,
+            self._config.no_network,
         )
 
     # Pods --------------------------------------------------------------------------------------
@@ -184,16 +203,40 @@ class ProcessPods:
             raise PrepareFailed("FailedMount", str(problem)) from problem
         self._pods[uid] = _Pod(facts, place, volumes, device_env)
         (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
-        self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts")
+        network = self._network_of(facts)
+        asks = network is not None and asks_cluster(facts.pod)
+        self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts", names=not asks)
+        if self._network is not None:
+            (place / "etc/resolv.conf").write_text(self._resolv_conf(facts.pod))
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
         tmpfs += [(str(path), options) for path, options in volumes.memory]
         try:
             self._pods[uid].whole = whole = pod_amounts(facts.pod)
             self._groups.create_pod(uid, whole)
-            await self._engine.create_sandbox(uid, pod_hostname(facts.pod), tmpfs)
-        except (StartError, OSError) as error:
+            await self._engine.create_sandbox(uid, pod_hostname(facts.pod), tmpfs, network)
+        except (KubariumError, OSError) as error:
             text = f"Failed to create pod sandbox: {error}"
             raise PrepareFailed("FailedCreatePodSandBox", text) from error
+
+    def _network_of(self, facts: PodFacts) -> Network | None:
+        """The pod's own network, unless it asks for the node's or there are none."""
+        network, uid = self._network, facts.pod["metadata"]["uid"]
+        if network is None or facts.pod["spec"].get("hostNetwork"):
+            return None
+        attach = partial(network.attach, uid, facts.pod_ips[0])
+        return Network(POD_SOCKETS, attach, sysctls_of(facts.pod))
+
+    def _resolv_conf(self, pod: Document) -> str:
+        machine = ""
+        with contextlib.suppress(OSError):
+            machine = RESOLVERS_FILE.read_text()
+        assert self._network is not None
+        domain = self._config.cluster_domain
+        return resolv_conf(pod, self._network.plan.router, domain, machine)
+
+    def has_network(self, uid: str) -> bool:
+        """Whether the pod has a network of its own now."""
+        return self._network is not None and uid in self._network.attached
 
     async def release(self, uid: str) -> None:
         """Give back sandbox and volumes; logs stay until :meth:`forget`."""
@@ -201,6 +244,8 @@ class ProcessPods:
         if pod is None:
             return
         self._hosts.drop(uid)
+        if self._network is not None:
+            self._network.detach(uid)
         with contextlib.suppress(StartError):
             await self._engine.remove_sandbox(uid)
         self._groups.remove(uid)
@@ -364,7 +409,8 @@ class ProcessPods:
         """Make one probe of a running container."""
         probe, pod = container[kind], self._pods[uid]
         if not probe.get("exec"):
-            return await network_probe(probe, container, pod.facts.pod_ips[0], timeout_s)
+            address = pod.facts.pod_ips[0]
+            return await network_probe(probe, container, address, timeout_s, self.dialer.connect)
         argv = list(probe["exec"].get("command") or ())
         result = await self.execute(uid, container["name"], attempt, argv, timeout_s)
         if result.code == 0:
@@ -384,7 +430,7 @@ class ProcessPods:
             result = await self.execute(uid, container["name"], attempt, argv, None)
             return "" if result.code == 0 else f"command exited with {result.code}: {result.output}"
         outcome, message = await network_probe(
-            action, container, self._pods[uid].facts.pod_ips[0], 30.0
+            action, container, self._pods[uid].facts.pod_ips[0], 30.0, self.dialer.connect
         )
         return "" if outcome == SUCCESS else message
 
@@ -491,6 +537,9 @@ class ProcessPods:
         binds = [self._bind(pod, mount, container["name"], env) for mount in _mounts(container)]
         binds.append(Bind(str(pod.place / "etc/hosts"), "/etc/hosts", False, False))
         binds.append(Bind(str(pod.place / "etc/hostname"), "/etc/hostname", False, False))
+        if self._network is not None:
+            resolv = str(pod.place / "etc/resolv.conf")
+            binds.append(Bind(resolv, "/etc/resolv.conf", False, False))
         name = container["name"]
         message = self._termination_file(pod, name, attempt)
         message.touch()
@@ -509,6 +558,7 @@ class ProcessPods:
             submounts=self._submounts,
             kept_tmp=self._kept_tmp,
             cgroups=self._groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
+            own_network=self.has_network(pod.facts.pod["metadata"]["uid"]),
         )
 
     def _bind(self, pod: _Pod, mount: Mapping[str, Any], name: str, env: Mapping[str, str]) -> Bind:

@@ -30,10 +30,14 @@ from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.machine import PodMachine
 from kubarium.node.lifecycle.status import pod_status
-from kubarium.node.network.addresses import POD_NETWORK, AddressPool
+from kubarium.node.network.addresses import PodAddresses
+from kubarium.node.network.dns.server import DnsServer
+from kubarium.node.network.dns.zone import Zone
+from kubarium.node.network.followed import FollowedNetwork, zone_sources
 from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import NameSources
-from kubarium.node.network.ports import open_port
+from kubarium.node.network.pod_network import PodNetwork
+from kubarium.node.network.ports import open_port, open_port_inside
 from kubarium.node.references import referred_objects
 from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
@@ -48,6 +52,8 @@ _LOG = logging.getLogger("kubarium.node")
 
 # kubelet looks at mounted objects about once a minute.
 _REFRESH_S = 60.0
+# The port of the kubernetes service.
+API_PORT = 443
 _READ = (CONFIG_MAPS, SECRETS, SERVICES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES)
 
 
@@ -64,7 +70,7 @@ class ProcessRunner:
     ) -> None:
         self.context = context
         self.recorder = recorder
-        self.addresses = AddressPool(POD_NETWORK, config.root)
+        self.addresses = PodAddresses(config.root)
         self.writer = StatusWriter(context)
         self._drivers = drivers
         self._actors: dict[str, PodActor] = {}
@@ -80,6 +86,11 @@ class ProcessRunner:
             config.cluster_domain,
             context.clock,
         )
+        network = _pod_network(context, config)
+        self._network: FollowedNetwork | None = None
+        if network is not None:
+            api = (config.api_host, config.api_port)
+            self._network = FollowedNetwork(context, network, api)
         self.pods = ProcessPods(
             config,
             context.clock,
@@ -87,7 +98,9 @@ class ProcessRunner:
             self._volume_sources(config, is_root),
             self._exited,
             self._warn,
+            network,
         )
+        self.dialer = self.pods.dialer
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
 
@@ -103,6 +116,7 @@ class ProcessRunner:
                 lambda namespace: self.context.informers.get(SERVICES).items(namespace),
                 config.api_host,
                 config.api_port,
+                (config.network.api, API_PORT) if config.network else None,
             ),
             reader(PERSISTENT_VOLUME_CLAIMS),
             lambda name: volumes("", name),
@@ -156,6 +170,8 @@ class ProcessRunner:
         informers = self.context.informers
         for resource in (*_READ, RESOURCE_CLAIMS):
             await informers.get(resource).wait_synced()
+        if self._network is not None:
+            await self._network.start()
         for resource in (PODS, SERVICES):
             informers.get(resource).on_change(lambda old, new: self._hosts.changed())
 
@@ -164,6 +180,8 @@ class ProcessRunner:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writer.run())
                 group.create_task(self._hosts.run())
+                if self._network is not None:
+                    group.create_task(self._network.run())
                 group.create_task(self._refresh())
                 group.create_task(self.pods.watch_memory())
                 group.create_task(self._resizer.run())
@@ -217,8 +235,10 @@ class ProcessRunner:
 
     async def open_port(self, pod: Document, port: int) -> Connection:
         status = pod.get("status") or {}
-        inits = list(self.processes(pod).values())
-        return await open_port(inits, status.get("podIP", ""), port)
+        address, uid = status.get("podIP", ""), pod["metadata"]["uid"]
+        if self.pods.has_network(uid):
+            return await open_port_inside(self.dialer, uid, address, port)
+        return await open_port(list(self.processes(pod).values()), address, port)
 
     def processes(self, pod: Document) -> dict[str, int]:
         """Process ids of the running containers' inits, by container name."""
@@ -272,6 +292,17 @@ class ProcessRunner:
                 if error.reason != "NotFound":
                     _LOG.warning("%s %s/%s: %s", resource.plural, namespace, name, error)
 
+    async def prepare(self, facts: PodFacts, devices: Mapping[str, Mapping[str, str]]) -> None:
+        """Make the pod's place and join it to the network; PrepareFailed."""
+        await self.pods.prepare(facts, devices)
+        if self._network is not None:
+            await self._network.confined()
+
+    def freed(self) -> None:
+        """A pod's network has gone."""
+        if self._network is not None:
+            self._network.changed()
+
     async def prepare_devices(self, pod: Document) -> dict[str, dict[str, str]]:
         """Environment by container from the pod's claims; PrepareFailed in kubelet's wording."""
         if not has_claims(pod):
@@ -282,6 +313,15 @@ class ProcessRunner:
         except ClaimProblem as problem:
             text = f"Failed to prepare dynamic resources: prepare dynamic resources: {problem}"
             raise PrepareFailed("FailedPrepareDynamicResources", text) from problem
+
+
+def _pod_network(context: Context, config: NodeConfig) -> PodNetwork | None:
+    plan = config.network
+    if plan is None:
+        return None
+    zone = Zone(config.cluster_domain, zone_sources(context.informers), (plan.pods, plan.services))
+    nodes = [plan.node_address(index) for index in range(len(config.nodes))]
+    return PodNetwork(plan, config.root, nodes, DnsServer(zone))
 
 
 class PodActor:
@@ -356,7 +396,10 @@ class PodActor:
         return self._machine.pod
 
     def _facts(self) -> PodFacts:
-        address = self._runner.addresses.lend(self._uid)
+        if self._node.pod_network and self._pod["spec"].get("hostNetwork"):
+            address = self._node.address
+        else:
+            address = self._runner.addresses.lend(self._uid, self._node.pod_network)
         return PodFacts(self._pod, (address,), self._node.address, self._node.allocatable)
 
     # Instructions ------------------------------------------------------------------------------
@@ -387,7 +430,7 @@ class PodActor:
             facts = self._facts()
             await self._runner.fetch(self._pod)
             devices = await self._runner.prepare_devices(self._pod)
-            await self._runner.pods.prepare(facts, devices)
+            await self._runner.prepare(facts, devices)
         except PrepareFailed as failure:
             self.deliver(ev.PrepareFailed(failure.reason, str(failure)))
             return
@@ -401,6 +444,7 @@ class PodActor:
 
     async def _release(self) -> None:
         await self._runner.pods.release(self._uid)
+        self._runner.freed()
         self.deliver(ev.Released())
 
     def _do_StartContainer(self, instruction: ev.StartContainer) -> None:

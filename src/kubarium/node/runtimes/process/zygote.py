@@ -2,8 +2,9 @@
 
 It reads commands as JSON lines from its standard input and writes events to a pipe. When
 standard input ends - the agent has closed it, or was killed - every container is killed and the
-zygote ends. Pod namespaces (hostname, IPC) live as open descriptors here; pod tmpfs mounts live in
-the zygote's own mount namespace: none of them can outlive it.
+zygote ends. Pod namespaces (hostname, IPC, network) live as open descriptors here, and so does the
+router's network; pod tmpfs mounts live in the zygote's own mount namespace: none of them can
+outlive it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process import linux, networks
 from kubarium.node.runtimes.process.group_files import remove_groups
 from kubarium.node.runtimes.process.init import (
     Init,
@@ -69,6 +70,7 @@ class Zygote:
         self._by_pid: dict[int, _Container] = {}
         self._by_ident: dict[str, _Container] = {}
         self._pending = b""
+        self._router = -1
 
     def prepare(self) -> None:
         """Enter the zygote's own namespaces; OSError where the level is not to be had."""
@@ -123,6 +125,9 @@ class Zygote:
 
     def _do_sandbox(self, command: dict[str, Any]) -> None:
         sandbox = _Sandbox()
+        if command.get("network"):
+            with socket.socket(fileno=self._descriptors.pop(0)) as peer:
+                sandbox.namespaces.append((_make_network(command, peer), linux.CLONE_NEWNET))
         if self._level != PLAIN:
             self._make_namespaces(sandbox, command["hostname"])
             for path, options in command["tmpfs"]:
@@ -144,6 +149,25 @@ class Zygote:
             for name, descriptor in own.items():
                 linux.setns(descriptor, kinds[name])
                 os.close(descriptor)
+
+    def _do_router(self, command: dict[str, Any]) -> None:
+        """The network that joins those of the pods."""
+        with socket.socket(fileno=self._descriptors.pop(0)) as peer:
+            router = _make_network(command, peer)
+        if self._router >= 0:
+            os.close(self._router)
+        self._router = router
+        self.report({"event": "ready", "id": command["id"]})
+
+    def _do_sockets(self, command: dict[str, Any]) -> None:
+        """Sockets in a pod's network, or the router's; none if there is no such network."""
+        sandbox = self._sandboxes.get(command["sandbox"], _Sandbox())
+        found = [fd for fd, kind in sandbox.namespaces if kind == linux.CLONE_NEWNET]
+        namespace = found[0] if found else -1 if command["sandbox"] else self._router
+        with socket.socket(fileno=self._descriptors.pop(0)) as peer:
+            if namespace >= 0:
+                kinds = [tuple(kind) for kind in command["sockets"]]
+                _hand_over(peer, networks.sockets_in(namespace, kinds))
 
     def _do_remove(self, command: dict[str, Any]) -> None:
         sandbox = self._sandboxes.pop(command["id"], _Sandbox())
@@ -227,11 +251,21 @@ class Zygote:
             self._commands.detach()
             for descriptor in self._descriptors:  # meant for other containers
                 os.close(descriptor)
+            self._let_go_of_networks(sandbox)
             os.dup2(null, 0)
             os.setsid()
             Init(command["id"], command["spec"], control[0], self._events).run(sandbox.namespaces)
         finally:
             os._exit(1)
+
+    def _let_go_of_networks(self, but: _Sandbox) -> None:
+        """An init must not keep what belongs to other pods beyond their end."""
+        if self._router >= 0:
+            os.close(self._router)
+        for sandbox in self._sandboxes.values():
+            if sandbox is not but:
+                for descriptor, _ in sandbox.namespaces:
+                    os.close(descriptor)
 
     def _do_destroy(self, command: dict[str, Any]) -> None:
         """For an init that no longer listens (someone stopped it)."""
@@ -323,6 +357,25 @@ class Zygote:
                 break
         for folder in self._groups:
             remove_groups(folder)
+
+
+def _make_network(command: dict[str, Any], peer: socket.socket) -> int:
+    """A new network, whose sockets go to ``peer``; its descriptor."""
+    kinds = [tuple(kind) for kind in command["sockets"]]
+    namespace, *found = networks.new_network(kinds, command.get("sysctls", {}))
+    _hand_over(peer, [os.dup(namespace), *found])
+    return namespace
+
+
+def _hand_over(peer: socket.socket, descriptors: list[int]) -> None:
+    """Give them away, and keep none. That nobody waits for them any more is no error."""
+    try:
+        socket.send_fds(peer, [b"+"], descriptors)
+    except OSError:
+        return
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def main() -> None:
