@@ -558,7 +558,7 @@ def test_a_pod_cannot_speak_with_anothers_address(level, tmp_path):
     run(main)
 
 
-# Ends ----------------------------------------------------------------------------------------------
+# Ends ------------------------------------------------------------------------------------------
 
 
 def test_a_new_router_takes_the_place_of_a_killed_one(level, tmp_path):

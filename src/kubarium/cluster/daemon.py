@@ -21,6 +21,7 @@ from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile
+from kubarium.cluster.leftovers import end_pods
 from kubarium.cluster.state import ServerRecord, StateDirectory
 
 LOG_TAIL_LINES = 15
@@ -43,6 +44,8 @@ OnReady = Callable[[ServerRecord], None]
 def start_here(launch: Launch, on_ready: OnReady) -> None:
     """Serve until SIGTERM or SIGINT. ``on_ready`` is called once the API answers."""
     launch.state.create()
+    if launch.in_memory:
+        end_pods(launch.state)  # what they belonged to is not read
     uvloop.run(_serve(launch, on_ready, monotonic()))
 
 

@@ -87,6 +87,8 @@ class EmbeddedCluster:
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._network: Choice | None = None
+        # Whether pods' processes go on when this process is killed, for the next to take over.
+        self.pods_survive = False
 
     @staticmethod
     def on_disk(
@@ -96,7 +98,10 @@ class EmbeddedCluster:
         clock = RealClock()
         store = MemoryStore() if in_memory else SqliteStore.open(state.store)
         authority = Authority.open(state.pki, clock)
-        return EmbeddedCluster(file, clock, Chance(), store, state.nodes, authority)
+        cluster = EmbeddedCluster(file, clock, Chance(), store, state.nodes, authority)
+        # Pods of objects that are forgotten have nobody to take them over.
+        cluster.pods_survive = not in_memory
+        return cluster
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -114,6 +119,7 @@ class EmbeddedCluster:
             port,
             access.ca_pem.decode() if access else "",
             self._network,
+            self.pods_survive,
         )
         for component in self._components(configs):
             self._run(component)

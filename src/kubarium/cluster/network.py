@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -11,8 +10,12 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
 from kubarium.node.network.netlink.channel import Channel
-from kubarium.node.network.netlink.links import all_routes, delete_link, routed_networks
-from kubarium.node.network.netlink.wire import NetlinkError
+from kubarium.node.network.netlink.links import (
+    all_links,
+    all_routes,
+    link_indexes,
+    routed_networks,
+)
 from kubarium.node.network.plan import CHOICES, NetworkPlan, choose, number_of, overlaps
 from kubarium.node.network.pod_network import uplink_name
 from kubarium.node.network.trial import refusal
@@ -82,11 +85,11 @@ def _claim(number: int) -> socket.socket | None:
 
 
 def _routes(root: str) -> list[IPv4Network]:
-    """What the machine has routes to, but for a link of this very cluster's that is just going."""
+    """What the machine has routes to, but for those of this very cluster, whose pods may have
+    gone on without it."""
     channel = Channel.here()
     try:
-        with contextlib.suppress(NetlinkError):
-            channel.ask(delete_link(uplink_name(root)))
-        return routed_networks(channel.dump(all_routes()))
+        own = link_indexes(channel.dump(all_links())).get(uplink_name(root), 0)
+        return routed_networks(channel.dump(all_routes()), but_by=own)
     finally:
         channel.close()

@@ -16,6 +16,7 @@ def node_configs(
     api_port: int,
     api_ca: str,
     network: Choice | None = None,
+    pods_survive: bool = False,
 ) -> list[NodeConfig]:
     """One agent for each runtime that the pools name. ``root`` holds pods' files (process only)."""
     configs = []
@@ -32,6 +33,7 @@ def node_configs(
                 api_ca=api_ca,
                 network=network.plan if network and runtime == PROCESS else None,
                 no_network=network.why if network else "",
+                pods_survive=pods_survive and runtime == PROCESS,
             )
         )
     return configs

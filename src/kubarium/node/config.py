@@ -98,6 +98,8 @@ class NodeConfig:
     # The pods' own network; None: they share the machine's, for the reason given.
     network: NetworkPlan | None = None
     no_network: str = ""
+    # Whether pods go on when the agent is killed, for the next one to find.
+    pods_survive: bool = False
 
 
 def machine_capacity() -> dict[str, str]:

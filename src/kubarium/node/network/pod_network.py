@@ -87,22 +87,38 @@ class PodNetwork:
         namespace, *found = descriptors
         opened = [socket.socket(fileno=descriptor) for descriptor in found]
         os.close(namespace)
+        self._take(opened)
+        assert self._router is not None
+        index = links.LOOPBACK_INDEX
+        self._router.routes.ask_all([links.up(index), links.address(index, self.plan.router)])
+        self._listen()
+        if self.plan.uplink:
+            self._connect_machine(self._router.routes)
+        self.built.set()
+
+    def rejoin(self, descriptors: Sequence[int]) -> None:
+        """Take over a router that is set up already: descriptors of ROUTER_SOCKETS. OSError."""
+        self._take([socket.socket(fileno=descriptor) for descriptor in descriptors])
+        self._listen()
+        self.built.set()
+
+    def adopt(self, uid: str, address: str) -> None:
+        """A pod whose cable is there already."""
+        self._attached[uid] = address
+
+    def _take(self, opened: list[socket.socket]) -> None:
         self._let_go()
         routes, rules, *self._sockets = opened
         self._router = _Router(Channel(routes), Channel(rules))
         self._applied = None
-        router = self.plan.router
-        index = links.LOOPBACK_INDEX
-        self._router.routes.ask_all([links.up(index), links.address(index, router)])
+
+    def _listen(self) -> None:
         datagrams, streams, relay = self._sockets
         for one, port in ((datagrams, DNS_PORT), (streams, DNS_PORT), (relay, RELAY_PORT)):
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind((router, port))
+            one.bind((self.plan.router, port))
         for one in (streams, relay):
             one.listen(_BACKLOG)
-        if self.plan.uplink:
-            self._connect_machine(self._router.routes)
-        self.built.set()
 
     def _connect_machine(self, routes: Channel) -> None:
         """A cable from the router to the machine, which has the nodes' addresses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from ipaddress import IPv4Network
 
 from kubarium.node.network.netlink.wire import (
@@ -118,12 +119,16 @@ def all_routes() -> Message:
     return Message(_GETROUTE, payload, 0, "routes")
 
 
-def routed_networks(answers: list[Answer]) -> list[IPv4Network]:
-    """What the main table has routes to, but for the default one."""
+def routed_networks(answers: list[Answer], but_by: int = 0) -> list[IPv4Network]:
+    """What the main table has routes to, but for the default one and those by link ``but_by``."""
     found = []
     for answer in answers:
         family, prefix, _, _, table, *_ = _ROUTE.unpack_from(answer.payload)
-        raw = attributes(answer.payload[_ROUTE.size :]).get(_RTA_DST)
+        found_in = attributes(answer.payload[_ROUTE.size :])
+        raw = found_in.get(_RTA_DST)
+        link = int.from_bytes(found_in.get(_RTA_OIF, b""), sys.byteorder)
+        if link == but_by and but_by:
+            continue
         if family == socket.AF_INET and table == _TABLE_MAIN and raw is not None:
             found.append(IPv4Network((raw, prefix)))
     return found

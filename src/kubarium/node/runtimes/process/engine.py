@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -46,6 +48,8 @@ LEVELS = (ROOT, USER_NAMESPACE, PLAIN)
 _KILL_PATIENCE_S = 2.0
 _READ_BYTES = 1 << 16
 _MOST_SOCKETS = 64
+# A zygote that waits for an agent answers at once.
+_REATTACH_S = 5.0
 _CONTAINER_GONE = ExecResult(126, "container is not running")
 _KILLED = 128 + int(signal.SIGKILL)
 _TRIAL, _TRIAL_CONTAINER = "trial", "trial-container"
@@ -108,6 +112,45 @@ class _Waiters:
     execs: dict[str, asyncio.Future[ExecResult]] = field(default_factory=dict)
 
 
+def _greeted(connection: socket.socket) -> tuple[dict[str, Any], int]:
+    """What a zygote says to the agent that takes it over: what there is, and the pipe's end."""
+    mark, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if mark != b"+" or not descriptors:
+        raise ValueError("not taken")
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = connection.recv(_READ_BYTES)
+        if not piece:
+            raise ValueError("cut off")
+        data += piece
+    return json.loads(data), descriptors[0]
+
+
+def _wait_for_stranger(pid: int) -> None:
+    """Until a process that is no child of ours has ended; ProcessLookupError if it has already."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
+
+
+def end_lingering(name: str) -> bool:
+    """End a zygote that waits for an agent, and all that runs in it; false if there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_REATTACH_S)
+        try:
+            connection.connect(f"\0{name}")
+            greeting, events = _greeted(connection)
+        except (OSError, ValueError):
+            return False
+        os.close(events)
+        connection.sendall(b'{"op": "end", "id": ""}\n')
+    with contextlib.suppress(ProcessLookupError):
+        _wait_for_stranger(greeting["pid"])
+    return True
+
+
 # Called with a network's descriptor and the sockets asked for in it, which are its own now.
 OnNetwork = Callable[[list[int]], None]
 SocketKind = tuple[int, int, int]
@@ -134,7 +177,13 @@ class _Sandbox:
 class ProcessEngine:
     """One zygote and what runs in it. ``on_exit(container, status)`` is called once for each."""
 
-    def __init__(self, clock: Clock, on_exit: Callable[[str, ExitStatus], None]) -> None:
+    def __init__(
+        self, clock: Clock, on_exit: Callable[[str, ExitStatus], None], name: str = ""
+    ) -> None:
+        """With a ``name`` (of the machine's abstract sockets) containers survive this process, to
+        be found again by :meth:`reattach`."""
+        self._name = name
+        self._zygote_pid = 0
         self._clock = clock
         self._on_exit = on_exit
         self._waiters: dict[str, _Waiters] = {}
@@ -183,11 +232,12 @@ class ProcessEngine:
             "import sys; sys.path.insert(0, sys.argv.pop(1));"
             "from kubarium.node.runtimes.process.zygote import main; main()"
         )
-        argv = [sys.executable, "-I", "-S", "-c", program, _SOURCE, level, str(write)]
-        argv += self.groups
+        argv = [sys.executable, "-I", "-S", "-c", program, _SOURCE, level, str(write), str(read)]
+        argv += [self._name, *self.groups]
         self._process = subprocess.Popen(  # noqa: ASYNC220 - takes about a millisecond (vfork)
-            argv, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=(write,), cwd="/"
+            argv, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=(write, read), cwd="/"
         )
+        self._zygote_pid = self._process.pid
         theirs.close()
         os.close(write)
         ours.setblocking(False)
@@ -204,6 +254,63 @@ class ProcessEngine:
             self._closing = False
             return str(error)
         return ""
+
+    async def reattach(self) -> bool:
+        """Take over the zygote of an earlier agent, with all that runs in it; false if there is
+        none. StartError if another agent has it."""
+        if not self._name:
+            return False
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_REATTACH_S)
+        try:
+            connection.connect(f"\0{self._name}")
+        except OSError:
+            connection.close()
+            return False
+        try:
+            greeting, events = await asyncio.to_thread(_greeted, connection)
+        except (OSError, ValueError) as error:
+            connection.close()
+            raise StartError(
+                "the containers of this node belong to an agent that still runs: stop it first"
+            ) from error
+        connection.setblocking(False)
+        os.set_blocking(events, False)
+        self._commands, self._events, self._pending = connection, events, b""
+        self.level, self._zygote_pid = greeting["level"], greeting["pid"]
+        for ident, pid in greeting["containers"].items():
+            self._waiters[ident] = _Waiters(pid=pid)
+        asyncio.get_running_loop().add_reader(events, self._readable)
+        self._up.set()
+        return True
+
+    def is_running(self, ident: str) -> bool:
+        """Whether the container's command has not ended yet, as far as we have heard."""
+        waiters = self._waiters.get(ident)
+        return waiters is not None and not waiters.exited
+
+    def adopt_sandbox(
+        self, ident: str, hostname: str, tmpfs: list[tuple[str, str]], network: Network | None
+    ) -> None:
+        """A sandbox that the zygote has from an earlier agent, as it would have to be made."""
+        self._sandboxes[ident] = _Sandbox(hostname, tmpfs, network)
+
+    async def adopt_router(self, network: Network) -> None:
+        """The router that the zygote has from an earlier agent: new sockets in it. StartError."""
+        found = await self.sockets("", network.sockets)
+        network.on_network([one.detach() for one in found])
+
+    def remember_router(self, network: Network) -> None:
+        """How the router would have to be made again."""
+        self._router = network
+
+    async def _wait_for_zygote(self) -> None:
+        """Until it has ended, whoever's child it is."""
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            await asyncio.to_thread(_wait_for_stranger, self._zygote_pid)
 
     async def _try_container(self) -> str:
         """Build one root and run one command in it: "" or why containers would fail here."""
@@ -228,8 +335,7 @@ class ProcessEngine:
     async def _respawn(self) -> None:
         """Somebody has killed the zygote: a new one, with the sandboxes that the pods still have.
         Their containers have ended with the old one and are restarted by their pods."""
-        assert self._process is not None
-        await asyncio.to_thread(self._process.wait)
+        await self._wait_for_zygote()
         problem = await self._spawn(self.level)
         if problem:
             _LOG.error("the container runtime cannot be restarted: %s", problem)
@@ -244,11 +350,13 @@ class ProcessEngine:
         """Kill every container and end the zygote; returns when all of them are gone."""
         self._closing = True
         self._up.set()
-        if self._commands is None or self._process is None:
+        if self._commands is None:
             return
+        with contextlib.suppress(OSError):
+            self._commands.send(b'{"op": "end", "id": ""}\n')
         self._commands.close()
         self._commands = None
-        await asyncio.to_thread(self._process.wait)
+        await self._wait_for_zygote()
         self._readable()
         if self._events >= 0:
             self._stop_reading()
@@ -256,7 +364,7 @@ class ProcessEngine:
     @property
     def pid(self) -> int:
         """The zygote's process id; 0 before it is started."""
-        return self._process.pid if self._process else 0
+        return self._zygote_pid
 
     def pid_of(self, ident: str) -> int:
         """The process id of a container's init; 0 if it is gone."""

@@ -35,6 +35,8 @@ MAX_EXEC_OUTPUT = 2000
 MAX_LOG_LINE = 16 * 1024
 # kubelet's containerLogMaxSize and containerLogMaxFiles.
 MAX_LOG_BYTES, MAX_LOG_FILES = 10 << 20, 5
+# How the command ended is kept in a file of this suffix beside the log.
+OUTCOME = ".exit"
 _READ_BYTES = 64 * 1024
 # How long output is still read after the command has ended.
 _DRAIN_S = 0.2
@@ -85,6 +87,19 @@ class LogFile:
             last = self._rotations - MAX_LOG_FILES + 1
             os.unlink(f"{self._name}.{last}", dir_fd=self._folder)
         self._open()
+
+    def write_beside(self, suffix: str, data: bytes) -> None:
+        """A small file next to the log, whole or not at all."""
+        stem = self._name.removesuffix(".log")
+        temporary = f".{stem}{suffix}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        file = os.open(temporary, flags, 0o640, dir_fd=self._folder)
+        try:
+            os.write(file, data)
+        finally:
+            os.close(file)
+        target = f"{stem}{suffix}"
+        os.rename(temporary, target, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def feed(self, stream: str, data: bytes) -> None:
         lines = (self._rest[stream] + data).split(b"\n")
@@ -485,8 +500,12 @@ class Init:
         self._kill_everything()
         while self._streams and self._serve(_DRAIN_S):
             pass
-        self._log.close()
         code, number = exit_code(self._status)
+        with contextlib.suppress(OSError):  # for an agent that is not there to hear the event
+            self._log.write_beside(
+                OUTCOME, json.dumps([code, number, time.time_ns() / 1e9]).encode()
+            )
+        self._log.close()
         self._report("exited", code=code, signal=number)
 
     def _kill_everything(self) -> None:

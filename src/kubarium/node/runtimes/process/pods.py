@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -10,7 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from kubarium.node.images import (
     InvalidImageName,
     UnknownImage,
 )
+from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.logs import read_log
 from kubarium.node.network.dial import Dialer
 from kubarium.node.network.dns.server import RESOLVERS_FILE
@@ -44,7 +46,7 @@ from kubarium.node.network.names import pod_hostname
 from kubarium.node.network.pod_network import POD_SOCKETS, ROUTER_SOCKETS, PodNetwork
 from kubarium.node.network.resolv import asks_cluster, resolv_conf
 from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
-from kubarium.node.runtimes.process import machine_files, measured
+from kubarium.node.runtimes.process import checkpoint, machine_files, measured
 from kubarium.node.runtimes.process.cgroups import (
     Amounts,
     Cgroups,
@@ -52,6 +54,7 @@ from kubarium.node.runtimes.process.cgroups import (
     pod_amounts,
     widest,
 )
+from kubarium.node.runtimes.process.checkpoint import Checkpoint, StartedContainer
 from kubarium.node.runtimes.process.engine import (
     ExecResult,
     ExitStatus,
@@ -61,11 +64,14 @@ from kubarium.node.runtimes.process.engine import (
     ProcessSpec,
     StartError,
 )
+from kubarium.node.runtimes.process.init import OUTCOME
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, home_of, identity_of, sysctls_of
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
 
 _TERMINATION_BYTES = 4096
+# Of a container that is gone without having said how it ended.
+_LOST = ExitStatus(137, 0)
 _FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
 
 
@@ -108,6 +114,9 @@ class _Pod:
     limits: dict[str, int | None] = field(default_factory=dict)  # name -> bytes of memory
     whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    # Volumes of an adopted pod, until they have been looked at again.
+    adopting: asyncio.Task[None] | None = None
 
 
 # (pod uid, container, attempt, status, termination message, out of memory)
@@ -138,7 +147,9 @@ class ProcessPods:
         self._warn = warn
         self._root = Path(config.root).resolve()
         self._images = ImageCatalogue(config.images)
-        self._engine = ProcessEngine(clock, self._exited)
+        name = runtime_name(config.root) if config.pods_survive else ""
+        self._engine = ProcessEngine(clock, self._exited, name)
+        self._found: dict[str, Checkpoint] = {}
         self._network = network
         self.dialer = Dialer(config.network, self._engine.sockets)
         self._groups = Cgroups(shortfall="not looked for yet")
@@ -149,21 +160,41 @@ class ProcessPods:
         self._submounts: list[str] = []
 
     async def start(self) -> None:
-        """Clear what an earlier agent left, start the zygote."""
-        shutil.rmtree(self._root / "pods", ignore_errors=True)
+        """Take over what an earlier agent left running; otherwise clear its files and start the
+        zygote."""
+        found = await self._engine.reattach()
+        if found:
+            self._read_checkpoints()
+        else:
+            shutil.rmtree(self._root / "pods", ignore_errors=True)
         (self._root / "pods").mkdir(parents=True, exist_ok=True)
         wanted = self._config.isolation
         if sys.platform == "linux":
-            self._groups = Cgroups.open(hashlib.sha256(str(self._root).encode()).hexdigest()[:12])
+            tag = hashlib.sha256(str(self._root).encode()).hexdigest()[:12]
+            self._groups = Cgroups.open(tag, keep=found)
         self._engine.groups = self._groups.folders
-        await self._engine.start((wanted,) if wanted else isolation.LEVELS)
+        if not found:
+            await self._engine.start((wanted,) if wanted else isolation.LEVELS)
         if self._engine.level != isolation.PLAIN:
             self._kept_tmp = machine_files.folders_in_tmp()
             self._submounts = machine_files.submounts(str(self._root))
         if self._engine.level == isolation.ROOT:
             self._passable = machine_files.impassable_folders()
         if self._network is not None:
-            await self._engine.open_router(Network(ROUTER_SOCKETS, self._network.build))
+            router = Network(ROUTER_SOCKETS, self._network.build)
+            if found:
+                await self._engine.adopt_router(replace(router, on_network=self._network.rejoin))
+                self._engine.remember_router(router)
+            else:
+                await self._engine.open_router(router)
+
+    def _read_checkpoints(self) -> None:
+        for place in (self._root / "pods").iterdir():
+            found = checkpoint.read(place)
+            if found is not None:
+                self._found[found.uid] = found
+            else:  # its agent was killed before anything had been started in it
+                shutil.rmtree(place, ignore_errors=True)
 
     async def close(self) -> None:
         """Kill everything and remove the pods' files."""
@@ -210,13 +241,97 @@ class ProcessPods:
             (place / "etc/resolv.conf").write_text(self._resolv_conf(facts.pod))
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
         tmpfs += [(str(path), options) for path, options in volumes.memory]
+        hostname, address = pod_hostname(facts.pod), facts.pod_ips[0]
+        written = Checkpoint(uid, address, hostname, tmpfs, network is not None, device_env)
+        self._pods[uid].checkpoint = written
         try:
+            written.write(place)
             self._pods[uid].whole = whole = pod_amounts(facts.pod)
             self._groups.create_pod(uid, whole)
-            await self._engine.create_sandbox(uid, pod_hostname(facts.pod), tmpfs, network)
+            await self._engine.create_sandbox(uid, hostname, tmpfs, network)
         except (KubariumError, OSError) as error:
             text = f"Failed to create pod sandbox: {error}"
             raise PrepareFailed("FailedCreatePodSandBox", text) from error
+
+    # Taking over ---------------------------------------------------------------------------------
+
+    def find(self, uid: str) -> Adopted | None:
+        """What an earlier agent left of a pod; None if nothing."""
+        found = self._found.get(uid)
+        if found is None:
+            return None
+        containers = {
+            name: AdoptedContainer(
+                started.attempt,
+                f"kubarium://{_ident(uid, name, started.attempt)}",
+                started.image_id,
+                started.started_at,
+            )
+            for name, started in found.containers.items()
+        }
+        return Adopted((found.address,), containers)
+
+    def adopt(self, facts: PodFacts) -> None:
+        """Take over what :meth:`find` told of; after it :meth:`ended_meanwhile` may be asked."""
+        uid = facts.pod["metadata"]["uid"]
+        found = self._found.pop(uid)
+        place = self._root / "pods" / uid
+        volumes = PodVolumes(facts, place / "volumes", self._sources)
+        pod = self._pods[uid] = _Pod(facts, place, volumes, found.device_env, checkpoint=found)
+        network = self._network_of(facts) if found.own_network else None
+        if network is not None and self._network is not None:
+            self._network.adopt(uid, found.address)
+        self._engine.adopt_sandbox(uid, found.hostname, found.tmpfs, network)
+        asks = network is not None and asks_cluster(facts.pod)
+        self._hosts.add(facts.pod, found.address, place / "etc/hosts", names=not asks)
+        pod.whole = pod_amounts(facts.pod)
+        for name, started in found.containers.items():
+            ident = _ident(uid, name, started.attempt)
+            pod.containers[name] = ident
+            pod.groups[name] = f"{name}_{started.attempt}"
+            pod.limits[name] = container_amounts(found.resources.get(name)).memory
+            self._idents[ident] = (uid, name, started.attempt)
+            pod.running[name] = None
+        pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
+
+    async def _look_at_volumes(self, pod: _Pod) -> None:
+        """Bring them up to date; what fails now is tried again with the next refresh."""
+        try:
+            await pod.volumes.set_up()
+        except MountProblem as problem:
+            self._warn(pod.facts.pod, "FailedMount", str(problem))
+
+    def report_ended(self, uid: str) -> None:
+        """Tell of adopted containers that ended while there was no agent, or that are lost."""
+        pod = self._pods[uid]
+        for name, ident in list(pod.containers.items()):
+            attempt = self._idents[ident][2]
+            ended = checkpoint.outcome(self._log(pod, name, attempt), OUTCOME)
+            if ended is not None:
+                self._exited(ident, ExitStatus(ended[0], ended[1]))
+            elif not self._engine.is_running(ident):
+                self._exited(ident, _LOST)
+
+    async def drop_orphans(self, known: Callable[[str], bool]) -> None:
+        """End what an earlier agent left of pods that the API does not know any more."""
+        for uid in [uid for uid in self._found if not known(uid)]:
+            found = self._found.pop(uid)
+            for name, started in found.containers.items():
+                ident = _ident(uid, name, started.attempt)
+                if self._engine.is_running(ident):
+                    await self._engine.send_signal(ident, signal.SIGKILL)
+            self._groups.remove(uid)
+            self._engine.adopt_sandbox(uid, found.hostname, found.tmpfs, None)
+            if self._network is not None:
+                self._network.adopt(uid, found.address)
+                self._network.detach(uid)
+            with contextlib.suppress(StartError):
+                await self._engine.remove_sandbox(uid)
+            shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
+
+    @staticmethod
+    def _log(pod: _Pod, name: str, attempt: int) -> Path:
+        return pod.place / "logs" / name / f"{attempt}.log"
 
     def _network_of(self, facts: PodFacts) -> Network | None:
         """The pod's own network, unless it asks for the node's or there are none."""
@@ -336,8 +451,10 @@ class ProcessPods:
     ) -> Prepared:
         """Start one attempt of a container; StartFailed if it does not come to run."""
         pod = self._pods[uid]
+        if pod.adopting is not None:
+            await pod.adopting
         name = container["name"]
-        ident = hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
+        ident = _ident(uid, name, attempt)
         try:
             self._make_group(pod, container, attempt)
             spec = self._spec(pod, container, attempt, image)
@@ -348,6 +465,8 @@ class ProcessPods:
         self._idents[ident] = (uid, name, attempt)
         pod.containers[name] = ident
         pod.running[name] = None
+        started = StartedContainer(attempt, image.image_id)
+        self._write_down(pod, container, started)
         try:
             await self._engine.start_container(ident, uid, spec)
         except StartError as error:
@@ -359,7 +478,17 @@ class ProcessPods:
                 "failed: runc create failed: unable to start container process: error during "
                 f"container init: {error}",
             ) from error
+        started.started_at = self._clock.now()
+        self._write_down(pod, container, started)
         return Prepared(f"kubarium://{ident}", image.image_id)
+
+    @staticmethod
+    def _write_down(pod: _Pod, container: Mapping[str, Any], started: StartedContainer) -> None:
+        if pod.checkpoint is not None:
+            pod.checkpoint.containers[container["name"]] = started
+            pod.checkpoint.resources[container["name"]] = container.get("resources")
+            with contextlib.suppress(OSError):  # a full disk: it will not be found again
+                pod.checkpoint.write(pod.place)
 
     def _make_group(self, pod: _Pod, container: Mapping[str, Any], attempt: int) -> None:
         """A fresh one for each attempt: counters start at zero. OSError if it cannot be made."""
@@ -641,6 +770,16 @@ class ProcessPods:
             return self._idents.get(ident) == (uid, name, attempt)
 
         return read_log(str(folder / f"{attempt}.log"), options, self._clock, running)
+
+
+def runtime_name(root: str) -> str:
+    """The name by which the containers of the agent with this folder are found again."""
+    digest = hashlib.sha256(str(Path(root).resolve()).encode()).hexdigest()
+    return f"kubarium-runtime-{digest[:16]}"
+
+
+def _ident(uid: str, name: str, attempt: int) -> str:
+    return hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
 
 
 def _mounts(container: Mapping[str, Any]) -> list[Mapping[str, Any]]:

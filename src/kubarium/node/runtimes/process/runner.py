@@ -28,6 +28,7 @@ from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims
 from kubarium.node.environment import Sources
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.adoption import Adopted
 from kubarium.node.lifecycle.machine import PodMachine
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import PodAddresses
@@ -172,6 +173,10 @@ class ProcessRunner:
             await informers.get(resource).wait_synced()
         if self._network is not None:
             await self._network.start()
+        pods = informers.get(PODS)
+        await pods.wait_synced()
+        there = {pod["metadata"]["uid"] for pod in pods.items()}
+        await self.pods.drop_orphans(lambda uid: uid in there)
         for resource in (PODS, SERVICES):
             informers.get(resource).on_change(lambda old, new: self._hosts.changed())
 
@@ -201,7 +206,15 @@ class ProcessRunner:
         uid = pod["metadata"]["uid"]
         actor = self._actors.get(uid)
         if actor is None:
-            actor = self._actors[uid] = PodActor(self, pod, node)
+            adopted = self.pods.find(uid)
+            actor = self._actors[uid] = PodActor(self, pod, node, adopted)
+            if adopted is not None:
+                self.addresses.keep(uid, adopted.pod_ips[0], node.pod_network)
+                self.pods.adopt(actor.facts())
+                self.pods.report_ended(uid)
+                self.network_changed()
+                if actor.machine.finished and actor.machine.released:
+                    self.spawn(self.pods.release(uid))
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
 
@@ -298,8 +311,8 @@ class ProcessRunner:
         if self._network is not None:
             await self._network.confined()
 
-    def freed(self) -> None:
-        """A pod's network has gone."""
+    def network_changed(self) -> None:
+        """A pod's network is there, or has gone."""
         if self._network is not None:
             self._network.changed()
 
@@ -327,11 +340,17 @@ def _pod_network(context: Context, config: NodeConfig) -> PodNetwork | None:
 class PodActor:
     """One pod: its machine, and the tasks that carry out the machine's instructions."""
 
-    def __init__(self, runner: ProcessRunner, pod: Document, node: NodeFacts) -> None:
+    def __init__(
+        self,
+        runner: ProcessRunner,
+        pod: Document,
+        node: NodeFacts,
+        adopted: Adopted | None = None,
+    ) -> None:
         self._runner = runner
         self._node = node
         self._clock = runner.context.clock
-        self._machine = PodMachine(pod, self._clock.now())
+        self._machine = PodMachine(pod, self._clock.now(), adopted=adopted)
         self._uid: str = pod["metadata"]["uid"]
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
@@ -395,7 +414,8 @@ class PodActor:
     def _pod(self) -> Document:
         return self._machine.pod
 
-    def _facts(self) -> PodFacts:
+    def facts(self) -> PodFacts:
+        """What containers see of the pod; it has its address from here on."""
         if self._node.pod_network and self._pod["spec"].get("hostNetwork"):
             address = self._node.address
         else:
@@ -427,7 +447,7 @@ class PodActor:
 
     async def _prepare(self) -> None:
         try:
-            facts = self._facts()
+            facts = self.facts()
             await self._runner.fetch(self._pod)
             devices = await self._runner.prepare_devices(self._pod)
             await self._runner.prepare(facts, devices)
@@ -444,7 +464,7 @@ class PodActor:
 
     async def _release(self) -> None:
         await self._runner.pods.release(self._uid)
-        self._runner.freed()
+        self._runner.network_changed()
         self.deliver(ev.Released())
 
     def _do_StartContainer(self, instruction: ev.StartContainer) -> None:

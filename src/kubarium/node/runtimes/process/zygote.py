@@ -2,7 +2,11 @@
 
 It reads commands as JSON lines from its standard input and writes events to a pipe. When
 standard input ends - the agent has closed it, or was killed - every container is killed and the
-zygote ends. Pod namespaces (hostname, IPC, network) live as open descriptors here, and so does the
+zygote ends; unless pods are to survive their agent: then the zygote waits for the next one, which
+finds it by a name that only one process of the machine can have, and keeps what is written to the
+pipe meanwhile.
+
+Pod namespaces (hostname, IPC, network) live as open descriptors here, and so does the
 router's network; pod tmpfs mounts live in the zygote's own mount namespace: none of them can
 outlive it.
 """
@@ -10,13 +14,16 @@ outlive it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
 import select
 import signal
 import socket
+import struct
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +41,9 @@ _END_PATIENCE_S = 0.1
 # How long an init may be too busy to take a command; a stopped one never takes it.
 _FORWARD_PATIENCE_S = 1.0
 _MAX_DESCRIPTORS = 16
+# How long pods go on without an agent: long enough to start it again, not for ever.
+LINGER_S = 600.0
+_EVENT_PIPE_BYTES, _F_SETPIPE_SZ = 1 << 20, 1031
 PLAIN, USER_NAMESPACE, ROOT = "plain", "user-namespace", "root"
 
 
@@ -59,8 +69,13 @@ class _Container:
 class Zygote:
     """Commands in, forks and events out."""
 
-    def __init__(self, level: str, events: int, groups: list[str]) -> None:
-        """``groups``: control groups that are to vanish with the containers."""
+    def __init__(
+        self, level: str, events: int, groups: list[str], name: str = "", unread: int = -1
+    ) -> None:
+        """``groups``: control groups that are to vanish with the containers. With a ``name`` the
+        zygote survives its agent; ``unread`` is the other end of the pipe for events."""
+        self._listener = _listen(name) if name else None
+        self._unread = unread
         self._level = level
         self._events = events
         self._groups = groups
@@ -100,10 +115,56 @@ class Zygote:
             ready = select.select([0, read], [], [])[0]
             if read in ready:
                 os.read(read, 512)
-            if 0 in ready and not self._read_commands():
+            if 0 in ready and not self._read_commands() and not self._wait_for_agent():
                 break
             self._reap()
         self._end()
+
+    # Without an agent --------------------------------------------------------------------------
+
+    def _do_end(self, command: dict[str, Any]) -> None:
+        """The agent is about to go for good."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _wait_for_agent(self) -> bool:
+        """Until another agent has come; false if none is to be expected (any more)."""
+        end = time.monotonic_ns() / 1e9 + LINGER_S
+        while self._listener is not None:
+            left = end - time.monotonic_ns() / 1e9
+            if left <= 0:
+                break
+            listener = self._listener
+            waiting: list[Any] = [listener, self._wakeup]
+            ready = select.select(waiting, [], [], left)[0]
+            if self._wakeup in ready:
+                os.read(self._wakeup, 512)
+                self._reap()
+            if listener in ready and self._accept(listener):
+                return True
+        return False
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take commands from who has connected, if it is the same user; say what there is."""
+        with listener.accept()[0] as peer:
+            raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            if struct.unpack("3i", raw)[1] != os.geteuid():
+                return False
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+            self._descriptors, self._pending = [], b""
+            there = {ident: container.pid for ident, container in self._by_ident.items()}
+            greeting = {"level": self._level, "pid": os.getpid(), "containers": there}
+            try:
+                socket.send_fds(peer, [b"+"], [self._unread])
+                peer.sendall(json.dumps(greeting).encode() + b"\n")
+            except OSError:
+                return False
+            self._commands.detach()
+            os.dup2(peer.fileno(), 0, inheritable=False)
+        self._commands = socket.socket(fileno=0)
+        return True
 
     def _read_commands(self) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._commands, 1 << 20, _MAX_DESCRIPTORS)
@@ -252,6 +313,9 @@ class Zygote:
             for descriptor in self._descriptors:  # meant for other containers
                 os.close(descriptor)
             self._let_go_of_networks(sandbox)
+            if self._listener is not None:
+                self._listener.close()
+                os.close(self._unread)
             os.dup2(null, 0)
             os.setsid()
             Init(command["id"], command["spec"], control[0], self._events).run(sandbox.namespaces)
@@ -359,6 +423,13 @@ class Zygote:
             remove_groups(folder)
 
 
+def _listen(name: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(f"\0{name}")
+    listener.listen(4)
+    return listener
+
+
 def _make_network(command: dict[str, Any], peer: socket.socket) -> int:
     """A new network, whose sockets go to ``peer``; its descriptor."""
     kinds = [tuple(kind) for kind in command["sockets"]]
@@ -379,10 +450,22 @@ def _hand_over(peer: socket.socket, descriptors: list[int]) -> None:
 
 
 def main() -> None:
-    """``sys.argv``: the level, the number of the inherited descriptor for events, and our control
-    groups."""
-    zygote = Zygote(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
-    os.set_inheritable(int(sys.argv[2]), False)
+    """``sys.argv``: the level, the inherited descriptors for events (both ends of the pipe), the
+    name to be found by, and our control groups."""
+    level, events, unread, name, *groups = sys.argv[1:]
+    for descriptor in (int(events), int(unread)):
+        os.set_inheritable(descriptor, False)
+    try:
+        zygote = Zygote(level, int(events), groups, name, int(unread))
+    except OSError as error:
+        text = f"another agent's containers still run here ({error.strerror})"
+        send_event(int(events), {"event": "refused", "id": "", "message": text})
+        return
+    if name:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(int(events), _F_SETPIPE_SZ, _EVENT_PIPE_BYTES)
+    else:
+        os.close(int(unread))
     try:
         zygote.prepare()
     except OSError as error:
