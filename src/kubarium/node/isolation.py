@@ -43,7 +43,7 @@ class Report:
 
 _NAMESPACES = (
     "each container has its own process, mount, IPC and hostname namespaces",
-    "every process of a container dies with it and with the agent",
+    "every process of a container dies with it",
     "the machine's files are seen through a private writable layer; volumes appear at their paths",
     "no-new-privileges and read-only root file systems are honoured",
 )
@@ -61,14 +61,15 @@ _SHARED_NETWORK = (
     "but two that listen on 0.0.0.0 with the same port clash; NetworkPolicies are not enforced"
 )
 _ALWAYS_MISSING = (
-    "seccomp, AppArmor and SELinux profiles are not applied",
+    "AppArmor, SELinux and seccomp profiles of one's own are not applied",
     "sizeLimit of emptyDir is enforced with medium Memory only",
 )
 
 
+_SECCOMP = "seccomp RuntimeDefault is honoured: a filter of the kernel's on system calls"
 _MAPPED = "runAsUser and runAsGroup are shown to the container; to the machine it is you"
 _NO_GROUPS = "fsGroup and supplementalGroups need root"
-_PLAIN_APPLIED = ("every process of a container dies with it and with the agent",)
+_PLAIN_APPLIED = ("every process of a container dies with it",)
 _PLAIN_MISSING = (
     "containers are plain processes of this user: no mount, process or hostname namespaces",
     "volumes do not appear at their mount paths; KUBARIUM_ROOT names a folder that has them",
@@ -132,10 +133,11 @@ def _level_report(level: str, refusals: dict[str, str]) -> Report:
             "runAsUser, runAsGroup, fsGroup and supplementalGroups are honoured",
             "capabilities are limited to the usual container set, with add and drop honoured",
         )
-        return Report(level, _NAMESPACES + users, _ALWAYS_MISSING, refusals)
+        return Report(level, (*_NAMESPACES, *users, _SECCOMP), _ALWAYS_MISSING, refusals)
     if level == USER_NAMESPACE:
-        return Report(level, (*_NAMESPACES, _MAPPED), (*_ALWAYS_MISSING, _NO_GROUPS), refusals)
-    return Report(PLAIN, _PLAIN_APPLIED, _PLAIN_MISSING + _ALWAYS_MISSING, refusals)
+        applied = (*_NAMESPACES, _MAPPED, _SECCOMP)
+        return Report(level, applied, (*_ALWAYS_MISSING, _NO_GROUPS), refusals)
+    return Report(PLAIN, (*_PLAIN_APPLIED, _SECCOMP), _PLAIN_MISSING + _ALWAYS_MISSING, refusals)
 
 
 async def probe(clock: Clock) -> Report:

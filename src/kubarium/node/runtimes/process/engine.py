@@ -92,6 +92,8 @@ class ProcessSpec:
     user: User | None
     root: RootFs | None
     no_new_privileges: bool = False
+    # A BPF program in hexadecimal that looks at each system call; "" for none.
+    seccomp: str = ""
     rlimits: dict[str, tuple[int, int]] = field(default_factory=dict)
     # Control groups to enter: files that take a process id.
     joins: list[str] = field(default_factory=list)

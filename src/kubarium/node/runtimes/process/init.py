@@ -177,8 +177,15 @@ class Init:
     """The life of one container, from namespaces to the last report."""
 
     def __init__(
-        self, ident: str, spec: dict[str, Any], control: socket.socket, events: int
+        self,
+        ident: str,
+        spec: dict[str, Any],
+        control: socket.socket,
+        events: int,
+        limits: dict[str, tuple[int, int]] | None = None,
     ) -> None:
+        """``limits`` (of ``RLIMIT_…``) are given back to the command."""
+        self._limits = limits or {}
         self._ident = ident
         self._spec = spec
         self._control = control
@@ -297,18 +304,29 @@ class Init:
                 signal.signal(number, signal.SIG_DFL)
             os.umask(0o022)
             _change_directory(self._spec["cwd"])
-            for name, (soft, hard) in self._spec.get("rlimits", {}).items():
-                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
-            self._change_user()
+            for name, limits in (self._limits | self._spec.get("rlimits", {})).items():
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), tuple(limits))
+            self._restrict()
             if self._spec.get("root") is None and sys.platform == "linux":
                 linux.die_with_parent(signal.SIGKILL)
-            if self._spec.get("no_new_privileges"):
-                linux.forbid_new_privileges()
             _execute(argv, self._spec["env"])
         except OSError as error:
             os.write(problems, (error.strerror or str(error)).encode())
         finally:
             os._exit(127)
+
+    def _restrict(self) -> None:
+        """User, capabilities, privileges, system calls. The filter takes a privilege to install
+        that most users lack afterwards, and forbids what mapping a user takes."""
+        user, program = self._spec.get("user"), bytes.fromhex(self._spec.get("seccomp") or "")
+        if self._spec.get("no_new_privileges"):
+            linux.forbid_new_privileges()
+        first = program and not (user and user.get("map"))
+        if first:
+            linux.install_filter(program)
+        self._change_user()
+        if program and not first:
+            linux.install_filter(program)
 
     def _change_user(self) -> None:
         user = self._spec.get("user")
@@ -334,8 +352,11 @@ class Init:
         control = self._control.fileno()
         readers = [control, self._wakeup, *self._streams]
         readers += [run.reader for run in self._execs.values() if run.reader >= 0]
-        ready = select.select(readers, [], [], timeout_s)[0]
-        for descriptor in ready:
+        poller = select.poll()  # select(2) knows no descriptor above 1023
+        for descriptor in readers:
+            poller.register(descriptor, select.POLLIN)
+        ready = poller.poll(None if timeout_s is None else timeout_s * 1000)
+        for descriptor, _ in ready:
             if descriptor == control:
                 self._read_control()
             elif descriptor == self._wakeup:

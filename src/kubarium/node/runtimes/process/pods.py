@@ -630,6 +630,7 @@ class ProcessPods:
             who.user,
             root,
             who.no_new_privileges,
+            who.seccomp.hex(),
             joins=self._groups.joins(metadata["uid"], pod.groups[name]),
             beside=pod.containers.get(container.get("targetContainerName") or "", ""),
             stdin=bool(container.get("stdin")),

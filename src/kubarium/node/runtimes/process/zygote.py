@@ -18,6 +18,7 @@ import fcntl
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -86,6 +87,7 @@ class Zygote:
         self._by_ident: dict[str, _Container] = {}
         self._pending = b""
         self._router = -1
+        self._limits = {"NOFILE": _many_descriptors()}
 
     def prepare(self) -> None:
         """Enter the zygote's own namespaces; OSError where the level is not to be had."""
@@ -318,7 +320,9 @@ class Zygote:
                 os.close(self._unread)
             os.dup2(null, 0)
             os.setsid()
-            Init(command["id"], command["spec"], control[0], self._events).run(sandbox.namespaces)
+            limits, spec = self._limits, command["spec"]
+            init = Init(command["id"], spec, control[0], self._events, limits)
+            init.run(sandbox.namespaces)
         finally:
             os._exit(1)
 
@@ -421,6 +425,13 @@ class Zygote:
                 break
         for folder in self._groups:
             remove_groups(folder)
+
+
+def _many_descriptors() -> tuple[int, int]:
+    """Allow ourselves as many as we may have: a pod takes about four. Returns what was allowed."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
 
 
 def _listen(name: str) -> socket.socket:
