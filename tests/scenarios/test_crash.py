@@ -247,7 +247,7 @@ def test_what_ended_without_an_agent_is_known_to_the_next(cluster):
         until(lambda name=name: running(api, name), f"{name} runs")
     kill(cluster)
     gate.touch()
-    until(lambda: len(list(cluster.home.rglob("*.exit"))) >= 3, "all have ended")
+    until(lambda: len(exits(cluster)) >= 3, "all have ended")
     api = back_up(cluster)
 
     def ended(name, phase):
@@ -321,6 +321,47 @@ def test_names_services_and_policies_hold_after_a_restart(cluster):
     until(lambda: running(api, "new"), "new pods start")
     addresses = [status(api, name)["podIP"] for name in ("web", "ask", "new")]
     assert len(set(addresses)) == 3
+
+
+def agents(cluster) -> list[psutil.Process]:
+    """Processes of the server's that have an event loop of their own: node agents."""
+    server = psutil.Process(record(cluster)["pid"])
+    nurseries = [p for p in server.children() if "kubarium" in " ".join(p.cmdline())]
+    return [agent for nursery in nurseries for agent in nursery.children()]
+
+
+def test_an_agent_that_is_killed_alone_comes_back_and_finds_its_pods(cluster):
+    api = RawClient(cluster.kubeconfig)
+    assert api("POST", PODS, shell("count", f"{COUNT} # {MARKER}")).code == 201
+    quick = shell("quick", f"sleep 1; exit 5 # {MARKER}")
+    assert api("POST", PODS, quick).code == 201
+    for name in ("count", "quick"):
+        until(lambda name=name: running(api, name), f"{name} runs")
+    [agent] = agents(cluster)
+    agent.send_signal(signal.SIGSTOP)  # deaf for the end of "quick"
+    until(lambda: exits(cluster), "it has ended")
+    agent.kill()
+    found = until(lambda: [a for a in agents(cluster) if a.pid != agent.pid], "a new agent")
+    assert len(found) == 1
+
+    def ended():
+        [container] = status(api, "quick")["containerStatuses"]
+        return container["state"].get("terminated")
+
+    assert until(ended, "its end is known")["exitCode"] == 5
+    again = until(lambda: running(api, "count"), "found again")
+    assert again["restartCount"] == 0
+    lines = until(
+        lambda: len(log_lines(api, "count")) > 20 and log_lines(api, "count"), "it counts"
+    )
+    assert lines == [str(n) for n in range(len(lines))]
+    said = cluster.kubectl("exec", "count", "--", "echo", "inside")
+    assert said.split() == ["inside"]
+
+
+def exits(cluster) -> list[Path]:
+    """What inits have written of how their containers ended."""
+    return list(cluster.home.rglob("*.exit"))
 
 
 def test_down_ends_the_pods_of_a_killed_agent(cluster):

@@ -20,6 +20,10 @@ from kubarium.server.policy import bootstrap_policy
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
+NODES_GROUP, AGENTS_GROUP = "system:nodes", "kubarium:node-agents"
+_READ = ["get", "list", "watch"]
+_WRITE = ["create", "delete", "patch", "update"]
+
 _RESOURCES = {
     resource.kind: resource
     for resource in (
@@ -46,6 +50,7 @@ def documents(port: int) -> list[Document]:
         _priority_class("system-cluster-critical", 2000000000),
     ]
     found += bootstrap_policy()
+    found += _agent_policy()
     found += bundled()
     found.append(_kubernetes_service(port))
     return found
@@ -60,6 +65,44 @@ async def bootstrap(client: Client, port: int = 6443) -> None:
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
+
+
+def _agent_policy() -> list[Document]:
+    """What our node agents need beyond upstream's kubelet: they are kube-proxy, the network's
+    controller and the drivers of devices as well, and watch where a kubelet gets one by one."""
+    rules = [
+        {"apiGroups": [group], "resources": resources, "verbs": verbs}
+        for group, resources, verbs in (
+            ("", ["namespaces", "endpoints", "persistentvolumes"], _READ),
+            ("", ["persistentvolumeclaims"], _READ),
+            ("", ["pods", "nodes"], ["patch", "update", "delete"]),
+            ("", ["pods/status", "nodes/status"], ["get", "patch", "update"]),
+            ("", ["pods/resize"], ["get", "patch", "update"]),
+            ("discovery.k8s.io", ["endpointslices"], _READ),
+            ("networking.k8s.io", ["networkpolicies"], _READ),
+            ("resource.k8s.io", ["resourceclaims", "deviceclasses"], [*_READ, *_WRITE]),
+            ("resource.k8s.io", ["resourceclaims/status"], ["get", "patch", "update"]),
+            ("resource.k8s.io", ["resourceclaims/driver"], ["*"]),
+            ("resource.k8s.io", ["resourceslices"], [*_READ, *_WRITE]),
+        )
+    ]
+    name = "kubarium:node-agent"
+    api = "rbac.authorization.k8s.io"
+    return [
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": rules,
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": api, "kind": "Group", "name": AGENTS_GROUP}],
+        },
+    ]
 
 
 def _priority_class(name: str, value: int) -> Document:

@@ -20,12 +20,16 @@ from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
+from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
-from kubarium.cluster.bootstrap import bootstrap
+from kubarium.cluster.agent_link import AgentProcess
+from kubarium.cluster.agent_process import AgentLaunch
+from kubarium.cluster.bootstrap import AGENTS_GROUP, NODES_GROUP, bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.network import Choice, choose_network
 from kubarium.cluster.nodes import node_configs
+from kubarium.cluster.nursery import Nursery
 from kubarium.cluster.state import StateDirectory
 from kubarium.control import core, devices, queueing, scheduling, training, workloads
 from kubarium.node.agent import Agent
@@ -49,6 +53,7 @@ COMPACT_EVERY_S = 5.0
 # Announcing a node takes a millisecond; more than this means that something is refused for good.
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
+AnyAgent = Agent | AgentProcess
 FAMILIES = (workloads, training, devices, queueing)
 
 
@@ -82,13 +87,15 @@ class EmbeddedCluster:
             token_issuer=tokens,
         )
         self.client = LocalClient(self.server, "system:admin", "kubarium")
-        self.agents: list[Agent] = []
+        self.agents: list[AnyAgent] = []
         self._informers: list[SharedInformers] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._network: Choice | None = None
-        # Whether pods' processes go on when this process is killed, for the next to take over.
+        # Whether pods' processes go on when their agent is killed, for the next to take over.
         self.pods_survive = False
+        # Where agents of processes are started as processes of their own; None: in this one.
+        self.nursery: Nursery | None = None
 
     @staticmethod
     def on_disk(
@@ -98,10 +105,7 @@ class EmbeddedCluster:
         clock = RealClock()
         store = MemoryStore() if in_memory else SqliteStore.open(state.store)
         authority = Authority.open(state.pki, clock)
-        cluster = EmbeddedCluster(file, clock, Chance(), store, state.nodes, authority)
-        # Pods of objects that are forgotten have nobody to take them over.
-        cluster.pods_survive = not in_memory
-        return cluster
+        return EmbeddedCluster(file, clock, Chance(), store, state.nodes, authority)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -121,12 +125,12 @@ class EmbeddedCluster:
             self._network,
             self.pods_survive,
         )
-        for component in self._components(configs):
+        for component in self._components(configs, access):
             self._run(component)
         self._run(_Compaction(self.store, self.clock))
         await self._wait_for_nodes()
 
-    def _components(self, configs: Sequence[NodeConfig]) -> list[Component]:
+    def _components(self, configs: Sequence[NodeConfig], access: Access | None) -> list[Component]:
         control = self._context(CONTROLLER_USER)
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
@@ -134,10 +138,20 @@ class EmbeddedCluster:
         context = self._context(SCHEDULER_USER, control)
         found += scheduling.components(context, self.file.scheduler)
         for config in configs:
-            agent = Agent(self._context("system:node", control), config)
+            agent = self._agent(config, control, access)
             self.agents.append(agent)
             found.append(agent)
         return found
+
+    def _agent(self, config: NodeConfig, shares: Context, access: Access | None) -> AnyAgent:
+        """In a process of its own where pods are to survive it, else in this one."""
+        if access is None or self.nursery is None or self.node_root is None or not config.root:
+            return Agent(self._context("system:node", shares), config)
+        path = self.node_root / "kubeconfig"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        user = f"system:node:{config.nodes[0].name}"
+        kubeconfig.write(path, access.kubeconfig("node", user, [NODES_GROUP, AGENTS_GROUP]))
+        return AgentProcess(AgentLaunch(config, str(path)), self.nursery, self.clock)
 
     def _context(self, user: str, shares: Context | None = None) -> Context:
         """A component's world under its own name; all read the same informers."""
@@ -273,7 +287,7 @@ class EmbeddedCluster:
         agent = await self._agent_of(namespace, name)
         return await agent.open_port(namespace, name, port)
 
-    async def _agent_of(self, namespace: str, name: str) -> Agent:
+    async def _agent_of(self, namespace: str, name: str) -> AnyAgent:
         """The agent whose node a pod is on; ApiError 404."""
         pod = await self.client.get(PODS, name, namespace)
         node = pod["spec"].get("nodeName", "")

@@ -23,11 +23,18 @@ _ALL = {"0.0.0.0": "", "::": ""}
 class TcpConnection:
     """Satisfies :class:`kubarium.api.streams.Connection`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b""
+    ) -> None:
+        """``first``: bytes that were read already."""
         self._reader, self._writer = reader, writer
+        self._first = first
 
     async def read(self) -> bytes:
         """The next bytes; none at the end, also if the other side broke off."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
         with contextlib.suppress(OSError):
             return await self._reader.read(_READ_BYTES)
         return b""

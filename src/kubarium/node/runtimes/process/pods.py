@@ -673,6 +673,8 @@ class ProcessPods:
         name = container["name"]
         message = self._termination_file(pod, name, attempt)
         message.touch()
+        # The last one stays until its status has surely been written, also by another agent.
+        self._termination_file(pod, name, attempt - 2).unlink(missing_ok=True)
         os.chmod(message, 0o666)
         target = container.get("terminationMessagePath") or "/dev/termination-log"
         binds.append(Bind(str(message), target, False, False))
@@ -747,10 +749,8 @@ class ProcessPods:
     def _termination_message(self, pod: _Pod, name: str, attempt: int, status: ExitStatus) -> str:
         path = self._termination_file(pod, name, attempt)
         text = ""
-        with contextlib.suppress(OSError):
-            with open(path, "rb") as file:
-                text = file.read(_TERMINATION_BYTES).decode(errors="replace")
-            path.unlink()
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            text = file.read(_TERMINATION_BYTES).decode(errors="replace")
         policy = _container(pod.facts.pod, name).get("terminationMessagePolicy")
         if not text and status.code and policy == "FallbackToLogsOnError":
             text = _last_output(pod.place / "logs" / name / f"{attempt}.log")
