@@ -2,10 +2,11 @@
 
 Usage: python scripts/distil_crds.py [FOLDER_OF_CRDS]
 
-FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/) with its CRD
-manifests; the default is $KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that
-controller-gen copies in whole become references to the built-in definitions, and only storage
-versions stay (Kueue's v1beta1 needs its conversion webhook). Rules, defaults, limits and printer
+FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/, nvidia/ for
+the DRA driver's) with its CRD manifests; one that is absent is left as it is. The default is
+$KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that controller-gen copies in whole
+become references to the built-in definitions, and only storage versions stay (Kueue's v1beta1 needs
+its conversion webhook). Rules, defaults, limits and printer
 columns are kept.
 """
 
@@ -22,7 +23,14 @@ import yaml
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "src/kubarium/api/data/crds"
 # Project folder -> the manifests taken from it.
-PROJECTS = {"kueue": "*.yaml", "jobset": "*.yaml", "scheduler-plugins": "*_podgroups.yaml"}
+PROJECTS = {
+    "kueue": "*.yaml",
+    "jobset": "*.yaml",
+    "scheduler-plugins": "*_podgroups.yaml",
+    "nvidia": "resource.nvidia.com_*.yaml",
+}
+# Served only where a cluster asks for them.
+OPTIONAL = frozenset(("nvidia",))
 NOISE = frozenset(("description", "title", "example", "externalDocs"))
 REFERENCE = "#/definitions/io.k8s.api."
 # A schema whose properties include these names is a copy of the built-in definition.
@@ -98,9 +106,13 @@ def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for project, pattern in PROJECTS.items():
         manifests = sorted((folder / project).glob(pattern))
+        if not manifests:
+            print(f"{project}: no manifests in {folder / project}; left as it is")
+            continue
         documents = [yaml.load(path.read_bytes(), yaml.CSafeLoader) for path in manifests]
         text = json.dumps([distil(d) for d in documents], separators=(",", ":"))
-        (OUTPUT / f"{project}.json").write_text(text + "\n", encoding="utf-8")
+        place = OUTPUT / "optional" if project in OPTIONAL else OUTPUT
+        (place / f"{project}.json").write_text(text + "\n", encoding="utf-8")
         print(f"{project}.json: {len(documents)} definitions, {len(text) / 1024:.0f} KiB")
 
 

@@ -468,6 +468,33 @@ def test_devices_of_a_node(running):
 # MCP
 
 
+def test_devices_are_shown_with_what_they_measure(running):
+    head, *rows = running.here("devices").splitlines()
+    assert head.split()[:4] == ["NODE", "DEVICE", "MODEL", "STATE"]
+    assert all("ok" in row and "W " in row for row in rows)
+    as_json = json.loads(running.here("devices", "-o", "json"))
+    assert len(as_json) == len(rows)
+    assert as_json[0]["measures"]["power_w"] > 0
+    assert "no devices on node nope" in running.here("devices", "nope")
+    node = as_json[0]["node"]
+    assert "--driver is missing" in running.here("devices", node, "--count", "1", code=2)
+
+
+def test_health_is_commanded(running):
+    (device, *_) = json.loads(running.here("devices", "-o", "json"))
+    about = ("devices", device["node"], "--driver", device["driver"])
+
+    def state():
+        return json.loads(running.here(*about, "-o", "json"))[0]["state"]
+
+    for health, wanted in (("gpu-0=Unhealthy", "unhealthy:NoSchedule"), ("", "ok")):
+        running.here(*about, "--health", health)
+        end = time.monotonic() + 10
+        while state() != wanted and time.monotonic() < end:
+            time.sleep(0.05)
+        assert state() == wanted
+
+
 def test_mcp_answers_a_client_of_the_sdk(running, waiting):
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import stdio_client

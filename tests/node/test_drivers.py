@@ -322,7 +322,7 @@ def test_every_mig_profile_fits_its_gpu(model):
     (total,) = counter_sets_of(config, 1)
     whole, *instances = devices_of(config, "n1", 1)
     assert whole["consumesCounters"][0]["counters"] == total["counters"]
-    assert len(instances) == 7 + 4 + 3 + 2 + 1 + 1
+    assert len(instances) == 7 + 7 + 4 + 3 + 2 + 1 + 1
     for instance in instances:
         assert instance["attributes"]["parentUUID"] == whole["attributes"]["uuid"]
         for name, used in instance["consumesCounters"][0]["counters"].items():
@@ -331,7 +331,33 @@ def test_every_mig_profile_fits_its_gpu(model):
             ), (instance["name"], name)
     profiles = [i["attributes"]["profile"]["string"] for i in instances]
     assert profiles[0].startswith("1g.")
+    assert profiles[0].endswith("gb+me")
+    assert instances[0]["name"].endswith("gb-me-20-0")
+    extended = instances[0]["consumesCounters"][0]["counters"]
+    assert extended["ofa-engines"] == total["counters"]["ofa-engines"] == {"value": "1"}
     assert profiles[-1].startswith("7g.")
+
+
+def test_engines_of_mig_instances_are_those_that_nvidia_smi_prints():
+    """Rows of ``nvidia-smi mig -lgip`` of real machines: SM, CE, DEC, JPEG, OFA and GiB."""
+    printed = {
+        ("A100", "3g.40gb"): (42, 3, 2, 0, 0, "39.25"),
+        ("A100", "7g.80gb"): (98, 7, 5, 1, 1, "79"),
+        ("H100", "2g.20gb"): (32, 2, 2, 2, 0, "19.625"),
+        ("H200", "1g.35gb"): (26, 1, 1, 1, 0, "32.25"),
+        ("H200", "7g.141gb"): (132, 8, 7, 7, 1, "139.75"),
+        ("B200", "1g.23gb"): (18, 2, 1, 1, 0, "20.5"),
+        ("B200", "2g.45gb"): (36, 4, 2, 2, 0, "44.25"),
+        ("GB200", "2g.47gb"): (38, 4, 2, 2, 0, "45.5"),
+    }
+    engines = ("multiprocessors", "copyEngines", "decoders", "jpegEngines", "ofaEngines")
+    for (model, profile), (*counts, gib) in printed.items():
+        devices = devices_of(DeviceConfig("nvidia", 1, model=model, mig=True), "n1", 1)[1:]
+        capacity = next(
+            d["capacity"] for d in devices if d["attributes"]["profile"] == {"string": profile}
+        )
+        assert [int(capacity[name]["value"]) for name in engines] == counts, (model, profile)
+        assert parse_quantity(capacity["memory"]["value"]) == parse_quantity(f"{gib}Gi"), profile
 
 
 def test_network_cards_stand_beside_the_gpus_of_their_pcie_root():
@@ -427,3 +453,22 @@ def test_opaque_configuration_that_a_driver_refuses(driver, config, words):
     document = claim("claim-a", "xxx-0", driver=driver, config=[config])
     with pytest.raises(ClaimProblem, match=words):
         other(driver, document)
+
+
+def channel(**parameters):
+    config = {
+        "apiVersion": "resource.nvidia.com/v1beta1",
+        "kind": "ComputeDomainChannelConfig",
+        "domainID": "uid-of-domain",
+        **parameters,
+    }
+    driver = "compute-domain.nvidia.com"
+    given = [{"source": "FromClaim", "opaque": {"driver": driver, "parameters": config}}]
+    return other(driver, claim("claim-a", "channel-0", config=given, driver=driver))
+
+
+def test_a_container_is_told_of_its_channels():
+    assert channel() == {"NVIDIA_IMEX_CHANNELS": "0"}
+    assert channel(allocationMode="All") == {"NVIDIA_IMEX_CHANNELS": "all"}
+    with pytest.raises(ClaimProblem, match="domainID cannot be empty"):
+        channel(domainID="")

@@ -16,6 +16,7 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
 )
 from kubarium.api.logs import LogOptions
 from kubarium.base.errors import ApiError
@@ -766,3 +767,135 @@ def test_devices_are_deterministic_on_the_virtual_clock():
         return cluster.history_hash()
 
     assert play_virtually(story) == play_virtually(story)
+
+
+def invalid_claim(kind, version):
+    """A claim (or template) whose time slice the example driver does not know."""
+    parameters = {
+        "apiVersion": "gpu.resource.example.com/v1alpha1",
+        "kind": "GpuConfig",
+        "sharing": {
+            "strategy": "TimeSlicing",
+            "timeSlicingConfig": {"interval": "InvalidInterval"},
+        },
+    }
+    request = {"name": "ts-gpu", "exactly": {"deviceClassName": DRIVER}}
+    opaque = {"driver": DRIVER, "parameters": parameters}
+    devices = {"requests": [request], "config": [{"requests": ["ts-gpu"], "opaque": opaque}]}
+    spec = {"devices": devices}
+    return {
+        "apiVersion": f"resource.k8s.io/{version}",
+        "kind": kind,
+        "metadata": {"name": "webhook-test"},
+        "spec": {"spec": spec} if kind == "ResourceClaimTemplate" else spec,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        ("ResourceClaim", "v1"),
+        ("ResourceClaim", "v1beta2"),
+        ("ResourceClaimTemplate", "v1"),
+        ("ResourceClaimTemplate", "v1beta2"),
+    ],
+)
+def test_the_webhook_refuses_a_configuration_that_the_driver_does_not_take(kind, version):
+    async def story(cluster):
+        with pytest.raises(ApiError, match="unknown time-slice interval: InvalidInterval"):
+            await cluster.apply(invalid_claim(kind, version))
+
+    play_virtually(story)
+
+
+def test_devices_of_other_drivers_are_configured_as_they_like():
+    async def story(cluster):
+        claim = invalid_claim("ResourceClaim", "v1")
+        claim["spec"]["devices"]["config"][0]["opaque"]["driver"] = "gpu.somebody.else"
+        await cluster.apply(claim)
+
+    play_virtually(story)
+
+
+NICS = {"profile": "net.example.com", "count": 2}
+CPUS = {"profile": "cpu.example.com", "count": 8, "cpus": 4}
+SHARED = gpus(allowMultiple=True)
+CUT_AND_SHARED = gpus(allowMultiple=True, partitions=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "pods", "given"),
+    [
+        ("admin-access", gpus(), 1, 8),
+        ("basic-multiple-requests", gpus(), 1, 2),
+        ("basic-resourceclaim-opaque-config", gpus(), 1, 2),
+        ("basic-resourceclaimtemplate", gpus(), 2, 2),
+        ("basic-shared-claim-across-containers", gpus(), 1, 1),
+        ("basic-shared-claim-across-pods", gpus(), 2, 1),
+        ("cel-selector", gpus(), 1, 1),
+        ("extended-resource-request", gpus(extendedResourceName="example.com/gpu"), 2, 2),
+        ("gpu-allow-multiple-allocations", SHARED, 2, 1),
+        ("gpu-allow-multiple-allocations-partitionable", CUT_AND_SHARED, 2, 1),
+        ("initcontainer-shared-gpu", gpus(), 1, 1),
+        ("native-resource-request", CPUS, 1, 1),
+        ("net-consumable-capacity", NICS, 2, 1),
+        ("podgroup-resourceclaimtemplate", gpus(), 4, 2),
+        ("prioritized-alternatives", gpus(), 2, 2),
+    ],
+)
+def test_published_demos_place_their_pods(shared, name, devices, pods, given):
+    """Every demo that is there, unmodified: how many pods run, and on how many devices."""
+    examples = shared / "manifests" / "dra-example-driver" / "demo" / "examples"
+    path = examples / name / f"{name}.yaml"
+    if not path.is_file():
+        pytest.skip(f"the upstream data folder has no {name}")
+
+    async def story(cluster):
+        await cluster.apply(path.read_text())
+
+        async def placed():
+            found = (await cluster.client.list(PODS)).items
+            running = [p for p in found if p.get("status", {}).get("phase") == "Running"]
+            return len(found) == len(running) == pods
+
+        await cluster.until(placed, 60, f"{pods} pods run")
+        held = [
+            result["device"]
+            for claim in (await cluster.client.list(RESOURCE_CLAIMS)).items
+            for result in results(claim)
+        ]
+        assert len(set(held)) == given
+
+    play_virtually(story, devices)
+
+
+@pytest.mark.parametrize(("options", "count"), [({}, 1), ({"partitions": 4}, 5)])
+def test_shareable_devices_publish_their_policies(options, count):
+    async def story(cluster):
+        (slice_, *_) = [
+            s
+            for s in (await cluster.client.list(RESOURCE_SLICES)).items
+            if s["spec"].get("devices")
+        ]
+        devices = slice_["spec"]["devices"]
+        assert len(devices) == count
+        for device in devices:
+            assert device["allowMultipleAllocations"] is True
+            whole = device["capacity"]["memory"]["value"]
+            assert device["capacity"]["memory"]["requestPolicy"] == {
+                "default": whole,
+                "validRange": {"min": "1Gi", "max": whole, "step": "1Gi"},
+            }
+            assert device["capacity"]["compute"]["requestPolicy"]["validRange"]["step"] == "1"
+
+    play_virtually(story, gpus(1, allowMultiple=True, **options))
+
+
+def test_devices_with_binding_conditions_publish_them():
+    async def story(cluster):
+        (slice_,) = (await cluster.client.list(RESOURCE_SLICES)).items
+        (device,) = slice_["spec"]["devices"]
+        assert device["bindingConditions"] == ["BindingConditions"]
+        assert device["bindingFailureConditions"] == ["BindingFailureConditions"]
+
+    play_virtually(story, gpus(1, bindingConditions=True))

@@ -497,6 +497,26 @@ def test_health_version_and_metrics(http_world):
     http_world(story)
 
 
+def test_pages_of_a_nodes_agent(http_world):
+    metrics = "/api/v1/nodes/n1/proxy/metrics"
+
+    async def story(w, http):
+        assert (await http("GET", metrics)).status == 404  # no such node
+        await w.node("n1")
+        assert (await http("GET", metrics)).status == 503  # nobody answers for it
+        pages = {("n1", "metrics"): (b"hw_power_watts 300\n", "text/plain; version=0.0.4")}
+        w.server.page_source = lambda node, path: pages.get((node, path))
+        answer = await http("GET", metrics)
+        assert (answer.status, answer.body) == (200, b"hw_power_watts 300\n")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4"
+        gone = await http("GET", "/api/v1/nodes/n1/proxy/pods")
+        assert (gone.status, gone.json["reason"]) == (404, "NotFound")
+        assert (await http("POST", metrics)).status in (400, 405)
+        assert (await http("GET", metrics, headers={"authorization": ""})).status in (401, 403)
+
+    http_world(story)
+
+
 def test_legacy_discovery_walks_from_the_root_to_every_resource(http_world):
     async def story(w, http):
         paths = (await http("GET", "/")).json["paths"]

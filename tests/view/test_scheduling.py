@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from kubarium.engine.devices.preference import AttributeOrder, DevicePreference
 from kubarium.engine.placement.profile import DEFAULT, Strategy, Weights
 from kubarium.view.scheduling import SchedulerConfigError, read_config
 
@@ -83,9 +84,34 @@ profiles:
     assert config.spread_defaults == (("spreading", (("rack", 1, True),)),)
 
 
+def test_a_profile_says_which_of_several_devices_is_taken():
+    (profile,) = read(
+        """
+profiles:
+- pluginConfig:
+  - name: DynamicResources
+    args:
+      deviceSelection:
+        strategy: Spread
+        attributes: [{name: gpu.example.com/index, order: Descending}]
+"""
+    ).profiles
+    order = AttributeOrder("gpu.example.com/index", descending=True)
+    assert profile.devices == DevicePreference("Spread", (order,))
+    assert read("profiles: [{}]").profiles[0].devices == DevicePreference()
+
+
+DEVICES = "profiles: [{pluginConfig: [{name: DynamicResources, args: {deviceSelection: %s}}]}]"
+SELECTION = "profiles[0].pluginConfig[0].args.deviceSelection"
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [
+        (DEVICES % "{strategy: Worst}", f"{SELECTION}.strategy"),
+        (DEVICES % "{attributes: [{name: index}]}", f"{SELECTION}.attributes[0].name"),
+        (DEVICES % "{attributes: [{name: a/b, order: Up}]}", f"{SELECTION}.attributes[0].order"),
+        (DEVICES % "{score: 1}", f"{SELECTION}.score"),
         ("profile: []", "profile"),
         ("profiles: {}", "profiles"),
         ("profiles: [{}, {}]", "profiles[1].schedulerName"),

@@ -63,3 +63,11 @@ WORKLOAD_PRIORITY_CLASSES = Resource(
     *_KUEUE, "workloadpriorityclasses", "WorkloadPriorityClass", False
 )
 JOB_SETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", True)
+FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
+RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
+COMPUTE_DOMAINS = Resource(
+    "resource.nvidia.com", "v1beta1", "computedomains", "ComputeDomain", True
+)
+COMPUTE_DOMAIN_CLIQUES = Resource(
+    "resource.nvidia.com", "v1beta1", "computedomaincliques", "ComputeDomainClique", True
+)

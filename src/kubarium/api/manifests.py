@@ -151,6 +151,9 @@ def load_manifests(text: bytes | str) -> list[Document]:
     return documents
 
 
+_LIBYAML_TOO_DEEP = "exceeded maximum nesting depth"
+
+
 def _yaml_documents(body: bytes | str) -> Iterator[tuple[Any, list[str]]]:
     try:
         loader = _Loader(body)
@@ -161,6 +164,8 @@ def _yaml_documents(body: bytes | str) -> Iterator[tuple[Any, list[str]]]:
             duplicates = list(loader.duplicates.paths(value)) if loader.duplicates.found else []
             yield _expanded(value, budget, 0), list(dict.fromkeys(duplicates))
     except yaml.YAMLError as error:
+        if _LIBYAML_TOO_DEEP in str(error):  # newer libraries give up by themselves, at 1,000
+            raise too_deep() from None
         raise bad_request(f"error decoding request body: yaml: {_yaml_trouble(error)}") from None
     except (UnicodeDecodeError, ValueError) as error:
         raise bad_request(f"error decoding request body: yaml: {error}") from None

@@ -76,6 +76,72 @@ def reset(name: Name = DEFAULT_NAME) -> None:
 
 @app.command()
 @speaks_plainly
+def chaos(
+    action: Annotated[
+        str,
+        typer.Argument(
+            help="kill, stop, slow, out-of-memory, corrupt-file, lose-node or device-unhealthy."
+        ),
+    ],
+    selector: Annotated[str, typer.Option("-l", "--selector", help="Labels, as app=train.")] = "",
+    rank: Annotated[int | None, typer.Option(help="Only the pod of this completion index.")] = None,
+    container: Annotated[str, typer.Option("-c", "--container", help="Container.")] = "",
+    duration: Annotated[float, typer.Option(help="Seconds that it lasts; 0: for good.")] = 0.0,
+    amount: Annotated[
+        float | None, typer.Option(help="slow: CPUs left; out-of-memory: MiB beyond the limit.")
+    ] = None,
+    path: Annotated[str, typer.Option(help="corrupt-file: a folder in the container.")] = "",
+    device: Annotated[str, typer.Option(help="device-unhealthy: driver/device.")] = "",
+    after: Annotated[float, typer.Option(help="Seconds until the first.")] = 0.0,
+    every: Annotated[float, typer.Option(help="Seconds between two.")] = 0.0,
+    mtbf: Annotated[float, typer.Option(help="Mean seconds between two, drawn by the seed.")] = 0.0,
+    times: Annotated[int | None, typer.Option(help="How many; else one, or on and on.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same victims and times.")] = 0,
+    namespace: Namespace = "default",
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+) -> None:
+    """Break something on purpose: a Fault object, followed until it is over (Ctrl-C ends it)."""
+    schedule = {
+        "afterSeconds": after,
+        "everySeconds": every,
+        "meanSecondsBetween": mtbf,
+        "times": times,
+        "seed": seed,
+    }
+    spec = {
+        "rank": rank,
+        "container": container,
+        "durationSeconds": duration,
+        "amount": amount,
+        "path": path,
+        "device": device,
+        "schedule": schedule,
+    }
+    _load("cli.chaos").inject(action, selector, spec, namespace, name, kubeconfig, context)
+
+
+@app.command()
+@speaks_plainly
+def goodput(
+    target: Annotated[str, typer.Argument(help="jobset/NAME or job/NAME.")],
+    namespace: Namespace = "default",
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    output: Output = "text",
+    html: Annotated[Path | None, typer.Option(help="Write a timeline of all ranks here.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a trace for chrome://tracing or Perfetto here.")
+    ] = None,
+) -> None:
+    """Where a training run's time went: kept, lost and why, rank by rank; how often to save."""
+    _load("cli.goodput").show(target, namespace, name, kubeconfig, context, output, html, trace)
+
+
+@app.command()
+@speaks_plainly
 def status(name: Name = DEFAULT_NAME, output: Output = "text") -> None:
     """What runs, how isolated pods are on this machine, and how much memory it takes."""
     _load("cli.queries").status(name, output)
@@ -113,15 +179,25 @@ def run(
 @app.command()
 @speaks_plainly
 def devices(
-    node: Annotated[str, typer.Argument(help="Node whose devices change.")],
-    driver: Annotated[str, typer.Option(help="DRA driver, such as gpu.example.com.")],
-    count: Annotated[int, typer.Option(help="How many devices the node shall have.")],
+    node: Annotated[str, typer.Argument(help="Only this node's devices.")] = "",
+    driver: Annotated[str, typer.Option(help="DRA driver, such as gpu.example.com.")] = "",
+    count: Annotated[
+        int | None, typer.Option(help="Give the node this many simulated devices.")
+    ] = None,
+    health: Annotated[
+        str | None,
+        typer.Option(help="Say how devices are: gpu-0=xid-79,gpu-3=Unhealthy:NoExecute; '' heals."),
+    ] = None,
     name: Name = DEFAULT_NAME,
     kubeconfig: Kubeconfig = None,
     context: Context = "",
+    output: Output = "text",
 ) -> None:
-    """Give a node more or fewer simulated devices."""
-    _load("cli.queries").set_devices(node, driver, count, name, kubeconfig, context)
+    """Show devices, who holds them and what they measure; or change a node's simulated ones."""
+    if count is None and health is None:
+        _load("cli.devices").show(node, driver, name, kubeconfig, context, output)
+    else:
+        _load("cli.devices").command(node, driver, count, health, name, kubeconfig, context)
 
 
 @app.command()

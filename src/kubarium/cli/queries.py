@@ -1,4 +1,4 @@
-"""Questions to a running cluster: `status`, `why`, `devices`, and the MCP server that asks them."""
+"""Questions to a running cluster: `status`, `why`, and the MCP server that asks them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import orjson
 
-from kubarium.api.kinds import NODES
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError
 from kubarium.cli.connection import ResourceFinder, asking, running_record
@@ -60,21 +59,6 @@ def why(
     else:
         for line in explanation.lines():
             out.print(line, markup=False)
-
-
-def set_devices(
-    node: str, driver: str, count: int, name: str, config: Path | None, context: str
-) -> None:
-    """Ask the node's simulated driver for another number of devices."""
-    if not 0 <= count <= 1024:
-        raise ConfigError(f"--count {count}: give 0 to 1024 devices")
-
-    async def ask(client: HttpClient) -> None:
-        annotations = {f"kubarium.dev/devices.{driver}": str(count)}
-        await client.patch(NODES, node, {"metadata": {"annotations": annotations}})
-
-    asking(name, config, context, ask)
-    out.print(f"node/{node}: driver {driver} is asked to publish {count} devices")
 
 
 def serve(

@@ -30,6 +30,7 @@ _FIRST_RESTART_S, _LAST_RESTART_S = 0.2, 5.0
 # An agent that has run so long is started again at once.
 _STEADY_S = 10.0
 _STOP_PATIENCE_S = 20.0
+_PAGE_PATIENCE_S = 2.0
 
 
 class AgentProcess:
@@ -46,6 +47,7 @@ class AgentProcess:
         self._process = -1  # a descriptor of it
         self._control: socket.socket | None = None
         self._report: Report | None = None
+        self._hardware: list[str] = []
         self._sending = asyncio.Lock()
         self.ready = asyncio.Event()
 
@@ -61,6 +63,29 @@ class AgentProcess:
     def isolation(self) -> Report | None:
         """What keeps containers apart, as the agent has found."""
         return self._report
+
+    def hardware(self) -> list[str]:
+        """Which of the machine's devices pods may have, as the agent has found."""
+        return self._hardware
+
+    def metrics(self, node: str) -> bytes:
+        """The metrics page of a node's devices. Waits for the agent, which is at hand; empty if it
+        is not."""
+        if self._control is None:
+            return b""
+        ours, theirs = socket.socketpair()
+        ours.settimeout(_PAGE_PATIENCE_S)
+        data = b""
+        with ours:
+            try:
+                with theirs:
+                    request = json.dumps({"op": "metrics", "node": node}).encode() + b"\n"
+                    socket.send_fds(self._control, [request], [theirs.fileno()])
+                while piece := ours.recv(MAX_LINE):
+                    data += piece
+            except OSError:
+                return b""
+        return data.partition(b"\n")[2]
 
     # Life --------------------------------------------------------------------------------------
 
@@ -98,7 +123,9 @@ class AgentProcess:
                 return
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                found = json.loads(line).get("isolation")
+                said = json.loads(line)
+                self._hardware = said["hardware"]
+                found = said["isolation"]
                 if found is not None:
                     kinds = {key: tuple(found[key]) for key in ("applied", "missing")}
                     self._report = Report(**found | kinds)

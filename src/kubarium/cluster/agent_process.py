@@ -113,6 +113,11 @@ class _Door:
         ended = await session.outcome()
         await send_line(peer, {"code": ended.code, "message": ended.message})
 
+    async def _do_metrics(self, request: dict[str, Any], peer: socket.socket) -> None:
+        await send_line(peer, {})
+        text = self._agent.metrics(request["node"])
+        await asyncio.get_running_loop().sock_sendall(peer, text)
+
     async def _do_port(self, request: dict[str, Any], peer: socket.socket) -> None:
         far = await self._agent.open_port(request["namespace"], request["name"], request["port"])
         try:
@@ -162,7 +167,7 @@ async def _tell_ready(agent: Agent, control: socket.socket) -> None:
     await agent.ready.wait()
     report = agent.isolation()
     found = None if report is None else asdict(report)
-    await send_line(control, {"isolation": found})
+    await send_line(control, {"isolation": found, "hardware": agent.hardware()})
 
 
 def run_agent(launch: AgentLaunch, control: socket.socket) -> None:

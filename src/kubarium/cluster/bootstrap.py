@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kubarium.api.crds.definition import bundled
+from kubarium.api import compute_domains
+from kubarium.api.crds.definition import bundled, optional
 from kubarium.api.kinds import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
@@ -39,8 +40,9 @@ _RESOURCES = {
 }
 
 
-def documents(port: int) -> list[Document]:
-    """Everything, in an order in which each can be created. ``port``: where the API listens."""
+def documents(port: int, with_fabric: bool = False) -> list[Document]:
+    """Everything, in an order in which each can be created. ``port``: where the API listens;
+    ``with_fabric``: NVIDIA's ComputeDomains are served too."""
     found: list[Document] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         for name in SYSTEM_NAMESPACES
@@ -52,13 +54,17 @@ def documents(port: int) -> list[Document]:
     found += bootstrap_policy()
     found += _agent_policy()
     found += bundled()
+    if with_fabric:
+        name = compute_domains.NAMESPACE
+        found.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        found += optional("nvidia")
     found.append(_kubernetes_service(port))
     return found
 
 
-async def bootstrap(client: Client, port: int = 6443) -> None:
+async def bootstrap(client: Client, port: int = 6443, with_fabric: bool = False) -> None:
     """Create what is absent."""
-    for document in documents(port):
+    for document in documents(port, with_fabric):
         resource: Resource = _RESOURCES[document["kind"]]
         try:
             await client.create(resource, document, document["metadata"].get("namespace", ""))
@@ -84,6 +90,8 @@ def _agent_policy() -> list[Document]:
             ("resource.k8s.io", ["resourceclaims/status"], ["get", "patch", "update"]),
             ("resource.k8s.io", ["resourceclaims/driver"], ["*"]),
             ("resource.k8s.io", ["resourceslices"], [*_READ, *_WRITE]),
+            ("resource.nvidia.com", ["*"], _READ),
+            ("kubarium.dev", ["*"], [*_READ, *_WRITE]),
         )
     ]
     name = "kubarium:node-agent"

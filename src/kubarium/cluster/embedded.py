@@ -28,18 +28,29 @@ from kubarium.cluster.bootstrap import AGENTS_GROUP, NODES_GROUP, bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.network import Choice, choose_network
-from kubarium.cluster.nodes import node_configs
+from kubarium.cluster.nodes import has_fabric, node_configs
 from kubarium.cluster.nursery import Nursery
 from kubarium.cluster.state import StateDirectory
-from kubarium.control import core, devices, queueing, scheduling, training, workloads
+from kubarium.control import (
+    core,
+    devices,
+    fabric,
+    faults,
+    queueing,
+    scheduling,
+    training,
+    workloads,
+)
 from kubarium.node.agent import Agent
 from kubarium.node.config import PROCESS, NodeConfig
+from kubarium.node.drivers.exposition import CONTENT_TYPE
 from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Component, Context
 from kubarium.server.api_server import ApiServer
 from kubarium.server.authn import Authenticator
 from kubarium.server.http import ApiApplication
 from kubarium.server.local import LocalClient
+from kubarium.server.node_pages import Page
 from kubarium.server.pki import Authority
 from kubarium.server.serve import HttpServer, TlsFiles
 from kubarium.server.tokens import ServiceAccountTokens, store_lookup
@@ -54,7 +65,7 @@ COMPACT_EVERY_S = 5.0
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
 AnyAgent = Agent | AgentProcess
-FAMILIES = (workloads, training, devices, queueing)
+FAMILIES = (workloads, training, devices, queueing, faults)
 
 
 class EmbeddedCluster:
@@ -114,8 +125,9 @@ class EmbeddedCluster:
         self._failed = asyncio.get_running_loop().create_future()
         self.server.log_source = self.logs
         self.server.stream_source = self
+        self.server.page_source = self.node_page
         port = access.port if access else 6443
-        await bootstrap(self.client, port)
+        await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
         configs = node_configs(
             self.file,
             self.node_root,
@@ -135,6 +147,8 @@ class EmbeddedCluster:
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
         found += [component for family in FAMILIES for component in family.components(control)]
+        if has_fabric(self.file.pools):
+            found += fabric.components(control)
         context = self._context(SCHEDULER_USER, control)
         found += scheduling.components(context, self.file.scheduler)
         for config in configs:
@@ -265,9 +279,18 @@ class EmbeddedCluster:
             await self.stop()
 
     def isolation(self) -> list[str]:
-        """What keeps pods apart on this machine, in sentences; empty if all nodes are simulated."""
+        """What keeps pods apart on this machine and which of its devices they may have, in
+        sentences; empty if all nodes are simulated."""
         reports = (agent.isolation() for agent in self.agents)
-        return [line for report in reports if report for line in report.lines()]
+        lines = [line for report in reports if report for line in report.lines()]
+        return lines + [line for agent in self.agents for line in agent.hardware()]
+
+    def node_page(self, node: str, path: str) -> Page | None:
+        """A page that a node's agent serves (``/metrics``: its devices); None if there is none."""
+        agent = next((agent for agent in self.agents if agent.serves(node)), None)
+        if agent is None or path != "metrics":
+            return None
+        return agent.metrics(node), CONTENT_TYPE
 
     # --- into pods ------------------------------------------------------------------------------
 

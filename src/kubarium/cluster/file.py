@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,10 @@ import yaml
 
 from kubarium.base.errors import ConfigError
 from kubarium.base.quantity import QuantityError, parse_quantity
+from kubarium.cluster.device_health import read_events, read_failures, read_trace
+from kubarium.cluster.devices import device_configs
+from kubarium.node.config import DeviceConfig, HealthEvent
+from kubarium.node.drivers.profiles import NVML, driver_of
 from kubarium.view.scheduling import SchedulerConfig, SchedulerConfigError, read_config
 
 DEFAULT_CAPACITY = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "50Gi", "pods": "110"}
@@ -64,6 +68,7 @@ class ClusterFile:
     images: dict[str, Any] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    health_events: tuple[HealthEvent, ...] = ()
 
 
 def default_cluster(nodes: int, runtime: str = "process") -> ClusterFile:
@@ -86,7 +91,63 @@ def read_cluster_file(path: Path) -> ClusterFile:
     _check_schema(path, document, lines)
     _check_quantities(path, document, lines)
     _check_attributes(path, document, lines)
-    return replace(_from_document(document), scheduler=_scheduler(path, document, lines))
+    file = replace(_from_document(document), scheduler=_scheduler(path, document, lines))
+    return replace(file, health_events=_health_events(path, document, lines, file.pools))
+
+
+def _health_events(
+    path: Path, document: dict[str, Any], lines: Lines, pools: list[NodePool]
+) -> tuple[HealthEvent, ...]:
+    """The events of ``deviceHealth``, and of its trace; failure models are checked on the way."""
+    nodes: dict[str, tuple[DeviceConfig, ...]] = {}
+    for number, pool in enumerate(pools):
+        _check_failures(path, pool, number, lines)
+        _check_drivers(path, pool, number, lines)
+        configs = device_configs(pool.devices)
+        nodes |= dict.fromkeys(pool.node_names(), configs)
+    given = document["spec"].get("deviceHealth", {})
+
+    def about(index: int) -> Callable[[str, str], ConfigError]:
+        at = ("spec", "deviceHealth", "events", index)
+        return lambda name, message: _error(path, lines, (*at, name), message)
+
+    events = read_events(given.get("events", []), nodes, about)
+    if "trace" in given:
+        events += read_trace(path.parent / given["trace"], nodes)
+    return tuple(sorted(events, key=lambda event: event.at_s))
+
+
+def _check_failures(path: Path, pool: NodePool, number: int, lines: Lines) -> None:
+    for index, devices in enumerate(pool.devices):
+        if "failures" in devices:
+            at = ("spec", "nodePools", number, "devices", index, "failures")
+            read_failures(
+                devices["failures"],
+                lambda name, text, at=at: _error(path, lines, (*at, name), text),  # type: ignore[misc]
+            )
+
+
+def _check_drivers(path: Path, pool: NodePool, number: int, lines: Lines) -> None:
+    """A node has one set of devices of each driver, and real ones only where pods are real."""
+    seen: dict[str, int] = {}
+    for index, config in enumerate(device_configs(pool.devices)[: len(pool.devices)]):
+        at = ("spec", "nodePools", number, "devices", index)
+        if config.profile == NVML and pool.runtime != "process":
+            text = f"GPUs of this machine need runtime: process, but pool {pool.name} is simulated"
+            raise _error(path, lines, (*at, "profile"), text)
+        try:
+            driver = driver_of(config)
+        except ConfigError as error:
+            raise _error(path, lines, at, str(error)) from None
+        if driver in seen:
+            text = f"devices[{seen[driver]}] is of driver {driver} too; give one another driver"
+            raise _error(path, lines, at, text)
+        seen[driver] = index
+
+
+def _error(path: Path, lines: Lines, at: tuple[str | int, ...], message: str) -> ConfigError:
+    line = next((lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in lines), 1)
+    return ConfigError(f"{path}:{line}: {_show(at)}: {message}")
 
 
 def _scheduler(path: Path, document: dict[str, Any], lines: Lines) -> SchedulerConfig:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kubarium.api.compute_domains import DRIVER, GPU_CLIQUE_LABEL
+from kubarium.cluster.devices import device_configs, nvlink_nodes
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.cluster.network import Choice
-from kubarium.node.config import PROCESS, DeviceConfig, ImageConfig, NodeConfig, NodeSpec
+from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
+from kubarium.node.drivers.typed import stable_uuid
 
 
 def node_configs(
@@ -22,12 +25,14 @@ def node_configs(
     configs = []
     for runtime in dict.fromkeys(pool.runtime for pool in file.pools):
         specs = [spec for pool in file.pools if pool.runtime == runtime for spec in _specs_of(pool)]
+        names = {spec.name for spec in specs}
         configs.append(
             NodeConfig(
                 nodes=tuple(specs),
                 runtime=runtime,
                 root=str(root) if root and runtime == PROCESS else "",
                 images=_images(file),
+                health_events=tuple(e for e in file.health_events if e.node in names),
                 api_host=api_host,
                 api_port=api_port,
                 api_ca=api_ca,
@@ -39,36 +44,32 @@ def node_configs(
     return configs
 
 
+def has_fabric(pools: list[NodePool]) -> bool:
+    """Whether any GPUs are joined by NVLink across nodes, so that ComputeDomains make sense."""
+    return any(nvlink_nodes(item) for pool in pools for item in pool.devices)
+
+
 def _specs_of(pool: NodePool) -> list[NodeSpec]:
-    devices = tuple(
-        DeviceConfig(
-            profile=item["profile"],
-            count=item.get("count", 1),
-            driver=item.get("driver", ""),
-            model=item.get("model", ""),
-            name=item.get("name", ""),
-            attributes=item.get("attributes", {}),
-            capacity=item.get("capacity", {}),
-            device_class=item.get("deviceClass", ""),
-            partitions=item.get("partitions", 0),
-            mig=item.get("mig", False),
-            allow_multiple=item.get("allowMultiple", False),
-            binding_conditions=item.get("bindingConditions", False),
-            extended_resource=item.get("extendedResourceName", ""),
-            cpus=item.get("cpus", 4),
-        )
-        for item in pool.devices
-    )
+    devices = device_configs(pool.devices)
     return [
         NodeSpec(
             name=name,
             capacity=pool.capacity,
-            labels=pool.labels_of(index),
+            labels=_cliques(pool, index) | pool.labels_of(index),
             taints=tuple(pool.taints),
             devices=devices,
         )
         for index, name in enumerate(pool.node_names())
     ]
+
+
+def _cliques(pool: NodePool, index: int) -> dict[str, str]:
+    """The NVLink partition of a node: neighbours of the pool share one, as in a rack."""
+    size = next((size for item in pool.devices if (size := nvlink_nodes(item))), 0)
+    if not size:
+        return {}
+    fabric = stable_uuid(pool.name, DRIVER, index // size)
+    return {GPU_CLIQUE_LABEL: f"{fabric}.0"}
 
 
 def _images(file: ClusterFile) -> tuple[ImageConfig, ...]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.devices.model import Amount, ClaimSpec
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.taints import Taint as Taint
 from kubarium.engine.taints import Toleration as Toleration
 
 # Namespace and name of an object.
 Key = tuple[str, str]
+
+CPU, MEMORY = "cpu", "memory"
 
 NO_SCHEDULE = "NoSchedule"
 PREFER_NO_SCHEDULE = "PreferNoSchedule"
@@ -134,6 +136,55 @@ class PodShape:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PodPart:
+    """A container of a pod with claims, in order: what it asks for, and which claims it uses.
+
+    ``initial`` is an init container, ``brief`` one that is over before the next starts.
+    """
+
+    name: str
+    requests: tuple[tuple[str, int], ...] = ()
+    claims: tuple[Key, ...] = ()
+    initial: bool = False
+    brief: bool = False
+
+    def request(self, resource: str) -> int:
+        """The amount of one resource, 0 if none is asked for."""
+        return dict(self.requests).get(resource, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What using a claim costs of one node resource, for the pod and for each container."""
+
+    name: str
+    per_pod: Amount | None = None
+    per_container: Amount | None = None
+
+    def plus(self, per_pod: Amount | None, per_container: Amount | None) -> Overhead:
+        """The overhead with that of another device."""
+        return Overhead(
+            self.name, _sum(self.per_pod, per_pod), _sum(self.per_container, per_container)
+        )
+
+
+def _sum(one: Amount | None, other: Amount | None) -> Amount | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimShare:
+    """What one claim of a pod takes of the node's own resources, in milli-cpu and bytes."""
+
+    claim: Key
+    containers: tuple[str, ...]
+    mapped: tuple[tuple[str, Amount], ...] = ()
+    overhead: tuple[Overhead, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pod:
     """One pod. ``claims`` are the keys of its ResourceClaims, ``created`` is in seconds."""
@@ -154,6 +205,9 @@ class Pod:
     finite: bool = False
     # PersistentVolumeClaims by name, those of ephemeral volumes included.
     volumes: tuple[Key, ...] = ()
+    # Containers, and requests of the pod as a whole; only for pods with claims.
+    parts: tuple[PodPart, ...] = ()
+    pod_level: tuple[tuple[str, int], ...] = ()
 
     @property
     def namespace(self) -> str:

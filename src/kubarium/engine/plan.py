@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubarium.engine.devices.model import Allocation
-from kubarium.engine.model import Gang, Key, Pod
+from kubarium.engine.model import ClaimShare, Gang, Key, Pod
 from kubarium.engine.verdict import GangVerdict, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A pod on a node, with what its claims get. Claims that had an allocation are not listed."""
+    """A pod on a node, with what its claims get. Claims that had an allocation are not listed.
+
+    ``shares`` is what all its claims take of the node's own resources; the pod's requests count it.
+    """
 
     pod: Pod
     node: str
     allocations: tuple[tuple[Key, Allocation], ...] = ()
+    shares: tuple[ClaimShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

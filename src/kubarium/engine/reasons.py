@@ -81,6 +81,30 @@ def claim_tainted(claim: str, device: str) -> str:
     return f'resourceclaim "{claim}" holds device {device}, which has an untolerated taint'
 
 
+def claim_not_shareable(claim: str) -> str:
+    """A device of the claim is part of its node's CPU or memory (KEP-5517), and a pod has it."""
+    return (
+        f"node allocatable resource claim {claim} has a mapped device and cannot be shared across"
+        " pods"
+    )
+
+
+def pod_level_too_small(resource: str) -> str:
+    """The pod's own requests are less than those of its containers and claims (KEP-5517)."""
+    return (
+        f"pod level request for {resource} is insufficient to cover the aggregated container and"
+        " node-allocatable DRA requests"
+    )
+
+
+def counters_unknown(device: str) -> str:
+    """Ours: a device in use is not in its pool's slices, so that its counters cannot be counted."""
+    return (
+        f"{CLAIMS}: device {device} is in use but not published, so what is left of its pool's"
+        " counters is not known"
+    )
+
+
 def class_missing(request: str, device_class: str) -> str:
     """The request names a DeviceClass that is not there: true on every node."""
     return f"request {request}: device class {device_class} does not exist"

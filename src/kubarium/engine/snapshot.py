@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import (
+    CPU,
+    MEMORY,
     Budget,
     Claim,
     Gang,
@@ -33,7 +35,7 @@ from kubarium.engine.model import (
 )
 from kubarium.engine.tallies import Counts, Tallies
 
-CPU, MEMORY, EPHEMERAL, PODS = "cpu", "memory", "ephemeral-storage", "pods"
+EPHEMERAL, PODS = "ephemeral-storage", "pods"
 _FIRST_ROWS = 64
 
 # Rows touched are remembered this far back; readers that are further behind start afresh.

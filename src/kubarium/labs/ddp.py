@@ -203,7 +203,10 @@ def train(world: World, arguments: argparse.Namespace) -> float:
         start, weights, velocity = saved
     if world.rank == 0:
         say(event="start", world=world.size, step=start, resumed=saved is not None)
+    held: list[bytearray] = []
     for step in range(start + 1, arguments.steps + 1):
+        if arguments.surge and arguments.surge[:2] == [world.rank, step]:
+            held.append(bytearray(arguments.surge[2] << 20))  # touched, so that it is really there
         local, gradient = loss_and_gradient(weights, points, label)
         everyone = world.mean(np.append(gradient, local))
         gradient, loss = everyone[:-1], float(everyone[-1])
@@ -222,12 +225,20 @@ def train(world: World, arguments: argparse.Namespace) -> float:
     return loss
 
 
+def surge(text: str) -> list[int]:
+    rank, step, mebibytes = (int(part) for part in text.split(":"))
+    return [rank, step, mebibytes]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="data-parallel training over TCP, in NumPy")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--checkpoint-dir", type=Path)
     parser.add_argument("--checkpoint-every", type=int, default=20, help="steps")
     parser.add_argument("--step-time", type=float, default=0, help="seconds of idling a step")
+    parser.add_argument(
+        "--surge", type=surge, metavar="RANK:STEP:MIB", help="take more memory once, to see OOM"
+    )
     parser.add_argument("--rendezvous-timeout", type=float, default=600, help="seconds")
     arguments = parser.parse_args()
     environment = os.environ

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from kubarium.api.kinds import LEASES, NODES, PODS
@@ -27,15 +27,23 @@ from kubarium.node.config import (
     machine_capacity,
 )
 from kubarium.node.drivers.binding import BindingConditions
+from kubarium.node.drivers.domains import ComputeDomainDriver
+from kubarium.node.drivers.exposition import exposition
 from kubarium.node.drivers.health import (
     HEALTH_ANNOTATION,
     Health,
-    health_text,
-    parse_health,
+    health_changes,
+    node_health,
+    without_events,
 )
-from kubarium.node.drivers.profiles import driver_of
+from kubarium.node.drivers.meter import Meter
+from kubarium.node.drivers.nvml.machine import MachineGpus
+from kubarium.node.drivers.prepare import driver_key
+from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, driver_of
 from kubarium.node.drivers.publish import Publisher
+from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
+from kubarium.node.drivers.schedule import HealthSchedule
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
@@ -54,6 +62,7 @@ from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
+from kubarium.view.faults import LOSE_NODE, order_of
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -77,6 +86,7 @@ class _Node:
     document: Document | None = None
     published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
     complained: dict[str, None] = field(default_factory=dict)
+    lost: tuple[str, float] = ("", 0.0)
 
 
 _NodeAction = Callable[[_Node], Awaitable[None]]
@@ -94,14 +104,14 @@ class Agent:
         self._pods = context.informers.get(PODS)
         self._recorder = EventRecorder(context, "kubelet")
         addresses = AddressPool(NODE_NETWORK)
+        self._gpus = MachineGpus(context, config.nodes)
         capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
         self._mine = {
-            spec.name: _node(context, spec, _facts(config, index, capacity, addresses))
+            spec.name: _node(context, spec, _facts(config, index, capacity, addresses), self._gpus)
             for index, spec in enumerate(config.nodes)
         }
-        drivers: dict[str, object] = {
-            driver_of(device): device for spec in config.nodes for device in spec.devices
-        }
+        drivers = _drivers(config.nodes)
+        drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
         self._process: ProcessRunner | None = None
         self._runner: PodRunner
         if config.runtime == PROCESS:
@@ -126,6 +136,14 @@ class Agent:
             self._binding = BindingConditions(context, self._publishes)
         mine = dict.fromkeys(spec.name for spec in config.nodes if spec.devices)
         self._health = HealthReport(context, mine, drivers) if mine else None
+        in_fabrics = [
+            spec.name
+            for spec in config.nodes
+            if any(device.profile == COMPUTE_DOMAIN for device in spec.devices)
+        ]
+        self._domains = ComputeDomainDriver(context, set(in_fabrics)) if in_fabrics else None
+        self._meter = Meter(context, drivers) if mine else None
+        self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
         self.ready = asyncio.Event()
@@ -140,6 +158,10 @@ class Agent:
     def isolation(self) -> Report | None:
         """What keeps containers apart; None for simulated nodes and before :meth:`run`."""
         return self._process.report() if self._process is not None else None
+
+    def hardware(self) -> list[str]:
+        """What devices of this machine there are, in sentences; empty if no node asks for any."""
+        return self._gpus.lines() if self._gpus else []
 
     def processes(self, namespace: str, name: str) -> dict[str, int]:
         """Process ids of a pod's containers (their inits), by container name."""
@@ -166,6 +188,25 @@ class Agent:
         pod = await self._own_pod(namespace, name)
         return await self._runner.open_port(pod, port)
 
+    def device_readings(self, node: str) -> list[Reading]:
+        """What the devices of one of our nodes measure now."""
+        found: list[Reading] = []
+        if self._meter is None:
+            return found
+        mine = self._mine[node]
+        for share in self._gpus.shares:
+            if share.node == node:
+                found += self._gpus.readings(share, self._meter.held(node))
+        for config in mine.spec.devices:
+            driver = driver_of(config)
+            count = mine.published.get(driver, (config.count, {}))[0]
+            found += self._meter.simulated(node, config, count)
+        return found
+
+    def metrics(self, node: str) -> bytes:
+        """Those readings as Prometheus scrapes them."""
+        return exposition(node, self.device_readings(node))
+
     async def _own_pod(self, namespace: str, name: str) -> Document:
         pod = self._pods.get(name, namespace)
         if pod is None:
@@ -178,6 +219,8 @@ class Agent:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
         if self._process is not None:
             await self._process.pods.close()
+        if self._gpus:
+            await asyncio.to_thread(self._gpus.close)
 
     def serves(self, node: str) -> bool:
         """Whether ``node`` is one of ours."""
@@ -188,6 +231,8 @@ class Agent:
     async def run(self) -> None:
         try:
             await self._runner.start()
+            if self._gpus:
+                await asyncio.to_thread(self._gpus.open)
             await self._nodes.wait_synced()
             await self._pods.wait_synced()
             async with asyncio.TaskGroup() as group:
@@ -195,6 +240,7 @@ class Agent:
                 await self._announce_all()
                 self._pods.on_change(self._pod_changed)
                 self._nodes.on_change(self._node_changed)
+                self._tell_of_hardware()
                 self.ready.set()
                 group.create_task(self._renew_leases())
                 group.create_task(self._refresh_status())
@@ -203,10 +249,25 @@ class Agent:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
                     group.create_task(self._health.controller.run())
+                if self._gpus:
+                    group.create_task(self._gpus.run())
+                if self._domains is not None:
+                    group.create_task(self._domains.controller.run())
+                if self._schedule:
+                    group.create_task(self._schedule.run())
                 if self._binding is not None:
                     group.create_task(self._binding.controller.run())
         finally:
             await self.close()
+
+    def _tell_of_hardware(self) -> None:
+        """A node that asked for GPUs of this machine and has none says why."""
+        for share in self._gpus.shares:
+            document = self._mine[share.node].document
+            if not share.gpus and document is not None:
+                reason = self._gpus.reason or "other nodes have them all"
+                text = f"no NVIDIA GPU of this machine: {reason}"
+                self._recorder.event(document, "Warning", "NoGpus", text)
 
     def _publishes(self, driver: str, pool: str) -> bool:
         node = self._mine.get(pool)
@@ -270,6 +331,8 @@ class Agent:
         spec = dict(found.get("spec") or {})
         if not spec.get("podCIDR"):
             spec |= pod_cidr(node.facts.pod_network) if node.facts.pod_network else {}
+        if metadata.get("annotations"):  # events of an earlier run are not known to last
+            metadata["annotations"] = without_events(metadata["annotations"])
         changed = {**found, "metadata": metadata, "spec": spec}
         if changed != found:
             found = await self._context.client.update(NODES, changed)
@@ -290,7 +353,24 @@ class Agent:
         )
         node.document = await update_status(self._context, NODES, current, status)
 
+    def _is_lost(self, node: _Node) -> bool:
+        """Whether the node is to be silent, on purpose (a fault of action LoseNode)."""
+        order = order_of(self._nodes.get(node.spec.name) or {"metadata": {}})
+        if order is None or order.action != LOSE_NODE:
+            return False
+        now = self._context.clock.now()
+        ident, since = node.lost
+        if ident != order.ident:
+            node.lost = (order.ident, now)
+            since = now
+            for pod in self._pods.items():
+                if pod["spec"].get("nodeName") == node.spec.name:
+                    self._runner.pod_gone(pod)
+        return not order.duration_s or now - since < order.duration_s
+
     async def _renew(self, node: _Node) -> None:
+        if self._is_lost(node):
+            return
         assert node.document is not None
         now = self._context.clock.now()
         lease = lease_document(node.document, self._duration_s, now)
@@ -362,7 +442,10 @@ class Agent:
             if driver not in node.published:
                 await publisher.publish_class()
             await publisher.publish(current, *wanted)
+            before = node.published.get(driver, (0, {}))[1]
             node.published[driver] = wanted
+            for type_, reason, message in health_changes(driver, before, wanted[1]):
+                self._recorder.event(current, type_, reason, message)
 
     def _wanted(
         self, node: _Node, document: Document, driver: str
@@ -374,7 +457,7 @@ class Agent:
         except ConfigError as error:
             self._complain(node, document, "InvalidDeviceCount", str(error))
         try:
-            health = parse_health(health_text(document, driver))
+            health = node_health(document, driver)
         except ConfigError as error:
             key = HEALTH_ANNOTATION + driver
             self._complain(node, document, "InvalidDeviceHealth", f"annotation {key}: {error}")
@@ -410,9 +493,29 @@ def _facts(
     return NodeFacts(spec.name, plan.node_address(index), allocatable, plan.pod_network(index))
 
 
-def _node(context: Context, spec: NodeSpec, facts: NodeFacts) -> _Node:
+def _drivers(nodes: Sequence[NodeSpec]) -> dict[str, object]:
+    """Configurations by driver, and by driver and node where nodes differ in it."""
+    found: dict[str, object] = {}
+    for spec in nodes:
+        for device in spec.devices:
+            driver = driver_of(device)
+            if found.setdefault(driver, device) is not device:
+                found[driver_key(driver, spec.name)] = device
+    return found
+
+
+def _node(
+    context: Context,
+    spec: NodeSpec,
+    facts: NodeFacts,
+    gpus: MachineGpus,
+) -> _Node:
     machine_id = str(uuid.UUID(bytes=hashlib.sha256(spec.name.encode()).digest()[:16]))
-    publishers = {driver_of(device): Publisher(context, device) for device in spec.devices}
+    machine = {s.driver: s.documents for s in gpus.shares if s.node == spec.name}
+    publishers = {
+        driver_of(device): Publisher(context, device, machine.get(driver_of(device)))
+        for device in spec.devices
+    }
     counts = {driver_of(device): device.count for device in spec.devices}
     return _Node(spec, facts, machine_id, publishers, counts)
 

@@ -14,20 +14,49 @@ DEFAULT_PODS = "110"
 
 
 @dataclass(frozen=True, slots=True)
+class HealthEvent:
+    """A device's health changes ``at_s`` seconds after the nodes began.
+
+    ``health`` and ``effect`` are words of ``node.drivers.health``; it lasts ``for_s`` seconds, or
+    (None) until the device's next event.
+    """
+
+    at_s: float
+    node: str
+    driver: str
+    device: str
+    health: str
+    effect: str = ""
+    for_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureModel:
+    """Devices fail by themselves: exponential times between failures and to repair, by seed."""
+
+    mtbf_s: float
+    mttr_s: float
+    health: str = "Unhealthy"
+    effect: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceConfig:
     """Devices of one driver on each node of a pool.
 
     ``profile``: ``gpu.example.com``, ``net.example.com`` or ``cpu.example.com`` (the
-    dra-example-driver's), ``nvidia`` (``model`` then names one of A100, H100, H200, B200, GB200),
-    ``nic`` (network cards beside those GPUs, aligned by PCIe root) or ``free`` (everything is
-    given: ``driver``, ``name`` as a pattern with ``{index}``, ``attributes`` and ``capacity``; a
+    dra-example-driver's), ``nvidia`` (``model`` then names one of A100, A100-40GB, H100, H200,
+    B200, GB200), ``nvml`` (this machine's own GPUs: ``count`` of them, 0 is all that are left),
+    ``nic`` (network cards beside the simulated GPUs, aligned by PCIe root) or ``free`` (everything
+    is given: ``driver``, ``name`` as a pattern with ``{index}``, ``attributes`` and ``capacity``; a
     string value in either may hold ``{index}``, ``{node}`` and ``{uuid}``).
 
     ``partitions`` cuts each example GPU into that many parts over shared counters; ``mig`` offers
     every MIG profile of an NVIDIA GPU beside the whole one; ``allow_multiple`` lets claims share an
     example GPU; ``binding_conditions`` makes pods wait until the driver has made a device ready;
     ``extended_resource`` is the DeviceClass's name for plain requests; ``cpus`` the size of a NUMA
-    device of the cpu profile.
+    device of the cpu profile; with ``failures`` devices fail and recover by themselves.
     """
 
     profile: str
@@ -44,6 +73,7 @@ class DeviceConfig:
     binding_conditions: bool = False
     extended_resource: str = ""
     cpus: int = 4
+    failures: FailureModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +130,7 @@ class NodeConfig:
     no_network: str = ""
     # Whether pods go on when the agent is killed, for the next one to find.
     pods_survive: bool = False
+    health_events: tuple[HealthEvent, ...] = ()
 
 
 def machine_capacity() -> dict[str, str]:

@@ -23,6 +23,7 @@ from kubarium.server.deletes import Deleted, Deletes, GracePeriod, check_delete_
 from kubarium.server.documents import Documents
 from kubarium.server.limits import DELETE_COLLECTION_STEP
 from kubarium.server.logs import LogSource
+from kubarium.server.node_pages import PageSource
 from kubarium.server.patching import Patch
 from kubarium.server.reads import Reads
 from kubarium.server.registry import Registry
@@ -58,7 +59,7 @@ class ApiServer:
     """The verbs of the Kubernetes API over a store.
 
     ``log_source`` answers the ``log`` subresource of pods, ``stream_source`` exec, attach and port
-    forwarding; the wiring sets them to the node agent.
+    forwarding, ``page_source`` GETs of ``nodes/proxy``; the wiring sets them to the node agent.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ApiServer:
         self.watches = Watches(self.registry)
         self.log_source: LogSource | None = None
         self.stream_source: StreamSource | None = None
+        self.page_source: PageSource | None = None
         self.reads = Reads(self.registry)
         self.deletes = Deletes(self.registry, self.strategies, self.admission, GRACE_PERIODS)
         self.writes = Writes(

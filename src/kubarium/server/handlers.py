@@ -22,6 +22,7 @@ from kubarium.server.documents import WARN, take_in
 from kubarium.server.exec import STREAMED, Streaming
 from kubarium.server.limits import WATCH_TIMEOUT_S
 from kubarium.server.logs import open_log
+from kubarium.server.node_pages import open_page
 from kubarium.server.patching import (
     APPLY_PATCH,
     JSON_PATCH,
@@ -276,6 +277,10 @@ class Handlers:
     async def _subresource(self, kind: Kind, request: Request) -> Reply:
         info = request.info
         subresource = info.subresource
+        if (info.verb, info.resource, subresource) == ("get", "nodes", "proxy"):
+            self._server.get(kind, "", info.name)
+            body, content_type = open_page(self._server.page_source, info.name, info.rest)
+            return Answer(200, body, content_type)
         if subresource in CONNECT:
             raise self._not_streamed(request)
         if subresource == "log":

@@ -50,6 +50,7 @@ _VIEW = (
     f"{_READ} | scheduling.k8s.io | podgroups podgroups/status workloads",
     f"{_READ} | jobset.x-k8s.io | {_QUEUED}",
     f"{_READ} | kueue.x-k8s.io | localqueues localqueues/status workloads workloads/status",
+    f"{_READ} | kubarium.dev | rankhistories",
 )
 
 _EDIT = (
@@ -102,6 +103,8 @@ _NODE = (
     f"{_READ} | node.k8s.io | runtimeclasses",
     "get | resource.k8s.io | resourceclaims",
     f"{_BOTH} | resource.k8s.io | resourceslices",
+    f"create {_READ} | kubarium.dev | rankhistories",
+    "patch update | kubarium.dev | rankhistories/status",
 )
 
 _SCHEDULER = (

@@ -35,6 +35,7 @@ from kubarium.view.devices import (
     claim_row,
     claim_spec,
     class_row,
+    device_derives,
     device_selects,
     slice_row,
 )
@@ -86,7 +87,8 @@ class ClusterView:
 
     def __init__(self, *, best_fit: bool = True) -> None:
         """``best_fit`` False makes device allocation take the first fit, as upstream does."""
-        self.snapshot = Snapshot(Inventory(device_selects(), best_fit=best_fit))
+        stock = Inventory(device_selects(), best_fit=best_fit, derives=device_derives())
+        self.snapshot = Snapshot(stock)
         self.reader = PodReader()
         self.class_documents: dict[str, Document] = {}
         self.extended = ExtendedResources()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import orjson
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
+from kubarium.engine.devices.model import Amount
 from kubarium.engine.model import (
+    ClaimShare,
     HostPort,
     Key,
+    Overhead,
     Pod,
+    PodPart,
     PodShape,
     PodTerm,
     PreferredTerm,
@@ -21,7 +26,9 @@ from kubarium.engine.model import (
     Toleration,
     WeightedPodTerm,
 )
+from kubarium.engine.placement.node_claims import charged
 from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.view.devices import node_amount, shown
 from kubarium.view.nodes import amount, normalised_image
 from kubarium.view.selectors import (
     label_requirements,
@@ -88,25 +95,111 @@ def claim_keys(document: Document) -> tuple[Key, ...]:
     A claim still to be made from its template appears under ``<pod>-<entry>``, a name that no
     claim bears. Entries whose generated claim is recorded as unneeded are left out.
     """
+    return tuple(dict.fromkeys(claims_by_entry(document).values()))
+
+
+def claims_by_entry(document: Document) -> dict[str, Key]:
+    """As :func:`claim_keys`, by the pod's own names for its claims."""
     spec = document.get("spec") or {}
     entries = spec.get("resourceClaims")
     if not entries:
-        return ()
+        return {}
     namespace, name = document["metadata"].get("namespace", ""), document["metadata"]["name"]
     made = {
         s.get("name"): s.get("resourceClaimName")
         for s in (document.get("status") or {}).get("resourceClaimStatuses") or ()
     }
-    keys: dict[Key, None] = {}
+    keys: dict[str, Key] = {}
     for entry in entries:
         direct = entry.get("resourceClaimName")
         if direct:
-            keys[namespace, direct] = None
+            keys[entry["name"]] = (namespace, direct)
         elif entry["name"] not in made:
-            keys[namespace, f"{name}-{entry['name']}"] = None
+            keys[entry["name"]] = (namespace, f"{name}-{entry['name']}")
         elif made[entry["name"]]:
-            keys[namespace, made[entry["name"]]] = None
-    return tuple(keys)
+            keys[entry["name"]] = (namespace, made[entry["name"]])
+    return keys
+
+
+def pod_parts(document: Document) -> tuple[PodPart, ...]:
+    """The containers in the order in which they start, with their requests and claims."""
+    spec, claims = document.get("spec") or {}, claims_by_entry(document)
+    found = []
+    for kind in ("initContainers", "containers"):
+        for container in spec.get(kind) or ():
+            resources = container.get("resources") or {}
+            used = (claims.get(c["name"]) for c in resources.get("claims") or ())
+            initial = kind == "initContainers"
+            found.append(
+                PodPart(
+                    container.get("name", ""),
+                    tuple(sorted(_amounts(resources).items())),
+                    tuple(dict.fromkeys(key for key in used if key)),
+                    initial,
+                    initial and container.get("restartPolicy") != "Always",
+                )
+            )
+    return tuple(found)
+
+
+def _pod_level(spec: Document) -> tuple[tuple[str, int], ...]:
+    requests = (spec.get("resources") or {}).get("requests") or {}
+    return tuple((name, amount(name, quantity)) for name, quantity in sorted(requests.items()))
+
+
+def claim_shares(document: Document) -> tuple[ClaimShare, ...]:
+    """What the pod's status says that its claims take of the node (KEP-5517)."""
+    namespace = document["metadata"].get("namespace", "")
+    statuses = (document.get("status") or {}).get("nodeAllocatableResourceClaimStatuses")
+    return tuple(
+        ClaimShare(
+            (namespace, status.get("resourceClaimName", "")),
+            tuple(status.get("containers") or ()),
+            tuple(
+                (m["name"], node_amount(m["name"], m.get("quantity")) or 0)
+                for m in status.get("mapping") or ()
+            ),
+            tuple(
+                Overhead(
+                    o["name"],
+                    node_amount(o["name"], o.get("perPod")),
+                    node_amount(o["name"], o.get("perContainer")),
+                )
+                for o in status.get("overhead") or ()
+            ),
+        )
+        for status in statuses or ()
+    )
+
+
+def claim_shares_document(shares: Iterable[ClaimShare]) -> list[Document]:
+    """``status.nodeAllocatableResourceClaimStatuses`` for what the engine decided."""
+    found: list[Document] = []
+    for share in sorted(shares, key=lambda s: s.claim):
+        entry: Document = {"resourceClaimName": share.claim[1]}
+        if share.containers:
+            entry["containers"] = list(share.containers)
+        if share.mapped:
+            entry["mapping"] = [
+                {"name": name, "quantity": _quantity(name, amount)} for name, amount in share.mapped
+            ]
+        if share.overhead:
+            entry["overhead"] = [_overhead(over) for over in share.overhead]
+        found.append(entry)
+    return found
+
+
+def _overhead(over: Overhead) -> Document:
+    entry: Document = {"name": over.name}
+    if over.per_pod is not None:
+        entry["perPod"] = _quantity(over.name, over.per_pod)
+    if over.per_container is not None:
+        entry["perContainer"] = _quantity(over.name, over.per_container)
+    return entry
+
+
+def _quantity(resource: str, value: Amount) -> str:
+    return shown(Fraction(value) / 1000 if resource == "cpu" else value)
 
 
 class PodReader:
@@ -120,7 +213,9 @@ class PodReader:
         """The engine's view of a pod."""
         metadata, spec = document["metadata"], document.get("spec") or {}
         status = document.get("status") or {}
-        return Pod(
+        claims = claim_keys(document)
+        shares = claim_shares(document)
+        pod = Pod(
             (metadata.get("namespace", ""), metadata["name"]),
             self.shape(document),
             metadata.get("uid", ""),
@@ -129,13 +224,17 @@ class PodReader:
             seconds(metadata.get("creationTimestamp")),
             spec.get("preemptionPolicy") != "Never",
             gang_key(document),
-            claim_keys(document),
+            claims,
             "deletionTimestamp" in metadata,
             status.get("nominatedNodeName") or "",
             seconds(status.get("startTime")),
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
+            pod_parts(document) if claims or shares else (),
+            _pod_level(spec) if claims or shares else (),
         )
+        # Without a node the status is of an attempt that came to nothing.
+        return charged(pod, shares) if shares and spec.get("nodeName") else pod
 
     def shape(self, document: Document) -> PodShape:
         """The pod's wishes; equal templates give the same object."""

@@ -11,6 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from kubarium.engine.devices.preference import (
+    ASCENDING,
+    BEST_FIT,
+    DESCENDING,
+    AttributeOrder,
+    DevicePreference,
+)
+from kubarium.engine.devices.preference import STRATEGIES as DEVICE_STRATEGIES
 from kubarium.engine.model import PreferredTerm
 from kubarium.engine.placement.profile import (
     DEFAULT_SCHEDULER,
@@ -280,7 +288,34 @@ def _inter_pod_args(profile: Profile, args: _Json, at: Path) -> Profile:
     return replace(profile, hard_pod_affinity_weight=weight)
 
 
+def _device_args(profile: Profile, args: _Json, at: Path) -> Profile:
+    """DynamicResourcesArgs.deviceSelection, which is ours; upstream's timeouts are not needed."""
+    _known(args, ("deviceSelection", "filterTimeout", "bindingTimeout", *_TYPE_META), at)
+    where: Path = (*at, "deviceSelection")
+    given = _mapping(args.get("deviceSelection") or {}, where)
+    _known(given, ("strategy", "attributes"), where)
+    strategy = given.get("strategy", BEST_FIT)
+    if strategy not in DEVICE_STRATEGIES:
+        problem = f"must be one of {', '.join(DEVICE_STRATEGIES)}, not {strategy!r}"
+        raise SchedulerConfigError((*where, "strategy"), problem)
+    orders: list[AttributeOrder] = []
+    for i, item in _entries(given.get("attributes"), (*where, "attributes")):
+        one, here = _mapping(item, (*where, "attributes", i)), (*where, "attributes", i)
+        _known(one, ("name", "order"), here)
+        name, order = one.get("name"), one.get("order", ASCENDING)
+        if not isinstance(name, str) or "/" not in name:
+            problem = f"must be domain/name of an attribute or capacity, not {name!r}"
+            raise SchedulerConfigError((*here, "name"), problem)
+        if order not in (ASCENDING, DESCENDING):
+            problem = f"must be {ASCENDING} or {DESCENDING}, not {order!r}"
+            raise SchedulerConfigError((*here, "order"), problem)
+        orders.append(AttributeOrder(name, order == DESCENDING))
+    return replace(profile, devices=DevicePreference(strategy, tuple(orders)))
+
+
+_TYPE_META = ("apiVersion", "kind")
 _ARGS = {
+    "DynamicResources": _device_args,
     "NodeResourcesFit": _fit_args,
     "NodeResourcesBalancedAllocation": _balance_args,
     "NodeAffinity": _affinity_args,

@@ -188,6 +188,13 @@ def bundled() -> list[Document]:
     return list(_bundled())
 
 
+def optional(name: str) -> list[Document]:
+    """Definitions that a cluster serves only if it asks for them, such as ``nvidia``."""
+    folder = files("kubarium.api") / "data" / "crds" / "optional"
+    found: list[Document] = orjson.loads((folder / f"{name}.json").read_bytes())
+    return found
+
+
 _SIMPLE_PATH = re.compile(r"\.[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 

@@ -21,6 +21,7 @@ from kubarium.api.validation import (
     pod_updates,
     pods,
     policies,
+    slices,
     workloads,
 )
 from kubarium.api.validation.custom import check_custom
@@ -109,7 +110,10 @@ _RULES: dict[tuple[str, str], Rules] = {
         devices.check_claim_template, devices.check_claim_update, recheck=False
     ),
     (_DRA, "DeviceClass"): Rules(devices.check_class),
-    (_DRA, "ResourceSlice"): Rules(devices.check_slice, devices.check_slice_update),
+    (_DRA, "ResourceSlice"): Rules(slices.check_slice, slices.check_slice_update),
+    (_DRA, "ResourcePoolStatusRequest"): Rules(
+        devices.check_status_request, devices.check_claim_update, devices.check_status_answer
+    ),
     (_DRA, "DeviceTaintRule"): Rules(devices.check_taint_rule),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
         check_definition, check_definition_update

@@ -6,6 +6,8 @@ scheduler decides again.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kubarium.api.kinds import (
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
@@ -30,6 +32,7 @@ from kubarium.view.consumers import consumer
 from kubarium.view.devices import allocation_document
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
+from kubarium.view.pods import claim_shares_document
 from kubarium.view.volumes import candidates, reach, waiting_claims
 
 FINALIZER = "resource.kubernetes.io/delete-protection"
@@ -92,7 +95,26 @@ class Committer:
                 await self._prepared(key)
         for key in waiting_claims(self._view.snapshot, pod.volumes):
             await self._volume(key, placement.node)
+        if placement.shares or self._has_shares(pod):
+            await self._record_shares(placement, allocations)
         await self._bind(placement)
+
+    def _has_shares(self, pod: Pod) -> bool:
+        """Whether an earlier attempt has left in the status what it would have taken."""
+        document = self._pods.get(pod.key[1], pod.key[0]) or {}
+        return bool((document.get("status") or {}).get("nodeAllocatableResourceClaimStatuses"))
+
+    async def _record_shares(
+        self, placement: Placement, allocations: list[tuple[Key, Allocation]]
+    ) -> None:
+        """Say in the pod's status what its claims take of the node, before the node sees it."""
+        real = {
+            known: key
+            for (known, _), (key, _) in zip(placement.allocations, allocations, strict=True)
+        }
+        shares = [replace(s, claim=real.get(s.claim, s.claim)) for s in placement.shares]
+        status = {"nodeAllocatableResourceClaimStatuses": claim_shares_document(shares)}
+        await self._patch_pod(placement.pod, status)
 
     async def _real_key(self, key: Key, pod: Pod) -> Key:
         """The claim behind a key; the one for extended resources is made now."""

@@ -10,6 +10,7 @@ import hashlib
 
 from kubarium.api.resource import Document, copy_document
 from kubarium.runtime.writes import owner_reference
+from kubarium.view.memory import LEARNED, learned, learned_text
 
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 JOBSET_UID = "jobset.sigs.k8s.io/jobset-uid"
@@ -90,13 +91,23 @@ def child_job(jobset: Document, replicated_job: Document, index: int, restarts: 
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            **_mark(metadata, identity, placement),
+            **_mark(metadata, identity, {**placement, **_learned_memory(jobset, name)}),
             "name": name,
             "namespace": namespace,
             "ownerReferences": [owner_reference(jobset)],
         },
         "spec": spec,
     }
+
+
+def _learned_memory(jobset: Document, job: str) -> dict[str, str]:
+    """The annotation with the memory that pods of this Job were found to need."""
+    sizes = {
+        key.removeprefix(f"{job}/"): found
+        for key, found in learned(jobset).items()
+        if key.startswith(f"{job}/")
+    }
+    return {LEARNED: learned_text(sizes)} if sizes else {}
 
 
 def _identity(

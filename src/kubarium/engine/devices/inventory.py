@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from kubarium.engine.devices.attempt import World
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
     Allocation,
+    AttributeValue,
     ClaimSpec,
+    CounterUse,
+    Derives,
     Device,
     DeviceClass,
     DeviceId,
@@ -22,8 +26,15 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.pools import Pool, PoolKey, gather
-from kubarium.engine.devices.request import NamedClaim, untolerated
-from kubarium.engine.devices.search import Search, World
+from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
+from kubarium.engine.devices.request import (
+    NamedClaim,
+    Shelf,
+    candidates_of,
+    no_derivation,
+    untolerated,
+)
+from kubarium.engine.devices.search import Search
 
 # Answers of one selector are kept for this many devices; then they are asked again.
 SELECTOR_CACHE = 500_000
@@ -46,25 +57,38 @@ class Inventory:
         features: Features = DEFAULT_FEATURES,
         *,
         best_fit: bool = True,
+        derives: Derives = no_derivation,
     ) -> None:
-        """``best_fit`` False takes the first devices that fit, exactly as upstream."""
+        """``best_fit`` False takes the first devices that fit, exactly as upstream; a search can
+        be given another preference."""
         self._selects = selects
+        self._derives = derives
         self.features = features
-        self.best_fit = best_fit
+        self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
         self.ledger = Ledger()
+        self._shelves: dict[str, Shelf] = {}
+        # Slices with devices that take something of their node's own resources.
+        self._with_node_resources: set[str] = set()
         self._changes: list[str | None] = []
         self._changes_from = 0
         self._slices: dict[str, Slice] = {}
         self._local: dict[str, dict[str, Slice]] = {}
         self._wide: dict[str, Slice] = {}
         self._by_pool: dict[PoolKey, dict[str, Slice]] = {}
+        self._held: dict[PoolKey, dict[DeviceId, tuple[CounterUse, ...] | None]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
+        self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
 
     @property
     def slices(self) -> Mapping[str, Slice]:
         return self._slices
+
+    @property
+    def has_node_resources(self) -> bool:
+        """Whether any device takes something of its node's own resources."""
+        return bool(self._with_node_resources)
 
     def changes_since(self, place: int) -> tuple[list[str] | None, int]:
         """(nodes that changed since ``place``, or None for all; the place to ask from next)."""
@@ -85,15 +109,37 @@ class Inventory:
         """Add a slice or replace the one of the same name."""
         self.remove_slice(item.name)
         self._slices[item.name] = item
+        if any(device.node_resources for device in item.devices):
+            self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
+        self._recognise(item)
         self._slice_changed(item)
+
+    def _consumption(self, id_: DeviceId) -> tuple[CounterUse, ...] | None:
+        """What the device takes of counters as it is published; None if it is not."""
+        device = self.device(id_)
+        return None if device is None else device.consumes
+
+    def _recognise(self, item: Slice) -> None:
+        """Learn what devices hold that were in use before they, or counters, were published."""
+        key = (item.driver, item.pool)
+        if item.counter_sets and key not in self._held:
+            mine = (d for d in self.ledger.devices() if (d.driver, d.pool) == key)
+            self._held[key] = {device: self._consumption(device) for device in mine}
+        book = self._held.get(key, {})
+        if any(uses is None for uses in book.values()):
+            for device in item.devices:
+                here = DeviceId(item.driver, item.pool, device.name)
+                if here in book and book[here] is None:
+                    book[here] = device.consumes
 
     def remove_slice(self, name: str) -> None:
         """Forget a slice; nothing happens if it is not known."""
         item = self._slices.pop(name, None)
         if item is None:
             return
+        self._with_node_resources.discard(name)
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
         self._slice_changed(item)
@@ -111,6 +157,8 @@ class Inventory:
             self._changed(None)
         if len(self._answers) > SELECTOR_CACHE:
             self._answers.clear()
+        if len(self._derived) > SELECTOR_CACHE:
+            self._derived.clear()
 
     def set_class(self, device_class: DeviceClass) -> None:
         if self.classes.get(device_class.name) != device_class:
@@ -127,19 +175,38 @@ class Inventory:
         self._changed(name)
 
     def enter(self, allocation: Allocation) -> None:
-        """Take the allocation's devices."""
+        """Take the allocation's devices.
+
+        What they take of counter sets is remembered as they are published now: a driver that
+        publishes its pool anew while they are in use does not change what they hold.
+        """
         self.ledger.enter(allocation)
+        for result in allocation.results:
+            book = self._held.get((result.id.driver, result.id.pool))
+            if book is not None and not result.admin_access and book.get(result.id) is None:
+                book[result.id] = self._consumption(result.id)
         self._touch(allocation)
 
     def take_out(self, allocation: Allocation) -> None:
         """Free the allocation's devices."""
         self.ledger.take_out(allocation)
+        for result in allocation.results:
+            if not self.ledger.in_use(result.id):
+                self._held.get((result.id.driver, result.id.pool), {}).pop(result.id, None)
         self._touch(allocation)
 
     def _touch(self, allocation: Allocation) -> None:
         for key in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
             nodes = {s.node_name for s in self._by_pool.get(key, {}).values()}
             self._changed(nodes.pop() if len(nodes) == 1 and "" not in nodes else None)
+
+    def shelf(self, node: str, labels: Mapping[str, str]) -> Shelf:
+        """The devices that the node can use; kept until a pool of the node changes."""
+        pools = self.pools(node, labels)
+        known = self._shelves.get(node)
+        if known is None or known.pools is not pools:
+            known = self._shelves[node] = Shelf(pools, candidates_of(pools, node, labels))
+        return known
 
     def pools(self, node: str, labels: Mapping[str, str]) -> list[Pool]:
         """The pools that the node can use, in first-fit order."""
@@ -173,18 +240,24 @@ class Inventory:
         return bool(self._wide) or bool(self._local.get(node))
 
     def search(
-        self, node: str, labels: Mapping[str, str], claims: Sequence[tuple[str, ClaimSpec]]
+        self,
+        node: str,
+        labels: Mapping[str, str],
+        claims: Sequence[tuple[str, ClaimSpec]],
+        preference: DevicePreference | None = None,
     ) -> Search:
         """A search for named claims on one node; raises AllocationError if it cannot begin."""
         world = World(
             node,
             labels,
-            self.pools(node, labels),
+            self.shelf(node, labels),
             self.classes,
             self.ledger,
             self.selects,
             self.features,
-            self.best_fit,
+            preference or self.preference,
+            self.derives,
+            self._held,
         )
         return Search(world, [NamedClaim(name, spec) for name, spec in claims])
 
@@ -198,6 +271,20 @@ class Inventory:
             except SelectorError as error:
                 known = error
             self._answers[key] = known
+        if isinstance(known, SelectorError):
+            raise known
+        return known
+
+    def derives(self, expression: str, driver: str, device: Device) -> AttributeValue:
+        """The injected derivation, asked once for each (expression, device)."""
+        key = (expression, driver, device)
+        known = self._derived.get(key)
+        if known is None:
+            try:
+                known = self._derives(expression, driver, device)
+            except SelectorError as error:
+                known = error
+            self._derived[key] = known
         if isinstance(known, SelectorError):
             raise known
         return known

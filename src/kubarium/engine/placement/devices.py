@@ -10,7 +10,9 @@ import numpy as np
 from kubarium.engine import reasons
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
+from kubarium.engine.devices.preference import DevicePreference
 from kubarium.engine.model import Claim, Key, Pod
+from kubarium.engine.placement.node_claims import is_mapped
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
 
@@ -55,6 +57,9 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
             tainted = snapshot.inventory.keeps_out(allocation)
             if tainted is not None:
                 return ClaimsOf(problem=reasons.claim_tainted(key[1], str(tainted)))
+            others = any(user != pod.key for user in users)
+            if others and is_mapped(snapshot.inventory, allocation):
+                return ClaimsOf(problem=reasons.claim_not_shareable(key[1]))
             held.append((claim, allocation))
     return ClaimsOf(tuple(pending), tuple(held))
 
@@ -81,8 +86,14 @@ def held_mask(snapshot: Snapshot, held: Sequence[tuple[Claim, Allocation]]) -> M
 class DeviceFit:
     """For one list of claim specs: what each node would give, or why it gives nothing."""
 
-    def __init__(self, snapshot: Snapshot, specs: tuple[ClaimSpec, ...]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        specs: tuple[ClaimSpec, ...],
+        preference: DevicePreference | None = None,
+    ) -> None:
         self._snapshot = snapshot
+        self._order = preference
         self._specs = [(f"#{i}", spec) for i, spec in enumerate(specs)]
         self._answers: dict[int, tuple[Allocation, ...] | str] = {}
         # Rows known to give nothing, so that a search for the best row need not ask them again.
@@ -127,7 +138,9 @@ class DeviceFit:
         if node is None:
             return reasons.CLAIMS
         try:
-            found = self._snapshot.inventory.search(node.name, node.labels, self._specs).run()
+            found = self._snapshot.inventory.search(
+                node.name, node.labels, self._specs, self._order
+            ).run()
         except AllocationError as error:
             if not error.node_only:
                 raise

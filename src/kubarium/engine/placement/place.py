@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.model import AllocationError, ClaimSpec
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
+from kubarium.engine.placement.node_claims import charged, lacking, shares_of
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.scores import Scores
 from kubarium.engine.placement.volumes import problem_of, volume_filters
@@ -30,6 +31,8 @@ class Placer:
     def __init__(self, snapshot: Snapshot, profile: Profile = DEFAULT) -> None:
         self.snapshot = snapshot
         self.profile = profile
+        # The default profile leaves the choice to the inventory, which may be first fit.
+        self._preference = None if profile is DEFAULT else profile.devices
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
@@ -81,7 +84,7 @@ class Placer:
         if not claims.pending:
             return None
         specs = tuple(claim.spec for claim in claims.pending)
-        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs)
+        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs, self._preference)
         self._devices[specs] = found
         if len(self._devices) > MAX_FITS:
             del self._devices[next(iter(self._devices))]
@@ -148,19 +151,35 @@ class Placer:
     def _best(
         self, pod: Pod, claims: ClaimsOf, total: Scores, devices: DeviceFit | None
     ) -> Placement | None:
-        if devices is None:
+        weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
+        if devices is None and not weighs:
             row = int(total.argmax())
             return Placement(pod, self._name(row)) if total[row] >= 0 else None
-        total = np.where(devices.blocked, -1, total)
+        total = total.copy() if devices is None else np.where(devices.blocked, -1, total)
         while True:
             row = int(total.argmax())
             if total[row] < 0:
                 return None
-            answer = devices.on(row)
+            answer = () if devices is None else devices.on(row)
             if not isinstance(answer, str):
-                keys = [claim.key for claim in claims.pending]
-                return Placement(pod, self._name(row), tuple(zip(keys, answer, strict=True)))
+                placement = self._placement(pod, claims, row, answer)
+                if not weighs or not self._lacking(placement, row):
+                    return placement
             total[row] = -1
+
+    def _placement(
+        self, pod: Pod, claims: ClaimsOf, row: int, answer: tuple[Allocation, ...]
+    ) -> Placement:
+        """The pod on the row, its requests with what its claims take of the node (KEP-5517)."""
+        given = tuple(zip((claim.key for claim in claims.pending), answer, strict=True))
+        if not self.snapshot.inventory.has_node_resources:
+            return Placement(pod, self._name(row), given)
+        held = [(claim.key, allocation) for claim, allocation in claims.held]
+        shares = shares_of(self.snapshot.inventory, pod, (*held, *given))
+        return Placement(charged(pod, shares), self._name(row), given, shares)
+
+    def _lacking(self, placement: Placement, row: int) -> tuple[str, ...]:
+        return lacking(self.snapshot, placement.pod, placement.shares, row)
 
     def _name(self, row: int) -> str:
         node = self.snapshot.nodes[row]
@@ -198,11 +217,14 @@ class Placer:
             for reason, mask in topology.surroundings(self.snapshot, pod, self.profile).masks:
                 book.enter(reason, mask)
         devices = self.device_fit(claims)
-        if devices is not None:
-            for row in np.flatnonzero(book.left).tolist():
-                answer = devices.on(row)
-                if isinstance(answer, str):
-                    book.codes[row] = book.code((answer,))
+        weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
+        for row in np.flatnonzero(book.left).tolist() if devices or weighs else ():
+            answer = devices.on(row) if devices else ()
+            if isinstance(answer, str):
+                book.codes[row] = book.code((answer,))
+            elif weighs:
+                why = self._lacking(self._placement(pod, claims, row, answer), row)
+                book.codes[row] = book.code(why)
         return book
 
     def _cheap_filters(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
 from kubarium.engine.model import PreferredTerm
 from kubarium.engine.selectors import NodeTerm
 
@@ -84,7 +85,8 @@ class Profile:
     """One scheduler by name. ``disabled`` are filters that are off; ``preempts`` DefaultPreemption.
 
     ``added_affinity`` and ``added_preferred`` are NodeAffinityArgs.addedAffinity, by which a
-    profile keeps its pods to some nodes whatever they ask for.
+    profile keeps its pods to some nodes whatever they ask for. ``devices`` says which of several
+    devices that would do is taken.
     """
 
     scheduler_name: str = DEFAULT_SCHEDULER
@@ -97,6 +99,7 @@ class Profile:
     added_affinity: tuple[NodeTerm, ...] | None = None
     added_preferred: tuple[PreferredTerm, ...] = ()
     preempts: bool = True
+    devices: DevicePreference = DEFAULT_PREFERENCE
 
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""

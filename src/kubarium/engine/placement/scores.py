@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kubarium.engine.model import PREFER_NO_SCHEDULE, PodShape
+from kubarium.engine.model import CPU, MEMORY, PREFER_NO_SCHEDULE, PodShape
 from kubarium.engine.placement.filters import term
 from kubarium.engine.placement.profile import (
     DEFAULT,
@@ -19,7 +19,7 @@ from kubarium.engine.placement.profile import (
     Profile,
     Strategy,
 )
-from kubarium.engine.snapshot import CPU, EPHEMERAL, MEMORY, Mask, Snapshot
+from kubarium.engine.snapshot import EPHEMERAL, Mask, Snapshot
 
 MAX_SCORE = 100
 

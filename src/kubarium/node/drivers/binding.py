@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from kubarium.api.kinds import NODES, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
-from kubarium.node.drivers.health import HEALTH_OF_MOST, HEALTHY, health_text, parse_health
+from kubarium.node.drivers.health import HEALTHY, health_of, node_health
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.protocol import Context, Key
@@ -85,10 +85,10 @@ class BindingConditions:
         if node is None:
             return True
         try:
-            health = parse_health(health_text(node, result["driver"]))
+            health = node_health(node, result["driver"])
         except ConfigError:
             return True  # the agent has said what is wrong with the annotation
-        return health.get(result["device"], HEALTH_OF_MOST).state == HEALTHY
+        return health_of(result["device"], health).state == HEALTHY
 
 
 def _identity(result: Document) -> Document:

@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kubarium.base.errors import KubariumError
+from kubarium.api import device_configs
+from kubarium.api.device_configs import ConfigRefused, UnknownConfig
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import DeviceConfig
-from kubarium.node.drivers.profiles import CPU, EXAMPLE, FREE, NET, NIC, NVIDIA
-
-_INTERVALS = ("Default", "Short", "Medium", "Long")
-_MAX_BURST = 8 * (2**32 - 1)
+from kubarium.node.drivers.profiles import (
+    COMPUTE_DOMAIN,
+    CPU,
+    EXAMPLE,
+    FREE,
+    NET,
+    NIC,
+    NVIDIA,
+    NVML,
+)
 
 _Json = Mapping[str, Any]
 _Edit = Callable[[_Json, _Json], dict[str, str]]
-
-
-class ConfigProblem(KubariumError):
-    """Opaque parameters that the driver does not take; the message is the driver's."""
 
 
 def profile_of(driver: str, known: object) -> str:
@@ -30,6 +33,7 @@ def profile_of(driver: str, known: object) -> str:
     if isinstance(known, DeviceConfig):
         return known.profile
     by_name = {EXAMPLE: EXAMPLE, NET: NET, CPU: CPU, "gpu.nvidia.com": NVIDIA, "dra.net": NIC}
+    by_name["compute-domain.nvidia.com"] = COMPUTE_DOMAIN
     return by_name.get(driver, FREE)
 
 
@@ -39,26 +43,45 @@ def device_environment(profile: str, result: _Json, config: _Json, admin: bool) 
     ``admin``: something in the claim has admin access, which the example driver reports with every
     device. NVIDIA's variables name all devices of a container at once: see :func:`visible`.
     """
-    if profile == NVIDIA:
-        return {}
-    env = _EDITS.get(profile, _plain)(result, config)
+    try:
+        env = _EDITS.get(profile, _plain)(result, config)
+    except UnknownConfig as problem:
+        raise ConfigRefused(f"error getting opaque device configs: {problem}") from None
+    except ConfigRefused as problem:
+        raise ConfigRefused(f"error applying config: {problem}") from None
+    if profile in (NVIDIA, NVML, COMPUTE_DOMAIN):
+        return env
     env["DRA_RESOURCE_DRIVER_NAME"] = result["driver"]
     if profile in _EDITS or admin:
         env["DRA_ADMIN_ACCESS"] = "true" if admin else "false"
     return env
 
 
-def visible(devices: list[str]) -> dict[str, str]:
-    """NVIDIA's variables for a container with these devices."""
-    numbers = [_identity(device) for device in dict.fromkeys(devices)]
-    text = ",".join(numbers)
-    return {"NVIDIA_VISIBLE_DEVICES": text, "CUDA_VISIBLE_DEVICES": text} if numbers else {}
+def visible(identities: list[str]) -> dict[str, str]:
+    """NVIDIA's variables for a container with these devices, by number, uuid or name."""
+    text = ",".join(dict.fromkeys(identities))
+    return {"NVIDIA_VISIBLE_DEVICES": text, "CUDA_VISIBLE_DEVICES": text} if text else {}
 
 
-def _identity(device: str) -> str:
+def identity_of(device: str) -> str:
     """``gpu-3`` is number 3; a partition goes by its own name."""
     rest = device.removeprefix("gpu-")
     return rest if rest.isdigit() else device
+
+
+def sharing_notes(config: _Json) -> tuple[str, ...]:
+    """What of a sharing configuration has no effect on GPUs of this machine."""
+    sharing = device_configs.nvidia_gpu(config)
+    if sharing is None:
+        return ()
+    if sharing.strategy == device_configs.MPS:
+        return (
+            "MPS: no control daemon is started; the limits hold only where one runs on the machine",
+        )
+    if sharing.interval != "Default":
+        text = f"time slices of length {sharing.interval} are not set; the GPU's own hold"
+        return (text,)
+    return ()
 
 
 def _safe(device: str) -> str:
@@ -73,7 +96,12 @@ def _plain(result: _Json, config: _Json) -> dict[str, str]:
 
 def _gpu(result: _Json, config: _Json) -> dict[str, str]:
     prefix = f"GPU_DEVICE_{_safe(result['device'])}"
-    env = {prefix: result["device"]} | _sharing(prefix, config)
+    sharing = device_configs.example_gpu(config)
+    env = {prefix: result["device"], f"{prefix}_SHARING_STRATEGY": sharing.strategy}
+    if sharing.strategy == device_configs.TIME_SLICING:
+        env[f"{prefix}_TIMESLICE_INTERVAL"] = sharing.interval
+    else:
+        env[f"{prefix}_PARTITION_COUNT"] = str(sharing.partitions)
     consumed = result.get("consumedCapacity") or {}
     for name in ("memory", "compute"):
         if name in consumed:
@@ -81,42 +109,10 @@ def _gpu(result: _Json, config: _Json) -> dict[str, str]:
     return env
 
 
-def _sharing(prefix: str, config: _Json) -> dict[str, str]:
-    """Strategy and its setting; time slicing is the default."""
-    _expect(config, "GpuConfig", "gpu.resource.example.com/v1alpha1")
-    sharing = config.get("sharing") or {"strategy": "TimeSlicing"}
-    strategy = sharing.get("strategy", "")
-    slicing, parts = sharing.get("timeSlicingConfig"), sharing.get("spacePartitioningConfig")
-    if strategy == "TimeSlicing":
-        if parts is not None:
-            _refuse(f"cannot use SpacePartitioningConfig with the '{strategy}' strategy")
-        interval = (slicing or {"interval": "Default"}).get("interval", "")
-        if interval not in _INTERVALS:
-            _refuse(f"unknown time-slice interval: {interval}")
-        setting = {f"{prefix}_TIMESLICE_INTERVAL": interval}
-    elif strategy == "SpacePartitioning":
-        if slicing is not None:
-            _refuse(f"cannot use TimeSlicingConfig with the '{strategy}' strategy")
-        count = (parts or {"partitionCount": 1}).get("partitionCount", 0)
-        if not isinstance(count, int) or count < 0:
-            _refuse(f"invalid partition count: {count}")
-        setting = {f"{prefix}_PARTITION_COUNT": str(count)}
-    else:
-        _refuse(f"unknown GPU sharing strategy: {strategy}")
-    return {f"{prefix}_SHARING_STRATEGY": strategy} | setting
-
-
 def _net(result: _Json, config: _Json) -> dict[str, str]:
-    _expect(config, "NetConfig", "net.resource.example.com/v1alpha1")
+    bursts = device_configs.example_net(config)
     prefix = f"NET_DEVICE_{_safe(result['device'])}"
-    env: dict[str, str] = {}
-    burst = config.get("bwBurst") or {}
-    for way in ("ingress", "egress"):
-        bits = burst.get(f"{way}Burst", 0)
-        if not isinstance(bits, int) or not 0 <= bits < _MAX_BURST:
-            _refuse(f"invalid {way}Burst: burst cannot be more than 4GB")
-        if bits:
-            env[f"{prefix}_{way.upper()}_BURST"] = str(bits)
+    env = {f"{prefix}_{way.upper()}_BURST": str(bits) for way, bits in bursts.items()}
     consumed = result.get("consumedCapacity") or {}
     for way in ("ingress", "egress"):
         rate = consumed.get(f"{way}Bandwidth")
@@ -126,8 +122,7 @@ def _net(result: _Json, config: _Json) -> dict[str, str]:
 
 
 def _cpu(result: _Json, config: _Json) -> dict[str, str]:
-    if config:
-        _refuse("configuration not allowed")
+    device_configs.example_cpu(config)
     prefix = f"CPU_DEVICE_{_safe(result['device'])}"
     env = {prefix: result["device"]}
     amount = (result.get("consumedCapacity") or {}).get(f"{result['driver']}/cpu")
@@ -136,17 +131,32 @@ def _cpu(result: _Json, config: _Json) -> dict[str, str]:
     return env
 
 
-def _expect(config: _Json, kind: str, api_version: str) -> None:
-    if config and (config.get("kind"), config.get("apiVersion")) != (kind, api_version):
-        raise ConfigProblem(
-            f'error getting opaque device configs: no kind "{config.get("kind", "")}" is '
-            f'registered for version "{config.get("apiVersion", "")}": expected {kind} of '
-            f"{api_version}"
-        )
+def _channel(result: _Json, config: _Json) -> dict[str, str]:
+    """What the NVIDIA container toolkit is asked for: the channels of a claim's domain."""
+    device_configs.compute_domain(config)
+    everything = config.get("allocationMode") == "All"
+    return {"NVIDIA_IMEX_CHANNELS": "all" if everything else "0"}
 
 
-def _refuse(why: str) -> None:
-    raise ConfigProblem(f"error applying config: {why}")
+def _nvidia(result: _Json, config: _Json) -> dict[str, str]:
+    """CUDA's own variables for a client of an MPS daemon."""
+    sharing = device_configs.nvidia_gpu(config)
+    if sharing is None or sharing.strategy != device_configs.MPS:
+        return {}
+    env = {}
+    if sharing.thread_percentage is not None:
+        env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(sharing.thread_percentage)
+    if sharing.memory_mib is not None:
+        # Devices count from 0 among those that the container sees.
+        env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={sharing.memory_mib}M"
+    return env
 
 
-_EDITS: dict[str, _Edit] = {EXAMPLE: _gpu, NET: _net, CPU: _cpu}
+_EDITS: dict[str, _Edit] = {
+    EXAMPLE: _gpu,
+    NET: _net,
+    CPU: _cpu,
+    NVIDIA: _nvidia,
+    NVML: _nvidia,
+    COMPUTE_DOMAIN: _channel,
+}

@@ -1,17 +1,18 @@
 """NVIDIA GPUs as the vendor's DRA driver publishes them, and the network cards beside them.
 
 Attribute, device, counter and capacity names follow NVIDIA/k8s-dra-driver-gpu
-(``deviceinfo.go``, ``mig.go``, ``partitions.go``); sizes are those that ``nvidia-smi mig -lgip``
-and ``-lgipp`` print for each product.
+(``deviceinfo.go``, ``mig.go``, ``partitions.go``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
+from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import DeviceConfig
 from kubarium.node.drivers.typed import (
     attributes,
@@ -23,6 +24,7 @@ from kubarium.node.drivers.typed import (
 
 # A GPU's memory has eight slices, on which instances are placed.
 MEMORY_SLICES = 8
+_DEVICES_PER_NUMA_NODE = 4
 _VERSIONS = {"driverVersion": "580.95.5", "cudaDriverVersion": "13.0.0"}
 
 
@@ -60,6 +62,16 @@ class MigProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class Physics:
+    """Power in watts and temperature in degrees Celsius, idle and under full load."""
+
+    idle_w: float
+    power_w: float
+    idle_c: float
+    warm_c: float
+
+
+@dataclass(frozen=True, slots=True)
 class GpuModel:
     """One product, as ``nvidia-smi`` names it. ``memory`` is a quantity."""
 
@@ -67,141 +79,149 @@ class GpuModel:
     architecture: str
     compute_capability: str
     memory: str
-    engines: Engines
     profiles: tuple[MigProfile, ...]
+    physics: Physics
     addressing: str = "None"
 
 
-_AMPERE = (Engines(14, 1, 0), Engines(14, 1, 1), Engines(28, 2, 1), Engines(42, 3, 2))
-_AMPERE_LARGE = (Engines(56, 4, 2), Engines(98, 7, 5, 0, 1, 1))
+# SMs, copy engines, decoders, encoders, JPEG and OFA engines of the six sizes, as ``nvidia-smi mig
+# -lgip`` prints them for A100, H100 SXM, H200, and for B200 and GB200 up to 2g. For larger
+# Blackwell sizes the copy engines are those of NVIDIA's MIG user guide (which shows fewer decoders
+# than the driver reports for 2g), SMs and decoders the slices' share.
+_AMPERE = (
+    Engines(14, 1, 0),
+    Engines(14, 1, 1),
+    Engines(28, 2, 1),
+    Engines(42, 3, 2),
+    Engines(56, 4, 2),
+    Engines(98, 7, 5, 0, 1, 1),
+)
 _HOPPER = (
     Engines(16, 1, 1, 0, 1),
     Engines(26, 1, 1, 0, 1),
     Engines(32, 2, 2, 0, 2),
     Engines(60, 3, 3, 0, 3),
+    Engines(64, 4, 4, 0, 4),
+    Engines(132, 8, 7, 0, 7, 1),
 )
-_HOPPER_LARGE = (Engines(64, 4, 4, 0, 4), Engines(132, 8, 7, 0, 7, 1))
 _BLACKWELL = (
-    Engines(18, 1, 1, 0, 1),
-    Engines(30, 1, 1, 0, 1),
-    Engines(36, 2, 2, 0, 2),
-    Engines(70, 3, 3, 0, 3),
+    Engines(18, 2, 1, 0, 1),
+    Engines(30, 2, 1, 0, 1),
+    Engines(36, 4, 2, 0, 2),
+    Engines(70, 6, 3, 0, 3),
+    Engines(72, 8, 4, 0, 4),
+    Engines(148, 16, 7, 0, 7, 1),
 )
-_BLACKWELL_LARGE = (Engines(72, 4, 4, 0, 4), Engines(148, 8, 7, 0, 7, 1))
+_GRACE_BLACKWELL = (
+    Engines(18, 2, 1, 0, 1),
+    Engines(32, 2, 1, 0, 1),
+    Engines(38, 4, 2, 0, 2),
+    Engines(74, 6, 3, 0, 3),
+    Engines(76, 8, 4, 0, 4),
+    Engines(152, 16, 7, 0, 7, 1),
+)
+
+# Profile ids, memory slices and where an instance may begin: the same for all these products.
+_SHAPE = (
+    (19, 1, (0, 1, 2, 3, 4, 5, 6)),
+    (15, 2, (0, 2, 4, 6)),
+    (14, 2, (0, 2, 4)),
+    (9, 4, (0, 4)),
+    (5, 4, (0,)),
+    (0, 8, (0,)),
+)
 
 
-def _profiles(
-    sizes: tuple[tuple[str, int], ...], engines: tuple[Engines, ...]
-) -> tuple[MigProfile, ...]:
-    """The six sizes that all these products share, with names and memory of one product."""
-    shape = (
-        (19, 1, (0, 1, 2, 3, 4, 5, 6)),
-        (15, 2, (0, 2, 4, 6)),
-        (14, 2, (0, 2, 4)),
-        (9, 4, (0, 4)),
-        (5, 4, (0,)),
-        (0, 8, (0,)),
-    )
-    return tuple(
-        MigProfile(name, id_, memory, engine, size, places)
-        for (name, memory), engine, (id_, size, places) in zip(sizes, engines, shape, strict=True)
-    )
+_MEDIA_ID = 20
 
 
-def _sizes(*sizes: tuple[str, int]) -> tuple[tuple[str, int], ...]:
-    return sizes
+def _profiles(engines: tuple[Engines, ...], **memory_mi: int) -> tuple[MigProfile, ...]:
+    """The six sizes; ``g1_10`` is the profile 1g.10gb. The smallest there is with media extensions
+    too: all engines that an instance may have, one OFA engine among them, so that it is the only
+    one of its GPU."""
+    plain = [
+        MigProfile(f"{name[1:].replace('_', 'g.')}gb", id_, memory, engine, size, places)
+        for (name, memory), engine, (id_, size, places) in zip(
+            memory_mi.items(), engines, _SHAPE, strict=True
+        )
+    ]
+    small = plain[0]
+    media = replace(small.engines, decoders=1, jpeg=1, ofa=1)
+    return (replace(small, name=f"{small.name}+me", id=_MEDIA_ID, engines=media), *plain)
 
 
 MODELS = {
+    "A100-40GB": GpuModel(
+        "NVIDIA A100-SXM4-40GB",
+        "Ampere",
+        "8.0.0",
+        "40Gi",
+        _profiles(
+            _AMPERE, g1_5=4864, g1_10=9856, g2_10=9984, g3_20=20096, g4_20=20096, g7_40=40192
+        ),
+        Physics(idle_w=50, power_w=400, idle_c=31, warm_c=66),
+    ),
     "A100": GpuModel(
         "NVIDIA A100-SXM4-80GB",
         "Ampere",
         "8.0.0",
         "80Gi",
-        Engines(108, 8, 5, 0, 1, 1),
         _profiles(
-            _sizes(
-                ("1g.10gb", 9728),
-                ("1g.20gb", 19968),
-                ("2g.20gb", 19968),
-                ("3g.40gb", 40448),
-                ("4g.40gb", 40448),
-                ("7g.80gb", 81152),
-            ),
-            (*_AMPERE, *_AMPERE_LARGE),
+            _AMPERE, g1_10=9728, g1_20=19968, g2_20=19968, g3_40=40192, g4_40=40192, g7_80=80896
         ),
+        Physics(idle_w=60, power_w=400, idle_c=31, warm_c=68),
     ),
     "H100": GpuModel(
         "NVIDIA H100 80GB HBM3",
         "Hopper",
         "9.0.0",
         "80Gi",
-        Engines(132, 8, 7, 0, 7, 1),
         _profiles(
-            _sizes(
-                ("1g.10gb", 9984),
-                ("1g.20gb", 20096),
-                ("2g.20gb", 20096),
-                ("3g.40gb", 40448),
-                ("4g.40gb", 40448),
-                ("7g.80gb", 81152),
-            ),
-            (*_HOPPER, *_HOPPER_LARGE),
+            _HOPPER, g1_10=9984, g1_20=20096, g2_20=20096, g3_40=40448, g4_40=40448, g7_80=81152
         ),
+        Physics(idle_w=70, power_w=700, idle_c=32, warm_c=72),
     ),
     "H200": GpuModel(
         "NVIDIA H200",
         "Hopper",
         "9.0.0",
         "141Gi",
-        Engines(132, 8, 7, 0, 7, 1),
         _profiles(
-            _sizes(
-                ("1g.18gb", 16384),
-                ("1g.35gb", 33280),
-                ("2g.35gb", 33280),
-                ("3g.71gb", 71168),
-                ("4g.71gb", 71168),
-                ("7g.141gb", 143616),
-            ),
-            (*_HOPPER, *_HOPPER_LARGE),
+            _HOPPER, g1_18=16384, g1_35=33024, g2_35=33024, g3_71=71168, g4_71=71168, g7_141=143104
         ),
+        Physics(idle_w=75, power_w=700, idle_c=32, warm_c=72),
     ),
     "B200": GpuModel(
         "NVIDIA B200",
         "Blackwell",
         "10.0.0",
         "180Gi",
-        Engines(148, 8, 7, 0, 7, 1),
         _profiles(
-            _sizes(
-                ("1g.23gb", 21504),
-                ("1g.45gb", 44032),
-                ("2g.45gb", 44032),
-                ("3g.90gb", 89088),
-                ("4g.90gb", 89088),
-                ("7g.180gb", 179200),
-            ),
-            (*_BLACKWELL, *_BLACKWELL_LARGE),
+            _BLACKWELL,
+            g1_23=20992,
+            g1_45=45312,
+            g2_45=45312,
+            g3_90=91136,
+            g4_90=91136,
+            g7_180=182784,
         ),
+        Physics(idle_w=140, power_w=1000, idle_c=33, warm_c=74),
     ),
     "GB200": GpuModel(
         "NVIDIA GB200",
         "Blackwell",
         "10.0.0",
         "186Gi",
-        Engines(152, 8, 7, 0, 7, 1),
         _profiles(
-            _sizes(
-                ("1g.23gb", 22528),
-                ("1g.47gb", 46080),
-                ("2g.47gb", 46080),
-                ("3g.93gb", 93184),
-                ("4g.93gb", 93184),
-                ("7g.186gb", 188416),
-            ),
-            (*_BLACKWELL, *_BLACKWELL_LARGE),
+            _GRACE_BLACKWELL,
+            g1_23=22528,
+            g1_47=46592,
+            g2_47=46592,
+            g3_93=93696,
+            g4_93=93696,
+            g7_186=188416,
         ),
+        Physics(idle_w=145, power_w=1200, idle_c=34, warm_c=70),
         addressing="ATS",
     ),
 }
@@ -258,6 +278,7 @@ def _place(index: int) -> Document:
     return {
         "resource.kubernetes.io/pciBusID": pci_bus_id(index, 0x1B),
         "resource.kubernetes.io/pcieRoot": pcie_root(index),
+        "resource.kubernetes.io/numaNode": {"int": index // _DEVICES_PER_NUMA_NODE},
     }
 
 
@@ -269,8 +290,9 @@ def _instance(
     amounts |= {name: {"value": str(count)} for name, count in profile.engines.items()}
     amounts |= {f"memorySlice{number}": {"value": "1"} for number in slices}
     used = _counters(profile.engines, f"{profile.memory_mi}Mi", slices)
+    name = profile.name.replace(".", "").replace("+", "-")
     return {
-        "name": f"gpu-{index}-mig-{profile.name.replace('.', '')}-{profile.id}-{place}",
+        "name": f"gpu-{index}-mig-{name}-{profile.id}-{place}",
         "attributes": {
             "type": {"string": "mig"},
             "parentUUID": {"string": parent},
@@ -294,8 +316,16 @@ def _counters(engines: Engines, memory: str, slices: range) -> Document:
     return counters | {f"memory-slice-{number}": {"value": "1"} for number in slices}
 
 
+@lru_cache(maxsize=16)
 def _all_of(model: GpuModel) -> Document:
-    return _counters(model.engines, model.memory, range(MEMORY_SLICES))
+    """What a GPU has to give: the most of each that any instance may have, as the driver says."""
+    most = _counters(Engines(0, 0, 0), "0Mi", range(MEMORY_SLICES))
+    for profile in model.profiles:
+        counters = _counters(profile.engines, f"{profile.memory_mi}Mi", range(0))
+        for name, counter in counters.items():
+            if parse_quantity(counter["value"]) > parse_quantity(most[name]["value"]):
+                most[name] = counter
+    return most
 
 
 def _consumes(index: int, counters: Document) -> Document:
@@ -319,13 +349,14 @@ def nics(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docum
             f"{driver}/type": {"string": "device"},
             f"{driver}/state": {"string": "up"},
             f"{driver}/mtu": {"int": 9000},
-            f"{driver}/numaNode": {"int": index // 4},
+            f"{driver}/numaNode": {"int": index // _DEVICES_PER_NUMA_NODE},
             f"{driver}/rdma": {"bool": True},
             f"{driver}/rdmaDevice": {"string": f"mlx5_{index}"},
             f"{driver}/pciVendor": {"string": "Mellanox Technologies"},
             f"{driver}/pciDevice": {"string": config.model or "MT2910 Family [ConnectX-7]"},
             "resource.kubernetes.io/pciBusID": pci_bus_id(index, 0x18),
             "resource.kubernetes.io/pcieRoot": pcie_root(index),
+            "resource.kubernetes.io/numaNode": {"int": index // _DEVICES_PER_NUMA_NODE},
             **attributes(config, driver, node, index),
         },
     }

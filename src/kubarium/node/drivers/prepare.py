@@ -5,25 +5,62 @@ Idempotent: preparing a claim again gives the same answer. CDI edits are environ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
+from kubarium.api.device_configs import ConfigRefused
 from kubarium.api.kinds import RESOURCE_CLAIMS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, KubariumError
 from kubarium.client.protocol import Reader
+from kubarium.node.config import DeviceConfig
+from kubarium.node.drivers import smi
 from kubarium.node.drivers.containers import (
-    ConfigProblem,
     device_environment,
+    identity_of,
     profile_of,
+    sharing_notes,
     visible,
 )
-from kubarium.node.drivers.profiles import NVIDIA
+from kubarium.node.drivers.domains import DomainProblem, confirm_ready
+from kubarium.node.drivers.profiles import NVIDIA, NVML
 
 
 class ClaimProblem(KubariumError):
     """A claim cannot be used by this pod now; the message is kubelet's."""
+
+
+@runtime_checkable
+class Hardware(Protocol):
+    """Devices of this machine that one node hands out, under a driver's name."""
+
+    def identity(self, device: str) -> str:
+        """What CUDA calls a device (its uuid); KeyError if it is not there any more."""
+
+    def device_nodes(self, device: str) -> tuple[str, ...]:
+        """The files under /dev that a container with the device needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What a container gets for its devices.
+
+    ``nodes``: the accelerators' files under /dev that it sees; None is all that the machine has.
+    ``notes``: what of its configuration cannot be honoured. ``programs``: text by path, for
+    containers with files of their own.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    nodes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    programs: Mapping[str, str] = field(default_factory=dict)
+
+
+# A container without a claim on a node whose GPUs are handed out: none.
+NO_GPUS = Edits({"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": ""}, ())
+# The key of what containers get that are not named.
+ANY_OTHER = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +73,10 @@ class PreparedDevice:
     pool: str
     device: str
     env: Mapping[str, str]
+    claim: str = ""
+    identity: str = ""
+    nodes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def serves(self, request: str) -> bool:
         """Whether it was given for this request ("" is any), or an alternative of it."""
@@ -92,6 +133,11 @@ async def fetch_claims(client: Reader, pod: Document) -> dict[str, Document]:
         except ApiError as error:
             if error.reason != "NotFound":
                 raise ClaimProblem(f"fetch ResourceClaim {namespace}/{name}: {error}") from error
+    for claim in found.values():
+        try:
+            await confirm_ready(client, claim, pod["spec"].get("nodeName", ""))
+        except (ApiError, DomainProblem) as problem:
+            raise _prepare_failed(claim, problem) from problem
     return found
 
 
@@ -107,6 +153,50 @@ def prepare_pod(
     """Environment by container. ClaimProblem if a claim is missing, not allocated, or not reserved
     for this pod, or if a device's driver is not on this node."""
     return {name: _environment(held) for name, held in devices_held(pod, read, drivers).items()}
+
+
+def container_edits(
+    pod: Document, read: ClaimReader, drivers: Mapping[str, object]
+) -> dict[str, Edits]:
+    """What each container gets, and under ANY_OTHER what one does that is not named; ClaimProblem
+    as :func:`prepare_pod`. Where a node hands out this machine's GPUs, nobody sees another's: the
+    number of a simulated GPU would be one of the machine's, so it is not told."""
+    guarded = guards_gpus(drivers, pod["spec"].get("nodeName", ""))
+    found: dict[str, Edits] = {ANY_OTHER: NO_GPUS} if guarded else {}
+    for name, held in devices_held(pod, read, drivers).items():
+        env = _environment([h for h in held if not guarded or h.device.profile != NVIDIA])
+        files = tuple(dict.fromkeys(node for item in held for node in item.device.nodes))
+        notes = tuple(dict.fromkeys(note for item in held for note in item.device.notes))
+        if guarded:
+            env = {**NO_GPUS.env, **env}
+        programs = {} if guarded else _programs(held, drivers)
+        found[name] = Edits(env, files if guarded else None, notes, programs)
+    return found
+
+
+def _programs(held: list[Held], drivers: Mapping[str, object]) -> dict[str, str]:
+    """nvidia-smi for simulated GPUs of one driver; a container with two drivers' sees the first."""
+    mine = [item.device for item in held if item.device.profile == NVIDIA]
+    if not mine:
+        return {}
+    driver, pool = mine[0].driver, mine[0].pool
+    known = drivers.get(driver_key(driver, pool), drivers.get(driver))
+    if not isinstance(known, DeviceConfig):
+        return {}
+    names = [d.device for d in mine if (d.driver, d.pool) == (driver, pool)]
+    return {smi.PATH: smi.program(known, driver, pool, names)}
+
+
+def guards_gpus(drivers: Mapping[str, object], node: str) -> bool:
+    """Whether GPUs of this machine are devices of the node."""
+    return any(
+        isinstance(known, Hardware) and key.endswith(f"/{node}") for key, known in drivers.items()
+    )
+
+
+def driver_key(driver: str, pool: str) -> str:
+    """Where a driver's configuration for one node is found."""
+    return f"{driver}/{pool}"
 
 
 def devices_held(
@@ -171,7 +261,7 @@ def _environment(held: list[Held]) -> dict[str, str]:
     env: dict[str, str] = {}
     for item in held:
         env |= item.device.env
-    return env | visible([h.device.device for h in held if h.device.profile == NVIDIA])
+    return env | visible([h.device.identity for h in held if h.device.identity])
 
 
 def _check(pod: Document, claim: Document) -> None:
@@ -193,30 +283,73 @@ def _check(pod: Document, claim: Document) -> None:
 
 
 def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[PreparedDevice]:
-    """The devices of an allocated claim; ClaimProblem for a driver that is not on this node."""
+    """The devices of an allocated claim; ClaimProblem for a driver that is not on this node.
+
+    A driver all of whose devices in the claim skip preparation is not asked, and need not be here
+    (KEP-5945).
+    """
     allocation = claim["status"]["allocation"]["devices"]
     results = allocation.get("results") or ()
     admin = any(result.get("adminAccess") for result in results)
+    skipped = drivers_skipped(results, "NodePrepareResources")
     found = []
     for result in results:
-        driver = result["driver"]
-        if driver not in drivers:
+        driver, device = result["driver"], result["device"]
+        if driver in skipped:
+            continue
+        key = driver_key(driver, result["pool"])
+        if key not in drivers and driver not in drivers:
             raise ClaimProblem(f"DRA driver {driver} is not registered")
+        known = drivers.get(key, drivers.get(driver))
         config = _config(allocation.get("config") or (), result["request"], driver)
-        profile = profile_of(driver, drivers[driver])
+        hardware = known if isinstance(known, Hardware) else None
+        profile = NVML if hardware is not None else profile_of(driver, known)
         try:
             env = device_environment(profile, result, config, admin)
-        except ConfigProblem as problem:
-            raise ClaimProblem(
-                f"NodePrepareResources failed for claim {claim['metadata']['name']}: prepare "
-                f"failed: {problem}"
-            ) from problem
+            identity, nodes = _identity(profile, device, hardware)
+        except ConfigRefused as problem:
+            raise _prepare_failed(claim, problem) from problem
         found.append(
             PreparedDevice(
-                result["request"], profile, driver, result["pool"], result["device"], env
+                result["request"],
+                profile,
+                driver,
+                result["pool"],
+                result["device"],
+                env,
+                claim["metadata"]["name"],
+                identity,
+                nodes,
+                sharing_notes(config) if hardware is not None else (),
             )
         )
     return found
+
+
+def drivers_skipped(results: Iterable[Mapping[str, Any]], operation: str) -> set[str]:
+    """Drivers all of whose devices in a claim skip the operation; unknown words are ignored."""
+    asked: set[str] = set()
+    seen: set[str] = set()
+    for result in results:
+        seen.add(result["driver"])
+        if not {operation, "*"} & set(result.get("skipNodeOperations") or ()):
+            asked.add(result["driver"])
+    return seen - asked
+
+
+def _identity(profile: str, device: str, hardware: Hardware | None) -> tuple[str, tuple[str, ...]]:
+    """What CUDA calls a device, "" for what is no GPU of NVIDIA's, and its files."""
+    if hardware is None:
+        return (identity_of(device) if profile == NVIDIA else ""), ()
+    try:
+        return hardware.identity(device), hardware.device_nodes(device)
+    except KeyError:
+        raise ConfigRefused(f"{device} is not on this machine any more") from None
+
+
+def _prepare_failed(claim: Document, problem: Exception) -> ClaimProblem:
+    name = claim["metadata"]["name"]
+    return ClaimProblem(f"NodePrepareResources failed for claim {name}: prepare failed: {problem}")
 
 
 def _config(entries: Any, request: str, driver: str) -> Mapping[str, Any]:

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
 from kubarium.node.config import DeviceConfig
-from kubarium.node.drivers import example, nvidia
+from kubarium.node.drivers import domains, example, nvidia
 from kubarium.node.drivers.typed import attributes, capacity, fill, stable_uuid
 
 __all__ = [
+    "COMPUTE_DOMAIN",
     "CPU",
     "EXAMPLE",
     "FREE",
     "NET",
     "NIC",
     "NVIDIA",
+    "NVML",
     "counter_sets_of",
     "device_classes",
     "devices_of",
@@ -26,8 +28,19 @@ __all__ = [
 
 EXAMPLE, NET, CPU = "gpu.example.com", "net.example.com", "cpu.example.com"
 NVIDIA, NIC, FREE = "nvidia", "nic", "free"
+COMPUTE_DOMAIN = "compute-domain"
+# The machine's own GPUs, found through NVML.
+NVML = "nvml"
 
-_DRIVERS = {EXAMPLE: EXAMPLE, NET: NET, CPU: CPU, NVIDIA: "gpu.nvidia.com", NIC: "dra.net"}
+_DRIVERS = {
+    EXAMPLE: EXAMPLE,
+    NET: NET,
+    CPU: CPU,
+    NVIDIA: "gpu.nvidia.com",
+    NVML: "gpu.nvidia.com",
+    NIC: "dra.net",
+    COMPUTE_DOMAIN: "compute-domain.nvidia.com",
+}
 
 _Make = Callable[[DeviceConfig, str, str, int], list[Document]]
 
@@ -66,15 +79,18 @@ def counter_sets_of(config: DeviceConfig, count: int) -> list[Document]:
 def device_classes(config: DeviceConfig) -> list[Document]:
     """The DeviceClasses that come with the driver; with profile free only if one is named."""
     driver = driver_of(config)
+    if config.profile == COMPUTE_DOMAIN:
+        return [_class(name, text, "") for name, text in domains.device_classes().items()]
     name = config.device_class or (driver if config.profile != FREE else "")
     if not name:
         return []
     expression = f'device.driver == "{driver}"'
-    if config.profile != NVIDIA:
+    if config.profile not in (NVIDIA, NVML):
         return [_class(name, expression, config.extended_resource)]
     typed = f'{expression} && device.attributes["{driver}"].type == '
     whole = _class(name, f'{typed}"gpu"', config.extended_resource or "nvidia.com/gpu")
-    return [whole, _class("mig.nvidia.com", f'{typed}"mig"', "")] if config.mig else [whole]
+    parts = _class("mig.nvidia.com", f'{typed}"mig"', "")
+    return [whole, parts] if config.mig or config.profile == NVML else [whole]
 
 
 def _class(name: str, expression: str, extended_resource: str) -> Document:
@@ -89,6 +105,10 @@ def _class(name: str, expression: str, extended_resource: str) -> Document:
     }
 
 
+def _of_machine(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
+    return []  # what there is, only the machine knows: see drivers.nvml
+
+
 def _free(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
     pattern = config.name or "device-{index}"
     device: Document = {"name": fill(pattern, driver, node, index)}
@@ -99,11 +119,17 @@ def _free(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docu
     return [device]
 
 
+def _domain(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
+    return domains.devices()
+
+
 _MAKE: dict[str, _Make] = {
     EXAMPLE: example.gpus,
     NET: example.nics,
     CPU: example.cpus,
     NVIDIA: nvidia.gpus,
+    NVML: _of_machine,
     NIC: nvidia.nics,
+    COMPUTE_DOMAIN: _domain,
     FREE: _free,
 }

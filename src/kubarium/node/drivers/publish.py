@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubarium.api.kinds import DEVICE_CLASSES, RESOURCE_SLICES
@@ -71,12 +71,20 @@ def pool_slices(
     ]
 
 
+# Finds the devices of a node that are hardware of this machine.
+Machine = Callable[[], list[Document]]
+
+
 class Publisher:
     """Keeps the slices of one driver on one node as they should be."""
 
-    def __init__(self, context: Context, config: DeviceConfig) -> None:
+    def __init__(
+        self, context: Context, config: DeviceConfig, machine: Machine | None = None
+    ) -> None:
+        """``machine``: where the devices are this machine's own, what they are."""
         self._context = context
         self._config = config
+        self._machine = machine
         self.driver = driver_of(config)
 
     async def publish_class(self) -> None:
@@ -97,7 +105,8 @@ class Publisher:
         allocators always see one complete pool. Other taints alone are written in place (KEP-5055).
         """
         name = node["metadata"]["name"]
-        devices = tainted(devices_of(self._config, name, count), self.driver, health or {})
+        found = self._machine() if self._machine else devices_of(self._config, name, count)
+        devices = tainted(found, self.driver, health or {})
         contents = slice_contents(devices, counter_sets_of(self._config, count))
         present = await self._present(name)
         newest = max((s["spec"]["pool"]["generation"] for s in present), default=0)

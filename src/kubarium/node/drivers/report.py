@@ -11,12 +11,7 @@ from collections.abc import Iterable, Mapping
 from kubarium.api.kinds import NODES, PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
-from kubarium.node.drivers.health import (
-    HEALTH_ANNOTATION,
-    HEALTH_OF_MOST,
-    health_text,
-    parse_health,
-)
+from kubarium.node.drivers.health import health_of, node_health, speaks_of_health
 from kubarium.node.drivers.prepare import ClaimProblem, Held, devices_held, has_claims
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
@@ -51,14 +46,14 @@ class HealthReport:
         if pod["spec"].get("nodeName") not in self._mine or not has_claims(pod):
             return []
         node = self._nodes.get(pod["spec"]["nodeName"])
-        return [_key(pod)] if node is not None and _speaks(node) else []
+        return [_key(pod)] if node is not None and speaks_of_health(node) else []
 
     def _of_node(self, node: Document) -> list[Key]:
         name = node["metadata"]["name"]
         if name not in self._mine:
             return []
         pods = self._pods.by_index(_BY_NODE, name)
-        return [_key(pod) for pod in pods if _speaks(node) or _reported(pod)]
+        return [_key(pod) for pod in pods if speaks_of_health(node) or _reported(pod)]
 
     async def reconcile(self, key: Key) -> float | None:
         """Write what the pod's devices are like now, if that is news."""
@@ -96,14 +91,9 @@ class HealthReport:
     @staticmethod
     def _health(node: Document, driver: str, device: str) -> str:
         try:
-            return parse_health(health_text(node, driver)).get(device, HEALTH_OF_MOST).state
+            return health_of(device, node_health(node, driver)).state
         except ConfigError:
             return "Unknown"
-
-
-def _speaks(node: Document) -> bool:
-    annotations = node["metadata"].get("annotations") or {}
-    return any(name.startswith(HEALTH_ANNOTATION) for name in annotations)
 
 
 def _reported(pod: Document) -> bool:

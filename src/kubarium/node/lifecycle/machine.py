@@ -20,7 +20,7 @@ kubelet's ``kuberuntime_manager.go`` (computePodActions), ``prober/worker.go``, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -29,7 +29,7 @@ from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
-from kubarium.node.lifecycle.conditions import ResizeCondition
+from kubarium.node.lifecycle.conditions import NotedCondition, ResizeCondition
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
     INIT,
@@ -40,7 +40,8 @@ from kubarium.node.lifecycle.plan import (
     container_plans,
     ephemeral_plans,
 )
-from kubarium.node.lifecycle.resize import desired
+from kubarium.node.lifecycle.resize import changed, desired
+from kubarium.view.memory import PRESSURE
 
 # kubelet: MaxContainerBackOff and backOffPeriod; a run longer than twice the maximum starts afresh.
 CRASH_BACKOFF_S = 10.0
@@ -163,6 +164,7 @@ class PodMachine:
         self.allocated: Mapping[str, Mapping[str, Any]] = desired(pod)
         self.actual: Mapping[str, Mapping[str, Any]] = self.allocated
         self.resize: tuple[ResizeCondition, ...] = ()
+        self.noted: dict[str, NotedCondition] = {}
         self.condition_times: dict[str, tuple[str, float]] = {}
         self._deadlines: dict[tuple[str, ...], float] = {}
         self._out: list[ev.Instruction] = []
@@ -265,6 +267,10 @@ class PodMachine:
     @property
     def deleting(self) -> bool:
         return bool(self.pod["metadata"].get("deletionTimestamp"))
+
+    @property
+    def _generation(self) -> int:
+        return int(self.pod["metadata"].get("generation", 1))
 
     @property
     def label(self) -> str:
@@ -419,6 +425,13 @@ class PodMachine:
         self._publish()
 
     def _on_Resized(self, event: ev.Resized, now: float) -> None:
+        for kind in [kind for kind in self.noted if kind.startswith(PRESSURE)]:
+            name = kind.removeprefix(PRESSURE)
+            before, after = self.actual.get(name) or {}, event.actual.get(name) or {}
+            if "memory" in changed(before, after):
+                del self.noted[kind]
+            else:  # another resize than the one that it waits for
+                self.noted[kind] = replace(self.noted[kind], generation=self._generation)
         self.allocated, self.actual = event.allocated, event.actual
         self.resize = event.conditions
         self._publish()
@@ -429,6 +442,14 @@ class PodMachine:
             record.resizing = True
             why = f"Container {event.name} resize requires restart"
             self._stop(record, now, self._grace(), why)
+
+    def _on_ConditionNoted(self, event: ev.ConditionNoted, now: float) -> None:
+        found = NotedCondition(event.reason, event.message, self._generation)
+        before = self.noted.pop(event.type, None)
+        if event.reason:
+            self.noted[event.type] = found
+        if before != (found if event.reason else None):
+            self._publish()
 
     def _on_ResizeNoted(self, event: ev.ResizeNoted, now: float) -> None:
         self._record(event.kind, event.reason, event.message)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import heapq
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.clock import Clock, rfc3339_micro
+from kubarium.base.duration import duration_s
 from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.lifecycle import events as ev
@@ -47,27 +47,9 @@ OOM = "kubarium.dev/oom"
 DEFAULT_RUN_S = 1.0
 _OOM_CODE = 137
 
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
-
 
 class BadAnnotation(KubariumError):
     """An annotation's value cannot be read; the pod fails with this message."""
-
-
-def duration_s(text: str) -> float:
-    """Seconds of a Go duration or a plain number; ValueError otherwise.
-
-    >>> duration_s("1m30s"), duration_s("250ms"), duration_s("5")
-    (90.0, 0.25, 5.0)
-    """
-    parts = _PART.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError(text)
-    return value
 
 
 @dataclass(frozen=True, slots=True)

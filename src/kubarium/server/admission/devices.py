@@ -1,10 +1,13 @@
-"""Administrative access to devices is for namespaces that an administrator has labelled.
+"""Claims: administrative access is for namespaces that an administrator has labelled, and device
+configuration is what its driver takes.
 
-Source: KEP-5018; upstream checks this in the strategies of ResourceClaim and its template.
+Source: KEP-5018, which upstream checks in the strategies of ResourceClaim and its template; the
+webhooks of the drivers that Kubarium plays, here without a webhook.
 """
 
 from __future__ import annotations
 
+from kubarium.api.device_configs import complaints
 from kubarium.api.resource import Document
 from kubarium.base.errors import FieldError, invalid
 from kubarium.server.admission.chain import Attempt
@@ -14,10 +17,7 @@ LABEL = "resource.kubernetes.io/admin-access"
 
 def check_admin_access(attempt: Attempt) -> None:
     """ApiError 422 for each request with ``adminAccess`` where it is not allowed."""
-    spec: Document = attempt.document.get("spec") or {}
-    root = "spec"
-    if attempt.kind.resource.plural == "resourceclaimtemplates":
-        spec, root = spec.get("spec") or {}, "spec.spec"
+    spec, root = _claim_spec(attempt)
     requests = (spec.get("devices") or {}).get("requests") or []
     asking = [
         index
@@ -39,3 +39,20 @@ def check_admin_access(attempt: Attempt) -> None:
     ]
     resource = attempt.kind.resource
     raise invalid(resource.kind, resource.group, attempt.name, errors)
+
+
+def check_device_configs(attempt: Attempt) -> None:
+    """ApiError 422 for each opaque configuration that its driver would refuse."""
+    spec, root = _claim_spec(attempt)
+    errors = complaints((spec.get("devices") or {}).get("config") or [], root)
+    if errors:
+        resource = attempt.kind.resource
+        raise invalid(resource.kind, resource.group, attempt.name, errors)
+
+
+def _claim_spec(attempt: Attempt) -> tuple[Document, str]:
+    """The spec of a claim or of a template's claims, and where it stands."""
+    spec: Document = attempt.document.get("spec") or {}
+    if attempt.kind.resource.plural == "resourceclaimtemplates":
+        return spec.get("spec") or {}, "spec.spec"
+    return spec, "spec"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubarium.server.admission.chain import ANY, CREATE, DELETE, UPDATE, Chain, Plugin
-from kubarium.server.admission.devices import check_admin_access
+from kubarium.server.admission.devices import check_admin_access, check_device_configs
 from kubarium.server.admission.jobset import check_job_set, default_job_set
 from kubarium.server.admission.kueue import check_queueing, default_queueing
 from kubarium.server.admission.limit_ranges import check_limit_ranges, set_default_resources
@@ -52,6 +52,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
             Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
             Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),
+            Plugin("DeviceConfig", check_device_configs, _CLAIMS, _ON_WRITE, validating=True),
             Plugin("Priority", only_one_default, _PRIORITY_CLASSES, _ON_WRITE, validating=True),
             Plugin("RBAC", roles, _ROLES, _ON_WRITE, validating=True),
             Plugin("RBAC", bindings, _BINDINGS, _ON_WRITE, validating=True),

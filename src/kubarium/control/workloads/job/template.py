@@ -11,6 +11,7 @@ from kubarium.control.workloads.job.facts import (
     JobFacts,
 )
 from kubarium.control.workloads.pods import pod_from_template
+from kubarium.view.memory import ANY_INDEX, apply_learned, learned
 
 _ENV = {
     "name": "JOB_COMPLETION_INDEX",
@@ -24,6 +25,8 @@ def job_pod(facts: JobFacts, index: int | None) -> Document:
     pod = pod_from_template(job["spec"]["template"], job)
     metadata = pod["metadata"]
     metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
+    sizes = learned(job)
+    apply_learned(pod["spec"], sizes.get(ANY_INDEX if index is None else str(index), {}))
     if index is None:
         return pod
     name = f"{job['metadata']['name']}-{index}"

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kubarium.node.drivers.prepare import Edits
+
 _NAME = "checkpoint.json"
 
 
@@ -34,7 +36,8 @@ class Checkpoint:
     hostname: str
     tmpfs: list[tuple[str, str]]
     own_network: bool
-    device_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    # What containers get for their claims.
+    devices: Mapping[str, Edits] = field(default_factory=dict)
     containers: dict[str, StartedContainer] = field(default_factory=dict)
     # The container's resources at its start: a resize may have changed the pod since.
     resources: dict[str, Any] = field(default_factory=dict)
@@ -52,9 +55,16 @@ def read(place: Path) -> Checkpoint | None:
         found = json.loads((place / _NAME).read_text())
         found["tmpfs"] = [(path, options) for path, options in found["tmpfs"]]
         containers = {n: StartedContainer(**c) for n, c in found.pop("containers").items()}
-        return Checkpoint(**found, containers=containers)
+        devices = {name: _edits(given) for name, given in found.pop("devices").items()}
+        return Checkpoint(**found, containers=containers, devices=devices)
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _edits(found: dict[str, Any]) -> Edits:
+    nodes = found.pop("nodes")
+    notes = tuple(found.pop("notes"))
+    return Edits(**found, nodes=None if nodes is None else tuple(nodes), notes=notes)
 
 
 def outcome(log: Path, suffix: str) -> tuple[int, int, float] | None:

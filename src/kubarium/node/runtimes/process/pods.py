@@ -21,9 +21,10 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import KubariumError, bad_request
-from kubarium.node import isolation
+from kubarium.node import claimed, isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
+from kubarium.node.drivers.prepare import ANY_OTHER, Edits
 from kubarium.node.environment import (
     ConfigProblem,
     command_line,
@@ -65,9 +66,12 @@ from kubarium.node.runtimes.process.engine import (
     StartError,
 )
 from kubarium.node.runtimes.process.init import OUTCOME
+from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, home_of, identity_of, sysctls_of
+from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
+from kubarium.view.memory import KILLED
 
 _TERMINATION_BYTES = 4096
 # Of a container that is gone without having said how it ended.
@@ -106,7 +110,7 @@ class _Pod:
     facts: PodFacts
     place: Path
     volumes: PodVolumes
-    device_env: Mapping[str, Mapping[str, str]]
+    devices: Mapping[str, Edits]
     containers: dict[str, str] = field(default_factory=dict)  # name -> current container ident
     running: dict[str, None] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
@@ -118,6 +122,8 @@ class _Pod:
     # Volumes of an adopted pod, until they have been looked at again.
     adopting: asyncio.Task[None] | None = None
 
+
+_NOTHING = Edits()
 
 # (pod uid, container, attempt, status, termination message, out of memory)
 OnExit = Callable[[str, str, int, ExitStatus, str, bool], None]
@@ -136,6 +142,7 @@ class ProcessPods:
         volumes: VolumeSources,
         on_exit: OnExit,
         warn: Warn,
+        on_pressure: Tell,
         network: PodNetwork | None = None,
     ) -> None:
         """``network`` None: pods share the machine's."""
@@ -153,6 +160,8 @@ class ProcessPods:
         self._network = network
         self.dialer = Dialer(config.network, self._engine.sockets)
         self._groups = Cgroups(shortfall="not looked for yet")
+        self.memory = MemoryWatch(clock, lambda: self._groups, on_pressure)
+        self._on_pressure = on_pressure
         self._pods: dict[str, _Pod] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
         self._passable: list[str] = []
@@ -200,6 +209,7 @@ class ProcessPods:
         """Kill everything and remove the pods' files."""
         if self._network is not None:
             self._network.close()
+        self.memory.close()
         await self._engine.close()
         self._groups.close()
         shutil.rmtree(self._root / "pods", ignore_errors=True)
@@ -218,8 +228,8 @@ class ProcessPods:
 
     # Pods --------------------------------------------------------------------------------------
 
-    async def prepare(self, facts: PodFacts, device_env: Mapping[str, Mapping[str, str]]) -> None:
-        """Volumes, hosts file and sandbox; PrepareFailed says why not. ``device_env`` by container.
+    async def prepare(self, facts: PodFacts, devices: Mapping[str, Edits]) -> None:
+        """Volumes, hosts file and sandbox; PrepareFailed says why not. ``devices`` by container.
 
         May be called again after a failure."""
         uid = facts.pod["metadata"]["uid"]
@@ -232,7 +242,7 @@ class ProcessPods:
             await volumes.set_up()
         except MountProblem as problem:
             raise PrepareFailed("FailedMount", str(problem)) from problem
-        self._pods[uid] = _Pod(facts, place, volumes, device_env)
+        self._pods[uid] = _Pod(facts, place, volumes, devices)
         (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
         network = self._network_of(facts)
         asks = network is not None and asks_cluster(facts.pod)
@@ -242,7 +252,7 @@ class ProcessPods:
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
         tmpfs += [(str(path), options) for path, options in volumes.memory]
         hostname, address = pod_hostname(facts.pod), facts.pod_ips[0]
-        written = Checkpoint(uid, address, hostname, tmpfs, network is not None, device_env)
+        written = Checkpoint(uid, address, hostname, tmpfs, network is not None, devices)
         self._pods[uid].checkpoint = written
         try:
             written.write(place)
@@ -277,7 +287,7 @@ class ProcessPods:
         found = self._found.pop(uid)
         place = self._root / "pods" / uid
         volumes = PodVolumes(facts, place / "volumes", self._sources)
-        pod = self._pods[uid] = _Pod(facts, place, volumes, found.device_env, checkpoint=found)
+        pod = self._pods[uid] = _Pod(facts, place, volumes, found.devices, checkpoint=found)
         network = self._network_of(facts) if found.own_network else None
         if network is not None and self._network is not None:
             self._network.adopt(uid, found.address)
@@ -292,6 +302,7 @@ class ProcessPods:
             pod.limits[name] = container_amounts(found.resources.get(name)).memory
             self._idents[ident] = (uid, name, started.attempt)
             pod.running[name] = None
+            self.memory.set(facts.pod, name, pod.groups[name], pod.limits[name])
         pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
 
     async def _look_at_volumes(self, pod: _Pod) -> None:
@@ -406,7 +417,12 @@ class ProcessPods:
         known = self._pods.get(uid)
         if known is None or not names:
             return
-        wanted = {name: container_amounts(_container(pod, name).get("resources")) for name in names}
+        wanted = {
+            name: container_amounts(
+                _container(pod, name).get("resources"), claimed.of_container(pod, name)
+            )
+            for name in names
+        }
         for name, amounts in wanted.items():
             self._check_shrink(uid, known.groups.get(name, ""), name, amounts.memory)
         whole = pod_amounts(pod)
@@ -415,6 +431,7 @@ class ProcessPods:
             if name in known.groups:
                 self._groups.set(uid, known.groups[name], amounts)
                 known.limits[name] = amounts.memory
+                self.memory.set(pod, name, known.groups[name], amounts.memory)
         self._groups.set(uid, "", whole)
         known.whole = whole
 
@@ -480,6 +497,7 @@ class ProcessPods:
             ) from error
         started.started_at = self._clock.now()
         self._write_down(pod, container, started)
+        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.limits[name])
         return Prepared(f"kubarium://{ident}", image.image_id)
 
     @staticmethod
@@ -497,7 +515,8 @@ class ProcessPods:
         if former is not None:
             self._groups.remove(uid, former)
         pod.groups[name] = f"{name}_{attempt}"
-        amounts = container_amounts(container.get("resources"))
+        claims = claimed.of_container(pod.facts.pod, name)
+        amounts = container_amounts(container.get("resources"), claims)
         pod.limits[name] = amounts.memory
         self._groups.create_container(uid, pod.groups[name], amounts)
 
@@ -563,6 +582,58 @@ class ProcessPods:
         )
         return "" if outcome == SUCCESS else message
 
+    def training_folder(self, uid: str) -> Path:
+        """Where a rank's programs report, as seen from outside the pod."""
+        return self._root / "pods" / uid / "train"
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        """What a container has written to its current log."""
+        pod = self._pods.get(uid)
+        known = self._idents.get(pod.containers.get(name, "")) if pod else None
+        if pod is None or known is None:
+            return 0
+        try:
+            return (pod.place / "logs" / name / f"{known[2]}.log").stat().st_size
+        except OSError:
+            return 0
+
+    # Faults on purpose (see node.faults)
+
+    def running_attempts(self, uid: str) -> dict[str, int]:
+        """The attempt of each container that runs."""
+        pod = self._pods.get(uid)
+        names = pod.running if pod else {}
+        known = {name: self._idents.get(pod.containers[name]) for name in names} if pod else {}
+        return {name: found[2] for name, found in known.items() if found}
+
+    async def signal_all(self, uid: str, name: str, number: int) -> None:
+        """To the container's command and its process group."""
+        pod = self._pods.get(uid)
+        if pod is not None and name in pod.running:
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(pod.containers[name], number)
+
+    def slow(self, uid: str, name: str, share: float | None) -> str:
+        """Leave a container this share of one CPU (None: what it had); "" or why not."""
+        pod = self._pods.get(uid)
+        if pod is None or name not in pod.groups:
+            return "it does not run"
+        if "cpu" not in self._groups.controllers:
+            return "this machine lets us limit no CPU"
+        amounts = container_amounts(_container(pod.facts.pod, name).get("resources"))
+        if share is not None:
+            amounts = replace(amounts, milli_cpu=max(1, int(share * 1000)))
+        try:
+            self._groups.set(uid, pod.groups[name], amounts)
+        except OSError as error:
+            return str(error.strerror or error)
+        return ""
+
+    def memory_limit(self, uid: str, name: str) -> int | None:
+        """The container's memory limit in force, in bytes."""
+        pod = self._pods.get(uid)
+        return pod.limits.get(name) if pod else None
+
     def process_ids(self, uid: str) -> dict[str, int]:
         """The running containers' first processes, by container name; for tools that look."""
         pod = self._pods.get(uid)
@@ -583,6 +654,7 @@ class ProcessPods:
         message, out_of_memory = "", False
         if pod is not None:
             pod.running.pop(name, None)
+            self.memory.drop(uid, name)
             out_of_memory = self._ran_out_of_memory(pod, name, ident, status)
             message = self._termination_message(pod, name, attempt, status)
             shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
@@ -598,6 +670,10 @@ class ProcessPods:
         limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
         text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
+        if held:
+            said = f"was killed at its limit {_mebibytes(held)}, peak {_mebibytes(peak)}"
+            uid = pod.facts.pod["metadata"]["uid"]
+            self._on_pressure(uid, name, KILLED, f"{said}, exit code {status.code}")
         return True
 
     # What is started ---------------------------------------------------------------------------
@@ -651,8 +727,15 @@ class ProcessPods:
         path = ":".join((*image.path, DEFAULT_PATH))
         base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home_of(who.uid)}
         own = container_environment(pod.facts, container, self._sources.objects)
-        devices = pod.device_env.get(container["name"], {})
-        return {**base, **image.env, **own, **devices}
+        training = self._training_env(pod)
+        return {**base, **image.env, **training, **own, **_edits(pod, container["name"]).env}
+
+    def _training_env(self, pod: _Pod) -> dict[str, str]:
+        if not is_rank(pod.facts.pod):
+            return {}
+        folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+        seen = str(folder) if self._engine.level == isolation.PLAIN else FOLDER
+        return {FOLDER_VARIABLE: seen}
 
     def _root_fs(
         self,
@@ -670,6 +753,9 @@ class ProcessPods:
         if self._network is not None:
             resolv = str(pod.place / "etc/resolv.conf")
             binds.append(Bind(resolv, "/etc/resolv.conf", False, False))
+        if is_rank(pod.facts.pod):
+            folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+            binds.append(Bind(str(folder), FOLDER, False, True))
         name = container["name"]
         message = self._termination_file(pod, name, attempt)
         message.touch()
@@ -678,6 +764,7 @@ class ProcessPods:
         os.chmod(message, 0o666)
         target = container.get("terminationMessagePath") or "/dev/termination-log"
         binds.append(Bind(str(message), target, False, False))
+        binds += self._programs(pod, name)
         return RootFs(
             str(place),
             sorted(binds, key=lambda bind: bind.target),
@@ -691,6 +778,7 @@ class ProcessPods:
             kept_tmp=self._kept_tmp,
             cgroups=self._groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
             own_network=self.has_network(pod.facts.pod["metadata"]["uid"]),
+            accelerators=_edits(pod, name).nodes,
         )
 
     def _bind(self, pod: _Pod, mount: Mapping[str, Any], name: str, env: Mapping[str, str]) -> Bind:
@@ -713,6 +801,19 @@ class ProcessPods:
             inside.mkdir(parents=True)
             os.chmod(inside, 0o777)
         return inside
+
+    def _programs(self, pod: _Pod, container: str) -> list[Bind]:
+        """Programs that come with the container's devices; the machine's own of that name wins."""
+        binds = []
+        for target, text in _edits(pod, container).programs.items():
+            if shutil.which(os.path.basename(target)):
+                continue
+            source = pod.place / "programs" / container / os.path.basename(target)
+            source.parent.mkdir(parents=True, exist_ok=True)
+            source.write_text(text)
+            source.chmod(0o755)
+            binds.append(Bind(str(source), target, True, False))
+        return binds
 
     def _plain_root(
         self,
@@ -819,6 +920,11 @@ def _no_log(pod: Document, name: str, previous: bool) -> str:
             waiting = "is waiting to start"
             return f'container "{name}" in pod "{pod_name}" {waiting}: {text}'
     return f'container "{name}" in pod "{pod_name}" is not available'
+
+
+def _edits(pod: _Pod, container: str) -> Edits:
+    """What a container gets for its devices."""
+    return pod.devices.get(container) or pod.devices.get(ANY_OTHER) or _NOTHING
 
 
 def _last_output(path: Path) -> str:

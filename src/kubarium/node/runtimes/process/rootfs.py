@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubarium.node.runtimes.process import linux
@@ -55,6 +56,8 @@ class RootFs:
     cgroups: list[tuple[str, str]] = field(default_factory=list)
     # Whether the container has a network of its own, which /sys is to show.
     own_network: bool = False
+    # NVIDIA's files below /dev that the container is given; None is all that there are.
+    accelerators: Sequence[str] | None = None
 
 
 def build(root: RootFs) -> None:
@@ -206,12 +209,14 @@ def _devices(target: str, root: RootFs) -> None:
     if root.privileged:
         linux.mount("/dev", target, None, linux.MS_BIND | linux.MS_REC)
         return
-    linux.mount("tmpfs", target, "tmpfs", linux.MS_NOSUID, "mode=755,size=64k")
-    names = [name for name in os.listdir("/dev") if name.startswith(_ACCELERATORS)]
-    for name in (*_DEVICES, *sorted(names)):
+    # Device files are bound in one by one; one that a container makes here opens nothing.
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("tmpfs", target, "tmpfs", flags, "mode=755,size=64k")
+    for name in (*_DEVICES, *accelerators(os.listdir("/dev"), root.accelerators)):
         source, inner = f"/dev/{name}", f"{target}/{name}"
         if not os.path.exists(source):
             continue
+        os.makedirs(os.path.dirname(inner), exist_ok=True)
         if os.path.isdir(source):
             os.mkdir(inner)
         else:
@@ -231,6 +236,19 @@ def _devices(target: str, root: RootFs) -> None:
     os.chmod(f"{target}/shm", 0o1777)
     if root.shm:
         linux.mount(root.shm, f"{target}/shm", None, linux.MS_BIND)
+
+
+def accelerators(present: Sequence[str], given: Sequence[str] | None) -> list[str]:
+    """The files of accelerators that a container sees. Those of NVIDIA are only those ``given``,
+    where it says which; other vendors' have no driver here that hands them out.
+
+    >>> accelerators(["nvidia0", "nvidia1", "nvidiactl", "dri", "sda"], ["nvidia1", "nvidiactl"])
+    ['dri', 'nvidia1', 'nvidiactl']
+    """
+    found = sorted(name for name in present if name.startswith(_ACCELERATORS))
+    if given is None:
+        return found
+    return [name for name in found if not name.startswith("nvidia")] + list(given)
 
 
 def _bind(bind: Bind) -> None:

@@ -24,8 +24,18 @@ from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.errors import ApiError, KubariumError, internal
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
-from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
+from kubarium.node.drivers.prepare import (
+    ANY_OTHER,
+    NO_GPUS,
+    ClaimProblem,
+    Edits,
+    container_edits,
+    fetch_claims,
+    guards_gpus,
+    has_claims,
+)
 from kubarium.node.environment import Sources
+from kubarium.node.faults import FaultActor
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
@@ -45,9 +55,11 @@ from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.runtimes.process.resizing import Resizer
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
+from kubarium.view.memory import PRESSURE
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -99,11 +111,14 @@ class ProcessRunner:
             self._volume_sources(config, is_root),
             self._exited,
             self._warn,
+            self._pressed,
             network,
         )
         self.dialer = self.pods.dialer
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
+        self.training = TrainingWatch(context, self, self.spawn)
+        self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
         def reader(resource: Resource) -> Callable[[str, str], Document | None]:
@@ -189,6 +204,8 @@ class ProcessRunner:
                     group.create_task(self._network.run())
                 group.create_task(self._refresh())
                 group.create_task(self.pods.watch_memory())
+                group.create_task(self.pods.memory.run())
+                group.create_task(self.training.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -217,6 +234,7 @@ class ProcessRunner:
                     self.spawn(self.pods.release(uid))
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
+        self._faults.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
         actor = self._actors.get(pod["metadata"]["uid"])
@@ -226,6 +244,8 @@ class ProcessRunner:
     def drop(self, uid: str) -> None:
         """An actor has nothing left to do and its pod is gone."""
         self._actors.pop(uid, None)
+        self.training.drop(uid)
+        self._faults.forget(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
@@ -256,6 +276,17 @@ class ProcessRunner:
     def processes(self, pod: Document) -> dict[str, int]:
         """Process ids of the running containers' inits, by container name."""
         return self.pods.process_ids(pod["metadata"]["uid"])
+
+    def processes_of(self, uid: str) -> dict[str, int]:
+        return self.pods.process_ids(uid)
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        return self.pods.output_bytes(uid, name)
+
+    def join_training(self, pod: Document) -> None:
+        """A container of ``pod`` starts: follow its training, if it is a rank."""
+        if is_rank(pod):
+            self.training.add(pod, self.pods.training_folder(pod["metadata"]["uid"]))
 
     def started(self) -> None:
         """A container has come up, perhaps with other resources than before."""
@@ -290,6 +321,16 @@ class ProcessRunner:
             )
             actor.exited(event)
             self._resizer.freed()
+            self.training.ended(uid, _outcome(event))
+
+    def _pressed(self, uid: str, name: str, reason: str, message: str) -> None:
+        self.note(uid, PRESSURE + name, reason, message)
+
+    def note(self, uid: str, kind: str, reason: str, message: str) -> None:
+        """A condition that the node has noticed by itself; gone with an empty ``reason``."""
+        actor = self._actors.get(uid)
+        if actor is not None:
+            actor.deliver(ev.ConditionNoted(kind, reason, message))
 
     async def fetch(self, pod: Document) -> None:
         """Bring in objects that the pod names and that no watch has shown yet: a pod may be seen
@@ -305,7 +346,7 @@ class ProcessRunner:
                 if error.reason != "NotFound":
                     _LOG.warning("%s %s/%s: %s", resource.plural, namespace, name, error)
 
-    async def prepare(self, facts: PodFacts, devices: Mapping[str, Mapping[str, str]]) -> None:
+    async def prepare(self, facts: PodFacts, devices: Mapping[str, Edits]) -> None:
         """Make the pod's place and join it to the network; PrepareFailed."""
         await self.pods.prepare(facts, devices)
         if self._network is not None:
@@ -316,13 +357,17 @@ class ProcessRunner:
         if self._network is not None:
             self._network.changed()
 
-    async def prepare_devices(self, pod: Document) -> dict[str, dict[str, str]]:
-        """Environment by container from the pod's claims; PrepareFailed in kubelet's wording."""
+    async def prepare_devices(self, pod: Document) -> dict[str, Edits]:
+        """What containers get, from the pod's claims; PrepareFailed in kubelet's wording."""
         if not has_claims(pod):
-            return {}
+            guarded = guards_gpus(self._drivers, pod["spec"].get("nodeName", ""))
+            return {ANY_OTHER: NO_GPUS} if guarded else {}
         try:
             claims = await fetch_claims(self.context.client, pod)
-            return prepare_pod(pod, lambda ns, name: claims.get(name), self._drivers)
+            edits = container_edits(pod, lambda ns, name: claims.get(name), self._drivers)
+            for note in dict.fromkeys(note for given in edits.values() for note in given.notes):
+                self.recorder.event(pod, "Warning", "DeviceConfigNotApplied", note)
+            return edits
         except ClaimProblem as problem:
             text = f"Failed to prepare dynamic resources: prepare dynamic resources: {problem}"
             raise PrepareFailed("FailedPrepareDynamicResources", text) from problem
@@ -335,6 +380,15 @@ def _pod_network(context: Context, config: NodeConfig) -> PodNetwork | None:
     zone = Zone(config.cluster_domain, zone_sources(context.informers), (plan.pods, plan.services))
     nodes = [plan.node_address(index) for index in range(len(config.nodes))]
     return PodNetwork(plan, config.root, nodes, DnsServer(zone))
+
+
+def _outcome(ended: ev.ContainerExited) -> str:
+    """How a rank's attempt ended, in a few words."""
+    if ended.code == 0:
+        return "Completed"
+    if ended.oom_killed:
+        return "OutOfMemory"
+    return f"Signal {ended.signal}" if ended.signal else f"ExitCode {ended.code}"
 
 
 class PodActor:
@@ -483,6 +537,7 @@ class PodActor:
             )
             self._do_Record(ev.Record("Normal", "Pulled", text, name))
             await self._runner.fetch(self._pod)
+            self._runner.join_training(self._pod)
             started = await self._runner.pods.start_container(self._uid, container, attempt, image)
         except StartFailed as failure:
             del self._starting[(name, attempt)]
@@ -495,6 +550,8 @@ class PodActor:
             self.deliver(early)
 
     def _do_SignalContainer(self, instruction: ev.SignalContainer) -> None:
+        if instruction.signal != "SIGKILL":
+            self._runner.training.stop(self._uid)
         self._runner.spawn(
             self._runner.pods.send_signal(
                 self._uid, instruction.name, instruction.attempt, instruction.signal

@@ -1,0 +1,23 @@
+"""Durations as Kubernetes and Go write them."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
+
+
+def duration_s(text: str) -> float:
+    """Seconds of a Go duration or a plain number; ValueError otherwise.
+
+    >>> duration_s("1m30s"), duration_s("250ms"), duration_s("5")
+    (90.0, 0.25, 5.0)
+    """
+    parts = _PART.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value

@@ -1,0 +1,272 @@
+"""Which GPUs and MIG instances the machine has, and how the vendor's driver publishes them.
+
+Names follow kubernetes-sigs/dra-driver-nvidia-gpu ``cmd/gpu-kubelet-plugin/deviceinfo.go`` and
+``nvlib.go``. A GPU in MIG mode is published as its instances, as they are; none are made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kubarium.api.resource import Document
+from kubarium.base.quantity import format_quantity
+from kubarium.node.drivers.nvml.library import NOT_FOUND, Nvml, code_of
+
+T = TypeVar("T")
+
+_MIB = 1024 * 1024
+# nvml.h: nvmlBrandType_t and nvmlDeviceArchitecture_t, in the words of go-nvlib.
+_BRANDS = {
+    1: "Quadro", 2: "Tesla", 3: "NVS", 4: "Grid", 5: "GeForce", 6: "Titan", 7: "NvidiaVApps",
+    8: "NvidiaVPC", 9: "NvidiaVCS", 10: "NvidiaVWS", 11: "NvidiaCloudGaming", 12: "QuadroRTX",
+    13: "NvidiaRTX", 14: "Nvidia", 15: "GeForceRTX", 16: "TitanRTX",
+}  # fmt: skip
+_ARCHITECTURES = {
+    2: "Kepler", 3: "Maxwell", 4: "Pascal", 5: "Volta", 6: "Turing", 7: "Ampere",
+    8: "Ada Lovelace", 9: "Hopper", 10: "Blackwell", 13: "Rubin",
+}  # fmt: skip
+_ADDRESSING = {0: "None", 1: "HMM", 2: "ATS"}
+_ROOT = re.compile(r"/(pci[0-9a-f]{4}:[0-9a-f]{2})/")
+
+
+@dataclass(frozen=True, slots=True)
+class MigInstance:
+    """One MIG device: a GPU instance with one compute instance."""
+
+    uuid: str
+    profile: str
+    profile_id: int
+    start: int
+    size: int
+    gpu_instance: int
+    compute_instance: int
+    memory_bytes: int
+    engines: tuple[tuple[str, int], ...]
+    handle: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One physical GPU. ``handle`` is NVML's; None in values are what it does not tell."""
+
+    index: int
+    minor: int
+    uuid: str
+    product: str
+    brand: str
+    architecture: str
+    compute_capability: str
+    memory_bytes: int
+    bus_id: str
+    pcie_root: str
+    numa_node: int | None
+    addressing: str | None
+    mig_enabled: bool
+    instances: tuple[MigInstance, ...]
+    handle: Any = None
+
+    @property
+    def name(self) -> str:
+        """The device's name in slices."""
+        return f"gpu-{self.minor}"
+
+    def instance_name(self, instance: MigInstance) -> str:
+        """The name of one of its MIG devices in slices."""
+        profile = instance.profile.replace(".", "").replace("+", "-")
+        return f"{self.name}-mig-{profile}-{instance.profile_id}-{instance.start}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What one machine has. ``problems`` are GPUs that could not be read, in sentences."""
+
+    driver_version: str
+    cuda_version: str
+    gpus: tuple[Gpu, ...]
+    problems: tuple[str, ...] = ()
+
+
+def discover(nvml: Nvml, sysfs: Path = Path("/sys")) -> Inventory:
+    """Ask NVML for everything. A GPU that does not answer is a problem, not the end."""
+    cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    gpus: list[Gpu] = []
+    problems: list[str] = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            gpus.append(_gpu(nvml, index, sysfs, problems))
+        except nvml.NVMLError as error:
+            problems.append(f"GPU {index}: {error}")
+    return Inventory(
+        _semver(nvml.nvmlSystemGetDriverVersion()),
+        f"{cuda // 1000}.{cuda % 1000 // 10}.0",
+        tuple(gpus),
+        tuple(problems),
+    )
+
+
+def _gpu(nvml: Nvml, index: int, sysfs: Path, problems: list[str]) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    major, minor_version = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    bus_id = _bus_id(_text(nvml.nvmlDeviceGetPciInfo(handle).busId))
+    addressing = _optional(nvml, lambda: nvml.nvmlDeviceGetAddressingMode(handle))
+    mode = _optional(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle))
+    enabled = mode is not None and mode[0] == 1
+    root, numa = pci_place(bus_id, sysfs)
+    return Gpu(
+        index=index,
+        minor=nvml.nvmlDeviceGetMinorNumber(handle),
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        product=_text(nvml.nvmlDeviceGetName(handle)),
+        brand=_BRANDS.get(nvml.nvmlDeviceGetBrand(handle), "Unknown"),
+        architecture=_ARCHITECTURES.get(nvml.nvmlDeviceGetArchitecture(handle), "Unknown"),
+        compute_capability=f"{major}.{minor_version}.0",
+        memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
+        bus_id=bus_id,
+        pcie_root=root,
+        numa_node=numa,
+        addressing=None if addressing is None else _ADDRESSING.get(addressing),
+        mig_enabled=enabled,
+        instances=tuple(_instances(nvml, handle, index, problems)) if enabled else (),
+        handle=handle,
+    )
+
+
+def _instances(nvml: Nvml, gpu: Any, index: int, problems: list[str]) -> list[MigInstance]:
+    found = []
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        try:
+            handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)
+        except nvml.NVMLError as error:
+            if code_of(error) != NOT_FOUND:
+                problems.append(f"GPU {index}: MIG device {number}: {error}")
+            continue
+        try:
+            found.append(_instance(nvml, gpu, handle))
+        except nvml.NVMLError as error:
+            problems.append(f"GPU {index}: MIG device {number}: {error}")
+    return found
+
+
+def _instance(nvml: Nvml, gpu: Any, handle: Any) -> MigInstance:
+    number = nvml.nvmlDeviceGetGpuInstanceId(handle)
+    info = nvml.nvmlGpuInstanceGetInfo(nvml.nvmlDeviceGetGpuInstanceById(gpu, number))
+    attributes = nvml.nvmlDeviceGetAttributes_v2(handle)
+    return MigInstance(
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        profile=_text(nvml.nvmlDeviceGetName(handle)).rpartition("MIG ")[2],
+        profile_id=int(info.profileId),
+        start=int(info.placement.start),
+        size=int(info.placement.size),
+        gpu_instance=number,
+        compute_instance=nvml.nvmlDeviceGetComputeInstanceId(handle),
+        memory_bytes=int(attributes.memorySizeMB) * _MIB,
+        engines=(
+            ("multiprocessors", int(attributes.multiprocessorCount)),
+            ("copyEngines", int(attributes.sharedCopyEngineCount)),
+            ("decoders", int(attributes.sharedDecoderCount)),
+            ("encoders", int(attributes.sharedEncoderCount)),
+            ("jpegEngines", int(attributes.sharedJpegCount)),
+            ("ofaEngines", int(attributes.sharedOfaCount)),
+        ),
+        handle=handle,
+    )
+
+
+def _optional(nvml: Nvml, ask: Callable[[], T]) -> T | None:
+    """What not every GPU or driver answers."""
+    try:
+        return ask()
+    except nvml.NVMLError:
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _semver(version: str) -> str:
+    """Three numbers without leading zeros: 535.104.05 is 535.104.5, 550.54 is 550.54.0."""
+    numbers = [str(int(part)) for part in _text(version).split(".") if part.isdigit()]
+    return ".".join((*numbers[:3], *["0"] * (3 - len(numbers[:3]))))
+
+
+def _bus_id(text: str) -> str:
+    """NVML's 00000000:1B:00.0 as the kernel's 0000:1b:00.0."""
+    domain, _, rest = text.lower().partition(":")
+    return f"{domain[-4:] if domain[:-4].strip('0') == '' else domain}:{rest}"
+
+
+def pci_place(bus_id: str, sysfs: Path = Path("/sys")) -> tuple[str, int | None]:
+    """The PCIe root complex and the NUMA node of a device; "" and None where the kernel is silent.
+
+    ``/sys/bus/pci/devices/0000:1b:00.0`` leads to ``…/devices/pci0000:15/0000:15:01.0/…``.
+    """
+    entry = sysfs / "bus/pci/devices" / bus_id
+    found = _ROOT.search(os.path.realpath(entry) + "/")
+    try:
+        numa = int((entry / "numa_node").read_text())
+    except (OSError, ValueError):
+        numa = -1
+    return (found[1] if found else ""), (numa if numa >= 0 else None)
+
+
+# As documents ------------------------------------------------------------------------------------
+
+
+def device_documents(inventory: Inventory, gpu: Gpu) -> list[Document]:
+    """The GPU, or in MIG mode its instances."""
+    if not gpu.mig_enabled:
+        attributes = {
+            "type": {"string": "gpu"},
+            "uuid": {"string": gpu.uuid},
+            **_product(inventory, gpu),
+            **({"addressingMode": {"string": gpu.addressing}} if gpu.addressing else {}),
+        }
+        capacity = {"memory": _amount(gpu.memory_bytes)}
+        return [{"name": gpu.name, "attributes": attributes, "capacity": capacity}]
+    return [_instance_document(inventory, gpu, instance) for instance in gpu.instances]
+
+
+def _instance_document(inventory: Inventory, gpu: Gpu, instance: MigInstance) -> Document:
+    capacity = {name: {"value": str(count)} for name, count in instance.engines}
+    capacity["memory"] = _amount(instance.memory_bytes)
+    for number in range(instance.start, instance.start + instance.size):
+        capacity[f"memorySlice{number}"] = {"value": "1"}
+    attributes = {
+        "type": {"string": "mig"},
+        "uuid": {"string": instance.uuid},
+        "parentUUID": {"string": gpu.uuid},
+        "profile": {"string": instance.profile},
+        **_product(inventory, gpu),
+    }
+    return {
+        "name": gpu.instance_name(instance),
+        "attributes": attributes,
+        "capacity": capacity,
+    }
+
+
+def _product(inventory: Inventory, gpu: Gpu) -> Document:
+    found: Document = {
+        "productName": {"string": gpu.product},
+        "brand": {"string": gpu.brand},
+        "architecture": {"string": gpu.architecture},
+        "cudaComputeCapability": {"version": gpu.compute_capability},
+        "driverVersion": {"version": inventory.driver_version},
+        "cudaDriverVersion": {"version": inventory.cuda_version},
+        "resource.kubernetes.io/pciBusID": {"string": gpu.bus_id},
+    }
+    if gpu.pcie_root:
+        found["resource.kubernetes.io/pcieRoot"] = {"string": gpu.pcie_root}
+    if gpu.numa_node is not None:
+        found["resource.kubernetes.io/numaNode"] = {"int": gpu.numa_node}
+    return found
+
+
+def _amount(amount_bytes: int) -> Document:
+    return {"value": format_quantity(amount_bytes, binary=True)}

@@ -1,0 +1,221 @@
+"""The machine's GPUs as devices of nodes: who has which, what containers get, how they are.
+
+Nodes of one agent share one machine, so a GPU belongs to one node only: a node that asks for a
+number of them gets the next ones, a node that asks for all gets what is left. Without NVML, or
+without a GPU, nodes get none, and :meth:`MachineGpus.lines` says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kubarium.api.kinds import NODES
+from kubarium.api.resource import Document
+from kubarium.base.errors import ApiError
+from kubarium.node.config import NodeSpec
+from kubarium.node.drivers.health import EVENTS_ANNOTATION, Health, format_health
+from kubarium.node.drivers.nvml import library
+from kubarium.node.drivers.nvml.discovery import (
+    Gpu,
+    Inventory,
+    MigInstance,
+    device_documents,
+    discover,
+)
+from kubarium.node.drivers.nvml.library import NoNvml, Nvml
+from kubarium.node.drivers.nvml.measure import read_gpus
+from kubarium.node.drivers.nvml.watch import HealthWatch
+from kubarium.node.drivers.profiles import NVML, driver_of
+from kubarium.node.drivers.readings import Held, Reading
+from kubarium.runtime.protocol import Context
+
+_LOG = logging.getLogger("kubarium.nvml")
+
+# How long a thread waits for an event at a time: also how long the agent's end may take.
+WAIT_MS = 500
+# After an error of NVML's that is none of the known ones.
+RETRY_S = 5.0
+# Files that every container with a GPU needs beside the GPU's own.
+_COMMON_NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
+
+
+class NodeGpus:
+    """The GPUs of one node. Satisfies ``prepare.Hardware``."""
+
+    def __init__(self, node: str, driver: str, procfs: Path, dev: Path) -> None:
+        self.node = node
+        self.driver = driver
+        self.gpus: tuple[Gpu, ...] = ()
+        self.inventory = Inventory("", "", ())
+        self._procfs = procfs
+        self._dev = dev
+
+    def documents(self) -> list[Document]:
+        """The devices to publish."""
+        return [d for gpu in self.gpus for d in device_documents(self.inventory, gpu)]
+
+    def identity(self, device: str) -> str:
+        gpu, instance = self._find(device)
+        return instance.uuid if instance is not None else gpu.uuid
+
+    def device_nodes(self, device: str) -> tuple[str, ...]:
+        gpu, instance = self._find(device)
+        names = [f"nvidia{gpu.minor}", *_COMMON_NODES]
+        if instance is not None:
+            names += self._capabilities(gpu, instance)
+        return tuple(name for name in names if (self._dev / name).exists())
+
+    def _find(self, device: str) -> tuple[Gpu, MigInstance | None]:
+        for gpu in self.gpus:
+            if gpu.name == device and not gpu.mig_enabled:
+                return gpu, None
+            for instance in gpu.instances:
+                if gpu.instance_name(instance) == device:
+                    return gpu, instance
+        raise KeyError(device)
+
+    def _capabilities(self, gpu: Gpu, instance: MigInstance) -> list[str]:
+        """Files that open a MIG instance: ``/proc/driver/nvidia/capabilities`` names them."""
+        root = self._procfs / f"driver/nvidia/capabilities/gpu{gpu.minor}/mig"
+        place = root / f"gi{instance.gpu_instance}"
+        found = []
+        for path in (place / "access", place / f"ci{instance.compute_instance}/access"):
+            try:
+                lines = path.read_text().splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                key, _, value = line.partition(":")
+                if key == "DeviceFileMinor":
+                    found.append(f"nvidia-caps/nvidia-cap{value.strip()}")
+        return found
+
+
+class MachineGpus:
+    """A component that is opened before the nodes are announced and then watches."""
+
+    def __init__(
+        self,
+        context: Context,
+        nodes: Sequence[NodeSpec],
+        load: Callable[[], Nvml] = library.load,
+        root: Path = Path("/"),
+    ) -> None:
+        self._context = context
+        self._load = load
+        self._root = root
+        self._nvml: Nvml | None = None
+        self._watch: HealthWatch | None = None
+        self._written: dict[str, str] = {}
+        self.inventory = Inventory("", "", ())
+        self.reason = ""
+        self._asked: list[tuple[NodeGpus, int]] = [
+            (NodeGpus(spec.name, driver_of(c), root / "proc", root / "dev"), c.count)
+            for spec in nodes
+            for c in spec.devices
+            if c.profile == NVML
+        ]
+
+    def __bool__(self) -> bool:
+        """Whether any node asks for GPUs of this machine."""
+        return bool(self._asked)
+
+    @property
+    def shares(self) -> list[NodeGpus]:
+        """What each node has."""
+        return [share for share, _ in self._asked]
+
+    def open(self) -> None:
+        """Load NVML, find the GPUs and deal them out. Blocks for as long as the driver takes."""
+        try:
+            self._nvml = nvml = self._load()
+        except NoNvml as problem:
+            self.reason = str(problem)
+            return
+        try:
+            self.inventory = discover(nvml, self._root / "sys")
+            self._deal()
+            if self.inventory.gpus:
+                self._watch = HealthWatch(nvml, self.inventory.gpus)
+        except nvml.NVMLError as error:
+            self.reason = f"NVML: {error}"
+            return
+        if not self.inventory.gpus:
+            self.reason = "NVML finds no GPU on this machine"
+
+    def _deal(self) -> None:
+        left = list(self.inventory.gpus)
+        for share, count in self._asked:
+            share.inventory = self.inventory
+            taken = len(left) if count == 0 else min(count, len(left))
+            share.gpus, left = tuple(left[:taken]), left[taken:]
+
+    def lines(self) -> list[str]:
+        """What there is, in sentences, for the status of the cluster."""
+        if self.reason:
+            return [f"NVIDIA GPUs of this machine: none ({self.reason})"]
+        counts: dict[str, int] = {}
+        for gpu in self.inventory.gpus:
+            counts[gpu.product] = counts.get(gpu.product, 0) + 1
+        found = ", ".join(f"{count} × {product}" for product, count in counts.items())
+        text = f"NVIDIA GPUs of this machine: {found}, driver {self.inventory.driver_version}"
+        short = [
+            f"node {share.node} asks for {count} GPUs and has {len(share.gpus)}"
+            for share, count in self._asked
+            if len(share.gpus) < count
+        ]
+        return [text, *short, *self.inventory.problems]
+
+    def readings(self, share: NodeGpus, held: Held) -> list[Reading]:
+        """What a node's GPUs measure now."""
+        if self._nvml is None:
+            return []
+        place = (share.driver, share.node)
+        return read_gpus(self._nvml, self.inventory, share.gpus, place, held, self._health())
+
+    def _health(self) -> dict[str, Health]:
+        return self._watch.health if self._watch is not None else {}
+
+    async def run(self) -> None:
+        """Watch for errors and write them to the nodes."""
+        while True:
+            await self._write()
+            if self._watch is None:
+                await self._context.clock.sleep(3600.0)
+                continue
+            try:
+                await asyncio.to_thread(self._watch.wait, WAIT_MS)
+            except Exception as error:  # whatever NVML raises: the nodes go on without it
+                _LOG.warning("waiting for events of GPUs: %s", error)
+                await self._context.clock.sleep(RETRY_S)
+
+    async def _write(self) -> None:
+        """Each node's own part of the health, where it is another than was written."""
+        for share in self.shares:
+            names = {document["name"] for document in share.documents()}
+            own = {name: health for name, health in self._health().items() if name in names}
+            text = format_health(own)
+            if self._written.get(share.node, "") == text:
+                continue
+            change = {"metadata": {"annotations": {EVENTS_ANNOTATION + share.driver: text}}}
+            try:
+                await self._context.client.patch(NODES, share.node, change)
+            except ApiError as error:
+                _LOG.warning("node %s: health of its GPUs: %s", share.node, error)
+                continue
+            self._written[share.node] = text
+
+    def close(self) -> None:
+        """Let go of NVML. Blocks for as long as a thread waits for an event (WAIT_MS)."""
+        if self._nvml is None:
+            return
+        try:
+            if self._watch is not None:
+                self._watch.close()
+            self._nvml.nvmlShutdown()
+        except self._nvml.NVMLError as error:
+            _LOG.warning("NVML: %s", error)
+        self._nvml = self._watch = None

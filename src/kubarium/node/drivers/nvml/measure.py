@@ -1,0 +1,123 @@
+"""What this machine's GPUs measure, asked of NVML when somebody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from kubarium.node.drivers.health import UNHEALTHY, XID, Health, health_of
+from kubarium.node.drivers.nvml.discovery import Gpu, Inventory, MigInstance
+from kubarium.node.drivers.nvml.library import (
+    CLOCK_MEMORY,
+    CLOCK_SM,
+    GPU_IS_LOST,
+    SENSOR_GPU,
+    Nvml,
+    code_of,
+)
+from kubarium.node.drivers.readings import Held, Reading
+
+T = TypeVar("T")
+
+
+class Lost(Exception):
+    """A GPU has fallen off the bus."""
+
+
+def read_gpus(
+    nvml: Nvml,
+    inventory: Inventory,
+    gpus: Sequence[Gpu],
+    place: tuple[str, str],
+    held: Held,
+    health: Mapping[str, Health],
+) -> list[Reading]:
+    """Readings of some GPUs of the machine; ``place`` is the driver's name and the pool. In MIG
+    mode the whole GPU is measured (power and temperature are its own) with all its holders, and
+    the memory of each instance."""
+    driver, pool = place
+    found = []
+    for gpu in gpus:
+        own = health_of(gpu.name, health)
+        names = [gpu.name, *(gpu.instance_name(instance) for instance in gpu.instances)]
+        reading = Reading(
+            driver,
+            pool,
+            gpu.name,
+            gpu.minor,
+            gpu.uuid,
+            gpu.product,
+            own.state,
+            gpu.bus_id,
+            inventory.driver_version,
+            memory_total=gpu.memory_bytes,
+            xid=int(own.value) if own.cause == XID else 0,
+            holders=tuple(h for name in names for h in held.get((driver, name), ())),
+        )
+        try:
+            found.append(_measured(nvml, gpu, reading))
+        except Lost:
+            found.append(_silent(reading))
+        found += [_instance(nvml, gpu, i, reading, held, health) for i in gpu.instances]
+    return found
+
+
+def _instance(
+    nvml: Nvml,
+    gpu: Gpu,
+    instance: MigInstance,
+    whole: Reading,
+    held: Held,
+    health: Mapping[str, Health],
+) -> Reading:
+    """NVML tells the memory of an instance, not its work."""
+    name = gpu.instance_name(instance)
+    own = health_of(name, health)
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(instance.handle)
+        used, total = int(memory.used), int(memory.total)
+    except nvml.NVMLError:
+        used, total = None, instance.memory_bytes
+    return replace(
+        whole,
+        device=name,
+        uuid=instance.uuid,
+        state=own.state,
+        xid=int(own.value) if own.cause == XID else 0,
+        mig_profile=instance.profile,
+        mig_instance=str(instance.gpu_instance),
+        memory_used=used,
+        memory_total=total,
+        holders=tuple(held.get((whole.driver, name), ())),
+    )
+
+
+def _silent(reading: Reading) -> Reading:
+    return replace(reading, state=UNHEALTHY, memory_total=None)
+
+
+def _measured(nvml: Nvml, gpu: Gpu, reading: Reading) -> Reading:
+    def ask(question: Callable[[], T]) -> T | None:
+        try:
+            return question()
+        except nvml.NVMLError as error:
+            if code_of(error) == GPU_IS_LOST:
+                raise Lost from None
+            return None
+
+    handle = gpu.handle
+    rates = ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
+    memory = ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    power_mw = ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    return replace(
+        reading,
+        utilization=None if rates is None else float(rates.gpu),
+        memory_utilization=None if rates is None else float(rates.memory),
+        memory_used=None if memory is None else int(memory.used),
+        memory_total=reading.memory_total if memory is None else int(memory.total),
+        power_w=None if power_mw is None else power_mw / 1000,
+        temperature_c=ask(lambda: nvml.nvmlDeviceGetTemperature(handle, SENSOR_GPU)),
+        sm_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, CLOCK_SM)),
+        memory_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, CLOCK_MEMORY)),
+    )

@@ -1,0 +1,202 @@
+"""Health that changes by itself: events at times, from a cluster file or a trace, and failures.
+
+What is so at a moment is written into the Node's annotation of events (see ``health``), which the
+agent follows as it follows a command. Under one seed and a virtual clock the same devices fail at
+the same times in every run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kubarium.api.kinds import NODES
+from kubarium.base.chance import Chance
+from kubarium.base.errors import ApiError
+from kubarium.node.config import DeviceConfig, FailureModel, HealthEvent, NodeSpec
+from kubarium.node.drivers.health import (
+    EVENTS_ANNOTATION,
+    HEALTHY,
+    Health,
+    format_health,
+    read_health,
+)
+from kubarium.node.drivers.profiles import FREE, devices_of, driver_of
+from kubarium.runtime.protocol import Context
+
+_LOG = logging.getLogger("kubarium.node")
+
+# An annotation that could not be written is tried again after so many seconds.
+RETRY_S = 1.0
+
+# A node and a driver.
+_Place = tuple[str, str]
+
+
+def health_at(events: Iterable[HealthEvent], now_s: float) -> dict[str, Health]:
+    """The health of one driver's devices on one node ``now_s`` seconds after the start.
+
+    Of the events of a device that have begun and not ended, the one that began last counts (of two
+    at one time, the later in the list); Healthy ends what was before it.
+    """
+    latest: dict[str, HealthEvent] = {}
+    for event in events:
+        ended = event.for_s is not None and now_s >= event.at_s + event.for_s
+        if event.at_s > now_s or ended:
+            continue
+        known = latest.get(event.device)
+        if known is None or event.at_s >= known.at_s:
+            latest[event.device] = event
+    found = {name: read_health(event.health, event.effect) for name, event in latest.items()}
+    return {name: health for name, health in found.items() if health != Health(HEALTHY)}
+
+
+def hardware_of(config: DeviceConfig, node: str) -> list[str]:
+    """The names of the pieces of hardware behind a configuration's devices.
+
+    >>> hardware_of(DeviceConfig("gpu.example.com", 1, partitions=2), "n")
+    ['gpu-0']
+    """
+    found: dict[str, None] = {}
+    for device in devices_of(config, node, config.count):
+        whole = re.match(r"[a-z]+-[0-9]+(?=-)", device["name"])
+        found[whole[0] if whole else device["name"]] = None
+    return list(found)
+
+
+class Failures:
+    """When one device fails and recovers, in turn."""
+
+    def __init__(self, model: FailureModel, node: str, driver: str, device: str) -> None:
+        self.model = model
+        self.health = read_health(model.health, model.effect)
+        self._chance = Chance(f"{model.seed}/{node}/{driver}/{device}")
+        self._now_s = 0.0
+        self._down = False
+
+    def next_s(self) -> float:
+        """The time of the next change, by inversion of the exponential distribution."""
+        mean_s = self.model.mttr_s if self._down else self.model.mtbf_s
+        self._now_s -= mean_s * math.log(1.0 - self._chance.uniform(0.0, 1.0) * (1 - 1e-12))
+        self._down = not self._down
+        return self._now_s
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is planned and what is so for one driver on one node."""
+
+    events: list[HealthEvent] = field(default_factory=list)
+    failed: dict[str, Health] = field(default_factory=dict)
+    written: str | None = None
+
+
+class HealthSchedule:
+    """A component: keeps the annotations of events of some nodes."""
+
+    name = "device-health-schedule"
+
+    def __init__(
+        self, context: Context, nodes: Iterable[NodeSpec], events: Iterable[HealthEvent]
+    ) -> None:
+        self._context = context
+        self._known: dict[_Place, _Known] = {}
+        self._due: list[tuple[float, int, _Place, str, Failures | None]] = []
+        self._count = 0
+        hardware: dict[int, list[str]] = {}
+        for event in events:
+            place = (event.node, event.driver)
+            self._known.setdefault(place, _Known()).events.append(event)
+            self._push(event.at_s, place)
+            if event.for_s is not None:
+                self._push(event.at_s + event.for_s, place)
+        for node in nodes:
+            for config in node.devices:
+                if config.failures is None:
+                    continue
+                # The nodes of a pool share one configuration; names may hold the node's.
+                if id(config) not in hardware or config.profile == FREE:
+                    hardware[id(config)] = hardware_of(config, node.name)
+                devices = hardware[id(config)]
+                self._plan_failures(node.name, driver_of(config), config.failures, devices)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._known)
+
+    def _plan_failures(
+        self, node: str, driver: str, model: FailureModel, devices: Iterable[str]
+    ) -> None:
+        self._known.setdefault((node, driver), _Known())
+        for device in devices:
+            failures = Failures(model, node, driver, device)
+            self._push(failures.next_s(), (node, driver), device, failures)
+
+    def _push(
+        self, at_s: float, place: _Place, device: str = "", failures: Failures | None = None
+    ) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (at_s, self._count, place, device, failures))
+
+    async def run(self) -> None:
+        """Follow the plan from now on. An annotation left over from an earlier run is replaced."""
+        clock = self._context.clock
+        start = clock.now()
+        pending: dict[_Place, None] = dict.fromkeys(self._known)
+        while True:
+            now_s = clock.now() - start
+            pending |= self._advance(now_s)
+            for place in list(pending):
+                if await self._write(place, now_s):
+                    del pending[place]
+            next_s = self._due[0][0] if self._due else math.inf
+            if pending:
+                next_s = min(next_s, now_s + RETRY_S)
+            if next_s == math.inf:
+                next_s = now_s + 3600.0
+            await clock.sleep(max(start + next_s - clock.now(), 0.0))
+
+    def _advance(self, now_s: float) -> dict[_Place, None]:
+        """Let happen what is due; the places that it concerns."""
+        touched: dict[_Place, None] = {}
+        # Times are sums of floats: what is due within a microsecond is due.
+        while self._due and self._due[0][0] <= now_s + 1e-6:
+            _, _, place, device, failures = heapq.heappop(self._due)
+            touched[place] = None
+            if failures is not None:
+                self._toggle(place, device, failures)
+        return touched
+
+    def _toggle(self, place: _Place, device: str, failures: Failures) -> None:
+        failed = self._known[place].failed
+        if device in failed:
+            del failed[device]
+        else:
+            failed[device] = failures.health
+        self._push(failures.next_s(), place, device, failures)
+
+    def _is_annotated(self, place: _Place) -> bool:
+        node = self._context.informers.get(NODES).get(place[0])
+        annotations = (node or {}).get("metadata", {}).get("annotations") or {}
+        return EVENTS_ANNOTATION + place[1] in annotations
+
+    async def _write(self, place: _Place, now_s: float) -> bool:
+        node, driver = place
+        known = self._known[place]
+        health = known.failed | health_at(known.events, now_s + 1e-6)
+        text = format_health(health)
+        if known.written == text or (not text and not self._is_annotated(place)):
+            known.written = text
+            return True
+        change: Mapping[str, str | None] = {EVENTS_ANNOTATION + driver: text or None}
+        try:
+            await self._context.client.patch(NODES, node, {"metadata": {"annotations": change}})
+        except ApiError as error:
+            _LOG.warning("node %s: health of %s cannot be written: %s", node, driver, error)
+            return False
+        known.written = text
+        return True
