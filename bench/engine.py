@@ -22,6 +22,7 @@ from kubarium.api.kinds import DEVICE_CLASSES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import (
     HOSTNAME_LABEL,
+    Composite,
     Gang,
     Node,
     Pod,
@@ -32,7 +33,7 @@ from kubarium.engine.model import (
 )
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.plan import Decision, Leaf, QueueItem, Tree
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view import why
@@ -247,6 +248,74 @@ def gang_verdict(size: int = 1000) -> Prepared:
     return lambda: decide(placer, items), 1
 
 
+def mixed_shapes() -> tuple[PodShape, ...]:
+    """Launchers, workers and readers: what a training job is made of."""
+    return (shape(cpu=3500), shape(cpu=2000), shape(cpu=500, memory=4 * GIB))
+
+
+def mixed_gang(size: int = 999) -> Prepared:
+    """One gang of three kinds of pods on nodes of 4 cpus."""
+    placer = world(5000)
+    gang = Gang(("bench", "mixed"), size)
+    kinds = mixed_shapes()
+    pods = tuple(Pod(("bench", f"mixed-{i:05d}"), kinds[i % 3], gang=gang.key) for i in range(size))
+    return lambda: decide(placer, [QueueItem(pods, gang)]), size
+
+
+def mixed_verdict() -> Prepared:
+    """A mixed gang for which every arrangement is tried until the budget is spent."""
+    placer = world(40)
+    gang = Gang(("bench", "mixed"), 130)
+    kinds = (shape(cpu=1040), shape(cpu=1080))
+    pods = tuple(Pod(("bench", f"mixed-{i:05d}"), kinds[i % 2], gang=gang.key) for i in range(130))
+    return lambda: decide(placer, [QueueItem(pods, gang)]), 1
+
+
+def composites(
+    count: int, groups: int, size: int, *, cpu: int = 100, rack: str = "", zone: str = ""
+) -> list[QueueItem]:
+    """Composites of equal groups, the groups in a rack each, all of them in one zone."""
+    found = []
+    for number in range(count):
+        root = Composite(("bench", f"set-{number:04d}"), groups, (zone,) if zone else ())
+        children = []
+        for item in gangs(
+            groups,
+            size,
+            shape(cpu=cpu, memory=100 * MIB),
+            topology=rack,
+            prefix=f"set-{number:04d}",
+        ):
+            assert item.gang is not None
+            children.append(Leaf(replace(item.gang, parent=root.key), item.pods))
+        found.append(QueueItem.of_tree(Tree(root, tuple(children))))
+    return found
+
+
+def composite_rows(count: int, groups: int, size: int) -> Prepared:
+    placer = world(5000, cpu=32000, racks=50)
+    items = composites(count, groups, size, rack=RACK, zone=ZONE)
+    return lambda: decide(placer, items), count * groups * size
+
+
+def one_composite() -> Prepared:
+    placer = world(5000, cpu=32000, racks=50)
+    items = composites(1, 8, 125, cpu=4000, rack=RACK, zone=ZONE)
+    return lambda: decide(placer, items), 1000
+
+
+def composite_verdict() -> Prepared:
+    """Eight groups of a rack each, and the racks have room for seven."""
+    placer = world(5000, racks=50)
+    for number in range(5000):
+        if number % 50 >= 7:
+            placer.snapshot.place(
+                Pod(("bench", f"init-{number}"), shape(cpu=1000)), f"node-{number:05d}"
+            )
+    items = composites(1, 8, 100, cpu=3500, rack=RACK)
+    return lambda: decide(placer, items), 1
+
+
 # Devices
 
 DRIVER = "gpu.example.com"
@@ -409,6 +478,11 @@ RATES = (
         "no threshold",
     ),
     Row(
+        "Composites 500 of 3 x 4, racks in a zone",
+        lambda: composite_rows(500, 3, 4),
+        "no threshold",
+    ),
+    Row(
         "Topology gangs 9 of 1,000, 3 zones",
         lambda: gang_rows(9, 1000, topology=ZONE),
         "no threshold",
@@ -417,8 +491,12 @@ RATES = (
 
 TIMES = (
     Row("one gang of 1,000 on 5,000 nodes", one_gang, "aim: < 50 ms; KAI: 49 s for 512"),
+    Row("one mixed gang of 999 on 5,000 nodes", mixed_gang, "three kinds of pods"),
+    Row("one composite of 8 x 125, racks in a zone", one_composite, "no number published"),
     Row("one gang of 1,000 with a device each", dra_gang, "500 nodes of 8 devices"),
     Row("verdict on a gang that does not fit", gang_verdict, "aim: < 100 ms", 0),
+    Row("verdict on a mixed gang, undecided", mixed_verdict, "5,000 placements tried", 0),
+    Row("verdict on a composite that does not fit", composite_verdict, "aim: < 100 ms", 0),
     Row("infeasible matchAttribute", match_attribute, "aim: < 1 s (kubernetes#131730)", 0),
     Row("explain a pod on 5,000 nodes", explain, "aim: < 100 ms", 0),
     Row("explain a claim, 5,000 nodes of 8 devices", explain_documents, "aim: < 100 ms", 0),

@@ -27,6 +27,7 @@ PROJECTS = {
     "kueue": "*.yaml",
     "jobset": "*.yaml",
     "scheduler-plugins": "*_podgroups.yaml",
+    "kserve": "*_localmodel*.yaml",
     "nvidia": "resource.nvidia.com_*.yaml",
 }
 # Served only where a cluster asks for them.

@@ -17,7 +17,9 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Client
+from kubarium.control.storage.documents import DEFAULT_CLASS, PROVISIONER
 from kubarium.server.policy import bootstrap_policy
+from kubarium.view.volumes import STORAGE_CLASSES
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
@@ -36,6 +38,7 @@ _RESOURCES = {
         ROLES,
         ROLE_BINDINGS,
         SERVICES,
+        STORAGE_CLASSES,
     )
 }
 
@@ -51,6 +54,7 @@ def documents(port: int, with_fabric: bool = False) -> list[Document]:
         _priority_class("system-node-critical", 2000001000),
         _priority_class("system-cluster-critical", 2000000000),
     ]
+    found.append(_standard_class())
     found += bootstrap_policy()
     found += _agent_policy()
     found += bundled()
@@ -120,6 +124,19 @@ def _priority_class(name: str, value: int) -> Document:
         "metadata": {"name": name},
         "value": value,
         "description": "Used for system critical pods.",
+    }
+
+
+def _standard_class() -> Document:
+    """The class of claims that name none: directories, made where the claim's pod goes."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "standard", "annotations": {DEFAULT_CLASS: "true"}},
+        "provisioner": PROVISIONER,
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "reclaimPolicy": "Delete",
+        "allowVolumeExpansion": True,
     }
 
 

@@ -36,11 +36,14 @@ from kubarium.control import (
     devices,
     fabric,
     faults,
+    gangs,
     queueing,
     scheduling,
+    storage,
     training,
     workloads,
 )
+from kubarium.control.storage import OnDisk
 from kubarium.node.agent import Agent
 from kubarium.node.config import PROCESS, NodeConfig
 from kubarium.node.drivers.exposition import CONTENT_TYPE
@@ -65,7 +68,8 @@ COMPACT_EVERY_S = 5.0
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
 AnyAgent = Agent | AgentProcess
-FAMILIES = (workloads, training, devices, queueing, faults)
+FAMILIES = (workloads, training, devices, gangs, queueing, faults)
+VOLUMES = "volumes"
 
 
 class EmbeddedCluster:
@@ -147,6 +151,8 @@ class EmbeddedCluster:
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
         found += [component for family in FAMILIES for component in family.components(control)]
+        directories = OnDisk(self.node_root / VOLUMES) if self.node_root else None
+        found += storage.components(control, directories)
         if has_fabric(self.file.pools):
             found += fabric.components(control)
         context = self._context(SCHEDULER_USER, control)

@@ -27,6 +27,7 @@ from kubarium.engine.placement import filters
 from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.preemption import evict
+from kubarium.engine.placement.trial import Budget
 from kubarium.engine.plan import QueueItem
 from kubarium.engine.verdict import Suggestion, Verdict
 
@@ -34,6 +35,8 @@ from kubarium.engine.verdict import Suggestion, Verdict
 MAX_NODES_TRIED = 16
 MAX_PODS_TRIED = 64
 MAX_ADDED = 64
+# What the search for a mixed gang may cost in each of these trials.
+FIT_BUDGET = 200
 
 _EXTRA = "~extra"
 
@@ -71,7 +74,8 @@ class Explainer:
             gang = subject.gang
             if gang is not None and gang.scheduled_count < gang.min_count:
                 item = QueueItem(subject.pods, gang)
-                return bool(place_gang(self._placer, item).placements)
+                budget = Budget(FIT_BUDGET)
+                return bool(place_gang(self._placer, item, budget=budget).placements)
             return self._placer.place(subject.pods[0]) is not None
         finally:
             self._snapshot.rollback(mark)

@@ -33,6 +33,7 @@ _APPS_STATUS = (
 _STREAMS = "pods/attach pods/exec pods/portforward pods/proxy"
 _QUEUED = "jobsets jobsets/status"
 _CLAIMS = "resourceclaims resourceclaimtemplates"
+_GROUPS = "compositepodgroups compositepodgroups/status podgroups podgroups/status"
 
 _VIEW = (
     f"{_READ} | core | configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status "
@@ -47,7 +48,7 @@ _VIEW = (
     f"{_READ} | policy | poddisruptionbudgets poddisruptionbudgets/status",
     f"{_READ} | networking.k8s.io | ingresses ingresses/status networkpolicies",
     f"{_READ} | resource.k8s.io | {_CLAIMS} resourceclaims/status",
-    f"{_READ} | scheduling.k8s.io | podgroups podgroups/status workloads",
+    f"{_READ} | scheduling.k8s.io | {_GROUPS} workloads",
     f"{_READ} | jobset.x-k8s.io | {_QUEUED}",
     f"{_READ} | kueue.x-k8s.io | localqueues localqueues/status workloads workloads/status",
     f"{_READ} | kubarium.dev | rankhistories",
@@ -67,7 +68,7 @@ _EDIT = (
     f"{_WRITE} | networking.k8s.io | ingresses networkpolicies",
     f"{_BOTH} | coordination.k8s.io | leases",
     f"{_WRITE} | resource.k8s.io | {_CLAIMS}",
-    f"{_WRITE} | scheduling.k8s.io | podgroups workloads",
+    f"{_WRITE} | scheduling.k8s.io | compositepodgroups podgroups workloads",
     f"{_WRITE} | jobset.x-k8s.io | jobsets",
 )
 
@@ -122,8 +123,8 @@ _SCHEDULER = (
     "volumeattachments",
     f"{_READ} | resource.k8s.io | deviceclasses resourceclaims resourceslices devicetaintrules",
     "create delete patch update | resource.k8s.io | resourceclaims resourceclaims/status",
-    f"{_READ} | scheduling.k8s.io | podgroups priorityclasses workloads",
-    "patch update | scheduling.k8s.io | podgroups/status",
+    f"{_READ} | scheduling.k8s.io | compositepodgroups podgroups priorityclasses workloads",
+    "patch update | scheduling.k8s.io | compositepodgroups/status podgroups/status",
     # The scheduler completes a volume's binding itself: there is no volume controller beside it.
     "patch update | core | persistentvolumeclaims/status persistentvolumes/status",
     f"{_READ} | scheduling.x-k8s.io | podgroups",

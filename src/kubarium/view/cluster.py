@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 
 from kubarium.api.kinds import (
+    COMPOSITE_POD_GROUPS,
     DEVICE_CLASSES,
     DEVICE_TAINT_RULES,
     NAMESPACES,
@@ -45,7 +46,9 @@ from kubarium.view.extended import (
     extended_owner,
     pending_key,
 )
+from kubarium.view.forest import Forest
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
+from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import PodReader, gang_key, is_finished
 from kubarium.view.selectors import label_selector
@@ -63,6 +66,8 @@ SNAPSHOT_RESOURCES = (
     POD_DISRUPTION_BUDGETS,
     *SPREADING_RESOURCES,
     *VOLUME_RESOURCES,
+    *LOCALITY_RESOURCES,
+    COMPOSITE_POD_GROUPS,
     POD_GROUPS,
     COSCHEDULING_GROUPS,
     PODS,
@@ -94,6 +99,7 @@ class ClusterView:
         self.extended = ExtendedResources()
         self._extended_of: dict[str, Key] = {}
         self.group_documents: dict[Key, Document] = {}
+        self.forest = Forest(self.snapshot)
         self._taint_rules: dict[str, TaintRule] = {}
         self._bound: dict[Key, None] = {}
         self._held: dict[Key, None] = {}
@@ -106,11 +112,15 @@ class ClusterView:
             DEVICE_TAINT_RULES: self._taint_rule,
             RESOURCE_SLICES: self._slice,
             RESOURCE_CLAIMS: self._claim,
+            COMPOSITE_POD_GROUPS: self._composite,
             POD_GROUPS: self._group,
             COSCHEDULING_GROUPS: self._coscheduling,
             POD_DISRUPTION_BUDGETS: self._budget,
             PODS: self._pod,
         }
+        self._caches = Caches(self.snapshot)
+        for resource in LOCALITY_RESOURCES:
+            self._apply[resource] = partial(self._caches.apply, resource)
         volumes = VolumeBook(self.snapshot)
         for resource in VOLUME_RESOURCES:
             self._apply[resource] = partial(volumes.apply, resource)
@@ -168,7 +178,11 @@ class ClusterView:
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""
         if pod not in self._bound:
+            known = self.snapshot.placed(pod)
             self.snapshot.displace(pod)
+            for claim in known.volumes if known is not None else ():
+                if not self.snapshot.volume_users.get(claim):
+                    self.snapshot.forget_volume(claim)
 
     def forget_assumed_claim(self, claim: Key) -> None:
         """The assumed allocation was not written: free its devices."""
@@ -185,7 +199,7 @@ class ClusterView:
 
     def _node(self, old: Document | None, new: Document | None) -> None:
         if new is not None:
-            self.snapshot.set_node(node_row(new))
+            self.snapshot.set_node(self._caches.node(new, node_row(new)))
         elif old is not None:
             self.snapshot.remove_node(old["metadata"]["name"])
 
@@ -246,7 +260,15 @@ class ClusterView:
         else:
             self.snapshot.set_claim(row, self.snapshot.allocations.get(row.key))
 
+    def _composite(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        self.forest.set_composite(key_of(document), new)
+
     def _group(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        self.forest.set_group(key_of(document), new)
         if new is not None:
             key = key_of(new)
             self.group_documents[key] = new

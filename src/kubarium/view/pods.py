@@ -29,6 +29,7 @@ from kubarium.engine.model import (
 from kubarium.engine.placement.node_claims import charged
 from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.view.devices import node_amount, shown
+from kubarium.view.locality import data_of
 from kubarium.view.nodes import amount, normalised_image
 from kubarium.view.selectors import (
     label_requirements,
@@ -37,7 +38,7 @@ from kubarium.view.selectors import (
     node_terms,
 )
 from kubarium.view.spreading import Spreading
-from kubarium.view.volumes import volume_keys
+from kubarium.view.volumes import disks, volume_keys
 
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
 DEFAULT_MILLI_CPU = 100
@@ -202,6 +203,13 @@ def _quantity(resource: str, value: Amount) -> str:
     return shown(Fraction(value) / 1000 if resource == "cpu" else value)
 
 
+def _is_preempted(status: Document) -> bool:
+    """Whether the scheduler is what disrupts the pod."""
+    found = (c for c in status.get("conditions") or () if c.get("type") == "DisruptionTarget")
+    condition: Document = next(found, {})
+    return (condition.get("status"), condition.get("reason")) == ("True", "PreemptionByScheduler")
+
+
 class PodReader:
     """Turns pods into rows and keeps the shapes it has seen."""
 
@@ -232,6 +240,8 @@ class PodReader:
             volume_keys(document),
             pod_parts(document) if claims or shares else (),
             _pod_level(spec) if claims or shares else (),
+            "deletionTimestamp" in metadata and _is_preempted(status),
+            disks(document),
         )
         # Without a node the status is of an attempt that came to nothing.
         return charged(pod, shares) if shares and spec.get("nodeName") else pod
@@ -243,6 +253,9 @@ class PodReader:
         parts = _shaping(document["metadata"], spec)
         if spread:
             parts.append(repr(spread))
+        data, data_required = data_of(document["metadata"])
+        if data:
+            parts += [data, data_required]
         key = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
         found = self._shapes.get(key)
         if found is None:
@@ -250,6 +263,8 @@ class PodReader:
             if spread:
                 by_default = self.spreading.is_system(document)
                 found = replace(found, spread=spread, spread_by_default=by_default)
+            if data:
+                found = replace(found, data=data, data_required=data_required)
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[key] = found
@@ -268,9 +283,10 @@ def resized(document: Document) -> Document:
         s.get("name"): s
         for kind in ("containerStatuses", "initContainerStatuses")
         for s in status.get(kind) or ()
-        if s.get("allocatedResources") or (s.get("resources") or {}).get("requests")
+        if s.get("resources") is not None
     }
-    if not statuses:
+    whole = spec.get("resources") if status.get("resources") is not None else None
+    if not statuses and not whole:
         return spec
     refused = any(
         c.get("type") == "PodResizePending" and c.get("reason") == "Infeasible"
@@ -279,8 +295,23 @@ def resized(document: Document) -> Document:
     changed = dict(spec)
     for kind in ("containers", "initContainers"):
         if spec.get(kind):
-            changed[kind] = [_held(c, statuses.get(c.get("name")), refused) for c in spec[kind]]
+            changed[kind] = [
+                _held(c, statuses.get(c.get("name")), refused)
+                if kind == "containers" or _is_sidecar(c)  # others cannot be resized
+                else c
+                for c in spec[kind]
+            ]
+    if whole:
+        most = _held({"resources": whole}, status, refused)["resources"]
+        named = whole.get("requests") or {}
+        asked = {n: q for n, q in (most.get("requests") or {}).items() if n in named}
+        changed["resources"] = {**whole, "requests": asked}
     return changed
+
+
+def _is_sidecar(container: Document) -> bool:
+    """Whether an init container runs as long as the pod does."""
+    return container.get("restartPolicy") == "Always"
 
 
 def _held(container: Document, status: Document | None, refused: bool) -> Document:
@@ -342,6 +373,8 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
     near = affinity.get("podAffinity") or {}
     away = affinity.get("podAntiAffinity") or {}
     containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    lasting = [c for c in spec.get("initContainers") or () if _is_sidecar(c)]
+    lasting += spec.get("containers") or ()
     required, preferred = (
         f"{w}DuringSchedulingIgnoredDuringExecution" for w in ("required", "preferred")
     )
@@ -354,7 +387,7 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
             for p in node.get(preferred) or ()
         ),
         tolerations=tuple(toleration(t) for t in spec.get("tolerations") or ()),
-        ports=tuple(HostPort(*p) for c in containers for p in _host_ports(c, spec)),
+        ports=tuple(HostPort(*p) for c in lasting for p in _host_ports(c, spec)),
         images=tuple(normalised_image(c["image"]) for c in containers if c.get("image")),
         spread=tuple(_spread(metadata, c) for c in spec.get("topologySpreadConstraints") or ()),
         pod_affinity=tuple(_pod_term(metadata, t) for t in near.get(required) or ()),
@@ -406,7 +439,7 @@ def _sequence(spec: Document, defaults: Mapping[str, int]) -> _Amounts:
     peak: _Amounts = {}
     for container in spec.get("initContainers") or ():
         wanted = _container(container, defaults)
-        if container.get("restartPolicy") == "Always":
+        if _is_sidecar(container):
             _add(running, wanted)
             _add(sidecars, wanted)
             moment = dict(sidecars)

@@ -31,6 +31,8 @@ from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, device_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.explanation import Explanation
+from kubarium.view.forest import disagreement
+from kubarium.view.hierarchy import composite_account
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.queueing import why as queueing
@@ -68,8 +70,9 @@ def explain(
 ) -> Explanation:
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
-    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, Job, JobSet, Deployment,
-    ReplicaSet, Kueue's Workload, Node, ResourceClaim; of others, what their conditions say.
+    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, CompositePodGroup, Job,
+    JobSet, Deployment, ReplicaSet, Workload, Node, ResourceClaim; of others, what their conditions
+    say.
     ``view`` is one that already follows the same documents: with it, thousands of nodes need not be
     read again for each question. It is as before afterwards.
     """
@@ -87,6 +90,7 @@ class _Why:
         self._by_kind: dict[str, Callable[[Document], Explanation]] = {
             "Pod": self._pod,
             "PodGroup": self._pod_group,
+            "CompositePodGroup": self._composite,
             "Workload": self._workload,
             "Node": self._node,
             "ResourceClaim": self._claim,
@@ -191,11 +195,29 @@ class _Why:
             child = (self._gated(gated[0]),)
             text = f"{len(gated)} of the group's pods are held by scheduling gates"
             return Explanation(title, "Gated", text, children=child)
+        rows = tuple(self.view.pod(p) for p in waiting)
+        names = [p["spec"].get("schedulerName") or "default-scheduler" for p in waiting]
+        if conflict := disagreement(rows, names, (gang,)):
+            return Explanation(title, "Pending", conflict)
         if len(waiting) + gang.scheduled_count < gang.min_count:
             have = len(waiting) + gang.scheduled_count
             text = f"{reasons.GANG_WAITING}: {have} of {gang.min_count} exist"
             return Explanation(title, "Pending", text)
-        return self._unstarted(title, gang, tuple(self.view.pod(p) for p in waiting))
+        if not waiting:
+            ended = bool(gang.scheduled_count)
+            text = "the pods of the group have ended" if ended else "no pod of the group exists"
+            return Explanation(title, "Finished" if ended else "Pending", text)
+        if gang.parent is not None:
+            text = f"the group starts together with composite pod group {gang.parent[1]}"
+            told = self._hierarchy(gang.parent, f"compositepodgroup {'/'.join(gang.parent)}")
+            return Explanation(title, "Pending", text, children=(told,))
+        return self._unstarted(title, gang, rows)
+
+    def _composite(self, composite: Document) -> Explanation:
+        return self._hierarchy(key_of(composite), _title(composite))
+
+    def _hierarchy(self, key: Key, title: str) -> Explanation:
+        return composite_account(self.view, self._list(PODS), key, title)
 
     def _unstarted(self, title: str, gang: Gang, pods: tuple[Pod, ...]) -> Explanation:
         snapshot = self.view.snapshot
@@ -302,7 +324,7 @@ class _Why:
         )
 
     def _gang_workload(self, workload: Document) -> Explanation:
-        """A scheduling.k8s.io Workload: its pod groups."""
+        """A scheduling.k8s.io Workload: its pod groups, those of a composite through that."""
         name = workload["metadata"]["name"]
         groups = [
             self._pod_group(g)

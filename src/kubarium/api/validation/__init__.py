@@ -98,7 +98,7 @@ _RULES: dict[tuple[str, str], Rules] = {
     ("storage.k8s.io", "StorageClass"): Rules(update=policies.check_storage_class_update),
     (_GANGS, "PriorityClass"): Rules(gangs.check_priority_class, gangs.check_priority_class_update),
     (_GANGS, "PodGroup"): Rules(gangs.check_pod_group, gangs.check_group_update),
-    (_GANGS, "CompositePodGroup"): Rules(gangs.check_composite_group, gangs.check_group_update),
+    (_GANGS, "CompositePodGroup"): Rules(gangs.check_composite_group, gangs.check_composite_update),
     (_GANGS, "Workload"): Rules(gangs.check_workload, gangs.check_workload_update),
     (_DRA, "ResourceClaim"): Rules(
         devices.check_claim,

@@ -232,6 +232,24 @@ class Inventory:
                 return result.id
         return None
 
+    def counters_suffice(self, allocation: Allocation) -> bool:
+        """Whether the pools of devices that are not in use have counters left for all of them."""
+        for driver, pool in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
+            names = {r.id.device for r in allocation.results if r.id.pool == pool}
+            slices = self._by_pool.get((driver, pool), {}).values()
+            newest = max((s.generation for s in slices), default=0)
+            current = [s for s in slices if s.generation == newest]
+            left = {(s, n): v for c in current for s, all_ in c.counter_sets for n, v in all_}
+            for device in (d for c in current for d in c.devices if d.consumes):
+                taken = self.ledger.in_use(DeviceId(driver, pool, device.name))
+                for use in device.consumes if taken or device.name in names else ():
+                    for name, amount in use.counters:
+                        key = (use.counter_set, name)
+                        left[key] = left.get(key, 0) - amount
+            if any(value < 0 for value in left.values()):
+                return False
+        return True
+
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
 

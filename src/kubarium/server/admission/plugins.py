@@ -8,21 +8,24 @@ from kubarium.server.admission.jobset import check_job_set, default_job_set
 from kubarium.server.admission.kueue import check_queueing, default_queueing
 from kubarium.server.admission.limit_ranges import check_limit_ranges, set_default_resources
 from kubarium.server.admission.namespace_lifecycle import namespace_must_take_content, protect
+from kubarium.server.admission.pod_groups import protect_group
 from kubarium.server.admission.priority import only_one_default, resolve_priority
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
 from kubarium.server.admission.service_account import give_service_account
+from kubarium.server.admission.storage_class import set_default_class
 from kubarium.server.admission.tolerations import tolerate_briefly
 from kubarium.server.authz import Authorizer
 
 _ALL = frozenset({ANY})
 _PODS = frozenset({("", "pods")})
 _NAMESPACES = frozenset({("", "namespaces")})
+_VOLUME_CLAIMS = frozenset({("", "persistentvolumeclaims")})
 _PRIORITY_CLASSES = frozenset({("scheduling.k8s.io", "priorityclasses")})
-_PRIORITISED = _PODS | {
-    ("scheduling.k8s.io", "podgroups"),
-    ("scheduling.k8s.io", "compositepodgroups"),
-}
+_POD_GROUPS = frozenset(
+    {("scheduling.k8s.io", "podgroups"), ("scheduling.k8s.io", "compositepodgroups")}
+)
+_PRIORITISED = _PODS | _POD_GROUPS
 _RBAC = "rbac.authorization.k8s.io"
 _ROLES = frozenset({(_RBAC, "roles"), (_RBAC, "clusterroles")})
 _BINDINGS = frozenset({(_RBAC, "rolebindings"), (_RBAC, "clusterrolebindings")})
@@ -49,6 +52,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("NamespaceLifecycle", protect, _NAMESPACES, _ON_DELETE),
             Plugin("ServiceAccount", give_service_account, _PODS, _ON_CREATE),
             Plugin("Priority", resolve_priority, _PRIORITISED, _ON_CREATE),
+            Plugin("PodGroupProtection", protect_group, _POD_GROUPS, _ON_CREATE),
             Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
             Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
             Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),
@@ -59,6 +63,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
             Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
+            Plugin("DefaultStorageClass", set_default_class, _VOLUME_CLAIMS, _ON_CREATE),
             Plugin("Kueue", default_queueing, _QUEUED | _QUEUES, _ON_CREATE),
             Plugin("Kueue", check_queueing, _QUEUEING, _ON_WRITE, _WITH_STATUS, validating=True),
             # Last: what is refused for another reason must not be charged.

@@ -19,10 +19,15 @@ _ENV = {
 }
 
 
-def job_pod(facts: JobFacts, index: int | None) -> Document:
-    """A pod of the Job; ``index`` is its completion index in an Indexed Job."""
+def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
+    """A pod of the Job; ``index`` is its completion index in an Indexed Job.
+
+    ``group`` is the PodGroup that it joins, unless its template names one.
+    """
     job = facts.job
     pod = pod_from_template(job["spec"]["template"], job)
+    if group:
+        pod["spec"]["schedulingGroup"] = {"podGroupName": group}
     metadata = pod["metadata"]
     metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
     sizes = learned(job)
