@@ -26,6 +26,10 @@ from kubarium.view.volumes import STORAGE_CLASSES
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
+NODES_GROUP, AGENTS_GROUP = "system:nodes", "kubarium:node-agents"
+_READ = ["get", "list", "watch"]
+_WRITE = ["create", "delete", "patch", "update"]
+
 _RESOURCES = {
     resource.kind: resource
     for resource in (
@@ -57,6 +61,7 @@ def documents(port: int, with_fabric: bool = False) -> list[Document]:
     ]
     found.append(_standard_class())
     found += bootstrap_policy()
+    found += _agent_policy()
     found += bundled()
     if with_fabric:
         name = compute_domains.NAMESPACE
@@ -76,6 +81,46 @@ async def bootstrap(client: Client, port: int = 6443, with_fabric: bool = False)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
+
+
+def _agent_policy() -> list[Document]:
+    """What our node agents need beyond upstream's kubelet: they are kube-proxy, the network's
+    controller and the drivers of devices as well, and watch where a kubelet gets one by one."""
+    rules = [
+        {"apiGroups": [group], "resources": resources, "verbs": verbs}
+        for group, resources, verbs in (
+            ("", ["namespaces", "endpoints", "persistentvolumes"], _READ),
+            ("", ["persistentvolumeclaims"], _READ),
+            ("", ["pods", "nodes"], ["patch", "update", "delete"]),
+            ("", ["pods/status", "nodes/status"], ["get", "patch", "update"]),
+            ("", ["pods/resize"], ["get", "patch", "update"]),
+            ("discovery.k8s.io", ["endpointslices"], _READ),
+            ("networking.k8s.io", ["networkpolicies"], _READ),
+            ("resource.k8s.io", ["resourceclaims", "deviceclasses"], [*_READ, *_WRITE]),
+            ("resource.k8s.io", ["resourceclaims/status"], ["get", "patch", "update"]),
+            ("resource.k8s.io", ["resourceclaims/driver"], ["*"]),
+            ("resource.k8s.io", ["resourceslices"], [*_READ, *_WRITE]),
+            ("resource.nvidia.com", ["*"], _READ),
+            ("kubarium.dev", ["*"], [*_READ, *_WRITE]),
+        )
+    ]
+    name = "kubarium:node-agent"
+    api = "rbac.authorization.k8s.io"
+    return [
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": rules,
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": api, "kind": "Group", "name": AGENTS_GROUP}],
+        },
+    ]
 
 
 def _priority_class(name: str, value: int) -> Document:

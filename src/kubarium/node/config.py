@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubarium.node.network.plan import NetworkPlan
+
 PROCESS, SIMULATED = "process", "simulated"
 DEFAULT_PODS = "110"
 
@@ -126,6 +128,11 @@ class NodeConfig:
     cluster_domain: str = "cluster.local"
     isolation: str = ""
     serve_services: bool = True
+    # The pods' own network; None: they share the machine's, for the reason given.
+    network: NetworkPlan | None = None
+    no_network: str = ""
+    # Whether pods go on when the agent is killed, for the next one to find.
+    pods_survive: bool = False
     health_events: tuple[HealthEvent, ...] = ()
 
 

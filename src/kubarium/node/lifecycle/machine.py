@@ -28,6 +28,7 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.lifecycle.conditions import NotedCondition, ResizeCondition
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
@@ -139,9 +140,16 @@ class ContainerRecord:
 class PodMachine:
     """One pod on one node. Call :meth:`handle`; carry out what it returns, in order."""
 
-    def __init__(self, pod: Document, now: float, keeps_running: bool = False) -> None:
+    def __init__(
+        self,
+        pod: Document,
+        now: float,
+        keeps_running: bool = False,
+        adopted: Adopted | None = None,
+    ) -> None:
         """``keeps_running``: containers that the status shows as running still are (simulated
-        ones, after a restart of the agent); otherwise they are lost, as after a reboot."""
+        ones, after a restart of the agent); otherwise they are lost, as after a reboot - unless
+        the pod was ``adopted``: then its containers are those that were found."""
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
         self.containers = [ContainerRecord(plan) for plan in container_plans(pod)]
@@ -166,12 +174,12 @@ class PodMachine:
         self._deleted = False
         self._removed = False
         self._stop_by: float | None = None
-        self._resume(now, keeps_running)
+        self._resume(now, keeps_running, adopted)
         deadline = pod["spec"].get("activeDeadlineSeconds")
         if deadline is not None:
             self._deadlines[("deadline",)] = self.start_time + deadline
 
-    def _resume(self, now: float, keeps_running: bool) -> None:
+    def _resume(self, now: float, keeps_running: bool, adopted: Adopted | None) -> None:
         """Take up what the status says of an earlier agent's work. What has ended stays ended."""
         status = self.pod.get("status") or {}
         if status.get("startTime"):
@@ -184,6 +192,9 @@ class PodMachine:
             *(status.get("containerStatuses") or ()),
             *(status.get("ephemeralContainerStatuses") or ()),
         ]
+        if adopted is not None:
+            self._adopt(adopted, entries, now)
+            return
         for entry in entries:
             record = self._by_name.get(entry["name"])
             if record is not None:
@@ -200,6 +211,39 @@ class PodMachine:
             if record.plan.kind in (INIT, SIDECAR):
                 # The new sandbox is empty: what init containers had made is gone.
                 record.state, record.ended = State.WAITING, None
+
+    def _adopt(self, adopted: Adopted, entries: list[Document], now: float) -> None:
+        """Take over a sandbox and its containers; those that have ended are reported after this."""
+        self._add_ephemeral()
+        self.prepared, self.pod_ips = True, adopted.pod_ips
+        for condition in (self.pod.get("status") or {}).get("conditions") or ():
+            if condition.get("lastTransitionTime"):
+                since = parse_rfc3339(condition["lastTransitionTime"])
+                self.condition_times[condition["type"]] = (condition["status"], since)
+        known = {entry["name"]: entry for entry in entries}
+        for record in self.containers:
+            entry = known.get(record.plan.name, {})
+            if entry:
+                resume_container(record, entry, now, keeps_running=True)
+            found = adopted.containers.get(record.plan.name)
+            if found is not None:
+                self._adopt_container(record, found, entry, now)
+
+    def _adopt_container(
+        self, record: ContainerRecord, found: AdoptedContainer, entry: Document, now: float
+    ) -> None:
+        same = record.attempt == found.attempt
+        if same and record.state is State.EXITED:
+            return  # the status has its end already
+        if not same and record.ended is not None:
+            record.previous, record.ended = record.ended, None
+        record.state = State.RUNNING
+        record.attempt = found.attempt
+        record.container_id, record.image_id = found.container_id, found.image_id
+        record.started_at = found.started_at or now
+        self._begin_probes(record, now, bool(same and entry.get("started")))
+        if same and ev.READINESS in record.probes:
+            record.ready = record.probes[ev.READINESS].passed = bool(entry.get("ready"))
 
     # The outside -------------------------------------------------------------------------------
 
@@ -323,7 +367,7 @@ class PodMachine:
 
     def _on_ContainerExited(self, event: ev.ContainerExited, now: float) -> None:
         record = self._current(event.name, event.attempt)
-        if record is None:
+        if record is None or record.state is State.EXITED:  # told again after an agent's restart
             return
         record.move(ev.ContainerExited)
         reason = "Completed" if event.code == 0 else "OOMKilled" if event.oom_killed else "Error"
@@ -655,9 +699,10 @@ class PodMachine:
 
     # Probes ------------------------------------------------------------------------------------
 
-    def _begin_probes(self, record: ContainerRecord, now: float) -> None:
+    def _begin_probes(self, record: ContainerRecord, now: float, started: bool = False) -> None:
+        """``started``: the startup probe has passed before."""
         record.probes = {kind: ProbeState() for kind in record.plan.probes}
-        if ev.STARTUP in record.probes:
+        if ev.STARTUP in record.probes and not started:
             self._schedule(record, ev.STARTUP, now)
         else:
             self._container_up(record, now)
@@ -735,6 +780,8 @@ def resume_container(
         if keeps_running:
             record.state = State.RUNNING
             record.started = record.ready = True
+            if last.get("terminated"):
+                record.previous = _termination(last["terminated"], now)
             return
         record.ended = Termination(
             137, 0, LOST_REASON, LOST, record.started_at, now, record.container_id
@@ -745,15 +792,19 @@ def resume_container(
     if ended:
         record.attempt = entry.get("restartCount", 0)
         record.state = State.EXITED
-        record.ended = Termination(
-            ended.get("exitCode", 0),
-            ended.get("signal", 0),
-            ended.get("reason", ""),
-            ended.get("message", ""),
-            parse_rfc3339(ended["startedAt"]) if ended.get("startedAt") else None,
-            parse_rfc3339(ended["finishedAt"]) if ended.get("finishedAt") else now,
-            ended.get("containerID", ""),
-        )
+        record.ended = _termination(ended, now)
+
+
+def _termination(ended: Document, now: float) -> Termination:
+    return Termination(
+        ended.get("exitCode", 0),
+        ended.get("signal", 0),
+        ended.get("reason", ""),
+        ended.get("message", ""),
+        parse_rfc3339(ended["startedAt"]) if ended.get("startedAt") else None,
+        parse_rfc3339(ended["finishedAt"]) if ended.get("finishedAt") else now,
+        ended.get("containerID", ""),
+    )
 
 
 _ALIVE = (State.STARTING, State.RUNNING, State.STOPPING)

@@ -173,8 +173,9 @@ class Cgroups:
     shortfall: str = ""
 
     @staticmethod
-    def open(tag: str, proc: str = "/proc/self") -> Cgroups:
-        """Find where groups may be made, and clear what an earlier agent of this ``tag`` left.
+    def open(tag: str, proc: str = "/proc/self", keep: bool = False) -> Cgroups:
+        """Find where groups may be made, and clear what an earlier agent of this ``tag`` left
+        unless its pods still run (``keep``).
 
         Never fails: without any, ``controllers`` is empty. Takes about a millisecond."""
         found, problems = _places(proc)
@@ -182,8 +183,9 @@ class Cgroups:
         for controllers, parent, version in found:
             folder = parent / (_PREFIX + tag)
             try:
-                clear(folder)
-                folder.mkdir()
+                if not keep:
+                    clear(folder)
+                folder.mkdir(exist_ok=keep)
                 kept = _enable(parent, folder, controllers, version)
             except OSError as error:
                 groups.shortfall = f"{folder}: {error.strerror}"

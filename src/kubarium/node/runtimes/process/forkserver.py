@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -107,8 +108,12 @@ class Forked:
 class ForkServers:
     """The parents of one zygote. Only the zygote's loop calls it."""
 
-    def __init__(self, level: str, events: int, source: str) -> None:
-        """``source``: the folder that Kubarium is imported from."""
+    def __init__(
+        self, level: str, events: int, source: str, limits: dict[str, tuple[int, int]]
+    ) -> None:
+        """``source``: the folder that Kubarium is imported from. ``limits`` (of ``RLIMIT_…``) are
+        those that the zygote itself began with, and that the parents are given back."""
+        self._limits = limits
         self._level = level
         self._events = events
         self._source = source
@@ -231,6 +236,8 @@ class ForkServers:
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         os.umask(0o022)
+        for name, limit in self._limits.items():
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), limit)
         names = ",".join(modules)
         given = [self._source, self._level, str(self._events), names, str(IDLE_S)]
         os.execve(python, [python, "-c", _PROGRAM, *given], environment)

@@ -2,25 +2,34 @@
 
 It reads commands as JSON lines from its standard input and writes events to a pipe. When
 standard input ends - the agent has closed it, or was killed - every container is killed and the
-zygote ends. Pod namespaces (hostname, IPC) live as open descriptors here; pod tmpfs mounts live in
-the zygote's own mount namespace: none of them can outlive it.
+zygote ends; unless pods are to survive their agent: then the zygote waits for the next one, which
+finds it by a name that only one process of the machine can have, and keeps what is written to the
+pipe meanwhile.
+
+Pod namespaces (hostname, IPC, network) live as open descriptors here, and so does the
+router's network; pod tmpfs mounts live in the zygote's own mount namespace: none of them can
+outlive it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
+import struct
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process import linux, networks
 from kubarium.node.runtimes.process.forkserver import Forked, ForkServers
 from kubarium.node.runtimes.process.group_files import remove_groups
 from kubarium.node.runtimes.process.init import (
@@ -36,6 +45,9 @@ _END_PATIENCE_S = 0.1
 # How long an init may be too busy to take a command; a stopped one never takes it.
 _FORWARD_PATIENCE_S = 1.0
 _MAX_DESCRIPTORS = 16
+# How long pods go on without an agent: long enough to start it again, not for ever.
+LINGER_S = 600.0
+_EVENT_PIPE_BYTES, _F_SETPIPE_SZ = 1 << 20, 1031
 PLAIN, USER_NAMESPACE, ROOT = "plain", "user-namespace", "root"
 
 
@@ -61,21 +73,28 @@ class _Container:
 class Zygote:
     """Commands in, forks and events out."""
 
-    def __init__(self, level: str, events: int, groups: list[str]) -> None:
-        """``groups``: control groups that are to vanish with the containers."""
+    def __init__(
+        self, level: str, events: int, groups: list[str], name: str = "", unread: int = -1
+    ) -> None:
+        """``groups``: control groups that are to vanish with the containers. With a ``name`` the
+        zygote survives its agent; ``unread`` is the other end of the pipe for events."""
+        self._listener = _listen(name) if name else None
+        self._unread = unread
         self._level = level
         self._events = events
         self._groups = groups
         self._commands = socket.socket(fileno=0)
         self._descriptors: list[int] = []
         self._wakeup = -1
-        self._warm = ForkServers(level, events, sys.path[0])
+        self._limits = {"NOFILE": _many_descriptors()}
+        self._warm = ForkServers(level, events, sys.path[0], self._limits)
         self._sandboxes: dict[str, _Sandbox] = {}
         self._by_pid: dict[int, _Container] = {}
         self._by_ident: dict[str, _Container] = {}
         # Containers that a fork server was asked for, in case that it cannot.
         self._cold: dict[str, dict[str, Any]] = {}
         self._pending = b""
+        self._router = -1
 
     def prepare(self) -> None:
         """Enter the zygote's own namespaces; OSError where the level is not to be had."""
@@ -105,13 +124,59 @@ class Zygote:
             ready = select.select([0, read, *self._warm.links], [], [])[0]
             if read in ready:
                 os.read(read, 512)
-            if 0 in ready and not self._read_commands():
+            if 0 in ready and not self._read_commands() and not self._wait_for_agent():
                 break
             for link in set(ready) & self._warm.links.keys():
                 for forked in self._warm.read(link):
                     self._take_warm(forked)
             self._reap()
         self._end()
+
+    # Without an agent --------------------------------------------------------------------------
+
+    def _do_end(self, command: dict[str, Any]) -> None:
+        """The agent is about to go for good."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _wait_for_agent(self) -> bool:
+        """Until another agent has come; false if none is to be expected (any more)."""
+        end = time.monotonic_ns() / 1e9 + LINGER_S
+        while self._listener is not None:
+            left = end - time.monotonic_ns() / 1e9
+            if left <= 0:
+                break
+            listener = self._listener
+            waiting: list[Any] = [listener, self._wakeup]
+            ready = select.select(waiting, [], [], left)[0]
+            if self._wakeup in ready:
+                os.read(self._wakeup, 512)
+                self._reap()
+            if listener in ready and self._accept(listener):
+                return True
+        return False
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take commands from who has connected, if it is the same user; say what there is."""
+        with listener.accept()[0] as peer:
+            raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            if struct.unpack("3i", raw)[1] != os.geteuid():
+                return False
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+            self._descriptors, self._pending = [], b""
+            there = {ident: container.pid for ident, container in self._by_ident.items()}
+            greeting = {"level": self._level, "pid": os.getpid(), "containers": there}
+            try:
+                socket.send_fds(peer, [b"+"], [self._unread])
+                peer.sendall(json.dumps(greeting).encode() + b"\n")
+            except OSError:
+                return False
+            self._commands.detach()
+            os.dup2(peer.fileno(), 0, inheritable=False)
+        self._commands = socket.socket(fileno=0)
+        return True
 
     def _read_commands(self) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._commands, 1 << 20, _MAX_DESCRIPTORS)
@@ -133,6 +198,9 @@ class Zygote:
 
     def _do_sandbox(self, command: dict[str, Any]) -> None:
         sandbox = _Sandbox()
+        if command.get("network"):
+            with socket.socket(fileno=self._descriptors.pop(0)) as peer:
+                sandbox.namespaces.append((_make_network(command, peer), linux.CLONE_NEWNET))
         if self._level != PLAIN:
             self._make_namespaces(sandbox, command["hostname"])
             for path, options in command["tmpfs"]:
@@ -154,6 +222,25 @@ class Zygote:
             for name, descriptor in own.items():
                 linux.setns(descriptor, kinds[name])
                 os.close(descriptor)
+
+    def _do_router(self, command: dict[str, Any]) -> None:
+        """The network that joins those of the pods."""
+        with socket.socket(fileno=self._descriptors.pop(0)) as peer:
+            router = _make_network(command, peer)
+        if self._router >= 0:
+            os.close(self._router)
+        self._router = router
+        self.report({"event": "ready", "id": command["id"]})
+
+    def _do_sockets(self, command: dict[str, Any]) -> None:
+        """Sockets in a pod's network, or the router's; none if there is no such network."""
+        sandbox = self._sandboxes.get(command["sandbox"], _Sandbox())
+        found = [fd for fd, kind in sandbox.namespaces if kind == linux.CLONE_NEWNET]
+        namespace = found[0] if found else -1 if command["sandbox"] else self._router
+        with socket.socket(fileno=self._descriptors.pop(0)) as peer:
+            if namespace >= 0:
+                kinds = [tuple(kind) for kind in command["sockets"]]
+                _hand_over(peer, networks.sockets_in(namespace, kinds))
 
     def _do_remove(self, command: dict[str, Any]) -> None:
         sandbox = self._sandboxes.pop(command["id"], _Sandbox())
@@ -224,7 +311,8 @@ class Zygote:
         self._commands.detach()
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.setsid()
-        Init(command["id"], command["spec"], control, self._events, fresh).run(namespaces)
+        limits, spec = self._limits, command["spec"]
+        Init(command["id"], spec, control, self._events, limits, fresh).run(namespaces)
 
     def _fork_into_pid_namespace(
         self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair
@@ -257,11 +345,26 @@ class Zygote:
             self._commands.detach()
             for descriptor in self._descriptors:  # meant for other containers
                 os.close(descriptor)
+            self._let_go_of_networks(sandbox)
+            if self._listener is not None:
+                self._listener.close()
+                os.close(self._unread)
             os.dup2(null, 0)
             os.setsid()
-            Init(command["id"], command["spec"], control[0], self._events).run(sandbox.namespaces)
+            limits, spec = self._limits, command["spec"]
+            init = Init(command["id"], spec, control[0], self._events, limits)
+            init.run(sandbox.namespaces)
         finally:
             os._exit(1)
+
+    def _let_go_of_networks(self, but: _Sandbox) -> None:
+        """An init must not keep what belongs to other pods beyond their end."""
+        if self._router >= 0:
+            os.close(self._router)
+        for sandbox in self._sandboxes.values():
+            if sandbox is not but:
+                for descriptor, _ in sandbox.namespaces:
+                    os.close(descriptor)
 
     def _do_destroy(self, command: dict[str, Any]) -> None:
         """For an init that no longer listens (someone stopped it)."""
@@ -404,11 +507,56 @@ def _fork_between(enter: Callable[[], None], become: Callable[[], None]) -> int:
     return int(text)
 
 
+def _many_descriptors() -> tuple[int, int]:
+    """Allow ourselves as many as we may have: a pod takes about four. Returns what was allowed."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
+
+
+def _listen(name: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(f"\0{name}")
+    listener.listen(4)
+    return listener
+
+
+def _make_network(command: dict[str, Any], peer: socket.socket) -> int:
+    """A new network, whose sockets go to ``peer``; its descriptor."""
+    kinds = [tuple(kind) for kind in command["sockets"]]
+    namespace, *found = networks.new_network(kinds, command.get("sysctls", {}))
+    _hand_over(peer, [os.dup(namespace), *found])
+    return namespace
+
+
+def _hand_over(peer: socket.socket, descriptors: list[int]) -> None:
+    """Give them away, and keep none. That nobody waits for them any more is no error."""
+    try:
+        socket.send_fds(peer, [b"+"], descriptors)
+    except OSError:
+        return
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
 def main() -> None:
-    """``sys.argv``: the level, the number of the inherited descriptor for events, and our control
-    groups."""
-    zygote = Zygote(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
-    os.set_inheritable(int(sys.argv[2]), False)
+    """``sys.argv``: the level, the inherited descriptors for events (both ends of the pipe), the
+    name to be found by, and our control groups."""
+    level, events, unread, name, *groups = sys.argv[1:]
+    for descriptor in (int(events), int(unread)):
+        os.set_inheritable(descriptor, False)
+    try:
+        zygote = Zygote(level, int(events), groups, name, int(unread))
+    except OSError as error:
+        text = f"another agent's containers still run here ({error.strerror})"
+        send_event(int(events), {"event": "refused", "id": "", "message": text})
+        return
+    if name:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(int(events), _F_SETPIPE_SZ, _EVENT_PIPE_BYTES)
+    else:
+        os.close(int(unread))
     try:
         zygote.prepare()
     except OSError as error:
