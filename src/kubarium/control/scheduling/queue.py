@@ -147,6 +147,12 @@ class SchedulingQueue:
         else:
             self._set_timer(now + FLUSH_AFTER_S, key, item)
 
+    def wake(self, key: ItemKey, now: float) -> None:
+        """Something happened that helps this item alone: it is ready after its back-off."""
+        item = self._items.get(key)
+        if item is not None and item.state is _State.UNSCHEDULABLE:
+            self._wake(key, item, now)
+
     def retry(self, key: ItemKey, now: float) -> None:
         """The attempt failed for a reason that may pass (a conflict): back off."""
         item = self._items.get(key)

@@ -84,6 +84,9 @@ class Scheduler:
         self._members = Members(self.view.forest)
         self._assumed: dict[Key, str] = {}
         self._nominated = Nominations()
+        # Whose victims are being told to go; and of those, who is to be decided as soon as they are.
+        self._evicting: set[ItemKey] = set()
+        self._deferred: set[ItemKey] = set()
         self._failing_since: dict[ItemKey, float] = {}
         self._reserved: tuple[ItemKey, Reservation] | None = None
         self._missing_claims: dict[Key, dict[ItemKey, None]] = {}
@@ -128,12 +131,28 @@ class Scheduler:
             else:
                 for event in wakeups.events_of(resource, old, new):
                     self._happened(event, self._hint(resource, new))
+                if resource == NODES and new is None and old is not None:
+                    self._revoke(self._nominated.at(old["metadata"]["name"]))
 
         self._context.informers.get(resource).on_change(changed)
 
     def _happened(self, event: Event, helps: Callable[[ItemKey], bool] | None = None) -> None:
         self._queue.happened(event, self._context.clock.monotonic(), helps)
         self._wake.set()
+
+    def _room_came(self, node: str) -> None:
+        """A pod went away, or asks for less: tell those whose victim it may have been, and others.
+
+        Who is helped on the node that it waited for has waited enough: upstream too takes a pod out
+        of its back-off when nothing else is ready.
+        """
+        self._happened(Event.ROOM)
+        own, others = self._nominated.room_on(self.view.snapshot, node)
+        for key in own:
+            self._queue.add(ItemKey(False, key))
+        now = self._context.clock.monotonic()
+        for key in others:
+            self._queue.wake(ItemKey(False, key), now)
 
     def _hint(self, resource: Resource, new: Document | None) -> Callable[[ItemKey], bool] | None:
         """Whether a change helps one item: a node that could hold it, a claim that it uses."""
@@ -175,7 +194,7 @@ class Scheduler:
     def _occupant_changed(self, old: Document, new: Document | None) -> None:
         """A pod with a node went, asks for less, or looks different to others."""
         if new is None or not _holds_room(new):
-            self._happened(Event.ROOM)
+            self._room_came(old["spec"]["nodeName"])
             return
         if old["metadata"].get("labels") != new["metadata"].get("labels"):
             self._happened(Event.PODS)
@@ -183,7 +202,7 @@ class Scheduler:
         if before is not old.get("spec") or after is not new.get("spec") or before != after:
             less = self.view.reader.shape(old), self.view.reader.shape(new)
             if any(less[1].request(name) < amount for name, amount in less[0].requests):
-                self._happened(Event.ROOM)
+                self._room_came(new["spec"]["nodeName"])
 
     def _placed(self, pods: list[Pod]) -> None:
         snapshot = self.view.snapshot
@@ -303,6 +322,11 @@ class Scheduler:
         items: list[QueueItem] = []
         keys: dict[int, ItemKey] = {}
         for key in self._queue.take(now):
+            if key in self._evicting:
+                # Its victims would be chosen again, or others beside them.
+                self._deferred.add(key)
+                self._queue.hold(key)
+                continue
             item = self._item(key)
             if item is not None:
                 items.append(item)
@@ -463,20 +487,43 @@ class Scheduler:
         elif decision.placements:
             self._commits.put_nowait(self._place(key, decision))
         else:
-            self._queue.fail(key, wakeups.helped_by(decision), now)
             if decision.preemption is not None:
+                self._evicting.add(key)
                 self._nominate(decision.preemption)
-        self._commits.put_nowait(self._tell(decision))
+            self._fail(key, decision, now)
+        self._commits.put_nowait(self._tell(key, decision))
+
+    def _fail(self, key: ItemKey, decision: Decision, now: float) -> None:
+        """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
+        helped_by = wakeups.helped_by(decision)
+        snapshot, pod = self.view.snapshot, decision.item.pods[0]
+        if not key.gang and self._nominated.node_of(pod.key) is not None:
+            self._nominated.disturb(pod.key)
+            if not self._nominated.is_coming(snapshot, pod.key):
+                # Upstream: who finds no victims has no nomination either.
+                self._nominated.drop(pod.key)
+                self._commits.put_nowait(self._committer.nominate(pod, ""))
+            elif wakeups.looks_at_one_node(snapshot, pod):
+                helped_by -= {Event.ROOM}
+                self._nominated.be_patient(pod.key)
+        self._queue.fail(key, helped_by, now)
 
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
         nodes = {node: pod.priority for pod, node in preemption.nominations}
         for node, priority in nodes.items():
-            for pod in self._nominated.below(node, priority):
-                self._nominated.drop(pod.key)
-                self._commits.put_nowait(self._committer.nominate(pod, ""))
+            self._revoke(self._nominated.below(node, priority))
         for pod, node in preemption.nominations:
-            self._nominated.put(pod, node)
+            self._nominated.put(pod, node, preemption.victims)
+
+    def _revoke(self, pods: list[Pod]) -> None:
+        """No room is made for these pods any more: they look for another place at once."""
+        for pod in pods:
+            self._nominated.drop(pod.key)
+            self._commits.put_nowait(self._committer.nominate(pod, ""))
+            if pod.gang is None:
+                self._queue.add(ItemKey(False, pod.key))
+                self._wake.set()
 
     # Writing
 
@@ -524,17 +571,36 @@ class Scheduler:
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
             await self._committer.refuse(pod, str(error))
 
-    async def _tell(self, decision: Decision) -> None:
+    async def _tell(self, key: ItemKey, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption."""
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
         hint = self._hints.of(decision, self._context.clock.monotonic())
         if text:
             text = f"{text}{hint}"
-        for pod, verdict in decision.unplaced:
-            await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
-        if decision.preemption is not None:
-            await self._committer.preempt(decision.preemption)
+        try:
+            for pod, verdict in decision.unplaced:
+                await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
+            if decision.preemption is not None:
+                await self._committer.preempt(decision.preemption)
+        except ApiError:
+            # Some victims stay; whoever waits for them has to choose again.
+            for pod in decision.item.pods:
+                self._nominated.give_up(pod.key)
+            self._queue.wake(key, self._context.clock.monotonic())
+            self._wake.set()
+            raise
+        finally:
+            if decision.preemption is not None:
+                self._evicted(key)
         await self._conditions.decided(decision, text)
+
+    def _evicted(self, key: ItemKey) -> None:
+        """The item's victims are going: what happened meanwhile counts now."""
+        self._evicting.discard(key)
+        if key in self._deferred:
+            self._deferred.discard(key)
+            self._queue.add(key)
+            self._wake.set()
 
 
 def _scheduler_of(document: Document) -> str:

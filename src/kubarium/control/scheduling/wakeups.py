@@ -17,7 +17,7 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling.queue import Event
 from kubarium.engine import reasons
-from kubarium.engine.model import Pod
+from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters
 from kubarium.engine.plan import Decision
 from kubarium.engine.snapshot import Snapshot
@@ -60,7 +60,7 @@ def helped_by(decision: Decision) -> frozenset[Event]:
     """The events that could make a difference to what found no place."""
     if decision.gang_verdict is not None:
         return _ANY
-    events = _NODES
+    events = _NODES if decision.preemption is None else _NODES | {Event.ROOM}
     for _, verdict in decision.unplaced[:1]:
         if verdict.everywhere:
             events |= _EVERYWHERE
@@ -151,6 +151,35 @@ def node_helps(snapshot: Snapshot, name: str, pods: Iterable[Pod]) -> bool:
     """Whether one of the pods could go to the node if nothing ran on it."""
     row = snapshot.rows.get(name)
     return row is not None and any(filters.could_hold(snapshot, pod.shape, row) for pod in pods)
+
+
+def looks_at_one_node(snapshot: Snapshot, pod: Pod) -> bool:
+    """Whether what leaves one node can help the pod on that node only."""
+    return not (
+        pod.claims
+        or pod.has_volumes
+        or pod.gang is not None
+        or pod.shape.looks_at_pods
+        or snapshot.tallies.anti_holders
+    )
+
+
+def room_helps(snapshot: Snapshot, name: str, shape: PodShape, promised: Iterable[Pod]) -> bool:
+    """Whether the node has room for one more pod beside those that were promised room there."""
+    row = snapshot.rows.get(name)
+    if row is None:
+        return False
+    others = tuple(promised)
+    index = snapshot.resource_index("pods")
+    if snapshot.requested.item(index, row) + len(others) >= snapshot.allocatable.item(index, row):
+        return False
+    for resource, amount in shape.requests:
+        index = snapshot.resource_index(resource)
+        taken = snapshot.requested.item(index, row)
+        taken += sum(pod.shape.request(resource) for pod in others)
+        if amount > 0 and taken + amount > snapshot.allocatable.item(index, row):
+            return False
+    return True
 
 
 def placement_helps(snapshot: Snapshot, placed: Iterable[Pod], pods: Iterable[Pod]) -> bool:
