@@ -6,7 +6,14 @@ from collections import Counter
 
 import pytest
 
-from kubarium.api.kinds import EVENTS, POD_GROUPS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
+from kubarium.api.kinds import (
+    EVENTS,
+    POD_GROUPS,
+    PODS,
+    PRIORITY_CLASSES,
+    RESOURCE_CLAIM_TEMPLATES,
+    RESOURCE_CLAIMS,
+)
 from kubarium.api.validation import pods as pod_rules
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.engine.placement import cycle as engine_cycle
@@ -141,5 +148,43 @@ def test_a_gang_is_decided_once(calls):
         await cluster.until(lambda: all_running(cluster))
         assert calls["_decide"] == 1
         assert writes_of(cluster, before)["pods"] == 3 * PODS_MADE
+
+    run_virtual(story, file=cluster())
+
+
+def test_a_pod_that_evicts_others_is_decided_twice(calls):
+    calls.count(engine_cycle, "_decide")
+    urgent = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": "urgent"},
+        "value": 1000,
+    }
+    preemptors = 12
+
+    def with_cpu(cpu, **spec):
+        document = pod(**spec)
+        document["spec"]["containers"][0]["resources"]["requests"]["cpu"] = cpu
+        return document
+
+    async def story(cluster):
+        await cluster.client.create(PRIORITY_CLASSES, urgent, "")
+        for _ in range(PODS_MADE):  # fifteen on each of four nodes
+            await cluster.client.create(PODS, with_cpu("2"), "default")
+        await cluster.until(lambda: all_running(cluster))
+        before = calls["_decide"]
+        for _ in range(preemptors):
+            high = with_cpu("8", priorityClassName="urgent")
+            await cluster.client.create(PODS, high, "default")
+
+        async def placed():
+            found = await cluster.pods()
+            high = [p for p in found if p["spec"]["priority"] == 1000]
+            return all(p["status"]["phase"] == "Running" for p in high)
+
+        await cluster.until(placed)
+        # Once to choose who goes, once when they are gone; those of them that fit into what the
+        # cluster had left need no second look.
+        assert calls["_decide"] - before <= 2 * preemptors
 
     run_virtual(story, file=cluster())

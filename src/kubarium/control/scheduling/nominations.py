@@ -69,11 +69,15 @@ class Nominations:
     # Patience
 
     def is_coming(self, snapshot: Snapshot, key: Key) -> bool:
-        """Whether victims of the pod are still there."""
-        for victim in self._victims.get(key, ()):
-            placed = snapshot.placed(victim.key)
-            if placed is not None and placed.uid == victim.uid:
-                return True
+        """Whether victims on the pod's node are still there, be they of others that wait for it.
+
+        Their room is promised too, so it helps nobody before all of them have gone.
+        """
+        for other in self._by_node.get(self._by_pod[key][1], ()):
+            for victim in self._victims[other]:
+                placed = snapshot.placed(victim.key)
+                if placed is not None and placed.uid == victim.uid:
+                    return True
         return False
 
     def give_up(self, key: Key) -> None:

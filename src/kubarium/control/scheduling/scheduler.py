@@ -55,6 +55,10 @@ _LOG = logging.getLogger("kubarium.scheduler")
 # Decisions written side by side; matters only where a write waits for a network.
 COMMITTERS = 16
 
+# No cycle begins while more decisions than this wait to be written: each cycle looks at all pods
+# for which room is being made, so that many small ones cost more than a few large ones.
+BACKLOG = 64
+
 # A gang that has found no room for this long gets a reservation.
 RESERVE_AFTER_S = 60.0
 
@@ -93,6 +97,7 @@ class Scheduler:
         self._missing_of: dict[ItemKey, list[Key]] = {}
         self._wake = asyncio.Event()
         self._commits: asyncio.Queue[Awaitable[None]] = asyncio.Queue()
+        self._relieved = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self.cycles = 0
         for resource in SNAPSHOT_RESOURCES:
@@ -287,9 +292,12 @@ class Scheduler:
     # A cycle
 
     async def _ready(self) -> None:
-        """Until something is ready; gives the informers a turn first, so that cycles are large."""
+        """Until something is ready; gives writers and informers a turn, so that cycles are large."""
         clock = self._context.clock
         await clock.sleep(0)
+        while self._commits.qsize() > BACKLOG:
+            self._relieved.clear()
+            await self._relieved.wait()
         while not self._queue.has_ready(clock.monotonic()):
             self._wake.clear()
             self._tell_held()
@@ -530,6 +538,8 @@ class Scheduler:
     async def _write(self) -> None:
         while True:
             work = await self._commits.get()
+            if self._commits.qsize() <= BACKLOG:
+                self._relieved.set()
             try:
                 await work
             except ApiError as error:
