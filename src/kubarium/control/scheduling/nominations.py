@@ -36,7 +36,7 @@ class Nominations:
         return self._by_pod.values()
 
     def put(self, pod: Pod, node: str, victims: tuple[Pod, ...] = ()) -> None:
-        """Room is being made for the pod on this node by these victims, and no longer on another."""
+        """These victims make room for the pod on this node, and no longer on another."""
         known = self._by_pod.get(pod.key)
         if known is not None and known[1] != node:
             self._leave(pod.key, known[1])

@@ -88,7 +88,7 @@ class Scheduler:
         self._members = Members(self.view.forest)
         self._assumed: dict[Key, str] = {}
         self._nominated = Nominations()
-        # Whose victims are being told to go; and of those, who is to be decided as soon as they are.
+        # Whose victims are being told to go; and who of those is to be decided once they are.
         self._evicting: set[ItemKey] = set()
         self._deferred: set[ItemKey] = set()
         self._failing_since: dict[ItemKey, float] = {}
@@ -292,7 +292,7 @@ class Scheduler:
     # A cycle
 
     async def _ready(self) -> None:
-        """Until something is ready; gives writers and informers a turn, so that cycles are large."""
+        """Until something is ready; writers and informers come first, so that cycles are large."""
         clock = self._context.clock
         await clock.sleep(0)
         while self._commits.qsize() > BACKLOG:

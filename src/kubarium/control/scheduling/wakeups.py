@@ -173,11 +173,11 @@ def room_helps(snapshot: Snapshot, name: str, shape: PodShape, promised: Iterabl
     index = snapshot.resource_index("pods")
     if snapshot.requested.item(index, row) + len(others) >= snapshot.allocatable.item(index, row):
         return False
-    for resource, amount in shape.requests:
+    for resource, wanted in shape.requests:
         index = snapshot.resource_index(resource)
         taken = snapshot.requested.item(index, row)
         taken += sum(pod.shape.request(resource) for pod in others)
-        if amount > 0 and taken + amount > snapshot.allocatable.item(index, row):
+        if wanted > 0 and taken + wanted > snapshot.allocatable.item(index, row):
             return False
     return True
 
