@@ -443,6 +443,7 @@ SHAPES = (
 # On simulated nodes, until Running.
 ON_NODES = (
     Shape("SchedulingBasic 5,000 nodes 10,000 pods", "680 /s", 5000, 10000, initial=1000),
+    Shape("SchedulingBasic 5,000 nodes 50,000 pods", "810 /s", 5000, 50000, initial=1000),
     Shape("SchedulingBasic 15,000 nodes 30,000 pods", "", 15000, 30000),
     Shape(
         "DRA claim templates, 500 nodes, no CEL",

@@ -33,8 +33,8 @@ from kubarium.engine.model import Budget, Claim, Gang, Key, Pod
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.device_taints import TaintRule, taint_rule
 from kubarium.view.devices import (
+    ClaimReader,
     allocation_row,
-    claim_row,
     claim_spec,
     class_row,
     device_derives,
@@ -98,6 +98,7 @@ class ClusterView:
         )
         self.snapshot = Snapshot(stock)
         self.reader = PodReader()
+        self._claims = ClaimReader()
         self.class_documents: dict[str, Document] = {}
         self.extended = ExtendedResources()
         self._extended_of: dict[str, Key] = {}
@@ -254,7 +255,7 @@ class ClusterView:
             self._extended_of.pop(extended_owner(old), None)
             self.snapshot.remove_claim(key)
             return
-        row, allocation = claim_row(new), allocation_row(new)
+        row, allocation = self._claims.row(new), allocation_row(new)
         if allocation is not None and extended_owner(new):
             self._extended_of[extended_owner(new)] = row.key
             owner = new["metadata"]["ownerReferences"][0]["name"]

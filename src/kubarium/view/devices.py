@@ -288,6 +288,8 @@ def _policy(document: _Json) -> RequestPolicy:
 
 # Classes and claims
 
+MAX_CLAIM_SPECS = 1024
+
 
 def _selectors(documents: Sequence[_Json] | None) -> tuple[str | None, ...]:
     return tuple((d.get("cel") or {}).get("expression") for d in documents or ())
@@ -299,12 +301,34 @@ def class_row(document: Document) -> DeviceClass:
     return DeviceClass(document["metadata"]["name"], _selectors(spec.get("selectors")))
 
 
+class ClaimReader:
+    """Turns claims into rows; claims of one template share their spec, which is read once."""
+
+    def __init__(self) -> None:
+        # By identity; to be held here is what keeps another object from taking over an id.
+        self._specs: dict[int, tuple[Document, ClaimSpec]] = {}
+
+    def row(self, document: Document) -> Claim:
+        """A ResourceClaim without its allocation (see :func:`allocation_row`)."""
+        spec = document.get("spec") or {}
+        known = self._specs.get(id(spec))
+        if known is None:
+            if len(self._specs) >= MAX_CLAIM_SPECS:
+                self._specs.clear()
+            known = self._specs[id(spec)] = (spec, claim_spec(spec))
+        return _claim_row(document, known[1])
+
+
 def claim_row(document: Document) -> Claim:
     """A ResourceClaim without its allocation (see :func:`allocation_row`)."""
+    return _claim_row(document, claim_spec(document.get("spec") or {}))
+
+
+def _claim_row(document: Document, spec: ClaimSpec) -> Claim:
     metadata = document["metadata"]
     return Claim(
         (metadata.get("namespace", ""), metadata["name"]),
-        claim_spec(document.get("spec") or {}),
+        spec,
         metadata.get("uid", ""),
         len((document.get("status") or {}).get("reservedFor") or ()),
         "deletionTimestamp" in metadata,

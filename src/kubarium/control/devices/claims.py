@@ -98,6 +98,13 @@ def _claim_statuses(pod: Document) -> list[Document]:
     return statuses
 
 
+def _has_the_same(old: Document, new: Document) -> bool:
+    """Whether both are one pod, which still has the claims that it had."""
+    return old["metadata"]["uid"] == new["metadata"]["uid"] and _claim_statuses(
+        old
+    ) == _claim_statuses(new)
+
+
 class ClaimGenerator:
     """Makes the claims that pods' templates ask for."""
 
@@ -232,9 +239,18 @@ class ClaimCleaner:
         self._context = context
         self.controller = Controller("resourceclaim-cleaner", context, self.reconcile)
         self._claims = self.controller.watches(RESOURCE_CLAIMS)
-        self._pods = self.controller.watches(PODS, self._of_pod)
+        self._pods = self.controller.reads(PODS)
+        self._pods.on_change(self._pod_changed)
         self._groups = self.controller.watches(POD_GROUPS, self._of_group)
         self._claims.add_index(_BY_OWNER, _owner_uids)
+
+    def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        """A pod is of interest once it uses its claims no more, or gives up one of them."""
+        if new is not None and not is_done(new) and (old is None or _has_the_same(old, new)):
+            return
+        for pod in (old, new):
+            for key in self._of_pod(pod) if pod is not None else ():
+                self.controller.enqueue(key)
 
     def _of_pod(self, pod: Document) -> list[Key]:
         namespace = pod["metadata"]["namespace"]
