@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubarium.control.scheduling.nominations import Nominations
-from kubarium.engine.model import Pod, PodShape
+from kubarium.engine.model import Node, Pod, PodShape
+from kubarium.engine.snapshot import Snapshot
 
 
 def pod(name, priority=0):
@@ -43,3 +44,68 @@ def test_the_book_by_node_says_what_the_book_by_pod_says(steps):
     for node in ("n", "m"):
         found = {p.key[1] for p in book.below(node, 2)}
         assert found == {k for k, (level, where) in oracle.items() if where == node and level < 2}
+
+
+NODES = ("n", "m")
+CPU = 4
+
+
+def sized(name, cpu, priority=0, uid=""):
+    shape = PodShape(requests=(("cpu", cpu),))
+    return Pod(("ns", name), shape, uid or name, {}, priority)
+
+
+occupants = st.lists(st.tuples(st.sampled_from(NODES), st.integers(1, 2)), max_size=8)
+preemptors = st.lists(
+    st.tuples(st.sampled_from(NODES), st.integers(1, 4), st.integers(1, 2)), max_size=4
+)
+
+
+@given(occupants, preemptors, st.sets(st.integers(0, 7)))
+def test_room_names_exactly_those_whom_it_could_help(occupants, preemptors, gone):
+    snapshot, book = Snapshot(), Nominations()
+    for name in NODES:
+        snapshot.set_node(Node(name, (("cpu", CPU), ("pods", 110))))
+    placed, free = {}, dict.fromkeys(NODES, CPU)
+    for number, (node, cpu) in enumerate(occupants):
+        if free[node] >= cpu:
+            free[node] -= cpu
+            placed[number] = (sized(f"old-{number}", cpu), node)
+            snapshot.place(*placed[number])
+    waiting = []
+    for number, (node, cpu, priority) in enumerate(preemptors):
+        waits = sized(f"new-{number}", cpu, priority)
+        victims = tuple(p for p, where in placed.values() if where == node)
+        book.put(waits, node, victims)
+        book.be_patient(waits.key)
+        waiting.append((waits, node, cpu))
+    for number in gone & placed.keys():
+        old, node = placed.pop(number)
+        snapshot.displace(old.key)
+        free[node] += dict(old.shape.requests)["cpu"]
+    for node in NODES:
+        own, others = book.room_on(snapshot, node)
+        left = any(where == node for _, where in placed.values())
+        for waits, where, cpu in waiting:
+            promised = sum(
+                c
+                for p, n, c in waiting
+                if n == node and p is not waits and p.priority >= waits.priority
+            )
+            fits = promised + cpu <= free[node]
+            if where == node:
+                assert (waits.key in own) == (fits or not left)
+            else:
+                assert (waits.key in others) == fits
+
+
+def test_a_pod_that_came_in_the_place_of_a_victim_is_not_waited_for():
+    snapshot, book = Snapshot(), Nominations()
+    snapshot.set_node(Node("n", (("cpu", CPU), ("pods", 110))))
+    victim, waits = sized("web-0", 2, uid="first"), sized("new", 4, 9)
+    snapshot.place(victim, "n")
+    book.put(waits, "n", (victim,))
+    assert book.is_coming(snapshot, waits.key)
+    snapshot.displace(victim.key)
+    snapshot.place(sized("web-0", 2, uid="second"), "n")
+    assert not book.is_coming(snapshot, waits.key)

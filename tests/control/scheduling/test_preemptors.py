@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from kubarium.api.kinds import NODES, PODS, PRIORITY_CLASSES
+import pytest
+
+from kubarium.api.kinds import (
+    DEVICE_CLASSES,
+    NODES,
+    PODS,
+    PRIORITY_CLASSES,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+)
 from kubarium.base.errors import forbidden
 
-from .test_scheduler import node, node_of, pod
+from .test_scheduler import claim, device_class, node, node_of, pod, slices
 from .test_wakeups import cycles_of, start
 
 HOSTNAME = "kubernetes.io/hostname"
@@ -179,7 +188,8 @@ def test_who_finds_no_more_victims_gives_its_promise_back(world_run):
     world_run(story)
 
 
-def test_victims_that_may_not_be_evicted_are_tried_again(world_run, monkeypatch):
+@pytest.mark.parametrize("error", [forbidden("pods", "", "a1", "not now"), KeyError("a bug")])
+def test_victims_that_were_not_evicted_are_tried_again(world_run, monkeypatch, error):
     async def story(world):
         scheduler = await begin(world, node("a", cpu="2"), pods=[on("a1", "a"), on("a2", "a")])
         committer, refusals = scheduler._committer, []
@@ -188,7 +198,7 @@ def test_victims_that_may_not_be_evicted_are_tried_again(world_run, monkeypatch)
         async def once_refused(victim, by):
             if not refusals:
                 refusals.append(victim.key[1])
-                raise forbidden("pods", "", victim.key[1], "not now")
+                raise error
             await evict(victim, by)
 
         monkeypatch.setattr(committer, "_evict", once_refused)
@@ -227,5 +237,25 @@ def test_while_its_victims_are_told_no_others_are_chosen(world_run, monkeypatch)
         await leave(world, f"{where}1", f"{where}2")
         await world.settle(10)
         assert await node_of(world, "urgent") == where
+
+    world_run(story)
+
+
+def test_one_that_waits_for_devices_keeps_its_promise_until_they_are_free(world_run):
+    async def story(world):
+        # Its victims' devices are given back some time after the pods have gone.
+        await begin(world, node("a", cpu="4"))
+        await world.create(DEVICE_CLASSES, device_class())
+        await world.create(RESOURCE_SLICES, slices("a", 1))
+        await world.create(RESOURCE_CLAIMS, claim("first"))
+        await world.create(PODS, pod("low", claims=["first"]))
+        await world.settle()
+        await world.create(RESOURCE_CLAIMS, claim("second"))
+        await world.create(PODS, pod("urgent", claims=["second"], priorityClassName="urgent"))
+        await world.settle(20)
+        assert await nominated(world) == "a"
+        await leave(world, "low")
+        await world.settle(20)
+        assert await nominated(world) == "a"
 
     world_run(story)

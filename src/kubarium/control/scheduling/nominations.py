@@ -73,12 +73,15 @@ class Nominations:
 
         Their room is promised too, so it helps nobody before all of them have gone.
         """
-        for other in self._by_node.get(self._by_pod[key][1], ()):
-            for victim in self._victims[other]:
-                placed = snapshot.placed(victim.key)
-                if placed is not None and placed.uid == victim.uid:
-                    return True
-        return False
+        pod, node = self._by_pod[key]
+        row = snapshot.rows.get(node)
+        if row is None:
+            return False
+        there = snapshot.pods_on[row]
+        chosen = (v for other in self._by_node[node] for v in self._victims[other])
+        if any((known := there.get(v.key)) is not None and known.uid == v.uid for v in chosen):
+            return True
+        return any(p.preempted and p.priority < pod.priority for p in there.values())
 
     def give_up(self, key: Key) -> None:
         """The pod's victims will not go, or not all."""

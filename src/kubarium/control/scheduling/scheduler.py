@@ -505,15 +505,15 @@ class Scheduler:
         """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
         helped_by = wakeups.helped_by(decision)
         snapshot, pod = self.view.snapshot, decision.item.pods[0]
-        if not key.gang and self._nominated.node_of(pod.key) is not None:
+        nominated = not key.gang and self._nominated.node_of(pod.key) is not None
+        if nominated and wakeups.looks_at_one_node(snapshot, pod):
             self._nominated.disturb(pod.key)
-            if not self._nominated.is_coming(snapshot, pod.key):
-                # Upstream: who finds no victims has no nomination either.
-                self._nominated.drop(pod.key)
-                self._commits.put_nowait(self._committer.nominate(pod, ""))
-            elif wakeups.looks_at_one_node(snapshot, pod):
+            if self._nominated.is_coming(snapshot, pod.key):
                 helped_by -= {Event.ROOM}
                 self._nominated.be_patient(pod.key)
+            else:  # upstream: who finds no victims has no nomination either
+                self._nominated.drop(pod.key)
+                self._commits.put_nowait(self._committer.nominate(pod, ""))
         self._queue.fail(key, helped_by, now)
 
     def _nominate(self, preemption: Preemption) -> None:
@@ -583,25 +583,27 @@ class Scheduler:
 
     async def _tell(self, key: ItemKey, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption."""
+        try:
+            await self._tell_all(decision)
+        except Exception:
+            if decision.preemption is not None:  # some victims stay, so that others must be found
+                for pod in decision.item.pods:
+                    self._nominated.give_up(pod.key)
+                self._queue.wake(key, self._context.clock.monotonic())
+                self._wake.set()
+            raise
+        finally:
+            self._evicted(key)
+
+    async def _tell_all(self, decision: Decision) -> None:
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
         hint = self._hints.of(decision, self._context.clock.monotonic())
         if text:
             text = f"{text}{hint}"
-        try:
-            for pod, verdict in decision.unplaced:
-                await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
-            if decision.preemption is not None:
-                await self._committer.preempt(decision.preemption)
-        except ApiError:
-            # Some victims stay; whoever waits for them has to choose again.
-            for pod in decision.item.pods:
-                self._nominated.give_up(pod.key)
-            self._queue.wake(key, self._context.clock.monotonic())
-            self._wake.set()
-            raise
-        finally:
-            if decision.preemption is not None:
-                self._evicted(key)
+        for pod, verdict in decision.unplaced:
+            await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
+        if decision.preemption is not None:
+            await self._committer.preempt(decision.preemption)
         await self._conditions.decided(decision, text)
 
     def _evicted(self, key: ItemKey) -> None:
