@@ -122,7 +122,7 @@ class DeviceTaintEviction:
 
     @staticmethod
     def _of_pod(pod: Document) -> list[Key]:
-        return [_key(pod)] if claim_names(pod) else []
+        return [_key(pod)] if pod["spec"].get("nodeName") and claim_names(pod) else []
 
     def _of_claim(self, claim: Document) -> list[Key]:
         namespace, name = _key(claim)
@@ -260,7 +260,7 @@ class TaintRuleStatus:
         self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_claim)
 
     def _of_pod(self, pod: Document) -> list[Key]:
-        return self._later() if claim_names(pod) else []
+        return self._later() if self._rules.items() and claim_names(pod) else []
 
     def _of_claim(self, claim: Document) -> list[Key]:
         return self._later()
