@@ -28,12 +28,13 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.conditions import ResizeCondition
+from kubarium.node.lifecycle.conditions import RESTARTING_ALL, ResizeCondition
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
     INIT,
     MAIN,
     NEVER,
+    RESTART_ALL,
     SIDECAR,
     ContainerPlan,
     container_plans,
@@ -107,6 +108,8 @@ class ContainerRecord:
     reason: str = ""
     message: str = ""
     attempt: int = -1
+    # The last attempt before all containers of the pod were restarted; -1 if they never were.
+    before_round: int = -1
     container_id: str = ""
     image_id: str = ""
     started_at: float = 0.0
@@ -151,6 +154,8 @@ class PodMachine:
         self.released = False
         self.finished = False
         self.failure: tuple[str, str] | None = None
+        # While all containers are being ended to begin anew (KEP-5532): why.
+        self.restarting_all = ""
         # Resources by container (see lifecycle.resize): granted, in force; and what is said of it.
         self.allocated: Mapping[str, Mapping[str, Any]] = desired(pod)
         self.actual: Mapping[str, Mapping[str, Any]] = self.allocated
@@ -186,6 +191,10 @@ class PodMachine:
             record = self._by_name.get(entry["name"])
             if record is not None:
                 resume_container(record, entry, now, keeps_running)
+        conditions = status.get("conditions") or ()
+        shown = {condition.get("type"): condition.get("status") for condition in conditions}
+        if shown.get(RESTARTING_ALL) == "True" and not keeps_running:
+            self._begin_round()  # the agent ended in the middle of it; so did all containers
         if any(record.state is State.RUNNING for record in self.containers):
             self.prepared = True
             self.pod_ips = tuple(entry["ip"] for entry in status.get("podIPs") or ())
@@ -333,6 +342,8 @@ class PodMachine:
                 record.container_id,
             ),
         )
+        if record.plan.action_after(event.code) == RESTART_ALL and not self.restarting_all:
+            self._restart_all(record, event.code, now)
 
     def _on_ProbeFinished(self, event: ev.ProbeFinished, now: float) -> None:
         record = self._current(event.name, event.attempt)
@@ -451,6 +462,8 @@ class PodMachine:
         if not self.prepared:
             self._prepare()
             return
+        if self.restarting_all and not self._all_ended(now):
+            return
         if not self._advance_init(now):
             return
         mains = [record for record in self.containers if record.plan.kind == MAIN]
@@ -491,7 +504,9 @@ class PodMachine:
         return True
 
     def _mains_untouched(self) -> bool:
-        return all(r.attempt < 0 for r in self.containers if r.plan.kind == MAIN)
+        """In this round: since the start, or since all containers were restarted."""
+        mains = (r for r in self.containers if r.plan.kind == MAIN)
+        return all(r.attempt <= r.before_round for r in mains)
 
     def _is_done(self, record: ContainerRecord) -> bool:
         """Ended for good."""
@@ -539,6 +554,47 @@ class PodMachine:
         record.attempt += 1
         record.terminated_sent = record.resizing = False
         self._out.append(ev.StartContainer(record.plan.name, record.attempt))
+
+    # Restarting all containers in place (KEP-5532) -----------------------------------------------
+
+    def _restart_all(self, cause: ContainerRecord, code: int, now: float) -> None:
+        """An exit that a rule answers with RestartAllContainers: sandbox, addresses, volumes and
+        devices stay; containers get no time to end, and no hook."""
+        if self.terminating or self.finished:
+            return
+        name = cause.plan.name
+        self.restarting_all = f"Container {name} exited with code {code}, triggering pod restart"
+        # A pod that does it over and over waits as a single container would.
+        self._back_off(cause, now)
+        self._publish()
+
+    def _all_ended(self, now: float) -> bool:
+        """Kill what runs; once nothing does, begin a round from the first init container."""
+        records = [r for r in self.containers if r.plan.kind != EPHEMERAL]
+        for record in records:
+            if record.state is State.RUNNING:
+                self._stop(record, now, 0.0, self.restarting_all)
+            elif record.state is State.STOPPING and ("kill", record.plan.name) in self._deadlines:
+                del self._deadlines[("kill", record.plan.name)]
+                record.in_hook = ""
+                self._signal(record, "SIGKILL")
+        if any(record.state in _ALIVE for record in records):
+            return False
+        self._begin_round()
+        self._publish()
+        return True
+
+    def _begin_round(self) -> None:
+        """As if no container but ephemeral ones had run; their counters go on."""
+        for record in self.containers:
+            if record.plan.kind == EPHEMERAL:
+                continue
+            if record.ended is not None:
+                record.previous, record.ended = record.ended, None
+            record.state = State.WAITING
+            record.before_round = record.attempt
+            record.resizing = False
+        self.restarting_all = ""
 
     # Stopping ----------------------------------------------------------------------------------
 
