@@ -43,7 +43,9 @@ def builtin_images() -> tuple[ImageConfig, ...]:
     systems = [ImageConfig(name, cmd=(_bash(),)) for name in ("ubuntu", "debian", "bash")]
     own = ImageConfig("kubarium/*", cmd=("python3",), path=python.path)
     pause = ImageConfig("pause", entrypoint=("sleep",), cmd=("2147483647",))
-    return (*shells, *systems, python, own, pause)
+    command = ("python3", "-m", "kubarium.labs.in_place_agent")
+    agent = ImageConfig("in-place-restart-agent", entrypoint=command, path=python.path)
+    return (*shells, *systems, python, own, agent, pause)
 
 
 def _bash() -> str:

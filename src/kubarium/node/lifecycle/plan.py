@@ -54,7 +54,7 @@ class ContainerPlan:
         return bool(self.action_after(code))
 
     def action_after(self, code: int) -> str:
-        """RESTART, RESTART_ALL or "": the first of KEP-5307's rules that matches, else the policy."""
+        """RESTART, RESTART_ALL or "": the first rule that matches (KEP-5307), else the policy."""
         for rule in self.spec.get("restartPolicyRules") or ():
             codes = rule.get("exitCodes") or {}
             among = code in (codes.get("values") or ())
