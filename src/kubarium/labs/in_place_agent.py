@@ -161,13 +161,11 @@ class ProbeBarrier(Barrier):
 
     def __init__(self, address: str, port: int, path: str) -> None:
         super().__init__()
-        self._server = ThreadingHTTPServer((address, port), _answering(path), False)
-        self._server.allow_reuse_address = True
+        self._address, self._path = (address, port), path
 
     def open(self) -> None:
-        self._server.server_bind()
-        self._server.server_activate()
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        server = ThreadingHTTPServer(self._address, _answering(self._path))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 def _answering(path: str) -> type[BaseHTTPRequestHandler]:

@@ -104,7 +104,7 @@ class Play:
         job = await self.world.get(JOBS, name)
         now = rfc3339(self.world.clock.now())
         pods = job["spec"]["parallelism"]
-        status = {"startTime": now}
+        status = {"startTime": job.get("status", {}).get("startTime", now)}
         if verb in ("ready", "active"):
             status |= {"active": pods, "ready": pods if verb == "ready" else 0}
         elif verb == "complete":

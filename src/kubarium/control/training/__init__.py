@@ -1,6 +1,7 @@
 """Distributed training: the JobSet controller. Start reading at jobset.py.
 
-Knows Jobs and Services; knows nothing of pods, queues or nodes."""
+Knows Jobs and Services, and the PodGroup of a Job that has a topology domain to itself; looks at
+pods only where a JobSet restarts in place. Knows nothing of queues or nodes."""
 
 from __future__ import annotations
 
