@@ -18,10 +18,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from kubarium.api.kinds import DEVICE_CLASSES, RESOURCE_CLAIMS, RESOURCE_SLICES
+import documents as d
+import numpy as np
+from documents import Document
+
+from kubarium.api.kinds import (
+    DEVICE_CLASSES,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+)
+from kubarium.api.resource import Resource
 from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import (
     HOSTNAME_LABEL,
+    Composite,
     Gang,
     Node,
     Pod,
@@ -32,7 +44,7 @@ from kubarium.engine.model import (
 )
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.plan import Decision, Leaf, QueueItem, Tree
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view import why
@@ -247,9 +259,78 @@ def gang_verdict(size: int = 1000) -> Prepared:
     return lambda: decide(placer, items), 1
 
 
+def mixed_shapes() -> tuple[PodShape, ...]:
+    """Launchers, workers and readers: what a training job is made of."""
+    return (shape(cpu=3500), shape(cpu=2000), shape(cpu=500, memory=4 * GIB))
+
+
+def mixed_gang(size: int = 999) -> Prepared:
+    """One gang of three kinds of pods on nodes of 4 cpus."""
+    placer = world(5000)
+    gang = Gang(("bench", "mixed"), size)
+    kinds = mixed_shapes()
+    pods = tuple(Pod(("bench", f"mixed-{i:05d}"), kinds[i % 3], gang=gang.key) for i in range(size))
+    return lambda: decide(placer, [QueueItem(pods, gang)]), size
+
+
+def mixed_verdict() -> Prepared:
+    """A mixed gang for which every arrangement is tried until the budget is spent."""
+    placer = world(40)
+    gang = Gang(("bench", "mixed"), 130)
+    kinds = (shape(cpu=1040), shape(cpu=1080))
+    pods = tuple(Pod(("bench", f"mixed-{i:05d}"), kinds[i % 2], gang=gang.key) for i in range(130))
+    return lambda: decide(placer, [QueueItem(pods, gang)]), 1
+
+
+def composites(
+    count: int, groups: int, size: int, *, cpu: int = 100, rack: str = "", zone: str = ""
+) -> list[QueueItem]:
+    """Composites of equal groups, the groups in a rack each, all of them in one zone."""
+    found = []
+    for number in range(count):
+        root = Composite(("bench", f"set-{number:04d}"), groups, (zone,) if zone else ())
+        children = []
+        for item in gangs(
+            groups,
+            size,
+            shape(cpu=cpu, memory=100 * MIB),
+            topology=rack,
+            prefix=f"set-{number:04d}",
+        ):
+            assert item.gang is not None
+            children.append(Leaf(replace(item.gang, parent=root.key), item.pods))
+        found.append(QueueItem.of_tree(Tree(root, tuple(children))))
+    return found
+
+
+def composite_rows(count: int, groups: int, size: int) -> Prepared:
+    placer = world(5000, cpu=32000, racks=50)
+    items = composites(count, groups, size, rack=RACK, zone=ZONE)
+    return lambda: decide(placer, items), count * groups * size
+
+
+def one_composite() -> Prepared:
+    placer = world(5000, cpu=32000, racks=50)
+    items = composites(1, 8, 125, cpu=4000, rack=RACK, zone=ZONE)
+    return lambda: decide(placer, items), 1000
+
+
+def composite_verdict() -> Prepared:
+    """Eight groups of a rack each, and the racks have room for seven."""
+    placer = world(5000, racks=50)
+    for number in range(5000):
+        if number % 50 >= 7:
+            placer.snapshot.place(
+                Pod(("bench", f"init-{number}"), shape(cpu=1000)), f"node-{number:05d}"
+            )
+    items = composites(1, 8, 100, cpu=3500, rack=RACK)
+    return lambda: decide(placer, items), 1
+
+
 # Devices
 
-DRIVER = "gpu.example.com"
+DRIVER = d.DRIVER
+EXTENDED = "example.com/gpu"
 
 
 def dra_world(nodes: int, devices: int, cel: str) -> ClusterView:
@@ -275,6 +356,7 @@ def _slice(name: str, devices: int) -> dict[str, object]:
                 "model": {"string": "A100"},
                 "index": {"int": i},
                 "preferred": {"bool": i % 2 == 0},
+                "uuid": {"string": f"GPU-{name}-{i}"},
             },
             "capacity": {"memory": {"value": "80Gi"}},
         }
@@ -309,6 +391,64 @@ def dra(cel: str = "") -> Prepared:
     return lambda: decide(placer, items), 2500
 
 
+def shaped_devices(
+    class_: Document,
+    claim: Document | None,
+    slices: Callable[[str], list[Document]],
+    count: int = 2500,
+) -> Prepared:
+    """500 nodes; half of the pods have their devices already, the other half is decided.
+
+    Without ``claim`` the pods ask for an extended resource that the class answers.
+    """
+    view = ClusterView()
+    view.apply(DEVICE_CLASSES, None, class_)
+    for number in range(500):
+        view.snapshot.set_node(node(number, cpu=64000))
+        for document in slices(f"node-{number:05d}"):
+            view.apply(RESOURCE_SLICES, None, document)
+    placer = Placer(view.snapshot)
+
+    def items(prefix: str) -> list[QueueItem]:
+        found = []
+        for number in range(count):
+            name = f"{prefix}-{number:05d}"
+            metadata = {"name": name, "namespace": "bench", "uid": name}
+            if claim is None:
+                pod = d.with_extended_resource(EXTENDED) | {"metadata": metadata}
+                found.append(QueueItem((view.pod(pod),)))
+                continue
+            view.apply(RESOURCE_CLAIMS, None, {"metadata": metadata, "spec": claim})
+            found.append(
+                QueueItem((Pod(("bench", name), shape(), name, claims=(("bench", name),)),))
+            )
+        return found
+
+    decide(placer, items("held"))
+    measured = items("pod")
+    return lambda: decide(placer, measured), count
+
+
+def extended_resource() -> Prepared:
+    class_ = d.device_class(f'device.driver == "{DRIVER}"', extended=EXTENDED)
+    return shaped_devices(class_, None, lambda name: [d.slice_of_gpus(name, 10)])
+
+
+def consumable_capacity() -> Prepared:
+    return shaped_devices(
+        d.device_class(), d.shared_memory(), lambda name: [d.slice_of_gpus(name, 1, shared=True)]
+    )
+
+
+def partitionable() -> Prepared:
+    return shaped_devices(
+        d.device_class(driver=d.PARTITIONED),
+        d.with_backtracking(),
+        lambda name: d.partition_slices(name, 5),
+        1000,
+    )
+
+
 def dra_gang(size: int = 1000) -> Prepared:
     view = dra_world(500, 8, "")
     items = _with_claims(view, size, "pod", "")
@@ -324,7 +464,7 @@ def match_attribute() -> Prepared:
     view.snapshot.set_node(node(0, cpu=64000))
     view.apply(DEVICE_CLASSES, None, {"metadata": {"name": "gpu"}, "spec": {}})
     document = _slice("node-00000", 18)
-    for i, device in enumerate(document["spec"]["devices"]):  # type: ignore[index]
+    for i, device in enumerate(document["spec"]["devices"]):
         device["attributes"]["root"] = {"string": f"root-{i % 2}"}
     view.apply(RESOURCE_SLICES, None, document)
     requests = [
@@ -348,35 +488,99 @@ def explain() -> Prepared:
 
     def run() -> list[Decision]:
         verdict = placer.account(item.pods[0])
-        found = Explainer(placer).suggest(subject, verdict)
+        found = Explainer(placer).suggest(subject)
         assert verdict.nodes == 5000
-        assert isinstance(found, tuple)
+        assert found
+        return []
+
+    return run, 1
+
+
+def explain_gang(size: int = 101) -> Prepared:
+    """A gang that must stay in one of 50 racks, each of which has room for 100 of its pods."""
+    placer = world(5000, racks=50)
+    decide(placer, singles(5000, shape(cpu=2500), "low"))
+    [item] = gangs(1, size, shape(cpu=1500), topology=RACK)
+
+    def run() -> list[Decision]:
+        found = Explainer(placer).suggest(Subject(item.pods, item.gang))
+        assert {"lower-min-count", "remove-topology", "add-node"} <= {s.kind for s in found}
+        return []
+
+    return run, size
+
+
+def _asking_pod(view: ClusterView, name: str, exactly: Document) -> Document:
+    metadata = {"name": name, "namespace": "bench", "uid": name}
+    spec = {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}
+    view.apply(RESOURCE_CLAIMS, None, {"metadata": metadata, "spec": spec})
+    return {
+        "kind": "Pod",
+        "metadata": {**metadata},
+        "spec": {
+            "containers": [{"name": "c", "image": "x"}],
+            "resourceClaims": [{"name": "gpu", "resourceClaimName": name}],
+        },
+    }
+
+
+def _told(
+    view: ClusterView, subject: Document, documents: dict[Resource, list[Document]]
+) -> Prepared:
+    def run() -> list[Decision]:
+        found = why.explain(documents, subject, view)
+        while found.children:
+            [found] = found.children
+        assert found.state == "Pending"
+        assert found.suggestions
+        assert found.devices
         return []
 
     return run, 1
 
 
 def explain_documents() -> Prepared:
-    """``kubarium why`` on a view that follows the documents, devices and claims included."""
+    """``kubarium why`` on a view that follows the documents: one device more than a node has."""
     view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
-    exactly = {"deviceClassName": "gpu", "count": 9}
-    metadata = {"name": "c", "namespace": "bench", "uid": "c"}
-    spec = {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}
-    view.apply(RESOURCE_CLAIMS, None, {"metadata": metadata, "spec": spec})
-    claims = [{"name": "gpu", "resourceClaimName": "c"}]
-    pod = {
-        "kind": "Pod",
-        "metadata": {"name": "p", "namespace": "bench"},
-        "spec": {"containers": [{"name": "c", "image": "x"}], "resourceClaims": claims},
+    pod = _asking_pod(view, "c", {"deviceClassName": "gpu", "count": 9})
+    return _told(view, pod, {})
+
+
+def explain_clauses() -> Prepared:
+    """Half of all devices are held, each has a uuid, and one clause of three matches nothing."""
+    view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
+    placer = Placer(view.snapshot)
+    decide(placer, _with_claims(view, 20000, "held", ""))
+    attributes = f'device.attributes["{DRIVER}"]'
+    memory = f'device.capacity["{DRIVER}"].memory.compareTo(quantity("96Gi")) >= 0'
+    text = f'{attributes}.model == "A100" && {attributes}.index >= 0 && {memory}'
+    exactly = {"deviceClassName": "gpu", "selectors": [{"cel": {"expression": text}}]}
+    return _told(view, _asking_pod(view, "c", exactly), {})
+
+
+def explain_device_gang(size: int = 64) -> Prepared:
+    """A gang of 64 pods with 8 devices each where 63 nodes are left whole."""
+    view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
+    placer = Placer(view.snapshot)
+    for number, item in enumerate(_with_claims(view, 4937, "held", "")):
+        [pod] = item.pods
+        within = np.zeros(view.snapshot.capacity, np.bool_)
+        within[number] = True
+        assert placer.place(pod, within) is not None
+    pods = []
+    for number in range(size):
+        pod = _asking_pod(view, f"rank-{number}", {"deviceClassName": "gpu", "count": 8})
+        pod["spec"]["schedulingGroup"] = {"podGroupName": "train"}
+        pods.append(pod)
+    group = {
+        "kind": "PodGroup",
+        "metadata": {"name": "train", "namespace": "bench", "uid": "train"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": size}}},
     }
-
-    def run() -> list[Decision]:
-        found = why.explain({}, pod, view)
-        assert found.state == "Pending"
-        assert found.suggestions
-        return []
-
-    return run, 1
+    view.apply(POD_GROUPS, None, group)
+    for pod in pods:
+        view.apply(PODS, None, pod)
+    return _told(view, group, {PODS: pods})
 
 
 RATES = (
@@ -400,12 +604,20 @@ RATES = (
         lambda: dra(f'device.attributes["{DRIVER}"].model == "A100"'),
         "40 to 250",
     ),
+    Row("DRA extended resource, 500 nodes", extended_resource, "180"),
+    Row("DRA consumable capacity, 500 nodes", consumable_capacity, "no threshold"),
+    Row("DRA partitionable with backtracking", partitionable, "no threshold"),
     Row("Gangs 1,000 of 3 on 5,000 nodes", lambda: gang_rows(1000, 3), "no threshold"),
     Row("Gangs 9 of 1,000 on 5,000 nodes", lambda: gang_rows(9, 1000), "no threshold"),
     Row("Gangs 10 of 5,000 on 5,000 nodes", lambda: gang_rows(10, 5000), "no threshold"),
     Row(
         "Topology gangs 750 of 4, 50 racks",
         lambda: gang_rows(750, 4, topology=RACK),
+        "no threshold",
+    ),
+    Row(
+        "Composites 500 of 3 x 4, racks in a zone",
+        lambda: composite_rows(500, 3, 4),
         "no threshold",
     ),
     Row(
@@ -417,11 +629,18 @@ RATES = (
 
 TIMES = (
     Row("one gang of 1,000 on 5,000 nodes", one_gang, "aim: < 50 ms; KAI: 49 s for 512"),
+    Row("one mixed gang of 999 on 5,000 nodes", mixed_gang, "three kinds of pods"),
+    Row("one composite of 8 x 125, racks in a zone", one_composite, "no number published"),
     Row("one gang of 1,000 with a device each", dra_gang, "500 nodes of 8 devices"),
     Row("verdict on a gang that does not fit", gang_verdict, "aim: < 100 ms", 0),
+    Row("verdict on a mixed gang, undecided", mixed_verdict, "5,000 placements tried", 0),
+    Row("verdict on a composite that does not fit", composite_verdict, "aim: < 100 ms", 0),
     Row("infeasible matchAttribute", match_attribute, "aim: < 1 s (kubernetes#131730)", 0),
     Row("explain a pod on 5,000 nodes", explain, "aim: < 100 ms", 0),
+    Row("explain a gang of 101 in one rack", explain_gang, "aim: < 100 ms", 0),
     Row("explain a claim, 5,000 nodes of 8 devices", explain_documents, "aim: < 100 ms", 0),
+    Row("explain a claim of 3 clauses, half in use", explain_clauses, "aim: < 100 ms", 0),
+    Row("explain a gang of 64 with 8 devices each", explain_device_gang, "aim: < 100 ms", 0),
 )
 
 

@@ -1,6 +1,9 @@
 """`make bench`: measurements on this machine, each row several times, median and spread.
 
-    python bench/run.py [row ...]        rows: startup api store nodes engine queueing
+    python bench/run.py [--quick] [row ...]
+
+Rows: startup api store nodes engine queueing scheduler training ranks; ``--quick`` makes
+scheduler's shapes ten times smaller.
 
 Rows that have something to compare with print it beside their own figure: published gates of kwok
 and of kube-scheduler's own benchmark are other machines' numbers, so read them as orders of size.
@@ -21,14 +24,18 @@ from pathlib import Path
 
 from engine import bench_engine
 from queueing import bench_queueing
+from ranks import bench_ranks
 from rich.console import Console
 from rich.table import Table
+from scheduler import bench_scheduler
+from training import bench_training
 
 from kubarium.api.catalog import Catalog
 from kubarium.api.kinds import CONFIG_MAPS, NAMESPACES, NODES, PODS
 from kubarium.base.chance import Chance
 from kubarium.client.http import HttpClient
 from kubarium.cluster.clock import RealClock
+from kubarium.cluster.collector import tune_collector
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.cluster.state import StateDirectory
@@ -186,6 +193,7 @@ def bench_nodes(report: Report, nodes: int = 5000, pods: int = 10000) -> None:
 
 
 async def _fill(nodes: int, pods: int) -> tuple[float, float]:
+    tune_collector()
     capacity = {"cpu": "32", "memory": "256Gi", "pods": "110"}
     pool = NodePool("node", nodes, "simulated", capacity)
     cluster = EmbeddedCluster(ClusterFile([pool]), RealClock(), Chance(1))
@@ -198,7 +206,7 @@ async def _fill(nodes: int, pods: int) -> tuple[float, float]:
             if number % 50 == 49:
                 await asyncio.sleep(0)
         while await _count_running(cluster) < pods:  # noqa: ASYNC110 - as a client would ask
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         return ready, time.perf_counter() - began
 
 
@@ -214,17 +222,24 @@ ROWS: dict[str, Callable[[Report], None]] = {
     "nodes": bench_nodes,
     "engine": bench_engine,
     "queueing": bench_queueing,
+    "scheduler": bench_scheduler,
+    "training": bench_training,
+    "ranks": bench_ranks,
 }
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or list(ROWS)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--quick"]
+    chosen = arguments or list(ROWS)
     unknown = [name for name in chosen if name not in ROWS]
     if unknown:
         sys.exit(f"no such row: {', '.join(unknown)}; rows: {', '.join(ROWS)}")
     report = Report()
     for name in chosen:
-        ROWS[name](report)
+        if name == "scheduler":
+            bench_scheduler(report, quick="--quick" in sys.argv[1:])
+        else:
+            ROWS[name](report)
     console.print(report.table)
 
 

@@ -2,12 +2,11 @@
 
 Usage: python scripts/distil_crds.py [FOLDER_OF_CRDS]
 
-FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, scheduler-plugins/, nvidia/ for
-the DRA driver's) with its CRD manifests; one that is absent is left as it is. The default is
-$KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that controller-gen copies in whole
-become references to the built-in definitions, and only storage versions stay (Kueue's v1beta1 needs
-its conversion webhook). Rules, defaults, limits and printer
-columns are kept.
+FOLDER_OF_CRDS holds one folder for each project (kueue/, jobset/, trainer/, scheduler-plugins/,
+nvidia/ for the DRA driver's) with its CRD manifests; one that is absent is left as it is. The
+default is $KUBARIUM_SHARED/crds. Descriptions go, the pod and job specs that controller-gen copies
+in whole become references to the built-in definitions, and only storage versions stay (Kueue's
+v1beta1 needs its conversion webhook). Rules, defaults, limits and printer columns are kept.
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ PROJECTS = {
     "kueue": "*.yaml",
     "jobset": "*.yaml",
     "scheduler-plugins": "*_podgroups.yaml",
+    # Not the OptimizationJobs: nothing here searches hyperparameters.
+    "trainer": "*_*train*s.yaml",
+    "kserve": "*_localmodel*.yaml",
     "nvidia": "resource.nvidia.com_*.yaml",
 }
 # Served only where a cluster asks for them.
@@ -37,6 +39,9 @@ REFERENCE = "#/definitions/io.k8s.api."
 COPIES = (
     (frozenset(("containers", "initContainers", "restartPolicy", "dnsPolicy")), "core.v1.PodSpec"),
     (frozenset(("backoffLimit", "completionMode", "template", "suspend")), "batch.v1.JobSpec"),
+    (frozenset(("nodeAffinity", "podAffinity", "podAntiAffinity")), "core.v1.Affinity"),
+    (frozenset(("emptyDir", "configMap", "projected", "hostPath")), "core.v1.Volume"),
+    (frozenset(("name", "value", "valueFrom")), "core.v1.EnvVar"),
 )
 
 

@@ -14,9 +14,8 @@ def catalog() -> Catalog:
 
 def named_resources() -> list[Resource]:
     ours = [value for value in vars(kinds).values() if isinstance(value, Resource)]
-    return [
-        resource for resource in ours if not resource.group.endswith(("x-k8s.io", ".nvidia.com"))
-    ]
+    bundled = ("x-k8s.io", "kubeflow.org", ".nvidia.com", "kubarium.dev")
+    return [resource for resource in ours if not resource.group.endswith(bundled)]
 
 
 @pytest.mark.parametrize("resource", named_resources(), ids=lambda r: r.qualified)

@@ -42,8 +42,10 @@ class RealClock:
 class World:
     """One agent and the API it talks to."""
 
-    def __init__(self, context, agent, task):
+    def __init__(self, context, agent, task, server):
         self.context, self.agent, self.client = context, agent, context.client
+        self.server = server
+        self.root = ""  # the agent's directory, if it has one
         self.task = task  # what runs the agent
 
     async def create(self, resource, document, namespace="default"):
@@ -160,7 +162,7 @@ async def world_on(clock, config, seed=1):
         ready.cancel()
         task.result()
     try:
-        yield World(Context(client, informers, clock, chance), agent, task)
+        yield World(Context(client, informers, clock, chance), agent, task, server)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -175,6 +177,7 @@ async def process_world(level="", **config):
     try:
         settings = NodeConfig(nodes, PROCESS, root=root, isolation=level, **config)
         async with world_on(RealClock(), settings) as world:
+            world.root = root
             yield world
         assert left_behind(root) == []
     finally:

@@ -188,7 +188,7 @@ def test_a_container_that_takes_more_than_its_limit_is_oom_killed_and_says_so():
 
 
 def test_without_control_groups_memory_is_measured_and_the_excess_killed(monkeypatch):
-    monkeypatch.setattr(Cgroups, "open", lambda tag: Cgroups(shortfall="none here"))
+    monkeypatch.setattr(Cgroups, "open", lambda tag, **_: Cgroups(shortfall="none here"))
 
     async def main():
         async with process_world() as world:

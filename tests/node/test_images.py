@@ -88,3 +88,27 @@ def test_references_in_text(text, expected):
 @given(st.text().filter(lambda text: "$" not in text))
 def test_text_without_a_dollar_is_kept(text):
     assert expand(text, {"A": "1"}) == text
+
+
+def test_training_images_are_this_machines_python_with_the_framework(monkeypatch):
+    monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: object())
+    image = ImageCatalogue().resolve("pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime")
+    assert image.cmd == ("python3",)
+    assert ImageCatalogue().resolve("nvcr.io/nvidia/jax:25.10-py3").cmd == ("python3",)
+
+
+def test_a_training_image_without_its_framework_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: None)
+    with pytest.raises(UnknownImage, match=r"pip install torch\), or map the image"):
+        ImageCatalogue().resolve("docker.io/pytorch/pytorch:2")
+
+
+def test_images_that_need_their_own_ssh_server_say_so():
+    for framework in ("deepspeed", "mlx"):
+        with pytest.raises(UnknownImage, match="SSH server that is configured inside the image"):
+            ImageCatalogue().resolve(f"ghcr.io/kubeflow/trainer/{framework}-runtime")
+
+
+def test_the_cluster_file_can_map_them_all_the_same():
+    given = ImageConfig("kubeflow/trainer/mlx-runtime", cmd=("sh",))
+    assert ImageCatalogue([given]).resolve("ghcr.io/kubeflow/trainer/mlx-runtime").cmd == ("sh",)

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.lifecycle.machine import PodMachine, State
 from kubarium.node.lifecycle.plan import qos_class
 from kubarium.node.lifecycle.status import pod_phase, pod_status
@@ -430,6 +431,49 @@ def test_a_restart_that_the_agents_end_interrupted_is_finished_by_the_next_one()
     shell.answer_all()
     assert sorted(shell.starts) == ["main", "other"]
     assert shell.phase == "Running"
+
+
+def adopting(pod, **found):
+    """A machine of an agent that finds these containers (name, attempt) of the pod still there."""
+    containers = {
+        name: AdoptedContainer(attempt, f"kubarium://{name}", "image", 1.0)
+        for name, attempt in found.items()
+    }
+    return PodMachine(pod, 1000.0, adopted=Adopted(("127.64.0.1",), containers))
+
+
+def test_an_agent_that_adopts_a_pod_in_the_middle_of_a_restart_goes_on_with_it():
+    pod = interrupted(pod_of({"name": "main"} | restarting_all(7), policy="Never"))
+    pod["status"]["conditions"] = [{"type": "AllContainersRestarting", "status": "True"}]
+    machine = adopting(pod, main=2)
+    signals = [i for i in machine.handle(ev.PodSynced(pod), 1000.0) if hasattr(i, "signal")]
+    assert signals == [ev.SignalContainer("main", 2, "SIGKILL")]
+    answer = machine.handle(ev.ContainerExited("main", 2, 137, 9), 1000.0)
+    assert ev.StartContainer("main", 3) in answer
+
+
+def test_an_agent_that_adopts_a_pod_waits_for_the_sidecars_probe_of_this_round():
+    probe = {"periodSeconds": 1, "exec": {"command": ["true"]}}
+    side = {"name": "side", "startupProbe": probe} | restarting_all(7, policy="Always")
+    ended = {"exitCode": 137, "finishedAt": "2026-01-01T00:01:00Z"}
+    waiting = {
+        "state": {"waiting": {"reason": "ContainerCreating"}},
+        "lastState": {"terminated": ended},
+        "restartCount": 0,
+    }
+    pod = interrupted(pod_of(init=(side,), policy="Never"), **waiting)
+    pod["status"]["initContainerStatuses"] = [
+        {
+            "name": "side",
+            "restartCount": 1,
+            "state": {"running": {"startedAt": "2026-01-01T00:02:00Z"}},
+        }
+    ]
+    machine = adopting(pod, side=1)
+    answer = machine.handle(ev.PodSynced(pod), 1000.0)
+    assert not any(isinstance(item, ev.StartContainer) for item in answer)
+    answer = machine.handle(ev.ProbeFinished("side", 1, ev.STARTUP, "success"), 1001.0)
+    assert ev.StartContainer("main", 1) in answer
 
 
 def test_pods_without_such_a_rule_do_not_get_the_condition():

@@ -13,6 +13,7 @@ from kubarium.api.kinds import (
     SERVICES,
 )
 from kubarium.api.resource import Resource
+from kubarium.base.errors import ApiError
 from kubarium.server.authn import User
 from kubarium.server.local import LocalClient
 
@@ -36,6 +37,29 @@ def test_pods_get_the_default_account_and_its_token(world):
             (mount,) = container["volumeMounts"]
             assert mount == {"name": volume["name"], "readOnly": True, "mountPath": ROOT}
         assert await w.client.get(SERVICE_ACCOUNTS, "default", "default")
+
+    world(story)
+
+
+def test_pods_of_one_account_have_equal_specs_and_share_them(world):
+    async def story(w):
+        first, second = await w.pod("first"), await w.pod("second")
+        assert first["spec"] is second["spec"]
+        await w.client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "bot"}}, "default")
+        other = await w.pod("other", serviceAccountName="bot")
+        names = [p["spec"]["volumes"][0]["name"] for p in (first, other)]
+        assert names[0] != names[1]
+
+    world(story)
+
+
+def test_a_spec_that_was_refused_is_refused_again(world):
+    async def story(w):
+        for name in ("a", "b"):
+            with pytest.raises(ApiError, match="activeDeadlineSeconds") as refused:
+                await w.pod(name, activeDeadlineSeconds=0)
+            assert refused.value.code == 422
+        await w.pod("c", activeDeadlineSeconds=1)
 
     world(story)
 

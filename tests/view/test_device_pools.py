@@ -88,7 +88,7 @@ def test_shares_are_summed():
 def test_an_incomplete_pool_says_so_and_only_the_newest_generation_counts():
     slices = [slice_of("old", devices=[{"name": "x"}]), slice_of("new", generation=2, count=2)]
     (pool,) = ask(slices)["pools"]
-    assert pool["validationError"] == "incomplete pool: 1 of 2 slices are published"
+    assert pool["validationError"] == "PoolIncomplete: 1 of 2 slices are published"
     assert "totalDevices" not in pool
 
 
@@ -106,3 +106,48 @@ def test_limit_pool_name_and_rules():
     nothing = {"metadata": {"name": "r"}, "spec": {"taint": taint}}
     (pool,) = ask(slices, (), [taint_rule(nothing)], poolName="p1")["pools"]
     assert pool["availableDevices"] == 1
+
+
+COUNTERS = [{"name": "s", "counters": {"memory": {"value": "4"}}}]
+
+
+def partitioned(devices, **content):
+    return [
+        slice_of("a", count=2, sharedCounters=COUNTERS),
+        slice_of("b", count=2, devices=devices, **content),
+    ]
+
+
+def test_a_slices_own_partition_type_goes_before_the_requests_default():
+    own = f"{DRIVER}/kind"
+    slices = partitioned([part("p0", 2, "half"), part("p1", 2, "half")], partitionTypeAttribute=own)
+    (pool,) = ask(slices, defaultPartitionTypeAttribute=f"{DRIVER}/other")["pools"]
+    assert pool["partitionSummary"] == [
+        {"attribute": own, "type": "half", "total": 2, "allocatable": 2}
+    ]
+    (pool,) = ask(partitioned([part("p0", 2, "half")]))["pools"]
+    assert "partitionSummary" not in pool
+
+
+def test_allocatable_partitions_share_the_counters_that_are_left():
+    slices = partitioned([part(f"p{i}", 2, "half") for i in range(4)])
+    (pool,) = ask(slices, [claim_with("p0")], defaultPartitionTypeAttribute="d.example.com/kind")[
+        "pools"
+    ]
+    (half,) = pool["partitionSummary"]
+    assert (half["total"], half["allocatable"]) == (4, 1)
+
+
+def test_partitions_of_one_type_that_cost_differently_are_a_problem_of_the_pool():
+    slices = partitioned(
+        [part("p0", 2, "half"), part("p1", 1, "half")], partitionTypeAttribute=f"{DRIVER}/kind"
+    )
+    (pool,) = ask(slices)["pools"]
+    assert pool["validationError"].startswith("PartitionCostMismatch: ")
+
+
+def test_admin_access_is_not_counted():
+    (pool,) = ask([slice_of("a", devices=[{"name": "d"}])], [claim_with("d", adminAccess=True)])[
+        "pools"
+    ]
+    assert (pool["allocatedDevices"], pool["availableDevices"]) == (0, 1)

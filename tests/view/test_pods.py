@@ -15,6 +15,10 @@ def container(cpu=None, memory=None, always=False, **more):
     return {**found, "restartPolicy": "Always"} if always else found
 
 
+def document(**spec):
+    return {"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [], **spec}}
+
+
 @pytest.mark.parametrize(
     ("spec", "cpu"),
     [
@@ -154,3 +158,73 @@ def test_a_resized_container_counts_with_the_most_it_wants_or_has():
     refused = {"type": "PodResizePending", "status": "True", "reason": "Infeasible"}
     document["status"]["conditions"] = [refused]
     assert PodReader().row(document).shape.request("cpu") == 2000
+
+
+def test_host_ports_of_init_containers_count_only_while_they_last():
+    port = {"containerPort": 80, "hostPort": 80}
+    init = [
+        {"name": "once", "image": "x", "ports": [{**port, "hostPort": 81}]},
+        {"name": "beside", "image": "x", "restartPolicy": "Always", "ports": [port]},
+    ]
+    shape = PodReader().shape(document(initContainers=init))
+    assert [p.port for p in shape.ports] == [80]
+
+
+def test_only_what_runs_on_is_resized_in_place():
+    """KEP-1287: containers and sidecars count the most of what they ask for and have."""
+    ask = {"resources": {"requests": {"cpu": "1"}}}
+    have = {"resources": {"requests": {"cpu": "3"}}, "allocatedResources": {"cpu": "2"}}
+    pod = document(
+        containers=[{"name": "c", **ask}],
+        initContainers=[
+            {"name": "side", "restartPolicy": "Always", **ask},
+            {"name": "init", **ask},
+        ],
+    )
+    pod["status"] = {
+        "containerStatuses": [{"name": "c", **have}],
+        "initContainerStatuses": [{"name": "side", **have}, {"name": "init", **have}],
+    }
+    assert PodReader().shape(pod).request("cpu") == 6000
+    # A node that does not report resources says nothing of what is allocated either.
+    pod["status"] = {"containerStatuses": [{"name": "c", "allocatedResources": {"cpu": "2"}}]}
+    assert PodReader().shape(pod).request("cpu") == 2000
+
+
+def test_the_pods_own_resources_are_resized_too():
+    pod = document(
+        containers=[{"name": "c", "resources": {"requests": {"memory": "1Gi"}}}],
+        resources={"requests": {"cpu": "1"}},
+    )
+    pod["status"] = {
+        "resources": {"requests": {"cpu": "2", "memory": "7Gi"}},
+        "allocatedResources": {"cpu": "4"},
+    }
+    shape = PodReader().shape(pod)
+    assert shape.request("cpu") == 4000
+    assert shape.request("memory") == 2**30  # the pod itself asks for no memory
+    infeasible = {"type": "PodResizePending", "status": "True", "reason": "Infeasible"}
+    pod["spec"]["resources"]["requests"]["cpu"] = "9"
+    pod["status"]["conditions"] = [infeasible]
+    assert PodReader().shape(pod).request("cpu") == 4000
+
+
+def test_a_pod_is_preempted_only_if_the_scheduler_says_so():
+    pod = document()
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    pod["status"] = {"conditions": [condition]}
+    assert not PodReader().row(pod).preempted
+    condition["reason"] = "PreemptionByScheduler"
+    assert PodReader().row(pod).preempted
+
+
+def test_disks_are_named_by_what_identifies_them():
+    volumes = [
+        {"name": "a", "gcePersistentDisk": {"pdName": "d", "readOnly": True}},
+        {"name": "b", "rbd": {"monitors": ["m1", "m2"], "image": "i", "pool": "p"}},
+        {"name": "c", "emptyDir": {}},
+    ]
+    gce, rbd = PodReader().row(document(volumes=volumes)).disks
+    assert (gce.names, gce.read_only) == (("gce/d",), True)
+    assert rbd.names == ("rbd/m1/p/i", "rbd/m2/p/i")

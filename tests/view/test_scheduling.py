@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from kubarium.engine.placement.profile import DEFAULT, Strategy, Weights
+from kubarium.engine.devices.preference import AttributeOrder, DevicePreference
+from kubarium.engine.placement.profile import DEFAULT, Profile, Strategy, Weights
 from kubarium.view.scheduling import SchedulerConfigError, read_config
 
 HEAD = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"
@@ -45,7 +46,9 @@ profiles:
     )
     first, packing = config.profiles
     assert first == DEFAULT
-    assert packing.weights == Weights(NodeResourcesBalancedAllocation=0, PodTopologySpread=7)
+    assert packing.weights == Weights(
+        NodeResourcesBalancedAllocation=0, PodTopologySpread=7, TaintToleration=1
+    )
     assert packing.disabled == {"TaintToleration"}
     assert not packing.preempts
     assert packing.strategy == Strategy("MostAllocated", (("cpu", 3), ("nvidia.com/gpu", 5)))
@@ -83,9 +86,34 @@ profiles:
     assert config.spread_defaults == (("spreading", (("rack", 1, True),)),)
 
 
+def test_a_profile_says_which_of_several_devices_is_taken():
+    (profile,) = read(
+        """
+profiles:
+- pluginConfig:
+  - name: DynamicResources
+    args:
+      deviceSelection:
+        strategy: Spread
+        attributes: [{name: gpu.example.com/index, order: Descending}]
+"""
+    ).profiles
+    order = AttributeOrder("gpu.example.com/index", descending=True)
+    assert profile.devices == DevicePreference("Spread", (order,))
+    assert read("profiles: [{}]").profiles[0].devices == DevicePreference()
+
+
+DEVICES = "profiles: [{pluginConfig: [{name: DynamicResources, args: {deviceSelection: %s}}]}]"
+SELECTION = "profiles[0].pluginConfig[0].args.deviceSelection"
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [
+        (DEVICES % "{strategy: Worst}", f"{SELECTION}.strategy"),
+        (DEVICES % "{attributes: [{name: index}]}", f"{SELECTION}.attributes[0].name"),
+        (DEVICES % "{attributes: [{name: a/b, order: Up}]}", f"{SELECTION}.attributes[0].order"),
+        (DEVICES % "{score: 1}", f"{SELECTION}.score"),
         ("profile: []", "profile"),
         ("profiles: {}", "profiles"),
         ("profiles: [{}, {}]", "profiles[1].schedulerName"),
@@ -96,7 +124,7 @@ profiles:
             "profiles[0].plugins.score.enabled[0].name",
         ),
         (
-            "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity, weight: 101}]}}}]",
+            "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity, weight: -1}]}}}]",
             "profiles[0].plugins.score.enabled[0].weight",
         ),
         (
@@ -126,3 +154,113 @@ def test_what_cannot_be_used_is_named(text, path):
 def test_another_version_is_refused():
     with pytest.raises(SchedulerConfigError, match="apiVersion"):
         read_config({"apiVersion": "kubescheduler.config.k8s.io/v1beta3"})
+
+
+def test_arguments_that_decide_are_taken_over():
+    config = read(
+        """
+podInitialBackoffSeconds: 2
+podMaxBackoffSeconds: 20
+parallelism: 8
+profiles:
+- percentageOfNodesToScore: 50
+  pluginConfig:
+  - name: NodeResourcesFit
+    args: {ignoredResourceGroups: [example.com]}
+  - name: InterPodAffinity
+    args: {ignorePreferredTermsOfExistingPods: true}
+  - name: DefaultPreemption
+    args: {minCandidateNodesPercentage: 0, minCandidateNodesAbsolute: 7}
+"""
+    )
+    assert (config.backoff_start_s, config.backoff_max_s) == (2, 20)
+    [profile] = config.profiles
+    assert profile.ignores("example.com/foo")
+    assert not profile.ignores("cpu")
+    assert profile.ignore_preferred_of_existing
+    assert (profile.candidates_percent, profile.min_candidates) == (0, 7)
+
+
+def test_only_extended_resources_can_be_ignored():
+    profile = Profile(ignored_resources=frozenset({"cpu", "a.io/x"}), ignored_groups=frozenset("b"))
+    ignored = [n for n in ("cpu", "a.io/x", "b/y", "requests.b/y") if profile.ignores(n)]
+    assert ignored == ["a.io/x", "b/y"]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "args", "path", "words"),
+    [
+        ("NodeResourcesFit", "{ignoredResource: []}", "ignoredResource", "ignoredResources"),
+        ("NodeResourcesFit", "{ignoredResourceGroups: [a/b]}", "ignoredResourceGroups[0]", "slash"),
+        (
+            "NodeResourcesFit",
+            "{scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 101}]}}",
+            "scoringStrategy.resources[0].weight",
+            "1 to 100, not 101",
+        ),
+        (
+            "NodeResourcesBalancedAllocation",
+            "{resources: [{name: cpu, weight: 2}]}",
+            "resources[0].weight",
+            "1 to 1, not 2",
+        ),
+        (
+            "NodeResourcesBalancedAllocation",
+            "{resources: [{name: cpu}, {name: cpu}]}",
+            "resources[1].name",
+            "listed already",
+        ),
+        (
+            "NodeAffinity",
+            "{addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {}}}",
+            "addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms",
+            "at least one term",
+        ),
+        (
+            "DefaultPreemption",
+            "{minCandidateNodesPercentage: 0, minCandidateNodesAbsolute: 0}",
+            "minCandidateNodesPercentage",
+            "cannot be 0",
+        ),
+        (
+            "PodTopologySpread",
+            "{defaultingType: List, defaultConstraints: [{maxSkew: 1, topologyKey: z}]}",
+            "defaultConstraints[0].whenUnsatisfiable",
+            "DoNotSchedule, ScheduleAnyway",
+        ),
+        ("VolumeBinding", "{bindTimeoutSeconds: -1}", "bindTimeoutSeconds", "at least 0"),
+    ],
+)
+def test_arguments_that_are_wrong_are_named(plugin, args, path, words):
+    with pytest.raises(SchedulerConfigError) as caught:
+        read(f"profiles: [{{pluginConfig: [{{name: {plugin}, args: {args}}}]}}]")
+    assert str(caught.value).startswith(f"profiles[0].pluginConfig[0].args.{path}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("parallelism: 0", "parallelism"),
+        ("percentageOfNodesToScore: 101", "percentageOfNodesToScore"),
+        ("podInitialBackoffSeconds: 0", "podInitialBackoffSeconds"),
+        ("{podInitialBackoffSeconds: 5, podMaxBackoffSeconds: 4}", "podMaxBackoffSeconds"),
+        (
+            "profiles: [{plugins: {filter: {enabled: [{name: ImageLocality}]}}}]",
+            "profiles[0].plugins.filter.enabled[0].name",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: NodeAffinity}, {name: NodeAffinity}]}]",
+            "profiles[0].pluginConfig[1].name",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: NodeName, args: {a: 1}}]}]",
+            "profiles[0].pluginConfig[0].args",
+        ),
+    ],
+)
+def test_limits_of_the_whole_are_checked_too(text, path):
+    given = yaml.safe_load(text)
+    with pytest.raises(SchedulerConfigError) as caught:
+        read_config({**yaml.safe_load(HEAD), **given})
+    assert str(caught.value).startswith(f"{path}: ")

@@ -108,7 +108,13 @@ def test_a_selector_a_taint_and_a_cordon_are_each_named():
     taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
     subject = pod("picky", nodeSelector={"rack": "r9"})
     nodes = [node("plain")]
-    assert "remove node selector clause rack=r9" in texts(explain({NODES: nodes}, subject))
+    unlabelled = explain({NODES: nodes}, subject)
+    assert "remove node selector clause rack=r9" in texts(unlabelled)
+    assert unlabelled.reasons == ("node selector rack=r9 (no node has label rack): plain",)
+    racked = [node("plain", labels={"rack": "r90"})]
+    assert "change node selector clause rack=r9 to rack=r90" in texts(
+        explain({NODES: racked}, subject)
+    )
     tainted = explain({NODES: [node("t", taints=[taint])]}, pod("plain"))
     assert "tolerate taint gpu=only:NoSchedule" in texts(tainted)
     cordoned = explain({NODES: [node("c", unschedulable=True)]}, pod("plain"))
@@ -116,11 +122,17 @@ def test_a_selector_a_taint_and_a_cordon_are_each_named():
     assert "uncordon node c" in texts(cordoned)
 
 
-def test_a_suggestion_is_only_made_if_it_suffices_alone():
+def test_two_changes_are_suggested_together_if_neither_suffices_alone():
     taint = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
     subject = pod("doubly", nodeSelector={"rack": "r9"})
     found = explain({NODES: [node("t", taints=[taint])]}, subject)
-    assert texts(found) == []
+    [both] = found.suggestions
+    assert [part.kind for part in both.parts] == ["remove-selector", "tolerate-taint"]
+    assert "remove node selector clause rack=r9 and tolerate" in both.text
+    assert [rule["text"] for rule in found.nodes[0]["rules"]] == [
+        "taint gpu=only:NoSchedule",
+        "node selector rack=r9 (no node has label rack)",
+    ]
 
 
 def test_a_gang_one_device_short_says_exactly_so():
@@ -160,7 +172,10 @@ def test_a_claim_whose_selector_matches_nothing_names_the_selector():
     }
     found = explain(documents, subject)
     assert found.summary == "0/1 nodes are available: 1 cannot allocate all claims."
-    assert texts(found) == [f"remove selector `{wanted}` of request gpu"]
+    assert texts(found) == [
+        f"change `{wanted}` of request gpu to H100",
+        f"remove selector `{wanted}` of request gpu (there is model H100)",
+    ]
     assert "2 devices in the cluster, 0 match, 0 free" in found.reasons[0]
 
 
@@ -180,7 +195,13 @@ def test_a_selector_that_does_not_compile_is_shown():
 def test_a_missing_class_is_named():
     subject = pod("user", claims=["one"])
     documents = {NODES: [node("a")], RESOURCE_CLAIMS: [claim("one")], PODS: [subject]}
-    assert "device class gpu does not exist" in explain(documents, subject).summary
+    found = explain(documents, subject)
+    assert "device class gpu does not exist" in found.summary
+    assert found.reasons == ("no DeviceClass is called gpu; there is none",)
+    documents[DEVICE_CLASSES] = [{**GPU_CLASS, "metadata": {"name": "gpus"}}]
+    assert explain(documents, subject).reasons == (
+        "no DeviceClass is called gpu; did you mean gpus?",
+    )
 
 
 def test_devices_in_use_are_counted_and_their_user_is_named():
@@ -199,7 +220,8 @@ def test_devices_in_use_are_counted_and_their_user_is_named():
         PODS: [holder, subject],
     }
     found = explain(documents, subject)
-    assert "1 match, 0 free (1 in use)" in found.reasons[0]
+    assert "1 match, 0 free" in found.reasons[0]
+    assert found.reasons[1] == "1 device: in use by claim default/held"
     assert "let pod default/holder on node a end" in texts(found)
     assert explain(documents, held).state == "Allocated"
     waiting = explain(documents, documents[RESOURCE_CLAIMS][1])

@@ -24,6 +24,7 @@ from kubarium.api.manifests import MAX_DEPTH, DuplicateKeys, decode_yaml, json_t
 from kubarium.api.paths import Path, path_text
 from kubarium.api.resource import Document
 from kubarium.api.schema import Schema, definition
+from kubarium.api.templates import Remembered, spec_content
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import ApiError, bad_request
 from kubarium.base.quantity import QuantityError, canonical
@@ -120,6 +121,10 @@ def conform(kind: Kind, document: Document) -> list[str]:
     are pruned by their structural schema and their types are left to validation, as upstream.
     """
     visitor = _Conform()
+    content = spec_content(kind, document)
+    known = _CONFORMING.get(content)
+    if known is not None:
+        document["spec"] = {}  # keeps its place in the order of the fields
     try:
         if kind.custom:
             _conform_metadata(visitor, document)
@@ -127,7 +132,15 @@ def conform(kind: Kind, document: Document) -> list[str]:
         visitor.value(kind.schema, document, None)
     except _Mismatch as mismatch:
         raise cannot_be_handled(kind, str(mismatch)) from None
+    if known is not None:
+        document["spec"] = orjson.loads(known)
+    elif content is not None and not visitor.unknown:
+        _CONFORMING.put(content, orjson.dumps(document["spec"]))
     return visitor.unknown
+
+
+# Specs as they came, and as they are once they conform.
+_CONFORMING: Remembered[bytes] = Remembered()
 
 
 def identify(kind: Kind, document: Document) -> None:
@@ -239,11 +252,11 @@ class _Conform:
     def _object(self, schema: Schema, value: Any, path: Path) -> Any:
         if type(value) is not dict:
             _mismatch(schema, value, path)
-        if not schema.has_fields:
+        fields = schema.fields()
+        if not fields:
             if schema.additional is not None:
                 self._map(schema.additional, value, path)
             return value
-        fields = schema.fields()
         dropped: list[str] = []
         for key, item in value.items():
             child = fields.get(key)
@@ -252,7 +265,7 @@ class _Conform:
                 dropped.append(key)
             elif item is None:
                 dropped.append(key)
-            elif child.type != "string" or child.format or type(item) is not str:
+            elif not _fits(child, item):
                 kept = self.value(child, item, (path, key))
                 if kept is not item:
                     value[key] = kept
@@ -303,6 +316,16 @@ class _Conform:
         return value
 
 
+def _fits(schema: Schema, item: Any) -> bool:
+    """Whether a plain value is seen at once to be what the schema says: most are."""
+    kind = type(item)
+    if kind is str:
+        return schema.type == "string" and not schema.format
+    if kind is bool:
+        return schema.type == "boolean"
+    return kind is int and schema.type == "integer" and -(2**31) <= item < 2**31
+
+
 @cache
 def _written_keys(schema: Schema) -> tuple[str, ...]:
     """The keys of a list's items that Go writes even if empty: strings that are required.
@@ -347,12 +370,17 @@ def _quantity(value: Any, path: Path) -> str:
     raise _Mismatch(f"{path_text(path)}: {QUANTITY_PATTERN} (got {shown})")
 
 
-def _check_time(value: str, path: Path) -> None:
+@lru_cache(maxsize=4096)
+def _is_time(value: str) -> bool:
+    """Many objects are stamped in the same second."""
     try:
-        ok = _RFC3339.fullmatch(value) is not None and parse_rfc3339(value) is not None
+        return _RFC3339.fullmatch(value) is not None and parse_rfc3339(value) is not None
     except ValueError:
-        ok = False
-    if not ok:
+        return False
+
+
+def _check_time(value: str, path: Path) -> None:
+    if not _is_time(value):
         raise _Mismatch(
             f'{path_text(path)}: parsing time "{value}" as "{TIME_LAYOUT}": not an RFC 3339 time'
         )

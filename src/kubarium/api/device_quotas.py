@@ -1,18 +1,21 @@
 """What a ResourceClaim uses of a quota: devices by class.
 
 Names: ``<class>.deviceclass.resource.k8s.io/devices`` (KEP-4381), and for claims that users made
-themselves ``requests.deviceclass.resource.kubernetes.io/<class>`` (KEP-5004; for pods that name
-counts as any resource does, so that the claim behind them must not count again).
+themselves ``requests.deviceclass.resource.kubernetes.io/<class>`` and ``requests.<resource>`` where
+the class has that ``extendedResourceName`` (KEP-5004; for pods these names count as any resource
+does, so that the claim behind them must not count again).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from kubarium.api.resource import Document
 
 _BY_CLASS = ".deviceclass.resource.k8s.io/devices"
-_IMPLICIT = "requests.deviceclass.resource.kubernetes.io/"
+_REQUESTS = "requests."
+_IMPLICIT = f"{_REQUESTS}deviceclass.resource.kubernetes.io/"
 _EXTENDED_CLAIM = "resource.kubernetes.io/extended-resource-claim"
 
 # A request for all devices is charged with as many as a claim can hold at most.
@@ -21,26 +24,55 @@ MAX_DEVICES_OF_A_CLAIM = 32
 
 def counts_claims(hard: Document) -> bool:
     """Whether a quota limits devices of claims."""
-    return any(name.endswith(_BY_CLASS) or name.startswith(_IMPLICIT) for name in hard)
+    return any(name.endswith(_BY_CLASS) or counts_resources((name,)) for name in hard)
 
 
-def claim_amount(claim: Document, name: str) -> Fraction:
-    """The devices that a claim asks for, as one quota name counts them; 0 for other names."""
+def counts_resources(hard: Iterable[str]) -> bool:
+    """Whether a quota limits an extended resource, which DeviceClasses may answer."""
+    return any(name.startswith(_REQUESTS) and "/" in name for name in hard)
+
+
+def resource_names(classes: Iterable[Document]) -> dict[str, str]:
+    """By DeviceClass, its ``extendedResourceName``."""
+    return {
+        document["metadata"]["name"]: resource
+        for document in classes
+        if (resource := (document.get("spec") or {}).get("extendedResourceName"))
+    }
+
+
+def implicit_names(name: str, resources: Mapping[str, str]) -> list[str]:
+    """Quota names by which pods ask for the same devices as by ``requests.<resource>``."""
+    resource = name.removeprefix(_REQUESTS)
+    if resource == name:
+        return []
+    return [_IMPLICIT + known for known, named in resources.items() if named == resource]
+
+
+def claim_amount(claim: Document, name: str, resources: Mapping[str, str]) -> Fraction:
+    """The devices that a claim asks for, as one quota name counts them; 0 for other names.
+
+    ``resources`` as :func:`resource_names` gives them.
+    """
     if name.endswith(_BY_CLASS):
-        return _devices(claim, name.removesuffix(_BY_CLASS))
+        return _devices(claim, (name.removesuffix(_BY_CLASS),))
     annotations = claim["metadata"].get("annotations") or {}
-    if name.startswith(_IMPLICIT) and _EXTENDED_CLAIM not in annotations:
-        return _devices(claim, name.removeprefix(_IMPLICIT))
-    return Fraction(0)
+    if _EXTENDED_CLAIM in annotations or not name.startswith(_REQUESTS):
+        return Fraction(0)
+    if name.startswith(_IMPLICIT):
+        return _devices(claim, (name.removeprefix(_IMPLICIT),))
+    resource = name.removeprefix(_REQUESTS)
+    return _devices(claim, [known for known, named in resources.items() if named == resource])
 
 
-def _devices(claim: Document, device_class: str) -> Fraction:
+def _devices(claim: Document, classes: Iterable[str]) -> Fraction:
     """Of alternatives the largest counts: which one will be taken is not known yet."""
+    wanted = set(classes)
     devices = (claim.get("spec") or {}).get("devices") or {}
     total = 0
-    for request in devices.get("requests") or ():
+    for request in devices.get("requests") or () if wanted else ():
         options = request.get("firstAvailable") or [request.get("exactly") or {}]
-        counts = (_count(o) for o in options if o.get("deviceClassName") == device_class)
+        counts = (_count(o) for o in options if o.get("deviceClassName") in wanted)
         total += max(counts, default=0)
     return Fraction(total)
 

@@ -26,8 +26,12 @@ REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet", True)
 JOBS = Resource("batch", "v1", "jobs", "Job", True)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", True)
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True)
+NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", True)
 PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", False)
 POD_GROUPS = Resource("scheduling.k8s.io", "v1beta1", "podgroups", "PodGroup", True)
+COMPOSITE_POD_GROUPS = Resource(
+    "scheduling.k8s.io", "v1alpha3", "compositepodgroups", "CompositePodGroup", True
+)
 GANG_WORKLOADS = Resource("scheduling.k8s.io", "v1beta1", "workloads", "Workload", True)
 RESOURCE_CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", True)
 RESOURCE_CLAIM_TEMPLATES = Resource(
@@ -62,6 +66,14 @@ WORKLOAD_PRIORITY_CLASSES = Resource(
     *_KUEUE, "workloadpriorityclasses", "WorkloadPriorityClass", False
 )
 JOB_SETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", True)
+_TRAINER = ("trainer.kubeflow.org", "v1alpha1")
+TRAIN_JOBS = Resource(*_TRAINER, "trainjobs", "TrainJob", True)
+TRAINING_RUNTIMES = Resource(*_TRAINER, "trainingruntimes", "TrainingRuntime", True)
+CLUSTER_TRAINING_RUNTIMES = Resource(
+    *_TRAINER, "clustertrainingruntimes", "ClusterTrainingRuntime", False
+)
+FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
+RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
 COMPUTE_DOMAINS = Resource(
     "resource.nvidia.com", "v1beta1", "computedomains", "ComputeDomain", True
 )

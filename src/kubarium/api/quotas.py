@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from types import MappingProxyType
 
-from kubarium.api.device_quotas import claim_amount, counts_claims
+from kubarium.api.device_quotas import claim_amount, counts_claims, implicit_names
 from kubarium.api.resource import Document, Resource
 from kubarium.base.quantity import format_quantity, parse_quantity
 
 Usage = dict[str, Fraction]
+NO_DEVICES: Mapping[str, str] = MappingProxyType({})
 
 # Kinds that a quota may count by their bare plural.
 _BARE = (
@@ -43,8 +45,16 @@ def counts(resource: Resource, hard: Document) -> bool:
     return any(name.partition(".")[0] == resource.plural for name in hard)
 
 
-def usage_of(resource: Resource, document: Document, hard: Document) -> Usage:
-    """What one object uses of the amounts that ``hard`` names."""
+def usage_of(
+    resource: Resource,
+    document: Document,
+    hard: Document,
+    device_resources: Mapping[str, str] = NO_DEVICES,
+) -> Usage:
+    """What one object uses of the amounts that ``hard`` names.
+
+    ``device_resources`` are the extended resources that DeviceClasses answer, by class.
+    """
     is_pod = (resource.group, resource.plural) == ("", "pods")
     usage: Usage = {}
     if f"count/{resource.qualified}" in hard:
@@ -54,11 +64,19 @@ def usage_of(resource: Resource, document: Document, hard: Document) -> Usage:
     if not resource.group and resource.plural in _BARE and resource.plural in hard:
         usage[resource.plural] = Fraction(1)
     if is_pod:
-        usage |= {name: amount for name in hard if (amount := _pod_amount(document, name))}
+        usage |= {
+            name: amount
+            for name in hard
+            if (amount := _pod_amounts(document, name, device_resources))
+        }
     elif (resource.group, resource.plural) == ("", "services"):
         usage |= _service_usage(document, hard)
     elif resource.qualified == _CLAIMS:
-        usage |= {name: amount for name in hard if (amount := claim_amount(document, name))}
+        usage |= {
+            name: amount
+            for name in hard
+            if (amount := claim_amount(document, name, device_resources))
+        }
     return usage
 
 
@@ -70,6 +88,12 @@ def _service_usage(service: Document, hard: Document) -> Usage:
     if "services.nodeports" in hard and spec.get("type") in _NODE_PORT_TYPES:
         usage["services.nodeports"] = Fraction(len(spec.get("ports") or ()))
     return usage
+
+
+def _pod_amounts(pod: Document, name: str, device_resources: Mapping[str, str]) -> Fraction:
+    """Also by the names of DeviceClasses that answer the same resource (KEP-5004)."""
+    others = implicit_names(name, device_resources) if device_resources else ()
+    return sum((_pod_amount(pod, other) for other in others), _pod_amount(pod, name))
 
 
 def _pod_amount(pod: Document, name: str) -> Fraction:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ConfigError
-from kubarium.client.discovery import ServedResource, find_kind, find_resource
+from kubarium.client.discovery import ServedResource, find_kind, find_resource, find_resources
 from kubarium.client.http import HttpClient
 from kubarium.cluster.state import ServerRecord, StateDirectory
 
@@ -74,6 +74,12 @@ class ResourceFinder:
         if found is None:
             raise ConfigError(f"the cluster serves no resource called {text!r}")
         return found.resource
+
+    async def all_named(self, text: str) -> list[Resource]:
+        """Every resource that the user may mean, the likeliest first; ConfigError if none."""
+        first = await self.named(text)
+        found = [entry.resource for entry in find_resources(self._served, text)]
+        return [first, *(resource for resource in found if resource != first)]
 
     async def _everything(self) -> Sequence[ServedResource]:
         if not self._served:

@@ -11,6 +11,7 @@ from kubarium.cli.console import err, out
 from kubarium.cluster import kubeconfig as kubeconfigs
 from kubarium.cluster.daemon import Launch, start_detached, start_here, withdraw
 from kubarium.cluster.file import ClusterFile, default_cluster, read_cluster_file
+from kubarium.cluster.leftovers import end_pods
 from kubarium.cluster.state import StateDirectory, stop
 
 DEFAULT_NODES = 2
@@ -69,10 +70,13 @@ def down(name: str) -> None:
     state = StateDirectory(name)
     record = state.read_record()
     if record is None:
-        out.print(f"{name} does not run")
+        left = end_pods(state)
+        text = " (it was killed); the pods that it left are stopped" if left else ""
+        out.print(f"{name} does not run{text}")
         state.forget_record()
         return
     clean = stop(record)
+    end_pods(state)
     state.forget_record()
     withdraw(record)
     out.print(f"{name} is down" + ("" if clean else " (it had to be killed)"))

@@ -76,6 +76,72 @@ def reset(name: Name = DEFAULT_NAME) -> None:
 
 @app.command()
 @speaks_plainly
+def chaos(
+    action: Annotated[
+        str,
+        typer.Argument(
+            help="kill, stop, slow, out-of-memory, corrupt-file, lose-node or device-unhealthy."
+        ),
+    ],
+    selector: Annotated[str, typer.Option("-l", "--selector", help="Labels, as app=train.")] = "",
+    rank: Annotated[int | None, typer.Option(help="Only the pod of this completion index.")] = None,
+    container: Annotated[str, typer.Option("-c", "--container", help="Container.")] = "",
+    duration: Annotated[float, typer.Option(help="Seconds that it lasts; 0: for good.")] = 0.0,
+    amount: Annotated[
+        float | None, typer.Option(help="slow: CPUs left; out-of-memory: MiB beyond the limit.")
+    ] = None,
+    path: Annotated[str, typer.Option(help="corrupt-file: a folder in the container.")] = "",
+    device: Annotated[str, typer.Option(help="device-unhealthy: driver/device.")] = "",
+    after: Annotated[float, typer.Option(help="Seconds until the first.")] = 0.0,
+    every: Annotated[float, typer.Option(help="Seconds between two.")] = 0.0,
+    mtbf: Annotated[float, typer.Option(help="Mean seconds between two, drawn by the seed.")] = 0.0,
+    times: Annotated[int | None, typer.Option(help="How many; else one, or on and on.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same victims and times.")] = 0,
+    namespace: Namespace = "default",
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+) -> None:
+    """Break something on purpose: a Fault object, followed until it is over (Ctrl-C ends it)."""
+    schedule = {
+        "afterSeconds": after,
+        "everySeconds": every,
+        "meanSecondsBetween": mtbf,
+        "times": times,
+        "seed": seed,
+    }
+    spec = {
+        "rank": rank,
+        "container": container,
+        "durationSeconds": duration,
+        "amount": amount,
+        "path": path,
+        "device": device,
+        "schedule": schedule,
+    }
+    _load("cli.chaos").inject(action, selector, spec, namespace, name, kubeconfig, context)
+
+
+@app.command()
+@speaks_plainly
+def goodput(
+    target: Annotated[str, typer.Argument(help="jobset/NAME or job/NAME.")],
+    namespace: Namespace = "default",
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    output: Output = "text",
+    html: Annotated[Path | None, typer.Option(help="Write a timeline of all ranks here.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a trace for chrome://tracing or Perfetto here.")
+    ] = None,
+) -> None:
+    """Where a training run's time went: kept, lost and why, rank by rank; how often to save."""
+    _load("cli.goodput").show(target, namespace, name, kubeconfig, context, output, html, trace)
+
+
+@app.command()
+@speaks_plainly
 def status(name: Name = DEFAULT_NAME, output: Output = "text") -> None:
     """What runs, how isolated pods are on this machine, and how much memory it takes."""
     _load("cli.queries").status(name, output)
@@ -90,9 +156,12 @@ def why(
     kubeconfig: Kubeconfig = None,
     context: Context = "",
     output: Output = "text",
+    node: Annotated[
+        str, typer.Option("--node", help="Only this node, with every rule that it fails.")
+    ] = "",
 ) -> None:
     """Why something does not run: what is missing, and the smallest change that would help."""
-    _load("cli.queries").why(target, namespace, name, kubeconfig, context, output)
+    _load("cli.queries").why(target, namespace, name, kubeconfig, context, output, node)
 
 
 @app.command()

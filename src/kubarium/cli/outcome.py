@@ -1,7 +1,7 @@
 """`kubarium run`: apply manifests, wait until everything that can end has ended, show a timeline.
 
-What counts as an end: Jobs and JobSets complete or fail, bare pods succeed or fail, Deployments are
-available, pods that run for ever are ready. Anything else only has to exist.
+What counts as an end: Jobs, JobSets and TrainJobs complete or fail, bare pods succeed or fail,
+Deployments are available, pods that run for ever are ready. Anything else only has to exist.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def verdict(document: Document) -> str:
     status = document.get("status", {})
     true = {c.get("type") for c in status.get("conditions", []) if c.get("status") == "True"}
     match document["kind"]:
-        case "Job":
+        case "Job" | "TrainJob":
             ends = (SUCCEEDED, "Complete" in true), (FAILED, "Failed" in true)
         case "JobSet":
             ends = (SUCCEEDED, "Completed" in true), (FAILED, "Failed" in true)

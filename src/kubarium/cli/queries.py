@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import orjson
 
+from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import Clock
-from kubarium.base.errors import ConfigError
+from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import ResourceFinder, asking, running_record
 from kubarium.cli.console import out
 from kubarium.cli.status import show_status, status_report
@@ -36,23 +37,46 @@ def status(name: str, output: str) -> None:
         show_status(report)
 
 
-async def explain(client: HttpClient, target: str, namespace: str) -> Explanation:
-    """Why the object that ``target`` (kind/name) names does not run."""
+async def explain(client: HttpClient, target: str, namespace: str, node: str = "") -> Explanation:
+    """Why the object that ``target`` (kind/name) names does not run; on ``node``, if given."""
     kind, slash, name = target.partition("/")
     if not slash or not name:
         raise ConfigError(f"{target!r}: write kind/name, such as pod/train-0 or jobset/train")
-    resource = await ResourceFinder(client).named(kind)
-    subject = await client.get(resource, name, namespace if resource.namespaced else "")
+    subject = await _existing(client, await ResourceFinder(client).all_named(kind), name, namespace)
     documents = await gather(client, view_why.RESOURCES_NEEDED)
-    return view_why.explain(documents, subject)
+    return view_why.explain(documents, subject, node=node)
+
+
+async def _existing(
+    client: HttpClient, resources: Sequence[Resource], name: str, namespace: str
+) -> Document:
+    """The object in the first of the resources that has it; two groups may have a PodGroup."""
+    problem: ApiError | None = None
+    for resource in resources:
+        try:
+            found = await client.get(resource, name, namespace if resource.namespaced else "")
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            problem = problem or error
+        else:
+            return {"apiVersion": resource.api_version, "kind": resource.kind, **found}
+    assert problem is not None
+    raise problem
 
 
 def why(
-    target: str, namespace: str, name: str, config: Path | None, context: str, output: str
+    target: str,
+    namespace: str,
+    name: str,
+    config: Path | None,
+    context: str,
+    output: str,
+    node: str = "",
 ) -> None:
     """Print the explanation."""
     _confirm_output(output)
-    explanation = asking(name, config, context, lambda c: explain(c, target, namespace))
+    explanation = asking(name, config, context, lambda c: explain(c, target, namespace, node))
     if output == "json":
         text = orjson.dumps(explanation.to_json(), option=orjson.OPT_INDENT_2).decode()
         sys.stdout.write(text + "\n")

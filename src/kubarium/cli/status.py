@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import psutil
 
 from kubarium.api.kinds import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.api.resource import Document
@@ -27,7 +28,7 @@ async def status_report(client: HttpClient, record: ServerRecord) -> dict[str, A
         "pid": record.pid,
         "version": version["gitVersion"],
         "readyAfterSeconds": record.ready_after_s,
-        "memoryBytes": process.memory_info().rss if process else 0,
+        "memoryBytes": _memory_bytes(process) if process else 0,
         "nodes": {"total": len(nodes), "ready": sum(map(_is_ready, nodes))},
         "pods": _count_phases(pods),
         "devices": {
@@ -36,6 +37,20 @@ async def status_report(client: HttpClient, record: ServerRecord) -> dict[str, A
         },
         "isolation": list(record.isolation),
     }
+
+
+def _memory_bytes(server: psutil.Process) -> int:
+    """Of the server and the node agents beside it; what they share counts once, where the system
+    tells."""
+    found = 0
+    for process in (server, *server.children(recursive=True)):
+        try:
+            if process.cmdline() == server.cmdline():  # a fork of the server's, not a container
+                full = process.memory_full_info()
+                found += getattr(full, "pss", 0) or full.rss
+        except psutil.Error:
+            continue
+    return found
 
 
 def _is_ready(node: Document) -> bool:

@@ -72,11 +72,17 @@ def find_resource(served: Iterable[ServedResource], text: str) -> ServedResource
     Plural, singular, kind or short name, in any case, alone or followed by ``.group`` or
     ``.version.group``. Among several the server's order decides.
     """
+    return next(iter(find_resources(served, text)), None)
+
+
+def find_resources(served: Iterable[ServedResource], text: str) -> list[ServedResource]:
+    """All that ``text`` may mean, such as the PodGroups of two API groups, one of each group."""
     name, _, rest = text.lower().partition(".")
+    found: dict[str, ServedResource] = {}
     for entry in served:
         if name in _names(entry) and _group_matches(entry.resource, rest):
-            return entry
-    return None
+            found.setdefault(entry.resource.group, entry)
+    return list(found.values())
 
 
 def find_kind(served: Iterable[ServedResource], api_version: str, kind: str) -> Resource | None:

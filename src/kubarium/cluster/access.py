@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,11 @@ class Access:
     def ca_pem(self) -> bytes:
         return self.authority.ca_pem
 
-    def kubeconfig(self, context: str) -> dict[str, Any]:
-        """A kubeconfig with an administrator's client certificate."""
-        pair = self.authority.client(ADMINISTRATOR, [MASTERS])
+    def kubeconfig(
+        self, context: str, user_name: str = ADMINISTRATOR, groups: Sequence[str] = (MASTERS,)
+    ) -> dict[str, Any]:
+        """A kubeconfig with a client certificate, an administrator's unless another is named."""
+        pair = self.authority.client(user_name, groups)
         user = {
             "client-certificate-data": b64encode(pair.certificate_pem).decode(),
             "client-key-data": b64encode(pair.key_pem).decode(),

@@ -7,6 +7,8 @@ from kubarium.api.crds.definition import bundled, optional
 from kubarium.api.kinds import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
+    CLUSTER_TRAINING_RUNTIMES,
+    CONFIG_MAPS,
     CUSTOM_RESOURCE_DEFINITIONS,
     NAMESPACES,
     PRIORITY_CLASSES,
@@ -17,9 +19,16 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Client
+from kubarium.cluster import training
+from kubarium.control.storage.documents import DEFAULT_CLASS, PROVISIONER
 from kubarium.server.policy import bootstrap_policy
+from kubarium.view.volumes import STORAGE_CLASSES
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+
+NODES_GROUP, AGENTS_GROUP = "system:nodes", "kubarium:node-agents"
+_READ = ["get", "list", "watch"]
+_WRITE = ["create", "delete", "patch", "update"]
 
 _RESOURCES = {
     resource.kind: resource
@@ -32,6 +41,9 @@ _RESOURCES = {
         ROLES,
         ROLE_BINDINGS,
         SERVICES,
+        CONFIG_MAPS,
+        CLUSTER_TRAINING_RUNTIMES,
+        STORAGE_CLASSES,
     )
 }
 
@@ -47,13 +59,16 @@ def documents(port: int, with_fabric: bool = False) -> list[Document]:
         _priority_class("system-node-critical", 2000001000),
         _priority_class("system-cluster-critical", 2000000000),
     ]
+    found.append(_standard_class())
     found += bootstrap_policy()
+    found += _agent_policy()
     found += bundled()
     if with_fabric:
         name = compute_domains.NAMESPACE
         found.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         found += optional("nvidia")
     found.append(_kubernetes_service(port))
+    found += training.documents()
     return found
 
 
@@ -68,6 +83,46 @@ async def bootstrap(client: Client, port: int = 6443, with_fabric: bool = False)
                 raise
 
 
+def _agent_policy() -> list[Document]:
+    """What our node agents need beyond upstream's kubelet: they are kube-proxy, the network's
+    controller and the drivers of devices as well, and watch where a kubelet gets one by one."""
+    rules = [
+        {"apiGroups": [group], "resources": resources, "verbs": verbs}
+        for group, resources, verbs in (
+            ("", ["namespaces", "endpoints", "persistentvolumes"], _READ),
+            ("", ["persistentvolumeclaims"], _READ),
+            ("", ["pods", "nodes"], ["patch", "update", "delete"]),
+            ("", ["pods/status", "nodes/status"], ["get", "patch", "update"]),
+            ("", ["pods/resize"], ["get", "patch", "update"]),
+            ("discovery.k8s.io", ["endpointslices"], _READ),
+            ("networking.k8s.io", ["networkpolicies"], _READ),
+            ("resource.k8s.io", ["resourceclaims", "deviceclasses"], [*_READ, *_WRITE]),
+            ("resource.k8s.io", ["resourceclaims/status"], ["get", "patch", "update"]),
+            ("resource.k8s.io", ["resourceclaims/driver"], ["*"]),
+            ("resource.k8s.io", ["resourceslices"], [*_READ, *_WRITE]),
+            ("resource.nvidia.com", ["*"], _READ),
+            ("kubarium.dev", ["*"], [*_READ, *_WRITE]),
+        )
+    ]
+    name = "kubarium:node-agent"
+    api = "rbac.authorization.k8s.io"
+    return [
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": rules,
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": api, "kind": "Group", "name": AGENTS_GROUP}],
+        },
+    ]
+
+
 def _priority_class(name: str, value: int) -> Document:
     return {
         "apiVersion": "scheduling.k8s.io/v1",
@@ -75,6 +130,19 @@ def _priority_class(name: str, value: int) -> Document:
         "metadata": {"name": name},
         "value": value,
         "description": "Used for system critical pods.",
+    }
+
+
+def _standard_class() -> Document:
+    """The class of claims that name none: directories, made where the claim's pod goes."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "standard", "annotations": {DEFAULT_CLASS: "true"}},
+        "provisioner": PROVISIONER,
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "reclaimPolicy": "Delete",
+        "allowVolumeExpansion": True,
     }
 
 

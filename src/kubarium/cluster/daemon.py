@@ -19,9 +19,13 @@ import uvloop
 from kubarium.base.errors import ConfigError, KubariumError
 from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
+from kubarium.cluster.collector import tune_collector
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile
+from kubarium.cluster.leftovers import end_pods
+from kubarium.cluster.nursery import Nursery
 from kubarium.cluster.state import ServerRecord, StateDirectory
+from kubarium.node.config import PROCESS
 
 LOG_TAIL_LINES = 15
 
@@ -43,13 +47,26 @@ OnReady = Callable[[ServerRecord], None]
 def start_here(launch: Launch, on_ready: OnReady) -> None:
     """Serve until SIGTERM or SIGINT. ``on_ready`` is called once the API answers."""
     launch.state.create()
-    uvloop.run(_serve(launch, on_ready, monotonic()))
+    if launch.in_memory:
+        end_pods(launch.state)  # what they belonged to is not read
+    began = monotonic()
+    # Before there are threads: agents are forked from it.
+    nursery = Nursery() if any(pool.runtime == PROCESS for pool in launch.file.pools) else None
+    tune_collector()
+    try:
+        uvloop.run(_serve(launch, on_ready, began, nursery))
+    finally:
+        if nursery is not None:
+            nursery.close()
 
 
-async def _serve(launch: Launch, on_ready: OnReady, began: float) -> None:
+async def _serve(launch: Launch, on_ready: OnReady, began: float, nursery: Nursery | None) -> None:
     """Until a signal cancels it, or a component dies and its error comes out here."""
     _cancel_on_signals()
     cluster = EmbeddedCluster.on_disk(launch.state, launch.file, in_memory=launch.in_memory)
+    cluster.nursery = nursery
+    # Pods of objects that are forgotten have nobody to take them over.
+    cluster.pods_survive = nursery is not None and not launch.in_memory
     record: ServerRecord | None = None
     try:
         async with cluster.serving(launch.port) as access:

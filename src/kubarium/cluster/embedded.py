@@ -9,25 +9,43 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from kubarium import __version__
 from kubarium.api.catalog import Catalog
-from kubarium.api.kinds import PODS
+from kubarium.api.kinds import PODS, SERVICES
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
+from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
-from kubarium.cluster.bootstrap import bootstrap
+from kubarium.cluster.agent_link import AgentProcess
+from kubarium.cluster.agent_process import AgentLaunch
+from kubarium.cluster.bootstrap import AGENTS_GROUP, NODES_GROUP, bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
+from kubarium.cluster.network import Choice, choose_network
 from kubarium.cluster.nodes import has_fabric, node_configs
+from kubarium.cluster.nursery import Nursery
 from kubarium.cluster.state import StateDirectory
-from kubarium.control import core, devices, fabric, queueing, scheduling, training, workloads
+from kubarium.control import (
+    core,
+    devices,
+    fabric,
+    faults,
+    gangs,
+    queueing,
+    scheduling,
+    storage,
+    training,
+    workloads,
+)
+from kubarium.control.storage import OnDisk
 from kubarium.node.agent import Agent
-from kubarium.node.config import NodeConfig
+from kubarium.node.config import PROCESS, NodeConfig
 from kubarium.node.drivers.exposition import CONTENT_TYPE
 from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Component, Context
@@ -49,7 +67,9 @@ COMPACT_EVERY_S = 5.0
 # Announcing a node takes a millisecond; more than this means that something is refused for good.
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
-FAMILIES = (workloads, training, devices, queueing)
+AnyAgent = Agent | AgentProcess
+FAMILIES = (workloads, training, devices, gangs, queueing, faults)
+VOLUMES = "volumes"
 
 
 class EmbeddedCluster:
@@ -82,10 +102,15 @@ class EmbeddedCluster:
             token_issuer=tokens,
         )
         self.client = LocalClient(self.server, "system:admin", "kubarium")
-        self.agents: list[Agent] = []
+        self.agents: list[AnyAgent] = []
         self._informers: list[SharedInformers] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
+        self._network: Choice | None = None
+        # Whether pods' processes go on when their agent is killed, for the next to take over.
+        self.pods_survive = False
+        # Where agents of processes are started as processes of their own; None: in this one.
+        self.nursery: Nursery | None = None
 
     @staticmethod
     def on_disk(
@@ -113,26 +138,40 @@ class EmbeddedCluster:
             access.host if access else "",
             port,
             access.ca_pem.decode() if access else "",
+            self._network,
+            self.pods_survive,
         )
-        for component in self._components(configs):
+        for component in self._components(configs, access):
             self._run(component)
         self._run(_Compaction(self.store, self.clock))
         await self._wait_for_nodes()
 
-    def _components(self, configs: Sequence[NodeConfig]) -> list[Component]:
+    def _components(self, configs: Sequence[NodeConfig], access: Access | None) -> list[Component]:
         control = self._context(CONTROLLER_USER)
         root_ca = self.authority.ca_pem.decode() if self.authority else ""
         found = core.components(control, root_ca=root_ca, catalog=self.server.catalog)
         found += [component for family in FAMILIES for component in family.components(control)]
+        directories = OnDisk(self.node_root / VOLUMES) if self.node_root else None
+        found += storage.components(control, directories)
         if has_fabric(self.file.pools):
             found += fabric.components(control)
         context = self._context(SCHEDULER_USER, control)
         found += scheduling.components(context, self.file.scheduler)
         for config in configs:
-            agent = Agent(self._context("system:node", control), config)
+            agent = self._agent(config, control, access)
             self.agents.append(agent)
             found.append(agent)
         return found
+
+    def _agent(self, config: NodeConfig, shares: Context, access: Access | None) -> AnyAgent:
+        """In a process of its own where pods are to survive it, else in this one."""
+        if access is None or self.nursery is None or self.node_root is None or not config.root:
+            return Agent(self._context("system:node", shares), config)
+        path = self.node_root / "kubeconfig"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        user = f"system:node:{config.nodes[0].name}"
+        kubeconfig.write(path, access.kubeconfig("node", user, [NODES_GROUP, AGENTS_GROUP]))
+        return AgentProcess(AgentLaunch(config, str(path)), self.nursery, self.clock)
 
     def _context(self, user: str, shares: Context | None = None) -> Context:
         """A component's world under its own name; all read the same informers."""
@@ -192,6 +231,8 @@ class EmbeddedCluster:
             await informers.close()
         await self.store.durable()
         self.store.close()
+        if self._network is not None:
+            self._network.close()
 
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator[Access]:
@@ -201,7 +242,9 @@ class EmbeddedCluster:
         authenticator = Authenticator([self.tokens], self.server.authorizer.confirm_access)
         application = ApiApplication(self.server, authenticator, __version__)
         http = HttpServer(application, self.server.watches.end_all)
-        pair = self.authority.server()
+        self._network = self._choose_network()
+        names = (self._network.plan.api,) if self._network and self._network.plan else ()
+        pair = self.authority.server(names)
         tls = TlsFiles(pair.certificate_path, pair.key_path, self.authority.ca_path)
         try:
             await http.start(LOOPBACK, port, tls)
@@ -217,6 +260,20 @@ class EmbeddedCluster:
         finally:
             await http.stop()
             await self.stop()
+
+    def _choose_network(self) -> Choice | None:
+        """The pods' network, which also says where cluster IPs come from; None if all nodes are
+        simulated."""
+        if self.node_root is None or all(pool.runtime != PROCESS for pool in self.file.pools):
+            return None
+        kind = self.server.catalog.of(SERVICES)
+        assert kind is not None
+        stored = self.server.registry.read(kind, "default", "kubernetes") or {}
+        address = (stored.get("spec") or {}).get("clusterIP") or ""
+        choice = choose_network(str(self.node_root.resolve()), address)
+        if choice.plan is not None:
+            self.server.registry.service_range = IPv4Network(choice.plan.services)
+        return choice
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EmbeddedCluster]:
@@ -259,7 +316,7 @@ class EmbeddedCluster:
         agent = await self._agent_of(namespace, name)
         return await agent.open_port(namespace, name, port)
 
-    async def _agent_of(self, namespace: str, name: str) -> Agent:
+    async def _agent_of(self, namespace: str, name: str) -> AnyAgent:
         """The agent whose node a pod is on; ApiError 404."""
         pod = await self.client.get(PODS, name, namespace)
         node = pod["spec"].get("nodeName", "")

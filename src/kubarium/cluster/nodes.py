@@ -7,12 +7,19 @@ from pathlib import Path
 from kubarium.api.compute_domains import DRIVER, GPU_CLIQUE_LABEL
 from kubarium.cluster.devices import device_configs, nvlink_nodes
 from kubarium.cluster.file import ClusterFile, NodePool
+from kubarium.cluster.network import Choice
 from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.typed import stable_uuid
 
 
 def node_configs(
-    file: ClusterFile, root: Path | None, api_host: str, api_port: int, api_ca: str
+    file: ClusterFile,
+    root: Path | None,
+    api_host: str,
+    api_port: int,
+    api_ca: str,
+    network: Choice | None = None,
+    pods_survive: bool = False,
 ) -> list[NodeConfig]:
     """One agent for each runtime that the pools name. ``root`` holds pods' files (process only)."""
     configs = []
@@ -29,6 +36,9 @@ def node_configs(
                 api_host=api_host,
                 api_port=api_port,
                 api_ca=api_ca,
+                network=network.plan if network and runtime == PROCESS else None,
+                no_network=network.why if network else "",
+                pods_survive=pods_survive and runtime == PROCESS,
             )
         )
     return configs

@@ -271,12 +271,18 @@ class ClusterTools:
         return _result(answer)
 
     async def why(
-        self, kind: KindName, name: Name, namespace: Namespace = "default"
+        self,
+        kind: KindName,
+        name: Name,
+        namespace: Namespace = "default",
+        node: Annotated[
+            str, Field(description="Speak of this node alone, with every rule that it fails")
+        ] = "",
     ) -> Annotated[CallToolResult, WhyAnswer]:
         """Why an object does not run: what is missing, and the smallest change that would help."""
         _, subject = await self._read(kind, name, namespace)
         documents = await gather(self._client, view_why.RESOURCES_NEEDED)
-        explanation = view_why.explain(documents, subject)
+        explanation = view_why.explain(documents, subject, node=node)
         text = "\n".join(explanation.lines())
         answer: WhyAnswer = {
             "answer": answers.fit(text, answers.ANSWER_CHARACTERS // 2),

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.devices.model import Amount, ClaimSpec
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.taints import Taint as Taint
 from kubarium.engine.taints import Toleration as Toleration
 
 # Namespace and name of an object.
 Key = tuple[str, str]
+
+CPU, MEMORY = "cpu", "memory"
 
 NO_SCHEDULE = "NoSchedule"
 PREFER_NO_SCHEDULE = "PreferNoSchedule"
@@ -44,6 +46,23 @@ class HostPort:
         if (self.protocol, self.port) != (other.protocol, other.port):
             return False
         return self.ip == other.ip or "0.0.0.0" in (self.ip, other.ip)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk that the pod itself names (GCE, AWS, iSCSI, RBD), by the names that identify it."""
+
+    kind: str
+    names: tuple[str, ...]
+    read_only: bool = False
+
+    def conflicts(self, other: Disk) -> bool:
+        """Whether the two cannot be on one node: the same disk, and not both only read it."""
+        return (
+            self.kind == other.kind
+            and not (self.read_only and other.read_only)
+            and not set(self.names).isdisjoint(other.names)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,10 @@ class PodShape:
     nonzero: tuple[int, int] = (100, 200 * 1024 * 1024)
     # The spread constraints are the cluster's defaults, not the pod's own.
     spread_by_default: bool = False
+    # Data that the pod reads (``model/llama``, ``dataset/web``, ``image/…``), and whether it may
+    # only go where all of that is cached.
+    data: tuple[str, ...] = ()
+    data_required: bool = False
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -132,6 +155,55 @@ class PodShape:
         return bool(
             self.spread or self.pod_affinity or self.pod_anti_affinity or self.pod_preferred
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PodPart:
+    """A container of a pod with claims, in order: what it asks for, and which claims it uses.
+
+    ``initial`` is an init container, ``brief`` one that is over before the next starts.
+    """
+
+    name: str
+    requests: tuple[tuple[str, int], ...] = ()
+    claims: tuple[Key, ...] = ()
+    initial: bool = False
+    brief: bool = False
+
+    def request(self, resource: str) -> int:
+        """The amount of one resource, 0 if none is asked for."""
+        return dict(self.requests).get(resource, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What using a claim costs of one node resource, for the pod and for each container."""
+
+    name: str
+    per_pod: Amount | None = None
+    per_container: Amount | None = None
+
+    def plus(self, per_pod: Amount | None, per_container: Amount | None) -> Overhead:
+        """The overhead with that of another device."""
+        return Overhead(
+            self.name, _sum(self.per_pod, per_pod), _sum(self.per_container, per_container)
+        )
+
+
+def _sum(one: Amount | None, other: Amount | None) -> Amount | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimShare:
+    """What one claim of a pod takes of the node's own resources, in milli-cpu and bytes."""
+
+    claim: Key
+    containers: tuple[str, ...]
+    mapped: tuple[tuple[str, Amount], ...] = ()
+    overhead: tuple[Overhead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,10 +226,21 @@ class Pod:
     finite: bool = False
     # PersistentVolumeClaims by name, those of ephemeral volumes included.
     volumes: tuple[Key, ...] = ()
+    # Containers, and requests of the pod as a whole; only for pods with claims.
+    parts: tuple[PodPart, ...] = ()
+    pod_level: tuple[tuple[str, int], ...] = ()
+    # Terminating because the scheduler made room.
+    preempted: bool = False
+    disks: tuple[Disk, ...] = ()
 
     @property
     def namespace(self) -> str:
         return self.key[0]
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether storage may keep the pod from nodes, so that its like need not fare alike."""
+        return bool(self.volumes or self.disks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,24 +248,45 @@ class Gang:
     """A PodGroup: ``min_count`` 0 is the basic policy (no all-or-nothing).
 
     ``topology_key`` names the node label of which all pods must see one value. ``claims`` are
-    reserved for the group as a whole, for any number of its pods.
+    reserved for the group as a whole, for any number of its pods. ``parent`` is the composite that
+    it belongs to. ``priority`` None: the group has none of its own.
     """
 
     key: Key
     min_count: int
     topology_key: str = ""
-    priority: int = 0
+    priority: int | None = None
     created: float = 0.0
     all_disrupted: bool = False
     scheduled_count: int = 0
     inner_keys: tuple[str, ...] = ()
     preferred_keys: tuple[str, ...] = ()
     claims: tuple[Key, ...] = ()
+    parent: Key | None = None
+    preempts: bool = True
 
     @property
     def required_keys(self) -> tuple[str, ...]:
         """Every label of which all pods must see one value."""
         return (self.topology_key, *self.inner_keys) if self.topology_key else self.inner_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A CompositePodGroup, a group of groups: ``min_groups`` 0 is the basic policy.
+
+    Its topology keys hold for every pod below it, so that they narrow those of its children.
+    """
+
+    key: Key
+    min_groups: int
+    required_keys: tuple[str, ...] = ()
+    preferred_keys: tuple[str, ...] = ()
+    parent: Key | None = None
+    priority: int | None = None
+    created: float = 0.0
+    all_disrupted: bool = False
+    preempts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,26 +312,44 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Provision:
+    """Where a volume can be made: in ``terms`` (None: anywhere) and where ``room`` is left.
+
+    ``room`` are selections of nodes (None: nobody counts).
+    """
+
+    terms: tuple[NodeTerm, ...] | None = None
+    room: tuple[LabelSelector, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeClaim:
     """A PersistentVolumeClaim as far as it limits nodes.
 
     ``problem`` keeps every pod that uses it from any node. ``terms`` is the bound volume's node
     affinity (None: anywhere), ``zones`` its zone and region labels as clauses. ``choices`` is set
-    while the claim waits for its first consumer: a node must be reachable by one of the volumes,
-    or lie in the topology in which one can be provisioned. ``exclusive`` is ReadWriteOncePod.
+    while the claim waits for its first consumer: volumes by name, the best first, of which a node
+    must reach one unless ``provision`` lets one be made there. ``exclusive`` is ReadWriteOncePod.
+    ``attaches`` is what a node attaches for it: CSI driver and volume.
     """
 
     key: Key
     problem: str = ""
     terms: tuple[NodeTerm, ...] | None = None
     zones: tuple[Requirement, ...] = ()
-    choices: tuple[tuple[NodeTerm, ...] | None, ...] | None = None
+    choices: tuple[tuple[str, tuple[NodeTerm, ...] | None], ...] | None = None
+    provision: Provision | None = None
     exclusive: bool = False
+    attaches: tuple[str, str] | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node: ``allocatable`` in milli-cpu, bytes and counts, images with sizes in bytes."""
+    """One node: ``allocatable`` in milli-cpu, bytes and counts, images with sizes in bytes.
+
+    ``data`` is what else it has cached, by name, with sizes in bytes.
+    """
 
     name: str
     allocatable: tuple[tuple[str, int], ...]
@@ -235,6 +357,7 @@ class Node:
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
     images: tuple[tuple[str, int], ...] = ()
+    data: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

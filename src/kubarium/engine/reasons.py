@@ -24,14 +24,20 @@ CLAIM_ELSEWHERE = "resourceclaim not available on the node"
 CLAIM_TIMEOUT = "timed out trying to allocate devices"
 INVALID_POOLS = "invalid resource pools were encountered"
 VOLUME_IN_USE = (
-    "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+    "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode"
+    " already in-use by another pod"
 )
+DISK_CONFLICT = "node(s) had no available disk"
+VOLUME_LIMIT = "node(s) exceed max volume count"
+VOLUME_SPACE = "node(s) did not have enough free storage"
+VOLUMES_UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
 VOLUME_NODE = "node(s) didn't match PersistentVolume's node affinity"
 VOLUME_BINDING = "node(s) didn't find available persistent volumes to bind"
 VOLUME_ZONE = "node(s) had no available volume zone"
 NO_NODES = "no nodes available to schedule pods"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
+PREEMPTION_COMING = "not eligible due to a terminating pod on the nominated node."
 NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 
@@ -81,6 +87,30 @@ def claim_tainted(claim: str, device: str) -> str:
     return f'resourceclaim "{claim}" holds device {device}, which has an untolerated taint'
 
 
+def claim_not_shareable(claim: str) -> str:
+    """A device of the claim is part of its node's CPU or memory (KEP-5517), and a pod has it."""
+    return (
+        f"node allocatable resource claim {claim} has a mapped device and cannot be shared across"
+        " pods"
+    )
+
+
+def pod_level_too_small(resource: str) -> str:
+    """The pod's own requests are less than those of its containers and claims (KEP-5517)."""
+    return (
+        f"pod level request for {resource} is insufficient to cover the aggregated container and"
+        " node-allocatable DRA requests"
+    )
+
+
+def counters_unknown(device: str) -> str:
+    """Ours: a device in use is not in its pool's slices, so that its counters cannot be counted."""
+    return (
+        f"{CLAIMS}: device {device} is in use but not published, so what is left of its pool's"
+        " counters is not known"
+    )
+
+
 def class_missing(request: str, device_class: str) -> str:
     """The request names a DeviceClass that is not there: true on every node."""
     return f"request {request}: device class {device_class} does not exist"
@@ -94,11 +124,81 @@ def pod_group_missing(name: str) -> str:
 GANG_WAITING = "waiting for minCount pods from a gang to appear in scheduling queue"
 
 
+NOT_CACHED = " cached"
+
+
+def data_missing(name: str) -> str:
+    """Ours: the pod requires data that is cached on other nodes, if on any."""
+    return f"node(s) didn't have {name}{NOT_CACHED}"
+
+
+def composite_missing(name: str) -> str:
+    """The parent that a group names does not exist."""
+    return f"waiting for composite pod group {name} to appear in scheduling queue"
+
+
+GROUPS_WAITING = "waiting for minGroupCount groups from a composite pod group to appear"
+
+
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:
     """Ours: how many pods of the gang find room; ``exact`` when that is proven to be the most."""
     if exact:
         return f"gang needs {needed}, at most {placed} fit"
     return f"gang needs {needed}, {placed} found room"
+
+
+def composite_too_large(needed: int, placed: int) -> str:
+    """Ours: how many child groups find room at the same time."""
+    return f"needs {needed} groups at once, {placed} found room"
+
+
+def undecided(tried: int) -> str:
+    """Ours: the search ended before it knew whether another arrangement would do."""
+    return f"undecided: other arrangements may fit, {tried} placements were tried"
+
+
+def other_scheduler(first: str, second: str) -> str:
+    """Upstream: the pods of one group must name one scheduler."""
+    return (
+        "all pods in a single pod group should have the same .spec.schedulerName set, "
+        f'got: "{first}" and "{second}"'
+    )
+
+
+def other_priority(first: int, second: int) -> str:
+    """Upstream (KEP-5710): pods have the priority of their group."""
+    return (
+        "all pods in a single pod group should match the priority of the pod group, "
+        f"got: {first} and {second}"
+    )
+
+
+def other_preemption_policy(first: str, second: str) -> str:
+    """Upstream (KEP-5710): pods share one preemption policy."""
+    return (
+        "all pods in a single pod group should have the same preemptionPolicy, "
+        f"got: {first} and {second}"
+    )
+
+
+def tree_priority(first: int, second: int) -> str:
+    """Upstream (KEP-6012): one priority for all groups of a hierarchy."""
+    return f"all groups of a hierarchy must have one priority, got: {first} and {second}"
+
+
+def tree_cycle(names: str) -> str:
+    """Upstream (KEP-6012): parents that lead back to the group itself."""
+    return f"the parents of the group form a cycle: {names}"
+
+
+def tree_depth(depth: int, limit: int) -> str:
+    """Upstream (KEP-6012): WorkloadMaxTreeDepth."""
+    return f"the hierarchy is {depth} levels deep, at most {limit} are allowed"
+
+
+def tree_workloads(first: str, second: str) -> str:
+    """Upstream (KEP-6012): a hierarchy belongs to one Workload."""
+    return f"the groups of a hierarchy must refer to one Workload, got: {first} and {second}"
 
 
 def no_domain(key: str) -> str:

@@ -20,20 +20,25 @@ from numpy.typing import NDArray
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import (
+    CPU,
+    MEMORY,
     Budget,
     Claim,
+    Composite,
+    Disk,
     Gang,
     HostPort,
     Key,
     Node,
     Pod,
     PodShape,
+    PodTerm,
     Taint,
     VolumeClaim,
 )
 from kubarium.engine.tallies import Counts, Tallies
 
-CPU, MEMORY, EPHEMERAL, PODS = "cpu", "memory", "ephemeral-storage", "pods"
+EPHEMERAL, PODS = "ephemeral-storage", "pods"
 _FIRST_ROWS = 64
 
 # Rows touched are remembered this far back; readers that are further behind start afresh.
@@ -63,22 +68,32 @@ class Snapshot:
         self.pods_on: list[dict[Key, Pod]] = [{} for _ in range(_FIRST_ROWS)]
         self.ports: dict[tuple[str, int], dict[int, list[HostPort]]] = {}
         self.images: dict[str, dict[int, int]] = {}
+        self.data: dict[str, dict[int, int]] = {}
         self.tallies = Tallies(_FIRST_ROWS)
         self.claims: dict[Key, Claim] = {}
         self.allocations: dict[Key, Allocation] = {}
         self.claim_users: dict[Key, dict[Key, None]] = {}
         self.gangs: dict[Key, Gang] = {}
+        self.composites: dict[Key, Composite] = {}
         self.budgets: dict[Key, Budget] = {}
         self.budget_epoch = 0
         self.volumes: dict[Key, VolumeClaim] = {}
         self.volume_users: dict[Key, dict[Key, None]] = {}
-        # Per priority what its pods take, by resource and row; pods that are ending do not count.
+        # Claims whose node is decided but not their binding: (node, volume or "" to be made).
+        self.assumed_volumes: dict[Key, tuple[str, str]] = {}
+        # By node: how many volumes of a CSI driver it can attach, and what is attached to it.
+        self.volume_limits: dict[str, Mapping[str, int]] = {}
+        self.attachments: dict[str, frozenset[tuple[str, str]]] = {}
+        self.disks: dict[str, dict[int, list[Disk]]] = {}
+        # Per priority what its pods take, by resource and row.
         self._by_priority: dict[int, NDArray[np.int64]] = {}
         self._count_by_priority: dict[int, int] = {}
         self.epoch = 0
         self.touched: list[int] = []
         self.touched_from = 0
         self._free_rows: list[int] = []
+        self._ranks: NDArray[np.int64] | None = None
+        self._rows_by_name = True
         self._used_rows = 0
         self._where: dict[Key, tuple[Pod, str]] = {}
         self._homeless: dict[str, dict[Key, Pod]] = {}
@@ -123,6 +138,7 @@ class Snapshot:
             self._homeless.setdefault(name, {})[pod.key] = pod
         self._write_node(row, Node(name, ()), old)
         del self.rows[name]
+        self._ranks = None
         self.epoch += 1
         self.nodes[row] = None
         self.alive[row] = False
@@ -138,7 +154,32 @@ class Snapshot:
         row = self.rows.get(name)
         return None if row is None else self.nodes[row]
 
+    def best_row(self, scores: NDArray[np.int64]) -> int:
+        """The row with the highest score; of equals the one whose node's name comes first."""
+        best = int(scores.argmax())
+        ranks = self._name_ranks()
+        if self._rows_by_name:
+            return best
+        ties = np.flatnonzero(scores == scores[best])
+        return int(ties[ranks[ties].argmin()])
+
+    def by_name(self, rows: NDArray[np.int64]) -> list[int]:
+        """Rows in the order of their nodes' names."""
+        found: list[int] = rows[self._name_ranks()[rows].argsort()].tolist()
+        return found
+
+    def _name_ranks(self) -> NDArray[np.int64]:
+        """The place of each row's node among all names; rows without a node come last."""
+        if self._ranks is None:
+            ranks = np.full(self.capacity, self.capacity, np.int64)
+            for rank, name in enumerate(sorted(self.rows)):
+                ranks[self.rows[name]] = rank
+            self._ranks = ranks
+            self._rows_by_name = bool((np.diff(ranks) >= 0).all())
+        return self._ranks
+
     def _new_row(self, name: str) -> int:
+        self._ranks = None
         if self._free_rows:
             row = self._free_rows.pop()
         else:
@@ -175,8 +216,8 @@ class Snapshot:
             self.allocatable[index, row] = amount
         self._touch(row)
         if old is not None and (
-            (node.labels, node.taints, node.unschedulable, node.images)
-            == (old.labels, old.taints, old.unschedulable, old.images)
+            (node.labels, node.taints, node.unschedulable, node.images, node.data)
+            == (old.labels, old.taints, old.unschedulable, old.images, old.data)
         ):
             return
         self._write_labels(row, node.labels, old.labels if old else {})
@@ -186,6 +227,10 @@ class Snapshot:
             self.images[image].pop(row, None)
         for image, size in node.images:
             self.images.setdefault(image, {})[row] = size
+        for name, _ in old.data if old else ():
+            self.data[name].pop(row, None)
+        for name, size in node.data:
+            self.data.setdefault(name, {})[row] = size
         self.epoch += 1
         self.inventory.node_changed(node.name)
 
@@ -303,6 +348,9 @@ class Snapshot:
         self._book(pod, row, 1)
         for port in pod.shape.ports:
             self.ports.setdefault((port.protocol, port.port), {}).setdefault(row, []).append(port)
+        for disk in pod.disks:
+            for name in disk.names:
+                self.disks.setdefault(name, {}).setdefault(row, []).append(disk)
         self.tallies.add(pod, row)
 
     def _vacate(self, pod: Pod, row: int) -> None:
@@ -313,6 +361,9 @@ class Snapshot:
             users[row].remove(port)
             if not users[row]:
                 del users[row]
+        for disk in pod.disks:
+            for name in disk.names:
+                self.disks[name][row].remove(disk)
         self.tallies.remove(pod, row)
 
     def _book(self, pod: Pod, row: int, sign: int) -> None:
@@ -320,10 +371,7 @@ class Snapshot:
         for name, _ in shape.requests:
             if name not in self.resources:
                 self.resource_index(name)  # makes the columns taller, so it comes first
-        books = [self.requested]
-        if not pod.terminating:
-            books.append(self._priority_book(pod.priority, sign))
-        for book in books:
+        for book in (self.requested, self._priority_book(pod.priority, sign)):
             for name, amount in shape.requests:
                 book[self.resources[name], row] += sign * amount
             book[3, row] += sign
@@ -342,7 +390,7 @@ class Snapshot:
     def below(self, priority: int) -> NDArray[np.int64] | None:
         """What pods of lower priority take, by resource and row; None if there are none.
 
-        Row 3 is the number of such pods. Pods that are ending already are left out.
+        Row 3 is the number of such pods.
         """
         books = [
             book
@@ -361,9 +409,9 @@ class Snapshot:
             self.budgets[key] = budget
         self.budget_epoch += 1
 
-    def tally(self, *terms: object) -> Counts:
-        """Per row, the placed pods that every term (``PodTerm``) speaks of."""
-        return self.tallies.selected(terms, self.placed_pods())  # type: ignore[arg-type]
+    def tally(self, *terms: PodTerm, staying: bool = False) -> Counts:
+        """Per row, the placed pods that every term speaks of; ``staying`` leaves out the ending."""
+        return self.tallies.selected(terms, self.placed_pods(), staying=staying)
 
     def set_namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
         """Learn a namespace's labels (None: it is gone)."""
@@ -372,6 +420,16 @@ class Snapshot:
         elif self.tallies.namespaces.get(name) != labels:
             self.tallies.namespaces[name] = labels
             self.tallies.reset_selected()
+
+    def assume_volume(self, claim: Key, node: str, volume: str) -> None:
+        """The claim's pod goes to the node, so the claim will have a volume there."""
+        if claim not in self.assumed_volumes:
+            self._record(partial(self.forget_volume, claim))
+            self.assumed_volumes[claim] = (node, volume)
+
+    def forget_volume(self, claim: Key) -> None:
+        """The claim is bound, or its pod does not go where it was to go."""
+        self.assumed_volumes.pop(claim, None)
 
     # Claims
 
@@ -418,7 +476,9 @@ class Snapshot:
         if allocation is None:
             return True
         ledger = self.inventory.ledger
-        return not any(ledger.in_use(result.id) for result in allocation.results)
+        return not any(
+            ledger.in_use(result.id) for result in allocation.results
+        ) and self.inventory.counters_suffice(allocation)
 
     def reclaim(self, key: Key) -> None:
         """Allocate again what :meth:`release` gave up; nothing if it released nothing."""
@@ -461,17 +521,17 @@ class Snapshot:
                 assert booked == sums.get(resource, 0), f"{name}: {resource} booked as {booked}"
         below = self.below(2**31)
         for row in self.rows.values():
-            staying = sum(not pod.terminating for pod in self.pods_on[row].values())
-            assert staying == (0 if below is None else int(below[3, row])), f"row {row}"
+            count = len(self.pods_on[row])
+            assert count == (0 if below is None else int(below[3, row])), f"row {row}"
         self.inventory.ledger.check()
 
 
 def _weighs_the_same(old: Pod, new: Pod) -> bool:
     return (
         (old.shape == new.shape or _only_defaults_differ(old.shape, new.shape))
-        and old.terminating == new.terminating
+        and (old.terminating, old.preempted) == (new.terminating, new.preempted)
         and old.claims == new.claims
-        and old.volumes == new.volumes
+        and (old.volumes, old.disks) == (new.volumes, new.disks)
         and old.labels == new.labels
     )
 

@@ -25,8 +25,8 @@ class Tallies:
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self.namespaces: dict[str, Mapping[str, str]] = {}
-        # Pods that all of some terms speak of.
-        self._selected: dict[tuple[PodTerm, ...], Counts] = {}
+        # Pods that all of some terms speak of; those that are ending count or, if staying, do not.
+        self._selected: dict[tuple[bool, tuple[PodTerm, ...]], Counts] = {}
         # Pods that themselves carry a term: (term, kind) where kind tells required from preferred.
         self.anti_holders: dict[PodTerm, Counts] = {}
         self.weight_holders: dict[PodTerm, Counts] = {}
@@ -50,18 +50,28 @@ class Tallies:
     def speaks_of(self, term: PodTerm, pod: Pod) -> bool:
         return term.selects(pod.namespace, pod.labels, self.namespaces.get(pod.namespace, {}))
 
-    def selected(self, terms: tuple[PodTerm, ...], placed: Iterable[tuple[Pod, int]]) -> Counts:
-        """Per row, the pods that every term speaks of; terminating pods do not count."""
-        known = self._selected.pop(terms, None)
+    def selected(
+        self, terms: tuple[PodTerm, ...], placed: Iterable[tuple[Pod, int]], *, staying: bool
+    ) -> Counts:
+        """Per row, the pods that every term speaks of.
+
+        With ``staying`` terminating pods do not count: topology spread looks past them, while
+        (anti-)affinity sees them until they are gone.
+        """
+        key = (staying, terms)
+        known = self._selected.pop(key, None)
         if known is None:
             known = np.zeros(self._rows, np.int64)
             for pod, row in placed:
-                if not pod.terminating and all(self.speaks_of(t, pod) for t in terms):
+                if not (staying and pod.terminating) and self._all_speak_of(terms, pod):
                     known[row] += 1
-        self._selected[terms] = known  # most recently used last
+        self._selected[key] = known  # most recently used last
         if len(self._selected) > MAX_TALLIES:
             del self._selected[next(iter(self._selected))]
         return known
+
+    def _all_speak_of(self, terms: tuple[PodTerm, ...], pod: Pod) -> bool:
+        return all(self.speaks_of(term, pod) for term in terms)
 
     def add(self, pod: Pod, row: int) -> None:
         self._change(pod, row, 1)
@@ -74,10 +84,9 @@ class Tallies:
         self._selected.clear()
 
     def _change(self, pod: Pod, row: int, sign: int) -> None:
-        if not pod.terminating:
-            for terms, counts in self._selected.items():
-                if all(self.speaks_of(t, pod) for t in terms):
-                    counts[row] += sign
+        for (staying, terms), counts in self._selected.items():
+            if not (staying and pod.terminating) and self._all_speak_of(terms, pod):
+                counts[row] += sign
         shape = pod.shape
         if shape.pod_anti_affinity or shape.pod_affinity or shape.pod_preferred:
             for term in shape.pod_anti_affinity:

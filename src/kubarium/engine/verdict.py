@@ -11,16 +11,43 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.model import Key
 
+# What suggestions may be about. Part of the documented JSON: names stay.
+KINDS = (
+    "add-devices",
+    "add-node",
+    "add-resource",
+    "change-device-selector",
+    "combination",
+    "correct-selector",
+    "free-pod",
+    "free-pods",
+    "lower-capacity",
+    "lower-count",
+    "lower-min-count",
+    "lower-request",
+    "remove-affinity",
+    "remove-affinity-clause",
+    "remove-constraint",
+    "remove-device-selector",
+    "remove-pod-affinity",
+    "remove-pod-anti-affinity",
+    "remove-port",
+    "remove-selector",
+    "remove-spread",
+    "remove-topology",
+    "tolerate-device-taint",
+    "tolerate-taint",
+    "uncordon",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
     """One change that, made alone, would let the subject be placed.
 
-    ``kind`` is one of add-resource, add-devices, add-node, uncordon, remove-selector,
-    remove-affinity, tolerate-taint, remove-spread, remove-pod-affinity, remove-pod-anti-affinity,
-    remove-constraint, remove-port, lower-count, lower-min-count, free-pod. ``subject`` is the
-    resource, class, clause, taint or pod it is about, ``amount`` a count or, for resources, a
-    quantity in the engine's unit (milli-cpu, bytes, counts).
+    ``kind`` is one of KINDS. ``subject`` is the resource, class, clause, taint or pods it is about,
+    ``amount`` a count or, for resources, a quantity in the engine's unit (milli-cpu, bytes,
+    counts). A ``combination`` has ``parts``, which help only together.
     """
 
     kind: str
@@ -28,6 +55,7 @@ class Suggestion:
     subject: str = ""
     node: str = ""
     amount: int = 0
+    parts: tuple[Suggestion, ...] = ()
 
 
 class NodeReasons(Mapping[str, tuple[str, ...]]):
@@ -56,6 +84,13 @@ class NodeReasons(Mapping[str, tuple[str, ...]]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def mask(self, holds: Callable[[tuple[str, ...]], bool]) -> NDArray[np.bool_]:
+        """The rows of which ``holds`` is true of the reasons."""
+        rows: NDArray[np.bool_] = np.array([holds(why) for why in self._sets], np.bool_)[
+            self._codes
+        ]
+        return rows
 
     def tally(self, holds: Callable[[tuple[str, ...]], bool]) -> int:
         """The number of nodes for whose reasons ``holds`` is true."""
@@ -104,7 +139,10 @@ class Verdict:
 class GangVerdict:
     """The account of a gang that was not started: how many found room, and why the next did not.
 
-    ``exact`` says that ``placed`` is proven to be the most that can be placed.
+    ``exact`` says that ``placed`` is proven to be the most that can be placed. ``tried`` is not 0
+    when the search was given up undecided after so many placements: then nothing is proven. For a
+    composite, ``needed`` and ``placed`` count child groups, and ``children`` are the verdicts of
+    those that found no room beside the others.
     """
 
     gang: Key
@@ -114,13 +152,33 @@ class GangVerdict:
     first_failure: Verdict | None = None
     waiting: str = ""
     domain: str = ""
+    tried: int = 0
+    composite: bool = False
+    children: tuple[GangVerdict, ...] = ()
+
+    @property
+    def undecided(self) -> bool:
+        """Whether an arrangement may exist that was not tried."""
+        return self.tried > 0
 
     def message(self) -> str:
         if self.waiting:
             return self.waiting
-        text = reasons.gang_too_large(self.needed, self.placed, self.exact)
-        if self.domain:
-            text = f"{text} within {self.domain}"
-        text = f"pod group {self.gang[1]}: {text}"
+        text = self.summary()
         # Upstream's sentence first: it is what people search for.
         return f"{self.first_failure.message()} {text}." if self.first_failure else text
+
+    def summary(self) -> str:
+        """The group's own sentence, and those of the child groups that failed."""
+        if self.composite:
+            text = reasons.composite_too_large(self.needed, self.placed)
+        else:
+            text = reasons.gang_too_large(self.needed, self.placed, self.exact)
+        if self.domain:
+            text = f"{text} within {self.domain}"
+        if self.undecided:
+            text = f"{text}; {reasons.undecided(self.tried)}"
+        kind = "composite pod group" if self.composite else "pod group"
+        text = f"{kind} {self.gang[1]}: {text}"
+        behind = "; ".join(child.waiting or child.summary() for child in self.children)
+        return f"{text} ({behind})" if behind else text

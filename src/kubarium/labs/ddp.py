@@ -2,7 +2,8 @@
 
     python -m kubarium.labs.ddp --steps 200 --checkpoint-dir /tmp/ckpt
 
-Environment: RANK (or JOB_COMPLETION_INDEX), WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+Environment: RANK (or JOB_COMPLETION_INDEX), WORLD_SIZE, MASTER_ADDR, MASTER_PORT; or what Kubeflow
+Trainer says instead: PET_NODE_RANK, PET_NNODES, PET_MASTER_ADDR, PET_MASTER_PORT.
 
 A two-layer network learns two interleaved spirals. Each rank holds its own shard of the data,
 computes a gradient, sends it to rank 0, and gets the mean back; so all ranks take the same step.
@@ -68,6 +69,11 @@ def resolve(name: str) -> str:
                 if name in names:
                     return address
         raise
+
+
+def given(*names: str) -> str:
+    """The first of some environment variables that says something."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), "")
 
 
 class World:
@@ -203,7 +209,10 @@ def train(world: World, arguments: argparse.Namespace) -> float:
         start, weights, velocity = saved
     if world.rank == 0:
         say(event="start", world=world.size, step=start, resumed=saved is not None)
+    held: list[bytearray] = []
     for step in range(start + 1, arguments.steps + 1):
+        if arguments.surge and arguments.surge[:2] == [world.rank, step]:
+            held.append(bytearray(arguments.surge[2] << 20))  # touched, so that it is really there
         local, gradient = loss_and_gradient(weights, points, label)
         everyone = world.mean(np.append(gradient, local))
         gradient, loss = everyone[:-1], float(everyone[-1])
@@ -222,20 +231,27 @@ def train(world: World, arguments: argparse.Namespace) -> float:
     return loss
 
 
+def surge(text: str) -> list[int]:
+    rank, step, mebibytes = (int(part) for part in text.split(":"))
+    return [rank, step, mebibytes]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="data-parallel training over TCP, in NumPy")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--checkpoint-dir", type=Path)
     parser.add_argument("--checkpoint-every", type=int, default=20, help="steps")
     parser.add_argument("--step-time", type=float, default=0, help="seconds of idling a step")
+    parser.add_argument(
+        "--surge", type=surge, metavar="RANK:STEP:MIB", help="take more memory once, to see OOM"
+    )
     parser.add_argument("--rendezvous-timeout", type=float, default=600, help="seconds")
     arguments = parser.parse_args()
-    environment = os.environ
-    rank = int(environment.get("RANK") or environment.get("JOB_COMPLETION_INDEX") or 0)
-    size = int(environment.get("WORLD_SIZE", 1))
+    rank = int(given("RANK", "PET_NODE_RANK", "JOB_COMPLETION_INDEX") or 0)
+    size = int(given("WORLD_SIZE", "PET_NNODES") or 1)
     say(event="rank", rank=rank, world=size, pid=os.getpid())
-    address = environment.get("MASTER_ADDR", "127.0.0.1")
-    port = int(environment.get("MASTER_PORT", 29500))
+    address = given("MASTER_ADDR", "PET_MASTER_ADDR") or "127.0.0.1"
+    port = int(given("MASTER_PORT", "PET_MASTER_PORT") or 29500)
     world = World(rank, size, address, port, arguments.rendezvous_timeout)
     try:
         train(world, arguments)

@@ -46,7 +46,7 @@ from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
-from kubarium.node.network.proxy import ServiceProxy
+from kubarium.node.network.proxy import NodePorts, ServiceProxy
 from kubarium.node.registration import (
     LEASE_NAMESPACE,
     STATUS_PERIOD_S,
@@ -54,6 +54,7 @@ from kubarium.node.registration import (
     lease_seconds,
     node_document,
     node_status,
+    pod_cidr,
 )
 from kubarium.node.runner import NodeFacts, PodRunner
 from kubarium.node.runtimes.process.runner import ProcessRunner
@@ -61,6 +62,7 @@ from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
+from kubarium.view.faults import LOSE_NODE, order_of
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -84,6 +86,7 @@ class _Node:
     document: Document | None = None
     published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
     complained: dict[str, None] = field(default_factory=dict)
+    lost: tuple[str, float] = ("", 0.0)
 
 
 _NodeAction = Callable[[_Node], Awaitable[None]]
@@ -104,8 +107,8 @@ class Agent:
         self._gpus = MachineGpus(context, config.nodes)
         capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
         self._mine = {
-            spec.name: _node(context, spec, capacity, addresses, self._gpus)
-            for spec in config.nodes
+            spec.name: _node(context, spec, _facts(config, index, capacity, addresses), self._gpus)
+            for index, spec in enumerate(config.nodes)
         }
         drivers = _drivers(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
@@ -121,7 +124,12 @@ class Agent:
         if config.runtime == PROCESS and config.serve_services:
             proxy_recorder = EventRecorder(context, "kube-proxy")
             self._proxy = ServiceProxy(
-                context, lambda s, reason, text: proxy_recorder.event(s, "Warning", reason, text)
+                context,
+                lambda s, reason, text: proxy_recorder.event(s, "Warning", reason, text),
+                NodePorts([n.facts.address for n in self._mine.values()], config.network)
+                if config.network
+                else None,
+                self._process.dialer.connect if self._process else None,
             )
         self._binding: BindingConditions | None = None
         if any(d.binding_conditions for spec in config.nodes for d in spec.devices):
@@ -301,7 +309,9 @@ class Agent:
     async def _announce(self, node: _Node) -> None:
         now = self._context.clock.now()
         facts = node.facts
-        document = node_document(node.spec, facts.allocatable, facts.address, node.machine_id, now)
+        document = node_document(
+            node.spec, facts.allocatable, facts.address, node.machine_id, now, facts.pod_network
+        )
         try:
             node.document = await self._context.client.create(NODES, document)
         except ApiError as error:
@@ -318,10 +328,14 @@ class Agent:
             **found["metadata"],
             "labels": {**(found["metadata"].get("labels") or {}), **wanted["metadata"]["labels"]},
         }
+        spec = dict(found.get("spec") or {})
+        if not spec.get("podCIDR"):
+            spec |= pod_cidr(node.facts.pod_network) if node.facts.pod_network else {}
         if metadata.get("annotations"):  # events of an earlier run are not known to last
             metadata["annotations"] = without_events(metadata["annotations"])
-        if metadata != found["metadata"]:
-            found = await self._context.client.update(NODES, {**found, "metadata": metadata})
+        changed = {**found, "metadata": metadata, "spec": spec}
+        if changed != found:
+            found = await self._context.client.update(NODES, changed)
         node.document = found
         await self._write_status(node)
 
@@ -339,7 +353,24 @@ class Agent:
         )
         node.document = await update_status(self._context, NODES, current, status)
 
+    def _is_lost(self, node: _Node) -> bool:
+        """Whether the node is to be silent, on purpose (a fault of action LoseNode)."""
+        order = order_of(self._nodes.get(node.spec.name) or {"metadata": {}})
+        if order is None or order.action != LOSE_NODE:
+            return False
+        now = self._context.clock.now()
+        ident, since = node.lost
+        if ident != order.ident:
+            node.lost = (order.ident, now)
+            since = now
+            for pod in self._pods.items():
+                if pod["spec"].get("nodeName") == node.spec.name:
+                    self._runner.pod_gone(pod)
+        return not order.duration_s or now - since < order.duration_s
+
     async def _renew(self, node: _Node) -> None:
+        if self._is_lost(node):
+            return
         assert node.document is not None
         now = self._context.clock.now()
         lease = lease_document(node.document, self._duration_s, now)
@@ -452,6 +483,16 @@ class Agent:
             self._recorder.event(document, "Warning", reason, message)
 
 
+def _facts(
+    config: NodeConfig, index: int, default: dict[str, str], loopback: AddressPool
+) -> NodeFacts:
+    spec, plan = config.nodes[index], config.network
+    allocatable = default | dict(spec.capacity)
+    if plan is None:
+        return NodeFacts(spec.name, loopback.lend(spec.name), allocatable)
+    return NodeFacts(spec.name, plan.node_address(index), allocatable, plan.pod_network(index))
+
+
 def _drivers(nodes: Sequence[NodeSpec]) -> dict[str, object]:
     """Configurations by driver, and by driver and node where nodes differ in it."""
     found: dict[str, object] = {}
@@ -466,12 +507,10 @@ def _drivers(nodes: Sequence[NodeSpec]) -> dict[str, object]:
 def _node(
     context: Context,
     spec: NodeSpec,
-    default: dict[str, str],
-    addresses: AddressPool,
+    facts: NodeFacts,
     gpus: MachineGpus,
 ) -> _Node:
     machine_id = str(uuid.UUID(bytes=hashlib.sha256(spec.name.encode()).digest()[:16]))
-    facts = NodeFacts(spec.name, addresses.lend(spec.name), default | dict(spec.capacity))
     machine = {s.driver: s.documents for s in gpus.shares if s.node == spec.name}
     publishers = {
         driver_of(device): Publisher(context, device, machine.get(driver_of(device)))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubarium.node.network.plan import NetworkPlan
+
 PROCESS, SIMULATED = "process", "simulated"
 DEFAULT_PODS = "110"
 
@@ -80,7 +82,8 @@ class ImageConfig:
 
     ``name`` is compared without tag and, if it has no slash, without registry and path; ``*`` at
     its end matches any rest. ``entrypoint`` and ``cmd`` are the image's; ``path`` is put in front
-    of PATH.
+    of PATH. ``modules`` are the Python modules that the image would bring along: where this
+    machine lacks one, the image cannot be stood in for. ``impossible`` says why it cannot anywhere.
     """
 
     name: str
@@ -90,6 +93,8 @@ class ImageConfig:
     path: tuple[str, ...] = ()
     working_dir: str = ""
     uid: int | None = None
+    modules: tuple[str, ...] = ()
+    impossible: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,11 @@ class NodeConfig:
     cluster_domain: str = "cluster.local"
     isolation: str = ""
     serve_services: bool = True
+    # The pods' own network; None: they share the machine's, for the reason given.
+    network: NetworkPlan | None = None
+    no_network: str = ""
+    # Whether pods go on when the agent is killed, for the next one to find.
+    pods_survive: bool = False
     health_events: tuple[HealthEvent, ...] = ()
 
 

@@ -29,6 +29,8 @@ class Sources:
     services: Callable[[str], Iterable[Document]]
     api_host: str = ""
     api_port: int = 0
+    # Where pods with a network of their own find the API; None where there are none.
+    pods_api: tuple[str, int] | None = None
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
@@ -149,9 +151,12 @@ def service_environment(pod: Document, sources: Sources) -> dict[str, str]:
         for service in sources.services(namespace):
             if service["metadata"]["name"] != "kubernetes":
                 result |= _service_variables(service)
-    if sources.api_host:
-        ports = [{"name": "https", "port": sources.api_port, "protocol": "TCP"}]
-        result |= _variables("KUBERNETES", sources.api_host, ports)
+    host, number = sources.api_host, sources.api_port
+    if sources.pods_api is not None and not pod["spec"].get("hostNetwork"):
+        host, number = sources.pods_api
+    if host:
+        ports = [{"name": "https", "port": number, "protocol": "TCP"}]
+        result |= _variables("KUBERNETES", host, ports)
     return result
 
 

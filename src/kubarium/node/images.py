@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from kubarium.base.errors import KubariumError
 from kubarium.node.config import ImageConfig
@@ -34,6 +35,7 @@ class Image:
     path: tuple[str, ...] = ()
     working_dir: str = ""
     uid: int | None = None
+    modules: tuple[str, ...] = ()
 
 
 def builtin_images() -> tuple[ImageConfig, ...]:
@@ -45,7 +47,33 @@ def builtin_images() -> tuple[ImageConfig, ...]:
     pause = ImageConfig("pause", entrypoint=("sleep",), cmd=("2147483647",))
     command = ("python3", "-m", "kubarium.labs.in_place_agent")
     agent = ImageConfig("in-place-restart-agent", entrypoint=command, path=python.path)
-    return (*shells, *systems, python, own, agent, pause)
+    return (*shells, *systems, python, own, agent, pause, *_training_images(python.path))
+
+
+def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:
+    """What Kubeflow Trainer's runtimes run in: this machine's Python, if it has the framework."""
+    frameworks = {
+        "pytorch/pytorch": "torch",
+        "nvidia/jax": "jax",
+        "kubeflow/trainer/xgboost-runtime": "xgboost",
+        "kubeflow/trainer/torchtune-trainer": "torchtune",
+    }
+    found = [
+        ImageConfig(name, cmd=("python3",), path=path, modules=(module,))
+        for name, module in frameworks.items()
+    ]
+    for step in ("dataset", "model"):
+        command = ("python3", "-m", "kubarium.labs.initializer", step)
+        name = f"kubeflow/trainer/{step}-initializer"
+        found.append(ImageConfig(name, entrypoint=command, path=path))
+    over_ssh = (
+        "its MPI launcher reaches the nodes through an SSH server that is configured inside the "
+        "image; use a torch, jax or plain runtime, or map the image to programs of this machine"
+    )
+    for framework in ("deepspeed", "mlx"):
+        name = f"kubeflow/trainer/{framework}-runtime"
+        found.append(ImageConfig(name, impossible=over_ssh))
+    return tuple(found)
 
 
 def _bash() -> str:
@@ -67,6 +95,7 @@ class ImageCatalogue:
         repository = repository_of(reference)
         for entry in self._entries:
             if _matches(entry.name, repository):
+                _check_possible(reference, entry)
                 digest = hashlib.sha256(repr(entry).encode()).hexdigest()
                 return Image(
                     reference,
@@ -77,11 +106,26 @@ class ImageCatalogue:
                     entry.path,
                     entry.working_dir,
                     entry.uid,
+                    entry.modules,
                 )
         raise UnknownImage(
             f'no image "{reference}" on this machine: Kubarium runs images through the programs '
             f"of this machine and knows {', '.join(self.names)}; map it under images: in the "
             f"cluster file, for example  images: {{{repository}: {{cmd: [sh]}}}}"
+        )
+
+
+def _check_possible(reference: str, entry: ImageConfig) -> None:
+    """UnknownImage if this machine cannot stand in for an image that it knows."""
+    if entry.impossible:
+        raise UnknownImage(f'image "{reference}" cannot run here: {entry.impossible}')
+    missing = [module for module in entry.modules if find_spec(module) is None]
+    if missing:
+        what = " ".join(missing)
+        raise UnknownImage(
+            f'image "{reference}" stands for this machine\'s Python with {what}, which '
+            f"{sys.executable} does not have; install it there (pip install {what}), or map the "
+            "image under images: in the cluster file"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from kubarium.base.clock import Clock
+from kubarium.node.network.plan import NetworkPlan
 from kubarium.node.runtimes.process.engine import LEVELS, ProcessEngine
 from kubarium.node.runtimes.process.zygote import PLAIN, ROOT, USER_NAMESPACE
 
@@ -42,22 +43,33 @@ class Report:
 
 _NAMESPACES = (
     "each container has its own process, mount, IPC and hostname namespaces",
-    "every process of a container dies with it and with the agent",
+    "every process of a container dies with it",
     "the machine's files are seen through a private writable layer; volumes appear at their paths",
-    "names of pods and services resolve through each pod's /etc/hosts",
     "no-new-privileges and read-only root file systems are honoured",
 )
-_ALWAYS_MISSING = (
+_OWN_NETWORK = (
+    "each pod has its own network: an address, a localhost and ports of its own",
+    "names of services and pods resolve by DNS; services balance in the kernel",
+    "NetworkPolicies are enforced",
+)
+_UPLINK = "this machine reaches pods and services by their addresses"
+_NO_UPLINK = "pods' addresses are not reachable from this machine; kubectl port-forward works"
+_TCP_ONLY = "beyond the cluster pods reach TCP only (no UDP but DNS, no ping)"
+_HOSTS = "names of pods and services resolve through each pod's /etc/hosts"
+_SHARED_NETWORK = (
     "pods share the machine's network: each has its own loopback address, "
-    "but two that listen on 0.0.0.0 with the same port clash",
-    "seccomp, AppArmor and SELinux profiles are not applied",
+    "but two that listen on 0.0.0.0 with the same port clash; NetworkPolicies are not enforced"
+)
+_ALWAYS_MISSING = (
+    "AppArmor, SELinux and seccomp profiles of one's own are not applied",
     "sizeLimit of emptyDir is enforced with medium Memory only",
 )
 
 
+_SECCOMP = "seccomp RuntimeDefault is honoured: a filter of the kernel's on system calls"
 _MAPPED = "runAsUser and runAsGroup are shown to the container; to the machine it is you"
 _NO_GROUPS = "fsGroup and supplementalGroups need root"
-_PLAIN_APPLIED = ("every process of a container dies with it and with the agent",)
+_PLAIN_APPLIED = ("every process of a container dies with it",)
 _PLAIN_MISSING = (
     "containers are plain processes of this user: no mount, process or hostname namespaces",
     "volumes do not appear at their mount paths; KUBARIUM_ROOT names a folder that has them",
@@ -89,11 +101,28 @@ def limits_report(controllers: Sequence[str], why: str) -> tuple[list[str], list
     return applied, missing
 
 
+def network_report(level: str, plan: NetworkPlan | None, why: str) -> tuple[list[str], list[str]]:
+    """Sentences on the pods' network, and on what it cannot do; ``why`` there is none."""
+    if plan is None:
+        shared = _SHARED_NETWORK + (f" ({why})" if why else "")
+        return ([] if level == PLAIN else [_HOSTS]), [shared]
+    applied = [*_OWN_NETWORK, *([_UPLINK] if plan.uplink else [])]
+    return applied, [*([] if plan.uplink else [_NO_UPLINK]), _TCP_ONLY]
+
+
 def report_for(
-    level: str, refusals: dict[str, str], controllers: Sequence[str] = (), why: str = ""
+    level: str,
+    refusals: dict[str, str],
+    controllers: Sequence[str] = (),
+    why: str = "",
+    plan: NetworkPlan | None = None,
+    no_network: str = "",
 ) -> Report:
-    """What ``level`` means, with the control group ``controllers`` at hand; ``why`` not all."""
-    applied, missing = limits_report(controllers, why)
+    """What ``level`` means, with the control group ``controllers`` at hand and ``why`` not all;
+    ``plan`` of the pods' network and why there is none."""
+    limits, unlimited = limits_report(controllers, why)
+    connected, unconnected = network_report(level, plan, no_network)
+    applied, missing = [*connected, *limits], [*unconnected, *unlimited]
     found = _level_report(level, refusals)
     return replace(found, applied=(*found.applied, *applied), missing=(*found.missing, *missing))
 
@@ -104,10 +133,11 @@ def _level_report(level: str, refusals: dict[str, str]) -> Report:
             "runAsUser, runAsGroup, fsGroup and supplementalGroups are honoured",
             "capabilities are limited to the usual container set, with add and drop honoured",
         )
-        return Report(level, _NAMESPACES + users, _ALWAYS_MISSING, refusals)
+        return Report(level, (*_NAMESPACES, *users, _SECCOMP), _ALWAYS_MISSING, refusals)
     if level == USER_NAMESPACE:
-        return Report(level, (*_NAMESPACES, _MAPPED), (*_ALWAYS_MISSING, _NO_GROUPS), refusals)
-    return Report(PLAIN, _PLAIN_APPLIED, _PLAIN_MISSING + _ALWAYS_MISSING, refusals)
+        applied = (*_NAMESPACES, _MAPPED, _SECCOMP)
+        return Report(level, applied, (*_ALWAYS_MISSING, _NO_GROUPS), refusals)
+    return Report(PLAIN, (*_PLAIN_APPLIED, _SECCOMP), _PLAIN_MISSING + _ALWAYS_MISSING, refusals)
 
 
 async def probe(clock: Clock) -> Report:

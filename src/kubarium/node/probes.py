@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 SUCCESS, FAILURE, ERROR = "success", "failure", "error"
 Outcome = tuple[str, str]
+_Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+# (host, port, TLS): a connection as the node makes it
+Connect = Callable[[str, int, ssl.SSLContext | None], Awaitable[_Opened]]
 _MAX_BODY_BYTES = 10 * 1024
 
 
@@ -23,7 +26,11 @@ def port_number(port: int | str, container: Mapping[str, Any]) -> int | None:
 
 
 async def network_probe(
-    probe: Mapping[str, Any], container: Mapping[str, Any], pod_ip: str, timeout_s: float
+    probe: Mapping[str, Any],
+    container: Mapping[str, Any],
+    pod_ip: str,
+    timeout_s: float,
+    connect: Connect | None = None,
 ) -> Outcome:
     """An ``httpGet`` or ``tcpSocket`` probe (or hook) against a pod."""
     action = probe.get("httpGet") or probe.get("tcpSocket")
@@ -34,15 +41,21 @@ async def network_probe(
         return ERROR, f"couldn't find port: {action['port']}"
     host = action.get("host") or pod_ip
     if probe.get("httpGet"):
-        return await http_probe(action, host, number, timeout_s)
-    return await tcp_probe(host, number, timeout_s)
+        return await http_probe(action, host, number, timeout_s, connect)
+    return await tcp_probe(host, number, timeout_s, connect)
 
 
-async def tcp_probe(host: str, port: int, timeout_s: float) -> Outcome:
+async def _plainly(host: str, port: int, tls: ssl.SSLContext | None) -> _Opened:
+    return await asyncio.open_connection(host, port, ssl=tls)
+
+
+async def tcp_probe(
+    host: str, port: int, timeout_s: float, connect: Connect | None = None
+) -> Outcome:
     """Succeeds if a connection can be made."""
     try:
         async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await (connect or _plainly)(host, port, None)
     except TimeoutError:
         return FAILURE, f"dial tcp {host}:{port}: i/o timeout"
     except OSError as error:
@@ -51,7 +64,13 @@ async def tcp_probe(host: str, port: int, timeout_s: float) -> Outcome:
     return SUCCESS, ""
 
 
-async def http_probe(action: Mapping[str, Any], host: str, port: int, timeout_s: float) -> Outcome:
+async def http_probe(
+    action: Mapping[str, Any],
+    host: str,
+    port: int,
+    timeout_s: float,
+    connect: Connect | None = None,
+) -> Outcome:
     """Succeeds with a status from 200 to 399."""
     scheme = (action.get("scheme") or "HTTP").lower()
     path = action.get("path") or "/"
@@ -59,7 +78,9 @@ async def http_probe(action: Mapping[str, Any], host: str, port: int, timeout_s:
     url = f"{scheme}://{host}:{port}{path}"
     try:
         async with asyncio.timeout(timeout_s):
-            status = await _get(scheme, host, port, path, _headers(action, host, port))
+            context = _unverified() if scheme == "https" else None
+            opened = await (connect or _plainly)(host, port, context)
+            status = await _get(*opened, path, _headers(action, host, port))
     except TimeoutError:
         text = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         return FAILURE, f'Get "{url}": {text}'
@@ -77,13 +98,17 @@ def _headers(action: Mapping[str, Any], host: str, port: int) -> dict[str, str]:
     return headers | {"Connection": "close"}
 
 
-async def _get(scheme: str, host: str, port: int, path: str, headers: dict[str, str]) -> int:
-    context = None
-    if scheme == "https":
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # kubelet does not verify either
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+def _unverified() -> ssl.SSLContext:
+    """kubelet does not verify either."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def _get(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, headers: dict[str, str]
+) -> int:
     try:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         writer.write(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())

@@ -52,17 +52,29 @@ def node_labels(spec: NodeSpec) -> dict[str, str]:
 
 
 def node_document(
-    spec: NodeSpec, capacity: Mapping[str, str], address: str, machine_id: str, now: float
+    spec: NodeSpec,
+    capacity: Mapping[str, str],
+    address: str,
+    machine_id: str,
+    now: float,
+    pod_network: str = "",
 ) -> Document:
     """The Node to create."""
     metadata: Document = {"name": spec.name, "labels": node_labels(spec)}
     if spec.annotations:
         metadata["annotations"] = dict(spec.annotations)
     document: Document = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {}}
+    if pod_network:
+        document["spec"] |= pod_cidr(pod_network)
     if spec.taints:
         document["spec"]["taints"] = [dict(taint) for taint in spec.taints]
     document["status"] = node_status(spec, capacity, address, machine_id, {}, now)
     return document
+
+
+def pod_cidr(network: str) -> Document:
+    """The fields of a Node's spec that name its pods' network."""
+    return {"podCIDR": network, "podCIDRs": [network]}
 
 
 def node_status(

@@ -18,6 +18,8 @@ class NodeFacts:
     name: str
     address: str
     allocatable: dict[str, str]
+    # Its pods' addresses; "" where pods share the machine's loopback.
+    pod_network: str = ""
 
 
 class PodRunner(Protocol):

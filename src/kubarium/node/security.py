@@ -13,6 +13,9 @@ from kubarium.node.environment import ConfigProblem
 from kubarium.node.isolation import PLAIN, ROOT, USER_NAMESPACE
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.engine import User
+from kubarium.node.runtimes.process.seccomp import runtime_default
+
+RUNTIME_DEFAULT = "RuntimeDefault"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class Identity:
     privileged: bool = False
     read_only_root: bool = False
     no_new_privileges: bool = False
+    # The filter of system calls; empty for none.
+    seccomp: bytes = b""
     shortfalls: list[str] = field(default_factory=list)
 
 
@@ -43,14 +48,48 @@ def identity_of(
     if shared.get("fsGroup") is not None:
         groups.append(int(shared["fsGroup"]))
     privileged = bool(own.get("privileged"))
+    capabilities = _capabilities(own, privileged)
+    confined = not privileged and _profile(merged) == RUNTIME_DEFAULT
+    program = runtime_default(os.uname().machine, capabilities) if confined else b""
+    # Without a user of higher rights a filter can only be had by giving up all new ones.
+    forbidden = own.get("allowPrivilegeEscalation") is False or (level == PLAIN and bool(program))
     return Identity(
-        _user(level, uid, gid, groups, _capabilities(own, privileged)),
+        _user(level, uid, gid, groups, capabilities),
         uid,
         privileged,
         bool(own.get("readOnlyRootFilesystem")),
-        own.get("allowPrivilegeEscalation") is False,
-        _shortfalls(level, merged, uid, groups),
+        forbidden,
+        program,
+        [
+            *_shortfalls(level, merged, uid, groups),
+            *_unknown_profiles(pod, merged, confined and not program),
+        ],
     )
+
+
+def _profile(merged: Mapping[str, Any]) -> str:
+    """The type of the seccomp profile asked for; Kubernetes' default is none at all."""
+    return str((merged.get("seccompProfile") or {}).get("type") or "")
+
+
+def _unknown_profiles(pod: Document, merged: Mapping[str, Any], unfiltered: bool) -> list[str]:
+    """Profiles and settings that cannot be had at any level, in words."""
+    found = []
+    if _profile(merged) == "Localhost":
+        name = merged["seccompProfile"].get("localhostProfile")
+        found.append(f"seccomp profile {name} (only RuntimeDefault is known)")
+    if unfiltered:
+        found.append(f"seccomp RuntimeDefault on {os.uname().machine}")
+    armor = merged.get("appArmorProfile") or {}
+    if armor.get("type") == "Localhost":
+        found.append(f"AppArmor profile {armor.get('localhostProfile')}")
+    if merged.get("seLinuxOptions"):
+        found.append("SELinux options")
+    asked = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
+    unsafe = sorted(entry["name"] for entry in asked if entry["name"] not in SAFE_SYSCTLS)
+    if unsafe:
+        found.append(f"sysctls {', '.join(unsafe)} (not one that each pod has for itself)")
+    return found
 
 
 def _check_non_root(
@@ -104,6 +143,25 @@ def _names(entries: list[str] | None) -> list[str]:
     return [entry.upper().removeprefix("CAP_") for entry in entries or ()]
 
 
+# Settings that each network has for itself (upstream's ``sysctl/safe_sysctls.go``).
+SAFE_SYSCTLS = frozenset(
+    f"net.ipv4.{name}"
+    for name in (
+        "ip_local_port_range",
+        "ip_local_reserved_ports",
+        "ip_unprivileged_port_start",
+        "ping_group_range",
+        "tcp_fin_timeout",
+        "tcp_keepalive_intvl",
+        "tcp_keepalive_probes",
+        "tcp_keepalive_time",
+        "tcp_rmem",
+        "tcp_syncookies",
+        "tcp_wmem",
+    )
+)
+
+
 def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[int]) -> list[str]:
     """Requests that this level cannot honour, in words; empty as root."""
     if level == ROOT:
@@ -118,6 +176,12 @@ def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[in
     if level == PLAIN and (merged.get("capabilities") or {}).get("add"):
         found.append(f"capabilities {merged['capabilities']['add']}")
     return found
+
+
+def sysctls_of(pod: Document) -> dict[str, str]:
+    """Kernel settings of the pod's own network that it asks for and that are safe, by name."""
+    asked = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
+    return {e["name"]: str(e.get("value") or "") for e in asked if e["name"] in SAFE_SYSCTLS}
 
 
 def home_of(uid: int) -> str:

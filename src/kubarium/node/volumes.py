@@ -162,8 +162,12 @@ class PodVolumes:
         if claim is None:
             raise MountProblem(f'persistentvolumeclaim "{name}" not found')
         volume_name = (claim.get("spec") or {}).get("volumeName") or ""
-        volume = self._sources.persistent_volume(volume_name) if volume_name else None
-        spec = (volume or {}).get("spec") or {}
+        if not volume_name:
+            raise MountProblem(f'persistentvolumeclaim "{name}" is not bound to a volume yet')
+        volume = self._sources.persistent_volume(volume_name)
+        if volume is None:
+            raise MountProblem(f'persistentvolume "{volume_name}" not found')
+        spec = volume.get("spec") or {}
         given = (spec.get("hostPath") or spec.get("local") or {}).get("path")
         path = Path(given) if given else self._sources.claims / self._namespace / name
         path.mkdir(parents=True, exist_ok=True)
@@ -171,6 +175,10 @@ class PodVolumes:
             os.chmod(path, 0o777)
         self._own(path)
         return path.resolve()
+
+    def _make_ephemeral(self, place: Path, source: Mapping[str, Any]) -> Path:
+        claim = f"{self._facts.pod['metadata']['name']}-{place.name}"
+        return self._make_persistentVolumeClaim(place, {"claimName": claim})
 
     def _make_configMap(self, place: Path, source: Mapping[str, Any]) -> Path:
         files = self._object_files("configmap", self._config_map, source.get("name", ""), source)

@@ -56,8 +56,14 @@ class _Index:
     by_key: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     def put(self, key: Key, document: Document) -> None:
-        new = tuple(dict.fromkeys(self.values(document)))
+        values = self.values(document)
+        if type(values) is tuple and len(values) < 2:
+            new = values
+        else:
+            new = tuple(dict.fromkeys(values))
         old = self.by_key.get(key, ())
+        if not new and not old:
+            return
         if old != new:
             self._leave(key, [value for value in old if value not in new])
             if new:

@@ -123,6 +123,15 @@ class Authenticator:
         user = self._identify(bearer, certificate)
         return self._impersonate(user, impersonation) if impersonation else user
 
+    def holder(self, headers: Headers, audience: str) -> User | None:
+        """Whose bearer token this is, if it is good for ``audience``; else None."""
+        bearer = next((_bearer(v) for name, v in headers if name == b"authorization"), "")
+        try:
+            found = authenticate_token(self._tokens, bearer, (audience,)) if bearer else None
+        except TokenError:
+            return None
+        return found[0] if found and audience in found[1] else None
+
     def _identify(self, bearer: str, certificate: PeerCertificate | None) -> User:
         user = certificate_user(certificate) if certificate else None
         if user is None and bearer:

@@ -11,6 +11,7 @@ from kubarium.api.defaulting import default
 from kubarium.api.kinds import CUSTOM_RESOURCE_DEFINITIONS, SECRETS
 from kubarium.api.managed_fields import track_update
 from kubarium.api.resource import Document, copy_document
+from kubarium.api.templates import Remembered, spec_content
 from kubarium.api.validation import validate_create, validate_status_update, validate_update
 from kubarium.base.errors import ApiError, FieldError, invalid
 from kubarium.server.registry import Registry
@@ -66,18 +67,29 @@ class Documents:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._valid_specs: Remembered[Document] = Remembered()
 
     def default(self, kind: Kind, document: Document) -> None:
         """Fill in defaults, in place; ``document`` is fresh except for what has them already."""
         default(kind, document)
 
     def validate_new(self, kind: Kind, document: Document) -> None:
-        """ApiError 422 with every complaint."""
+        """ApiError 422 with every complaint.
+
+        A spec equal to one that has passed becomes that one: documents are read-only once stored,
+        and pods of one template then share it.
+        """
         if kind.resource == CUSTOM_RESOURCE_DEFINITIONS and _is_bundled(document):
             return
-        errors = validate_create(kind, document)
+        content = spec_content(kind, document)
+        known = self._valid_specs.get(content)
+        errors = validate_create(kind, document, spec_is_valid=known is not None)
         if errors:
             raise _invalid(kind, document, errors)
+        if known is not None:
+            document["spec"] = known
+        elif content is not None:
+            self._valid_specs.put(content, document["spec"])
 
     def validate_change(self, kind: Kind, new: Document, old: Document, subresource: str) -> None:
         """ApiError 422 with every complaint, changes of immutable fields among them.
@@ -109,12 +121,16 @@ class Documents:
         those of ``old``, so that versions of an object share memory. ApiError 400.
         """
         changed: Document = {}
+        kept: Document = {}  # members of metadata that are as they were
         for key, value in list(document.items()):
             before = old.get(key)
             if value is None:  # null is absent, whether there was something before or not
                 del document[key]
-            elif value == before:
+            elif value is before or value == before:
                 document[key] = before
+            elif key == "metadata" and isinstance(value, dict) and isinstance(before, dict):
+                kept = {k: before[k] for k, v in value.items() if k in before and v == before[k]}
+                changed[key] = {k: copy_document(v) for k, v in value.items() if k not in kept}
             else:
                 changed[key] = copy_document(value)
         if not changed:
@@ -125,6 +141,9 @@ class Documents:
             if "data" in document:
                 changed.setdefault("data", dict(document["data"]))
         take_in(kind, changed, [], call)
+        if kept:
+            both = kept | changed["metadata"]
+            changed["metadata"] = {k: both[k] for k in document["metadata"] if k in both}
         for name in names:
             if name in changed:
                 document[name] = changed[name]

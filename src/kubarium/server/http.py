@@ -38,6 +38,7 @@ from kubarium.server.limits import (
 )
 from kubarium.server.metrics import Metrics
 from kubarium.server.paths import Paths
+from kubarium.server.progress import ProgressReports
 from kubarium.server.representation import encode
 from kubarium.server.streams import WatchEncoder, watch_chunks
 from kubarium.server.websocket_connection import Disconnected, WebSocketConnection
@@ -69,6 +70,7 @@ class ApiApplication:
         self._authenticator = authenticator
         self._handlers = Handlers(server)
         self._streaming = Streaming(server)
+        self._progress = ProgressReports(server, authenticator)
         self.metrics = Metrics(server.registry)
         self._paths = Paths(server, self.metrics, build)
         self._encoder = WatchEncoder(server.registry.clock)
@@ -130,6 +132,9 @@ class ApiApplication:
         parameters = parse_query(exchange.scope["query_string"])
         query = {key: values[0] for key, values in parameters.items()}
         info = exchange.info = request_info(exchange.scope["method"], path, query)
+        if self._progress.takes(info):
+            await self._take_report(exchange)
+            return
         user = self._authenticator.authenticate(
             exchange.scope["headers"], exchange.scope.get("peer_certificate")
         )
@@ -146,6 +151,16 @@ class ApiApplication:
                 if not limit.expired():
                     raise
                 raise _timed_out() from None
+
+    async def _take_report(self, exchange: _Exchange) -> None:
+        """Progress of training: its tokens are good for nothing else, so they come first."""
+        with self._slot(exchange.info):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                body = await exchange.read_body()
+                headers = exchange.scope["headers"]
+                reply = self._progress.answer(exchange.info, headers, body)
+                await self._server.store.durable()
+            await exchange.send_answer(reply)
 
     def _confirm(self, user: User, info: RequestInfo) -> None:
         authorizer = self._server.authorizer

@@ -3,7 +3,7 @@
 Which verbs on which resources: as in upstream's ``rbac/bootstrappolicy/policy.go`` for the roles
 that people bind and components of ours use. Two differences: nodes are allowed by the role
 ``system:node`` bound to the group ``system:nodes`` (upstream asks its node authorizer), and
-``view``, ``edit`` and ``admin`` also know the queueing and JobSet kinds that we bundle.
+``view``, ``edit`` and ``admin`` also know the kinds of Kueue, JobSet and Trainer that we bundle.
 
 A rule is written ``verbs | API group | resources``, the core group as ``core``; a rule without a
 group and with a path is for non-resource URLs.
@@ -33,6 +33,7 @@ _APPS_STATUS = (
 _STREAMS = "pods/attach pods/exec pods/portforward pods/proxy"
 _QUEUED = "jobsets jobsets/status"
 _CLAIMS = "resourceclaims resourceclaimtemplates"
+_GROUPS = "compositepodgroups compositepodgroups/status podgroups podgroups/status"
 
 _VIEW = (
     f"{_READ} | core | configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status "
@@ -47,9 +48,11 @@ _VIEW = (
     f"{_READ} | policy | poddisruptionbudgets poddisruptionbudgets/status",
     f"{_READ} | networking.k8s.io | ingresses ingresses/status networkpolicies",
     f"{_READ} | resource.k8s.io | {_CLAIMS} resourceclaims/status",
-    f"{_READ} | scheduling.k8s.io | podgroups podgroups/status workloads",
+    f"{_READ} | scheduling.k8s.io | {_GROUPS} workloads",
     f"{_READ} | jobset.x-k8s.io | {_QUEUED}",
+    f"{_READ} | trainer.kubeflow.org | trainjobs trainjobs/status trainingruntimes",
     f"{_READ} | kueue.x-k8s.io | localqueues localqueues/status workloads workloads/status",
+    f"{_READ} | kubarium.dev | rankhistories",
 )
 
 _EDIT = (
@@ -66,14 +69,16 @@ _EDIT = (
     f"{_WRITE} | networking.k8s.io | ingresses networkpolicies",
     f"{_BOTH} | coordination.k8s.io | leases",
     f"{_WRITE} | resource.k8s.io | {_CLAIMS}",
-    f"{_WRITE} | scheduling.k8s.io | podgroups workloads",
+    f"{_WRITE} | scheduling.k8s.io | compositepodgroups podgroups workloads",
     f"{_WRITE} | jobset.x-k8s.io | jobsets",
+    f"{_WRITE} | trainer.kubeflow.org | trainjobs",
 )
 
 _ADMIN = (
     "create | authorization.k8s.io | localsubjectaccessreviews",
     f"{_BOTH} | {GROUP} | rolebindings roles",
     f"{_WRITE} | kueue.x-k8s.io | localqueues",
+    f"{_WRITE} | trainer.kubeflow.org | trainingruntimes",
 )
 
 _EVENTS = ("create patch update | core | events", "create patch update | events.k8s.io | events")
@@ -102,6 +107,8 @@ _NODE = (
     f"{_READ} | node.k8s.io | runtimeclasses",
     "get | resource.k8s.io | resourceclaims",
     f"{_BOTH} | resource.k8s.io | resourceslices",
+    f"create {_READ} | kubarium.dev | rankhistories",
+    "patch update | kubarium.dev | rankhistories/status",
 )
 
 _SCHEDULER = (
@@ -119,8 +126,8 @@ _SCHEDULER = (
     "volumeattachments",
     f"{_READ} | resource.k8s.io | deviceclasses resourceclaims resourceslices devicetaintrules",
     "create delete patch update | resource.k8s.io | resourceclaims resourceclaims/status",
-    f"{_READ} | scheduling.k8s.io | podgroups priorityclasses workloads",
-    "patch update | scheduling.k8s.io | podgroups/status",
+    f"{_READ} | scheduling.k8s.io | compositepodgroups podgroups priorityclasses workloads",
+    "patch update | scheduling.k8s.io | compositepodgroups/status podgroups/status",
     # The scheduler completes a volume's binding itself: there is no volume controller beside it.
     "patch update | core | persistentvolumeclaims/status persistentvolumes/status",
     f"{_READ} | scheduling.x-k8s.io | podgroups",
@@ -147,6 +154,10 @@ _PROXIER = (
 
 _ROLES: dict[str, tuple[str, ...]] = {
     "cluster-admin": ("* | * | *", "* *"),
+    # As Trainer's own manifests have it: runtimes of the cluster are for everybody to choose from.
+    "kubeflow-trainer-view-cluster-runtimes": (
+        f"{_READ} | trainer.kubeflow.org | clustertrainingruntimes",
+    ),
     "system:aggregate-to-admin": _ADMIN,
     "system:aggregate-to-edit": _EDIT,
     "system:aggregate-to-view": _VIEW,
@@ -185,6 +196,7 @@ _JOINS = {
 
 _BINDINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "cluster-admin": (("Group", "system:masters"),),
+    "kubeflow-trainer-view-cluster-runtimes": (("Group", "system:authenticated"),),
     "system:basic-user": (("Group", "system:authenticated"),),
     "system:discovery": (("Group", "system:authenticated"),),
     "system:kube-controller-manager": (("User", "system:kube-controller-manager"),),

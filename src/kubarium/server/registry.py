@@ -6,6 +6,8 @@ here it is known how a key looks and how a resourceVersion comes about.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 from kubarium.api.catalog import Catalog, Kind
 from kubarium.api.resource import Document
 from kubarium.base.chance import Chance
@@ -25,6 +27,9 @@ class Registry:
         self.catalog = catalog
         self.clock = clock
         self.chance = chance
+        # Where cluster IPs come from. On loopback each is reachable without any privilege; the
+        # wiring names another range where pods have a network of their own.
+        self.service_range = IPv4Network("127.96.0.0/16")
 
     def now(self) -> str:
         """The current time as ``metav1.Time``."""

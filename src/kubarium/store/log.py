@@ -215,6 +215,8 @@ class Store:
         "\\0"), ``limit`` 0 means all, ``revision`` 0 means now. ApiError 410 if ``revision`` is
         compacted, 504 if it has not happened yet.
         """
+        if not revision and shard_prefix(prefix) and not self._has_any(prefix):
+            return RangeResult([], self._revision, False, 0)
         low, high = max(prefix, start), prefix + END
         if revision and revision != self._revision:
             self._check_readable(revision, paging=bool(start))
@@ -436,6 +438,12 @@ class Store:
                 raise ValueError(f"not a key of the form /group/plural/namespace/name: {key!r}")
             shard = self._shards[prefix] = _Shard(prefix)
         return shard
+
+    def _has_any(self, prefix: str) -> bool:
+        """Whether the shard of ``prefix`` holds anything: most questions of admission are about
+        kinds (quotas, limit ranges) of which there is nothing."""
+        shard = self._shards.get(shard_prefix(prefix))
+        return shard is not None and bool(shard.keys)
 
     def _shards_of(self, prefix: str) -> list[_Shard]:
         """The shards that ``prefix`` touches, in key order."""

@@ -1,94 +1,17 @@
-"""What is held: by the pods of a node, by a claim, and how the devices of a class are taken."""
+"""What is held: by the pods of a node, and by a claim."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 
 from kubarium.api.resource import Document
 from kubarium.base.quantity import format_quantity
-from kubarium.engine.devices.model import AllocationError, ClaimSpec, DeviceId
-from kubarium.engine.devices.request import Matching, NamedClaim, Wanted, candidates_of
-from kubarium.engine.devices.request import taint_prevents as is_tainted
-from kubarium.engine.model import Pod
+from kubarium.engine.devices.model import DeviceId
 from kubarium.view.cluster import ClusterView
 from kubarium.view.explanation import Explanation
 
-# Nodes named in a device account; the totals count all.
-NODES_COUNTED = 5_000
 PODS_SHOWN = 10
-
-
-def device_account(view: ClusterView, pods: Sequence[Pod]) -> Iterator[str]:
-    """For each request of the pods' pending claims: devices that match, are taken, are tainted."""
-    snapshot = view.snapshot
-    claims: dict[ClaimSpec, int] = {}
-    for key in dict.fromkeys(key for pod in pods for key in pod.claims):
-        claim = snapshot.claims.get(key)
-        if claim is not None and key not in snapshot.allocations:
-            claims[claim.spec] = claims.get(claim.spec, 0) + 1
-    for spec, count in claims.items():
-        for entry in spec.requests:
-            for request in entry.alternatives:
-                yield from _request_account(view, spec, count, entry.path(request))
-
-
-def _request_account(view: ClusterView, spec: ClaimSpec, count: int, path: str) -> Iterator[str]:
-    inventory, snapshot = view.snapshot.inventory, view.snapshot
-    entry, request = next(
-        (e, r) for e in spec.requests for r in e.alternatives if e.path(r) == path
-    )
-    owner = inventory.classes.get(request.device_class)
-    if owner is None:
-        yield f"request {path}: device class {request.device_class} does not exist"
-        return
-    seen: dict[DeviceId, str] = {}
-    matching = Matching(inventory.selects, inventory.features)
-    problem = ""
-    for name in list(snapshot.rows)[:NODES_COUNTED]:
-        node = snapshot.node(name)
-        if node is None or not inventory.has_devices(name):
-            continue
-        pools = inventory.pools(name, node.labels)
-        for pool in pools:
-            if pool.incomplete:
-                problem = f"pool {pool} is incomplete: not all of its slices are there yet"
-            elif pool.invalid:
-                problem = f"pool {pool} is invalid: {pool.invalid}"
-        wanted = Wanted(NamedClaim("", spec), entry, request, path, owner)
-        for candidate in candidates_of(pools, name, node.labels):
-            if candidate.id in seen:
-                continue
-            try:
-                matches = matching.matches(wanted, candidate)
-            except AllocationError as error:
-                problem = str(error)
-                continue
-            tainted = is_tainted(request, candidate.device)
-            in_use = inventory.ledger.exclusive(candidate.id)
-            seen[candidate.id] = (
-                "other" if not matches else "used" if in_use else "tainted" if tainted else "free"
-            )
-    yield _counted(path, request.device_class, count * max(request.count, 1), seen)
-    if not inventory.slices:
-        problem = "there are no ResourceSlices: no DRA driver publishes devices"
-    if problem:
-        yield problem
-
-
-def _counted(path: str, class_name: str, needed: int, seen: dict[DeviceId, str]) -> str:
-    states = list(seen.values())
-    matching = len(states) - states.count("other")
-    text = (
-        f"request {path}: {needed} of class {class_name} needed in all, {len(states)} devices in"
-        f" the cluster, {matching} match, {states.count('free')} free"
-    )
-    extra = [
-        f"{states.count(s)} {label}"
-        for s, label in (("used", "in use"), ("tainted", "tainted"))
-        if s in states
-    ]
-    return f"{text} ({', '.join(extra)})" if extra else text
 
 
 def node_account(view: ClusterView, node: Document) -> Explanation:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from kubarium.api.cel.sight import attributes_read
 from kubarium.api.kinds import (
+    COMPOSITE_POD_GROUPS,
     DEVICE_CLASSES,
     DEVICE_TAINT_RULES,
     NAMESPACES,
@@ -35,6 +37,7 @@ from kubarium.view.devices import (
     claim_row,
     claim_spec,
     class_row,
+    device_derives,
     device_selects,
     slice_row,
 )
@@ -44,7 +47,9 @@ from kubarium.view.extended import (
     extended_owner,
     pending_key,
 )
+from kubarium.view.forest import Forest
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
+from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import PodReader, gang_key, is_finished
 from kubarium.view.selectors import label_selector
@@ -62,6 +67,8 @@ SNAPSHOT_RESOURCES = (
     POD_DISRUPTION_BUDGETS,
     *SPREADING_RESOURCES,
     *VOLUME_RESOURCES,
+    *LOCALITY_RESOURCES,
+    COMPOSITE_POD_GROUPS,
     POD_GROUPS,
     COSCHEDULING_GROUPS,
     PODS,
@@ -86,12 +93,16 @@ class ClusterView:
 
     def __init__(self, *, best_fit: bool = True) -> None:
         """``best_fit`` False makes device allocation take the first fit, as upstream does."""
-        self.snapshot = Snapshot(Inventory(device_selects(), best_fit=best_fit))
+        stock = Inventory(
+            device_selects(), best_fit=best_fit, derives=device_derives(), reads=attributes_read
+        )
+        self.snapshot = Snapshot(stock)
         self.reader = PodReader()
         self.class_documents: dict[str, Document] = {}
         self.extended = ExtendedResources()
         self._extended_of: dict[str, Key] = {}
         self.group_documents: dict[Key, Document] = {}
+        self.forest = Forest(self.snapshot)
         self._taint_rules: dict[str, TaintRule] = {}
         self._bound: dict[Key, None] = {}
         self._held: dict[Key, None] = {}
@@ -104,11 +115,15 @@ class ClusterView:
             DEVICE_TAINT_RULES: self._taint_rule,
             RESOURCE_SLICES: self._slice,
             RESOURCE_CLAIMS: self._claim,
+            COMPOSITE_POD_GROUPS: self._composite,
             POD_GROUPS: self._group,
             COSCHEDULING_GROUPS: self._coscheduling,
             POD_DISRUPTION_BUDGETS: self._budget,
             PODS: self._pod,
         }
+        self._caches = Caches(self.snapshot)
+        for resource in LOCALITY_RESOURCES:
+            self._apply[resource] = partial(self._caches.apply, resource)
         volumes = VolumeBook(self.snapshot)
         for resource in VOLUME_RESOURCES:
             self._apply[resource] = partial(volumes.apply, resource)
@@ -163,10 +178,18 @@ class ClusterView:
         )
         return replace(known, scheduled_count=placed + len(self._succeeded.get(key, ())))
 
+    def taint_rule_names(self) -> dict[str, str]:
+        """For each taint that a DeviceTaintRule puts on devices, as text, the rule's name."""
+        return {str(rule.taint): rule.name for rule in self._taint_rules.values()}
+
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""
         if pod not in self._bound:
+            known = self.snapshot.placed(pod)
             self.snapshot.displace(pod)
+            for claim in known.volumes if known is not None else ():
+                if not self.snapshot.volume_users.get(claim):
+                    self.snapshot.forget_volume(claim)
 
     def forget_assumed_claim(self, claim: Key) -> None:
         """The assumed allocation was not written: free its devices."""
@@ -183,7 +206,7 @@ class ClusterView:
 
     def _node(self, old: Document | None, new: Document | None) -> None:
         if new is not None:
-            self.snapshot.set_node(node_row(new))
+            self.snapshot.set_node(self._caches.node(new, node_row(new)))
         elif old is not None:
             self.snapshot.remove_node(old["metadata"]["name"])
 
@@ -244,7 +267,15 @@ class ClusterView:
         else:
             self.snapshot.set_claim(row, self.snapshot.allocations.get(row.key))
 
+    def _composite(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        self.forest.set_composite(key_of(document), new)
+
     def _group(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        self.forest.set_group(key_of(document), new)
         if new is not None:
             key = key_of(new)
             self.group_documents[key] = new

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kubarium.api.resource import Document
-from kubarium.base.quantity import format_quantity
+from kubarium.engine.devices.constraints import attribute as attribute_of
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import Amount, Device, DeviceId, Features, Slice
 from kubarium.engine.devices.pools import Pool, gather
 from kubarium.view.device_taints import TaintRule
-from kubarium.view.devices import allocation_row, slice_row
+from kubarium.view.devices import allocation_row, shown, slice_row
 
 DEFAULT_LIMIT = 100
 # resource.k8s.io/v1alpha3: at most this many entries of partitionSummary.
 MAX_PARTITIONS = 32
+# KEP-5677: validationError is at most this long.
+MAX_ERROR = 256
 
 
 def pool_statuses(
@@ -39,9 +42,13 @@ def pool_statuses(
             by_pool.setdefault((driver, pool), []).append(slice_row(document, rules))
     limit = int(spec.get("limit") or DEFAULT_LIMIT)
     attribute = spec.get("defaultPartitionTypeAttribute") or ""
-    shown = sorted(by_pool)[:limit]
-    pools = [_status(by_pool[key], ledger, attribute) for key in shown]
+    listed = sorted(by_pool)[:limit]
+    pools = [_status(by_pool[key], ledger, attribute) for key in listed]
     return {"poolCount": len(by_pool), "pools": pools}
+
+
+class _PoolProblem(Exception):
+    """Why a pool cannot be summed up, with the word in front that KEP-5677 gives it."""
 
 
 def _status(slices: list[Slice], ledger: Ledger, attribute: str) -> Document:
@@ -57,37 +64,28 @@ def _status(slices: list[Slice], ledger: Ledger, attribute: str) -> Document:
     nodes = {s.node_name for s in current}
     if len(nodes) == 1 and first.node_name:
         status["nodeName"] = first.node_name
-    pool, problem = _checked(current)
-    if pool is None:
-        return status | {"validationError": problem}
-    return status | _counts(pool, ledger, attribute)
+    try:
+        return status | _counts(_checked(current), ledger, attribute)
+    except _PoolProblem as problem:
+        return status | {"validationError": str(problem)[:MAX_ERROR]}
 
 
-def _checked(slices: list[Slice]) -> tuple[Pool | None, str]:
-    """The pool as somebody who can reach all of it sees it, or what is wrong with it."""
+def _checked(slices: list[Slice]) -> Pool:
+    """The pool as somebody who can reach all of it sees it."""
     everywhere = [_everywhere(s) for s in slices]
     pools = gather(everywhere, lambda key: everywhere, "", {}, Features())
     if not pools:
-        return None, "pool is empty"
+        raise _PoolProblem("PoolIncomplete: pool is empty")
     if pools[0].incomplete:
         found, wanted = len(slices), slices[0].slice_count
-        return None, f"incomplete pool: {found} of {wanted} slices are published"
+        raise _PoolProblem(f"PoolIncomplete: {found} of {wanted} slices are published")
     if pools[0].invalid:
-        return None, f"invalid pool: {pools[0].invalid}"
-    return pools[0], ""
+        raise _PoolProblem(f"PoolInvalid: {pools[0].invalid}")
+    return pools[0]
 
 
 def _everywhere(item: Slice) -> Slice:
-    return Slice(
-        item.name,
-        item.driver,
-        item.pool,
-        item.generation,
-        item.slice_count,
-        item.devices,
-        item.counter_sets,
-        all_nodes=True,
-    )
+    return replace(item, node_name="", node_terms=None, all_nodes=True, per_device=False)
 
 
 def _counts(pool: Pool, ledger: Ledger, attribute: str) -> Document:
@@ -102,8 +100,9 @@ def _counts(pool: Pool, ledger: Ledger, attribute: str) -> Document:
         "availableDevices": len(available),
         "unavailableDevices": len(idle) - len(available),
     }
-    if attribute:
-        counts["partitionSummary"] = _partitions(devices, available, attribute, pool.driver)
+    summary = _partitions(pool, ledger, free, attribute) if pool.counter_sets else []
+    if summary:
+        counts["partitionSummary"] = summary
     shareable = [d for d in devices if d.allow_multiple]
     if shareable:
         counts["shareableSummary"] = _shareable(pool, shareable, ledger)
@@ -138,23 +137,56 @@ def _usable(device: Device, free: Mapping[tuple[str, str], Amount]) -> bool:
 
 
 def _partitions(
-    devices: list[Device], available: list[Device], attribute: str, driver: str
+    pool: Pool, ledger: Ledger, free: Mapping[tuple[str, str], Amount], default: str
 ) -> list[Document]:
-    totals: dict[str, list[int]] = {}
-    free = {id(d) for d in available}
-    domain, slash, short = attribute.partition("/")
-    own = short if slash and domain == driver else attribute
-    for device in devices:
-        value = device.attributes.get(attribute) or device.attributes.get(own)
-        if value is None:
-            continue
-        entry = totals.setdefault(value.shown(), [0, 0])
-        entry[0] += 1
-        entry[1] += id(device) in free
+    """Per attribute and type: devices in all, and how many could still be allocated.
+
+    The attribute is the slice's own, else the request's default. What could be allocated is counted
+    as if only this type were asked for: one device after the other while the counters last.
+    """
+    groups: dict[tuple[str, str], list[Device]] = {}
+    for item in pool.slices:
+        name = item.partition_attribute or default
+        for device in item.devices if name else ():
+            value = attribute_of(device, pool.driver, name) if device.consumes else None
+            if value is not None and value.kind == "string":
+                groups.setdefault((name, value.shown()), []).append(device)
+            elif device.consumes and item.partition_attribute:
+                text = f"PartitionTypeMissing: device {device.name} has no string attribute {name}"
+                raise _PoolProblem(text)
+    if len(groups) > MAX_PARTITIONS:
+        text = f"PartitionSummaryOverCap: {len(groups)} partition types, at most {MAX_PARTITIONS}"
+        raise _PoolProblem(text)
     return [
-        {"attribute": attribute, "type": kind, "total": total, "allocatable": left}
-        for kind, (total, left) in sorted(totals.items())[:MAX_PARTITIONS]
+        {
+            "attribute": name,
+            "type": kind,
+            "total": len(devices),
+            "allocatable": _allocatable(pool, kind, devices, ledger, dict(free)),
+        }
+        for (name, kind), devices in sorted(groups.items())
     ]
+
+
+def _allocatable(
+    pool: Pool,
+    kind: str,
+    devices: list[Device],
+    ledger: Ledger,
+    free: dict[tuple[str, str], Amount],
+) -> int:
+    costs = {tuple(sorted(use.counters for use in device.consumes)) for device in devices}
+    if len(costs) > 1:
+        raise _PoolProblem(f"PartitionCostMismatch: devices of type {kind} consume differently")
+    count = 0
+    for device in devices:
+        needs = [(u.counter_set, n, a) for u in device.consumes for n, a in u.counters]
+        if ledger.in_use(_id(pool, device)) or any(free[s, n] < a for s, n, a in needs):
+            continue
+        count += 1
+        for counter_set, name, amount in needs:
+            free[counter_set, name] -= amount
+    return count
 
 
 def _shareable(pool: Pool, devices: list[Device], ledger: Ledger) -> Document:
@@ -175,15 +207,10 @@ def _shareable(pool: Pool, devices: list[Device], ledger: Ledger) -> Document:
         "capacity": [
             {
                 "name": name,
-                "total": _text(total),
-                "consumed": _text(used),
-                "available": _text(total - used),
+                "total": shown(total),
+                "consumed": shown(used),
+                "available": shown(max(total - used, 0)),
             }
             for name, (total, used) in sorted(totals.items())
         ],
     }
-
-
-def _text(amount: Amount) -> str:
-    decimal, binary = format_quantity(amount), format_quantity(amount, binary=True)
-    return binary if len(binary) < len(decimal) else decimal

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from kubarium.api.cel.devices import compile_device_selector, prepare_device
+from kubarium.api.cel.devices import (
+    MAX_ATTRIBUTES,
+    PreparedDevice,
+    compile_derived_attribute,
+    compile_device_selector,
+    prepare_device,
+)
 from kubarium.api.cel.environment import CelCompileError, CelRuntimeError
+from kubarium.api.cel.values import CelValueError, quantity, semver
 from kubarium.api.resource import Document, copy_document
 from kubarium.base.quantity import QuantityError, format_quantity, parse_quantity
 from kubarium.engine.devices.model import (
@@ -19,12 +27,14 @@ from kubarium.engine.devices.model import (
     ClaimSpec,
     Constraint,
     CounterUse,
+    Derives,
     Device,
     DeviceClass,
     DeviceId,
     DeviceResult,
     DeviceTaint,
     DeviceToleration,
+    NodeResource,
     NodeScope,
     Request,
     RequestEntry,
@@ -58,7 +68,6 @@ def device_selects(*, list_attributes: bool = True, multiple_allocations: bool =
     """The predicate that the engine calls: one CEL selector against one device."""
 
     def selects(expression: str, driver: str, device: Device) -> bool:
-        source = device.source if isinstance(device.source, dict) else {}
         try:
             selector = compile_device_selector(
                 expression,
@@ -68,17 +77,43 @@ def device_selects(*, list_attributes: bool = True, multiple_allocations: bool =
         except CelCompileError as error:
             raise SelectorError(str(error), compile_time=True) from None
         try:
-            prepared = prepare_device(
-                driver,
-                source.get("attributes") or {},
-                source.get("capacity") or {},
-                device.allow_multiple,
-            )
-            return selector.matches_prepared(prepared)
+            return selector.matches_prepared(_prepared(driver, device))
         except CelRuntimeError as error:
             raise SelectorError(str(error), compile_time=False) from None
 
     return selects
+
+
+def device_derives(*, list_attributes: bool = True, multiple_allocations: bool = True) -> Derives:
+    """What the engine calls for a derived attribute (KEP-6080): one CEL expression, one device."""
+
+    def derives(expression: str, driver: str, device: Device) -> AttributeValue:
+        try:
+            attribute = compile_derived_attribute(
+                expression,
+                list_attributes=list_attributes,
+                multiple_allocations=multiple_allocations,
+            )
+        except CelCompileError as error:
+            raise SelectorError(str(error), compile_time=True) from None
+        try:
+            kind, values, is_list = attribute.value(_prepared(driver, device))
+        except CelRuntimeError as error:
+            raise SelectorError(str(error), compile_time=False) from None
+        return AttributeValue(kind, frozenset(values), is_list)
+
+    return derives
+
+
+def _prepared(driver: str, device: Device) -> PreparedDevice:
+    """The device as CEL sees it. Raises CelRuntimeError."""
+    source = device.source if isinstance(device.source, dict) else {}
+    return prepare_device(
+        driver,
+        source.get("attributes") or {},
+        source.get("capacity") or {},
+        device.allow_multiple,
+    )
 
 
 # Slices
@@ -109,6 +144,8 @@ def slice_row(document: Document, rules: Sequence[TaintRule] = ()) -> Slice:
         bool(spec.get("allNodes")),
         bool(spec.get("perDeviceNodeSelection")),
         document,
+        tuple(spec.get("skipNodeOperations") or ()),
+        spec.get("partitionTypeAttribute") or "",
     )
 
 
@@ -119,7 +156,11 @@ def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) ->
         {n: attribute_value(v) for n, v in (document.get("attributes") or {}).items()},
         {n: _capacity(c) for n, c in (document.get("capacity") or {}).items()},
         tuple(
-            CounterUse(c.get("counterSet", ""), _counters(c.get("counters")))
+            CounterUse(
+                c.get("counterSet", ""),
+                _counters(c.get("counters")),
+                frozenset(c.get("compatibilityGroups") or ()),
+            )
             for c in document.get("consumesCounters") or ()
         ),
         tuple(
@@ -135,7 +176,82 @@ def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) ->
         node_terms(document.get("nodeSelector")),
         bool(document.get("allNodes")),
         document,
+        tuple(
+            _node_resource(name, entry)
+            for name, entry in sorted((document.get("nodeAllocatableResources") or {}).items())
+        ),
+        _is_opaque(document),
     )
+
+
+def _is_opaque(document: _Json) -> bool:
+    """Whether selectors may fail for what they do not name: oversized, or a value is malformed."""
+    attributes, capacity = document.get("attributes") or {}, document.get("capacity") or {}
+    if len(attributes) + len(capacity) > MAX_ATTRIBUTES:
+        return True
+    return not (
+        all(map(_is_readable, attributes.values()))
+        and all(_is_quantity(str(c.get("value", "0"))) for c in capacity.values())
+    )
+
+
+def _is_readable(value: _Json) -> bool:
+    for kind, content in value.items():
+        if content is None:
+            continue
+        if kind == "string":
+            return isinstance(content, str)
+        if kind == "int":
+            return isinstance(content, int) and -(2**63) <= content < 2**63
+        if kind == "bool":
+            return isinstance(content, bool)
+        if kind == "version":
+            return isinstance(content, str) and _is_version(content)
+        return False  # lists are rare: to look at them whole costs little
+    return False
+
+
+@lru_cache(maxsize=4096)
+def _is_version(text: str) -> bool:
+    try:
+        semver(text)
+    except CelValueError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _is_quantity(text: str) -> bool:
+    try:
+        quantity(text)
+    except CelValueError:
+        return False
+    return True
+
+
+def _node_resource(name: str, document: _Json) -> NodeResource:
+    """One of ``nodeAllocatableResources``."""
+    mapping, overhead = document.get("mapping") or {}, document.get("overhead") or {}
+    capacity = mapping.get("capacityKey") or ""
+    multiplier = mapping.get("capacityMultiplier" if capacity else "deviceMultiplier")
+    return NodeResource(
+        name,
+        capacity,
+        node_amount(name, multiplier),
+        node_amount(name, overhead.get("perPod")),
+        node_amount(name, overhead.get("perContainer")),
+    )
+
+
+def node_amount(resource: str, quantity: object) -> Amount | None:
+    """A quantity of a node's resource in the engine's unit, exact; None if there is none."""
+    if quantity is None:
+        return None
+    return exact(quantity) * 1000 if resource == "cpu" else exact(quantity)
+
+
+def _exact_or_none(quantity: object) -> Amount | None:
+    return None if quantity is None else exact(quantity)
 
 
 def attribute_value(document: _Json) -> AttributeValue:
@@ -144,7 +260,8 @@ def attribute_value(document: _Json) -> AttributeValue:
         if document.get(kind) is not None:
             return AttributeValue(kind, frozenset((document[kind],)))
         if document.get(f"{kind}s"):
-            return AttributeValue(kind, frozenset(document[f"{kind}s"]), True)
+            items = document[f"{kind}s"]
+            return AttributeValue(kind, frozenset(items), True, tuple(items))
     return AttributeValue("", frozenset())
 
 
@@ -160,15 +277,12 @@ def _capacity(document: _Json) -> Capacity:
 def _policy(document: _Json) -> RequestPolicy:
     span = document.get("validRange") or {}
 
-    def value(source: _Json, name: str) -> Amount | None:
-        return exact(source[name]) if source.get(name) is not None else None
-
     return RequestPolicy(
-        value(document, "default"),
+        _exact_or_none(document.get("default")),
         tuple(exact(v) for v in document.get("validValues") or ()),
-        value(span, "min"),
-        value(span, "max"),
-        value(span, "step"),
+        _exact_or_none(span.get("min")),
+        _exact_or_none(span.get("max")),
+        _exact_or_none(span.get("step")),
     )
 
 
@@ -235,6 +349,10 @@ def _request(document: _Json, name: str) -> Request:
         None
         if capacity is None
         else tuple((n, exact(q)) for n, q in sorted((capacity.get("requests") or {}).items())),
+        tuple(
+            (d.get("name", ""), d.get("expression", ""))
+            for d in document.get("derivedAttributes") or ()
+        ),
     )
 
 
@@ -271,6 +389,7 @@ def _result(document: _Json) -> DeviceResult:
         tuple(_toleration(t) for t in document.get("tolerations") or ()),
         tuple(document.get("bindingConditions") or ()),
         tuple(document.get("bindingFailureConditions") or ()),
+        tuple(document.get("skipNodeOperations") or ()),
     )
 
 
@@ -319,11 +438,13 @@ def _result_document(
     if result.shared:
         document["shareID"] = new_uid()
     if result.consumed:
-        document["consumedCapacity"] = {n: _shown(amount) for n, amount in result.consumed}
+        document["consumedCapacity"] = {n: shown(amount) for n, amount in result.consumed}
+    if result.skip_operations:
+        document["skipNodeOperations"] = list(result.skip_operations)
     return document
 
 
-def _shown(amount: Amount) -> str:
+def shown(amount: Amount) -> str:
     """The shorter of the binary and the decimal text: 16Gi, but 10G."""
     decimal = format_quantity(amount)
     binary = format_quantity(amount, binary=True)

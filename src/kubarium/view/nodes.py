@@ -6,8 +6,9 @@ from kubarium.api.resource import Document
 from kubarium.base.quantity import QuantityError, milli, whole
 from kubarium.engine.model import Node, Taint
 
-# What the columns can hold; a larger quantity is as good as unlimited.
-MAX_AMOUNT = 2**62
+# A larger quantity is as good as unlimited. A hundred times as much, as scores compute it, and
+# the sum of what a node's pods ask for still fit the columns.
+MAX_AMOUNT = 2**56
 
 
 def amount(resource: str, quantity: object) -> int:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import orjson
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
+from kubarium.engine.devices.model import Amount
 from kubarium.engine.model import (
+    ClaimShare,
     HostPort,
     Key,
+    Overhead,
     Pod,
+    PodPart,
     PodShape,
     PodTerm,
     PreferredTerm,
@@ -21,7 +26,10 @@ from kubarium.engine.model import (
     Toleration,
     WeightedPodTerm,
 )
+from kubarium.engine.placement.node_claims import charged
 from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.view.devices import node_amount, shown
+from kubarium.view.locality import data_of
 from kubarium.view.nodes import amount, normalised_image
 from kubarium.view.selectors import (
     label_requirements,
@@ -30,7 +38,7 @@ from kubarium.view.selectors import (
     node_terms,
 )
 from kubarium.view.spreading import Spreading
-from kubarium.view.volumes import volume_keys
+from kubarium.view.volumes import disks, volume_keys
 
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
 DEFAULT_MILLI_CPU = 100
@@ -88,25 +96,118 @@ def claim_keys(document: Document) -> tuple[Key, ...]:
     A claim still to be made from its template appears under ``<pod>-<entry>``, a name that no
     claim bears. Entries whose generated claim is recorded as unneeded are left out.
     """
+    return tuple(dict.fromkeys(claims_by_entry(document).values()))
+
+
+def claims_by_entry(document: Document) -> dict[str, Key]:
+    """As :func:`claim_keys`, by the pod's own names for its claims."""
     spec = document.get("spec") or {}
     entries = spec.get("resourceClaims")
     if not entries:
-        return ()
+        return {}
     namespace, name = document["metadata"].get("namespace", ""), document["metadata"]["name"]
     made = {
         s.get("name"): s.get("resourceClaimName")
         for s in (document.get("status") or {}).get("resourceClaimStatuses") or ()
     }
-    keys: dict[Key, None] = {}
+    keys: dict[str, Key] = {}
     for entry in entries:
         direct = entry.get("resourceClaimName")
         if direct:
-            keys[namespace, direct] = None
+            keys[entry["name"]] = (namespace, direct)
         elif entry["name"] not in made:
-            keys[namespace, f"{name}-{entry['name']}"] = None
+            keys[entry["name"]] = (namespace, f"{name}-{entry['name']}")
         elif made[entry["name"]]:
-            keys[namespace, made[entry["name"]]] = None
-    return tuple(keys)
+            keys[entry["name"]] = (namespace, made[entry["name"]])
+    return keys
+
+
+def pod_parts(document: Document) -> tuple[PodPart, ...]:
+    """The containers in the order in which they start, with their requests and claims."""
+    spec, claims = document.get("spec") or {}, claims_by_entry(document)
+    found = []
+    for kind in ("initContainers", "containers"):
+        for container in spec.get(kind) or ():
+            resources = container.get("resources") or {}
+            used = (claims.get(c["name"]) for c in resources.get("claims") or ())
+            initial = kind == "initContainers"
+            found.append(
+                PodPart(
+                    container.get("name", ""),
+                    tuple(sorted(_amounts(resources).items())),
+                    tuple(dict.fromkeys(key for key in used if key)),
+                    initial,
+                    initial and container.get("restartPolicy") != "Always",
+                )
+            )
+    return tuple(found)
+
+
+def _pod_level(spec: Document) -> tuple[tuple[str, int], ...]:
+    requests = (spec.get("resources") or {}).get("requests") or {}
+    return tuple((name, amount(name, quantity)) for name, quantity in sorted(requests.items()))
+
+
+def claim_shares(document: Document) -> tuple[ClaimShare, ...]:
+    """What the pod's status says that its claims take of the node (KEP-5517)."""
+    namespace = document["metadata"].get("namespace", "")
+    statuses = (document.get("status") or {}).get("nodeAllocatableResourceClaimStatuses")
+    return tuple(
+        ClaimShare(
+            (namespace, status.get("resourceClaimName", "")),
+            tuple(status.get("containers") or ()),
+            tuple(
+                (m["name"], node_amount(m["name"], m.get("quantity")) or 0)
+                for m in status.get("mapping") or ()
+            ),
+            tuple(
+                Overhead(
+                    o["name"],
+                    node_amount(o["name"], o.get("perPod")),
+                    node_amount(o["name"], o.get("perContainer")),
+                )
+                for o in status.get("overhead") or ()
+            ),
+        )
+        for status in statuses or ()
+    )
+
+
+def claim_shares_document(shares: Iterable[ClaimShare]) -> list[Document]:
+    """``status.nodeAllocatableResourceClaimStatuses`` for what the engine decided."""
+    found: list[Document] = []
+    for share in sorted(shares, key=lambda s: s.claim):
+        entry: Document = {"resourceClaimName": share.claim[1]}
+        if share.containers:
+            entry["containers"] = list(share.containers)
+        if share.mapped:
+            entry["mapping"] = [
+                {"name": name, "quantity": _quantity(name, amount)} for name, amount in share.mapped
+            ]
+        if share.overhead:
+            entry["overhead"] = [_overhead(over) for over in share.overhead]
+        found.append(entry)
+    return found
+
+
+def _overhead(over: Overhead) -> Document:
+    entry: Document = {"name": over.name}
+    if over.per_pod is not None:
+        entry["perPod"] = _quantity(over.name, over.per_pod)
+    if over.per_container is not None:
+        entry["perContainer"] = _quantity(over.name, over.per_container)
+    return entry
+
+
+def _quantity(resource: str, value: Amount) -> str:
+    return shown(Fraction(value) / 1000 if resource == "cpu" else value)
+
+
+def _is_preempted(status: Document) -> bool:
+    """Whether the scheduler is what disrupts the pod."""
+    found = (c for c in status.get("conditions") or () if c.get("type") == "DisruptionTarget")
+    condition: Document = next(found, {})
+    return (condition.get("status"), condition.get("reason")) == ("True", "PreemptionByScheduler")
 
 
 class PodReader:
@@ -114,13 +215,18 @@ class PodReader:
 
     def __init__(self) -> None:
         self._shapes: dict[bytes, PodShape] = {}
+        # Pods of one template share the parts of their specs, which are found sooner by identity;
+        # to be held here is what keeps another object from taking over an id.
+        self._by_values: dict[tuple[int, ...], tuple[list[Any], PodShape]] = {}
         self.spreading = Spreading()
 
     def row(self, document: Document) -> Pod:
         """The engine's view of a pod."""
         metadata, spec = document["metadata"], document.get("spec") or {}
         status = document.get("status") or {}
-        return Pod(
+        claims = claim_keys(document)
+        shares = claim_shares(document)
+        pod = Pod(
             (metadata.get("namespace", ""), metadata["name"]),
             self.shape(document),
             metadata.get("uid", ""),
@@ -129,21 +235,45 @@ class PodReader:
             seconds(metadata.get("creationTimestamp")),
             spec.get("preemptionPolicy") != "Never",
             gang_key(document),
-            claim_keys(document),
+            claims,
             "deletionTimestamp" in metadata,
             status.get("nominatedNodeName") or "",
             seconds(status.get("startTime")),
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
+            pod_parts(document) if claims or shares else (),
+            _pod_level(spec) if claims or shares else (),
+            "deletionTimestamp" in metadata and _is_preempted(status),
+            disks(document),
         )
+        # Without a node the status is of an attempt that came to nothing.
+        return charged(pod, shares) if shares and spec.get("nodeName") else pod
 
     def shape(self, document: Document) -> PodShape:
         """The pod's wishes; equal templates give the same object."""
         spec = resized(document)
         spread = () if spec.get("nodeName") else self.spreading.constraints(document)
+        values = None if spread or spec is not document.get("spec") else _values(spec)
+        if values is not None:
+            by_values = self._by_values.get(tuple(map(id, values)))
+            if by_values is not None:
+                return by_values[1]
+        found = self._shape_of(document, spec, spread)
+        if values is not None:
+            if len(self._by_values) >= MAX_SHAPES:
+                self._by_values.clear()
+            self._by_values[tuple(map(id, values))] = (values, found)
+        return found
+
+    def _shape_of(
+        self, document: Document, spec: Document, spread: tuple[SpreadConstraint, ...]
+    ) -> PodShape:
         parts = _shaping(document["metadata"], spec)
         if spread:
             parts.append(repr(spread))
+        data, data_required = data_of(document["metadata"])
+        if data:
+            parts += [data, data_required]
         key = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
         found = self._shapes.get(key)
         if found is None:
@@ -151,10 +281,20 @@ class PodReader:
             if spread:
                 by_default = self.spreading.is_system(document)
                 found = replace(found, spread=spread, spread_by_default=by_default)
+            if data:
+                found = replace(found, data=data, data_required=data_required)
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[key] = found
         return found
+
+
+def _values(spec: Document) -> list[Any] | None:
+    """The parts of a spec that its shape is made of; None if labels and namespace matter too."""
+    if spec.get("topologySpreadConstraints") or spec.get("affinity"):
+        return None
+    get = spec.get
+    return [get("containers"), get("initContainers"), *[get(name) for name in _SHAPING]]
 
 
 def resized(document: Document) -> Document:
@@ -165,23 +305,44 @@ def resized(document: Document) -> Document:
     """
     spec: Document = document.get("spec") or {}
     status = document.get("status") or {}
+    if not any(k in status for k in ("containerStatuses", "initContainerStatuses", "resources")):
+        return spec
     statuses = {
         s.get("name"): s
         for kind in ("containerStatuses", "initContainerStatuses")
         for s in status.get(kind) or ()
-        if s.get("allocatedResources") or (s.get("resources") or {}).get("requests")
+        if s.get("resources") is not None
     }
-    if not statuses:
+    whole = spec.get("resources") if status.get("resources") is not None else None
+    if not statuses and not whole:
         return spec
     refused = any(
         c.get("type") == "PodResizePending" and c.get("reason") == "Infeasible"
         for c in status.get("conditions") or ()
     )
-    changed = dict(spec)
+    changed: Document = {}
     for kind in ("containers", "initContainers"):
-        if spec.get(kind):
-            changed[kind] = [_held(c, statuses.get(c.get("name")), refused) for c in spec[kind]]
-    return changed
+        containers = spec.get(kind) or ()
+        held = [
+            _held(c, statuses.get(c.get("name")), refused)
+            if kind == "containers" or _is_sidecar(c)  # others cannot be resized
+            else c
+            for c in containers
+        ]
+        if any(now is not before for now, before in zip(held, containers, strict=True)):
+            changed[kind] = held
+    if whole:
+        most = _held({"resources": whole}, status, refused)["resources"]
+        named = whole.get("requests") or {}
+        asked = {n: q for n, q in (most.get("requests") or {}).items() if n in named}
+        if asked != named:
+            changed["resources"] = {**whole, "requests": asked}
+    return {**spec, **changed} if changed else spec
+
+
+def _is_sidecar(container: Document) -> bool:
+    """Whether an init container runs as long as the pod does."""
+    return container.get("restartPolicy") == "Always"
 
 
 def _held(container: Document, status: Document | None, refused: bool) -> Document:
@@ -190,12 +351,12 @@ def _held(container: Document, status: Document | None, refused: bool) -> Docume
         return container
     resources = container.get("resources") or {}
     wanted = {} if refused else resources.get("requests") or {}
+    allocated = status.get("allocatedResources") or {}
+    actual = (status.get("resources") or {}).get("requests") or {}
+    if not refused and allocated == wanted and actual in ({}, wanted):
+        return container  # no resize is under way
     most: dict[str, Any] = {}
-    for given in (
-        wanted,
-        status.get("allocatedResources") or {},
-        (status.get("resources") or {}).get("requests") or {},
-    ):
+    for given in (wanted, allocated, actual):
         for name, quantity in given.items():
             if name not in most or amount(name, quantity) > amount(name, most[name]):
                 most[name] = quantity
@@ -243,6 +404,8 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
     near = affinity.get("podAffinity") or {}
     away = affinity.get("podAntiAffinity") or {}
     containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    lasting = [c for c in spec.get("initContainers") or () if _is_sidecar(c)]
+    lasting += spec.get("containers") or ()
     required, preferred = (
         f"{w}DuringSchedulingIgnoredDuringExecution" for w in ("required", "preferred")
     )
@@ -255,7 +418,7 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
             for p in node.get(preferred) or ()
         ),
         tolerations=tuple(toleration(t) for t in spec.get("tolerations") or ()),
-        ports=tuple(HostPort(*p) for c in containers for p in _host_ports(c, spec)),
+        ports=tuple(HostPort(*p) for c in lasting for p in _host_ports(c, spec)),
         images=tuple(normalised_image(c["image"]) for c in containers if c.get("image")),
         spread=tuple(_spread(metadata, c) for c in spec.get("topologySpreadConstraints") or ()),
         pod_affinity=tuple(_pod_term(metadata, t) for t in near.get(required) or ()),
@@ -307,7 +470,7 @@ def _sequence(spec: Document, defaults: Mapping[str, int]) -> _Amounts:
     peak: _Amounts = {}
     for container in spec.get("initContainers") or ():
         wanted = _container(container, defaults)
-        if container.get("restartPolicy") == "Always":
+        if _is_sidecar(container):
             _add(running, wanted)
             _add(sidecars, wanted)
             moment = dict(sidecars)

@@ -1,34 +1,45 @@
 """PersistentVolumeClaims, volumes and storage classes as the limits they put on nodes.
 
 A claim that is bound follows its volume. One that waits for its first consumer may go where a free
-volume of its class can be reached or one may be provisioned. Any other unbound claim limits
-nothing: the node that runs the pod provides a directory for it.
+volume of its class can be reached or one may be provisioned. Any other claim must be bound first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from kubarium.api.resource import Document, Resource
 from kubarium.engine import reasons
-from kubarium.engine.model import Key, VolumeClaim
+from kubarium.engine.model import Disk, Key, Provision, VolumeClaim
+from kubarium.engine.placement.volumes import ZONE_LABELS
 from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.nodes import amount
 from kubarium.view.selectors import label_selector, node_terms, requirement
 
 STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", False)
-VOLUME_RESOURCES = (STORAGE_CLASSES, PERSISTENT_VOLUMES, PERSISTENT_VOLUME_CLAIMS)
+CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", False)
+CSI_DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", False)
+CSI_CAPACITIES = Resource(
+    "storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity", True
+)
+ATTACHMENTS = Resource("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", False)
+VOLUME_RESOURCES = (
+    STORAGE_CLASSES,
+    CSI_DRIVERS,
+    CSI_CAPACITIES,
+    PERSISTENT_VOLUMES,
+    PERSISTENT_VOLUME_CLAIMS,
+    CSI_NODES,
+    ATTACHMENTS,
+)
 
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
-_ZONES = (
-    "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.beta.kubernetes.io/region",
-)
+BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 
 
 def volume_keys(document: Document) -> tuple[Key, ...]:
@@ -46,6 +57,26 @@ def volume_keys(document: Document) -> tuple[Key, ...]:
     return tuple(keys)
 
 
+def disks(document: Document) -> tuple[Disk, ...]:
+    """The disks that the pod names itself."""
+    found: list[Disk] = []
+    for volume in (document.get("spec") or {}).get("volumes") or ():
+        if volume.get("gcePersistentDisk"):
+            one = volume["gcePersistentDisk"]
+            found.append(Disk("gce", (f"gce/{one.get('pdName')}",), bool(one.get("readOnly"))))
+        elif volume.get("awsElasticBlockStore"):
+            found.append(Disk("aws", (f"aws/{volume['awsElasticBlockStore'].get('volumeID')}",)))
+        elif volume.get("iscsi"):
+            one = volume["iscsi"]
+            found.append(Disk("iscsi", (f"iscsi/{one.get('iqn')}",), bool(one.get("readOnly"))))
+        elif volume.get("rbd"):
+            one = volume["rbd"]
+            image = f"{one.get('pool') or 'rbd'}/{one.get('image')}"
+            names = tuple(f"rbd/{monitor}/{image}" for monitor in one.get("monitors") or ())
+            found.append(Disk("rbd", names, bool(one.get("readOnly"))))
+    return tuple(found)
+
+
 class VolumeBook:
     """Keeps the snapshot's volume claims in step with the documents."""
 
@@ -54,52 +85,153 @@ class VolumeBook:
         self._claims: dict[Key, Document] = {}
         self._volumes: dict[str, Document] = {}
         self._classes: dict[str, Document] = {}
+        self._drivers: dict[str, Document] = {}
+        self._capacities: dict[Key, Document] = {}
+        self._attached: dict[str, Document] = {}
 
     def apply(self, resource: Resource, old: Document | None, new: Document | None) -> None:
-        """Take in one change of a claim, a volume or a storage class."""
+        """Take in one change of anything that volumes are decided by."""
         document = new or old
         assert document is not None
         name = document["metadata"]["name"]
+        key = (document["metadata"].get("namespace", ""), name)
         if resource == PERSISTENT_VOLUME_CLAIMS:
-            key = (document["metadata"].get("namespace", ""), name)
-            if new is None:
-                self._claims.pop(key, None)
-                self._snapshot.volumes.pop(key, None)
-            else:
-                self._claims[key] = new
-                self._snapshot.volumes[key] = self._row(key, new)
-            return
-        book = self._volumes if resource == PERSISTENT_VOLUMES else self._classes
-        if new is None:
-            book.pop(name, None)
+            _enter(self._claims, key, new)
+            self._refresh(key)
+        elif resource == CSI_NODES:
+            _enter(self._snapshot.volume_limits, name, _limits(new) if new else None)
+        elif resource == ATTACHMENTS:
+            _enter(self._attached, name, new)
+            self._count_attachments((document.get("spec") or {}).get("nodeName") or "")
+        elif resource == PERSISTENT_VOLUMES:
+            _enter(self._volumes, name, new)
+            self._refresh_all(name)
+            for attachment in self._attached.values():
+                spec = attachment.get("spec") or {}
+                if (spec.get("source") or {}).get("persistentVolumeName") == name:
+                    self._count_attachments(spec.get("nodeName") or "")
         else:
-            book[name] = new
+            if resource == CSI_CAPACITIES:
+                _enter(self._capacities, key, new)
+            else:
+                _enter(self._classes if resource == STORAGE_CLASSES else self._drivers, name, new)
+            self._refresh_all("")
+
+    def _refresh_all(self, volume: str) -> None:
+        """Claims that are not bound, and those of the volume."""
         for key, claim in self._claims.items():
-            if (claim.get("spec") or {}).get("volumeName", "") in ("", name):
-                self._snapshot.volumes[key] = self._row(key, claim)
+            if (claim.get("spec") or {}).get("volumeName", "") in ("", volume):
+                self._refresh(key)
+
+    def _refresh(self, key: Key) -> None:
+        claim = self._claims.get(key)
+        if claim is None:
+            self._snapshot.volumes.pop(key, None)
+            self._snapshot.forget_volume(key)
+            return
+        row = self._snapshot.volumes[key] = self._row(key, claim)
+        if row.choices is None:
+            self._snapshot.forget_volume(key)
 
     def _row(self, key: Key, claim: Document) -> VolumeClaim:
         spec = claim.get("spec") or {}
-        exclusive = "ReadWriteOncePod" in (spec.get("accessModes") or ())
+        row = VolumeClaim(
+            key,
+            exclusive="ReadWriteOncePod" in (spec.get("accessModes") or ()),
+            attaches=self._attaches(key, claim),
+            size=_requested(claim),
+        )
         if "deletionTimestamp" in claim["metadata"]:
-            return VolumeClaim(key, reasons.volume_claim_deleted(key[1]), exclusive=exclusive)
+            return replace(row, problem=reasons.volume_claim_deleted(key[1]))
         bound = spec.get("volumeName")
-        if bound:
+        if bound and is_bound(claim):
             volume = self._volumes.get(bound)
             if volume is None:
-                return VolumeClaim(key, reasons.volume_lost(key[1], bound), exclusive=exclusive)
-            return VolumeClaim(key, terms=reach(volume), zones=_zones(volume), exclusive=exclusive)
-        return VolumeClaim(key, choices=self._choices(claim), exclusive=exclusive)
+                return replace(row, problem=reasons.volume_lost(key[1], bound))
+            return replace(row, terms=reach(volume), zones=_zones(volume))
+        owner = self._classes.get(class_of(claim))
+        if bound or owner is None or owner.get("volumeBindingMode") != "WaitForFirstConsumer":
+            return replace(row, problem=reasons.VOLUMES_UNBOUND)
+        free = candidates(claim, self._volumes.values())
+        choices = tuple((v["metadata"]["name"], reach(v)) for v in free)
+        return replace(row, choices=choices, provision=self._provision(claim, owner))
 
-    def _choices(self, claim: Document) -> tuple[tuple[NodeTerm, ...] | None, ...] | None:
-        """Where a claim that waits for its first consumer may go; None if it does not wait."""
-        owner = self._classes.get((claim.get("spec") or {}).get("storageClassName") or "")
-        if owner is None or owner.get("volumeBindingMode") != "WaitForFirstConsumer":
+    def _provision(self, claim: Document, owner: Document) -> Provision | None:
+        """Where a volume of the class can be made (upstream: checkVolumeProvisions)."""
+        provisioner = owner.get("provisioner") or NO_PROVISIONER
+        if provisioner == NO_PROVISIONER:
             return None
-        free = [reach(volume) for volume in candidates(claim, self._volumes.values())]
-        if owner.get("provisioner") != NO_PROVISIONER:
-            free.append(_allowed(owner))
-        return tuple(free)
+        driver = self._drivers.get(provisioner)
+        if driver is None or not (driver.get("spec") or {}).get("storageCapacity"):
+            return Provision(_allowed(owner))
+        wanted = _requested(claim)
+        room = tuple(
+            selector
+            for capacity in self._capacities.values()
+            if capacity.get("storageClassName") == owner["metadata"]["name"]
+            and _most(capacity) >= wanted
+            and (selector := label_selector(capacity.get("nodeTopology"))) is not None
+        )
+        return Provision(_allowed(owner), room)
+
+    def _attaches(self, key: Key, claim: Document) -> tuple[str, str] | None:
+        """What a node attaches for the claim; a volume still to be made counts as one too."""
+        volume = self._volumes.get((claim.get("spec") or {}).get("volumeName") or "")
+        if volume is not None:
+            source = (volume.get("spec") or {}).get("csi") or {}
+            return (source["driver"], source.get("volumeHandle") or "") if source else None
+        owner = self._classes.get(class_of(claim))
+        provisioner = (owner or {}).get("provisioner")
+        return (provisioner, f"unbound/{key[0]}/{key[1]}") if provisioner else None
+
+    def _count_attachments(self, node: str) -> None:
+        found: set[tuple[str, str]] = set()
+        for attachment in self._attached.values():
+            spec = attachment.get("spec") or {}
+            name = (spec.get("source") or {}).get("persistentVolumeName") or ""
+            source = ((self._volumes.get(name) or {}).get("spec") or {}).get("csi")
+            if spec.get("nodeName") == node and spec.get("attacher") and source:
+                found.add((spec["attacher"], source.get("volumeHandle") or ""))
+        _enter(self._snapshot.attachments, node, frozenset(found) or None)
+
+
+def _enter(book: dict[Any, Any], key: object, value: object | None) -> None:
+    if value is None:
+        book.pop(key, None)
+    else:
+        book[key] = value
+
+
+def _limits(document: Document) -> dict[str, int] | None:
+    """How many volumes of each driver a CSINode can attach."""
+    drivers = (document.get("spec") or {}).get("drivers") or ()
+    counts = {d.get("name", ""): (d.get("allocatable") or {}).get("count") for d in drivers}
+    return {name: int(count) for name, count in counts.items() if count is not None} or None
+
+
+def _most(capacity: Document) -> int:
+    """The largest volume that can be made; -1 if the driver does not say."""
+    most = capacity.get("maximumVolumeSize") or capacity.get("capacity")
+    return -1 if most is None else amount("storage", most)
+
+
+def class_of(claim: Document) -> str:
+    """The claim's storage class; "" if it names none."""
+    beta = (claim["metadata"].get("annotations") or {}).get(
+        "volume.beta.kubernetes.io/storage-class"
+    )
+    return beta or (claim.get("spec") or {}).get("storageClassName") or ""
+
+
+def is_bound(claim: Document) -> bool:
+    """Whether both sides of the binding are written; ``volumeName`` alone is a wish."""
+    notes = claim["metadata"].get("annotations") or {}
+    return BIND_COMPLETED in notes or (claim.get("status") or {}).get("phase") in ("Bound", "Lost")
+
+
+def _requested(claim: Document) -> int:
+    requests = ((claim.get("spec") or {}).get("resources") or {}).get("requests") or {}
+    return amount("storage", requests.get("storage"))
 
 
 def reach(volume: Document) -> tuple[NodeTerm, ...] | None:
@@ -112,7 +244,9 @@ def _zones(volume: Document) -> tuple[Requirement, ...]:
     """Zone and region labels of a volume as clauses; ``a__b`` means either."""
     labels = volume["metadata"].get("labels") or {}
     return tuple(
-        Requirement(key, "In", tuple(labels[key].split("__"))) for key in _ZONES if key in labels
+        Requirement(key, "In", tuple(zone.strip() for zone in labels[key].split("__")))
+        for key in ZONE_LABELS
+        if key in labels
     )
 
 
@@ -132,27 +266,45 @@ def _allowed(owner: Document) -> tuple[NodeTerm, ...] | None:
 
 
 def candidates(claim: Document, volumes: Iterable[Document]) -> list[Document]:
-    """Free volumes that satisfy the claim, the smallest first (upstream: FindMatchingVolume)."""
-    spec = claim.get("spec") or {}
-    wanted = amount("storage", ((spec.get("resources") or {}).get("requests") or {}).get("storage"))
-    modes = set(spec.get("accessModes") or ())
-    selector = label_selector(spec.get("selector"))
-    found: list[tuple[int, str, Document]] = []
+    """Volumes that satisfy the claim: set aside for it, else free ones, the smallest first.
+
+    Source: upstream's FindMatchingVolume.
+    """
+    selector = label_selector((claim.get("spec") or {}).get("selector"))
+    found: list[tuple[bool, int, str, Document]] = []
     for volume in volumes:
-        have = volume.get("spec") or {}
-        size = amount("storage", (have.get("capacity") or {}).get("storage"))
-        matches = (
-            size >= wanted
-            and (have.get("storageClassName") or "") == (spec.get("storageClassName") or "")
-            and modes <= set(have.get("accessModes") or ())
-            and (have.get("volumeMode") or "Filesystem") == (spec.get("volumeMode") or "Filesystem")
-            and "deletionTimestamp" not in volume["metadata"]
-            and _free_for(claim, volume)
-            and (selector is None or selector.matches(volume["metadata"].get("labels") or {}))
-        )
-        if matches:
-            found.append((size, volume["metadata"]["name"], volume))
-    return [volume for _, _, volume in sorted(found, key=lambda entry: entry[:2])]
+        if "deletionTimestamp" in volume["metadata"] or not _free_for(claim, volume):
+            continue
+        reserved = bool((volume.get("spec") or {}).get("claimRef"))
+        labels = volume["metadata"].get("labels") or {}
+        if not reserved and selector is not None and not selector.matches(labels):
+            continue
+        if not suits(claim, volume, reserved=reserved):
+            found.append((not reserved, _size(volume), volume["metadata"]["name"], volume))
+    return [entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1])]
+
+
+def suits(claim: Document, volume: Document, *, reserved: bool = False) -> str:
+    """Why the volume cannot serve the claim, in upstream's words; "" if it can.
+
+    For a volume that was ``reserved`` for the claim only its size and mode matter.
+    """
+    spec, have = claim.get("spec") or {}, volume.get("spec") or {}
+    if _size(volume) < _requested(claim):
+        return "requested PV is too small"
+    if (have.get("volumeMode") or "Filesystem") != (spec.get("volumeMode") or "Filesystem"):
+        return "incompatible volumeMode"
+    if reserved:
+        return ""
+    if (have.get("storageClassName") or "") != class_of(claim):
+        return "storageClassName does not match"
+    if not set(spec.get("accessModes") or ()) <= set(have.get("accessModes") or ()):
+        return "incompatible accessMode"
+    return ""
+
+
+def _size(volume: Document) -> int:
+    return amount("storage", ((volume.get("spec") or {}).get("capacity") or {}).get("storage"))
 
 
 def _free_for(claim: Document, volume: Document) -> bool:

@@ -31,7 +31,9 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
     lines: dict[str, None] = {}
     for event in sorted(events.get(account.subject, ()), key=_seen_at, reverse=True):
         message = " ".join(str(event.get("message") or "").split())
-        if not any(message in text for text in told):
+        # The scheduler's own event goes on where the summary ends.
+        repeated = account.summary and message.startswith(account.summary)
+        if not repeated and not any(message in text for text in told):
             lines[f"{event.get('reason', 'Warning')}: {message}"] = None
     newest = tuple(lines)[:WARNINGS_SHOWN]
     children = tuple(_add(child, events, depth - 1) for child in account.children)

@@ -18,20 +18,24 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PODS,
     REPLICA_SETS,
+    TRAIN_JOBS,
     WORKLOADS,
 )
 from kubarium.api.resource import Document, Resource
 from kubarium.engine import reasons
 from kubarium.engine.explain import Explainer, Subject
-from kubarium.engine.model import Gang, Key, Pod
+from kubarium.engine.model import Gang, Key, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.plan import QueueItem
+from kubarium.engine.plan import Decision, QueueItem
 from kubarium.engine.verdict import Suggestion
-from kubarium.view.accounts import claim_account, device_account, node_account
+from kubarium.view.accounts import claim_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.explanation import Explanation
+from kubarium.view.forest import disagreement
+from kubarium.view.hierarchy import composite_account
 from kubarium.view.missing import missing_claim
+from kubarium.view.placement import account_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.queueing import why as queueing
 from kubarium.view.warnings import with_warnings
@@ -45,6 +49,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
             REPLICA_SETS,
             JOBS,
             JOB_SETS,
+            TRAIN_JOBS,
             EVENTS,
             *queueing.RESOURCES_NEEDED,
         )
@@ -54,6 +59,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
 _OWNED_BY: dict[str, tuple[Resource, ...]] = {
     "Deployment": (REPLICA_SETS,),
     "JobSet": (JOBS,),
+    "TrainJob": (JOB_SETS,),
     "ReplicaSet": (PODS,),
     "Job": (PODS,),
     "StatefulSet": (PODS,),
@@ -65,28 +71,37 @@ def explain(
     documents: Mapping[Resource, list[Document]],
     subject: Document,
     view: ClusterView | None = None,
+    node: str = "",
 ) -> Explanation:
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
-    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, Job, JobSet, Deployment,
-    ReplicaSet, Kueue's Workload, Node, ResourceClaim; of others, what their conditions say.
+    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, CompositePodGroup, Job,
+    JobSet, TrainJob, Deployment, ReplicaSet, Workload, Node, ResourceClaim; of others, what their
+    conditions say.
     ``view`` is one that already follows the same documents: with it, thousands of nodes need not be
-    read again for each question. It is as before afterwards.
+    read again for each question. It is as before afterwards. With ``node``, the account of a pod or
+    group speaks of that node alone, and of all that it fails.
     """
-    return with_warnings(_Why(documents, view).of(subject), documents.get(EVENTS, ()))
+    told = _Why(documents, view, node).of(subject)
+    return with_warnings(told, documents.get(EVENTS, ()))
 
 
 class _Why:
     """One question's worth of state: the snapshot is filled on first use."""
 
     def __init__(
-        self, documents: Mapping[Resource, list[Document]], view: ClusterView | None = None
+        self,
+        documents: Mapping[Resource, list[Document]],
+        view: ClusterView | None = None,
+        node: str = "",
     ) -> None:
         self._documents = documents
+        self._about_node = node
         self._view = view
         self._by_kind: dict[str, Callable[[Document], Explanation]] = {
             "Pod": self._pod,
             "PodGroup": self._pod_group,
+            "CompositePodGroup": self._composite,
             "Workload": self._workload,
             "Node": self._node,
             "ResourceClaim": self._claim,
@@ -164,14 +179,33 @@ class _Why:
             text = "the pod fits now; the scheduler has not placed it yet"
             return Explanation(title, "Pending", text)
         verdict = placer.account(subject.pods[0])
-        suggestions = explainer.suggest(subject, verdict)
-        return Explanation(
-            title,
-            "Pending",
-            verdict.message(),
-            tuple(device_account(self.view, subject.pods)) + _by_node(verdict.by_node),
-            suggestions,
-            {"nodes": verdict.nodes, "counts": dict(verdict.counts)},
+        facts = {"nodes": verdict.nodes, "counts": dict(verdict.counts)}
+        told = Explanation(title, "Pending", verdict.message(), facts=facts)
+        if verdict.everywhere:
+            return self._unaccounted(told, subject)
+        return self._accounted(told, placer, subject)
+
+    def _unaccounted(self, told: Explanation, subject: Subject) -> Explanation:
+        """No node is to blame: perhaps a name is misspelt."""
+        return replace(told, reasons=missing_classes(self.view.snapshot, subject.pods))
+
+    def _accounted(
+        self,
+        told: Explanation,
+        placer: Placer,
+        subject: Subject,
+        decision: Decision | None = None,
+    ) -> Explanation:
+        """With the account of nodes and devices, and with what would help."""
+        found = account_of(self.view, placer, subject, decision, self._about_node)
+        return replace(
+            told,
+            tightest=found.tightest,
+            reasons=found.lines,
+            suggestions=found.suggestions,
+            nodes=found.nodes,
+            devices=found.devices,
+            commands=found.commands,
         )
 
     # Groups
@@ -191,11 +225,29 @@ class _Why:
             child = (self._gated(gated[0]),)
             text = f"{len(gated)} of the group's pods are held by scheduling gates"
             return Explanation(title, "Gated", text, children=child)
+        rows = tuple(self.view.pod(p) for p in waiting)
+        names = [p["spec"].get("schedulerName") or "default-scheduler" for p in waiting]
+        if conflict := disagreement(rows, names, (gang,)):
+            return Explanation(title, "Pending", conflict)
         if len(waiting) + gang.scheduled_count < gang.min_count:
             have = len(waiting) + gang.scheduled_count
             text = f"{reasons.GANG_WAITING}: {have} of {gang.min_count} exist"
             return Explanation(title, "Pending", text)
-        return self._unstarted(title, gang, tuple(self.view.pod(p) for p in waiting))
+        if not waiting:
+            ended = bool(gang.scheduled_count)
+            text = "the pods of the group have ended" if ended else "no pod of the group exists"
+            return Explanation(title, "Finished" if ended else "Pending", text)
+        if gang.parent is not None:
+            text = f"the group starts together with composite pod group {gang.parent[1]}"
+            told = self._hierarchy(gang.parent, f"compositepodgroup {'/'.join(gang.parent)}")
+            return Explanation(title, "Pending", text, children=(told,))
+        return self._unstarted(title, gang, rows)
+
+    def _composite(self, composite: Document) -> Explanation:
+        return self._hierarchy(key_of(composite), _title(composite))
+
+    def _hierarchy(self, key: Key, title: str) -> Explanation:
+        return composite_account(self.view, self._list(PODS), key, title)
 
     def _unstarted(self, title: str, gang: Gang, pods: tuple[Pod, ...]) -> Explanation:
         snapshot = self.view.snapshot
@@ -212,17 +264,19 @@ class _Why:
             return Explanation(title, "Pending", text)
         verdict = decision.gang_verdict
         account = decision.unplaced[0][1] if decision.unplaced else None
-        subject = Subject(pods, gang)
-        suggestions = Explainer(placer).suggest(subject, account) if account else ()
         facts: dict[str, object] = {"needed": gang.min_count, "waiting": len(pods)}
         if verdict is not None:
             facts |= {"found_room": verdict.placed, "proven": verdict.exact}
-        text = verdict.message() if verdict else (account.message() if account else "")
-        behind = tuple(device_account(self.view, pods))
+            if verdict.domain:
+                facts["domain"] = verdict.domain
         if account is not None:
-            behind += _by_node(account.by_node)
             facts["counts"] = dict(account.counts)
-        return Explanation(title, "Pending", text, behind, suggestions, facts)
+        text = verdict.message() if verdict else (account.message() if account else "")
+        told = Explanation(title, "Pending", text, facts=facts)
+        subject = Subject(pods, gang)
+        if account is None or account.everywhere:
+            return self._unaccounted(told, subject)
+        return self._accounted(told, placer, subject, decision)
 
     # Owners
 
@@ -260,7 +314,7 @@ class _Why:
         """Owners and owners' owners, nearest first."""
         found: list[Document] = []
         uids = {r.get("uid") for r in document["metadata"].get("ownerReferences") or ()}
-        for resource in (REPLICA_SETS, JOBS, JOB_SETS, DEPLOYMENTS):
+        for resource in (REPLICA_SETS, JOBS, JOB_SETS, TRAIN_JOBS, DEPLOYMENTS):
             for candidate in self._list(resource):
                 if candidate["metadata"].get("uid") in uids:
                     found.append(candidate)
@@ -302,7 +356,7 @@ class _Why:
         )
 
     def _gang_workload(self, workload: Document) -> Explanation:
-        """A scheduling.k8s.io Workload: its pod groups."""
+        """A scheduling.k8s.io Workload: its pod groups, those of a composite through that."""
         name = workload["metadata"]["name"]
         groups = [
             self._pod_group(g)
@@ -327,11 +381,27 @@ class _Why:
         users = [p for p in self._list(PODS) if key_of(claim) in self.view.pod(p).claims]
         waiting = [p for p in users if not is_finished(p)]
         if not waiting:
-            text = "not allocated: that happens together with the first pod that uses it"
-            return Explanation(title, "Free", text)
+            return self._unused(claim, title)
         pod = self._pod(waiting[0])
         text = f"not allocated: its {pod.subject} is {pod.state}"
         return Explanation(title, "Pending", text, children=(pod,))
+
+    def _unused(self, claim: Document, title: str) -> Explanation:
+        """A claim that no pod uses: whether a pod that asks for nothing else could have it now."""
+        key = key_of(claim)
+        if key not in self.view.snapshot.claims:
+            return Explanation(title, "Unknown", "the claim is not among the documents given")
+        text = "not allocated: that happens together with the first pod that uses it"
+        subject = Subject((Pod(key, PodShape(), claims=(key,)),))
+        placer = Placer(self.view.snapshot)
+        if Explainer(placer).fits(subject):
+            return Explanation(title, "Free", f"{text}; there are devices for it now")
+        verdict = placer.account(subject.pods[0])
+        text = f"{text}; there would be no devices for it: {verdict.message()}"
+        told = Explanation(title, "Free", text, facts={"counts": dict(verdict.counts)})
+        if verdict.everywhere:
+            return self._unaccounted(told, subject)
+        return self._accounted(told, placer, subject)
 
 
 def _title(document: Document) -> str:
@@ -344,20 +414,6 @@ def _title(document: Document) -> str:
 
 def _plural(document: Document) -> str:
     return f"{document.get('kind', 'object').lower()}s"
-
-
-def _by_node(by_node: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Nodes under their reason: ``Insufficient cpu: a, b``."""
-    nodes: dict[str, list[str]] = {}
-    for node, why in by_node.items():
-        for reason in why:
-            nodes.setdefault(reason, []).append(node)
-    lines: list[str] = []
-    for reason, names in nodes.items():
-        names = sorted(names)
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        lines.append(f"{reason}: {shown}")
-    return tuple(lines)
 
 
 def _distinct(accounts: Iterable[Explanation]) -> tuple[Explanation, ...]:

@@ -119,6 +119,11 @@ def with_name(name):
         ),
         (with_spec(managedBy="nodomain"), "spec.managedBy", "domain-prefixed path"),
         (
+            with_spec(failurePolicy={"rules": [{"name": "", "action": "FailJobSet"}]}),
+            "spec.failurePolicy.rules[0].name",
+            "must be 1 to 128 characters long",
+        ),
+        (
             with_spec(failurePolicy={"rules": [{"name": "9", "action": "FailJobSet"}]}),
             "spec.failurePolicy.rules[0].name",
             "must start with a letter",

@@ -39,6 +39,21 @@ def update_complaints(name: str, old: str, new: str) -> list[str]:
     return [str(e) for e in validate_update(kind_of(name), build(name, new), build(name, old))]
 
 
+REFERENCE = "workloadRef: {workloadName: w, templateName: t}"
+
+
+def templates(levels: int, mode: str = "", inner: str = "") -> str:
+    """A Workload of nested templates; ``mode`` is the composites', ``inner`` the leaf's."""
+    text = f"{{name: leaf, schedulingPolicy: {{gang: {{minCount: 1}}}}{inner}}}"
+    field = "podGroupTemplates"
+    for level in range(levels - 1):
+        policy = "schedulingPolicy: {gang: {minGroupCount: 1}}"
+        text = f"{{name: level-{level}, {policy}{mode}, {field}: [{text}]}}"
+        field = "compositePodGroupTemplates"
+    return f"{{spec: {{{field}: [{text}]}}}}"
+
+
+ALL = ", disruptionMode: {all: {}}"
 GOOD = [
     ("Namespace", "{}"),
     ("ConfigMap", "{data: {a.txt: b}}"),
@@ -57,6 +72,16 @@ GOOD = [
     ("RoleBinding", "{roleRef: {kind: Role, name: r}, subjects: [{kind: User, name: u}]}"),
     ("PodGroup", "{spec: {schedulingPolicy: {gang: {minCount: 3}}}}"),
     ("PodGroup", "{spec: {schedulingPolicy: {basic: {}}}}"),
+    (
+        "PodGroup",
+        f"{{spec: {{parentCompositePodGroupName: p, {REFERENCE}, "
+        "schedulingPolicy: {basic: {}}}}",
+    ),
+    (
+        "CompositePodGroup",
+        f"{{spec: {{{REFERENCE}, schedulingPolicy: {{gang: {{minGroupCount: 2}}}}}}}}",
+    ),
+    ("Workload", templates(4)),
     (
         "Workload",
         "{spec: {podGroupTemplates: [{name: a, schedulingPolicy: {gang: {minCount: 2}}}]}}",
@@ -143,6 +168,43 @@ BAD = [
         "spec.schedulingPolicy.gang.minCount: Invalid value: 0: must be greater than zero",
     ),
     ("Workload", "{spec: {}}", "exactly one of `podGroupTemplates`"),
+    ("Workload", templates(5), "the tree of templates must not have more than 4 levels"),
+    (
+        "Workload",
+        templates(2, ALL),
+        'podGroupTemplates[0].disruptionMode: Invalid value: "single": must be `all` when',
+    ),
+    (
+        "Workload",
+        "{spec: {compositePodGroupTemplates: [{name: a, schedulingPolicy: {basic: {}}, "
+        "podGroupTemplates: [{name: a, schedulingPolicy: {basic: {}}}]}]}}",
+        "spec.compositePodGroupTemplates[0].podGroupTemplates[0].name: Duplicate value",
+    ),
+    (
+        "Workload",
+        "{spec: {compositePodGroupTemplates: [{name: a, schedulingPolicy: {basic: {}}}]}}",
+        "at least one of `podGroupTemplates` or `compositePodGroupTemplates` must be set",
+    ),
+    (
+        "CompositePodGroup",
+        f"{{spec: {{{REFERENCE}, schedulingPolicy: {{gang: {{minGroupCount: 0}}}}}}}}",
+        "spec.schedulingPolicy.gang.minGroupCount: Invalid value: 0",
+    ),
+    (
+        "PodGroup",
+        "{spec: {parentCompositePodGroupName: p, schedulingPolicy: {basic: {}}}}",
+        "spec.workloadRef: Required value: must be set when the group has a parent",
+    ),
+    (
+        "PodGroup",
+        "{spec: {schedulingPolicy: {gang: {minCount: 1}}, priority: 2000000000}}",
+        "spec.priority: Invalid value: 2000000000: must be less than or equal to 1000000000",
+    ),
+    (
+        "PodGroup",
+        "{spec: {schedulingPolicy: {gang: {minCount: 1}}, preemptionPolicy: Sometimes}}",
+        "spec.preemptionPolicy: Unsupported value",
+    ),
     (
         "ResourceClaim",
         "{spec: {devices: {requests: [{name: g, exactly: {deviceClassName: c, "
@@ -222,6 +284,16 @@ def test_immutable_fields_stay(kind, old, new, words):
 def test_a_gangs_size_may_change():
     text = "{spec: {schedulingPolicy: {gang: {minCount: %d}}}}"
     assert update_complaints("PodGroup", text % 1, text % 2) == []
+    nested = templates(3).replace("minCount: 1", "minCount: %d")
+    assert update_complaints("Workload", nested % 1, nested % 2) == []
+
+
+def test_the_templates_of_a_composite_stay():
+    found = update_complaints("Workload", templates(3), templates(3, ALL, ALL))
+    assert len(found) == 3
+    assert all("field is immutable" in complaint for complaint in found)
+    added = templates(2).replace("]}]}", "]}, {name: b, schedulingPolicy: {basic: {}}}]}")
+    assert update_complaints("Workload", templates(2), added)
 
 
 # --- Jobs ----------------------------------------------------------------------------------------
@@ -285,6 +357,25 @@ def test_good_schedules_pass(text):
 @pytest.mark.parametrize("text", ["", "* * * *", "a * * * *", "*/0 * * * *", "5-1 * * * *", "@x"])
 def test_bad_schedules_are_explained(text):
     assert cron_complaint(text) != ""
+
+
+def test_a_stateful_sets_pods_may_mount_its_claim_templates():
+    text = """
+spec:
+  serviceName: x
+  selector: {matchLabels: {a: b}}
+  template:
+    metadata: {labels: {a: b}}
+    spec:
+      containers:
+      - {name: c, image: x, volumeMounts: [{name: %s, mountPath: /data}]}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"""
+    assert complaints("StatefulSet", text % "data") == []
+    [problem] = complaints("StatefulSet", text % "other")
+    assert 'Not found: "other"' in problem
 
 
 def job_with(status: dict, mode="Indexed") -> dict:

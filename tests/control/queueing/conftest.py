@@ -72,7 +72,7 @@ class Queues:
 
     async def start(self, *namespaces, options=None):
         world = self.world
-        await world.install("kueue.x-k8s.io", "jobset.x-k8s.io")
+        await world.install("kueue.x-k8s.io", "jobset.x-k8s.io", "trainer.kubeflow.org")
         family = (
             queueing.components(world.context, options)
             if options

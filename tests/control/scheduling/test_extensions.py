@@ -133,6 +133,13 @@ def test_a_pod_waits_for_its_claim_to_appear(world_run):
         assert 'persistentvolumeclaim "data" not found' in message
         await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", ""))
         await world.settle(15)
+        message = (await scheduled_condition(world, "user"))["message"]
+        assert "pod has unbound immediate PersistentVolumeClaims" in message
+        await world.create(PERSISTENT_VOLUMES, _volume("on-a", "a"))
+        notes = {"pv.kubernetes.io/bind-completed": "yes"}
+        bound = {"spec": {"volumeName": "on-a"}, "metadata": {"annotations": notes}}
+        await world.client.patch(PERSISTENT_VOLUME_CLAIMS, "data", bound, "default")
+        await world.settle(15)
         assert await node_of(world, "user") == "a"
 
     world_run(story)

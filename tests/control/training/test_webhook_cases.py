@@ -60,12 +60,14 @@ def template(name="data", **metadata):
     return {"metadata": {"name": name, **metadata}, "spec": CLAIM}
 
 
-def claims(*policies, field="containers", mount="data", **pod):
+def claims(*policies, field="containers", mount="data", generated="", **pod):
     container = {"name": "main", "image": "busybox"}
     mounting = {**container, "volumeMounts": [{"name": mount, "mountPath": "/data"}]}
     containers = {"containers": [container], field: [{**mounting, "name": "mounting"}]}
     made = document(entry("a", pod={**containers, **pod}))
     made["spec"]["volumeClaimPolicies"] = list(policies)
+    if generated:
+        made["metadata"] = {"generateName": generated}
     return made
 
 
@@ -107,6 +109,9 @@ CREATED = [
     ("a generated name that does", document(
         entry("a"), metadata={"generateName": "x" * 60, "name": None}),
      "job names generated for this JobSet will exceed 63"),
+    ("a generated name that makes claims' names too long", claims(
+        {"templates": [template("d" * 240)]}, mount="d" * 240, generated="x" * 20),
+     "the claim's name would be too long"),
     ("a name with another letter", document(entry("a"), name="js.dot"), "a DNS-1035 label"),
     ("a group name that is none", document(entry("a", groupName="1-group")),
      "spec.replicatedJobs[0].groupName"),

@@ -44,6 +44,10 @@ _GATES = {
     "DRADeviceBindingConditions": "binding_conditions",
     "DRAConsumableCapacity": "consumable_capacity",
     "DRAListTypeAttributes": "list_attributes",
+    "DRAFractionalCapacityRange": "fractional_range",
+    "DRADerivedAttributes": "derived_attributes",
+    "DRADeviceCompatibilityGroups": "compatibility_groups",
+    "DRAOptionalNodeOperations": "optional_node_operations",
 }
 
 
@@ -64,7 +68,11 @@ def inventory_of(case: dict[str, Any], features: Features) -> Inventory:
         list_attributes=features.list_attributes,
         multiple_allocations=features.consumable_capacity,
     )
-    inventory = Inventory(selects, features, best_fit=False)
+    derives = view.device_derives(
+        list_attributes=features.list_attributes,
+        multiple_allocations=features.consumable_capacity,
+    )
+    inventory = Inventory(selects, features, best_fit=False, derives=derives)
     for document in given["deviceClasses"]:
         inventory.set_class(view.class_row(document))
     for index, document in enumerate(given["resourceSlices"]):

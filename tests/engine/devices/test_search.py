@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubarium.engine.devices.constraints import ConstraintState
-from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
     Allocation,
@@ -19,61 +18,14 @@ from kubarium.engine.devices.model import (
     Constraint,
     CounterUse,
     Device,
-    DeviceClass,
     DeviceId,
     DeviceResult,
     DeviceTaint,
-    Request,
-    RequestEntry,
-    Slice,
 )
 
+from .stock import inventory, names, request, run, selects, spec, text
+
 checked = settings(deadline=None, max_examples=150)
-
-
-def selects(expression, driver, device):
-    """A tiny selector language: ``any``, or ``kind=value`` about the attribute d/kind."""
-    if expression == "any":
-        return True
-    name, _, value = expression.partition("=")
-    found = device.attributes.get(f"d/{name}")
-    return found is not None and value in found.values
-
-
-def text(value):
-    return AttributeValue("string", frozenset((value,)))
-
-
-def inventory(devices, *, best_fit=False, counters=(), driver="d", pool="p", into=None):
-    found = into or Inventory(selects, best_fit=best_fit)
-    found.set_class(DeviceClass("any", ("any",)))
-    slices = 2 if counters else 1
-    found.set_slice(
-        Slice(f"{driver}-{pool}", driver, pool, 1, slices, tuple(devices), node_name="n")
-    )
-    if counters:
-        name = f"{driver}-{pool}-counters"
-        found.set_slice(
-            Slice(name, driver, pool, 1, slices, counter_sets=tuple(counters), node_name="n")
-        )
-    return found
-
-
-def request(count=1, *selectors, name="r", **more):
-    return RequestEntry(name, (Request(name, "any", tuple(selectors), count=count, **more),))
-
-
-def spec(*entries, match="", distinct=""):
-    constraints = (Constraint((), match, distinct),) if match or distinct else ()
-    return ClaimSpec(entries, constraints)
-
-
-def run(stock, *specs):
-    return stock.search("n", {}, [(f"c{i}", s) for i, s in enumerate(specs)]).run()
-
-
-def names(allocations):
-    return [[result.id.device for result in a.results] for a in allocations]
 
 
 # Infeasible answers are quick (kubernetes#131730). Work is counted, not timed.
@@ -225,57 +177,6 @@ def test_the_ledger_forgets_what_was_taken_out(entries):
     assert not list(stock.ledger.devices())
 
 
-# What upstream gets wrong, with the right answer.
-
-
-def test_distinct_attribute_holds_within_one_request():  # kubernetes#140438
-    devices = [Device(f"g{i}", {"d/numa": text(str(i % 2))}) for i in range(6)]
-    assert run(inventory(devices), spec(request(3), distinct="d/numa")) is None
-    assert names(run(inventory(devices), spec(request(2), distinct="d/numa"))) == [["g0", "g1"]]
-
-
-def test_admin_access_takes_neither_device_nor_counters():  # kubernetes#140729
-    device = Device("whole", consumes=(CounterUse("gpu", (("memory", 6),)),))
-    stock = inventory([device], counters=[("gpu", (("memory", 6),))])
-    [admin] = run(stock, spec(request(admin_access=True)))
-    stock.enter(admin)
-    assert names(run(stock, spec(request()))) == [["whole"]]
-
-
-def test_two_drivers_with_pools_of_one_name_have_counters_of_their_own():
-    device = Device("whole", consumes=(CounterUse("gpu", (("memory", 6),)),))
-    stock = inventory([device], counters=[("gpu", (("memory", 6),))], driver="d")
-    inventory([device], counters=[("gpu", (("memory", 6),))], driver="e", into=stock)
-    assert run(stock, spec(request(2))) is not None
-
-
-def test_a_shared_device_is_charged_its_counters_once():  # kubernetes#139034, #134100
-    shared = Device(
-        "shared",
-        capacity={"memory": Capacity(10)},
-        consumes=(CounterUse("gpu", (("slots", 1),)),),
-        allow_multiple=True,
-    )
-    other = Device("other", consumes=(CounterUse("gpu", (("slots", 1),)),))
-    stock = inventory([shared, other], counters=[("gpu", (("slots", 2),))])
-    for _ in range(2):
-        [share] = run(stock, spec(request(capacity=(("memory", 5),))))
-        assert share.results[0].id.device == "shared"
-        stock.enter(share)
-    assert names(run(stock, spec(request()))) == [["other"]]
-
-
-def test_a_failed_attempt_leaves_no_counters_behind():  # kubernetes#140436
-    part = CounterUse("gpu", (("memory", 3),))
-    devices = [
-        Device("a", {"d/numa": text("0")}, consumes=(part,)),
-        Device("b", {"d/numa": text("1")}, consumes=(part,)),
-        Device("c", {"d/numa": text("1")}, consumes=(part,)),
-    ]
-    stock = inventory(devices, counters=[("gpu", (("memory", 6),))])
-    assert names(run(stock, spec(request(2), match="d/numa"))) == [["b", "c"]]
-
-
 # Best fit.
 
 
@@ -319,3 +220,21 @@ def test_lists_match_when_they_share_a_value():
     assert not state.admits(text("a"))
     state.pop()
     assert state.admits(text("a"))
+
+
+def test_a_constraint_said_twice_is_counted_once():
+    devices = [
+        Device("plain", capacity={"memory": Capacity(1)}),
+        Device("placed", {"d/numa": text("0")}),
+    ]
+    twice = ClaimSpec((request(),), (Constraint((), match="d/numa"),) * 2)
+    found = run(inventory(devices, best_fit=True), spec(request()), twice)
+    assert names(found) == [["plain"], ["placed"]]
+
+
+@pytest.mark.parametrize("best_fit", [False, True])
+def test_many_claims_of_many_requests_do_not_exhaust_the_stack(best_fit):
+    wanted = spec(*(request(name=f"r{i}") for i in range(32)))
+    devices = [Device(f"g{i}") for i in range(12 * 32)]
+    assert run(inventory(devices, best_fit=best_fit), *[wanted] * 12) is not None
+    assert run(inventory(devices[1:], best_fit=best_fit), *[wanted] * 12) is None

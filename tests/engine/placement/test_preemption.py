@@ -10,6 +10,7 @@ from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
     Allocation,
     ClaimSpec,
+    CounterUse,
     Device,
     DeviceClass,
     DeviceId,
@@ -22,6 +23,7 @@ from kubarium.engine.model import Budget, Claim, Gang, Node, Pod, PodShape
 from kubarium.engine.placement import preemption
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import QueueItem
 from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.engine.snapshot import Snapshot
@@ -253,3 +255,86 @@ def test_a_nominated_pod_takes_its_node_if_it_fits_there():
     waiting = replace(pod("new"), nominated_node="b")
     [decision] = plan_cycle(placer, [QueueItem((waiting,))]).decisions
     assert [p.node for p in decision.placements] == ["b"]
+
+
+def preemption_text(decision):
+    return decision.unplaced[0][1].preemption
+
+
+def test_a_pod_that_is_ending_already_is_the_victim_that_costs_nothing():
+    ending = replace(pod("ending", 2, priority=1), terminating=True)
+    placer = world([node("a"), node("b")], [(ending, "a"), (pod("running", 2, priority=5), "b")])
+    [decision] = plan_cycle(placer, [QueueItem((pod("new", 2, priority=9),))]).decisions
+    assert victims(decision) == ["ending"]
+    assert decision.preemption.nominations[0][1] == "a"
+
+
+def test_while_room_is_made_on_its_node_a_pod_evicts_nobody_else():
+    going = replace(pod("going", 2), terminating=True, preempted=True)
+    placer = world([node("a"), node("b")], [(going, "a"), (pod("other", 2), "b")])
+    nominated = replace(pod("new", 2, priority=9), nominated_node="a")
+    [decision] = plan_cycle(placer, [QueueItem((nominated,))]).decisions
+    assert decision.preemption is None
+    assert preemption_text(decision) == (
+        "not eligible due to a terminating pod on the nominated node."
+    )
+    # Someone else ends it, or the node is lost to the pod: then it may.
+    by_user = replace(going, preempted=False)
+    placer = world([node("a"), node("b")], [(by_user, "a"), (pod("other", 2), "b")])
+    [decision] = plan_cycle(placer, [QueueItem((nominated,))]).decisions
+    assert decision.preemption is not None
+    lost = Node("a", (("cpu", 2), ("pods", 20)), unschedulable=True)
+    placer = world([lost, node("b")], [(going, "a"), (pod("other", 2), "b")])
+    [decision] = plan_cycle(placer, [QueueItem((nominated,))]).decisions
+    assert victims(decision) == ["other"]
+
+
+def test_what_preemption_cannot_cure_is_said_node_by_node():
+    placer = world(
+        [node("small", cpu=1), node("empty-of-lower", cpu=4), node("crowded", cpu=4)],
+        [
+            (pod("peer", 3, priority=9), "empty-of-lower"),
+            (pod("peer-too", 3, priority=9), "crowded"),
+            (pod("low", 1), "crowded"),
+        ],
+    )
+    [decision] = plan_cycle(placer, [QueueItem((pod("new", 2, priority=9),))]).decisions
+    assert preemption_text(decision) == (
+        "0/3 nodes are available: 1 Insufficient cpu,"
+        " 1 No preemption victims found for incoming pod,"
+        " 1 Preemption is not helpful for scheduling."
+    )
+
+
+def test_as_many_nodes_are_simulated_as_the_profile_says():
+    profile = Profile(candidates_percent=0, min_candidates=1)
+    placed = [(pod("cheap", 2, priority=1), "b"), (pod("dear", 2, priority=5), "a")]
+    snapshot = world([node("a"), node("b")], placed).snapshot
+    placer = Placer(snapshot, profile)
+    [decision] = plan_cycle(placer, [QueueItem((pod("new", 2, priority=9),))]).decisions
+    assert victims(decision) == ["dear"]  # only the first node by name was looked at
+    assert preemption.candidate_rows(snapshot, pod("new", 2, priority=9)) == [0, 1]
+
+
+def test_a_gang_gives_back_no_device_whose_counters_it_took():
+    """The victim's partition and the gang's share one counter: the victim has to stay away."""
+    whole = CounterUse("chip", (("slices", 1),))
+    snapshot = Snapshot(Inventory(lambda e, d, device: True))
+    snapshot.set_node(node("a", cpu=10))
+    snapshot.inventory.set_class(DeviceClass("gpu", ("any",)))
+    counters = (("chip", (("slices", 1),)),)
+    parts = tuple(Device(f"part-{i}", consumes=(whole,)) for i in range(2))
+    snapshot.inventory.set_slice(Slice("s", "d", "a", 1, 2, parts, node_name="a"))
+    snapshot.inventory.set_slice(
+        Slice("c", "d", "a", 1, 2, (), counter_sets=counters, node_name="a")
+    )
+    spec = ClaimSpec((RequestEntry("r", (Request("r", "gpu"),)),))
+    held, wanted = ("ns", "held"), ("ns", "wanted")
+    result = DeviceResult("r", DeviceId("d", "a", "part-1"))
+    snapshot.set_claim(Claim(held, spec), Allocation((result,)))
+    snapshot.set_claim(Claim(wanted, spec), None)
+    snapshot.place(pod("holder", claims=(held,)), "a")
+    gang = Gang(("ns", "g"), 1)
+    member = pod("member", priority=9, gang=gang.key, claims=(wanted,))
+    [decision] = plan_cycle(Placer(snapshot), [QueueItem((member,), gang)]).decisions
+    assert victims(decision) == ["holder"]

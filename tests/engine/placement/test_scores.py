@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from kubarium.engine.model import Node, Pod, PodShape, PreferredTerm
 from kubarium.engine.placement import scores
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.profile import Profile, Weights
 from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 
@@ -29,15 +30,44 @@ def node(name, cpu=4000, memory=10_000, **more):
 def test_least_allocated_and_balanced_of_a_known_node():
     # upstream's test "nothing scheduled, resources requested, differently sized nodes":
     # least: cpu (4000-3000)*100/4000 = 25, memory (10000-5000)*100/10000 = 50, mean 37
-    # balanced: |0.75 - 0.5| / 2 = 0.125, so 87
+    # evenness: 100 before, |0.75 - 0.5| / 2 = 0.125 off after it, so 87: 50 + (50 + 87 - 100) / 2
     shape = PodShape(requests=(("cpu", 3000), ("memory", 5000)), nonzero=(3000, 5000))
     found = snapshot(node("a"))
-    assert scores.resource_scores(found, shape)[0] == 37 + 87
+    assert scores.resource_scores(found, shape)[0] == 37 + 68
 
 
 def test_a_best_effort_pod_is_not_balanced():
     shape = PodShape(nonzero=(1000, 1000))
     assert scores.resource_scores(snapshot(node("a")), shape)[0] == (75 + 90) // 2
+
+
+def test_balance_rewards_the_change_for_the_better():
+    """kubernetes#135573: 75 leaves a node as even as it was, 50 and 100 are the extremes."""
+    half = PodShape(requests=(("cpu", 2000), ("memory", 5000)), nonzero=(2000, 5000))
+    assert balance(half) == 75
+    lopsided = PodShape(requests=(("cpu", 4000),), nonzero=(4000, 0))
+    assert balance(lopsided) == 50  # from 100 to 50
+    filler = PodShape(requests=(("memory", 10_000),), nonzero=(0, 10_000))
+    assert balance(filler, (lopsided,)) == 100  # from 50 to 100
+
+
+def balance(shape, placed=()):
+    found = snapshot(node("a"))
+    for i, other in enumerate(placed):
+        found.place(Pod(("ns", f"old-{i}"), other), "a")
+    profile = Profile(weights=Weights(NodeResourcesFit=0))
+    return int(scores.resource_scores(found, shape, profile)[0])
+
+
+def test_a_pod_that_asks_for_devices_only_is_not_balanced():
+    gpu = PodShape(requests=(("nvidia.com/gpu", 1),))
+    assert balance(gpu) == 0
+    three = Profile(
+        weights=Weights(NodeResourcesFit=0), balanced=("cpu", "memory", "nvidia.com/gpu")
+    )
+    found = snapshot(Node("a", (("cpu", 4000), ("memory", 10_000), ("nvidia.com/gpu", 4))))
+    # Shares 0, 0 and 1/4: their deviation is 0.1178, so evenness falls from 100 to 88.
+    assert scores.resource_scores(found, gpu, three)[0] == 50 + (50 + 88 - 100) // 2
 
 
 @settings(deadline=None)

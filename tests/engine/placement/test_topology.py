@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Gang, Node, Pod, PodShape, PodTerm, SpreadConstraint
+from kubarium.engine.model import (
+    Gang,
+    Node,
+    Pod,
+    PodShape,
+    PodTerm,
+    SpreadConstraint,
+    WeightedPodTerm,
+)
+from kubarium.engine.placement import topology
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import QueueItem
@@ -112,3 +121,44 @@ def test_a_topology_gang_takes_the_tightest_domain_that_holds_it():
     [refused] = plan_cycle(Placer(snapshot), [QueueItem(too_many, large)]).decisions
     assert not refused.placements
     assert "gang needs 9, at most 8 fit within zone=a" in refused.gang_verdict.message()
+
+
+def test_a_pod_that_is_ending_keeps_others_away_until_it_is_gone():
+    """Spread looks past it, (anti-)affinity does not."""
+    snapshot = cluster(["a", "b"])
+    snapshot.place(Pod(("ns", "old"), PodShape(), labels={"app": "x"}, terminating=True), "n0")
+    placer = Placer(snapshot)
+    apart = pod("apart", pod_anti_affinity=(TERM,))
+    assert placer.place(apart).node == "n1"
+    snapshot.displace(("ns", "apart"))
+    near = pod("near", app="y", pod_affinity=(TERM,))
+    assert placer.place(near).node == "n0"
+    constraint = SpreadConstraint("zone", 1, True, APP)
+    snapshot.place(pod("one"), "n1")
+    assert placer.place(pod("two", spread=(constraint,))).node == "n0"
+
+
+def test_a_spread_selector_without_clauses_counts_no_pods():
+    snapshot = cluster(["a", "b"])
+    for i in range(2):
+        snapshot.place(pod(f"old-{i}"), "n0")
+    snapshot.set_node(Node("n1", (("cpu", 0), ("pods", 0)), {"zone": "b"}))
+    constraint = SpreadConstraint("zone", 1, True, LabelSelector(()))
+    assert Placer(snapshot).place(pod("new", spread=(constraint,))).node == "n0"
+
+
+def test_preferences_are_scaled_in_upstreams_order_of_operations():
+    """29 of 100: first divided, then multiplied, 28.999… is cut to 28."""
+    snapshot = Snapshot()
+    for name in ("a", "b", "c"):
+        snapshot.set_node(Node(name, (("cpu", 1000), ("pods", 9)), {"zone": name}))
+    snapshot.place(pod("x", app="x"), "b")
+    snapshot.place(pod("y", app="y"), "c")
+
+    def wish(weight, app):
+        selector = LabelSelector((Requirement("app", "In", (app,)),))
+        return WeightedPodTerm(weight, PodTerm("zone", selector, ("ns",)))
+
+    wanting = pod("new", app="z", pod_preferred=(wish(29, "x"), wish(100, "y")))
+    weighted = topology.score(snapshot, wanting, snapshot.alive)[:3].tolist()
+    assert weighted == [0, 2 * 28, 2 * 100]

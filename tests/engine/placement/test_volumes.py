@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Node, Pod, PodShape, VolumeClaim
+from kubarium.engine.model import Disk, Node, Pod, PodShape, Provision, VolumeClaim
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.selectors import NodeTerm, Requirement
+from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 
 from .worlds import snapshot_of
 
 DATA = ("ns", "data")
+ZONE = "topology.kubernetes.io/zone"
 
 
 def on_host(name):
@@ -18,7 +19,7 @@ def on_host(name):
 
 def world(claim):
     cluster = [
-        Node(n, (("cpu", 1000), ("pods", 10)), {"host": n, "zone": f"z-{n}"}) for n in ("a", "b")
+        Node(n, (("cpu", 1000), ("pods", 10)), {"host": n, ZONE: f"z-{n}"}) for n in ("a", "b")
     ]
     snapshot = snapshot_of(cluster)
     if claim is not None:
@@ -37,14 +38,16 @@ def test_a_bound_claim_pulls_its_pod_to_the_volumes_node():
 
 
 def test_a_volumes_zone_counts_as_its_label():
-    zone = Requirement("zone", "In", ("z-b", "z-c"))
+    zone = Requirement(ZONE, "In", ("z-b", "z-c"))
     placement = world(VolumeClaim(DATA, zones=(zone,))).place(pod())
     assert placement is not None
     assert placement.node == "b"
 
 
 def test_a_claim_that_waits_goes_where_some_volume_can_be_reached():
-    placement = world(VolumeClaim(DATA, choices=(on_host("x"), on_host("b")))).place(pod())
+    placement = world(VolumeClaim(DATA, choices=(("x", on_host("x")), ("b", on_host("b"))))).place(
+        pod()
+    )
     assert placement is not None
     assert placement.node == "b"
     nowhere = world(VolumeClaim(DATA, choices=()))
@@ -66,3 +69,93 @@ def test_an_exclusive_claim_has_one_pod_at_a_time():
     assert placer.account(pod("second")).counts == {reasons.VOLUME_IN_USE: 2}
     placer.snapshot.displace(("ns", "first"))
     assert placer.place(pod("second")) is not None
+
+
+def test_volumes_of_a_driver_are_counted_once_for_each_node():
+    placer = world(None)
+    snapshot = placer.snapshot
+    for i in range(4):
+        key = ("ns", f"v{i}")
+        snapshot.volumes[key] = VolumeClaim(key, attaches=("csi", str(min(i, 2))))
+    snapshot.volume_limits = {"a": {"csi": 2}, "b": {"csi": 0, "other": 9}}
+
+    def using(name, *numbers):
+        claims = tuple(("ns", f"v{n}") for n in numbers)
+        return Pod(("ns", name), PodShape(requests=(("cpu", 100),)), volumes=claims)
+
+    assert placer.place(using("one", 0, 1)).node == "a"
+    assert placer.place(using("same", 0)).node == "a"
+    assert placer.place(using("third", 2)) is None
+    assert placer.account(using("third", 2)).counts == {reasons.VOLUME_LIMIT: 2}
+    snapshot.displace(("ns", "one"))  # volume 1 is free again, 0 still in use
+    assert placer.place(using("third", 2)).node == "a"
+    # v3 is the same volume as v2: no further attachment.
+    assert placer.place(using("again", 3)).node == "a"
+
+
+def test_what_is_attached_without_a_pod_counts_too():
+    placer = world(VolumeClaim(DATA, attaches=("csi", "1")))
+    placer.snapshot.volume_limits = {"a": {"csi": 1}, "b": {"csi": 1}}
+    placer.snapshot.attachments = {"a": frozenset({("csi", "left-over")})}
+    assert placer.place(pod()).node == "b"
+
+
+def test_one_disk_is_on_a_node_twice_only_to_read():
+    def user(name, kind="gce", read_only=False, names=("d",)):
+        shape = PodShape(requests=(("cpu", 100),))
+        return Pod(("ns", name), shape, disks=(Disk(kind, names, read_only),))
+
+    placer = world(None)
+    assert placer.place(user("first", read_only=True)).node == "a"
+    assert placer.place(user("writer")).node == "b"
+    assert placer.place(user("reader", read_only=True)).node == "a"
+    assert placer.place(user("late")) is None
+    assert placer.account(user("late")).counts == {reasons.DISK_CONFLICT: 2}
+    assert placer.place(user("other", names=("e",))) is not None
+
+
+def test_a_node_without_zones_takes_any_volume_and_old_labels_match_new_ones():
+    zone = Requirement("failure-domain.beta.kubernetes.io/zone", "In", ("z-b",))
+    placer = world(VolumeClaim(DATA, zones=(zone,)))
+    assert placer.place(pod()).node == "b"
+    placer.snapshot.displace(("ns", "p"))
+    placer.snapshot.set_node(Node("a", (("cpu", 2000), ("pods", 10)), {"host": "a"}))
+    assert placer.place(pod()).node == "a"
+
+
+def test_a_volume_is_made_only_where_there_is_room():
+    room = (LabelSelector((Requirement("host", "In", ("b",)),)),)
+    placer = world(VolumeClaim(DATA, choices=(), provision=Provision(None, room)))
+    assert placer.place(pod()).node == "b"
+    full = world(VolumeClaim(DATA, choices=(), provision=Provision(on_host("a"), ())))
+    assert full.account(pod()).counts == {reasons.VOLUME_SPACE: 1, reasons.VOLUME_BINDING: 1}
+
+
+def test_two_claims_need_two_volumes():
+    def claims(*volumes):
+        placer = world(None)
+        for name in ("x", "y"):
+            placer.snapshot.volumes["ns", name] = VolumeClaim(("ns", name), choices=volumes)
+        return placer
+
+    both = Pod(("ns", "p"), PodShape(requests=(("cpu", 100),)), volumes=(("ns", "x"), ("ns", "y")))
+    one = ("only", on_host("a"))
+    assert claims(one).place(both) is None
+    assert claims(one).account(both).counts == {reasons.VOLUME_BINDING: 2}
+    assert claims(one, ("more", None)).place(both).node == "a"
+
+
+def test_a_claim_that_was_decided_a_moment_ago_binds_the_next_pod_too():
+    placer = world(VolumeClaim(DATA, choices=(), provision=Provision()))
+    home = placer.place(pod("first")).node
+    assert placer.place(pod("second")).node == home
+    # And the volume that one claim takes is not there for another.
+    other = ("ns", "other")
+    placer = world(VolumeClaim(DATA, choices=(("pv", None),)))
+    placer.snapshot.volumes[other] = VolumeClaim(other, choices=(("pv", None),))
+    mark = placer.snapshot.checkpoint()
+    assert placer.place(pod()) is not None
+    late = Pod(("ns", "late"), PodShape(requests=(("cpu", 100),)), volumes=(other,))
+    assert placer.place(late) is None
+    placer.snapshot.rollback(mark)
+    assert placer.place(late) is not None

@@ -30,7 +30,11 @@ MAX_FLAVORS = 256
 MAX_RESOURCES = 256
 MAX_COMBINATIONS = 512
 
-JOB_KINDS = (("batch/v1", "Job"), ("jobset.x-k8s.io/v1alpha2", "JobSet"))
+JOB_KINDS = (
+    ("batch/v1", "Job"),
+    ("jobset.x-k8s.io/v1alpha2", "JobSet"),
+    ("trainer.kubeflow.org/v1alpha1", "TrainJob"),
+)
 """(apiVersion, kind) of what queues and is held back until admission."""
 
 Errors = list[FieldError]

@@ -34,7 +34,7 @@ from kubarium.api.cel.environment import (
     type_text,
 )
 from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, KUBERNETES_FUNCTIONS
-from kubarium.api.cel.values import CelValueError, quantity, semver
+from kubarium.api.cel.values import CelValueError, Semver, quantity, semver, uncarry
 
 MAX_EXPRESSION_BYTES = 10 * 1024
 MAX_COST = 1_000_000  # units per evaluation, about 0.1 s upstream (CelSelectorExpressionMaxCost)
@@ -97,6 +97,11 @@ class DeviceSelector:
     _program: cel.Expression = field(repr=False)
     _checked: ast.Checked = field(repr=False)
 
+    @property
+    def tree(self) -> ast.Checked:
+        """The checked expression as it was written; not to be changed."""
+        return self._checked
+
     def matches(
         self,
         driver: str,
@@ -113,7 +118,7 @@ class DeviceSelector:
     def matches_prepared(self, device: PreparedDevice) -> bool:
         """Whether a prepared device matches. Raises CelRuntimeError."""
         if self.cost > MAX_COST or device.oversized:
-            self._check_budget(device)
+            check_budget(self._checked, device)
         result = self._program.eval(device.activation)
         value = result.value()
         if value is True or value is False:
@@ -124,10 +129,14 @@ class DeviceSelector:
         name = type_text(kind)
         raise CelRuntimeError(f"CEL result of type {name} could not be converted to bool")
 
-    def _check_budget(self, device: PreparedDevice) -> None:
-        """cel-cpp cannot stop a running evaluation: refuse one that could cost too much."""
-        if estimate(self._checked, device.sizes()) > MAX_COST:
-            raise CelRuntimeError("operation cancelled: actual cost limit exceeded")
+
+def check_budget(checked: ast.Checked, device: PreparedDevice) -> None:
+    """cel-cpp cannot stop a running evaluation: refuse one that could cost too much.
+
+    The bound is the worst case with the sizes that this device really has.
+    """
+    if estimate(checked, device.sizes()) > MAX_COST:
+        raise CelRuntimeError("operation cancelled: actual cost limit exceeded")
 
 
 def prepare_device(
@@ -206,17 +215,26 @@ def compile_device_selector(
     this version knows is allowed by default, as for expressions that are stored already; a writer
     that checks a new expression passes the gates. Raises CelCompileError with upstream's wording.
     """
-    if len(expression.encode()) > MAX_EXPRESSION_BYTES:
-        raise CelCompileError(f"may not be more than {MAX_EXPRESSION_BYTES} bytes")
-    environment = _environment(list_attributes, multiple_allocations)
-    checked, result = environment.check(_without_presence_tests(expression))
-    _check_fields(checked, multiple_allocations)
+    checked, result = _checked(expression, list_attributes, multiple_allocations)
     if result not in ("bool", "dyn", "any", "error"):  # cel-cpp calls google.protobuf.Any so
         raise CelCompileError(f"must evaluate to bool or the unknown type, not {result}")
     cost = estimate(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
+    environment = _environment(list_attributes, multiple_allocations)
     return DeviceSelector(expression, cost, environment.link(checked), original)
+
+
+def _checked(
+    expression: str, list_attributes: bool, multiple_allocations: bool
+) -> tuple[ast.Checked, str]:
+    """The tree of an expression about ``device``, and the name of its result type."""
+    if len(expression.encode()) > MAX_EXPRESSION_BYTES:
+        raise CelCompileError(f"may not be more than {MAX_EXPRESSION_BYTES} bytes")
+    environment = _environment(list_attributes, multiple_allocations)
+    checked, result = environment.check(_without_presence_tests(expression))
+    _check_fields(checked, multiple_allocations)
+    return checked, result
 
 
 _PRESENCE = re.compile(
@@ -249,7 +267,7 @@ def _default_domains(checked: ast.Checked) -> None:
     for node in list(checked.root.walk()):
         if node.kind != "call" or node.name != "_[_]":
             continue
-        if _qualified(node.args[0]) in _DOMAIN_MAPS or node.args[0].name in aliases:
+        if qualified_name(node.args[0]) in _DOMAIN_MAPS or node.args[0].name in aliases:
             lookup = ast.Expr(fresh, "call", "_[?_]", None, node.args)
             empty = ast.Expr(fresh + 1, "struct")
             node.name, node.operand, node.args = "orValue", lookup, [empty]
@@ -261,12 +279,83 @@ def _aliases(checked: ast.Checked) -> set[str]:
     """Names that ``cel.bind`` gives to one of the domain maps."""
     found: set[str] = set()
     for node in checked.root.walk():
-        if node.kind == "comprehension" and _qualified(node.args[1]) in _DOMAIN_MAPS:
+        if node.kind == "comprehension" and qualified_name(node.args[1]) in _DOMAIN_MAPS:
             found.add(node.accumulator)
     return found
 
 
-def _qualified(node: ast.Expr) -> str:
+def qualified_name(node: ast.Expr) -> str:
+    """``device.attributes`` for the tree of that; "" for anything but a chain of names."""
     if node.kind == "select" and node.operand is not None and not node.test:
-        return f"{_qualified(node.operand)}.{node.name}"
+        return f"{qualified_name(node.operand)}.{node.name}"
     return node.name if node.kind == "ident" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedAttribute:
+    """A compiled derived attribute (KEP-6080). ``cost`` is as for selectors."""
+
+    expression: str
+    cost: int
+    _program: cel.Expression = field(repr=False)
+    _checked: ast.Checked = field(repr=False)
+
+    def value(self, device: PreparedDevice) -> tuple[str, tuple[Any, ...], bool]:
+        """The attribute's type (as in a ResourceSlice), its values, and whether it is a list.
+
+        Raises CelRuntimeError, also for a result that no attribute can have.
+        """
+        if self.cost > MAX_COST or device.oversized:
+            check_budget(self._checked, device)
+        found = self._program.eval(device.activation)
+        value = found.value()
+        if found.type() == _ERROR:
+            raise CelRuntimeError(runtime_message(str(value)))
+        if not isinstance(value, list):
+            kind, plain = _scalar(value, found.type())
+            return kind, (plain,), False
+        items = [_scalar(item.value(), item.type()) for item in value]
+        kinds = {kind for kind, _ in items}
+        if len(kinds) > 1:
+            raise CelRuntimeError("a derived attribute must not mix types in a list")
+        return next(iter(kinds), "string"), tuple(plain for _, plain in items), True
+
+
+def _scalar(value: Any, type_: cel.Type) -> tuple[str, Any]:
+    if isinstance(value, bool):
+        return "bool", value
+    if isinstance(value, int) and type_ == cel.Type.INT:
+        return "int", value
+    if isinstance(value, str):
+        return "string", value
+    if isinstance(value, bytes | bytearray) and isinstance(found := uncarry(bytes(value)), Semver):
+        return "version", str(found)
+    name = type_text(type_)
+    raise CelRuntimeError(
+        f"CEL result of type {name} cannot be an attribute: must be string, int, bool, semver or a"
+        " list of these"
+    )
+
+
+_ATTRIBUTE_TYPES = ("string", "int", "bool", "kubernetes.Semver", "list", "dyn", "any", "error")
+
+
+@lru_cache(maxsize=CACHED_SELECTORS)
+def compile_derived_attribute(
+    expression: str, *, list_attributes: bool = True, multiple_allocations: bool = True
+) -> DerivedAttribute:
+    """The derived attribute of a CEL expression, in the environment of selectors.
+
+    Raises CelCompileError, also for an expression that can give no attribute's type.
+    """
+    checked, result = _checked(expression, list_attributes, multiple_allocations)
+    if result not in _ATTRIBUTE_TYPES:
+        raise CelCompileError(
+            "must evaluate to string, int, bool, semver, a list of these, or the unknown type, "
+            f"not {result}"
+        )
+    cost = estimate(checked)
+    original = copy.deepcopy(checked)
+    _default_domains(checked)
+    environment = _environment(list_attributes, multiple_allocations)
+    return DerivedAttribute(expression, cost, environment.link(checked), original)

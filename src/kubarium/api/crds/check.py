@@ -257,6 +257,9 @@ def _check_list(schema: Document, path: Path, report: Report) -> None:
         report.required(place, "must not be empty if x-kubernetes-list-type is map")
     items = schema.get("items")
     properties = (items if isinstance(items, dict) else {}).get("properties") or {}
+    if isinstance(items, dict) and builtin_reference(items):
+        referred = builtin_schemas().definition(builtin_reference(items))
+        properties = {key: {} for key in keys if referred is not None and referred.field(key)}
     for index, key in enumerate(keys):
         if isinstance(properties, dict) and key not in properties:
             detail = "must be one of the properties of items"

@@ -184,7 +184,7 @@ def _bundled() -> tuple[Document, ...]:
 
 
 def bundled() -> list[Document]:
-    """The definitions that come with Kubarium (Kueue v1beta2, JobSet): shared, do not change."""
+    """The definitions that come with Kubarium (Kueue, JobSet, Trainer): shared, do not change."""
     return list(_bundled())
 
 

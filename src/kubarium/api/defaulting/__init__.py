@@ -43,6 +43,7 @@ _BY_KIND: dict[tuple[str, str], Defaulter] = {
     ("storage.k8s.io", "CSIDriver"): policies.default_csi_driver,
     ("scheduling.k8s.io", "PriorityClass"): policies.default_priority_class,
     ("scheduling.k8s.io", "PodGroup"): policies.default_pod_group,
+    ("scheduling.k8s.io", "CompositePodGroup"): policies.default_pod_group,
     ("resource.k8s.io", "ResourceClaim"): devices.default_claim,
     ("resource.k8s.io", "ResourceClaimTemplate"): devices.default_claim_template,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): extensions.default_definition,

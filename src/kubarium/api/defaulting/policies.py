@@ -93,7 +93,7 @@ def default_priority_class(document: Document) -> None:
 
 
 def default_pod_group(document: Document) -> None:
-    """scheduling.k8s.io PodGroup: its pods may be disrupted one by one."""
+    """PodGroup and CompositePodGroup: what they hold may be disrupted one by one."""
     spec = document.setdefault("spec", {})
     if not spec.get("disruptionMode"):
         spec["disruptionMode"] = {"single": {}}

@@ -13,12 +13,31 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from kubarium.api.templates import Remembered, content_of
 from kubarium.base.errors import bad_request
 
 FieldSet = dict[str, Any]
 
 MEMBER = "."
 _EMPTY: FieldSet = {}
+
+
+_INTERNED: Remembered[FieldSet] = Remembered()
+
+
+def intern(fields: FieldSet) -> FieldSet:
+    """The set, or the one of equal content that was seen before.
+
+    For the sets of new objects: those of all pods of a template, or of all events of a component,
+    are the same. What updates change often names values that differ (addresses), so that to look
+    for them would not pay.
+    """
+    content = content_of(fields)
+    known = _INTERNED.get(content)
+    if known is None:
+        _INTERNED.put(content, fields)
+        return fields
+    return known
 
 
 def is_member(node: FieldSet) -> bool:

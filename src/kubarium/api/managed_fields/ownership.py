@@ -72,7 +72,8 @@ def track_update(
     if not difference:
         return new if given is entries or given == entries else _with_entries(new, entries or None)
     owner = Owner(manager, operation, new.get("apiVersion", ""), subresource)
-    entries = _after_write(entries, owner, difference.changed, difference.removed, now)
+    changed = fieldset.intern(difference.changed) if old is None else difference.changed
+    entries = _after_write(entries, owner, changed, difference.removed, now)
     return _with_entries(new, entries or None)
 
 

@@ -8,12 +8,14 @@ Source: structured-merge-diff ``typed/{tofieldset,compare,merge,remove}.go``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
 from kubarium.api.managed_fields.fieldset import MEMBER, FieldSet
 from kubarium.api.schema import DEFINITION_PREFIX, Schema
+from kubarium.api.templates import TEMPLATED_DEFINITIONS, Remembered, content_of
 
 # Fields that belong to the server: upstream strips them from every set (stripmeta.go).
 _STRIPPED_META = frozenset(
@@ -76,18 +78,64 @@ def member_schema(schema: Schema | None, name: str) -> Schema | None:
     return schema.field(name) or schema.additional
 
 
+class _Member(NamedTuple):
+    """What a schema says about one of its members, worked out once for each of its names."""
+
+    path: str  # "f:" and the name
+    schema: Schema | None
+    # Whether the member was really absent when it was absent, by the type of what came instead.
+    pointer: bool
+    list_pointer: bool
+
+
+# Names below maps come from users: past this many the answers are worked out each time.
+_MEMBERS_KEPT = 20_000
+_members: dict[tuple[int, str], _Member] = {}
+
+
+def _member(schema: Schema | None, name: str) -> _Member:
+    key = (id(schema), name)
+    known = _members.get(key)
+    if known is not None:
+        return known
+    child = member_schema(schema, name)
+    made = _Member(
+        f"f:{name}",
+        child,
+        _pointer(schema, child, name, None),
+        _pointer(schema, child, name, []),
+    )
+    if _is_lasting(schema) and len(_members) < _MEMBERS_KEPT:
+        _members[key] = made
+    return made
+
+
+def _is_lasting(schema: Schema | None) -> bool:
+    """Nodes of the built-in schemas live as long as the process, so their ids stay theirs."""
+    return schema is None or schema.name.startswith(DEFINITION_PREFIX)
+
+
 def element(item: Any, schema: Schema | None, kind: str) -> str:
     """The path element of an item of a granular list."""
     if kind == "set" or not isinstance(item, dict):
         return "v:" + orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()
+    names = schema.list_map_keys if schema is not None else ()
+    if len(names) == 1 and type(item.get(names[0])) is str:
+        return _named(names[0], item[names[0]])
     keys = {}
-    for name in schema.list_map_keys if schema is not None else ():
+    for name in names:
         value = item.get(name, _MISSING)
         if value is _MISSING:
             value = _key_default(schema, name)
         if value is not _MISSING:
             keys[name] = value
     return "k:" + orjson.dumps(keys, option=orjson.OPT_SORT_KEYS).decode()
+
+
+@lru_cache(maxsize=4096)
+def _named(key: str, value: str) -> str:
+    """The path element of an item with one key: types of conditions, names of containers."""
+    return "k:" + orjson.dumps({key: value}).decode()
 
 
 def _key_default(schema: Schema | None, name: str) -> Any:
@@ -175,12 +223,18 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
         before = old.get(name, _MISSING)
         if before is after or name in _ROOT_STRIPPED or before == after:
             continue
+        if before is _MISSING and not isinstance(after, (dict, list)):
+            result.changed[f"f:{name}"] = _LEAF
+            continue
         child = member_schema(schema, name)
         if name == "metadata":
             before, after = _tracked_metadata(before), _tracked_metadata(after)
             if before == after:
                 continue
         elif before is _MISSING and builtin and isinstance(after, dict):
+            if name == "spec" and schema is not None and schema.name in TEMPLATED_DEFINITIONS:
+                result.changed["f:spec"] = _new_spec(after, schema.name, child)
+                continue
             before = {}  # spec and status are structs: never absent in upstream's Go objects
         _compare_member(before, after, child, f"f:{name}", True, result.changed, result.removed)
     for name in old:
@@ -188,6 +242,24 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
             result.removed[f"f:{name}"] = _LEAF
     result.changed = dict(sorted(result.changed.items()))
     return result
+
+
+# Sets of the specs of new objects, by their content.
+_NEW_SPECS: Remembered[FieldSet] = Remembered()
+
+
+def _new_spec(spec: dict[str, Any], definition: str, schema: Schema | None) -> FieldSet:
+    """What the writer of a new object with this spec comes to own of it."""
+    content = content_of(spec)
+    if content is not None:
+        content = definition.encode() + content
+    known = _NEW_SPECS.get(content)
+    if known is None:
+        changed: FieldSet = {}
+        _compare_member({}, spec, schema, "f:spec", True, changed, {})
+        known = changed.get("f:spec", _LEAF)
+        _NEW_SPECS.put(content, known)
+    return known
 
 
 def reordered(old: Any, new: Any) -> bool:
@@ -264,9 +336,9 @@ def _compare_maps(
         previous = before.get(name, _MISSING)
         if previous is value or previous == value:
             continue
-        child = member_schema(schema, name)
-        pointer = _pointer(schema, child, name, value)
-        _compare_member(previous, value, child, f"f:{name}", pointer, changed, removed)
+        member = _member(schema, name)
+        pointer = member.list_pointer if isinstance(value, list) else member.pointer
+        _compare_member(previous, value, member.schema, member.path, pointer, changed, removed)
     for name in before:
         if name not in after:
             removed[f"f:{name}"] = _LEAF
@@ -307,9 +379,15 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
     """The set of a value that was absent before; its containers belong to it."""
     node: FieldSet = {}
     if isinstance(value, dict) and granular_map(schema):
-        for name, member in value.items():
-            child = member_schema(schema, name)
-            node[f"f:{name}"] = _added(member, child, _pointer(schema, child, name, member))
+        if not any(map(_is_container, value.values())):
+            return _added_flat(tuple(value), schema, pointer)
+        for name, inner in value.items():
+            member = _member(schema, name)
+            if not inner or not isinstance(inner, (dict, list)):
+                node[member.path] = _LEAF
+                continue
+            below = member.list_pointer if isinstance(inner, list) else member.pointer
+            node[member.path] = _added(inner, member.schema, below)
     elif isinstance(value, list) and (kind := list_kind(schema)):
         items = schema.items if schema is not None else None
         for name, item in elements(value, schema, kind).items():
@@ -319,6 +397,29 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
     if pointer:
         node[MEMBER] = _LEAF
     return dict(sorted(node.items()))
+
+
+def _is_container(value: Any) -> bool:
+    return bool(value) and isinstance(value, (dict, list))
+
+
+# Sets of objects that hold plain values only, such as conditions, by their schema and names.
+_flat: dict[tuple[int, bool, tuple[str, ...]], FieldSet] = {}
+
+
+def _added_flat(names: tuple[str, ...], schema: Schema | None, pointer: bool) -> FieldSet:
+    """The set of an object with these members, none of which has members of its own."""
+    key = (id(schema), pointer, names)
+    known = _flat.get(key)
+    if known is not None:
+        return known
+    node = {_member(schema, name).path: _LEAF for name in names}
+    if node and pointer:
+        node[MEMBER] = _LEAF
+    made = dict(sorted(node.items())) if node else _LEAF
+    if _is_lasting(schema) and len(_flat) < _MEMBERS_KEPT:
+        _flat[key] = made
+    return made
 
 
 # --- merge and prune ------------------------------------------------------------------------------

@@ -218,7 +218,14 @@ def _pod_group(d: Document, now: float) -> list[Any]:
 
 def _composite(d: Document, now: float) -> list[Any]:
     found = condition(d, "CompositePodGroupInitiallyScheduled") or {}
-    return [*_gang(spec_of(d)), found.get("status") or NONE, age(d, now)]
+    spec = spec_of(d)
+    return [
+        *_gang(spec),
+        found.get("status") or NONE,
+        age(d, now),
+        (spec.get("workloadRef") or {}).get("workloadName") or NONE,
+        spec.get("parentCompositePodGroupName") or NONE,
+    ]
 
 
 def _gang_workload(d: Document, now: float) -> list[Any]:
@@ -270,7 +277,7 @@ PRINTERS: dict[tuple[str, str], Printer] = {
         "Policy|MinCount|Scheduled|Age|+Workload", _pod_group
     ),
     ("scheduling.k8s.io", "CompositePodGroup"): printer(
-        "Policy|MinGroupCount|Scheduled|Age", _composite
+        "Policy|MinGroupCount|Scheduled|Age|+Workload|+Parent", _composite
     ),
     ("scheduling.k8s.io", "Workload"): printer("Controller|Templates:integer|Age", _gang_workload),
 }

@@ -21,6 +21,7 @@ from kubarium.api.validation import (
     pod_updates,
     pods,
     policies,
+    slices,
     workloads,
 )
 from kubarium.api.validation.custom import check_custom
@@ -97,7 +98,7 @@ _RULES: dict[tuple[str, str], Rules] = {
     ("storage.k8s.io", "StorageClass"): Rules(update=policies.check_storage_class_update),
     (_GANGS, "PriorityClass"): Rules(gangs.check_priority_class, gangs.check_priority_class_update),
     (_GANGS, "PodGroup"): Rules(gangs.check_pod_group, gangs.check_group_update),
-    (_GANGS, "CompositePodGroup"): Rules(gangs.check_composite_group, gangs.check_group_update),
+    (_GANGS, "CompositePodGroup"): Rules(gangs.check_composite_group, gangs.check_composite_update),
     (_GANGS, "Workload"): Rules(gangs.check_workload, gangs.check_workload_update),
     (_DRA, "ResourceClaim"): Rules(
         devices.check_claim,
@@ -109,7 +110,10 @@ _RULES: dict[tuple[str, str], Rules] = {
         devices.check_claim_template, devices.check_claim_update, recheck=False
     ),
     (_DRA, "DeviceClass"): Rules(devices.check_class),
-    (_DRA, "ResourceSlice"): Rules(devices.check_slice, devices.check_slice_update),
+    (_DRA, "ResourceSlice"): Rules(slices.check_slice, slices.check_slice_update),
+    (_DRA, "ResourcePoolStatusRequest"): Rules(
+        devices.check_status_request, devices.check_claim_update, devices.check_status_answer
+    ),
     (_DRA, "DeviceTaintRule"): Rules(devices.check_taint_rule),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
         check_definition, check_definition_update
@@ -117,6 +121,7 @@ _RULES: dict[tuple[str, str], Rules] = {
 }
 _NO_RULES = Rules()
 _NOT_DESIRED = ("metadata", "status")
+_NOT_SPEC = (*_NOT_DESIRED, "spec")
 
 
 def rules_of(kind: Kind) -> Rules:
@@ -124,13 +129,22 @@ def rules_of(kind: Kind) -> Rules:
     return _RULES.get((kind.resource.group, kind.resource.kind), _NO_RULES)
 
 
-def validate_create(kind: Kind, document: Document) -> list[FieldError]:
-    """All that is wrong with a new object; its name must have been generated already."""
+def validate_create(
+    kind: Kind, document: Document, *, spec_is_valid: bool = False
+) -> list[FieldError]:
+    """All that is wrong with a new object; its name must have been generated already.
+
+    ``spec_is_valid`` says that an equal spec has passed, of a kind whose rules for new objects
+    look at nothing else (``templates.is_from_template``).
+    """
     report = Report()
     check_metadata(kind, document, report)
     if kind.custom:
         return report.errors + check_custom(kind, document)
-    _check_content(kind, document, report)
+    if spec_is_valid:
+        check_structure(kind.schema, document, None, report, _NOT_SPEC)
+    else:
+        _check_content(kind, document, report)
     return report.errors
 
 

@@ -6,12 +6,14 @@ import re
 from typing import Any
 
 from kubarium.api import formats
-from kubarium.api.cel.devices import compile_device_selector
+from kubarium.api.cel.devices import (
+    MAX_COST,
+    compile_derived_attribute,
+    compile_device_selector,
+)
 from kubarium.api.cel.environment import CelCompileError
-from kubarium.api.paths import Key, Path, at
+from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.placement import check_node_selector
-from kubarium.api.validation.quantities import amount
 from kubarium.api.validation.report import NOT_POSITIVE, Report
 
 _SPEC: Path = (None, "spec")
@@ -21,22 +23,20 @@ MAX_CONSTRAINTS = 32
 MAX_CONFIGS = 32
 MAX_SELECTORS = 32
 MAX_TOLERATIONS = 16
+MAX_DERIVED = 32
 MAX_EXPRESSION = 10 * 1024
+MAX_BINDING_CONDITIONS = 4
+MAX_DEVICE_CONDITIONS = 8
 MAX_RESERVED_FOR = 256
 MAX_RESULTS = 32
-MAX_DEVICES = 128
-MAX_DEVICES_WITH_EXTRAS = 64  # if any device has taints or consumes counters
-MAX_ATTRIBUTES = 32
-MAX_COUNTER_SETS = 8
-MAX_COUNTERS = 32
-MAX_TAINTS = 16
-MAX_POOL_NAME = 253
 MAX_DRIVER_NAME = 63
-MAX_VALUE = 64
+MAX_POOL_NAME = 253
+MAX_POOLS_LISTED = 1000
 MAX_IDENTIFIER = 32
-_SEMVER = re.compile(
-    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII
-)
+PREPARE, UNPREPARE, SKIP_ALL = "NodePrepareResources", "NodeUnprepareResources", "*"
+SKIP_OPERATIONS = (SKIP_ALL, PREPARE, UNPREPARE)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TOO_COMPLEX = "too complex, exceeds cost limit"
 _NO_SUCH_REQUEST = (
     "must be the name of a request in the claim or the name of a request and a subrequest "
     "separated by '/'"
@@ -68,7 +68,9 @@ def check_claim_spec(spec: Document, path: Path, report: Report) -> None:
     for index, request in enumerate(requests):
         _check_request(request, at(place, "requests", index), seen, report)
     names = _request_names(requests)
-    _check_constraints(devices.get("constraints") or [], at(place, "constraints"), names, report)
+    constraints = devices.get("constraints") or []
+    _check_constraints(constraints, at(place, "constraints"), names, report)
+    _check_all_derived(requests, constraints, place, report)
     configs = devices.get("config") or []
     if len(configs) > MAX_CONFIGS:
         report.too_many(at(place, "config"), len(configs), MAX_CONFIGS)
@@ -139,9 +141,80 @@ def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
     elif operator == "Equal":
         detail = "must be Exists when `key` is empty"
         report.invalid(at(path, "operator"), operator, detail)
+    if operator == "Equal" and toleration.get("value"):
+        report.format(at(path, "value"), toleration["value"], formats.label_value)
     if operator == "Exists" and toleration.get("value"):
         detail = "must be empty for operator `Exists`"
         report.invalid(at(path, "value"), toleration["value"], detail)
+
+
+def _check_all_derived(
+    requests: list[Document], constraints: list[Document], path: Path, report: Report
+) -> None:
+    """Derived attributes of all requests (KEP-6080); their costs count together."""
+    total = 0
+    for index, request in enumerate(requests):
+        place, name = at(path, "requests", index), request.get("name") or ""
+        if request.get("exactly"):
+            owners = [(request["exactly"], at(place, "exactly"), name)]
+        else:
+            owners = [
+                (option, at(place, "firstAvailable", i), f"{name}/{option.get('name')}")
+                for i, option in enumerate(request.get("firstAvailable") or ())
+            ]
+        for owner, spot, reference in owners:
+            used = _constrained(constraints, reference)
+            derived = owner.get("derivedAttributes") or []
+            total += _check_derived(derived, used, at(spot, "derivedAttributes"), report)
+    if total > MAX_COST:
+        detail = (
+            "too complex, total cost of derived attribute CEL expressions in the claim exceeds cost"
+            " limit"
+        )
+        report.forbidden(path, detail)
+
+
+def _constrained(constraints: list[Document], reference: str) -> set[str]:
+    """The attributes that constraints on one request or alternative speak of."""
+    return {
+        constraint.get("matchAttribute") or constraint.get("distinctAttribute") or ""
+        for constraint in constraints
+        if not constraint.get("requests")
+        or reference in constraint["requests"]
+        or reference.partition("/")[0] in constraint["requests"]
+    }
+
+
+def _check_derived(derived: list[Document], used: set[str], path: Path, report: Report) -> int:
+    """One request's derived attributes; returns their estimated cost."""
+    if len(derived) > MAX_DERIVED:
+        report.too_many(path, len(derived), MAX_DERIVED)
+        return 0
+    total, seen = 0, set[str]()
+    for index, attribute in enumerate(derived):
+        name, expression = attribute.get("name") or "", attribute.get("expression") or ""
+        if name:
+            check_full_name(name, at(path, index, "name"), report)
+            report.unique(at(path, index), name, seen)
+        if name and name not in used:
+            detail = (
+                "must be referenced by at least one matchAttribute or distinctAttribute constraint "
+                "targeting this request"
+            )
+            report.invalid(at(path, index, "name"), name, detail)
+        place = at(path, index, "expression")
+        if len(expression.encode()) > MAX_EXPRESSION:
+            report.too_long(place, MAX_EXPRESSION)
+        elif expression:
+            try:
+                cost = compile_derived_attribute(expression).cost
+            except CelCompileError as error:
+                report.invalid(place, expression, str(error))
+                continue
+            total += cost
+            if cost > MAX_COST:
+                report.forbidden(place, TOO_COMPLEX)
+    return total
 
 
 def check_selectors(selectors: list[Document], path: Path, report: Report) -> None:
@@ -159,9 +232,12 @@ def check_selectors(selectors: list[Document], path: Path, report: Report) -> No
             report.too_long(place, MAX_EXPRESSION)
         elif expression:
             try:
-                compile_device_selector(expression)
+                cost = compile_device_selector(expression).cost
             except CelCompileError as error:
                 report.invalid(place, expression, str(error))
+            else:
+                if cost > MAX_COST:
+                    report.forbidden(place, TOO_COMPLEX)
 
 
 def _check_constraints(
@@ -184,7 +260,7 @@ def _check_constraints(
             )
             report.invalid(place, None, detail)
         for key in given:
-            _check_full_name(constraint[key], at(place, key), report)
+            check_full_name(constraint[key], at(place, key), report)
 
 
 def _check_request_references(
@@ -198,16 +274,25 @@ def _check_request_references(
             report.invalid(at(path, index), name, detail)
 
 
-def _check_full_name(name: str, path: Path, report: Report) -> None:
+def check_full_name(name: str, path: Path, report: Report) -> bool:
+    """``domain/identifier``; whether it was fine."""
     if "/" not in name:
-        report.invalid(path, name, "must include a domain")
-    else:
-        _check_qualified(name, path, report)
+        detail = "a fully qualified name must be a domain and a name separated by a slash"
+        report.invalid(path, name, detail)
+        return False
+    before = len(report.errors)
+    check_qualified(name, path, report)
+    return len(report.errors) == before
 
 
-def _check_qualified(name: str, path: Path, report: Report) -> None:
+def check_qualified(name: str, path: Path, report: Report) -> None:
     """``identifier`` or ``domain/identifier``: attributes, capacities."""
-    domain, slash, identifier = name.rpartition("/")
+    domain, slash, identifier = name.partition("/")
+    if not slash:
+        domain, identifier = "", name
+    if "/" in identifier:
+        report.invalid(path, name, "must not contain more than one slash")
+        return
     if slash:
         if len(domain) > MAX_DRIVER_NAME:
             report.too_long(path, MAX_DRIVER_NAME)
@@ -266,10 +351,85 @@ def check_claim_status(new: Document, old: Document, report: Report) -> None:
     if len(results) > MAX_RESULTS:
         report.too_many(place, len(results), MAX_RESULTS)
     names = _request_names(((new.get("spec") or {}).get("devices") or {}).get("requests") or [])
-    for index, result in enumerate(results):
-        if result.get("request") not in names:
-            detail = _NO_SUCH_REQUEST
-            report.invalid(at(place, index, "request"), result.get("request", ""), detail)
+    if was is None:
+        for index, result in enumerate(results):
+            _check_result(result, names, at(place, index), report)
+    if status.get("devices"):
+        _check_device_statuses(status["devices"], results, at(path, "devices"), report)
+
+
+def _check_result(result: Document, names: set[str], path: Path, report: Report) -> None:
+    """One device of a new allocation."""
+    if result.get("request") not in names:
+        report.invalid(at(path, "request"), result.get("request", ""), _NO_SUCH_REQUEST)
+    share = result.get("shareID")
+    if share is not None and _UUID.fullmatch(share) is None:
+        detail = (
+            "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with "
+            "lowercase hexadecimal characters"
+        )
+        report.invalid(at(path, "shareID"), share, detail)
+    check_binding_conditions(result, path, report)
+    for index, toleration in enumerate(result.get("tolerations") or ()):
+        _check_toleration(toleration, at(path, "tolerations", index), report)
+    skipped = result.get("skipNodeOperations") or []
+    check_skip_operations(skipped, at(path, "skipNodeOperations"), report)
+
+
+def _check_device_statuses(
+    devices: list[Document], results: list[Document], path: Path, report: Report
+) -> None:
+    """What drivers report of the claim's devices."""
+    allocated = {_identity(result) for result in results}
+    for index, device in enumerate(devices):
+        if _identity(device) not in allocated:
+            shown = "/".join(part for part in _identity(device) if part)
+            report.invalid(at(path, index), shown, "must be an allocated device in the claim")
+        conditions = device.get("conditions") or []
+        if len(conditions) > MAX_DEVICE_CONDITIONS:
+            report.too_many(at(path, index, "conditions"), len(conditions), MAX_DEVICE_CONDITIONS)
+
+
+def _identity(document: Document) -> tuple[str, ...]:
+    return tuple(document.get(part) or "" for part in ("driver", "pool", "device", "shareID"))
+
+
+def check_binding_conditions(document: Document, path: Path, report: Report) -> None:
+    """Binding conditions and their failures come together and do not overlap (KEP-5007)."""
+    wanted = document.get("bindingConditions") or []
+    failures = document.get("bindingFailureConditions") or []
+    for field, names in (("bindingConditions", wanted), ("bindingFailureConditions", failures)):
+        if len(names) > MAX_BINDING_CONDITIONS:
+            report.too_many(at(path, field), len(names), MAX_BINDING_CONDITIONS)
+            continue
+        seen: set[str] = set()
+        for index, name in enumerate(names):
+            report.format(at(path, field, index), name, formats.qualified_name)
+            report.unique(at(path, field, index), name, seen)
+    for index, name in enumerate(failures):
+        if name in wanted:
+            detail = "bindingFailureConditions must not overlap with bindingConditions"
+            report.invalid(at(path, "bindingFailureConditions", index), name, detail)
+    if failures and not wanted:
+        detail = "bindingConditions are required to use bindingFailureConditions"
+        report.invalid(at(path, "bindingConditions"), [], detail)
+    if wanted and not failures:
+        detail = "bindingFailureConditions are required to use bindingConditions"
+        report.invalid(at(path, "bindingFailureConditions"), [], detail)
+
+
+def check_skip_operations(operations: list[Any], path: Path, report: Report) -> None:
+    """skipNodeOperations: what is not prepared need not be unprepared either."""
+    seen: set[Any] = set()
+    for index, operation in enumerate(operations):
+        report.unique(at(path, index), operation, seen)
+        if operation not in SKIP_OPERATIONS:
+            report.not_supported(at(path, index), operation, SKIP_OPERATIONS)
+    if PREPARE in seen and not seen & {UNPREPARE, SKIP_ALL}:
+        detail = (
+            "NodePrepareResources cannot be skipped unless NodeUnprepareResources is also skipped"
+        )
+        report.invalid(path, operations, detail)
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -291,127 +451,7 @@ def check_class(document: Document, report: Report) -> None:
             report.invalid(place, extended, "must be a valid extended resource name")
 
 
-# --- slices --------------------------------------------------------------------------------------
-
-_PLACES = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
-
-
-def check_slice(document: Document, report: Report) -> None:
-    """ResourceSlice."""
-    spec = document.get("spec") or {}
-    if spec.get("driver"):
-        check_driver_name(spec["driver"], at(_SPEC, "driver"), report)
-    _check_pool(spec.get("pool") or {}, at(_SPEC, "pool"), report)
-    _check_exactly_one(spec, _PLACES, _SPEC, report)
-    if spec.get("nodeSelector") is not None:
-        check_node_selector(spec["nodeSelector"], at(_SPEC, "nodeSelector"), report)
-    devices, sets = spec.get("devices") or [], spec.get("sharedCounters") or []
-    if devices and sets:
-        detail = "only one of `sharedCounters` or `devices` is allowed"
-        report.invalid(_SPEC, None, detail)
-    _check_devices(devices, bool(spec.get("perDeviceNodeSelection")), report)
-    if len(sets) > MAX_COUNTER_SETS:
-        report.too_many(at(_SPEC, "sharedCounters"), len(sets), MAX_COUNTER_SETS)
-    seen: set[str] = set()
-    for index, counters in enumerate(sets):
-        place = at(_SPEC, "sharedCounters", index)
-        if counters.get("name"):
-            report.format(at(place, "name"), counters["name"], formats.dns_label)
-            report.unique(at(place, "name"), counters["name"], seen)
-        _check_counters(counters.get("counters") or {}, at(place, "counters"), report)
-
-
-def _check_exactly_one(spec: Document, fields: tuple[str, ...], path: Path, report: Report) -> None:
-    given = [field for field in fields if spec.get(field)]
-    shown = ", ".join(f"`{field}`" for field in fields[:-1]) + f", `{fields[-1]}`"
-    if not given:
-        report.required(path, f"exactly one of {shown} is required")
-    elif len(given) > 1:
-        got = ", ".join(f"`{field}`" for field in given)
-        report.invalid(
-            path, f"{{{got}}}", f"exactly one of {shown} is required, but multiple fields are set"
-        )
-
-
-def _check_pool(pool: Document, path: Path, report: Report) -> None:
-    name = pool.get("name") or ""
-    if name:
-        if len(name) > MAX_POOL_NAME:
-            report.too_long(at(path, "name"), MAX_POOL_NAME)
-        for part in name.split("/"):
-            report.format(at(path, "name"), part, formats.dns_subdomain)
-    count = pool.get("resourceSliceCount") or 0
-    if count <= 0:
-        report.invalid(at(path, "resourceSliceCount"), count, NOT_POSITIVE)
-    report.not_negative(at(path, "generation"), pool.get("generation"))
-
-
-def _check_devices(devices: list[Document], per_device: bool, report: Report) -> None:
-    extras = any(d.get("taints") or d.get("consumesCounters") for d in devices)
-    limit = MAX_DEVICES_WITH_EXTRAS if extras else MAX_DEVICES
-    if len(devices) > limit:
-        report.too_many(at(_SPEC, "devices"), len(devices), limit)
-    seen: set[str] = set()
-    for index, device in enumerate(devices):
-        place = at(_SPEC, "devices", index)
-        if device.get("name"):
-            report.format(at(place, "name"), device["name"], formats.dns_label)
-            report.unique(at(place, "name"), device["name"], seen)
-        _check_device(device, place, report)
-        if per_device:
-            _check_exactly_one(device, ("nodeName", "nodeSelector", "allNodes"), place, report)
-
-
-def _check_device(device: Document, path: Path, report: Report) -> None:
-    attributes, capacity = device.get("attributes") or {}, device.get("capacity") or {}
-    if len(attributes) + len(capacity) > MAX_ATTRIBUTES:
-        detail = f"the total number of attributes and capacities must not exceed {MAX_ATTRIBUTES}"
-        report.invalid(path, len(attributes) + len(capacity), detail)
-    for name, attribute in attributes.items():
-        place = at(path, "attributes", Key(name))
-        _check_qualified(name, place, report)
-        _check_attribute(attribute, place, report)
-    for name, entry in capacity.items():
-        place = at(path, "capacity", Key(name))
-        _check_qualified(name, place, report)
-        if amount(entry.get("value", 0)) < 0:
-            report.invalid(
-                at(place, "value"), entry.get("value"), "must be greater than or equal to 0"
-            )
-    taints = device.get("taints") or []
-    if len(taints) > MAX_TAINTS:
-        report.too_many(at(path, "taints"), len(taints), MAX_TAINTS)
-    for index, taint in enumerate(taints):
-        check_device_taint(taint, at(path, "taints", index), report)
-    for index, consumption in enumerate(device.get("consumesCounters") or ()):
-        place = at(path, "consumesCounters", index)
-        _check_counters(consumption.get("counters") or {}, at(place, "counters"), report)
-
-
-_ATTRIBUTE_KINDS = ("bool", "int", "string", "version", "bools", "ints", "strings", "versions")
-
-
-def _check_attribute(attribute: Document, path: Path, report: Report) -> None:
-    given = [kind for kind in _ATTRIBUTE_KINDS if attribute.get(kind) is not None]
-    if len(given) != 1:
-        report.invalid(path, attribute, "exactly one value must be specified")
-    text = attribute.get("string")
-    if text is not None and len(text.encode()) > MAX_VALUE:
-        report.too_long(at(path, "string"), MAX_VALUE)
-    version = attribute.get("version")
-    if version is not None:
-        if len(version) > MAX_VALUE:
-            report.too_long(at(path, "version"), MAX_VALUE)
-        if _SEMVER.fullmatch(version) is None:
-            detail = "must be a string compatible with semver.org spec 2.0.0"
-            report.invalid(at(path, "version"), version, detail)
-
-
-def _check_counters(counters: Document, path: Path, report: Report) -> None:
-    if len(counters) > MAX_COUNTERS:
-        report.too_many(path, len(counters), MAX_COUNTERS)
-    for name in counters:
-        report.format(at(path, Key(name)), name, formats.dns_label)
+# --- taints -------------------------------------------------------------------------------------
 
 
 def check_device_taint(taint: Document, path: Path, report: Report) -> None:
@@ -425,15 +465,42 @@ def check_device_taint(taint: Document, path: Path, report: Report) -> None:
         report.required(at(path, "effect"))
 
 
+def check_pool_name(name: str, path: Path, report: Report) -> None:
+    """DNS subdomains separated by slashes, at most 253 bytes."""
+    if len(name) > MAX_POOL_NAME:
+        report.too_long(path, MAX_POOL_NAME)
+    for part in name.split("/"):
+        report.format(path, part, formats.dns_subdomain)
+
+
+def check_status_request(document: Document, report: Report) -> None:
+    """ResourcePoolStatusRequest."""
+    spec = document.get("spec") or {}
+    if spec.get("driver"):
+        check_driver_name(spec["driver"], at(_SPEC, "driver"), report)
+    if spec.get("poolName") is not None:
+        check_pool_name(spec["poolName"], at(_SPEC, "poolName"), report)
+    if spec.get("limit") is not None:
+        report.between(at(_SPEC, "limit"), spec["limit"], 1, MAX_POOLS_LISTED)
+    default = spec.get("defaultPartitionTypeAttribute")
+    if default is not None:
+        check_full_name(default, at(_SPEC, "defaultPartitionTypeAttribute"), report)
+
+
+def check_status_answer(new: Document, old: Document, report: Report) -> None:
+    """The answer to a ResourcePoolStatusRequest is written once."""
+    if old.get("status"):
+        report.immutable((None, "status"), new.get("status"), old.get("status"))
+
+
 def check_taint_rule(document: Document, report: Report) -> None:
     """DeviceTaintRule."""
+    selector = (document.get("spec") or {}).get("deviceSelector") or {}
+    place = at(_SPEC, "deviceSelector")
+    if selector.get("driver") is not None:
+        check_driver_name(selector["driver"], at(place, "driver"), report)
+    if selector.get("pool") is not None:
+        check_pool_name(selector["pool"], at(place, "pool"), report)
+    if selector.get("device") is not None:
+        report.format(at(place, "device"), selector["device"], formats.dns_label)
     check_device_taint((document.get("spec") or {}).get("taint") or {}, at(_SPEC, "taint"), report)
-
-
-def check_slice_update(new: Document, old: Document, report: Report) -> None:
-    """Driver, pool name and node of a slice stay."""
-    after, before = new.get("spec") or {}, old.get("spec") or {}
-    for field in ("driver", "nodeName"):
-        report.immutable(at(_SPEC, field), after.get(field), before.get(field))
-    names = [(spec.get("pool") or {}).get("name") for spec in (after, before)]
-    report.immutable(at(_SPEC, "pool", "name"), names[0], names[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubarium.api import formats
+from kubarium.api.gangs import MAX_TREE_DEPTH
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
 from kubarium.api.validation.report import IMMUTABLE, NOT_POSITIVE, Report
@@ -14,6 +15,9 @@ MAX_TEMPLATES = 8
 MAX_GROUP_CLAIMS = 4
 MAX_TOPOLOGY = 1
 HIGHEST_USER_PRIORITY = 1_000_000_000
+PREEMPTION_POLICIES = ("Never", "PreemptLowerPriority")
+_MIN_COUNT, _MIN_GROUP_COUNT = "minCount", "minGroupCount"
+_TEMPLATES = ("podGroupTemplates", "compositePodGroupTemplates")
 _SYSTEM_PREFIX = "system-"
 _SYSTEM_PRIORITIES = {
     "system-cluster-critical": 2_000_000_000,
@@ -57,23 +61,31 @@ def check_pod_group(document: Document, report: Report) -> None:
     """PodGroup."""
     spec = document.get("spec") or {}
     _check_group(spec, _SPEC, report)
-    if spec.get("parentCompositePodGroupName"):
-        path = at(_SPEC, "parentCompositePodGroupName")
-        report.format(path, spec["parentCompositePodGroupName"], formats.dns_subdomain)
-        if spec.get("workloadRef") is None:
-            report.required(at(_SPEC, "workloadRef"), "must be set when the group has a parent")
-    reference = spec.get("workloadRef") or {}
+    _check_links(spec, report)
+    if spec.get("parentCompositePodGroupName") and spec.get("workloadRef") is None:
+        report.required(at(_SPEC, "workloadRef"), "must be set when the group has a parent")
+
+
+def check_composite_group(document: Document, report: Report) -> None:
+    """CompositePodGroup. Whether its parents form a tree is for the scheduler to say."""
+    spec = document.get("spec") or {}
+    _check_group(spec, _SPEC, report, _MIN_GROUP_COUNT)
+    _check_links(spec, report)
+    if spec.get("workloadRef") is None:
+        report.required(at(_SPEC, "workloadRef"))
+
+
+def _check_links(spec: Document, report: Report) -> None:
+    parent = "parentCompositePodGroupName"
+    if spec.get(parent) is not None:
+        report.format(at(_SPEC, parent), spec[parent], formats.dns_subdomain)
+    reference = spec.get("workloadRef")
     for field, check in (
         ("workloadName", formats.dns_subdomain),
         ("templateName", formats.dns_label),
     ):
-        if reference.get(field):
-            report.format(at(_SPEC, "workloadRef", field), reference[field], check)
-
-
-def check_composite_group(document: Document, report: Report) -> None:
-    """CompositePodGroup."""
-    _check_group(document.get("spec") or {}, _SPEC, report)
+        if reference is not None:
+            report.required_format(at(_SPEC, "workloadRef", field), reference.get(field), check)
 
 
 def _one_of(value: Document, choices: tuple[str, ...], path: Path, report: Report) -> None:
@@ -86,27 +98,54 @@ def _one_of(value: Document, choices: tuple[str, ...], path: Path, report: Repor
         report.invalid(path, f"{{{got}}}", f"must specify exactly one of: {shown}")
 
 
-def _check_group(spec: Document, path: Path, report: Report) -> None:
-    policy = spec.get("schedulingPolicy")
-    place = at(path, "schedulingPolicy")
-    if policy is not None:
-        _one_of(policy, ("basic", "gang"), place, report)
-        gang = policy.get("gang")
-        if gang is not None:
-            field = "minGroupCount" if "minGroupCount" in gang else "minCount"
-            count = gang.get(field) or 0
-            if count <= 0:
-                report.invalid(at(place, "gang", field), count, NOT_POSITIVE)
-    mode = spec.get("disruptionMode")
-    if mode is not None:
-        _one_of(mode, ("all", "single"), at(path, "disruptionMode"), report)
-        if mode.get("all") is not None and (policy or {}).get("basic") is not None:
-            detail = "must not be `all` when the scheduling policy is `basic`"
-            report.invalid(at(path, "disruptionMode"), "all", detail)
-    _check_topology(spec.get("schedulingConstraints") or {}, path, report)
+def _check_group(spec: Document, path: Path, report: Report, count: str = _MIN_COUNT) -> None:
+    """What groups and their templates share; ``count`` is the field of their gang policy."""
+    check_policy(spec.get("schedulingPolicy"), at(path, "schedulingPolicy"), report, count)
+    check_modes(spec, path, report)
     if spec.get("priorityClassName"):
         place = at(path, "priorityClassName")
         report.format(place, spec["priorityClassName"], formats.dns_subdomain)
+    priority = spec.get("priority")
+    if priority is not None and priority > HIGHEST_USER_PRIORITY:
+        detail = f"must be less than or equal to {HIGHEST_USER_PRIORITY}"
+        report.invalid(at(path, "priority"), priority, detail)
+    policy = spec.get("preemptionPolicy")
+    if policy is not None and policy not in PREEMPTION_POLICIES:
+        report.not_supported(at(path, "preemptionPolicy"), policy, PREEMPTION_POLICIES)
+
+
+def check_policy(
+    policy: Document | None,
+    path: Path,
+    report: Report,
+    count: str = _MIN_COUNT,
+    *,
+    count_required: bool = True,
+) -> None:
+    """A scheduling policy: basic or gang; where the count is not required, it has a default."""
+    if policy is None:
+        return
+    _one_of(policy, ("basic", "gang"), path, report)
+    gang = policy.get("gang")
+    if gang is None:
+        return
+    value = gang.get(count)
+    if value is None and count_required:
+        report.required(at(path, "gang", count))
+    elif value is not None and value < 1:
+        report.invalid(at(path, "gang", count), value, NOT_POSITIVE)
+
+
+def check_modes(spec: Document, path: Path, report: Report) -> None:
+    """Disruption mode, topology and claims of a group, a template or a Job's ``scheduling``."""
+    mode = spec.get("disruptionMode")
+    if mode is not None:
+        _one_of(mode, ("all", "single"), at(path, "disruptionMode"), report)
+        basic = (spec.get("schedulingPolicy") or {}).get("basic")
+        if mode.get("all") is not None and basic is not None:
+            detail = "must not be `all` when the scheduling policy is `basic`"
+            report.invalid(at(path, "disruptionMode"), "all", detail)
+    _check_topology(spec.get("schedulingConstraints") or {}, path, report)
     _check_group_claims(spec.get("resourceClaims") or [], at(path, "resourceClaims"), report)
 
 
@@ -116,8 +155,7 @@ def _check_topology(constraints: Document, path: Path, report: Report) -> None:
     if len(topology) > MAX_TOPOLOGY:
         report.too_many(place, len(topology), MAX_TOPOLOGY)
     for index, entry in enumerate(topology):
-        if entry.get("key"):
-            report.format(at(place, index, "key"), entry["key"], formats.qualified_name)
+        report.required_format(at(place, index, "key"), entry.get("key"), formats.qualified_name)
 
 
 def _check_group_claims(claims: list[Document], path: Path, report: Report) -> None:
@@ -126,10 +164,12 @@ def _check_group_claims(claims: list[Document], path: Path, report: Report) -> N
     seen: set[Any] = set()
     for index, claim in enumerate(claims):
         place = at(path, index)
-        if claim.get("name"):
-            report.format(at(place, "name"), claim["name"], formats.dns_label)
+        if report.required_format(at(place, "name"), claim.get("name"), formats.dns_label):
             report.unique(at(place, "name"), claim["name"], seen)
         _one_of(claim, ("resourceClaimName", "resourceClaimTemplateName"), place, report)
+        for field in ("resourceClaimName", "resourceClaimTemplateName"):
+            if claim.get(field) is not None:
+                report.format(at(place, field), claim[field], formats.dns_subdomain)
 
 
 _GROUP_MUTABLE = ("schedulingPolicy",)
@@ -137,14 +177,21 @@ _GROUP_MUTABLE = ("schedulingPolicy",)
 
 def check_group_update(new: Document, old: Document, report: Report) -> None:
     """Only ``gang.minCount`` of a group may change."""
+    check_kept(new.get("spec") or {}, old.get("spec") or {}, _SPEC, report)
+
+
+def check_composite_update(new: Document, old: Document, report: Report) -> None:
+    """A composite never changes."""
     after, before = new.get("spec") or {}, old.get("spec") or {}
     for field in sorted({*after, *before}):
+        report.immutable(at(_SPEC, field), after.get(field), before.get(field))
+
+
+def check_kept(after: Document, before: Document, path: Path, report: Report) -> None:
+    """Everything stays as it was, except for the count of a gang that was one already."""
+    for field in sorted({*after, *before}):
         if field not in _GROUP_MUTABLE:
-            report.immutable(at(_SPEC, field), after.get(field), before.get(field))
-    _check_policy_kept(after, before, _SPEC, report)
-
-
-def _check_policy_kept(after: Document, before: Document, path: Path, report: Report) -> None:
+            report.immutable(at(path, field), after.get(field), before.get(field))
     new, old = after.get("schedulingPolicy") or {}, before.get("schedulingPolicy") or {}
     if ("gang" in new) != ("gang" in old) or ("basic" in new) != ("basic" in old):
         report.invalid(at(path, "schedulingPolicy"), new, IMMUTABLE)
@@ -156,38 +203,83 @@ def _check_policy_kept(after: Document, before: Document, path: Path, report: Re
 def check_workload(document: Document, report: Report) -> None:
     """scheduling.k8s.io Workload (not Kueue's)."""
     spec = document.get("spec") or {}
-    fields = ("podGroupTemplates", "compositePodGroupTemplates")
-    given = [field for field in fields if spec.get(field)]
+    given = [field for field in _TEMPLATES if spec.get(field)]
     if len(given) != 1:
         detail = "exactly one of `podGroupTemplates` or `compositePodGroupTemplates` must be set"
         if given:
             report.invalid(_SPEC, "", detail)
         else:
             report.required(at(_SPEC, "podGroupTemplates"), detail)
-    for field in given:
-        templates = spec[field]
+    _check_templates(spec, _SPEC, report, set(), 1)
+    reference = spec.get("controllerRef")
+    if reference is not None:
+        place = at(_SPEC, "controllerRef")
+        if reference.get("apiGroup"):
+            report.format(at(place, "apiGroup"), reference["apiGroup"], formats.dns_subdomain)
+        for field in ("kind", "name"):
+            report.required_format(at(place, field), reference.get(field), formats.path_segment)
+
+
+def _check_templates(
+    parent: Document, path: Path, report: Report, seen: set[Any], depth: int
+) -> None:
+    """Templates at every level: names are unique in the whole Workload, levels are limited."""
+    for field in _TEMPLATES:
+        templates = parent.get(field) or []
+        place = at(path, field)
         if len(templates) > MAX_TEMPLATES:
-            report.too_many(at(_SPEC, field), len(templates), MAX_TEMPLATES)
-        seen: set[Any] = set()
+            report.too_many(place, len(templates), MAX_TEMPLATES)
+        if templates and depth > MAX_TREE_DEPTH:
+            detail = f"the tree of templates must not have more than {MAX_TREE_DEPTH} levels"
+            report.invalid(place, f"{depth} levels", detail)
+            continue
         for index, template in enumerate(templates):
-            place = at(_SPEC, field, index)
-            if template.get("name"):
-                report.format(at(place, "name"), template["name"], formats.dns_label)
-                report.unique(at(place, "name"), template["name"], seen)
-            _check_group(template, place, report)
+            here = at(place, index)
+            if report.required_format(at(here, "name"), template.get("name"), formats.dns_label):
+                report.unique(at(here, "name"), template["name"], seen)
+            if field == "podGroupTemplates":
+                _check_group(template, here, report)
+                continue
+            _check_group(template, here, report, _MIN_GROUP_COUNT)
+            _check_children(template, here, report)
+            _check_templates(template, here, report, seen, depth + 1)
+
+
+def _check_children(template: Document, path: Path, report: Report) -> None:
+    """A composite has children, and what goes as a whole has none that go one by one."""
+    children = [(f, i, c) for f in _TEMPLATES for i, c in enumerate(template.get(f) or [])]
+    if not children:
+        detail = "at least one of `podGroupTemplates` or `compositePodGroupTemplates` must be set"
+        report.required(at(path, "podGroupTemplates"), detail)
+    if "all" not in (template.get("disruptionMode") or {}):
+        return
+    for field, index, child in children:
+        if "all" not in (child.get("disruptionMode") or {}):
+            place = at(path, field, index, "disruptionMode")
+            report.invalid(place, "single", "must be `all` when the mode of its parent is `all`")
 
 
 def check_workload_update(new: Document, old: Document, report: Report) -> None:
     """Templates neither come nor go; of each, only ``gang.minCount`` may change."""
     after, before = new.get("spec") or {}, old.get("spec") or {}
-    for field in ("controllerRef", "compositePodGroupTemplates"):
-        report.immutable(at(_SPEC, field), after.get(field), before.get(field))
-    was, now = before.get("podGroupTemplates") or [], after.get("podGroupTemplates") or []
-    path = at(_SPEC, "podGroupTemplates")
-    if [t.get("name") for t in was] != [t.get("name") for t in now]:
-        report.invalid(path, now, IMMUTABLE)
-        return
-    for index, (old_template, template) in enumerate(zip(was, now, strict=True)):
-        for field in sorted({*old_template, *template} - set(_GROUP_MUTABLE)):
-            report.immutable(at(path, index, field), template.get(field), old_template.get(field))
-        _check_policy_kept(template, old_template, at(path, index), report)
+    report.immutable(
+        at(_SPEC, "controllerRef"), after.get("controllerRef"), before.get("controllerRef")
+    )
+    _check_templates_kept(after, before, _SPEC, report)
+
+
+def _check_templates_kept(after: Document, before: Document, path: Path, report: Report) -> None:
+    for field in _TEMPLATES:
+        was, now = before.get(field) or [], after.get(field) or []
+        place = at(path, field)
+        if [t.get("name") for t in was] != [t.get("name") for t in now]:
+            report.invalid(place, now, IMMUTABLE)
+            continue
+        for index, (old, new) in enumerate(zip(was, now, strict=True)):
+            here = at(place, index)
+            if field == "podGroupTemplates":
+                check_kept(new, old, here, report)
+                continue
+            for name in sorted({*old, *new} - set(_TEMPLATES)):
+                report.immutable(at(here, name), new.get(name), old.get(name))
+            _check_templates_kept(new, old, here, report)

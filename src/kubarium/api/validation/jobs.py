@@ -8,9 +8,10 @@ from typing import Any
 from kubarium.api import formats
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
+from kubarium.api.validation.gangs import check_kept, check_modes, check_policy
 from kubarium.api.validation.metadata import check_label_selector
 from kubarium.api.validation.pods import check_pod_template
-from kubarium.api.validation.report import Report
+from kubarium.api.validation.report import IMMUTABLE, Report
 from kubarium.api.validation.workloads import selector_matches
 
 _SPEC: Path = (None, "spec")
@@ -74,12 +75,28 @@ def check_job_spec(spec: Document, path: Path, report: Report) -> None:
         report.format(at(path, "managedBy"), manager, formats.domain_prefixed)
         if len(manager) > MAX_MANAGED_BY:
             report.too_long(at(path, "managedBy"), MAX_MANAGED_BY)
+    if spec.get("scheduling") is not None:
+        _check_scheduling(spec, path, report)
     _check_completion_mode(spec, path, report)
     _check_per_index(spec, path, policy, report)
     if spec.get("podFailurePolicy") is not None:
         _check_failure_policy(spec, path, policy, report)
     if spec.get("successPolicy") is not None:
         _check_success_policy(spec, path, report)
+
+
+def _check_scheduling(spec: Document, path: Path, report: Report) -> None:
+    """How the Job's pods start (KEP-5547): what the controller compiles to a Workload."""
+    scheduling, place = spec["scheduling"], at(path, "scheduling")
+    policy = scheduling.get("schedulingPolicy")
+    check_policy(policy, at(place, "schedulingPolicy"), report, count_required=False)
+    # Without a policy it is basic, of which no part goes as a whole.
+    check_modes({"schedulingPolicy": {"basic": {}}, **scheduling}, place, report)
+    least = ((policy or {}).get("gang") or {}).get("minCount")
+    parallelism = 1 if spec.get("parallelism") is None else spec["parallelism"]
+    if least is not None and least > parallelism:
+        detail = f"must be less than or equal to spec.parallelism ({parallelism})"
+        report.invalid(at(place, "schedulingPolicy", "gang", "minCount"), least, detail)
 
 
 def _check_completion_mode(spec: Document, path: Path, report: Report) -> None:
@@ -288,9 +305,20 @@ def check_job_update(new: Document, old: Document, report: Report) -> None:
         return
     for field in _FROZEN:
         report.immutable(at(_SPEC, field), after.get(field), before.get(field))
+    _check_scheduling_kept(after, before, report)
     _check_completions(after, before, report)
     _check_template(after, before, old.get("status") or {}, report)
     check_job_spec(after, _SPEC, report)
+
+
+def _check_scheduling_kept(after: Document, before: Document, report: Report) -> None:
+    """Only ``gang.minCount`` may change, and the whole neither comes nor goes."""
+    new, old, path = after.get("scheduling"), before.get("scheduling"), at(_SPEC, "scheduling")
+    if new is None or old is None:
+        if new is not old:
+            report.invalid(path, new, IMMUTABLE)
+        return
+    check_kept(new, old, path, report)
 
 
 def _check_completions(after: Document, before: Document, report: Report) -> None:

@@ -52,15 +52,25 @@ def check_metadata(kind: Kind, document: Document, report: Report) -> None:
         report.required_format(at(_METADATA, "namespace"), namespace, formats.dns_label)
     elif namespace:
         report.forbidden(at(_METADATA, "namespace"), "not allowed on this type")
-    _check_common(metadata, report)
+    _check_common(metadata, {}, report)
     check_finalizers(kind, metadata.get("finalizers") or (), report)
 
 
-def _check_common(metadata: Document, report: Report) -> None:
+def _check_common(metadata: Document, before: Document, report: Report) -> None:
+    """What has changed since ``before``, which has been checked."""
+
+    def changed(field: str) -> Any:
+        value, known = metadata.get(field), before.get(field)
+        return None if value is known or value == known else value
+
     report.not_negative(at(_METADATA, "generation"), metadata.get("generation"))
-    check_labels(metadata.get("labels") or {}, at(_METADATA, "labels"), report)
-    check_annotations(metadata.get("annotations") or {}, at(_METADATA, "annotations"), report)
-    _check_owners(metadata.get("ownerReferences") or (), report)
+    if labels := changed("labels"):
+        check_labels(labels, at(_METADATA, "labels"), report)
+    if annotations := changed("annotations"):
+        check_annotations(annotations, at(_METADATA, "annotations"), report)
+    if owners := changed("ownerReferences"):
+        _check_owners(owners, report)
+    # Large trees that nearly every write changes: to look is cheaper than to compare.
     for index, entry in enumerate(metadata.get("managedFields") or ()):
         operation = entry.get("operation")
         path = at(_METADATA, "managedFields", index)
@@ -166,18 +176,11 @@ def check_metadata_update(kind: Kind, new: Document, old: Document, report: Repo
         path = at(_METADATA, "generation")
         report.invalid(path, after.get("generation", 0), "must not be decremented")
     for field in _IMMUTABLE:
-        report.immutable(at(_METADATA, field), after.get(field), before.get(field))
-    if _unchanged(after, before):
-        return
-    _check_common(after, report)
+        if after.get(field) != before.get(field):
+            report.immutable(at(_METADATA, field), after.get(field), before.get(field))
+    _check_common(after, before, report)
     if after.get("finalizers") != before.get("finalizers"):
         check_finalizers(kind, after.get("finalizers") or (), report)
-
-
-def _unchanged(after: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether all that was checked when ``before`` was written is still the same."""
-    fields = ("labels", "annotations", "ownerReferences", "managedFields", "finalizers")
-    return all(after.get(field) == before.get(field) for field in fields)
 
 
 # --- label selectors -----------------------------------------------------------------------------

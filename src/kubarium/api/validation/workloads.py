@@ -130,7 +130,7 @@ def check_stateful_set(document: Document, report: Report) -> None:
     spec = document.get("spec") or {}
     for field in ("replicas", "minReadySeconds", "revisionHistoryLimit"):
         report.not_negative(at(_SPEC, field), spec.get(field))
-    check_selector_and_template(spec, report)
+    check_selector_and_template(_with_claims(spec), report)
     rolling = (spec.get("updateStrategy") or {}).get("rollingUpdate") or {}
     place = at(_SPEC, "updateStrategy", "rollingUpdate", "partition")
     report.not_negative(place, rolling.get("partition"))
@@ -139,6 +139,19 @@ def check_stateful_set(document: Document, report: Report) -> None:
     name = spec.get("serviceName")
     if name:
         report.format(at(_SPEC, "serviceName"), name, formats.dns_subdomain)
+
+
+def _with_claims(spec: Document) -> Document:
+    """The spec as its pods will have it: a volume for each of volumeClaimTemplates."""
+    templates = spec.get("volumeClaimTemplates") or ()
+    names = [(claim.get("metadata") or {}).get("name") or "" for claim in templates]
+    if not names:
+        return spec
+    template = spec.get("template") or {}
+    pod = template.get("spec") or {}
+    volumes = [v for v in pod.get("volumes") or () if v.get("name") not in names]
+    volumes += [{"name": n, "persistentVolumeClaim": {"claimName": n}} for n in names]
+    return {**spec, "template": {**template, "spec": {**pod, "volumes": volumes}}}
 
 
 def check_immutable_selector(new: Document, old: Document, report: Report) -> None:

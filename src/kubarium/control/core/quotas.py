@@ -9,7 +9,8 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import partial
 
-from kubarium.api.kinds import RESOURCE_QUOTAS
+from kubarium.api.device_quotas import counts_resources, resource_names
+from kubarium.api.kinds import DEVICE_CLASSES, RESOURCE_QUOTAS
 from kubarium.api.quotas import Usage, counts, in_scope, status_of, usage_of
 from kubarium.api.resource import Document, Resource
 from kubarium.control.core.served import ServedResources
@@ -30,6 +31,8 @@ class QuotaController:
         self.controller = Controller("resourcequota-controller", context, self._reconcile)
         self._quotas = self.controller.reads(RESOURCE_QUOTAS)
         self._quotas.on_change(self._quota_changed)
+        self._classes = self.controller.reads(DEVICE_CLASSES)
+        self._classes.on_change(self._class_changed)
         self._gathering: dict[str, None] = {}
         self._limited: dict[str, None] = {}  # namespaces with a quota
         served.on_resource(self._follow)
@@ -53,6 +56,12 @@ class QuotaController:
         if old is None or new is None or old.get("spec") != new.get("spec"):
             self._limited[document["metadata"]["namespace"]] = None
             self._gather(document["metadata"]["namespace"])
+
+    def _class_changed(self, old: Document | None, new: Document | None) -> None:
+        """A class that answers another resource changes what claims of it count as."""
+        if resource_names([old] if old else []) != resource_names([new] if new else []):
+            for namespace in self._limited:
+                self._gather(namespace)
 
     def _object_changed(
         self, resource: Resource, old: Document | None, new: Document | None
@@ -82,13 +91,14 @@ class QuotaController:
 
     def _usage(self, quota: Document, hard: Document) -> Usage:
         total: Usage = {}
+        named = resource_names(self._classes.items()) if counts_resources(hard) else {}
         for resource in self._served.resources():
             if not resource.namespaced or not counts(resource, hard):
                 continue
             informer = self._context.informers.get(resource)
             for document in informer.items(quota["metadata"]["namespace"]):
                 if in_scope(quota, resource, document):
-                    for name, amount in usage_of(resource, document, hard).items():
+                    for name, amount in usage_of(resource, document, hard, named).items():
                         total[name] = total.get(name, Fraction(0)) + amount
         return total
 

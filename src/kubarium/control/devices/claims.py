@@ -25,6 +25,10 @@ FINALIZER = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
 COMPONENT = "resource_claim"
 
+# Pods come faster than one worker makes their claims, a turn of the event loop for each; upstream
+# has 50.
+WORKERS = 16
+
 _BY_OWNER = "resourceclaims-by-owner-uid"
 _BY_GROUP = "pods-by-group"
 
@@ -89,31 +93,43 @@ def claim_from(
     }
 
 
+def _claim_statuses(pod: Document) -> list[Document]:
+    statuses: list[Document] = (pod.get("status") or {}).get("resourceClaimStatuses") or []
+    return statuses
+
+
 class ClaimGenerator:
     """Makes the claims that pods' templates ask for."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._events = EventRecorder(context, COMPONENT)
-        self.controller = Controller("resourceclaim-generator", context, self.reconcile)
-        self._pods = self.controller.watches(PODS, self._templated)
-        self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_owner)
+        self.controller = Controller("resourceclaim-generator", context, self.reconcile, WORKERS)
+        self._pods = self.controller.reads(PODS)
+        self._claims = self.controller.reads(RESOURCE_CLAIMS)
+        self._pods.on_change(self._pod_changed)
+        self._claims.on_change(self._claim_changed)
         self._claims.add_index(_BY_OWNER, _owner_uids)
         self._templates = self.controller.watches(RESOURCE_CLAIM_TEMPLATES, self._of_template)
         self._groups = self.controller.watches(POD_GROUPS, self._of_group)
         self._pods.add_index(_BY_GROUP, _group_names)
 
-    @staticmethod
-    def _templated(pod: Document) -> list[Key]:
-        entries = pod.get("spec", {}).get("resourceClaims") or ()
-        if not any(e.get("resourceClaimTemplateName") for e in entries):
-            return []
-        return [(pod["metadata"]["namespace"], pod["metadata"]["name"])]
+    def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        """A pod is of interest when it comes, and when what is said of its claims changes."""
+        if new is None or (old is not None and _claim_statuses(old) == _claim_statuses(new)):
+            return
+        entries = new["spec"].get("resourceClaims") or ()
+        if any(e.get("resourceClaimTemplateName") for e in entries):
+            self.controller.enqueue((new["metadata"]["namespace"], new["metadata"]["name"]))
 
-    @staticmethod
-    def _of_owner(claim: Document) -> list[Key]:
+    def _claim_changed(self, old: Document | None, new: Document | None) -> None:
+        """A claim is of interest when it comes or goes, not while it is allocated and used."""
+        claim = new or old
+        if claim is None or (old is not None and new is not None):
+            return
         name = owning_pod(claim)[0]
-        return [(claim["metadata"]["namespace"], name)] if name else []
+        if name:
+            self.controller.enqueue((claim["metadata"]["namespace"], name))
 
     def _of_template(self, template: Document) -> list[Key]:
         namespace, name = template["metadata"]["namespace"], template["metadata"]["name"]

@@ -1,4 +1,7 @@
-"""Answers ResourcePoolStatusRequests: once, like a certificate request (KEP-5677)."""
+"""Answers ResourcePoolStatusRequests: once, like a certificate request (KEP-5677).
+
+Answered ones are kept for an hour, so that nobody has to clean up.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,11 @@ from kubarium.runtime.controller import Controller
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.device_pools import pool_statuses
 from kubarium.view.device_taints import taint_rule
+from kubarium.view.pods import seconds
+
+# KEP-5677: how long requests are kept after their answer, and how long one may wait for it.
+ANSWERED_TTL_S = 3600.0
+PENDING_TTL_S = 24 * 3600.0
 
 
 class PoolStatus:
@@ -22,21 +30,23 @@ class PoolStatus:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.controller = Controller("resource-pool-status", context, self.reconcile)
-        self._requests = self.controller.watches(RESOURCE_POOL_STATUS_REQUESTS, self._unanswered)
+        self._requests = self.controller.watches(RESOURCE_POOL_STATUS_REQUESTS)
         informers = context.informers
         self._slices = informers.get(RESOURCE_SLICES)
         self._claims = informers.get(RESOURCE_CLAIMS)
         self._rules = informers.get(DEVICE_TAINT_RULES)
 
-    @staticmethod
-    def _unanswered(request: Document) -> list[Key]:
-        return [] if _is_answered(request) else [("", request["metadata"]["name"])]
-
     async def reconcile(self, key: Key) -> float | None:
-        """Answer one request from what is known now."""
+        """Answer one request from what is known now, or delete one whose time is over."""
         request = self._requests.get(key[1])
-        if request is None or _is_answered(request):
+        if request is None:
             return None
+        left = _expires(request) - self._context.clock.now()
+        if left <= 0:
+            await writes.delete(self._context, RESOURCE_POOL_STATUS_REQUESTS, request)
+            return None
+        if _is_answered(request):
+            return left
         for informer in (self._slices, self._claims, self._rules):
             await informer.wait_synced()
         rules = [taint_rule(document) for document in self._rules.items()]
@@ -48,8 +58,19 @@ class PoolStatus:
         )
         status = answer | {"conditions": conditions}
         await writes.update_status(self._context, RESOURCE_POOL_STATUS_REQUESTS, request, status)
-        return None
+        return None  # the answer comes back by the watch
+
+
+_ANSWERS = ("Complete", "Failed")
 
 
 def _is_answered(request: Document) -> bool:
-    return any(writes.condition_is_true(request, kind) for kind in ("Complete", "Failed"))
+    return any(writes.condition_is_true(request, kind) for kind in _ANSWERS)
+
+
+def _expires(request: Document) -> float:
+    """When the request is to be deleted."""
+    for condition in (request.get("status") or {}).get("conditions") or ():
+        if condition.get("type") in _ANSWERS:
+            return seconds(condition.get("lastTransitionTime")) + ANSWERED_TTL_S
+    return seconds(request["metadata"].get("creationTimestamp")) + PENDING_TTL_S

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kubarium.api.kinds import (
+    JOB_SETS,
     PRIORITY_CLASSES,
     RESOURCE_FLAVORS,
+    TRAIN_JOBS,
     WORKLOAD_PRIORITY_CLASSES,
     WORKLOADS,
 )
@@ -35,8 +37,8 @@ from kubarium.view.queueing.documents import (
     is_true,
 )
 from kubarium.view.queueing.jobs import (
-    KINDS,
     MAX_EXECUTION_LABEL,
+    RESOURCES,
     STOPPING_ANNOTATION,
     JobKind,
     PodSetConflictError,
@@ -77,8 +79,10 @@ class JobController:
         self.controller.watches(WORKLOADS, self._owners)
         for resource in (RESOURCE_FLAVORS, PRIORITY_CLASSES, WORKLOAD_PRIORITY_CLASSES):
             self.controller.reads(resource)
-        for other in KINDS:
-            self.controller.reads(other.resource)
+        for other in RESOURCES:
+            self.controller.reads(other)
+        if kind.resource == TRAIN_JOBS:
+            self.controller.watches(JOB_SETS, _owning_train_job)
 
     def _owners(self, workload: Document) -> Iterator[Key]:
         for reference in workload["metadata"].get("ownerReferences") or ():
@@ -132,8 +136,7 @@ class JobController:
         reference = writes.controller_of(document)
         if reference is None:
             return None
-        for kind in KINDS:
-            resource = kind.resource
+        for resource in RESOURCES:
             if (reference["kind"], reference["apiVersion"]) == (
                 resource.kind,
                 resource.api_version,
@@ -221,6 +224,8 @@ class JobController:
     def _matches(self, job: Document, workload: Document) -> bool:
         wanted = (workload.get("spec") or {}).get("podSets") or []
         actual = self._kind.pod_sets(job)
+        if not actual:
+            return True  # what it is made of is being made anew: nothing to compare
         if len(wanted) != len(actual):
             return False
         if all(map(same_pods, wanted, actual)):
@@ -237,6 +242,8 @@ class JobController:
     async def _make_workload(self, job: Document) -> None:
         if self._kind.is_active(job):
             return  # pods of a former life are still going; their end brings us back
+        if not self._kind.pod_sets(job):
+            return  # what it is made of is still to come, and brings us back
         workload = self._compose(job)
         try:
             created = await writes.create(
@@ -363,6 +370,8 @@ class JobController:
         if (job.get("status") or {}).get("startTime"):
             status = {k: v for k, v in job["status"].items() if k != "startTime"}
             job = await writes.update_status(self._context, self._kind.resource, job, status)
+        if self._kind.restores_when_idle and self._kind.is_active(job):
+            return  # the end of its pods brings us back
         pod_sets = ((workload or {}).get("spec") or {}).get("podSets") or ()
         infos: list[PodSetInfo] = [info_of_pod_set(pod_set) for pod_set in pod_sets]
         restored = self._kind.restored(job, infos)
@@ -443,6 +452,12 @@ class JobController:
 def _owner_uids(workload: Document) -> Iterator[str]:
     for reference in workload["metadata"].get("ownerReferences") or ():
         yield reference["uid"]
+
+
+def _owning_train_job(jobset: Document) -> Iterator[Key]:
+    reference = writes.controller_of(jobset)
+    if reference is not None and reference["kind"] == TRAIN_JOBS.kind:
+        yield jobset["metadata"]["namespace"], reference["name"]
 
 
 def _pod_sets(workload: Document) -> Iterable[Document]:

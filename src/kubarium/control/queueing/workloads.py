@@ -34,7 +34,7 @@ from kubarium.view.queueing.documents import (
     condition,
     is_true,
 )
-from kubarium.view.queueing.jobs import KINDS
+from kubarium.view.queueing.jobs import RESOURCES
 from kubarium.view.queueing.readiness import admission_check_names, is_terminating, stop_policy
 from kubarium.view.queueing.statuses import (
     EVICTED_BY_ADMISSION_CHECK,
@@ -76,8 +76,8 @@ class WorkloadController:
         self.controller.watches(WORKLOADS)
         self.controller.reads(LOCAL_QUEUES).on_change(self._local_queue_changed)
         self.controller.reads(CLUSTER_QUEUES).on_change(self._cluster_queue_changed)
-        for kind in KINDS:
-            self.controller.reads(kind.resource).on_change(self._job_changed)
+        for resource in RESOURCES:
+            self.controller.reads(resource).on_change(self._job_changed)
 
     # who must be looked at
 
@@ -195,12 +195,12 @@ class WorkloadController:
 
     def _is_there(self, workload: Document, reference: Document) -> bool:
         """Whether the owner still exists; owners of kinds that we do not know count as there."""
-        for kind in KINDS:
+        for resource in RESOURCES:
             if (reference["kind"], reference["apiVersion"]) == (
-                kind.resource.kind,
-                kind.resource.api_version,
+                resource.kind,
+                resource.api_version,
             ):
-                informer = self._context.informers.get(kind.resource)
+                informer = self._context.informers.get(resource)
                 owner = informer.get(reference["name"], workload["metadata"]["namespace"])
                 return owner is not None and owner["metadata"]["uid"] == reference["uid"]
         return True

@@ -6,18 +6,25 @@ scheduler decides again.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from dataclasses import replace
+
 from kubarium.api.kinds import (
+    COMPOSITE_POD_GROUPS,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIMS,
 )
-from kubarium.api.resource import Document
+from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, not_found
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling.extended import ExtendedClaims
+from kubarium.control.scheduling.held import UNSCHEDULABLE
+from kubarium.control.scheduling.queue import ItemKey
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.reservation import Reservation
@@ -30,7 +37,8 @@ from kubarium.view.consumers import consumer
 from kubarium.view.devices import allocation_document
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.volumes import candidates, reach, waiting_claims
+from kubarium.view.pods import claim_shares_document
+from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
 FINALIZER = "resource.kubernetes.io/delete-protection"
 SCHEDULER_NAME = "default-scheduler"
@@ -62,7 +70,11 @@ class Committer:
         self._claims = context.informers.get(RESOURCE_CLAIMS)
         self._pods = context.informers.get(PODS)
         self._groups = context.informers.get(POD_GROUPS)
+        self._composites = context.informers.get(COMPOSITE_POD_GROUPS)
         self._coscheduling = context.informers.get(COSCHEDULING_GROUPS)
+        self._volume_claims = context.informers.get(PERSISTENT_VOLUME_CLAIMS)
+        self._volume_claims.on_change(self._claim_changed)
+        self._binding: dict[Key, asyncio.Event] = {}
         self._extended = ExtendedClaims(context, view)
         self.events = EventRecorder(context, SCHEDULER_NAME)
 
@@ -90,9 +102,64 @@ class Committer:
         for key, allocation in allocations:
             if needs_preparation(allocation):
                 await self._prepared(key)
-        for key in waiting_claims(self._view.snapshot, pod.volumes):
+        waiting = waiting_claims(self._view.snapshot, pod.volumes)
+        for key in waiting:
             await self._volume(key, placement.node)
+        for key in waiting:
+            await self._until_bound(key, pod)
+        if placement.shares or self._has_shares(pod):
+            await self._record_shares(placement, allocations)
         await self._bind(placement)
+
+    def _has_shares(self, pod: Pod) -> bool:
+        """Whether an earlier attempt has left in the status what it would have taken."""
+        document = self._pods.get(pod.key[1], pod.key[0]) or {}
+        return bool((document.get("status") or {}).get("nodeAllocatableResourceClaimStatuses"))
+
+    async def _record_shares(
+        self, placement: Placement, allocations: list[tuple[Key, Allocation]]
+    ) -> None:
+        """Say in the pod's status what its claims take of the node, before the node sees it."""
+        real = {
+            known: key
+            for (known, _), (key, _) in zip(placement.allocations, allocations, strict=True)
+        }
+        shares = [replace(s, claim=real.get(s.claim, s.claim)) for s in placement.shares]
+        status = {"nodeAllocatableResourceClaimStatuses": claim_shares_document(shares)}
+        await self._patch_pod(placement.pod, status)
+
+    def waits_for_volumes(self, pod: Pod) -> bool:
+        """Whether a volume must be made or bound before the pod may be."""
+        return bool(pod.volumes) and bool(waiting_claims(self._view.snapshot, pod.volumes))
+
+    async def _until_bound(self, key: Key, pod: Pod) -> None:
+        """Until the claim has its volume; upstream waits in PreBind, as long as this."""
+        clock = self._context.clock
+        deadline = clock.monotonic() + CONDITION_TIMEOUT_S
+        while True:
+            claim = self._volume_claims.get(key[1], key[0])
+            if claim is None or self._pods.get(pod.key[1], pod.key[0]) is None:
+                raise not_found("persistentvolumeclaims", "", key[1])
+            if is_bound(claim):
+                return
+            notes = claim["metadata"].get("annotations") or {}
+            if SELECTED_NODE not in notes:
+                text = f"claim {key[1]}: its provisioner has no room on the node"
+                raise DeviceNotReadyError(text)
+            if clock.monotonic() >= deadline:
+                raise DeviceNotReadyError("binding volumes: context deadline exceeded")
+            changed = self._binding.setdefault(key, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONDITION_POLL_S):
+                    await changed.wait()
+            self._binding.pop(key, None)
+
+    def _claim_changed(self, old: Document | None, new: Document | None) -> None:
+        document = new or old
+        assert document is not None
+        waiting = self._binding.get(key_of(document))
+        if waiting is not None:
+            waiting.set()
 
     async def _real_key(self, key: Key, pod: Pod) -> Key:
         """The claim behind a key; the one for extended resources is made now."""
@@ -185,9 +252,12 @@ class Committer:
             return
         volumes = self._context.informers.get(PERSISTENT_VOLUMES).items()
         usable = [v for v in candidates(claim, volumes) if self._reaches(v, node)]
+        _, chosen = self._view.snapshot.assumed_volumes.get(key, ("", ""))
+        usable.sort(key=lambda v: v["metadata"]["name"] != chosen)
         if not usable:
             note = {"metadata": {"annotations": {SELECTED_NODE: node}}}
-            await self._context.client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], note, key[0])
+            noted = await self._context.client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], note, key[0])
+            self._volume_claims.observe(noted)
             return
         volume, metadata = usable[0], claim["metadata"]
         owner = {
@@ -202,7 +272,8 @@ class Committer:
         taken = await client.update(PERSISTENT_VOLUMES, taken)
         status = {**(taken.get("status") or {}), "phase": "Bound"}
         await writes.update_status(self._context, PERSISTENT_VOLUMES, taken, status)
-        bound = {"spec": {"volumeName": name}, "metadata": {"annotations": {SELECTED_NODE: node}}}
+        notes = {SELECTED_NODE: node, BIND_COMPLETED: "yes"}
+        bound = {"spec": {"volumeName": name}, "metadata": {"annotations": notes}}
         claim = await client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], bound, key[0])
         have = volume["spec"]
         status = {
@@ -235,7 +306,9 @@ class Committer:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
             self.events.event(document, "Normal", "Scheduled", text)
 
-    async def refuse(self, pod: Pod, message: str, *, event: bool = True) -> None:
+    async def refuse(
+        self, pod: Pod, message: str, code: str = UNSCHEDULABLE, *, event: bool = True
+    ) -> None:
         """Record on the pod why it has no node, if that is news; a repeated event only counts."""
         namespace, name = pod.key
         document = self._pods.get(name, namespace)
@@ -249,7 +322,7 @@ class Committer:
         condition = {
             "type": "PodScheduled",
             "status": "False",
-            "reason": "Unschedulable",
+            "reason": code,
             "message": message,
             "lastProbeTime": None,
         }
@@ -257,12 +330,12 @@ class Committer:
             condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
         await self._patch_pod(pod, {"conditions": [condition]})
 
-    async def hold(self, pod: Pod, message: str) -> None:
+    async def hold(self, pod: Pod, message: str, code: str = UNSCHEDULABLE) -> None:
         """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
         document = self._pods.get(pod.key[1], pod.key[0])
         known = writes.find_condition(document or {}, "PodScheduled") or {}
         if known.get("status") != "False" or known.get("message") != message:
-            await self.refuse(pod, message)
+            await self.refuse(pod, message, code)
 
     async def nominate(self, pod: Pod, node: str) -> None:
         """Record where room is being made for the pod ("" takes it back)."""
@@ -290,14 +363,28 @@ class Committer:
         preemptor, _ = preemption.nominations[0]
         for pod, node in preemption.nominations:
             await self.nominate(pod, node)
+        for composite, key in preemption.units:
+            await self._disrupted(composite, key)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
+
+    async def _disrupted(self, composite: bool, key: Key) -> None:
+        """Tell a group that goes as a whole, and the groups below it."""
+        members = list(self._view.forest.below(key)) if composite else [(False, key)]
+        for is_composite, member in members:
+            resource = COMPOSITE_POD_GROUPS if is_composite else POD_GROUPS
+            document = self._context.informers.get(resource).get(member[1], member[0])
+            if document is not None:
+                text = f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod group"
+                await self._set_condition(
+                    resource, document, "DisruptionTarget", "True", "PreemptionByScheduler", text
+                )
 
     async def _evict(self, victim: Pod, preemptor: Pod) -> None:
         namespace, name = victim.key
         document = self._pods.get(name, namespace)
-        if document is None:
-            return
+        if document is None or writes.is_terminating(document):
+            return  # its room is coming anyway
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
@@ -311,10 +398,10 @@ class Committer:
         self.events.event(document, "Normal", "Preempted", text)
         await writes.delete(self._context, PODS, document)
 
-    async def reserved(self, key: Key | None, reservation: Reservation) -> None:
+    async def reserved(self, item: ItemKey, reservation: Reservation) -> None:
         """Tell the group for which nodes are kept free, and how many."""
-        document = self._group(key) if key is not None else None
-        if document is not None:
+        document = self._composite(item.key) if item.composite else self._group(item.key)
+        if item.gang and document is not None:
             count = len(dict.fromkeys(node for _, node in reservation))
             text = f"Reserved room on {count} nodes, which running jobs will leave"
             self.events.event(document, "Normal", "Reserved", text)
@@ -323,28 +410,60 @@ class Committer:
         found = self._groups.get(key[1], key[0])
         return found or self._coscheduling.get(key[1], key[0])
 
-    async def group_scheduled(self, key: Key, scheduled: bool, message: str) -> None:
-        """Set PodGroupInitiallyScheduled; once True it stays so."""
+    def _composite(self, key: Key) -> Document | None:
+        return self._composites.get(key[1], key[0])
+
+    async def group_scheduled(
+        self, key: Key, scheduled: bool, message: str, code: str = UNSCHEDULABLE
+    ) -> None:
+        """Set PodGroupInitiallyScheduled; once True it stays so. ``code``: the reason if False."""
         document = self._groups.get(key[1], key[0])
         if document is None:
             await self._coscheduled(key, scheduled, message)
+        else:
+            await self._initially(POD_GROUPS, document, scheduled, message, code)
+
+    async def composite_scheduled(
+        self, key: Key, scheduled: bool, message: str, code: str = UNSCHEDULABLE
+    ) -> None:
+        """Set CompositePodGroupInitiallyScheduled; once True it stays so."""
+        document = self._composite(key)
+        if document is not None:
+            await self._initially(COMPOSITE_POD_GROUPS, document, scheduled, message, code)
+
+    async def _initially(
+        self, resource: Resource, document: Document, scheduled: bool, message: str, code: str
+    ) -> None:
+        kind = f"{resource.kind}InitiallyScheduled"
+        if writes.condition_is_true(document.get("status") or {}, kind):
             return
-        if writes.condition_is_true(document, "PodGroupInitiallyScheduled"):
-            return
+        if not scheduled:
+            self.events.event(document, "Warning", "FailedScheduling", message)
+        status, reason = ("True", "Scheduled") if scheduled else ("False", code)
+        await self._set_condition(resource, document, kind, status, reason, message)
+
+    async def _set_condition(
+        self,
+        resource: Resource,
+        document: Document,
+        kind: str,
+        value: str,
+        reason: str,
+        message: str,
+    ) -> None:
+        """Write one condition of a group; nothing if the group is gone or has moved on."""
         conditions = writes.set_condition(
             (document.get("status") or {}).get("conditions") or (),
-            "PodGroupInitiallyScheduled",
-            "True" if scheduled else "False",
-            "Scheduled" if scheduled else "Unschedulable",
+            kind,
+            value,
+            reason,
             message,
             self._context.clock.now(),
             observedGeneration=document["metadata"].get("generation", 1),
         )
-        if not scheduled:
-            self.events.event(document, "Warning", "FailedScheduling", message)
         status = {**(document.get("status") or {}), "conditions": conditions}
         try:
-            await writes.update_status(self._context, POD_GROUPS, document, status)
+            await writes.update_status(self._context, resource, document, status)
         except ApiError as error:
             if error.reason not in ("NotFound", "Conflict"):
                 raise

@@ -9,6 +9,7 @@ those items that it concerns.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -21,19 +22,25 @@ FLUSH_AFTER_S = 300.0
 
 
 class ItemKey(NamedTuple):
-    """A pod or, if ``gang``, a PodGroup."""
+    """A pod or, if ``gang``, a PodGroup; ``composite``: the CompositePodGroup of a hierarchy."""
 
     gang: bool
     key: Key
+    composite: bool = False
 
 
 class Event(Enum):
     """What can make an unschedulable item schedulable."""
 
-    NODE = "node"  # a node came or changed
-    ROOM = "room"  # a pod went away
+    NODE = "node"  # a node came
+    LABELS = "labels"  # a node's labels changed
+    TAINTS = "taints"  # a node's taints changed, or it was cordoned or uncordoned
+    CAPACITY = "capacity"  # a node has more of something
+    ROOM = "room"  # a pod went away, or asks for less
     DEVICES = "devices"  # slices, classes, claims
-    PODS = "pods"  # a pod was placed: affinity to it may now hold
+    VOLUMES = "volumes"  # claims, volumes, classes, limits of drivers
+    DATA = "data"  # what a node has cached
+    PODS = "pods"  # a pod was placed or changed: affinity to it may now hold
 
 
 class _State(Enum):
@@ -50,7 +57,9 @@ class _Item:
     due: float = 0.0
     tried_at: float = 0.0
     helped_by: frozenset[Event] = frozenset()
-    # An event that came while the item was being decided may not have been seen by the decision.
+    # An event that came while the item was being decided may not have been seen by the decision:
+    # how many had come when it was taken, and whether the item itself has changed since.
+    events_seen: int = 0
     moved: bool = False
 
 
@@ -58,17 +67,27 @@ class _Item:
 class SchedulingQueue:
     """Keys only: what an item is made of is looked up when its turn comes."""
 
+    backoff_start_s: float = BACKOFF_START_S
+    backoff_max_s: float = BACKOFF_MAX_S
     _items: dict[ItemKey, _Item] = field(default_factory=dict)
     _ready: dict[ItemKey, None] = field(default_factory=dict)
     _unschedulable: dict[Event, dict[ItemKey, None]] = field(
         default_factory=lambda: {event: {} for event in Event}
     )
     _timers: list[tuple[float, int, ItemKey]] = field(default_factory=list)
-    _deciding: dict[ItemKey, None] = field(default_factory=dict)
+    _events: int = 0
     _sequence: int = 0
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def has_listeners(self, event: Event) -> bool:
+        """Whether any item was rejected for something that the event could cure."""
+        return bool(self._unschedulable[event])
+
+    def listens(self, key: ItemKey, event: Event) -> bool:
+        """Whether the item was rejected for something that the event could cure."""
+        return key in self._unschedulable[event]
 
     def __contains__(self, key: object) -> bool:
         return key in self._items
@@ -89,7 +108,6 @@ class SchedulingQueue:
         item = self._items.pop(key, None)
         if item is not None:
             self._ready.pop(key, None)
-            self._deciding.pop(key, None)
             self._unlist(key, item)
 
     def has_ready(self, now: float) -> bool:
@@ -109,7 +127,7 @@ class SchedulingQueue:
         for key in taken:
             item = self._items[key]
             item.state = _State.DECIDING
-            self._deciding[key] = None
+            item.events_seen = self._events
             item.moved = False
             item.attempts += 1
             item.tried_at = now
@@ -120,12 +138,11 @@ class SchedulingQueue:
         item = self._items.get(key)
         if item is None:
             return
-        self._deciding.pop(key, None)
         item.state = _State.UNSCHEDULABLE
         item.helped_by = helped_by
         for event in helped_by:
             self._unschedulable[event][key] = None
-        if item.moved:
+        if self._has_moved(item):
             self._wake(key, item, now)
         else:
             self._set_timer(now + FLUSH_AFTER_S, key, item)
@@ -134,7 +151,6 @@ class SchedulingQueue:
         """The attempt failed for a reason that may pass (a conflict): back off."""
         item = self._items.get(key)
         if item is not None:
-            self._deciding.pop(key, None)
             self._unlist(key, item)
             self._back_off(key, item, now)
 
@@ -143,21 +159,24 @@ class SchedulingQueue:
         item = self._items.get(key)
         if item is None:
             return
-        self._deciding.pop(key, None)
         item.state = _State.UNSCHEDULABLE
         item.helped_by = frozenset()
         item.attempts = max(0, item.attempts - 1)
-        if item.moved:
+        if self._has_moved(item):
             self._wake(key, item, now=None)
 
-    def happened(self, event: Event, now: float) -> None:
-        """Wake the items that the event could help."""
-        waiting = self._unschedulable[event]
-        if waiting:
-            for key in list(waiting):
+    def _has_moved(self, item: _Item) -> bool:
+        """Whether something happened since the item was taken to be decided."""
+        return item.moved or item.events_seen != self._events
+
+    def happened(
+        self, event: Event, now: float, helps: Callable[[ItemKey], bool] | None = None
+    ) -> None:
+        """Wake the items that the event could help; ``helps`` looks closer at each of them."""
+        for key in list(self._unschedulable[event]):
+            if helps is None or helps(key):
                 self._wake(key, self._items[key], now)
-        for key in self._deciding:
-            self._items[key].moved = True
+        self._events += 1
 
     def _wake(self, key: ItemKey, item: _Item, now: float | None) -> None:
         self._unlist(key, item)
@@ -170,7 +189,7 @@ class SchedulingQueue:
     def _back_off(self, key: ItemKey, item: _Item, now: float) -> None:
         """Back-off counts from the last attempt, so a long wait has already served it."""
         doublings = min(max(item.attempts - 1, 0), 10)
-        due = item.tried_at + min(BACKOFF_START_S * 2**doublings, BACKOFF_MAX_S)
+        due = item.tried_at + min(self.backoff_start_s * 2**doublings, self.backoff_max_s)
         if due <= now:
             item.state = _State.READY
             self._ready[key] = None

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
-from kubarium.api.kinds import DEVICE_TAINT_RULES, POD_GROUPS, PODS, RESOURCE_CLAIMS
+from kubarium.api.kinds import (
+    COMPOSITE_POD_GROUPS,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+)
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
+from kubarium.control.scheduling import wakeups
 from kubarium.control.scheduling.commit import (
     SCHEDULER_NAME,
     Committer,
     DeviceNotReadyError,
     needs_preparation,
 )
-from kubarium.control.scheduling.held import Held
+from kubarium.control.scheduling.conditions import GroupConditions
+from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
+from kubarium.control.scheduling.members import Members
+from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
@@ -28,13 +39,15 @@ from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
+from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import Decision, Preemption, QueueItem
-from kubarium.engine.verdict import Verdict
 from kubarium.runtime.protocol import Context
+from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
+from kubarium.view.forest import disagreement
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.missing import missing_claim
-from kubarium.view.pods import gang_key, is_finished, is_gated
+from kubarium.view.pods import gang_key, is_finished, is_gated, resized
 from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
@@ -46,19 +59,6 @@ COMMITTERS = 16
 RESERVE_AFTER_S = 60.0
 
 DEFAULT_CONFIG = SchedulerConfig()
-
-_EVENTS_OF = {
-    "nodes": Event.NODE,
-    "resourceslices": Event.DEVICES,
-    "deviceclasses": Event.DEVICES,
-    "devicetaintrules": Event.DEVICES,
-    "resourceclaims": Event.DEVICES,
-    "namespaces": Event.PODS,
-    # Volumes keep pods from nodes as devices do.
-    "persistentvolumeclaims": Event.DEVICES,
-    "persistentvolumes": Event.DEVICES,
-    "storageclasses": Event.DEVICES,
-}
 
 
 class Scheduler:
@@ -75,13 +75,15 @@ class Scheduler:
             for profile in config.profiles
         }
         self._placer = next(iter(self._placers.values()))
-        self._queue = SchedulingQueue()
+        self._queue = SchedulingQueue(config.backoff_start_s, config.backoff_max_s)
         self._held = Held()
         self._committer = Committer(context, self.view)
+        self._conditions = GroupConditions(self.view, self._committer)
+        self._hints = ClaimHints(self.view)
         self._waiting: dict[Key, Document] = {}
-        self._members: dict[Key, dict[Key, None]] = {}
+        self._members = Members(self.view.forest)
         self._assumed: dict[Key, str] = {}
-        self._nominated: dict[Key, tuple[Pod, str]] = {}
+        self._nominated = Nominations()
         self._failing_since: dict[ItemKey, float] = {}
         self._reserved: tuple[ItemKey, Reservation] | None = None
         self._missing_claims: dict[Key, dict[ItemKey, None]] = {}
@@ -115,37 +117,80 @@ class Scheduler:
     # Following the cluster
 
     def _follow(self, resource: Resource) -> None:
-        event = _EVENTS_OF.get(resource.plural)
-
         def changed(old: Document | None, new: Document | None) -> None:
             self.view.apply(resource, old, new)
             if resource == PODS:
                 self._pod_changed(old, new)
-            elif resource in (POD_GROUPS, COSCHEDULING_GROUPS):
-                self._group_changed(new or old)
+            elif resource in (POD_GROUPS, COSCHEDULING_GROUPS, COMPOSITE_POD_GROUPS):
+                self._group_changed(resource, old, new)
             elif resource == RESOURCE_CLAIMS:
                 self._claim_changed(old, new)
-            elif event is not None and (_matters(old, new) or _frees_devices(resource, new)):
-                self._happened(event)
+            else:
+                for event in wakeups.events_of(resource, old, new):
+                    self._happened(event, self._hint(resource, new))
 
         self._context.informers.get(resource).on_change(changed)
 
-    def _happened(self, event: Event) -> None:
-        self._queue.happened(event, self._context.clock.monotonic())
+    def _happened(self, event: Event, helps: Callable[[ItemKey], bool] | None = None) -> None:
+        self._queue.happened(event, self._context.clock.monotonic(), helps)
         self._wake.set()
+
+    def _hint(self, resource: Resource, new: Document | None) -> Callable[[ItemKey], bool] | None:
+        """Whether a change helps one item: a node that could hold it, a claim that it uses."""
+        if new is None:
+            return None
+        if resource == NODES:
+            name, snapshot = new["metadata"]["name"], self.view.snapshot
+            # Nodes also shape the domains in which others are counted.
+            return lambda item: (
+                self._queue.listens(item, Event.PODS)
+                or any(placer.profile is not DEFAULT for placer in self._placers.values())
+                or wakeups.node_helps(snapshot, name, self._pods_of(item))
+            )
+        if resource == PERSISTENT_VOLUME_CLAIMS:
+            key = key_of(new)
+            return lambda item: any(key in pod.volumes for pod in self._pods_of(item))
+        return None
+
+    def _pods_of(self, item: ItemKey) -> list[Pod]:
+        """The waiting pods of an item."""
+        keys = self._members.pods_of(item) if item.gang else (item.key,)
+        return [self.view.pod(self._waiting[key]) for key in keys if key in self._waiting]
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         if old is not None and new is not None and _uid(old) != _uid(new):
             # The watch was interrupted: one pod went and another of its name came.
             self._drop(key_of(old), gang_key(old), bound=False)
-        if old is not None and _holds_room(old) and (new is None or not _holds_room(new)):
-            self._happened(Event.ROOM)
+        if old is not None and _holds_room(old):
+            self._occupant_changed(old, new)
+        elif new is not None and _holds_room(new) and key_of(new) not in self._assumed:
+            self._placed([self.view.pod(new)] if self._queue.has_listeners(Event.PODS) else [])
         if new is not None and self._is_ours(new):
             self._add(old, new)
         elif old is not None or new is not None:
             document = new or old
             assert document is not None
             self._drop(key_of(document), gang_key(document), bound=new is not None)
+
+    def _occupant_changed(self, old: Document, new: Document | None) -> None:
+        """A pod with a node went, asks for less, or looks different to others."""
+        if new is None or not _holds_room(new):
+            self._happened(Event.ROOM)
+            return
+        if old["metadata"].get("labels") != new["metadata"].get("labels"):
+            self._happened(Event.PODS)
+        before, after = resized(old), resized(new)
+        if before is not old.get("spec") or after is not new.get("spec") or before != after:
+            less = self.view.reader.shape(old), self.view.reader.shape(new)
+            if any(less[1].request(name) < amount for name, amount in less[0].requests):
+                self._happened(Event.ROOM)
+
+    def _placed(self, pods: list[Pod]) -> None:
+        snapshot = self.view.snapshot
+        self._happened(
+            Event.PODS,
+            lambda item: wakeups.placement_helps(snapshot, pods, self._pods_of(item)),
+        )
 
     def _is_ours(self, document: Document) -> bool:
         spec = document.get("spec") or {}
@@ -164,33 +209,50 @@ class Scheduler:
         if known is not None and old is not None and _asks_the_same(known, new):
             return
         group = gang_key(new)
-        if group is not None:
-            self._members.setdefault(group, {})[key] = None
-        self._queue.add(_item_key(new))
+        item = ItemKey(False, key) if group is None else self._members.add(group, key)
+        self._queue.add(item)
         self._wake.set()
 
     def _drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
         self._waiting.pop(key, None)
-        self._nominated.pop(key, None)
+        self._nominated.drop(key)
         if not bound and key in self._assumed:
             self.view.forget_assumed(key)
         self._assumed.pop(key, None)
-        if group is None:
-            self._expect_claims(ItemKey(False, key), [])
-            self._held.release(ItemKey(False, key))
-            self._queue.remove(ItemKey(False, key))
-        elif group in self._members:
-            self._members[group].pop(key, None)
-            if not self._members[group]:
-                del self._members[group]
-                self._expect_claims(ItemKey(True, group), [])
-                self._held.release(ItemKey(True, group))
-                self._queue.remove(ItemKey(True, group))
+        self._forget(ItemKey(False, key) if group is None else self._members.drop(group, key))
 
-    def _group_changed(self, document: Document | None) -> None:
-        if document is not None and key_of(document) in self._members:
-            self._queue.add(ItemKey(True, key_of(document)))
+    def _forget(self, item: ItemKey | None) -> None:
+        """Nothing is left to decide for the item."""
+        if item is not None:
+            self._expect_claims(item, [])
+            self._held.release(item)
+            self._queue.remove(item)
+
+    def _group_changed(
+        self, resource: Resource, old: Document | None, new: Document | None
+    ) -> None:
+        """A group or a composite: whatever belongs to its hierarchy may be decided anew."""
+        if old is not None and new is not None and _same_group(old, new):
+            return  # our own conditions
+        forest, composite = self.view.forest, resource == COMPOSITE_POD_GROUPS
+        known = [document for document in (old, new) if document is not None]
+        roots = dict.fromkeys(r for d in known for r in forest.roots_around(d, composite=composite))
+        members = {member: None for root in roots for member in forest.below(root)}
+        groups = {key: None for is_composite, key in members if not is_composite}
+        if not composite:
+            groups[key_of(known[0])] = None
+        gone, changed = self._members.reroute(groups)
+        for item in gone:
+            self._forget(item)
+        for item in changed:
+            self._queue.add(item)
+        if changed:
             self._wake.set()
+        for root in roots if not changed else ():
+            fault = forest.fault(root)
+            if fault is not None and fault.invalid:  # no pods to tell, but the groups themselves
+                item = ItemKey(True, root, True)
+                self._commits.put_nowait(self._conditions.held(item, Wait(fault.text, INVALID)))
 
     def _claim_changed(self, old: Document | None, new: Document | None) -> None:
         document = new or old
@@ -225,13 +287,15 @@ class Scheduler:
 
     def _tell_held(self) -> None:
         """Tell the pods that have been held for a while what they wait for."""
-        for item, text in self._held.take_due(self._context.clock.monotonic()):
-            keys = self._members.get(item.key, ()) if item.gang else (item.key,)
-            for key in keys:
+        for item, wait in self._held.take_due(self._context.clock.monotonic()):
+            code = UNSCHEDULABLE if wait.code == UNSCHEDULABLE else SCHEDULER_ERROR
+            for key in self._members.pods_of(item) if item.gang else (item.key,):
                 document = self._waiting.get(key)
                 if document is not None and key not in self._assumed:
                     pod = self.view.pod(document)
-                    self._commits.put_nowait(self._committer.hold(pod, text))
+                    self._commits.put_nowait(self._committer.hold(pod, wait.text, code))
+            if item.gang:
+                self._commits.put_nowait(self._conditions.held(item, wait))
 
     def _cycle(self) -> None:
         self.cycles += 1
@@ -245,14 +309,15 @@ class Scheduler:
                 keys[id(item)] = key
         if not items:
             return
-        nominated = (*self._nominated.values(), *self._reservation())
+        nominated = (*self._nominated.all(), *self._reservation())
         plan = plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
         for decision in plan.decisions:
             self._take(keys[id(decision.item)], decision, now)
         for decision in plan.decisions:
             self._consider_reserving(keys[id(decision.item)], decision, now)
-        if any(d.placements for d in plan.decisions):
-            self._queue.happened(Event.PODS, now)
+        placed = [p.pod for d in plan.decisions for p in d.placements]
+        if placed:
+            self._placed(placed)
 
     # Reservations
 
@@ -283,7 +348,7 @@ class Scheduler:
         found = reserve(self._placer_of(decision.item), decision.item)
         if found:
             self._reserved = (key, found)
-            self._commits.put_nowait(self._committer.reserved(decision.item.pods[0].gang, found))
+            self._commits.put_nowait(self._committer.reserved(key, found))
 
     def _placer_of(self, item: QueueItem) -> Placer:
         return self._placers.get(item.scheduler, self._placer)
@@ -299,24 +364,60 @@ class Scheduler:
             if not self._has_claims(key, (pod,)):
                 return None
             return QueueItem((pod,), scheduler=_scheduler_of(document))
+        return self._tree_item(key) if key.composite else self._gang_item(key)
+
+    def _gang_item(self, key: ItemKey) -> QueueItem | None:
         gang = self.view.gang(key.key)
-        pods = tuple(
-            self.view.pod(self._waiting[member])
-            for member in self._members.get(key.key, ())
-            if member in self._waiting and member not in self._assumed
-        )
+        pods = self._waiting_pods(key.key)
         if not pods:
             self._queue.remove(key)
             return None
         if gang is None:
             self._hold(key, reasons.pod_group_missing(key.key[1]))
             return None
+        schedulers = [_scheduler_of(self._waiting[pod.key]) for pod in pods]
+        conflict = disagreement(pods, schedulers, (gang,))
+        if conflict:
+            self._hold(key, conflict, SCHEDULER_ERROR)
+            return None
         if len(pods) + gang.scheduled_count < gang.min_count:
             self._hold(key, reasons.GANG_WAITING)
             return None
         if not self._has_claims(key, pods):
             return None
-        return QueueItem(pods, gang, _scheduler_of(self._waiting[pods[0].key]))
+        return QueueItem(pods, gang, schedulers[0])
+
+    def _tree_item(self, key: ItemKey) -> QueueItem | None:
+        """All waiting pods below a composite, if its hierarchy is sound and can start."""
+        fault = self.view.forest.fault(key.key)
+        if fault is not None:
+            self._hold(key, fault.text, INVALID if fault.invalid else UNSCHEDULABLE)
+            return None
+        tree = self.view.forest.tree(key.key, self.view.gang, self._waiting_pods)
+        leaves = [leaf for leaf in tree.leaves() if leaf.pods]
+        pods = tuple(pod for leaf in leaves for pod in leaf.pods)
+        if not pods:
+            self._queue.remove(key)
+            return None
+        schedulers = [_scheduler_of(self._waiting[pod.key]) for pod in pods]
+        conflict = disagreement(pods, schedulers, (leaf.gang for leaf in leaves))
+        if conflict:
+            self._hold(key, conflict, SCHEDULER_ERROR)
+            return None
+        waiting = waiting_for(tree)
+        if waiting:
+            self._hold(key, waiting)
+            return None
+        if not self._has_claims(key, pods):
+            return None
+        return QueueItem(pods, None, schedulers[0], tree)
+
+    def _waiting_pods(self, group: Key) -> tuple[Pod, ...]:
+        return tuple(
+            self.view.pod(self._waiting[member])
+            for member in self._members.pods(group)
+            if member in self._waiting and member not in self._assumed
+        )
 
     def _has_claims(self, item: ItemKey, pods: tuple[Pod, ...]) -> bool:
         missing = [c for pod in pods for c in pod.claims if c not in self.view.snapshot.claims]
@@ -330,10 +431,10 @@ class Scheduler:
             self._held.release(item)
         return not missing
 
-    def _hold(self, item: ItemKey, reason: str) -> None:
+    def _hold(self, item: ItemKey, reason: str, code: str = UNSCHEDULABLE) -> None:
         """Not to be decided until something that ``reason`` speaks of comes."""
         self._queue.hold(item)
-        self._held.hold(item, reason, self._context.clock.monotonic())
+        self._held.hold(item, Wait(reason, code), self._context.clock.monotonic())
 
     def _expect_claims(self, item: ItemKey, missing: list[Key]) -> None:
         """Wake the item when one of these claims appears, and for no others."""
@@ -351,14 +452,18 @@ class Scheduler:
         """Start to write what was decided for one item."""
         for placement in decision.placements:
             self._assumed[placement.pod.key] = placement.node
-            self._nominated.pop(placement.pod.key, None)
-        if any(needs_preparation(a) for p in decision.placements for _, a in p.allocations):
+            self._nominated.drop(placement.pod.key)
+        if any(
+            self._committer.waits_for_volumes(p.pod)
+            or any(needs_preparation(a) for _, a in p.allocations)
+            for p in decision.placements
+        ):
             # This may take minutes, which others must not wait for.
             self._tasks.create_task(self._place(key, decision), name=f"{self.name}/prepare")
         elif decision.placements:
             self._commits.put_nowait(self._place(key, decision))
         else:
-            self._queue.fail(key, _helped_by(decision), now)
+            self._queue.fail(key, wakeups.helped_by(decision), now)
             if decision.preemption is not None:
                 self._nominate(decision.preemption)
         self._commits.put_nowait(self._tell(decision))
@@ -366,12 +471,12 @@ class Scheduler:
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
         nodes = {node: pod.priority for pod, node in preemption.nominations}
-        for key, (pod, node) in list(self._nominated.items()):
-            if pod.priority < nodes.get(node, pod.priority):
-                del self._nominated[key]
+        for node, priority in nodes.items():
+            for pod in self._nominated.below(node, priority):
+                self._nominated.drop(pod.key)
                 self._commits.put_nowait(self._committer.nominate(pod, ""))
         for pod, node in preemption.nominations:
-            self._nominated[pod.key] = (pod, node)
+            self._nominated.put(pod, node)
 
     # Writing
 
@@ -400,7 +505,7 @@ class Scheduler:
             self._queue.retry(key, self._context.clock.monotonic())
         else:
             self._queue.remove(key)
-            left = self._members.get(key.key, {}) if key.gang else {}
+            left = self._members.pods_of(key) if key.gang else ()
             if any(member not in self._assumed for member in left):
                 self._queue.add(key)
         self._wake.set()
@@ -421,22 +526,15 @@ class Scheduler:
 
     async def _tell(self, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption."""
-        gang = decision.item.gang
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
+        hint = self._hints.of(decision, self._context.clock.monotonic())
+        if text:
+            text = f"{text}{hint}"
         for pod, verdict in decision.unplaced:
-            await self._committer.refuse(pod, text or verdict.message())
+            await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
         if decision.preemption is not None:
             await self._committer.preempt(decision.preemption)
-        if gang is not None and gang.min_count:
-            count = len(decision.placements)
-            done = f"{count} pods of the group were scheduled together"
-            scheduled = bool(decision.placements)
-            await self._committer.group_scheduled(gang.key, scheduled, done if scheduled else text)
-
-
-def _item_key(document: Document) -> ItemKey:
-    group = gang_key(document)
-    return ItemKey(False, key_of(document)) if group is None else ItemKey(True, group)
+        await self._conditions.decided(decision, text)
 
 
 def _scheduler_of(document: Document) -> str:
@@ -456,23 +554,6 @@ def _allocated(document: Document | None) -> bool:
     return document is not None and bool((document.get("status") or {}).get("allocation"))
 
 
-def _frees_devices(resource: Resource, new: Document | None) -> bool:
-    """Whether a DeviceTaintRule went away."""
-    return resource == DEVICE_TAINT_RULES and new is None
-
-
-def _matters(old: Document | None, new: Document | None) -> bool:
-    """Whether more than heartbeats changed."""
-    if old is None or new is None:
-        return new is not None
-    return (
-        old.get("spec") != new.get("spec")
-        or old["metadata"].get("labels") != new["metadata"].get("labels")
-        or (old.get("status") or {}).get("allocatable")
-        != (new.get("status") or {}).get("allocatable")
-    )
-
-
 def _asks_the_same(old: Document, new: Document) -> bool:
     """Whether nothing that decides about the pod's place changed; our own conditions do not."""
     return (
@@ -484,38 +565,11 @@ def _asks_the_same(old: Document, new: Document) -> bool:
     )
 
 
-_BY_PODS = frozenset(
-    {
-        reasons.SPREAD,
-        reasons.POD_AFFINITY,
-        reasons.POD_ANTI_AFFINITY,
-        reasons.EXISTING_ANTI_AFFINITY,
-    }
-)
-_BY_NODES_ONLY = frozenset(
-    {
-        reasons.NODE_NAME,
-        reasons.UNSCHEDULABLE,
-        reasons.TAINT,
-        reasons.NODE_AFFINITY,
-        reasons.SPREAD_LABEL,
-        reasons.ADDED_AFFINITY,
-    }
-)
-
-
-def _helped_by(decision: Decision) -> frozenset[Event]:
-    """The events that could make a difference to what found no place."""
-    events = {Event.NODE}
-    verdicts: list[Verdict] = [verdict for _, verdict in decision.unplaced[:1]]
-    for verdict in verdicts:
-        if verdict.everywhere:
-            events |= {Event.DEVICES, Event.ROOM}
-        for reason in verdict.counts:
-            if reason in _BY_PODS:
-                events |= {Event.PODS, Event.ROOM}
-            elif reason not in _BY_NODES_ONLY:
-                events |= {Event.ROOM, Event.DEVICES}
-    if decision.gang_verdict is not None:
-        events |= {Event.ROOM, Event.DEVICES}
-    return frozenset(events)
+def _same_group(old: Document, new: Document) -> bool:
+    """Whether nothing about a group changed that decides anything."""
+    return (
+        old.get("spec") == new.get("spec")
+        and old["metadata"].get("annotations") == new["metadata"].get("annotations")
+        and (old.get("status") or {}).get("resourceClaimStatuses")
+        == (new.get("status") or {}).get("resourceClaimStatuses")
+    )

@@ -1,16 +1,31 @@
-"""Distributed training: the JobSet controller. Start reading at jobset.py.
+"""Distributed training: JobSets (start at jobset.py), TrainJobs that become JobSets (trainjob/),
+and memory for pods that run out of it.
 
-Knows Jobs and Services, and the PodGroup of a Job that has a topology domain to itself; looks at
-pods only where a JobSet restarts in place. Knows nothing of queues or nodes."""
+Knows Jobs, Services, pods, and the PodGroup of a Job that has a topology domain to itself; knows
+nothing of queues or nodes."""
 
 from __future__ import annotations
 
+from kubarium.control.training.hangs import HangController
 from kubarium.control.training.jobset import JobSetController
+from kubarium.control.training.memory import MemoryController
+from kubarium.control.training.trainjob import TrainJobController
 from kubarium.runtime.protocol import Component, Context
 
-__all__ = ["JobSetController", "components"]
+__all__ = [
+    "HangController",
+    "JobSetController",
+    "MemoryController",
+    "TrainJobController",
+    "components",
+]
 
 
 def components(context: Context) -> list[Component]:
     """All controllers of this family."""
-    return [JobSetController(context)]
+    return [
+        JobSetController(context),
+        TrainJobController(context),
+        MemoryController(context),
+        HangController(context),
+    ]

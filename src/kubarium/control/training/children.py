@@ -16,6 +16,7 @@ from kubarium.api.admission.jobset_pods import (
 )
 from kubarium.api.resource import Document, copy_document
 from kubarium.runtime.writes import owner_reference
+from kubarium.view.memory import LEARNED, learned, learned_text
 
 JOBSET_UID = "jobset.sigs.k8s.io/jobset-uid"
 REPLICATED_JOB = "jobset.sigs.k8s.io/replicatedjob-name"
@@ -99,13 +100,23 @@ def child_job(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            **_mark(metadata, identity, placement),
+            **_mark(metadata, identity, {**placement, **_learned_memory(jobset, name)}),
             "name": name,
             "namespace": namespace,
             "ownerReferences": [owner_reference(jobset)],
         },
         "spec": spec,
     }
+
+
+def _learned_memory(jobset: Document, job: str) -> dict[str, str]:
+    """The annotation with the memory that pods of this Job were found to need."""
+    sizes = {
+        key.removeprefix(f"{job}/"): found
+        for key, found in learned(jobset).items()
+        if key.startswith(f"{job}/")
+    }
+    return {LEARNED: learned_text(sizes)} if sizes else {}
 
 
 def _identity(

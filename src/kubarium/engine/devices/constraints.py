@@ -7,11 +7,11 @@ compares devices inside one request (kubernetes#140438).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from kubarium.engine.devices.model import AttributeValue, Constraint, Device, Features
 
-_UNKNOWN = AttributeValue("", frozenset())
+UNKNOWN = AttributeValue("", frozenset())
 
 
 def attribute(device: Device, driver: str, name: str) -> AttributeValue | None:
@@ -38,12 +38,15 @@ class ConstraintState:
     def name(self) -> str:
         return self.constraint.match or self.constraint.distinct
 
-    def value_of(self, device: Device, driver: str) -> AttributeValue | None:
-        """The constrained attribute of a device; list values are unknown while the gate is off."""
-        value = attribute(device, driver, self.name)
-        if value is not None and value.is_list and not self._features.list_attributes:
-            return _UNKNOWN
-        return value
+    @property
+    def last(self) -> AttributeValue | None:
+        """What matchAttribute has narrowed the common value to; None before the first device."""
+        return self._stack[-1] if self._stack else None
+
+    @property
+    def added(self) -> Sequence[AttributeValue]:
+        """The values added so far; for matchAttribute each as it narrowed the common one."""
+        return self._stack
 
     def admits(self, value: AttributeValue | None) -> bool:
         """Whether a device with this value may be added now."""

@@ -6,30 +6,55 @@ sequence of changes, and one that has fallen too far behind is told that everyth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from kubarium.engine.devices.alike import (
+    Kinds,
+    Numbers,
+    Reads,
+    Sight,
+    body,
+    columns,
+    reads_everything,
+)
+from kubarium.engine.devices.attempt import World
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
     Allocation,
+    AttributeValue,
     ClaimSpec,
+    CounterUse,
+    Derives,
     Device,
     DeviceClass,
     DeviceId,
+    DeviceTaint,
     Features,
     SelectorError,
     Selects,
     Slice,
 )
-from kubarium.engine.devices.pools import Pool, PoolKey, gather
-from kubarium.engine.devices.request import NamedClaim, untolerated
-from kubarium.engine.devices.search import Search, World
+from kubarium.engine.devices.pools import Pool, PoolKey, gather, whole_pool
+from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
+from kubarium.engine.devices.request import (
+    NamedClaim,
+    Shelf,
+    candidates_of,
+    no_derivation,
+    untolerated,
+)
+from kubarium.engine.devices.search import Search
 
 # Answers of one selector are kept for this many devices; then they are asked again.
 SELECTOR_CACHE = 500_000
 
 # Changes are remembered this far back; readers that are further behind start afresh.
 MAX_CHANGES = 100_000
+
+# Sights for which the kinds of nodes are kept.
+MAX_SIGHTS = 32
 
 
 def no_selector(expression: str, driver: str, device: Device) -> bool:
@@ -46,25 +71,53 @@ class Inventory:
         features: Features = DEFAULT_FEATURES,
         *,
         best_fit: bool = True,
+        derives: Derives = no_derivation,
+        reads: Reads = reads_everything,
     ) -> None:
-        """``best_fit`` False takes the first devices that fit, exactly as upstream."""
+        """``best_fit`` False takes the first devices that fit, exactly as upstream; a search can
+        be given another preference.
+
+        ``reads`` says which attributes a selector can see, so that nodes which differ only in
+        others share one answer.
+        """
         self._selects = selects
+        self._derives = derives
+        self.reads = reads
         self.features = features
-        self.best_fit = best_fit
+        self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
+        self.class_epoch = 0
         self.ledger = Ledger()
+        self._shelves: dict[str, Shelf] = {}
+        # Slices with devices that take something of their node's own resources.
+        self._with_node_resources: set[str] = set()
         self._changes: list[str | None] = []
         self._changes_from = 0
         self._slices: dict[str, Slice] = {}
         self._local: dict[str, dict[str, Slice]] = {}
         self._wide: dict[str, Slice] = {}
         self._by_pool: dict[PoolKey, dict[str, Slice]] = {}
+        self._held: dict[PoolKey, dict[DeviceId, tuple[CounterUse, ...] | None]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
+        self._body_numbers = Numbers()
+        self._column_numbers = Numbers()
+        self._columns: dict[str, dict[str, int]] = {}
+        self._unsound: dict[str, None] = {}
+        self._intricate: dict[str, None] = {}
+        self._taints: Counter[DeviceTaint] = Counter()
+        self._bodies: dict[str, tuple[int, ...]] = {}
+        self._kinds: dict[Sight, Kinds] = {}
+        self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
 
     @property
     def slices(self) -> Mapping[str, Slice]:
         return self._slices
+
+    @property
+    def has_node_resources(self) -> bool:
+        """Whether any device takes something of its node's own resources."""
+        return bool(self._with_node_resources)
 
     def changes_since(self, place: int) -> tuple[list[str] | None, int]:
         """(nodes that changed since ``place``, or None for all; the place to ask from next)."""
@@ -85,17 +138,53 @@ class Inventory:
         """Add a slice or replace the one of the same name."""
         self.remove_slice(item.name)
         self._slices[item.name] = item
+        if any(device.node_resources for device in item.devices):
+            self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
+        self._bodies[item.name] = tuple([self._body_numbers.of(body(d)) for d in item.devices])
+        numbers = self._column_numbers
+        self._columns[item.name] = {n: numbers.of((n, c)) for n, c in columns(item).items()}
+        if not item.node_name or any(d.consumes or d.allow_multiple for d in item.devices):
+            self._intricate[item.name] = None
+        self._taints.update(taint for device in item.devices for taint in device.taints)
+        if not _sound(item):
+            self._unsound[item.name] = None
+        self._recognise(item)
         self._slice_changed(item)
+
+    def _consumption(self, id_: DeviceId) -> tuple[CounterUse, ...] | None:
+        """What the device takes of counters as it is published; None if it is not."""
+        device = self.device(id_)
+        return None if device is None else device.consumes
+
+    def _recognise(self, item: Slice) -> None:
+        """Learn what devices hold that were in use before they, or counters, were published."""
+        key = (item.driver, item.pool)
+        if item.counter_sets and key not in self._held:
+            mine = (d for d in self.ledger.devices() if (d.driver, d.pool) == key)
+            self._held[key] = {device: self._consumption(device) for device in mine}
+        book = self._held.get(key, {})
+        if any(uses is None for uses in book.values()):
+            for device in item.devices:
+                here = DeviceId(item.driver, item.pool, device.name)
+                if here in book and book[here] is None:
+                    book[here] = device.consumes
 
     def remove_slice(self, name: str) -> None:
         """Forget a slice; nothing happens if it is not known."""
         item = self._slices.pop(name, None)
         if item is None:
             return
+        self._with_node_resources.discard(name)
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
+        del self._bodies[name], self._columns[name]
+        self._intricate.pop(name, None)
+        self._taints.subtract(taint for device in item.devices for taint in device.taints)
+        self._unsound.pop(name, None)
+        for kinds in self._kinds.values():
+            kinds.forget_slice(name)
         self._slice_changed(item)
 
     def _shelf(self, item: Slice) -> dict[str, Slice]:
@@ -111,14 +200,18 @@ class Inventory:
             self._changed(None)
         if len(self._answers) > SELECTOR_CACHE:
             self._answers.clear()
+        if len(self._derived) > SELECTOR_CACHE:
+            self._derived.clear()
 
     def set_class(self, device_class: DeviceClass) -> None:
         if self.classes.get(device_class.name) != device_class:
             self.classes[device_class.name] = device_class
+            self.class_epoch += 1
             self._changed(None)
 
     def remove_class(self, name: str) -> None:
         if self.classes.pop(name, None) is not None:
+            self.class_epoch += 1
             self._changed(None)
 
     def node_changed(self, name: str) -> None:
@@ -127,19 +220,38 @@ class Inventory:
         self._changed(name)
 
     def enter(self, allocation: Allocation) -> None:
-        """Take the allocation's devices."""
+        """Take the allocation's devices.
+
+        What they take of counter sets is remembered as they are published now: a driver that
+        publishes its pool anew while they are in use does not change what they hold.
+        """
         self.ledger.enter(allocation)
+        for result in allocation.results:
+            book = self._held.get((result.id.driver, result.id.pool))
+            if book is not None and not result.admin_access and book.get(result.id) is None:
+                book[result.id] = self._consumption(result.id)
         self._touch(allocation)
 
     def take_out(self, allocation: Allocation) -> None:
         """Free the allocation's devices."""
         self.ledger.take_out(allocation)
+        for result in allocation.results:
+            if not self.ledger.in_use(result.id):
+                self._held.get((result.id.driver, result.id.pool), {}).pop(result.id, None)
         self._touch(allocation)
 
     def _touch(self, allocation: Allocation) -> None:
         for key in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
             nodes = {s.node_name for s in self._by_pool.get(key, {}).values()}
             self._changed(nodes.pop() if len(nodes) == 1 and "" not in nodes else None)
+
+    def shelf(self, node: str, labels: Mapping[str, str]) -> Shelf:
+        """The devices that the node can use; kept until a pool of the node changes."""
+        pools = self.pools(node, labels)
+        known = self._shelves.get(node)
+        if known is None or known.pools is not pools:
+            known = self._shelves[node] = Shelf(pools, candidates_of(pools, node, labels))
+        return known
 
     def pools(self, node: str, labels: Mapping[str, str]) -> list[Pool]:
         """The pools that the node can use, in first-fit order."""
@@ -152,9 +264,7 @@ class Inventory:
 
     def device(self, id_: DeviceId) -> Device | None:
         """A device as its pool's newest generation has it; None if it is not published."""
-        slices = self._by_pool.get((id_.driver, id_.pool), {}).values()
-        newest = max((s.generation for s in slices), default=0)
-        current = (s for s in slices if s.generation == newest)
+        current = self.current_slices(id_.driver, id_.pool)
         return next((d for s in current for d in s.devices if d.name == id_.device), None)
 
     def keeps_out(self, allocation: Allocation) -> DeviceId | None:
@@ -165,26 +275,143 @@ class Inventory:
                 return result.id
         return None
 
+    def counters_suffice(self, allocation: Allocation) -> bool:
+        """Whether the pools of devices that are not in use have counters left for all of them."""
+        for driver, pool in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
+            names = {r.id.device for r in allocation.results if r.id.pool == pool}
+            slices = self._by_pool.get((driver, pool), {}).values()
+            newest = max((s.generation for s in slices), default=0)
+            current = [s for s in slices if s.generation == newest]
+            left = {(s, n): v for c in current for s, all_ in c.counter_sets for n, v in all_}
+            for device in (d for c in current for d in c.devices if d.consumes):
+                taken = self.ledger.in_use(DeviceId(driver, pool, device.name))
+                for use in device.consumes if taken or device.name in names else ():
+                    for name, amount in use.counters:
+                        key = (use.counter_set, name)
+                        left[key] = left.get(key, 0) - amount
+            if any(value < 0 for value in left.values()):
+                return False
+        return True
+
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
+
+    def local_slices(self, node: str) -> tuple[Slice, ...]:
+        """The slices of pools that only this node can use."""
+        near = self._local.get(node, {}).values()
+        return tuple(
+            item
+            for item in near
+            if all(s.node_name == node for s in self._by_pool[item.driver, item.pool].values())
+        )
+
+    def distinct_slices(self, selectors: Iterable[str]) -> list[Slice]:
+        """One slice of each kind that the selectors can tell apart."""
+        sight: Sight = frozenset()
+        for selector in selectors:
+            more = self.reads(selector)
+            sight = None if sight is None or more is None else sight | more
+        kinds = self.kinds(sight)
+        found: dict[int, Slice] = {}
+        for item in self._slices.values():
+            if item.devices:
+                found.setdefault(kinds.slice_kind(item), item)
+        return list(found.values())
+
+    def slices_with_problems(self) -> Iterable[tuple[Slice, str]]:
+        """Every slice that has devices, with what makes its pool unusable, if anything does."""
+        for (driver, pool), slices in self._by_pool.items():
+            if len(slices) == 1:
+                [item] = slices.values()
+                if item.name not in self._unsound:
+                    yield item, ""
+                    continue
+            current = self.current_slices(driver, pool)
+            problem = ""
+            if current and len(current) != current[0].slice_count:
+                wanted = current[0].slice_count
+                problem = f"pool {driver}/{pool} is incomplete: {len(current)} of {wanted} slices"
+            elif current and (why := whole_pool(current, self.features).invalid):
+                problem = f"pool {driver}/{pool} is invalid: {why}"
+            for item in current:
+                if item.devices:
+                    yield item, problem
+
+    @property
+    def all_simple(self) -> bool:
+        """Whether every device belongs to one node, and to one claim at a time as a whole."""
+        return not self._intricate
+
+    def device_taints(self) -> list[DeviceTaint]:
+        """Each taint that some device has, once."""
+        return [taint for taint, count in self._taints.items() if count > 0]
+
+    def current_slices(self, driver: str, pool: str) -> list[Slice]:
+        """The slices of the pool's newest generation."""
+        slices = self._by_pool.get((driver, pool), {}).values()
+        newest = max((s.generation for s in slices), default=0)
+        return [s for s in slices if s.generation == newest]
 
     def has_devices(self, node: str) -> bool:
         """Whether any slice may concern the node at all."""
         return bool(self._wide) or bool(self._local.get(node))
 
+    def kinds(self, sight: Sight) -> Kinds:
+        """The numbering of nodes under a sight; one that sees more will do if there is one."""
+        for known in self._kinds.values():
+            wide = known.sight is None or (sight is not None and sight <= known.sight)
+            if wide and (sight is None or known.sight is not None):
+                return known
+        found = self._kinds[sight] = Kinds(
+            sight, self.ledger, self._bodies, self._columns, self._held
+        )
+        if len(self._kinds) > MAX_SIGHTS:
+            del self._kinds[next(iter(self._kinds))]
+        return found
+
+    def kind_of(self, kinds: Kinds, node: str, labels: Mapping[str, str]) -> int:
+        """The number of the node's state; equal numbers are states that no search tells apart."""
+        plain = self.whole_slices(node)
+        if plain is None:
+            return kinds.of_pools(self.pools(node, labels), node, labels)
+        return kinds.of_plain(plain)
+
+    def whole_slices(self, node: str) -> Sequence[Slice] | None:
+        """The node's slices if each is a complete local pool without counters; else None.
+
+        In order of driver and pool.
+        """
+        if self._wide:
+            return None
+        near = self._local.get(node)
+        if not near:
+            return ()
+        for item in near.values():
+            if item.name in self._unsound or len(self._by_pool[item.driver, item.pool]) != 1:
+                return None
+        if len(near) == 1:
+            return tuple(near.values())
+        return sorted(near.values(), key=lambda item: (item.driver, item.pool))
+
     def search(
-        self, node: str, labels: Mapping[str, str], claims: Sequence[tuple[str, ClaimSpec]]
+        self,
+        node: str,
+        labels: Mapping[str, str],
+        claims: Sequence[tuple[str, ClaimSpec]],
+        preference: DevicePreference | None = None,
     ) -> Search:
         """A search for named claims on one node; raises AllocationError if it cannot begin."""
         world = World(
             node,
             labels,
-            self.pools(node, labels),
+            self.shelf(node, labels),
             self.classes,
             self.ledger,
             self.selects,
             self.features,
-            self.best_fit,
+            preference or self.preference,
+            self.derives,
+            self._held,
         )
         return Search(world, [NamedClaim(name, spec) for name, spec in claims])
 
@@ -201,3 +428,25 @@ class Inventory:
         if isinstance(known, SelectorError):
             raise known
         return known
+
+    def derives(self, expression: str, driver: str, device: Device) -> AttributeValue:
+        """The injected derivation, asked once for each (expression, device)."""
+        key = (expression, driver, device)
+        known = self._derived.get(key)
+        if known is None:
+            try:
+                known = self._derives(expression, driver, device)
+            except SelectorError as error:
+                known = error
+            self._derived[key] = known
+        if isinstance(known, SelectorError):
+            raise known
+        return known
+
+
+def _sound(item: Slice) -> bool:
+    """Whether the slice can be a valid pool by itself, of devices that all its readers share."""
+    if item.slice_count != 1 or item.per_device or item.counter_sets:
+        return False
+    names = {device.name for device in item.devices}
+    return len(names) == len(item.devices) and not any(d.consumes for d in item.devices)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from types import MappingProxyType
 
 from kubarium.engine.devices.model import Allocation, Amount, DeviceId, DeviceResult
 
 _NOTHING: Mapping[str, Amount] = MappingProxyType({})
+_NONE_TAKEN: Mapping[str, Hashable] = MappingProxyType({})
 
 
 class Ledger:
@@ -22,6 +23,8 @@ class Ledger:
         self._held: dict[DeviceId, int] = {}
         self._shares: dict[DeviceId, int] = {}
         self._consumed: dict[DeviceId, dict[str, Amount]] = {}
+        # By driver and pool: the devices in use, each with all that a search can tell of its use.
+        self._taken: dict[tuple[str, str], dict[str, Hashable]] = {}
 
     def exclusive(self, device: DeviceId) -> bool:
         """Whether the device as a whole is taken."""
@@ -37,6 +40,10 @@ class Ledger:
     def consumed(self, device: DeviceId) -> Mapping[str, Amount]:
         """Capacity taken by shares, by name."""
         return self._consumed.get(device, _NOTHING)
+
+    def taken(self, driver: str, pool: str) -> Mapping[str, Hashable]:
+        """The pool's devices in use by name; equal values are equal states of use."""
+        return self._taken.get((driver, pool), _NONE_TAKEN)
 
     def devices(self) -> Iterable[DeviceId]:
         """All devices in use, once each."""
@@ -57,6 +64,7 @@ class Ledger:
     def _change(self, result: DeviceResult, sign: int) -> None:
         if not result.shared:
             _count(self._held, result.id, sign)
+            self._note(result.id)
             return
         _count(self._shares, result.id, sign)
         book = self._consumed.setdefault(result.id, {})
@@ -64,6 +72,21 @@ class Ledger:
             book[name] = book.get(name, 0) + sign * amount
         if result.id not in self._shares:
             del self._consumed[result.id]
+        self._note(result.id)
+
+    def _note(self, device: DeviceId) -> None:
+        """Keep ``_taken`` current for one device."""
+        pool = (device.driver, device.pool)
+        if not self.in_use(device):
+            book = self._taken[pool]
+            del book[device.device]
+            if not book:
+                del self._taken[pool]
+            return
+        state: Hashable = self.exclusive(device)
+        if self.shared(device):
+            state = (state, tuple(sorted(self._consumed[device].items())))
+        self._taken.setdefault(pool, {})[device.device] = state
 
     def check(self) -> None:
         """Raise AssertionError if the book is not consistent in itself."""
@@ -72,6 +95,8 @@ class Ledger:
         for device, book in self._consumed.items():
             assert device in self._shares, f"{device} has capacity in use but no share"
             assert all(v >= 0 for v in book.values()), f"{device} has negative use {book}"
+        taken = {DeviceId(*pool, name) for pool, book in self._taken.items() for name in book}
+        assert taken == set(self.devices()), "the book by pool has other devices"
 
 
 def _count(book: dict[DeviceId, int], device: DeviceId, sign: int) -> None:

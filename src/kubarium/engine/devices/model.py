@@ -32,11 +32,15 @@ class DeviceId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttributeValue:
-    """A typed attribute. ``kind`` "" is an attribute with no known value: it satisfies nothing."""
+    """A typed attribute. ``kind`` "" is an attribute with no known value: it satisfies nothing.
+
+    ``order`` has a list's items as they come: selectors can see it, constraints do not.
+    """
 
     kind: str
     values: frozenset[int | bool | str]
     is_list: bool = False
+    order: tuple[int | bool | str, ...] = field(default=(), compare=False)
 
     def shown(self) -> str:
         return ", ".join(sorted(str(v) for v in self.values))
@@ -67,6 +71,25 @@ class CounterUse:
 
     counter_set: str
     counters: tuple[tuple[str, Amount], ...]
+    # Devices in use on one counter set must all share a group, or all have none (KEP-5963).
+    groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResource:
+    """What an allocated device takes of one of its node's own resources (KEP-5517).
+
+    Mapped is ``multiplier`` for each device, or ``multiplier`` times what the claim consumes of
+    ``capacity``; it counts once for the claim, which one pod at a time may use. The overhead counts
+    for every pod that uses the claim, and for each of its containers that do. Amounts are exact, in
+    milli-cpu, bytes and counts.
+    """
+
+    name: str
+    capacity: str = ""
+    multiplier: Amount | None = None
+    per_pod: Amount | None = None
+    per_container: Amount | None = None
 
 
 # The taints of devices follow the rule of nodes; effect None only informs.
@@ -76,7 +99,11 @@ DeviceToleration = Toleration
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Device:
-    """A device. ``source`` is what the injected selector predicate reads; the engine does not."""
+    """A device. ``source`` is what the injected selector predicate reads; the engine does not.
+
+    ``opaque``: a selector's outcome may depend on more than the attributes that it names, since
+    there are too many of them or one cannot be read.
+    """
 
     name: str
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
@@ -91,6 +118,8 @@ class Device:
     node_terms: tuple[NodeTerm, ...] | None = None
     all_nodes: bool = False
     source: object = None
+    node_resources: tuple[NodeResource, ...] = ()
+    opaque: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +138,8 @@ class Slice:
     all_nodes: bool = False
     per_device: bool = False
     source: object = None
+    skip_operations: tuple[str, ...] = ()
+    partition_attribute: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +162,8 @@ class Request:
     admin_access: bool | None = None
     tolerations: tuple[DeviceToleration, ...] = ()
     capacity: tuple[tuple[str, Amount], ...] | None = None
+    # (name, CEL expression) of attributes that only constraints see; they hide the device's own.
+    derived: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +224,7 @@ class DeviceResult:
     tolerations: tuple[DeviceToleration, ...] = ()
     binding_conditions: tuple[str, ...] = ()
     binding_failure_conditions: tuple[str, ...] = ()
+    skip_operations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +260,10 @@ class Features:
     binding_conditions: bool = True
     consumable_capacity: bool = True
     list_attributes: bool = True
+    fractional_range: bool = True
+    derived_attributes: bool = True
+    compatibility_groups: bool = True
+    optional_node_operations: bool = True
 
 
 DEFAULT_FEATURES = Features()
@@ -249,3 +287,6 @@ class AllocationError(Exception):
 
 # (CEL expression, driver, device) -> whether it matches; raises SelectorError.
 Selects = Callable[[str, str, Device], bool]
+
+# (CEL expression, driver, device) -> the derived attribute's value; raises SelectorError.
+Derives = Callable[[str, str, Device], AttributeValue]

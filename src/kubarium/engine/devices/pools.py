@@ -122,6 +122,11 @@ def _pool(
     return _checked(driver, name, kept, whole, features)
 
 
+def whole_pool(slices: list[Slice], features: Features) -> Pool:
+    """The pool of all slices of one generation, as somebody who reaches all of them sees it."""
+    return _checked(slices[0].driver, slices[0].pool, slices, slices, features)
+
+
 def _checked(
     driver: str, name: str, kept: list[Slice], whole: list[Slice], features: Features
 ) -> Pool:
@@ -135,7 +140,7 @@ def _checked(
     pool.invalid = _duplicate_device(pool.slices)
     if features.partitionable and not pool.invalid:
         counters = [s for s in whole if _only_counters(s, features)]
-        pool.invalid = _collect_counters(pool, counters) or _unknown_counter(pool)
+        pool.invalid = _collect_counters(pool, counters) or _bad_counter(pool)
     if pool.invalid:
         pool.slices = []
     return pool
@@ -162,13 +167,17 @@ def _collect_counters(pool: Pool, slices: list[Slice]) -> str:
     return ""
 
 
-def _unknown_counter(pool: Pool) -> str:
+def _bad_counter(pool: Pool) -> str:
+    """A device that consumes counters which do not exist, or fewer than none (ours: upstream would
+    let it give counters back)."""
     for device in (d for s in (*pool.slices, *pool.others) for d in s.devices):
         for use in device.consumes:
             known = pool.counter_sets.get(use.counter_set)
             if known is None:
                 return f"counter set {use.counter_set} not found"
-            for counter, _ in use.counters:
+            for counter, amount in use.counters:
                 if counter not in known:
                     return f"counter {counter} not found in counter set {use.counter_set}"
+                if amount < 0:
+                    return f"device {device.name} consumes a negative amount of counter {counter}"
     return ""

@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubarium.engine.devices import capacity
+from kubarium.engine.devices.constraints import UNKNOWN, attribute
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     ALL,
     EXACT_COUNT,
     MAX_RESULTS_PER_CLAIM,
     AllocationError,
+    AttributeValue,
     ClaimSpec,
+    Derives,
     Device,
     DeviceClass,
     DeviceId,
@@ -49,6 +52,35 @@ class Candidate:
     pool: Pool
 
 
+class Shelf:
+    """What one node can reach: its pools, their devices, and the latter in order of size.
+
+    ``plain`` is a shelf without shared devices and counters, on which no device's use changes how
+    good another one is.
+    """
+
+    def __init__(self, pools: Sequence[Pool], candidates: Sequence[Candidate]) -> None:
+        self.pools = pools
+        self.candidates = candidates
+        # Pools in which a device has binding conditions come last.
+        self.last = {id(pool) for pool in pools if pool.has_binding_conditions}
+        self.plain = not any(c.device.allow_multiple or c.device.consumes for c in candidates)
+        self._by_size: list[Candidate] | None = None
+
+    def by_size(self) -> list[Candidate]:
+        """Pools with binding conditions last, then little capacity before much."""
+        if self._by_size is None:
+            self._by_size = sorted(
+                self.candidates, key=lambda c: (id(c.pool) in self.last, size_of(c.device))
+            )
+        return self._by_size
+
+
+def size_of(device: Device) -> float:
+    """All capacity of a device in one number, to tell large from small of a kind."""
+    return sum(float(c.value) for c in device.capacity.values())
+
+
 @dataclass(slots=True, eq=False)
 class Wanted:
     """One alternative of one request: what it matches, and how many devices it needs."""
@@ -64,12 +96,57 @@ class Wanted:
     matched: dict[int, bool] = field(default_factory=dict)
 
 
+def no_derivation(expression: str, driver: str, device: Device) -> AttributeValue:
+    """The derivation of an engine without CEL: refuses every expression."""
+    raise SelectorError(f"no CEL evaluator for {expression!r}", compile_time=True)
+
+
 class Matching:
     """Which device matches which request: selectors of class and request, asked once each."""
 
-    def __init__(self, selects: Selects, features: Features) -> None:
+    def __init__(
+        self, selects: Selects, features: Features, derives: Derives = no_derivation
+    ) -> None:
         self._selects = selects
+        self._derives = derives
         self._features = features
+
+    def value_of(
+        self, wanted: Wanted, candidate: Candidate, attribute_name: str
+    ) -> AttributeValue | None:
+        """A constrained attribute as one request sees it: derived, or the device's own.
+
+        List values are unknown while their gate is off. Raises AllocationError if the expression
+        fails: upstream gives the whole pod up then, so that a broken one is noticed (KEP-6080).
+        """
+        for name, expression in wanted.request.derived:
+            if name == attribute_name:
+                return self._derived(wanted, candidate, name, expression)
+        value = attribute(candidate.device, candidate.id.driver, attribute_name)
+        if value is not None and value.is_list and not self._features.list_attributes:
+            return UNKNOWN
+        return value
+
+    def may_value(
+        self, wanted: Wanted, candidate: Candidate, attribute_name: str
+    ) -> AttributeValue | None:
+        """As :meth:`value_of`, but an expression that fails gives an unknown value."""
+        try:
+            return self.value_of(wanted, candidate, attribute_name)
+        except AllocationError:
+            return UNKNOWN
+
+    def _derived(
+        self, wanted: Wanted, candidate: Candidate, name: str, expression: str
+    ) -> AttributeValue:
+        try:
+            return self._derives(expression, candidate.id.driver, candidate.device)
+        except SelectorError as error:
+            where = f"claim {wanted.claim.name}, request {wanted.path}: derived attribute {name}"
+            if error.compile_time:
+                raise AllocationError(f"{where}: CEL compile error: {error}") from error
+            text = f"{where} on device {candidate.id}: CEL runtime error: {error}"
+            raise AllocationError(text) from error
 
     def matches(self, wanted: Wanted, candidate: Candidate) -> bool:
         """Raises AllocationError, on the first bad selector, as upstream."""
@@ -164,7 +241,7 @@ class Checker:
                 self._fail(
                     claim, entry, "has subrequests, but the DRAPrioritizedList feature is disabled"
                 )
-            self._check_capacity_gate(claim, entry)
+            self._check_gates(claim, entry)
             rows.append([self._one(claim, entry, request) for request in entry.alternatives])
             least += min(w.count for w in rows[-1])
         if least > MAX_RESULTS_PER_CLAIM:
@@ -183,15 +260,20 @@ class Checker:
     def _fail(self, claim: NamedClaim, entry: RequestEntry | Request, why: str) -> None:
         raise AllocationError(f"claim {claim.name}, request {entry.name}: {why}")
 
-    def _check_capacity_gate(self, claim: NamedClaim, entry: RequestEntry) -> None:
-        if self._features.consumable_capacity:
-            return
+    def _check_gates(self, claim: NamedClaim, entry: RequestEntry) -> None:
+        kind = "subrequest" if entry.prioritised else "request"
         for request in entry.alternatives:
-            if request.capacity is not None:
-                kind = "subrequest" if entry.prioritised else "request"
+            missing = ""
+            if request.capacity is not None and not self._features.consumable_capacity:
+                missing = "has capacity requests, but the DRAConsumableCapacity"
+            elif request.derived and not self._features.derived_attributes:
+                missing = "has derived attributes, but the DRADerivedAttributes"
+            negative = [name for name, amount in request.capacity or () if amount < 0]
+            if negative:
+                self._fail(claim, request, f"capacity {negative[0]}: capacity value is negative")
+            if missing:
                 raise AllocationError(
-                    f"claim {claim.name}, {kind} {request.name}: has capacity requests, but the"
-                    " DRAConsumableCapacity feature is disabled"
+                    f"claim {claim.name}, {kind} {request.name}: {missing} feature is disabled"
                 )
 
     def _one(self, claim: NamedClaim, entry: RequestEntry, request: Request) -> Wanted:
@@ -243,6 +325,15 @@ class Checker:
         found = [c for c in self._candidates if self._matching.matches(wanted, c)]
         if not self._features.consumable_capacity:
             return found
+        fractional = self._features.fractional_range
         return [
-            c for c in found if capacity.fits(wanted.request, c.device, self._ledger.consumed(c.id))
+            c
+            for c in found
+            if capacity.fits(
+                wanted.request,
+                c.device,
+                c.id.driver,
+                self._ledger.consumed(c.id),
+                fractional=fractional,
+            )
         ]

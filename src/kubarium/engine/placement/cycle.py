@@ -9,6 +9,7 @@ from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.gang import place_gang, settled_mask
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.preemption import preempt
+from kubarium.engine.placement.tree import place_tree
 from kubarium.engine.plan import CyclePlan, Decision, Placement, QueueItem
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Verdict
@@ -108,7 +109,9 @@ def _decide(
     placer: Placer, item: QueueItem, accounts: dict[object, Verdict], *, preemption: bool
 ) -> Decision:
     gang = item.gang
-    if gang is not None and gang.scheduled_count < gang.min_count:
+    if item.tree is not None:
+        decision = place_tree(placer, item)
+    elif gang is not None and gang.scheduled_count < gang.min_count:
         decision = place_gang(placer, item)
     else:
         decision = _place_each(placer, item, accounts)
@@ -128,7 +131,10 @@ def _place_each(placer: Placer, item: QueueItem, accounts: dict[object, Verdict]
     unplaced: list[tuple[Pod, Verdict]] = []
     for pod in item.pods:
         alike = (
-            not pod.claims and not pod.volumes and not pod.shape.looks_at_pods and within is None
+            not pod.claims
+            and not pod.has_volumes
+            and not pod.shape.looks_at_pods
+            and within is None
         )
         known = accounts.get((item.scheduler, pod.shape)) if alike and not placements else None
         if known is not None and not placer.snapshot.tallies.anti_holders:

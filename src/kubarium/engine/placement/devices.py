@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.inventory import Inventory
-from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
+from kubarium.engine.devices.alike import Kinds, Sight, carried_over, sight_of
+from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
+from kubarium.engine.devices.preference import DevicePreference
 from kubarium.engine.model import Claim, Key, Pod
+from kubarium.engine.placement.node_claims import is_mapped
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
 
+# Kinds of nodes for which an answer is kept, for nodes of the same kind.
+MAX_FOUND = 4_096
+
 # Upstream: at most this many alternatives in a prioritised list.
 _MAX_ALTERNATIVES = 8
+
+# Reasons that hold whatever the claims are called.
+_NAMELESS = (reasons.CLAIMS, reasons.INVALID_POOLS, reasons.CLAIM_TIMEOUT)
 
 # Upstream: resource.k8s.io ResourceClaimReservedForMaxSize.
 MAX_RESERVED = 256
@@ -55,6 +65,9 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
             tainted = snapshot.inventory.keeps_out(allocation)
             if tainted is not None:
                 return ClaimsOf(problem=reasons.claim_tainted(key[1], str(tainted)))
+            others = any(user != pod.key for user in users)
+            if others and is_mapped(snapshot.inventory, allocation):
+                return ClaimsOf(problem=reasons.claim_not_shareable(key[1]))
             held.append((claim, allocation))
     return ClaimsOf(tuple(pending), tuple(held))
 
@@ -78,37 +91,139 @@ def held_mask(snapshot: Snapshot, held: Sequence[tuple[Claim, Allocation]]) -> M
     return mask
 
 
-class DeviceFit:
-    """For one list of claim specs: what each node would give, or why it gives nothing."""
+class NodeKinds:
+    """The kind of device state of each row, under one sight; kept current node by node.
 
-    def __init__(self, snapshot: Snapshot, specs: tuple[ClaimSpec, ...]) -> None:
+    A row is looked at when somebody asks: while every node that is asked gives what is wanted,
+    kinds cost nothing.
+    """
+
+    def __init__(self, snapshot: Snapshot, kinds: Kinds) -> None:
         self._snapshot = snapshot
+        self._kinds = kinds
+        self._seen = -1
+        # -1 where there is no node.
+        self._of: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def of(self) -> NDArray[np.int64]:
+        """The kind of every row, as things are now."""
+        snapshot = self._snapshot
+        names, now = snapshot.inventory.changes_since(max(self._seen, 0))
+        if now == self._seen and len(self._of) == snapshot.capacity:
+            return self._of
+        if names is None or self._seen < 0 or len(self._of) != snapshot.capacity:
+            self._of = np.full(snapshot.capacity, -1, np.int64)
+            names = list(snapshot.rows)
+        for name in dict.fromkeys(names):
+            row = snapshot.rows.get(name)
+            node = snapshot.nodes[row] if row is not None else None
+            if row is not None and node is not None:
+                self._of[row] = snapshot.inventory.kind_of(self._kinds, name, node.labels)
+        self._seen = now
+        return self._of
+
+
+class KindBooks:
+    """One :class:`NodeKinds` for each sight, shared by all claims that see as much."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._books: dict[Kinds, NodeKinds] = {}
+
+    def under(self, sight: Sight) -> NodeKinds:
+        """The kinds of nodes for claims of this sight."""
+        kinds = self._snapshot.inventory.kinds(sight)
+        found = self._books.pop(kinds, None) or NodeKinds(self._snapshot, kinds)
+        self._books[kinds] = found
+        if len(self._books) > MAX_SIGHTS:
+            del self._books[next(iter(self._books))]
+        return found
+
+
+class DeviceFit:
+    """For one list of claim specs: what each node would give, or why it gives nothing.
+
+    Nodes of one kind give the same answer, so that a cluster in which nothing fits costs one search
+    for each kind of node. The devices themselves are looked for on the node that is chosen.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        specs: tuple[ClaimSpec, ...],
+        preference: DevicePreference | None = None,
+        books: KindBooks | None = None,
+    ) -> None:
+        """``books`` are shared with the other claims of a placer."""
+        self._snapshot = snapshot
+        self._order = preference
+        self._books = books if books is not None else KindBooks(snapshot)
+        self._seen = -1
         self._specs = [(f"#{i}", spec) for i, spec in enumerate(specs)]
-        self._answers: dict[int, tuple[Allocation, ...] | str] = {}
+        self._answers: dict[int, tuple[Allocation, ...]] = {}
+        # By kind: why nothing is given, or how much the devices given are liked.
+        self._refusals: dict[int, str] = {}
+        self._liked: dict[int, int] = {}
+        # By kind: the slices of a node, and what a search gave there.
+        self._found: dict[int, tuple[Sequence[Slice], tuple[Allocation, ...]]] = {}
         # Rows known to give nothing, so that a search for the best row need not ask them again.
         self.blocked: Mask = np.zeros(snapshot.capacity, np.bool_)
-        self._seen = 0
+        self._kinds: NodeKinds | None = None
+        self._class_epoch = -1
         self.prioritised = any(spec.prioritised for spec in specs)
 
     def name_claims(self, keys: Sequence[Key]) -> None:
         """Whose names errors carry from now on."""
+        for kind in [k for k, why in self._refusals.items() if why not in _NAMELESS]:
+            del self._refusals[kind]
         self._specs = [("/".join(k), spec) for k, (_, spec) in zip(keys, self._specs, strict=True)]
 
     def refresh(self) -> None:
         """Forget the answers of nodes whose devices changed."""
-        names, self._seen = self._snapshot.inventory.changes_since(self._seen)
-        if names is None or len(self.blocked) != self._snapshot.capacity:
-            self._forget_all()
+        snapshot, inventory = self._snapshot, self._snapshot.inventory
+        if self._kinds is None or self._class_epoch != inventory.class_epoch:
+            specs = [spec for _, spec in self._specs]
+            sight = sight_of(specs, inventory.classes, inventory.reads)
+            order = self._order or inventory.preference
+            if sight is not None:
+                sight |= {attribute.name for attribute in order.attributes}
+            self._kinds = self._books.under(sight)
+            self._class_epoch = inventory.class_epoch
+            self._refusals.clear()
+            self._liked.clear()
+            self._found.clear()
+        names, now = inventory.changes_since(max(self._seen, 0))
+        if now == self._seen and len(self.blocked) == snapshot.capacity:
             return
+        if names is None or self._seen < 0 or len(self.blocked) != snapshot.capacity:
+            self._answers.clear()
+            self.blocked = np.zeros(snapshot.capacity, np.bool_)
+            if self._refusals:
+                self.blocked = np.isin(self._kinds.of(), np.fromiter(self._refusals, np.int64))
+            names = []
         for name in names:
-            row = self._snapshot.rows.get(name)
+            row = snapshot.rows.get(name)
             if row is not None:
                 self._answers.pop(row, None)
                 self.blocked[row] = False
+        self._seen = now
 
-    def _forget_all(self) -> None:
-        self._answers.clear()
-        self.blocked = np.zeros(self._snapshot.capacity, np.bool_)
+    def kinds(self) -> NDArray[np.int64]:
+        """The number of each row's device state."""
+        assert self._kinds is not None
+        return self._kinds.of()
+
+    def kind(self, row: int) -> int:
+        """The number of the row's device state: equal numbers give equal answers."""
+        assert self._kinds is not None
+        return self._kinds.of().item(row)
+
+    def rows_like(self, row: int) -> Mask:
+        """All rows of the row's kind."""
+        assert self._kinds is not None
+        kinds = self._kinds.of()
+        mask: Mask = kinds == kinds[row]
+        return mask
 
     def on(self, row: int) -> tuple[Allocation, ...] | str:
         """One allocation for each claim, or the reason against.
@@ -116,41 +231,90 @@ class DeviceFit:
         Raises AllocationError when the claims cannot be decided on any node.
         """
         known = self._answers.get(row)
-        if known is None:
-            known = self._ask(row)
-            self._answers[row] = known
-            self.blocked[row] = isinstance(known, str)
-        return known
+        if known is not None:
+            return known
+        refusal = self._refusals.get(self.kind(row)) if self._refusals else None
+        if refusal is not None:
+            self.blocked |= self.rows_like(row)
+            return refusal
+        found = self._carried(row) or self._ask(row)
+        if isinstance(found, str):
+            self._refusals[self.kind(row)] = found
+            self.blocked |= self.rows_like(row)
+        else:
+            self._answers[row] = found
+        return found
+
+    def _carried(self, row: int) -> tuple[Allocation, ...] | None:
+        """The row's answer by way of a node of its kind that has been asked."""
+        node = self._snapshot.nodes[row]
+        known = self._found.get(self.kind(row))
+        if known is None or node is None:
+            return None
+        there = self._snapshot.inventory.whole_slices(node.name)
+        if there is None:
+            return None
+        return tuple(carried_over(one, known[0], there, node.name) for one in known[1])
 
     def _ask(self, row: int) -> tuple[Allocation, ...] | str:
         node = self._snapshot.nodes[row]
         if node is None:
             return reasons.CLAIMS
         try:
-            found = self._snapshot.inventory.search(node.name, node.labels, self._specs).run()
+            found = self._snapshot.inventory.search(
+                node.name, node.labels, self._specs, self._order
+            ).run()
         except AllocationError as error:
             if not error.node_only:
                 raise
             return str(error)
-        return reasons.CLAIMS if found is None else tuple(found)
+        if found is None:
+            return reasons.CLAIMS
+        slices = self._snapshot.inventory.whole_slices(node.name)
+        if slices is not None:
+            if len(self._found) >= MAX_FOUND:
+                self._found.clear()
+            self._found[self.kind(row)] = (slices, tuple(found))
+        return tuple(found)
+
+    def refusal(self, row: int) -> str:
+        """Why the row gives nothing; "" if it gives what is asked."""
+        kind = self.kind(row)
+        if kind in self._liked:
+            return ""
+        answer = self.on(row)
+        if isinstance(answer, str):
+            return answer
+        self._liked[kind] = sum(
+            self._preference(spec, allocation)
+            for (_, spec), allocation in zip(self._specs, answer, strict=True)
+        )
+        return ""
+
+    def refusals(self, rows: Mask) -> Iterator[tuple[str, Mask]]:
+        """(reason, rows) for those of the given rows that give nothing, kind by kind."""
+        left = rows.copy()
+        while left.any():
+            first = int(left.argmax())
+            alike = left & self.rows_like(first)
+            reason = self.refusal(first)
+            if reason:
+                yield reason, alike
+            left &= ~alike
 
     def mask(self, rows: Mask) -> Mask:
         """Which of the given rows can satisfy the claims."""
-        passed = np.zeros(len(rows), np.bool_)
-        for row in np.flatnonzero(rows).tolist():
-            passed[row] = not isinstance(self.on(row), str)
+        passed = rows.copy()
+        for _, refused in self.refusals(rows):
+            passed &= ~refused
         return passed
 
     def scores(self, feasible: Mask) -> Scores:
         """DynamicResources' score: earlier alternatives are better; scaled to 100."""
         raw = np.zeros(len(feasible), np.int64)
         for row in np.flatnonzero(feasible).tolist():
-            answer = self.on(row)
-            if not isinstance(answer, str):
-                raw[row] = sum(
-                    self._preference(spec, allocation)
-                    for (_, spec), allocation in zip(self._specs, answer, strict=True)
-                )
+            if not self.refusal(row):
+                raw[row] = self._liked[self.kind(row)]
         most = int(raw.max(initial=0))
         return raw * MAX_SCORE // most if most else raw
 

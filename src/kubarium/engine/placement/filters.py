@@ -20,6 +20,7 @@ from kubarium.engine.model import (
     Taint,
     Toleration,
 )
+from kubarium.engine.placement import locality
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Mask, Snapshot
@@ -41,6 +42,9 @@ def static_filters(
         if profile.added_affinity is not None:
             yield reasons.ADDED_AFFINITY, any_term(snapshot, profile.added_affinity)
         yield reasons.NODE_AFFINITY, affine(snapshot, shape)
+    if shape.data_required and profile.filters("DataLocality"):
+        for name in shape.data:
+            yield reasons.data_missing(name), locality.cached(snapshot, name)
 
 
 def static_mask(snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> Mask:
@@ -135,6 +139,19 @@ def pinned_to(shape: PodShape) -> str:
 
 def row_passes(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
     """Static filters, ports and resources of one row: the same answer as the columns give."""
+    return static_on(snapshot, shape, row) and room_on(snapshot, shape, row)
+
+
+def could_hold(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+    """Whether the pod could run on the node if nothing else did."""
+    if not static_on(snapshot, shape, row):
+        return False
+    indices = [(snapshot.resource_index(name), amount) for name, amount in shape.requests]
+    return all(amount <= snapshot.allocatable.item(index, row) for index, amount in indices)
+
+
+def static_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+    """Static filters of one row."""
     node = snapshot.nodes[row]
     if node is None or (shape.node_name and shape.node_name != node.name):
         return False
@@ -148,7 +165,9 @@ def row_passes(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
         t.matches(node.name, node.labels) for t in shape.affinity
     ):
         return False
-    return room_on(snapshot, shape, row)
+    return not shape.data_required or all(
+        row in locality.holders(snapshot, name) for name in shape.data
+    )
 
 
 def room_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
@@ -200,7 +219,7 @@ def resources_fit(
         return
     yield reasons.TOO_MANY_PODS, snapshot.requested[3] < snapshot.allocatable[3]
     for name, amount in shape.requests:
-        if amount > 0 and name not in profile.ignored_resources:
+        if amount > 0 and not profile.ignores(name):
             index = snapshot.resource_index(name)
             free = snapshot.allocatable[index] - snapshot.requested[index]
             yield reasons.insufficient(name), free >= amount

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from kubarium.engine.model import PodShape
-from kubarium.engine.placement import filters, scores
+from kubarium.engine.placement import filters, locality, scores
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.snapshot import Mask, Snapshot
 
@@ -27,7 +27,7 @@ class Fit:
         self._fits = profile.filters("NodeResourcesFit")
         self._ports = shape.ports if profile.filters("NodePorts") else ()
         self.shape = shape
-        self._wants = scores.balanced(shape)
+        self._wants = scores.balanced(shape, profile)
         self._needs: list[tuple[int, int]] = []
         self._epoch = -1
         self._seen = 0
@@ -40,6 +40,15 @@ class Fit:
 
     def refresh(self) -> scores.Scores:
         """Bring all rows up to date; returns score where feasible, else -1. Do not change it."""
+        self._update()
+        return self._normalise()
+
+    def takes(self, row: int) -> bool:
+        """Whether the row is feasible: cheaper than :meth:`refresh` for one row."""
+        self._update()
+        return self.total.item(row) >= 0
+
+    def _update(self) -> None:
         snapshot = self._snapshot
         position = snapshot.touched_from + len(snapshot.touched)
         if self._epoch != snapshot.epoch:
@@ -55,7 +64,6 @@ class Fit:
                 for row in rows:
                     self.total[row] = self._row(row)
         self._seen = position
-        return self._normalise()
 
     def _static_pass(self) -> None:
         snapshot, shape = self._snapshot, self.shape
@@ -63,6 +71,9 @@ class Fit:
         weights = self._profile.weights
         self.static = filters.static_mask(snapshot, shape, self._profile)
         self._images = scores.image_scores(snapshot, shape) * weights.ImageLocality
+        if shape.data and weights.DataLocality:
+            share = locality.data_scores(snapshot, shape)
+            self._images = self._images + weights.DataLocality * share
         self._taints = scores.intolerable(snapshot, shape) if weights.TaintToleration else None
         self._preferred = (
             scores.preferred_weights(snapshot, shape, self._profile)
@@ -72,7 +83,7 @@ class Fit:
         self._needs = [
             (snapshot.resource_index(n), a)
             for n, a in shape.requests
-            if a > 0 and n not in self._profile.ignored_resources
+            if a > 0 and not self._profile.ignores(n)
         ]
 
     def _full_pass(self) -> None:

@@ -4,7 +4,9 @@ Pods are placed one after the other in order; identical pods share all work. Wit
 constraint each domain (the nodes with one value of the label) is tried whole: the tightest that
 takes all pods, else the one that takes the most (KEP-5732, PodGroupPodsCount and tightest fit).
 Several levels and preferred ones are ours: required levels narrow each other, preferred ones are
-tried from the narrowest up.
+tried from the narrowest up. Pods that name their data go to a domain that has most of it. Pods of
+different kinds are packed, and every arrangement of them is searched within a budget, before it is
+said that they do not fit.
 """
 
 from __future__ import annotations
@@ -12,21 +14,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Pod, PodShape
 from kubarium.engine.placement import packing
+from kubarium.engine.placement.domains import (
+    Domain,
+    domains_of,
+    mask_around,
+    missing_key,
+    room_for,
+    row_of_gangs,
+)
+from kubarium.engine.placement.locality import locality
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.trial import Budget, OutOfBudgetError, Trial
 from kubarium.engine.plan import Decision, Placement, QueueItem
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import GangVerdict, Verdict
 
+# What the search may spend on a preferred domain, so that the required ones get most of it.
+PREFERENCE_BUDGET = 500
+
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
-    """What one domain gives: ``failed`` is the first pod without a place, with its account."""
+class Attempt:
+    """What one domain gives: ``account`` is why the first pod without a place has none."""
 
     placements: tuple[Placement, ...]
     unplaced: tuple[Pod, ...]
@@ -34,34 +46,41 @@ class _Attempt:
     domain: str = ""
 
 
-def place_gang(placer: Placer, item: QueueItem, within: Mask | None = None) -> Decision:
+def needed_of(gang: Gang) -> int:
+    """How many more pods must start together: one at least, for groups without a minimum none."""
+    return max(gang.min_count - gang.scheduled_count, 1 if gang.min_count else 0)
+
+
+def place_gang(
+    placer: Placer, item: QueueItem, within: Mask | None = None, budget: Budget | None = None
+) -> Decision:
     """Decide a gang; on success its placements are in the snapshot, otherwise nothing is.
 
-    ``within`` limits the nodes (the domain of a group of groups).
+    ``within`` limits the nodes (the domain of a group of groups), ``budget`` the search.
     """
     gang = item.gang
     assert gang is not None
-    snapshot = placer.snapshot
-    needed = max(gang.min_count - gang.scheduled_count, 1 if gang.min_count else 0)
+    budget = budget or Budget()
+    needed = needed_of(gang)
     if len(item.pods) < needed:
         return _waiting(item, gang, reasons.GANG_WAITING)
-    mark = snapshot.checkpoint()
-    attempt = _best_attempt(placer, item.pods, gang, needed, within)
+    search = _GangSearch(placer, item.pods, gang, needed, within, budget)
+    attempt = search.run()
     if attempt is not None and len(attempt.placements) >= needed:
-        snapshot.keep(mark)
         account = attempt.account
         unplaced = tuple((pod, account) for pod in attempt.unplaced if account is not None)
         return Decision(item, attempt.placements, unplaced)
-    snapshot.rollback(mark)
     if attempt is None:
-        return _waiting(item, gang, reasons.no_domain(_missing_key(snapshot, gang)))
+        missing = missing_key(placer.snapshot, gang.required_keys)
+        return _waiting(item, gang, reasons.no_domain(missing))
     verdict = GangVerdict(
         gang.key,
         gang.min_count,
         len(attempt.placements) + gang.scheduled_count,
-        _greedy_is_exact(snapshot, item.pods, gang),
+        search.is_exact,
         attempt.account,
         domain=attempt.domain,
+        tried=0 if search.is_proven else budget.spent or len(item.pods),
     )
     account = attempt.account
     assert account is not None
@@ -73,75 +92,162 @@ def _waiting(item: QueueItem, gang: Gang, why: str) -> Decision:
     return Decision(item, gang_verdict=verdict)
 
 
-def _best_attempt(
-    placer: Placer, pods: Sequence[Pod], gang: Gang, needed: int, within: Mask | None
-) -> _Attempt | None:
-    """The attempt to keep, applied to the snapshot; None when no node carries a required key.
+class _GangSearch:
+    """One gang's search. ``run`` leaves in the snapshot what it returns, if that is enough pods."""
 
-    Preferred levels are tried from narrow to wide and count only if they take every pod. Then the
-    required domains: the tightest that takes all, else the one that takes the most.
-    """
-    snapshot = placer.snapshot
-    required = gang.required_keys
-    room = _room(snapshot, pods)
-    for depth in range(len(gang.preferred_keys), 0, -1):
-        keys = (*required, *gang.preferred_keys[:depth])
-        whole = _whole_in(placer, pods, gang, _domains(snapshot, gang, keys, room, within))
-        if whole is not None:
+    def __init__(
+        self,
+        placer: Placer,
+        pods: Sequence[Pod],
+        gang: Gang,
+        needed: int,
+        within: Mask | None,
+        budget: Budget,
+    ) -> None:
+        self._placer = placer
+        self._snapshot = placer.snapshot
+        self._pods = pods
+        self._gang = gang
+        self._needed = needed
+        self._within = within
+        self._budget = budget
+        self._given_up = False
+        self._exact: bool | None = None
+        self._counted: Attempt | None = None  # what was placed one by one, for the verdict
+        self._settled: int | None = None
+        if gang.required_keys or gang.preferred_keys:
+            self._settled = row_of_gangs(self._snapshot, (gang,))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether placing one by one finds the largest number; asked only when that fails."""
+        if self._exact is None:
+            self._exact = greedy_is_exact(self._snapshot, self._pods)
+        return self._exact
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the failure means that there is no arrangement at all."""
+        return self.is_exact or (
+            not self._given_up and packing.devices_are_alike(self._snapshot, self._pods)
+        )
+
+    def run(self) -> Attempt | None:
+        """The attempt to keep; None when no node carries a required key.
+
+        Preferred levels are tried from narrow to wide and count only if they take every pod. Then
+        the required domains: the tightest that takes all, else the one that takes the most, and if
+        that is not enough, the first with an arrangement that is.
+        """
+        required, preferred = self._gang.required_keys, self._gang.preferred_keys
+        for depth in range(len(preferred), 0, -1):
+            whole = self._whole_in(self._domains((*required, *preferred[:depth])))
+            if whole is not None:
+                return whole
+        if not required:
+            found = self._quick(self._needed, self._within, "")
+            return found or self._searched([(self._within, "")])
+        domains = self._domains(required)
+        whole = self._whole_in(domains, search=False)
+        if whole is not None or not domains:
             return whole
-    if not required:
-        return _attempt(placer, pods, needed, within, "")
-    domains = _domains(snapshot, gang, required, room, within)
-    whole = _whole_in(placer, pods, gang, domains)
-    if whole is not None or not domains:
-        return whole
-    best: tuple[int, _Domain] | None = None
-    for domain in sorted(domains, key=lambda d: (-d.room, d.name)):
-        if best is not None and domain.room <= best[0]:
-            break  # no domain that follows can take more
-        mark = snapshot.checkpoint()
-        attempt = _attempt(placer, pods, needed, domain.mask, domain.name)
-        snapshot.rollback(mark)
-        if best is None or len(attempt.placements) > best[0]:
-            best = (len(attempt.placements), domain)
-    assert best is not None
-    return _attempt(placer, pods, needed, best[1].mask, best[1].name)
+        best = self._fullest(domains)
+        if len(self._counted.placements if self._counted else ()) >= self._needed:
+            return self._quick(self._needed, best.mask, best.name)
+        return self._searched([(d.mask, d.name) for d in domains if d.room >= self._needed])
 
+    def _domains(self, keys: tuple[str, ...]) -> list[Domain]:
+        room = room_for(self._snapshot, self._pods)
+        return domains_of(self._snapshot, keys, room, self._within, self._settled)
 
-def _whole_in(
-    placer: Placer, pods: Sequence[Pod], gang: Gang, domains: list[_Domain]
-) -> _Attempt | None:
-    """The first of the domains, tightest first, that takes every pod; applied to the snapshot."""
-    snapshot = placer.snapshot
-    for domain in domains:
-        if domain.room < len(pods):
-            continue
-        mark = snapshot.checkpoint()
-        attempt = _attempt(placer, pods, len(pods), domain.mask, domain.name)
-        if len(attempt.placements) == len(pods):
-            snapshot.keep(mark)
+    def _whole_in(self, domains: list[Domain], search: bool = True) -> Attempt | None:
+        """The first of the domains, tightest first, that takes every pod."""
+        budget = Budget(PREFERENCE_BUDGET)
+        for domain in by_data(self._snapshot, self._pods, domains):
+            if domain.room < len(self._pods):
+                continue
+            attempt = self._quick(len(self._pods), domain.mask, domain.name)
+            if attempt is None and search:
+                attempt = self._arranged(len(self._pods), domain.mask, domain.name, budget)
+            if attempt is not None:
+                return attempt
+        return None
+
+    def _fullest(self, domains: list[Domain]) -> Domain:
+        """The domain that takes the most pods one by one."""
+        ordered = sorted(domains, key=lambda d: (-d.room, d.name))
+        best, most = ordered[0], -1
+        for domain in ordered:
+            if domain.room <= most:
+                break  # no domain that follows can take more
+            mark = self._snapshot.checkpoint()
+            attempt = greedy(self._placer, self._pods, domain.mask, domain.name)
+            self._snapshot.rollback(mark)
+            if len(attempt.placements) > most:
+                best, most, self._counted = domain, len(attempt.placements), attempt
+        return best
+
+    def _quick(self, needed: int, within: Mask | None, name: str) -> Attempt | None:
+        """One after the other, else largest first; None if neither places enough."""
+        mark = self._snapshot.checkpoint()
+        attempt = greedy(self._placer, self._pods, within, name)
+        if len(attempt.placements) >= needed:
+            self._snapshot.keep(mark)
             return attempt
-        snapshot.rollback(mark)
-    return None
+        self._snapshot.rollback(mark)
+        self._counted = attempt
+        if self.is_exact or len(self._pods) > packing.MAX_PACKED:
+            return None
+        trial = Trial(self._placer)
+        if packing.pack(trial, self._pods, needed, within):
+            return self._as_attempt(trial, attempt.account, name)
+        return None
+
+    def _arranged(
+        self, needed: int, within: Mask | None, name: str, budget: Budget
+    ) -> Attempt | None:
+        """Any arrangement of enough pods; None also when the budget is spent."""
+        if self.is_exact or len(self._pods) > packing.MAX_PODS or budget.is_spent:
+            return None
+        if packing.are_alike(self._snapshot, self._pods):
+            self._given_up = True  # devices alone could make a difference
+            return None
+        trial = Trial(self._placer)
+        try:
+            for _ in packing.Arrangements(trial, budget, self._pods, needed, within):
+                return self._as_attempt(trial, None, name)
+        except OutOfBudgetError:
+            trial.back_to(0)
+        return None
+
+    def _as_attempt(self, trial: Trial, account: Verdict | None, name: str) -> Attempt:
+        placed = {placement.pod.key for placement in trial.placements}
+        left = tuple(pod for pod in self._pods if pod.key not in placed)
+        if left and account is None:
+            account = self._placer.account(left[0])
+        return Attempt(tuple(trial.placements), left, account, name)
+
+    def _searched(self, places: list[tuple[Mask | None, str]]) -> Attempt:
+        """An arrangement in one of the places; else what the best of them takes one by one."""
+        for mask, name in places:
+            attempt = self._arranged(self._needed, mask, name, self._budget)
+            if attempt is not None:
+                return attempt
+        if self._budget.is_spent or len(self._pods) > packing.MAX_PODS:
+            self._given_up = True
+        assert self._counted is not None
+        return self._counted
 
 
-def _room(snapshot: Snapshot, pods: Sequence[Pod]) -> NDArray[np.int64]:
-    """Per row at most how many of the pods its free resources could hold: a quick upper bound."""
-    least: dict[str, int] = dict(pods[0].shape.requests)
-    for shape in dict.fromkeys(pod.shape for pod in pods):
-        asked = dict(shape.requests)
-        least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
-    room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
-    for name, amount in least.items():
-        if amount > 0:
-            index = snapshot.resource_index(name)
-            room = np.minimum(
-                room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount
-            )
-    return np.maximum(room, 0)
+def by_data(snapshot: Snapshot, pods: Sequence[Pod], domains: list[Domain]) -> list[Domain]:
+    """The domains with most of the pods' data first; as they were where that is the same."""
+    if not any(pod.shape.data for pod in pods):
+        return domains
+    room = room_for(snapshot, pods)
+    return sorted(domains, key=lambda d: -locality(snapshot, pods, room, d.mask))
 
 
-def _greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str) -> _Attempt:
+def greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str) -> Attempt:
     """Place all pods that fit, in order.
 
     A pod of a shape that has just failed fails again, since placements only take room away (unless
@@ -152,7 +258,7 @@ def _greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: st
     account: Verdict | None = None
     hopeless: set[PodShape] = set()
     for pod in pods:
-        alike = not pod.claims and not pod.volumes and not pod.shape.looks_at_pods
+        alike = not pod.claims and not pod.has_volumes and not pod.shape.looks_at_pods
         if alike and pod.shape in hopeless:
             unplaced.append(pod)
             continue
@@ -164,113 +270,18 @@ def _greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: st
             account = placer.account(pod, within)
         unplaced.append(pod)
         hopeless.add(pod.shape)
-    return _Attempt(tuple(placements), tuple(unplaced), account, domain)
-
-
-def _attempt(
-    placer: Placer, pods: Sequence[Pod], needed: int, within: Mask | None, domain: str
-) -> _Attempt:
-    """Greedily, and by search if that leaves a mixed gang short of its minimum."""
-    mark = placer.snapshot.checkpoint()
-    greedy = _greedy(placer, pods, within, domain)
-    if len(greedy.placements) >= needed:
-        placer.snapshot.keep(mark)
-        return greedy
-    placer.snapshot.rollback(mark)
-    found = packing.search(placer, pods, needed, within)
-    if found is None:
-        return greedy  # only to be counted: nothing of it is in the snapshot any more
-    placed = {placement.pod.key for placement in found}
-    left = tuple(pod for pod in pods if pod.key not in placed)
-    return _Attempt(found, left, greedy.account, domain)
-
-
-@dataclass(frozen=True, slots=True)
-class _Domain:
-    """The nodes that share one value of every key, and how many pods they could hold at most."""
-
-    name: str
-    _numbers: NDArray[np.int64]
-    _number: int
-    room: int
-
-    @property
-    def mask(self) -> Mask:
-        """The domain's rows."""
-        rows: Mask = self._numbers == self._number
-        return rows
-
-
-def _domains(
-    snapshot: Snapshot,
-    gang: Gang,
-    keys: tuple[str, ...],
-    room: NDArray[np.int64],
-    within: Mask | None,
-) -> list[_Domain]:
-    """Each domain that may be tried, the one with the least room first: large holes stay whole.
-
-    A gang of which some pods already run stays in their domain.
-    """
-    columns = [snapshot.labels.get(key) for key in keys]
-    if any(column is None for column in columns):
-        return []
-    settled = _settled_row(snapshot, gang)
-    open_rows = snapshot.alive.copy() if within is None else snapshot.alive & within
-    for column in columns:
-        assert column is not None
-        open_rows &= column >= 0
-        if settled is not None:
-            open_rows &= column == column[settled]
-    rows = np.flatnonzero(open_rows)
-    if not len(rows):
-        return []
-    codes = np.zeros(len(rows), np.int64)  # one number for each combination of values
-    for column in columns:
-        assert column is not None
-        codes = codes * (int(column.max()) + 1) + column[rows]
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    sums = np.bincount(inverse, weights=room[rows], minlength=len(first)).astype(np.int64)
-    numbers = np.full(snapshot.capacity, -1, np.int64)
-    numbers[rows] = inverse
-    found: list[_Domain] = []
-    for number, at in enumerate(first.tolist()):
-        node = snapshot.nodes[int(rows[at])]
-        assert node is not None
-        name = ",".join(f"{key}={node.labels[key]}" for key in keys)
-        found.append(_Domain(name, numbers, number, int(sums[number])))
-    return sorted(found, key=lambda domain: (domain.room, domain.name))
-
-
-def _missing_key(snapshot: Snapshot, gang: Gang) -> str:
-    for key in gang.required_keys:
-        column = snapshot.labels.get(key)
-        if column is None or not (snapshot.alive & (column >= 0)).any():
-            return key
-    return " and ".join(gang.required_keys)
+    return Attempt(tuple(placements), tuple(unplaced), account, domain)
 
 
 def settled_mask(snapshot: Snapshot, gang: Gang) -> Mask | None:
     """The nodes of the domain in which pods of the gang run; None without one."""
-    row = _settled_row(snapshot, gang)
-    if row is None or not gang.required_keys:
+    if not gang.required_keys:
         return None
-    mask = snapshot.alive.copy()
-    for key in gang.required_keys:
-        column = snapshot.labels.get(key)
-        if column is not None:
-            mask &= column == column[row]
-    return mask
+    row = row_of_gangs(snapshot, (gang,))
+    return None if row is None else mask_around(snapshot, gang.required_keys, row)
 
 
-def _settled_row(snapshot: Snapshot, gang: Gang) -> int | None:
-    """A row on which a pod of the gang runs."""
-    if not gang.scheduled_count or not (gang.required_keys or gang.preferred_keys):
-        return None
-    return next((row for pod, row in snapshot.placed_pods() if pod.gang == gang.key), None)
-
-
-def _greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod], gang: Gang) -> bool:
+def greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
     """Whether placing one by one provably finds the largest number.
 
     True for identical pods whose nodes do not influence each other: then each node holds a fixed
@@ -280,25 +291,8 @@ def _greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod], gang: Gang) -> boo
     shapes = {pod.shape for pod in pods}
     if len(shapes) != 1 or next(iter(shapes)).looks_at_pods or next(iter(shapes)).ports:
         return False
-    specs = {
-        tuple(snapshot.claims[key].spec for key in pod.claims if key in snapshot.claims)
-        for pod in pods
-    }
-    if len(specs) != 1:
-        return False
-    shared: dict[object, int] = {}
-    for key in (key for pod in pods for key in pod.claims):
-        shared[key] = shared.get(key, 0) + 1
-    if any(count > 1 for count in shared.values()):
-        return False
-    for spec in next(iter(specs)):
-        if len(spec.requests) != 1 or spec.constraints or spec.requests[0].prioritised:
-            return False
-        if spec.requests[0].alternatives[0].capacity is not None:
-            return False
-    if not next(iter(specs)):
-        return True
-    return len(next(iter(specs))) == 1 and all(
-        item.node_name and not any(d.consumes or d.allow_multiple for d in item.devices)
-        for item in snapshot.inventory.slices.values()
-    )
+    if any(pod.claims for pod in pods):
+        return len({len(pod.claims) for pod in pods}) == 1 and packing.devices_are_alike(
+            snapshot, pods
+        )
+    return not any(pod.volumes for pod in pods)

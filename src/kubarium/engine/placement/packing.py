@@ -1,172 +1,237 @@
-"""A mixed gang, searched: when pods one after the other do not fit, another arrangement may.
+"""Arrangements of a mixed group of pods: when one pod after the other does not fit, another may.
 
-First best fit decreasing, which is quick and usually enough. Then
-depth-first over pods (large before small) and nodes (fullest first), with nodes that are alike
-tried once and states that failed remembered. Exact within its budget; the budget keeps the worst
-case to some tenths of a second. Identical pods need none of this: greedy placement is exact.
+First best fit decreasing, which is quick and usually enough. Then every arrangement, depth first:
+pods that are alike are interchangeable, nodes that are alike are tried once, and states that failed
+are remembered. Identical pods need none of this: placing them one by one is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from kubarium.engine.model import Pod, PodShape
-from kubarium.engine.placement.place import Placer
-from kubarium.engine.plan import Placement
-from kubarium.engine.snapshot import Mask
+from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.model import Key, Pod, PodShape
+from kubarium.engine.placement import topology
+from kubarium.engine.placement.trial import Budget, Trial
+from kubarium.engine.snapshot import Mask, Snapshot
 
-# Beyond this many pods a gang is packed largest first, but not searched.
+# Beyond this many pods a group is packed largest first, but not searched.
 MAX_PODS = 200
+# What a placement that allocates devices costs of a budget, beside one that does not.
+DEVICE_COST = 20
 # Beyond this many it is only placed in its own order.
 MAX_PACKED = 2_000
-# Placements tried before the search is given up, for gangs of up to 64 pods; each placement costs
-# more the more pods there are, so that larger gangs have fewer.
-STEP_BUDGET = 2_000
-_FULL_BUDGET_PODS = 64
 
 
-class _OutOfBudgetError(Exception):
-    """The search is given up undecided."""
+def alike_groups(snapshot: Snapshot, pods: Sequence[Pod]) -> list[list[Pod]]:
+    """The pods in classes of which any two can change places, largest requests first.
+
+    Pods with volumes or with a claim that others share stay by themselves.
+    """
+    users: dict[Key, int] = {}
+    for claim in (claim for pod in pods for claim in pod.claims):
+        users[claim] = users.get(claim, 0) + 1
+    size = {shape: _size(snapshot, shape) for shape in dict.fromkeys(p.shape for p in pods)}
+    classes: dict[Hashable, list[Pod]] = {}
+    for pod in sorted(pods, key=lambda pod: (-size[pod.shape], pod.key)):
+        classes.setdefault(_class_of(snapshot, pod, users), []).append(pod)
+    return list(classes.values())
 
 
-def search(
-    placer: Placer, pods: Sequence[Pod], needed: int, within: Mask | None
-) -> tuple[Placement, ...] | None:
-    """At least ``needed`` of the pods on nodes, entered in the snapshot; None if none was found."""
-    mixed = len({(pod.shape, len(pod.claims)) for pod in pods}) > 1
-    if len(pods) > MAX_PACKED or not mixed:
-        return None
-    mark = placer.snapshot.checkpoint()
-    packed = _Search(placer, pods, needed, within).pack()
-    if len(packed) >= needed:
-        placer.snapshot.keep(mark)
-        return packed
-    placer.snapshot.rollback(mark)
-    if len(pods) > MAX_PODS:
-        return None
-    found = _Search(placer, pods, needed, within)
-    mark = placer.snapshot.checkpoint()
-    try:
-        done = found.run()
-    except _OutOfBudgetError:
-        done = False
-    if done:
-        placer.snapshot.keep(mark)
-        return tuple(found.placements)
-    placer.snapshot.rollback(mark)
-    return None
+def _class_of(snapshot: Snapshot, pod: Pod, users: dict[Key, int]) -> Hashable:
+    wishes: list[ClaimSpec | Key] = []
+    for key in pod.claims:
+        claim = snapshot.claims.get(key)
+        private = claim is not None and users[key] == 1 and key not in snapshot.allocations
+        wishes.append(claim.spec if claim is not None and private else key)
+    labels = tuple(sorted(pod.labels.items()))
+    return (pod.shape, labels, pod.gang, tuple(wishes), pod.volumes, pod.nominated_node)
 
 
-class _Search:
-    def __init__(
-        self, placer: Placer, pods: Sequence[Pod], needed: int, within: Mask | None
-    ) -> None:
-        self._placer = placer
-        self._snapshot = placer.snapshot
-        self._within = within
-        self._spare = len(pods) - needed
-        self._pods = sorted(pods, key=lambda pod: (-self._size(pod.shape), pod.key))
-        self._shapes = list(dict.fromkeys(pod.shape for pod in self._pods))
-        # Devices and neighbours tell nodes apart that look alike in resources.
-        self._distinct = any(pod.claims or pod.shape.looks_at_pods for pod in pods)
-        self._static = [placer.fit(shape).static for shape in self._shapes]
-        self._failed: set[Hashable] = set()
-        self._touched: dict[int, int] = {}
-        self._steps = STEP_BUDGET * _FULL_BUDGET_PODS // max(_FULL_BUDGET_PODS, len(pods))
-        self.placements: list[Placement] = []
+def _size(snapshot: Snapshot, shape: PodShape) -> float:
+    """The largest share of the cluster that the shape takes of any resource."""
+    shares = [0.0]
+    for name, amount in shape.requests:
+        total = int(snapshot.allocatable[snapshot.resource_index(name)].sum())
+        shares.append(amount / total if total else 1.0)
+    return max(shares)
 
-    def _size(self, shape: PodShape) -> float:
-        """The largest share of the cluster that the shape takes of any resource."""
-        shares = [0.0]
-        for name, amount in shape.requests:
-            total = int(self._snapshot.allocatable[self._snapshot.resource_index(name)].sum())
-            shares.append(amount / total if total else 1.0)
-        return max(shares)
 
-    def pack(self) -> tuple[Placement, ...]:
-        """Largest first, each on the fullest node that takes it (best fit decreasing).
+def are_alike(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
+    """Whether any two of the pods can change places and none looks at others."""
+    return len(alike_groups(snapshot, pods)) == 1 and not topology.concerns(snapshot, pods[0])
 
-        Where fewer than all pods are needed, only the smallest are packed.
-        """
-        needed = len(self._pods) - self._spare
-        chosen = self._pods
-        if self._spare:
-            chosen = self._pods[len(self._pods) - needed :]
-        placed: list[Placement] = []
-        for pod in chosen:
-            for row in self._rows(pod):
-                only = np.zeros(self._snapshot.capacity, np.bool_)
-                only[row] = True
-                placement = self._placer.place(pod, only)
-                if placement is not None:
-                    placed.append(placement)
-                    break
-            else:
-                break
-        return tuple(placed)
 
-    def run(self) -> bool:
-        for shape in self._shapes:
-            self._placer.fit(shape).refresh()
-        self._static = [self._placer.fit(shape).static.copy() for shape in self._shapes]
-        return self._go(0, 0)
+def order_matters(pods: Sequence[Pod]) -> bool:
+    """Whether a pod may be feasible only before or after another of the group."""
+    return any(
+        pod.shape.pod_affinity or any(constraint.hard for constraint in pod.shape.spread)
+        for pod in pods
+    )
 
-    def _go(self, index: int, skipped: int) -> bool:
-        if index == len(self._pods):
-            return True
-        state = (index, skipped, tuple(sorted(repr(self._alike(r)) for r in self._touched)))
-        if state in self._failed:
+
+def devices_are_alike(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
+    """Whether it does not matter which devices of a node a pod gets.
+
+    True without claims, and for claims of one kind that ask once for a number of exclusive devices
+    of the node, without constraints or counters.
+    """
+    users: dict[Key, int] = {}
+    specs: dict[ClaimSpec, None] = {}
+    for pod in pods:
+        for key in pod.claims:
+            users[key] = users.get(key, 0) + 1
+            claim = snapshot.claims.get(key)
+            if claim is not None:
+                specs[claim.spec] = None
+    if not users:
+        return True
+    if len(specs) != 1 or any(count > 1 for count in users.values()):
+        return False
+    if any(len(pod.claims) > 1 for pod in pods):
+        return False
+    spec = next(iter(specs))
+    if len(spec.requests) != 1 or spec.constraints or spec.requests[0].prioritised:
+        return False
+    if spec.requests[0].alternatives[0].capacity is not None:
+        return False
+    return snapshot.inventory.all_simple
+
+
+def pack(trial: Trial, pods: Sequence[Pod], needed: int, within: Mask | None) -> bool:
+    """Largest first, each on the fullest node that takes it (best fit decreasing).
+
+    Where fewer than all pods are needed, only the smallest are packed. The placements stay in the
+    trial if there are enough of them; otherwise it is as before.
+    """
+    mark = len(trial)
+    classes = alike_groups(trial.snapshot, pods)
+    chosen = [pod for members in classes for pod in members][len(pods) - needed :]
+    for pod in chosen:
+        if not _place_fullest(trial, pod, within):
+            trial.back_to(mark)
             return False
-        pod = self._pods[index]
+    return True
+
+
+def _place_fullest(trial: Trial, pod: Pod, within: Mask | None) -> bool:
+    return any(trial.place_on(pod, row) for row in fullest_rows(trial, pod, within))
+
+
+def fullest_rows(trial: Trial, pod: Pod, within: Mask | None) -> list[int]:
+    """Feasible rows, those with the least free cpu and memory first."""
+    snapshot = trial.snapshot
+    mask = trial.placer.fit(pod.shape).refresh() >= 0
+    if within is not None:
+        mask &= within
+    rows = np.flatnonzero(mask)
+    free = snapshot.allocatable[:2, rows] - snapshot.requested[:2, rows]
+    order = np.lexsort((rows, free[1], free[0]))
+    return [int(row) for row in rows[order]]
+
+
+class Arrangements:
+    """Every way to place ``needed`` of the pods, each in the trial while it is yielded."""
+
+    def __init__(
+        self, trial: Trial, budget: Budget, pods: Sequence[Pod], needed: int, within: Mask | None
+    ) -> None:
+        self._trial = trial
+        self._snapshot = trial.snapshot
+        self._budget = budget
+        self._needed = needed
+        self._within = within
+        self._classes = alike_groups(self._snapshot, pods)
+        self._left = [len(members) for members in self._classes]
+        self._any_order = order_matters(pods)
+        # Devices and neighbours tell nodes apart that look alike in resources.
+        self._distinct = any(
+            pod.claims or pod.volumes or topology.concerns(self._snapshot, pod)
+            for pod in (members[0] for members in self._classes)
+        )
+        budget.take()  # what follows costs as much as a placement
+        shapes = list(dict.fromkeys(members[0].shape for members in self._classes))
+        self._static = []
+        for shape in shapes:
+            fit = trial.placer.fit(shape)
+            fit.refresh()
+            self._static.append(fit.static.copy())
+        self._order = [fullest_rows(trial, members[0], within) for members in self._classes]
+        self._used: dict[tuple[int, int], int] = {}  # (row, class) to the number of pods there
+        self._failed: set[Hashable] = set()
+
+    def __iter__(self) -> Iterator[None]:
+        return self._unordered(0) if self._any_order else self._ordered(0, 0, 0)
+
+    def _ordered(self, number: int, start: int, placed: int) -> Iterator[None]:
+        """Class by class; within a class along the rows, since its pods are interchangeable."""
+        if placed == self._needed:
+            yield
+            return
+        if number == len(self._classes) or placed + sum(self._left[number:]) < self._needed:
+            return
+        state = (number, start, placed, self._left[number], frozenset(self._used.items()))
+        if state in self._failed:
+            return
+        found = False
+        if self._left[number]:
+            for at, row in self._choices(number, start):
+                for _ in self._on(number, row):
+                    for _ in self._ordered(number, at, placed + 1):
+                        found = True
+                        yield
+        for _ in self._ordered(number + 1, 0, placed):
+            found = True
+            yield
+        if not found:
+            self._failed.add(state)
+
+    def _unordered(self, placed: int) -> Iterator[None]:
+        """Any class next: pods that look for others may have to come after them."""
+        if placed == self._needed:
+            yield
+            return
+        state = frozenset(self._used.items())
+        if state in self._failed:
+            return
+        self._failed.add(state)  # any other way here leads on to the same arrangements
+        for number, left in enumerate(self._left):
+            for _, row in self._choices(number, 0) if left else ():
+                for _ in self._on(number, row):
+                    yield from self._unordered(placed + 1)
+
+    def _choices(self, number: int, start: int) -> Iterator[tuple[int, int]]:
+        """Positions and rows for a pod of the class, of rows that are alike the first."""
         tried: set[Hashable] = set()
-        for row in self._rows(pod):
-            alike = self._alike(row)
-            if alike not in tried and self._try(pod, row, index, skipped):
-                return True
-            tried.add(alike)
-        if skipped < self._spare and self._go(index + 1, skipped + 1):
-            return True
-        self._failed.add(state)
-        return False
+        order = self._order[number]
+        for at in range(start, len(order)):
+            alike = self._alike(order[at])
+            if alike not in tried:
+                tried.add(alike)
+                yield at, order[at]
 
-    def _try(self, pod: Pod, row: int, index: int, skipped: int) -> bool:
-        self._steps -= 1
-        if self._steps < 0:
-            raise _OutOfBudgetError
-        only = np.zeros(self._snapshot.capacity, np.bool_)
-        only[row] = True
-        mark = self._snapshot.checkpoint()
-        placement = self._placer.place(pod, only)
-        if placement is not None:
-            self.placements.append(placement)
-            self._touched[row] = self._touched.get(row, 0) + 1
-            if self._go(index + 1, skipped):
-                self._snapshot.keep(mark)
-                return True
-            self.placements.pop()
-            self._touched[row] -= 1
-            if not self._touched[row]:
-                del self._touched[row]
-        self._snapshot.rollback(mark)
-        return False
-
-    def _rows(self, pod: Pod) -> list[int]:
-        """Feasible rows, those with the least free cpu and memory first."""
-        total = self._placer.fit(pod.shape).refresh()
-        mask = total >= 0
-        if self._within is not None:
-            mask &= self._within
-        free = self._snapshot.allocatable - self._snapshot.requested
-        rows = np.flatnonzero(mask)
-        order = np.lexsort((rows, free[1][rows], free[0][rows]))
-        return [int(row) for row in rows[order]]
+    def _on(self, number: int, row: int) -> Iterator[None]:
+        """Once with a pod of the class on the row, if it fits there."""
+        self._budget.take(DEVICE_COST if self._classes[number][0].claims else 1)
+        pod = self._classes[number][len(self._classes[number]) - self._left[number]]
+        mark, slot = len(self._trial), (row, number)
+        if not self._trial.place_on(pod, row):
+            return
+        self._left[number] -= 1
+        self._used[slot] = self._used.get(slot, 0) + 1
+        yield
+        self._trial.back_to(mark)
+        self._left[number] += 1
+        self._used[slot] -= 1
+        if not self._used[slot]:
+            del self._used[slot]
 
     def _alike(self, row: int) -> Hashable:
-        """Equal for rows that no pod of the gang can tell apart."""
+        """Equal for rows that no pod of the group can tell apart."""
         if self._distinct:
-            return (row, self._touched.get(row, 0))
+            return row
         free = self._snapshot.allocatable[:, row] - self._snapshot.requested[:, row]
         ports = tuple(sorted(p for p, users in self._snapshot.ports.items() if row in users))
         return (free.tobytes(), tuple(bool(mask[row]) for mask in self._static), ports)

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.model import AllocationError, ClaimSpec
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
+from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, KindBooks, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
+from kubarium.engine.placement.node_claims import charged, lacking, shares_of
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.scores import Scores
-from kubarium.engine.placement.volumes import problem_of, volume_filters
+from kubarium.engine.placement.volumes import assume, problem_of, volume_filters
 from kubarium.engine.plan import Placement
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import NodeReasons, Verdict
@@ -30,15 +31,18 @@ class Placer:
     def __init__(self, snapshot: Snapshot, profile: Profile = DEFAULT) -> None:
         self.snapshot = snapshot
         self.profile = profile
+        # The default profile leaves the choice to the inventory, which may be first fit.
+        self._preference = None if profile is DEFAULT else profile.devices
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
+        self._kinds = KindBooks(snapshot)
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
 
     def place(self, pod: Pod, within: Mask | None = None) -> Placement | None:
         """Put the pod on its best node and give its claims their devices; None if it fits nowhere.
 
-        Ties go to the lowest row, so that the same history gives the same plan. ``within`` limits
-        the nodes (a gang's topology domain).
+        Of equals the first by name is taken, in whatever order nodes became known. ``within``
+        limits the nodes (a gang's topology domain).
         """
         claims = claims_of(self.snapshot, pod)
         if claims.problem or (pod.volumes and problem_of(self.snapshot, pod)):
@@ -51,10 +55,24 @@ class Placer:
             self.apply(placement)
         return placement
 
+    def place_on(self, pod: Pod, row: int) -> Placement | None:
+        """Put the pod on one node and give its claims their devices; None if it does not fit."""
+        if pod.claims or pod.volumes or topology.concerns(self.snapshot, pod):
+            only = np.zeros(self.snapshot.capacity, np.bool_)
+            only[row] = True
+            return self.place(pod, only)
+        if not self.fit(pod.shape).takes(row):
+            return None
+        placement = Placement(pod, self._name(row))
+        self.apply(placement)
+        return placement
+
     def apply(self, placement: Placement) -> None:
         """Enter a placement in the snapshot."""
         for key, allocation in placement.allocations:
             self.snapshot.allocate(key, allocation)
+        if placement.pod.volumes:
+            assume(self.snapshot, placement.pod, placement.node)
         self.snapshot.place(placement.pod, placement.node)
 
     def fit(self, shape: PodShape) -> Fit:
@@ -81,7 +99,9 @@ class Placer:
         if not claims.pending:
             return None
         specs = tuple(claim.spec for claim in claims.pending)
-        found = self._devices.pop(specs, None) or DeviceFit(self.snapshot, specs)
+        found = self._devices.pop(specs, None) or DeviceFit(
+            self.snapshot, specs, self._preference, self._kinds
+        )
         self._devices[specs] = found
         if len(self._devices) > MAX_FITS:
             del self._devices[next(iter(self._devices))]
@@ -93,18 +113,13 @@ class Placer:
         snapshot = self.snapshot
         near = topology.concerns(snapshot, pod)
         pin = filters.pinned_to(pod.shape)
-        alone = not near and not pod.claims and not pod.volumes and within is None
+        alone = not near and not pod.claims and not pod.has_volumes and within is None
         if pin and alone and self.profile is DEFAULT:
             # The only candidate: scores do not matter, and no columns are made for the shape.
             row = snapshot.rows.get(pin)
             fits = row is not None and filters.row_passes(snapshot, pod.shape, row)
             return Placement(pod, pin) if fits else None
-        fit = self.fit(pod.shape)
-        total = fit.refresh()
-        devices = self.device_fit(claims)
-        narrowed = near or within is not None or bool(claims.held or pod.volumes)
-        if narrowed or (devices and devices.prioritised):
-            total = self._narrowed(pod, claims, within, fit, devices, near)
+        total, devices = self._totals(pod, claims, within, near)
         nominated = snapshot.rows.get(pod.nominated_node) if pod.nominated_node else None
         if nominated is not None and total[nominated] >= 0:
             # Room was made for the pod there: upstream looks no further if it passes.
@@ -114,6 +129,22 @@ class Placer:
             if found is not None:
                 return found
         return self._best(pod, claims, total, devices)
+
+    def scores(self, pod: Pod) -> Scores:
+        """The score of each row where the pod fits, devices aside; -1 elsewhere."""
+        claims = claims_of(self.snapshot, pod)
+        return self._totals(pod, claims, None, topology.concerns(self.snapshot, pod))[0]
+
+    def _totals(
+        self, pod: Pod, claims: ClaimsOf, within: Mask | None, near: bool
+    ) -> tuple[Scores, DeviceFit | None]:
+        fit = self.fit(pod.shape)
+        total = fit.refresh()
+        devices = self.device_fit(claims)
+        narrowed = near or within is not None or bool(claims.held or pod.has_volumes)
+        if narrowed or (devices and devices.prioritised):
+            total = self._narrowed(pod, claims, within, fit, devices, near)
+        return total, devices
 
     def _narrowed(
         self,
@@ -131,7 +162,7 @@ class Placer:
             feasible &= within
         if claims.held:
             feasible &= held_mask(snapshot, claims.held)
-        for _, mask in volume_filters(snapshot, pod, self.profile) if pod.volumes else ():
+        for _, mask in volume_filters(snapshot, pod, self.profile) if pod.has_volumes else ():
             feasible &= mask
         if near:
             feasible &= topology.surroundings(snapshot, pod, self.profile).mask(snapshot.capacity)
@@ -148,19 +179,37 @@ class Placer:
     def _best(
         self, pod: Pod, claims: ClaimsOf, total: Scores, devices: DeviceFit | None
     ) -> Placement | None:
-        if devices is None:
-            row = int(total.argmax())
+        weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
+        if devices is None and not weighs:
+            row = self.snapshot.best_row(total)
             return Placement(pod, self._name(row)) if total[row] >= 0 else None
-        total = np.where(devices.blocked, -1, total)
+        total = total.copy() if devices is None else np.where(devices.blocked, -1, total)
         while True:
-            row = int(total.argmax())
+            row = self.snapshot.best_row(total)
             if total[row] < 0:
                 return None
-            answer = devices.on(row)
+            answer = () if devices is None else devices.on(row)
             if not isinstance(answer, str):
-                keys = [claim.key for claim in claims.pending]
-                return Placement(pod, self._name(row), tuple(zip(keys, answer, strict=True)))
+                placement = self._placement(pod, claims, row, answer)
+                if not weighs or not self._lacking(placement, row):
+                    return placement
             total[row] = -1
+            if devices is not None:
+                total[devices.blocked] = -1
+
+    def _placement(
+        self, pod: Pod, claims: ClaimsOf, row: int, answer: tuple[Allocation, ...]
+    ) -> Placement:
+        """The pod on the row, its requests with what its claims take of the node (KEP-5517)."""
+        given = tuple(zip((claim.key for claim in claims.pending), answer, strict=True))
+        if not self.snapshot.inventory.has_node_resources:
+            return Placement(pod, self._name(row), given)
+        held = [(claim.key, allocation) for claim, allocation in claims.held]
+        shares = shares_of(self.snapshot.inventory, pod, (*held, *given))
+        return Placement(charged(pod, shares), self._name(row), given, shares)
+
+    def _lacking(self, placement: Placement, row: int) -> tuple[str, ...]:
+        return lacking(self.snapshot, placement.pod, placement.shares, row)
 
     def _name(self, row: int) -> str:
         node = self.snapshot.nodes[row]
@@ -189,7 +238,7 @@ class Placer:
     def _first_failures(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> _Failures:
         """The reasons of each row; several only for several resources, none where it fits."""
         book = _Failures(self.snapshot.alive.copy())
-        for reason, mask in self._cheap_filters(pod, claims, within):
+        for reason, mask in self._cheap_filters(pod, within):
             book.enter(reason, mask)
         book.enter_all(list(filters.resources_fit(self.snapshot, pod.shape, self.profile)))
         for reason, mask in volume_filters(self.snapshot, pod, self.profile):
@@ -197,25 +246,28 @@ class Placer:
         if topology.concerns(self.snapshot, pod):
             for reason, mask in topology.surroundings(self.snapshot, pod, self.profile).masks:
                 book.enter(reason, mask)
+        if claims.held:
+            book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))
         devices = self.device_fit(claims)
+        weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
         if devices is not None:
-            for row in np.flatnonzero(book.left).tolist():
-                answer = devices.on(row)
-                if isinstance(answer, str):
-                    book.codes[row] = book.code((answer,))
+            for reason, refused in devices.refusals(book.left):
+                book.codes[refused] = book.code((reason,))
+                book.left &= ~refused
+        for row in np.flatnonzero(book.left).tolist() if weighs else ():
+            answer = devices.on(row) if devices else ()
+            if not isinstance(answer, str):
+                why = self._lacking(self._placement(pod, claims, row, answer), row)
+                book.codes[row] = book.code(why)
         return book
 
-    def _cheap_filters(
-        self, pod: Pod, claims: ClaimsOf, within: Mask | None
-    ) -> Iterator[tuple[str, Mask]]:
+    def _cheap_filters(self, pod: Pod, within: Mask | None) -> Iterator[tuple[str, Mask]]:
         snapshot, shape = self.snapshot, pod.shape
         if within is not None:
             yield reasons.PLACEMENT_OUTSIDE, within
         yield from filters.static_filters(snapshot, shape, self.profile)
         if shape.ports and self.profile.filters("NodePorts"):
             yield reasons.HOST_PORTS, filters.ports_free(snapshot, shape.ports)
-        if claims.held:
-            yield reasons.CLAIM_ELSEWHERE, held_mask(snapshot, claims.held)
 
 
 class _Failures:

@@ -5,7 +5,8 @@ away, see whether the pod then fits, give back as many as possible (most importa
 the node by: fewest disruption budgets broken, lowest highest-priority victim, lowest sum of
 priorities, fewest victims, latest start of the most important victim, first in order. Unlike
 upstream's, the simulation frees the devices
-of victims' claims, so a pod with claims can preempt their holders.
+of victims' claims, so a pod with claims can preempt their holders. A pod of lower priority that is
+ending already is a victim like any other: its room will be free, and choosing it costs nothing.
 
 For a gang, KEP-5710: the whole cluster is the domain; every victim of lower priority is taken away,
 the gang is placed, then victims are given back by importance wherever the gang still fits.
@@ -13,23 +14,28 @@ the gang is placed, then victims are given back by importance wherever the gang 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Gang, Key, Pod, PodShape
+from kubarium.engine.model import Key, Node, Pod, PodShape
 from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.gang import place_gang
+from kubarium.engine.placement.disruption import (
+    Unit,
+    priority_of,
+    unit_of,
+    units_of,
+    whole_units,
+)
+from kubarium.engine.placement.gang import needed_of, settled_mask
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT, Profile
-from kubarium.engine.plan import Decision, Preemption
+from kubarium.engine.placement.tree import keeps_together, least_pods, place_item
+from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.snapshot import Mask, Snapshot
-
-# Upstream: at least this many candidate nodes, or 10 % of all, are simulated.
-MIN_CANDIDATES = 100
-CANDIDATES_PERCENT = 10
 
 # Victims that a gang's preemption considers giving back one by one; the rest stay victims.
 MAX_GIVE_BACK = 20_000
@@ -42,35 +48,44 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         return decision
     if not placer.profile.preempts:
         return decision
-    if not first.preempts:
+    if not decision.item.preempts:
         return _with_text(decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
-    if any(_room_is_coming(snapshot, pod) for pod in decision.item.pods):
-        return decision
+    if any(_room_is_coming(snapshot, pod) for pod in decision.item.pods) and not _lost(decision):
+        return _with_text(decision, reasons.PREEMPTION_COMING)
     if snapshot.below(first.priority) is None:
-        return _with_text(decision, _unhelpful_text(snapshot, decision))
+        return _with_text(decision, _unhelpful_text(placer, decision))
     if decision.gang_verdict is not None:
         found = _for_gang(placer, decision)
-    elif len(decision.item.pods) == 1:
-        found = _for_pod(placer, first)
-    else:
-        found = None
+    elif decision.item.tree is not None and keeps_together(decision.item.tree):
+        found = None  # more pods of groups that run: not at the price of others in any domain
+    else:  # a group that has its minimum, or has none: one pod after the other
+        gang = decision.item.gang
+        found = _for_pod(placer, first, settled_mask(snapshot, gang) if gang else None)
     if found is None:
-        return _with_text(decision, _unhelpful_text(snapshot, decision))
-    return replace(decision, preemption=found)
+        return _with_text(decision, _unhelpful_text(placer, decision))
+    units = tuple(units_of(snapshot, found.victims))
+    return replace(decision, preemption=replace(found, units=units))
 
 
 def _room_is_coming(snapshot: Snapshot, pod: Pod) -> bool:
     """Whether victims on the pod's nominated node are still going away: then no more are chosen."""
     row = snapshot.rows.get(pod.nominated_node)
     return row is not None and any(
-        p.terminating and p.priority < pod.priority for p in snapshot.pods_on[row].values()
+        p.preempted and p.priority < pod.priority for p in snapshot.pods_on[row].values()
     )
 
 
+def _lost(decision: Decision) -> bool:
+    """Whether the pod can no longer go to its nominated node, whoever leaves it."""
+    pod, verdict = decision.unplaced[0]
+    why = verdict.by_node.get(pod.nominated_node, ())
+    return bool(why) and not resolvable(why)
+
+
 def _lower(snapshot: Snapshot, priority: int) -> list[Pod]:
-    """Placed pods of lower priority that are not already going away."""
-    return [p for p, _ in snapshot.placed_pods() if p.priority < priority and not p.terminating]
+    """Placed pods of lower priority."""
+    return [p for p, _ in snapshot.placed_pods() if p.priority < priority]
 
 
 def _with_text(decision: Decision, text: str) -> Decision:
@@ -82,16 +97,46 @@ def _with_text(decision: Decision, text: str) -> Decision:
     return replace(decision, unplaced=unplaced, gang_verdict=gang)
 
 
-def _unhelpful_text(snapshot: Snapshot, decision: Decision) -> str:
-    """``0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 …``"""
-    verdict = decision.unplaced[0][1]
-    if verdict.everywhere or not verdict.nodes:
-        unhelpful, total = verdict.nodes, verdict.nodes
-    else:
-        total = verdict.nodes
-        unhelpful = verdict.by_node.tally(lambda why: not resolvable(why))
-    counts = {reasons.PREEMPTION_UNHELPFUL: unhelpful, reasons.NO_VICTIMS: total - unhelpful}
+def _unhelpful_text(placer: Placer, decision: Decision) -> str:
+    """``0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 …``
+
+    Nodes that no eviction makes suitable come first (what they fail on has nothing to do with pods,
+    or the pod asks for more than the whole node has), then nodes without pods of lower priority;
+    of the others is said what the pod would still lack.
+    """
+    pod, verdict = decision.unplaced[0]
+    total = verdict.nodes
+    if verdict.everywhere or not total or not len(verdict.by_node):
+        return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total})
+    snapshot, profile = placer.snapshot, placer.profile
+    hopeful = snapshot.alive & verdict.by_node.mask(resolvable)
+    for name, amount in pod.shape.requests:
+        if not profile.ignores(name) and profile.filters("NodeResourcesFit"):
+            hopeful &= amount <= snapshot.allocatable[snapshot.resource_index(name)]
+    counts = {reasons.PREEMPTION_UNHELPFUL: total - int(hopeful.sum())}
+    lower = snapshot.below(pod.priority)
+    peopled = hopeful & (lower[3] > 0) if lower is not None else np.zeros_like(hopeful)
+    counts[reasons.NO_VICTIMS] = int(hopeful.sum()) - int(peopled.sum())
+    explained = np.zeros_like(hopeful)
+    for reason, enough in (
+        _beside_the_rest(snapshot, pod, lower, profile) if lower is not None else ()
+    ):
+        counts[reason] = int((peopled & ~enough).sum())
+        explained |= ~enough
+    for why in {verdict.by_node[n.name] for n in _nodes(snapshot, peopled & ~explained)}:
+        rows = peopled & ~explained & verdict.by_node.mask(why.__eq__)
+        others = [reason for reason in why if not _is_shortage(reason)]
+        for reason in others or [reasons.NO_VICTIMS]:
+            counts[reason] = counts.get(reason, 0) + int(rows.sum())
     return reasons.availability(total, counts)
+
+
+def _nodes(snapshot: Snapshot, rows: Mask) -> Iterator[Node]:
+    return (node for row in np.flatnonzero(rows).tolist() if (node := snapshot.nodes[row]))
+
+
+def _is_shortage(reason: str) -> bool:
+    return reason == reasons.TOO_MANY_PODS or reason.startswith(reasons.insufficient(""))
 
 
 _UNRESOLVABLE = frozenset(
@@ -115,7 +160,9 @@ _UNRESOLVABLE = frozenset(
 def resolvable(why: Iterable[str]) -> bool:
     """Whether removing pods from the node could cure what it fails on."""
     found = tuple(why)
-    return bool(found) and not any(reason in _UNRESOLVABLE for reason in found)
+    return bool(found) and not any(
+        reason in _UNRESOLVABLE or reason.endswith(reasons.NOT_CACHED) for reason in found
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +173,27 @@ class _Eviction:
     victims: tuple[Pod, ...]
 
 
-def _for_pod(placer: Placer, pod: Pod) -> Preemption | None:
+def _for_pod(placer: Placer, pod: Pod, within: Mask | None = None) -> Preemption | None:
     snapshot = placer.snapshot
     rows = candidate_rows(snapshot, pod, placer.profile)
+    if within is not None:
+        rows = [row for row in rows if within[row]]
     if not rows:
         return None
-    simple = placer.profile.filters("NodeResourcesFit") and not placer.profile.ignored_resources
+    simple = placer.profile.filters("NodeResourcesFit") and not any(
+        placer.profile.ignores(name) for name, _ in pod.shape.requests
+    )
     if (
         not simple
         or pod.claims
-        or pod.volumes
+        or pod.has_volumes
         or pod.shape.ports
         or topology.concerns(snapshot, pod)
     ):
         simulated = [(found, row) for row in rows if (found := _simulated(placer, pod, row))]
         if not simulated:
             return None
-        found, row = min(simulated, key=lambda entry: (entry[0].rank, entry[1]))
+        found, row = min(simulated, key=lambda entry: entry[0].rank)
         victims = found.victims
     else:
         best = placer.evictions(pod.shape, pod.priority, _by_arithmetic).best(rows)
@@ -151,28 +202,34 @@ def _for_pod(placer: Placer, pod: Pod) -> Preemption | None:
         row, victims = best[0], best[1].victims
     node = snapshot.nodes[row]
     assert node is not None
-    return Preemption(_whole_groups(snapshot, victims), ((pod, node.name),))
+    return Preemption(whole_units(snapshot, victims), ((pod, node.name),))
 
 
 def candidate_rows(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> list[int]:
-    """Rows where the requests fit beside the pods that must stay, in row order.
-
-    At most MIN_CANDIDATES or CANDIDATES_PERCENT of the nodes, as upstream.
-    """
+    """Rows where the requests fit beside the pods that must stay, by name, as many as upstream."""
     lower = snapshot.below(pod.priority)
     if lower is None:
         return []
     passable = filters.static_mask(snapshot, pod.shape, profile) & (lower[3] > 0)
-    passable &= snapshot.requested[3] - lower[3] < snapshot.allocatable[3]
+    for _, enough in _beside_the_rest(snapshot, pod, lower, profile):
+        passable &= enough
+    limit = max(profile.min_candidates, snapshot.node_count() * profile.candidates_percent // 100)
+    return snapshot.by_name(np.flatnonzero(passable))[:limit]
+
+
+def _beside_the_rest(
+    snapshot: Snapshot, pod: Pod, lower: NDArray[np.int64], profile: Profile
+) -> Iterator[tuple[str, Mask]]:
+    """NodeResourcesFit as it would be without the pods of lower priority."""
+    if not profile.filters("NodeResourcesFit"):
+        return
+    yield reasons.TOO_MANY_PODS, snapshot.requested[3] - lower[3] < snapshot.allocatable[3]
     for name, amount in pod.shape.requests:
-        index = snapshot.resource_index(name)
-        if amount:
+        if amount and not profile.ignores(name):
+            index = snapshot.resource_index(name)
             taken = snapshot.requested[index]
             staying = taken - lower[index] if index < len(lower) else taken
-            passable &= staying + amount <= snapshot.allocatable[index]
-    limit = max(MIN_CANDIDATES, snapshot.node_count() * CANDIDATES_PERCENT // 100)
-    rows: list[int] = np.flatnonzero(passable)[:limit].tolist()
-    return rows
+            yield reasons.insufficient(name), staying + amount <= snapshot.allocatable[index]
 
 
 def _importance(pod: Pod) -> tuple[object, ...]:
@@ -187,9 +244,7 @@ def _lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], i
     (upstream: filterPodsWithPDBViolation).
     """
     pods = snapshot.pods_on[row].values()
-    lower = sorted(
-        (p for p in pods if p.priority < priority and not p.terminating), key=_importance
-    )
+    lower = sorted((p for p in pods if p.priority < priority), key=_importance)
     return breaking_first(snapshot, lower)
 
 
@@ -297,7 +352,7 @@ def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[ob
 
     A group that goes as a whole counts with all its pods.
     """
-    victims = _whole_groups(snapshot, victims)
+    victims = whole_units(snapshot, victims)
     if not victims:
         return (broken, -(2**31), 0, 0, 0.0)
     highest = max(v.priority for v in victims)
@@ -305,24 +360,12 @@ def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[ob
     return (broken, highest, sum(v.priority + 2**31 for v in victims), len(victims), -latest)
 
 
-def _whole_groups(snapshot: Snapshot, victims: tuple[Pod, ...]) -> tuple[Pod, ...]:
-    """Victims, with all pods of any group whose disruption mode is all."""
-    groups = dict.fromkeys(
-        v.gang for v in victims if v.gang and (g := snapshot.gangs.get(v.gang)) and g.all_disrupted
-    )
-    if not groups:
-        return victims
-    whole = {v.key: v for v in victims}
-    whole |= {p.key: p for p, _ in snapshot.placed_pods() if p.gang in groups and not p.terminating}
-    return tuple(whole.values())
-
-
 def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
     """KEP-5710: all victims away, the gang placed, then units given back by importance."""
     snapshot = placer.snapshot
-    priority = decision.item.pods[0].priority
-    gang = decision.item.gang
-    if gang is None or not _enough_below(snapshot, decision.item.pods, gang, priority):
+    item = decision.item
+    priority = item.pods[0].priority
+    if not _enough_below(snapshot, item, priority):
         return None
     units = _units(snapshot, _lower(snapshot, priority), priority)
     homes = {pod.key: snapshot.node_of(pod.key) or "" for unit in units for pod in unit}
@@ -331,7 +374,7 @@ def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
         for unit in units:
             for victim in unit:
                 evict(snapshot, victim)
-        placed = place_gang(placer, decision.item)
+        placed = place_item(placer, item)
         if not placed.placements:
             return None
         victims = _give_back(snapshot, units, homes)
@@ -341,9 +384,9 @@ def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
         snapshot.rollback(mark)
 
 
-def _enough_below(snapshot: Snapshot, pods: tuple[Pod, ...], gang: Gang, priority: int) -> bool:
+def _enough_below(snapshot: Snapshot, item: QueueItem, priority: int) -> bool:
     """A bound that is quick to take: room beside the pods that stay, for the smallest requests."""
-    lower = snapshot.below(priority)
+    pods, lower = item.pods, snapshot.below(priority)
     if lower is None:
         return False
     free = snapshot.allocatable - snapshot.requested
@@ -358,26 +401,27 @@ def _enough_below(snapshot: Snapshot, pods: tuple[Pod, ...], gang: Gang, priorit
     for name, amount in least.items():
         if amount:
             room = np.minimum(room, np.maximum(free[snapshot.resource_index(name)], 0) // amount)
-    return int(room.sum()) >= gang.min_count - gang.scheduled_count
+    needed = needed_of(item.gang) if item.gang is not None else 1
+    return int(room.sum()) >= (needed if item.tree is None else least_pods(item.tree))
 
 
 def _units(snapshot: Snapshot, lower: list[Pod], priority: int) -> list[list[Pod]]:
     """What goes or stays together, in the order of giving back (KEP-5710).
 
-    A group of disruption mode all is one unit of its highest priority, and is left alone if a pod
-    of it may not be preempted. Order: units that break no more than they must later, so those that
-    break a budget first; then priority, groups before pods, and age.
+    A group of disruption mode all is one unit of its highest priority, and is left alone if it or a
+    pod of it may not be preempted. Order: units that break no more than they must later, so those
+    that break a budget first; then priority, groups before pods, and age.
     """
-    whole: dict[Key, list[Pod]] = {}
+    whole: dict[Unit, list[Pod]] = {}
     single: list[list[Pod]] = []
     for pod in lower:
-        gang = snapshot.gangs.get(pod.gang) if pod.gang else None
-        if gang is not None and gang.all_disrupted:
-            whole.setdefault(gang.key, []).append(pod)
+        unit = unit_of(snapshot, pod)
+        if unit is not None:
+            whole.setdefault(unit, []).append(pod)
         else:
             single.append([pod])
-    for key in [k for k, unit in whole.items() if _has_peer(snapshot, k, unit, priority)]:
-        del whole[key]
+    for protected in [u for u, pods in whole.items() if _has_peer(snapshot, u, pods, priority)]:
+        del whole[protected]
     units = [*whole.values(), *single]
     ordered = sorted((pod for unit in units for pod in unit), key=_importance)
     ordered, count = breaking_first(snapshot, ordered)
@@ -391,12 +435,16 @@ def _units(snapshot: Snapshot, lower: list[Pod], priority: int) -> list[list[Pod
     return sorted(units, key=importance)
 
 
-def _has_peer(snapshot: Snapshot, key: Key, unit: list[Pod], priority: int) -> bool:
-    """Whether the group has pods of at least the priority, so that it cannot go as a whole."""
-    known = {pod.key for pod in unit}
+def _has_peer(snapshot: Snapshot, unit: Unit, pods: list[Pod], priority: int) -> bool:
+    """Whether the group or one of its pods has the priority, so that it cannot go as a whole."""
+    own = priority_of(snapshot, unit)
+    if own is not None and own >= priority:
+        return True
+    known = {pod.key for pod in pods}
     return any(
-        pod.gang == key and pod.key not in known and pod.priority >= priority
+        pod.priority >= priority and pod.key not in known and unit_of(snapshot, pod) == unit
         for pod, _ in snapshot.placed_pods()
+        if pod.gang is not None
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
 from kubarium.engine.model import PreferredTerm
 from kubarium.engine.selectors import NodeTerm
 
@@ -33,6 +34,7 @@ FILTERS = (
     "PodTopologySpread",
     "InterPodAffinity",
     "DynamicResources",
+    "DataLocality",
 )
 
 
@@ -48,6 +50,7 @@ class Weights:
     PodTopologySpread: int = 2
     InterPodAffinity: int = 2
     DynamicResources: int = 2
+    DataLocality: int = 3  # ours; only pods that name their data have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,11 @@ class Profile:
     """One scheduler by name. ``disabled`` are filters that are off; ``preempts`` DefaultPreemption.
 
     ``added_affinity`` and ``added_preferred`` are NodeAffinityArgs.addedAffinity, by which a
-    profile keeps its pods to some nodes whatever they ask for.
+    profile keeps its pods to some nodes whatever they ask for. ``ignored_resources`` and
+    ``ignored_groups`` (what stands before the slash) name extended resources that somebody else
+    counts. ``ignore_preferred_of_existing`` leaves what placed pods wish for out of the score of
+    pods that have no such wishes themselves. ``devices`` says which of several devices that would
+    do is taken.
     """
 
     scheduler_name: str = DEFAULT_SCHEDULER
@@ -93,14 +100,30 @@ class Profile:
     strategy: Strategy = field(default_factory=Strategy)
     balanced: tuple[str, ...] = ("cpu", "memory")
     ignored_resources: frozenset[str] = frozenset()
+    ignored_groups: frozenset[str] = frozenset()
     hard_pod_affinity_weight: int = 1
+    ignore_preferred_of_existing: bool = False
     added_affinity: tuple[NodeTerm, ...] | None = None
     added_preferred: tuple[PreferredTerm, ...] = ()
     preempts: bool = True
+    # Preemption looks at this many nodes, in percent or at least.
+    candidates_percent: int = 10
+    min_candidates: int = 100
+    devices: DevicePreference = DEFAULT_PREFERENCE
 
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""
         return plugin not in self.disabled
+
+    def ignores(self, resource: str) -> bool:
+        """Whether the resource's amount is not looked at; that can be an extended resource only."""
+        if resource not in self.ignored_resources and not self.ignored_groups:
+            return False
+        group, slash, _ = resource.partition("/")
+        extended = slash and "kubernetes.io/" not in resource and not group.startswith("requests.")
+        return bool(extended) and (
+            resource in self.ignored_resources or group in self.ignored_groups
+        )
 
     @property
     def plain(self) -> bool:

@@ -4,15 +4,16 @@ Without one, a large gang starves: small pods take every gap as it appears. The 
 backfilling (Lifka 1995) without known run times: only the first gang in the queue has one, its
 pods count as placed on the chosen nodes for all that come after it, and whatever fits beside them
 may still run. Only pods that end by themselves are expected to leave; if their room would not be
-enough, nothing is reserved, since waiting would not help.
+enough, nothing is reserved, since waiting would not help. A composite has one reservation for all
+of its groups.
 """
 
 from __future__ import annotations
 
 from kubarium.engine.model import Pod
-from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.preemption import evict
+from kubarium.engine.placement.tree import place_item
 from kubarium.engine.plan import QueueItem
 
 Reservation = tuple[tuple[Pod, str], ...]
@@ -60,6 +61,6 @@ def _with_rows_ended(placer: Placer, item: QueueItem, rows: list[int]) -> Reserv
     for row in rows:
         for pod in [p for p in snapshot.pods_on[row].values() if p.finite]:
             evict(snapshot, pod)
-    decision = place_gang(placer, item)
+    decision = place_item(placer, item)
     snapshot.rollback(mark)
     return tuple((p.pod, p.node) for p in decision.placements)

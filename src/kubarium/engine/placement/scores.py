@@ -1,7 +1,7 @@
 """kube-scheduler's default scores with its integer formulas; every score is 0 to 100.
 
 Source: the plugins noderesources (least_allocated, balanced_allocation), imagelocality,
-nodeaffinity, tainttoleration of kube-scheduler 1.35. Column forms and one-node forms of a formula
+nodeaffinity, tainttoleration of kube-scheduler 1.37. Column forms and one-node forms of a formula
 stand together and must agree to the bit: a placement updates one node only.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kubarium.engine.model import PREFER_NO_SCHEDULE, PodShape
+from kubarium.engine.model import CPU, MEMORY, PREFER_NO_SCHEDULE, PodShape
 from kubarium.engine.placement.filters import term
 from kubarium.engine.placement.profile import (
     DEFAULT,
@@ -19,7 +19,7 @@ from kubarium.engine.placement.profile import (
     Profile,
     Strategy,
 )
-from kubarium.engine.snapshot import CPU, EPHEMERAL, MEMORY, Mask, Snapshot
+from kubarium.engine.snapshot import EPHEMERAL, Mask, Snapshot
 
 MAX_SCORE = 100
 
@@ -36,7 +36,7 @@ def resource_scores(
     """NodeResourcesFit's strategy plus BalancedAllocation, weighted, for every row of ``rows``."""
     weights = profile.weights
     total = weights.NodeResourcesFit * _strategy_column(snapshot, shape, profile.strategy, rows)
-    if weights.NodeResourcesBalancedAllocation and shape.requests:
+    if weights.NodeResourcesBalancedAllocation and balanced(shape, profile) is not None:
         share = _balance(snapshot, shape, profile.balanced, rows)
         total = total + weights.NodeResourcesBalancedAllocation * share
     return total
@@ -88,25 +88,51 @@ def _use(
 
 
 def _balance(snapshot: Snapshot, shape: PodShape, names: tuple[str, ...], rows: slice) -> Scores:
-    """How even the shares of the resources would be: 100 less their deviation in percent."""
+    """What the pod does to the evenness of a node: 75 leaves it as it is, 50 to 100 spans the rest.
+
+    Evenness is 100 less the deviation, in percent, of the shares of each resource that are taken.
+    """
     if names == (CPU, MEMORY):
-        return _balance_column(
-            snapshot.requested[0, rows] + shape.request(CPU),
-            snapshot.allocatable[0, rows],
-            snapshot.requested[1, rows] + shape.request(MEMORY),
-            snapshot.allocatable[1, rows],
+        cpu, memory = snapshot.requested[0, rows], snapshot.requested[1, rows]
+        room = snapshot.allocatable[0, rows], snapshot.allocatable[1, rows]
+        return _improvement(
+            _even_pairs(cpu, memory, *room),
+            _even_pairs(cpu + shape.request(CPU), memory + shape.request(MEMORY), *room),
         )
-    shares = []
+    before: list[NDArray[np.float64]] = []
+    after: list[NDArray[np.float64]] = []
     for name in names:
-        index = snapshot.resource_index(name)
-        capacity = snapshot.allocatable[index, rows]
         wanted = shape.request(name)
         if not wanted and name not in (CPU, MEMORY, EPHEMERAL):
             continue
-        used = snapshot.requested[index, rows] + wanted
-        share = np.minimum(used / np.maximum(capacity, 1), 1.0)
-        shares.append(np.where(capacity > 0, share, np.nan))
-    return _evenness(shares, len(snapshot.alive[rows]))
+        index = snapshot.resource_index(name)
+        used, capacity = snapshot.requested[index, rows], snapshot.allocatable[index, rows]
+        before.append(_shares(used, capacity))
+        after.append(_shares(used + wanted, capacity))
+    size = len(snapshot.alive[rows])
+    return _improvement(_evenness(before, size), _evenness(after, size))
+
+
+def _improvement(before: Scores, after: Scores) -> Scores:
+    """Evenness ranges over 50 points, so that the result is from 50 to 100."""
+    half = MAX_SCORE // 2
+    return half + (half + after - before) // 2
+
+
+def _even_pairs(cpu: Scores, memory: Scores, cpu_cap: Scores, memory_cap: Scores) -> Scores:
+    """:func:`_evenness` of cpu and memory, in fewer steps."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first = np.minimum(cpu / cpu_cap, 1.0)
+        second = np.minimum(memory / memory_cap, 1.0)
+        scores: Scores = ((1 - np.abs((first - second) / 2)) * MAX_SCORE).astype(np.int64)
+    scores[(cpu_cap == 0) | (memory_cap == 0)] = MAX_SCORE  # fewer than two resources: no spread
+    return scores
+
+
+def _shares(used: Scores, capacity: Scores) -> NDArray[np.float64]:
+    """The taken part of each row's capacity, at most all of it; NaN where there is none."""
+    share = np.minimum(used / np.maximum(capacity, 1), 1.0)
+    return np.where(capacity > 0, share, np.nan)
 
 
 def _evenness(shares: list[NDArray[np.float64]], size: int) -> Scores:
@@ -117,15 +143,16 @@ def _evenness(shares: list[NDArray[np.float64]], size: int) -> Scores:
     count = known.sum(axis=0)
     mean = np.where(known, table, 0).sum(axis=0) / np.maximum(count, 1)
     square = np.where(known, (table - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
-    # Two shares: half their distance, which is also their deviation; fewer deviate by nothing.
-    deviation = np.where(count > 1, np.sqrt(square), 0.0)
+    # Of two shares upstream takes half the distance: the same number, rounded differently.
+    apart = np.where(known, table, -1.0).max(axis=0) - np.where(known, table, 2.0).min(axis=0)
+    deviation = np.where(count > 2, np.sqrt(square), np.where(count == 2, apart / 2, 0.0))
     scores: Scores = ((1 - deviation) * MAX_SCORE).astype(np.int64)
     return scores
 
 
-def balanced(shape: PodShape) -> tuple[int, int] | None:
-    """The cpu and memory asked for; None for a best-effort pod, which is not balanced."""
-    if not shape.requests:
+def balanced(shape: PodShape, profile: Profile = DEFAULT) -> tuple[int, int] | None:
+    """The cpu and memory asked for; None for a pod that asks for nothing that is to be balanced."""
+    if not any(shape.request(name) for name in profile.balanced):
         return None
     return shape.request(CPU), shape.request(MEMORY)
 
@@ -137,13 +164,12 @@ def _least_column(requested: Scores, capacity: Scores) -> Scores:
     return scores
 
 
-def _balance_column(cpu: Scores, cpu_cap: Scores, memory: Scores, memory_cap: Scores) -> Scores:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first = np.minimum(cpu / cpu_cap, 1.0)
-        second = np.minimum(memory / memory_cap, 1.0)
-        scores: Scores = ((1 - np.abs((first - second) / 2)) * MAX_SCORE).astype(np.int64)
-    scores[(cpu_cap == 0) | (memory_cap == 0)] = MAX_SCORE  # fewer than two resources: no spread
-    return scores
+def _even_pair(cpu: int, cpu_cap: int, memory: int, memory_cap: int) -> int:
+    """:func:`_evenness` of cpu and memory on one node."""
+    if not cpu_cap or not memory_cap:
+        return MAX_SCORE
+    first, second = min(cpu / cpu_cap, 1.0), min(memory / memory_cap, 1.0)
+    return int((1 - abs(first - second) / 2) * MAX_SCORE)
 
 
 def resource_score(
@@ -169,12 +195,12 @@ def resource_score(
     total = least // known * weights.NodeResourcesFit if known else 0
     if wants is None:
         return total
-    if not cpu_cap or not memory_cap:
-        return total + weights.NodeResourcesBalancedAllocation * MAX_SCORE
-    first = min((snapshot.requested.item(0, row) + wants[0]) / cpu_cap, 1.0)
-    second = min((snapshot.requested.item(1, row) + wants[1]) / memory_cap, 1.0)
-    evenness = int((1 - abs((first - second) / 2)) * MAX_SCORE)
-    return total + weights.NodeResourcesBalancedAllocation * evenness
+    cpu, memory = snapshot.requested.item(0, row), snapshot.requested.item(1, row)
+    before = _even_pair(cpu, cpu_cap, memory, memory_cap)
+    after = _even_pair(cpu + wants[0], cpu_cap, memory + wants[1], memory_cap)
+    half = MAX_SCORE // 2
+    share = half + (half + after - before) // 2
+    return total + weights.NodeResourcesBalancedAllocation * share
 
 
 def image_scores(snapshot: Snapshot, shape: PodShape) -> Scores:

@@ -2,7 +2,7 @@
 
 Both count pods by topology domain. The snapshot's tallies give counts by node; a domain's count is
 the sum over the nodes with the same label value. Source: the plugins podtopologyspread and
-interpodaffinity of kube-scheduler 1.35.
+interpodaffinity of kube-scheduler 1.37.
 """
 
 from __future__ import annotations
@@ -85,8 +85,12 @@ def domain_counts(snapshot: Snapshot, key: str, counts: Scores) -> Scores:
     return sums
 
 
-def _as_term(pod: Pod, constraint: SpreadConstraint) -> PodTerm:
-    return PodTerm("", constraint.selector, (pod.namespace,))
+def _matching(snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint) -> Scores:
+    """Per row the pods to spread; a selector without clauses counts none, upstream's quirk."""
+    if not constraint.selector.requirements:
+        return np.zeros(snapshot.capacity, np.int64)
+    term = PodTerm("", constraint.selector, (pod.namespace,))
+    return snapshot.tally(term, staying=True)
 
 
 def _eligible(snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint, keys: list[str]) -> Mask:
@@ -109,7 +113,7 @@ def _spread_filter(
     column = _column(snapshot, constraint.topology_key)
     found.masks.append((reasons.SPREAD_LABEL, column >= 0))
     eligible = _eligible(snapshot, pod, constraint, hard_keys)
-    counts = np.where(eligible, snapshot.tally(_as_term(pod, constraint)), 0)
+    counts = np.where(eligible, _matching(snapshot, pod, constraint), 0)
     in_domain = domain_counts(snapshot, constraint.topology_key, counts)
     domains = np.unique(column[eligible])
     least = int(in_domain[eligible].min()) if len(domains) else 0
@@ -174,13 +178,13 @@ def _spread_score(
     else:
         keys = []  # the cluster's defaults also score nodes that lack a label
     for constraint in soft:
-        tally = snapshot.tally(_as_term(pod, constraint))
+        tally = _matching(snapshot, pod, constraint)
         if constraint.topology_key == HOSTNAME_LABEL:
             domains, counts = int(counted.sum()), tally
         else:
             eligible = _eligible(snapshot, pod, constraint, keys)
-            present = _column(snapshot, constraint.topology_key)[counted]
-            domains = len(np.unique(present[present >= 0]))
+            # Nodes without the label, where the defaults let them in, count as one domain.
+            domains = len(np.unique(_column(snapshot, constraint.topology_key)[counted]))
             counts = domain_counts(snapshot, constraint.topology_key, np.where(eligible, tally, 0))
         here = _column(snapshot, constraint.topology_key) >= 0
         raw += np.where(here, counts * log(domains + 2) + (constraint.max_skew - 1), 0.0)
@@ -198,6 +202,8 @@ def _spread_score(
 
 def _preference_score(snapshot: Snapshot, pod: Pod, feasible: Mask, profile: Profile) -> Scores:
     raw = np.zeros(snapshot.capacity, np.int64)
+    if profile.ignore_preferred_of_existing and not pod.shape.pod_preferred:
+        return raw
     for wanted in pod.shape.pod_preferred:
         sums = domain_counts(snapshot, wanted.term.topology_key, snapshot.tally(wanted.term))
         raw += wanted.weight * sums
@@ -212,4 +218,5 @@ def _preference_score(snapshot: Snapshot, pod: Pod, feasible: Mask, profile: Pro
     most, least = int(raw[feasible].max()), int(raw[feasible].min())
     if most == least:
         return np.zeros(snapshot.capacity, np.int64)
-    return (MAX_SCORE * (raw - least).astype(np.float64) / (most - least)).astype(np.int64)
+    share = (raw - least).astype(np.float64) / (most - least)  # upstream divides first
+    return (MAX_SCORE * share).astype(np.int64)

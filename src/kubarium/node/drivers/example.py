@@ -132,6 +132,8 @@ def cpus(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docum
             **attributes(config, driver, node, index),
         },
         "capacity": {key: {"value": str(config.cpus)}, **capacity(config)},
-        "nodeAllocatableResources": {"cpu": {"mapping": {"capacityKey": key}}},
+        "nodeAllocatableResources": {
+            "cpu": {"mapping": {"capacityKey": key, "capacityMultiplier": "1"}}
+        },
     }
     return [device]

@@ -5,7 +5,7 @@ Idempotent: preparing a claim again gives the same answer. CDI edits are environ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -283,13 +283,20 @@ def _check(pod: Document, claim: Document) -> None:
 
 
 def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[PreparedDevice]:
-    """The devices of an allocated claim; ClaimProblem for a driver that is not on this node."""
+    """The devices of an allocated claim; ClaimProblem for a driver that is not on this node.
+
+    A driver all of whose devices in the claim skip preparation is not asked, and need not be here
+    (KEP-5945).
+    """
     allocation = claim["status"]["allocation"]["devices"]
     results = allocation.get("results") or ()
     admin = any(result.get("adminAccess") for result in results)
+    skipped = drivers_skipped(results, "NodePrepareResources")
     found = []
     for result in results:
         driver, device = result["driver"], result["device"]
+        if driver in skipped:
+            continue
         key = driver_key(driver, result["pool"])
         if key not in drivers and driver not in drivers:
             raise ClaimProblem(f"DRA driver {driver} is not registered")
@@ -317,6 +324,17 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
             )
         )
     return found
+
+
+def drivers_skipped(results: Iterable[Mapping[str, Any]], operation: str) -> set[str]:
+    """Drivers all of whose devices in a claim skip the operation; unknown words are ignored."""
+    asked: set[str] = set()
+    seen: set[str] = set()
+    for result in results:
+        seen.add(result["driver"])
+        if not {operation, "*"} & set(result.get("skipNodeOperations") or ()):
+            asked.add(result["driver"])
+    return seen - asked
 
 
 def _identity(profile: str, device: str, hardware: Hardware | None) -> tuple[str, tuple[str, ...]]:

@@ -16,3 +16,15 @@ class ResizeCondition:
     reason: str
     message: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotedCondition:
+    """What the node has noticed about a container; True as long as it is there.
+
+    ``generation`` is that of the spec it was noticed under: a later one may have answered already.
+    """
+
+    reason: str
+    message: str
+    generation: int

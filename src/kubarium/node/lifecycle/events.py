@@ -104,6 +104,17 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionNoted:
+    """Something about a container that the node has noticed by itself: out of memory, no progress.
+
+    ``type`` is the pod condition that says so; with ``reason`` "" it no longer holds."""
+
+    type: str
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ResizeRestart:
     """A resize of this container takes a restart."""
 
@@ -136,6 +147,7 @@ Event = (
     | HookFinished
     | Released
     | Resized
+    | ConditionNoted
     | ResizeRestart
     | ResizeNoted
     | Tick

@@ -20,7 +20,7 @@ kubelet's ``kuberuntime_manager.go`` (computePodActions), ``prober/worker.go``, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -28,7 +28,12 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.conditions import RESTARTING_ALL, ResizeCondition
+from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
+from kubarium.node.lifecycle.conditions import (
+    RESTARTING_ALL,
+    NotedCondition,
+    ResizeCondition,
+)
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
     INIT,
@@ -40,7 +45,8 @@ from kubarium.node.lifecycle.plan import (
     container_plans,
     ephemeral_plans,
 )
-from kubarium.node.lifecycle.resize import desired
+from kubarium.node.lifecycle.resize import changed, desired
+from kubarium.view.memory import PRESSURE
 
 # kubelet: MaxContainerBackOff and backOffPeriod; a run longer than twice the maximum starts afresh.
 CRASH_BACKOFF_S = 10.0
@@ -141,9 +147,16 @@ class ContainerRecord:
 class PodMachine:
     """One pod on one node. Call :meth:`handle`; carry out what it returns, in order."""
 
-    def __init__(self, pod: Document, now: float, keeps_running: bool = False) -> None:
+    def __init__(
+        self,
+        pod: Document,
+        now: float,
+        keeps_running: bool = False,
+        adopted: Adopted | None = None,
+    ) -> None:
         """``keeps_running``: containers that the status shows as running still are (simulated
-        ones, after a restart of the agent); otherwise they are lost, as after a reboot."""
+        ones, after a restart of the agent); otherwise they are lost, as after a reboot - unless
+        the pod was ``adopted``: then its containers are those that were found."""
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
         self.containers = [ContainerRecord(plan) for plan in container_plans(pod)]
@@ -160,6 +173,7 @@ class PodMachine:
         self.allocated: Mapping[str, Mapping[str, Any]] = desired(pod)
         self.actual: Mapping[str, Mapping[str, Any]] = self.allocated
         self.resize: tuple[ResizeCondition, ...] = ()
+        self.noted: dict[str, NotedCondition] = {}
         self.condition_times: dict[str, tuple[str, float]] = {}
         self._deadlines: dict[tuple[str, ...], float] = {}
         self._out: list[ev.Instruction] = []
@@ -169,12 +183,12 @@ class PodMachine:
         self._deleted = False
         self._removed = False
         self._stop_by: float | None = None
-        self._resume(now, keeps_running)
+        self._resume(now, keeps_running, adopted)
         deadline = pod["spec"].get("activeDeadlineSeconds")
         if deadline is not None:
             self._deadlines[("deadline",)] = self.start_time + deadline
 
-    def _resume(self, now: float, keeps_running: bool) -> None:
+    def _resume(self, now: float, keeps_running: bool, adopted: Adopted | None) -> None:
         """Take up what the status says of an earlier agent's work. What has ended stays ended."""
         status = self.pod.get("status") or {}
         if status.get("startTime"):
@@ -187,13 +201,18 @@ class PodMachine:
             *(status.get("containerStatuses") or ()),
             *(status.get("ephemeralContainerStatuses") or ()),
         ]
+        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+        restarting = conditions.get(RESTARTING_ALL) or {}
+        if adopted is not None:
+            self._adopt(adopted, entries, now)
+            if restarting.get("status") == "True":
+                self.restarting_all = restarting.get("message") or "triggering pod restart"
+            return
         for entry in entries:
             record = self._by_name.get(entry["name"])
             if record is not None:
                 resume_container(record, entry, now, keeps_running)
-        conditions = status.get("conditions") or ()
-        shown = {condition.get("type"): condition.get("status") for condition in conditions}
-        if shown.get(RESTARTING_ALL) == "True" and not keeps_running:
+        if restarting.get("status") == "True" and not keeps_running:
             self._begin_round()  # the agent ended in the middle of it; so did all containers
         if any(record.state is State.RUNNING for record in self.containers):
             self.prepared = True
@@ -207,6 +226,42 @@ class PodMachine:
             if record.plan.kind in (INIT, SIDECAR):
                 # The new sandbox is empty: what init containers had made is gone.
                 record.state, record.ended = State.WAITING, None
+
+    def _adopt(self, adopted: Adopted, entries: list[Document], now: float) -> None:
+        """Take over a sandbox and its containers; those that have ended are reported after this."""
+        self._add_ephemeral()
+        self.prepared, self.pod_ips = True, adopted.pod_ips
+        for condition in (self.pod.get("status") or {}).get("conditions") or ():
+            if condition.get("lastTransitionTime"):
+                since = parse_rfc3339(condition["lastTransitionTime"])
+                self.condition_times[condition["type"]] = (condition["status"], since)
+        known = {entry["name"]: entry for entry in entries}
+        for record in self.containers:
+            entry = known.get(record.plan.name, {})
+            if entry:
+                resume_container(record, entry, now, keeps_running=True)
+            found = adopted.containers.get(record.plan.name)
+            if found is not None:
+                self._adopt_container(record, found, entry, now)
+            waiting = (entry.get("state") or {}).get("waiting") or {}
+            if record.state is State.EXITED and waiting.get("reason") in _NOT_YET:
+                self._begin_anew(record)  # not started yet in this round
+
+    def _adopt_container(
+        self, record: ContainerRecord, found: AdoptedContainer, entry: Document, now: float
+    ) -> None:
+        same = record.attempt == found.attempt
+        if same and record.state is State.EXITED:
+            return  # the status has its end already
+        if not same and record.ended is not None:
+            record.previous, record.ended = record.ended, None
+        record.state = State.RUNNING
+        record.attempt = found.attempt
+        record.container_id, record.image_id = found.container_id, found.image_id
+        record.started_at = found.started_at or now
+        self._begin_probes(record, now, bool(same and entry.get("started")))
+        if same and ev.READINESS in record.probes:
+            record.ready = record.probes[ev.READINESS].passed = bool(entry.get("ready"))
 
     # The outside -------------------------------------------------------------------------------
 
@@ -230,6 +285,10 @@ class PodMachine:
     @property
     def deleting(self) -> bool:
         return bool(self.pod["metadata"].get("deletionTimestamp"))
+
+    @property
+    def _generation(self) -> int:
+        return int(self.pod["metadata"].get("generation", 1))
 
     @property
     def label(self) -> str:
@@ -326,7 +385,7 @@ class PodMachine:
 
     def _on_ContainerExited(self, event: ev.ContainerExited, now: float) -> None:
         record = self._current(event.name, event.attempt)
-        if record is None:
+        if record is None or record.state is State.EXITED:  # told again after an agent's restart
             return
         record.move(ev.ContainerExited)
         reason = "Completed" if event.code == 0 else "OOMKilled" if event.oom_killed else "Error"
@@ -386,6 +445,13 @@ class PodMachine:
         self._publish()
 
     def _on_Resized(self, event: ev.Resized, now: float) -> None:
+        for kind in [kind for kind in self.noted if kind.startswith(PRESSURE)]:
+            name = kind.removeprefix(PRESSURE)
+            before, after = self.actual.get(name) or {}, event.actual.get(name) or {}
+            if "memory" in changed(before, after):
+                del self.noted[kind]
+            else:  # another resize than the one that it waits for
+                self.noted[kind] = replace(self.noted[kind], generation=self._generation)
         self.allocated, self.actual = event.allocated, event.actual
         self.resize = event.conditions
         self._publish()
@@ -396,6 +462,14 @@ class PodMachine:
             record.resizing = True
             why = f"Container {event.name} resize requires restart"
             self._stop(record, now, self._grace(), why)
+
+    def _on_ConditionNoted(self, event: ev.ConditionNoted, now: float) -> None:
+        found = NotedCondition(event.reason, event.message, self._generation)
+        before = self.noted.pop(event.type, None)
+        if event.reason:
+            self.noted[event.type] = found
+        if before != (found if event.reason else None):
+            self._publish()
 
     def _on_ResizeNoted(self, event: ev.ResizeNoted, now: float) -> None:
         self._record(event.kind, event.reason, event.message)
@@ -587,14 +661,16 @@ class PodMachine:
     def _begin_round(self) -> None:
         """As if no container but ephemeral ones had run; their counters go on."""
         for record in self.containers:
-            if record.plan.kind == EPHEMERAL:
-                continue
-            if record.ended is not None:
-                record.previous, record.ended = record.ended, None
-            record.state = State.WAITING
-            record.before_round = record.attempt
-            record.resizing = False
+            if record.plan.kind != EPHEMERAL:
+                self._begin_anew(record)
         self.restarting_all = ""
+
+    def _begin_anew(self, record: ContainerRecord) -> None:
+        if record.ended is not None:
+            record.previous, record.ended = record.ended, None
+        record.state = State.WAITING
+        record.before_round = record.attempt
+        record.resizing = False
 
     # Stopping ----------------------------------------------------------------------------------
 
@@ -690,9 +766,10 @@ class PodMachine:
 
     # Probes ------------------------------------------------------------------------------------
 
-    def _begin_probes(self, record: ContainerRecord, now: float) -> None:
+    def _begin_probes(self, record: ContainerRecord, now: float, started: bool = False) -> None:
+        """``started``: the startup probe has passed before."""
         record.probes = {kind: ProbeState() for kind in record.plan.probes}
-        if ev.STARTUP in record.probes:
+        if ev.STARTUP in record.probes and not started:
             self._schedule(record, ev.STARTUP, now)
         else:
             self._container_up(record, now)
@@ -753,6 +830,8 @@ class PodMachine:
             self._out.append(ev.Publish())
 
 
+# What is said of a container that waits for its turn, as it does in every round.
+_NOT_YET = ("PodInitializing", "ContainerCreating")
 LOST_REASON = "ContainerStatusUnknown"
 LOST = "The container could not be located when the pod was terminated"
 
@@ -770,6 +849,8 @@ def resume_container(
         if keeps_running:
             record.state = State.RUNNING
             record.started = record.ready = True
+            if last.get("terminated"):
+                record.previous = _termination(last["terminated"], now)
             return
         record.ended = Termination(
             137, 0, LOST_REASON, LOST, record.started_at, now, record.container_id
@@ -780,15 +861,19 @@ def resume_container(
     if ended:
         record.attempt = entry.get("restartCount", 0)
         record.state = State.EXITED
-        record.ended = Termination(
-            ended.get("exitCode", 0),
-            ended.get("signal", 0),
-            ended.get("reason", ""),
-            ended.get("message", ""),
-            parse_rfc3339(ended["startedAt"]) if ended.get("startedAt") else None,
-            parse_rfc3339(ended["finishedAt"]) if ended.get("finishedAt") else now,
-            ended.get("containerID", ""),
-        )
+        record.ended = _termination(ended, now)
+
+
+def _termination(ended: Document, now: float) -> Termination:
+    return Termination(
+        ended.get("exitCode", 0),
+        ended.get("signal", 0),
+        ended.get("reason", ""),
+        ended.get("message", ""),
+        parse_rfc3339(ended["startedAt"]) if ended.get("startedAt") else None,
+        parse_rfc3339(ended["finishedAt"]) if ended.get("finishedAt") else now,
+        ended.get("containerID", ""),
+    )
 
 
 _ALIVE = (State.STARTING, State.RUNNING, State.STOPPING)

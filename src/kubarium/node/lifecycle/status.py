@@ -29,6 +29,8 @@ from kubarium.node.lifecycle.plan import (
     may_restart_all,
     qos_class,
 )
+from kubarium.view.memory import PRESSURE
+from kubarium.view.stalls import STALLED
 
 # Conditions that the node owns; all others in the document are somebody else's.
 READY_TO_START = "PodReadyToStartContainers"
@@ -37,6 +39,8 @@ CONTAINERS_READY = "ContainersReady"
 READY = "Ready"
 SCHEDULED = "PodScheduled"
 _ENDED = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
+# Conditions of containers, which the node notices by itself: prefixes of their types.
+NOTED = (PRESSURE, STALLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +169,35 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
             document["message"] = condition.message
         result.append(document)
     result += [_resize_condition(machine, found, now) for found in machine.resize]
+    result += _noted(machine, now)
     names = {condition.type for condition in own} | {PENDING, IN_PROGRESS}
+    names |= {kind for kind in before if kind.startswith(NOTED)}
     for kind in (PENDING, IN_PROGRESS):
         if not any(found.type == kind for found in machine.resize):
             machine.condition_times.pop(kind, None)
     return result + [condition for kind, condition in before.items() if kind not in names]
+
+
+def _noted(machine: PodMachine, now: float) -> list[Document]:
+    """What the node has noticed about containers by itself."""
+    found = []
+    for kind, noted in machine.noted.items():
+        since = machine.condition_times.setdefault(kind, ("True", now))[1]
+        found.append(
+            {
+                "type": kind,
+                "status": "True",
+                "observedGeneration": noted.generation,
+                "lastProbeTime": None,
+                "lastTransitionTime": rfc3339(since),
+                "reason": noted.reason,
+                "message": noted.message,
+            }
+        )
+    for kind in [k for k in machine.condition_times if k.startswith(NOTED)]:
+        if kind not in machine.noted:
+            del machine.condition_times[kind]
+    return found
 
 
 def _resize_condition(machine: PodMachine, found: ResizeCondition, now: float) -> Document:

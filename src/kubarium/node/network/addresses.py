@@ -16,6 +16,39 @@ POD_NETWORK = "127.64.0.0/12"
 NODE_NETWORK = "127.112.0.0/16"
 
 
+class PodAddresses:
+    """Each node lends its pods addresses of its own network, or all of them loopback addresses."""
+
+    def __init__(self, seed: str = "") -> None:
+        """``seed`` as for :class:`AddressPool`, of the loopback addresses."""
+        self._seed = seed
+        self._pools: dict[str, AddressPool] = {}
+        self._owners: dict[str, AddressPool] = {}
+
+    def lend(self, owner: str, network: str = "") -> str:
+        """An address of ``network`` ("": on loopback); the same one if the owner has one."""
+        pool = self._owners.get(owner)
+        if pool is None:
+            pool = self._owners[owner] = self._pool(network)
+        return pool.lend(owner)
+
+    def keep(self, owner: str, address: str, network: str = "") -> None:
+        """The owner has this address from before."""
+        pool = self._owners[owner] = self._pool(network)
+        pool.keep(owner, address)
+
+    def give_back(self, owner: str) -> None:
+        pool = self._owners.pop(owner, None)
+        if pool is not None:
+            pool.give_back(owner)
+
+    def _pool(self, network: str) -> AddressPool:
+        if network not in self._pools:
+            seed = "" if network else self._seed
+            self._pools[network] = AddressPool(network or POD_NETWORK, seed)
+        return self._pools[network]
+
+
 class AddressPool:
     """Lends addresses of one network; an address given back is lent again last of all."""
 

@@ -32,12 +32,14 @@ class HostsFiles:
         self._entries: dict[str, _Entry] = {}
         self._dirty = asyncio.Event()
 
-    def add(self, pod: Document, address: str, path: Path) -> None:
-        """Write a pod's file and keep it up to date from now on."""
+    def add(self, pod: Document, address: str, path: Path, names: bool = True) -> None:
+        """Write a pod's file; with ``names`` of others, keep it up to date from now on."""
         namespace = pod["metadata"].get("namespace", "")
-        entry = _Entry(path, namespace, own_lines(pod, address, self._domain))
-        self._entries[pod["metadata"]["uid"]] = entry
-        write_in_place(path, entry.head + namespace_lines(namespace, self._sources, self._domain))
+        head = own_lines(pod, address, self._domain)
+        if names:
+            self._entries[pod["metadata"]["uid"]] = _Entry(path, namespace, head)
+            head += namespace_lines(namespace, self._sources, self._domain)
+        write_in_place(path, head)
 
     def drop(self, uid: str) -> None:
         self._entries.pop(uid, None)

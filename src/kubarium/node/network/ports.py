@@ -1,8 +1,8 @@
 """Connections to a port of a pod, for ``kubectl port-forward``.
 
-Pods share the machine's network: a program may listen on its pod's address, on all addresses, or
-on 127.0.0.1, where another pod's (or the machine's) may be as well. So it is looked up which
-address a process of this very pod listens on.
+Where pods share the machine's network, a program may listen on its pod's address, on all
+addresses, or on 127.0.0.1, where another pod's (or the machine's) may be as well. So it is
+looked up which address a process of this very pod listens on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Iterable
 
 import psutil
 
+from kubarium.base.errors import KubariumError
+from kubarium.node.network.dial import Dialer
+
 _READ_BYTES = 32 * 1024
 _ALL = {"0.0.0.0": "", "::": ""}
 
@@ -20,11 +23,18 @@ _ALL = {"0.0.0.0": "", "::": ""}
 class TcpConnection:
     """Satisfies :class:`kubarium.api.streams.Connection`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b""
+    ) -> None:
+        """``first``: bytes that were read already."""
         self._reader, self._writer = reader, writer
+        self._first = first
 
     async def read(self) -> bytes:
         """The next bytes; none at the end, also if the other side broke off."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
         with contextlib.suppress(OSError):
             return await self._reader.read(_READ_BYTES)
         return b""
@@ -55,6 +65,16 @@ def listening_address(inits: Iterable[int], port: int) -> str | None:
                             if not found:
                                 return found
     return found
+
+
+async def open_port_inside(dialer: Dialer, uid: str, pod_ip: str, port: int) -> TcpConnection:
+    """The same where the pod has its own network: its localhost is tried first, as kubelet does."""
+    try:
+        return TcpConnection(*await dialer.connect_inside(uid, ("127.0.0.1", pod_ip), port))
+    except (OSError, KubariumError) as error:
+        reason = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error)
+        text = f"failed to connect to localhost:{port} inside the pod: {reason}"
+        raise ConnectionError(text) from error
 
 
 async def open_port(inits: Iterable[int], pod_ip: str, port: int) -> TcpConnection:

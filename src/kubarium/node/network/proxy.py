@@ -7,20 +7,22 @@ once, as with kube-proxy's reject rule. An address that cannot be listened on is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from kubarium.api.kinds import ENDPOINT_SLICES, SERVICES
+from kubarium.api.kinds import ENDPOINT_SLICES, PODS, SERVICES
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
+from kubarium.node.network.plan import NetworkPlan
+from kubarium.node.network.relay import Connect, connect_first, join
+from kubarium.node.network.services import Backend, balanced, service_of
 from kubarium.runtime.protocol import Context, Informer
 
 _GATHER_S = 0.02
-_PIECE_BYTES = 64 * 1024
-_CONNECT_S = 5.0
-SERVICE_LABEL = "kubernetes.io/service-name"
+_LOOPBACK = "127.0.0.1"
 
-Backend = tuple[str, int]
 # (service, reason, message): a warning about a service
 Warn = Callable[[Document, str, str], None]
 
@@ -40,35 +42,51 @@ class _Listener:
 
 
 def service_backends(service: Document, slices: list[Document]) -> dict[Backend, list[Backend]]:
-    """Ready endpoints by (cluster IP, port); TCP only."""
-    spec = service.get("spec") or {}
+    """Ready endpoints by (cluster IP, port) and by node port; TCP only."""
     result: dict[Backend, list[Backend]] = {}
-    address = spec.get("clusterIP")
-    if not address or address == "None":
-        return {}
-    for port in spec.get("ports") or ():
-        if (port.get("protocol") or "TCP") != "TCP":
-            continue
-        found = [b for s in slices for b in _slice_backends(s, port.get("name") or "")]
-        result[(address, port["port"])] = sorted(dict.fromkeys(found))
-        if port.get("nodePort"):
-            result[("127.0.0.1", port["nodePort"])] = result[(address, port["port"])]
+    for entry in balanced(service, slices):
+        if entry.protocol == "TCP":
+            result[(entry.address, entry.port)] = list(entry.backends)
+            if entry.node_port:
+                result[(_LOOPBACK, entry.node_port)] = list(entry.backends)
     return result
 
 
-def _slice_backends(slice_: Document, port_name: str) -> list[Backend]:
-    numbers = [
-        port["port"]
-        for port in slice_.get("ports") or ()
-        if (port.get("name") or "") == port_name and port.get("port")
-    ]
-    return [
-        (address, number)
-        for endpoint in slice_.get("endpoints") or ()
-        if (endpoint.get("conditions") or {}).get("ready") is not False
-        for address in endpoint.get("addresses") or ()
-        for number in numbers
-    ]
+class NodePorts:
+    """What is left to a proxy on the machine where pods have their own network, whose router does
+    the cluster IPs: node ports of services and host ports of pods."""
+
+    def __init__(self, nodes: Sequence[str], plan: NetworkPlan) -> None:
+        """``nodes``: addresses of our nodes, which only an uplink gives to the machine."""
+        self._addresses = [_LOOPBACK, *(nodes if plan.uplink else ())]
+
+    def of_service(self, service: Document, slices: list[Document]) -> dict[Backend, list[Backend]]:
+        """Ready endpoints by where the machine listens for them."""
+        return {
+            (address, entry.node_port): list(entry.backends)
+            for entry in balanced(service, slices)
+            if entry.protocol == "TCP" and entry.node_port
+            for address in self._addresses
+        }
+
+    def of_pod(self, pod: Document) -> dict[Backend, list[Backend]]:
+        """The pod's own ports by its host ports."""
+        status, spec = pod.get("status") or {}, pod["spec"]
+        address, node = status.get("podIP") or "", status.get("hostIP") or ""
+        if not address or spec.get("hostNetwork") or status.get("phase") != "Running":
+            return {}
+        return {
+            (where, port["hostPort"]): [(address, port["containerPort"])]
+            for container in [*(spec.get("initContainers") or ()), *spec["containers"]]
+            for port in container.get("ports") or ()
+            if port.get("hostPort") and (port.get("protocol") or "TCP") == "TCP"
+            for where in self._host_addresses(port.get("hostIP") or "", node)
+        }
+
+    def _host_addresses(self, asked: str, node: str) -> list[str]:
+        if asked not in ("", "0.0.0.0", "::"):
+            return [asked]
+        return [where for where in self._addresses if where in (_LOOPBACK, node)]
 
 
 class ServiceProxy:
@@ -76,18 +94,32 @@ class ServiceProxy:
 
     name = "service-proxy"
 
-    def __init__(self, context: Context, warn: Warn) -> None:
+    def __init__(
+        self,
+        context: Context,
+        warn: Warn,
+        node_ports: NodePorts | None = None,
+        connect: Connect | None = None,
+    ) -> None:
+        """``node_ports``: serve only those (pods have their own network); ``connect``: how to reach
+        an endpoint."""
+        self._node_ports = node_ports
+        self._connect = connect or asyncio.open_connection
+        self._pods: Informer | None = context.informers.get(PODS) if node_ports else None
         self._clock: Clock = context.clock
         self._services: Informer = context.informers.get(SERVICES)
         self._slices: Informer = context.informers.get(ENDPOINT_SLICES)
-        self._slices.add_index("service", _service_of)
+        self._slices.add_index("service", service_of)
         self._warn = warn
         self._listeners: dict[Backend, _Listener] = {}
-        self._refused: dict[Backend, str] = {}
+        self._refused: dict[tuple[str, Backend], str] = {}
+        self._owners: dict[Backend, str] = {}
         self._dirty = asyncio.Event()
 
     async def run(self) -> None:
-        for informer in (self._services, self._slices):
+        for informer in (self._services, self._slices, self._pods):
+            if informer is None:
+                continue
             informer.on_change(lambda old, new: self._dirty.set())
             await informer.wait_synced()
         self._dirty.set()
@@ -102,14 +134,8 @@ class ServiceProxy:
                 self._close(address)
 
     async def _reconcile(self) -> None:
-        wanted: dict[Backend, tuple[Document, list[Backend]]] = {}
-        for service in self._services.items():
-            metadata = service["metadata"]
-            key = f"{metadata.get('namespace', '')}/{metadata['name']}"
-            slices = self._slices.by_index("service", key)
-            for address, backends in service_backends(service, slices).items():
-                if backends and not _serves_itself(address, backends):
-                    wanted[address] = (service, backends)
+        wanted = self._wanted()
+        self._owners = {at: owner["metadata"]["uid"] for at, (owner, _) in wanted.items()}
         for address in [address for address in self._listeners if address not in wanted]:
             self._close(address)
         for address, (service, backends) in wanted.items():
@@ -117,6 +143,31 @@ class ServiceProxy:
                 self._listeners[address].backends = backends
             else:
                 await self._listen(address, service, backends)
+
+    def _wanted(self) -> dict[Backend, tuple[Document, list[Backend]]]:
+        """By where to listen: whose it is, and where to connect to."""
+        wanted: dict[Backend, tuple[Document, list[Backend]]] = {}
+        find = self._node_ports.of_service if self._node_ports else service_backends
+        for service in self._services.items():
+            metadata = service["metadata"]
+            key = f"{metadata.get('namespace', '')}/{metadata['name']}"
+            slices = self._slices.by_index("service", key)
+            for address, backends in find(service, slices).items():
+                if backends and not _serves_itself(address, backends):
+                    wanted[address] = (service, backends)
+        if self._node_ports is not None and self._pods is not None:
+            for pod in sorted(self._pods.items(), key=self._precedence):
+                for address, backends in self._node_ports.of_pod(pod).items():
+                    if wanted.setdefault(address, (pod, backends))[0] is not pod:
+                        in_use = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+                        self._refuse(address, pod, in_use)
+        return wanted
+
+    def _precedence(self, pod: Document) -> tuple[bool, str, str]:
+        """Who has a host port keeps it; else the pod that is older."""
+        metadata = pod["metadata"]
+        newcomer = metadata["uid"] not in self._owners.values()
+        return newcomer, metadata.get("creationTimestamp") or "", metadata["name"]
 
     async def _listen(self, address: Backend, service: Document, backends: list[Backend]) -> None:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,14 +178,15 @@ class ServiceProxy:
         except OSError as error:
             self._refuse(address, service, error)
             return
-        self._refused.pop(address, None)
+        self._refused.pop((service["metadata"]["uid"], address), None)
         self._listeners[address] = _Listener(server, backends)
 
     def _refuse(self, address: Backend, service: Document, error: OSError) -> None:
         """Say it once for each address and cause."""
         text = f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}"
-        if self._refused.get(address) != text:
-            self._refused[address] = text
+        key = (service["metadata"]["uid"], address)
+        if self._refused.get(key) != text:
+            self._refused[key] = text
             self._warn(service, "FailedToListen", text)
 
     def _close(self, address: Backend) -> None:
@@ -153,9 +205,9 @@ class ServiceProxy:
             return
         listener.connections[task] = None
         try:
-            upstream = await _connect(listener.pick())
+            upstream = await connect_first(listener.pick(), self._connect)
             if upstream is not None:
-                await _join(reader, writer, *upstream)
+                await join(reader, writer, *upstream)
         except asyncio.CancelledError:
             pass  # the service has gone, and with it this connection's task
         finally:
@@ -163,48 +215,6 @@ class ServiceProxy:
             writer.close()
 
 
-def _service_of(slice_: Document) -> list[str]:
-    metadata = slice_["metadata"]
-    name = (metadata.get("labels") or {}).get(SERVICE_LABEL)
-    return [f"{metadata.get('namespace', '')}/{name}"] if name else []
-
-
 def _serves_itself(address: Backend, backends: list[Backend]) -> bool:
     """Somebody else already serves on the cluster IP itself (the API server may)."""
     return address in backends
-
-
-async def _connect(
-    backends: list[Backend],
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-    for backend in backends:
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                return await asyncio.open_connection(*backend)
-        except (OSError, TimeoutError):
-            continue
-    return None
-
-
-async def _join(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    far_reader: asyncio.StreamReader,
-    far_writer: asyncio.StreamWriter,
-) -> None:
-    try:
-        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-    finally:
-        far_writer.close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes one way; the end is passed on, so that half-closed connections work."""
-    try:
-        while data := await reader.read(_PIECE_BYTES):
-            writer.write(data)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
-    except OSError:
-        writer.close()

@@ -129,6 +129,10 @@ class Timers:
             self._arm()
 
 
+# What the machine looks at when its pod has changed, besides the spec.
+_NEWS = ("deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+
 class SimulatedRunner:
     """Pods of the agent's nodes as state machines on a clock. Satisfies ``runner.PodRunner``."""
 
@@ -161,6 +165,8 @@ class SimulatedRunner:
         known = self._pods.get(uid)
         if known is None:
             known = self._pods[uid] = SimulatedPod(self, pod, node)
+        elif known.has_seen(pod):
+            return
         known.deliver(ev.PodSynced(pod))
 
     def pod_gone(self, pod: Document) -> None:
@@ -243,6 +249,16 @@ class SimulatedPod:
             record.plan.name, record.attempt, code, signal, course.oom and kind == MAIN
         )
         self._runner.timers.at(started_at + run_s, lambda: self._end(ended))
+
+    def has_seen(self, pod: Document) -> bool:
+        """Take in a document that brings no news: all that differs is the status, ours mostly."""
+        old, new = self._machine.pod["metadata"], pod["metadata"]
+        same = pod["spec"] is self._machine.pod["spec"] and all(
+            new.get(field) == old.get(field) for field in _NEWS
+        )
+        if same:
+            self._machine.pod = pod
+        return same
 
     def deliver(self, event: ev.Event) -> None:
         """Give the machine an event, and its answers back to it, until it is quiet."""

@@ -12,21 +12,25 @@ from kubarium.server.admission.jobset import (
 from kubarium.server.admission.kueue import check_queueing, default_queueing
 from kubarium.server.admission.limit_ranges import check_limit_ranges, set_default_resources
 from kubarium.server.admission.namespace_lifecycle import namespace_must_take_content, protect
+from kubarium.server.admission.pod_groups import protect_group
 from kubarium.server.admission.priority import only_one_default, resolve_priority
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
 from kubarium.server.admission.service_account import give_service_account
+from kubarium.server.admission.storage_class import set_default_class
 from kubarium.server.admission.tolerations import tolerate_briefly
+from kubarium.server.admission.trainer import check_runtime, check_train_job, default_train_job
 from kubarium.server.authz import Authorizer
 
 _ALL = frozenset({ANY})
 _PODS = frozenset({("", "pods")})
 _NAMESPACES = frozenset({("", "namespaces")})
+_VOLUME_CLAIMS = frozenset({("", "persistentvolumeclaims")})
 _PRIORITY_CLASSES = frozenset({("scheduling.k8s.io", "priorityclasses")})
-_PRIORITISED = _PODS | {
-    ("scheduling.k8s.io", "podgroups"),
-    ("scheduling.k8s.io", "compositepodgroups"),
-}
+_POD_GROUPS = frozenset(
+    {("scheduling.k8s.io", "podgroups"), ("scheduling.k8s.io", "compositepodgroups")}
+)
+_PRIORITISED = _PODS | _POD_GROUPS
 _RBAC = "rbac.authorization.k8s.io"
 _ROLES = frozenset({(_RBAC, "roles"), (_RBAC, "clusterroles")})
 _BINDINGS = frozenset({(_RBAC, "rolebindings"), (_RBAC, "clusterrolebindings")})
@@ -34,8 +38,11 @@ _CLAIMS = frozenset(
     {("resource.k8s.io", "resourceclaims"), ("resource.k8s.io", "resourceclaimtemplates")}
 )
 _JOB_SETS = frozenset({("jobset.x-k8s.io", "jobsets")})
+_TRAINER = "trainer.kubeflow.org"
+_TRAIN_JOBS = frozenset({(_TRAINER, "trainjobs")})
+_RUNTIMES = frozenset({(_TRAINER, "trainingruntimes"), (_TRAINER, "clustertrainingruntimes")})
 _KUEUE = "kueue.x-k8s.io"
-_QUEUED = _JOB_SETS | {("batch", "jobs")}
+_QUEUED = _JOB_SETS | _TRAIN_JOBS | {("batch", "jobs")}
 _QUEUES = frozenset({(_KUEUE, "clusterqueues"), (_KUEUE, "resourceflavors")})
 _QUEUEING = _QUEUED | _QUEUES | {(_KUEUE, "cohorts"), (_KUEUE, "workloads")}
 _WITH_STATUS = frozenset({"", "status"})
@@ -53,6 +60,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("NamespaceLifecycle", protect, _NAMESPACES, _ON_DELETE),
             Plugin("ServiceAccount", give_service_account, _PODS, _ON_CREATE),
             Plugin("Priority", resolve_priority, _PRIORITISED, _ON_CREATE),
+            Plugin("PodGroupProtection", protect_group, _POD_GROUPS, _ON_CREATE),
             Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
             Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
             Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),
@@ -64,6 +72,10 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("JobSet", mark_job_set_pod, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
             Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
+            Plugin("Trainer", default_train_job, _TRAIN_JOBS, _ON_WRITE),
+            Plugin("Trainer", check_train_job, _TRAIN_JOBS, _ON_WRITE, validating=True),
+            Plugin("Trainer", check_runtime, _RUNTIMES, _ON_WRITE, validating=True),
+            Plugin("DefaultStorageClass", set_default_class, _VOLUME_CLAIMS, _ON_CREATE),
             Plugin("Kueue", default_queueing, _QUEUED | _QUEUES, _ON_CREATE),
             Plugin("Kueue", check_queueing, _QUEUEING, _ON_WRITE, _WITH_STATUS, validating=True),
             # Last: what is refused for another reason must not be charged.

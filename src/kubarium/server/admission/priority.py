@@ -41,8 +41,7 @@ def resolve_priority(attempt: Attempt) -> None:
             "PriorityClass name"
         )
         raise _refused(attempt, why)
-    if attempt.kind.resource.plural == "pods":
-        spec["preemptionPolicy"] = policy
+    spec["preemptionPolicy"] = policy
 
 
 def _refused(attempt: Attempt, why: str) -> Exception:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
+from kubarium.api.device_quotas import counts_resources, resource_names
 from kubarium.api.quotas import SHORT, Usage, counts, in_scope, status_of, usage_of
 from kubarium.api.resource import Document
 from kubarium.base.errors import forbidden
@@ -28,7 +29,9 @@ def check_quotas(attempt: Attempt) -> None:
         if not in_scope(record.value, kind.resource, attempt.document):
             continue
         _require_amounts(attempt, record.value, hard)
-        wanted = {k: v for k, v in usage_of(kind.resource, attempt.document, hard).items() if v}
+        named = device_resources(registry, hard)
+        usage = usage_of(kind.resource, attempt.document, hard, named)
+        wanted = {k: v for k, v in usage.items() if v}
         if wanted:
             _charge(attempt, record, hard, wanted)
 
@@ -74,15 +77,25 @@ def usage_in(registry: Registry, quota: Document) -> Usage:
     hard = (quota.get("spec") or {}).get("hard") or {}
     namespace = quota["metadata"]["namespace"]
     total: Usage = {}
+    named = device_resources(registry, hard)
     for kind in registry.catalog.storage_kinds():
         if not kind.namespaced or not counts(kind.resource, hard):
             continue
         for record in registry.store.range(registry.prefix(kind, namespace)).records:
             if not in_scope(quota, kind.resource, record.value):
                 continue
-            for name, amount in usage_of(kind.resource, record.value, hard).items():
+            for name, amount in usage_of(kind.resource, record.value, hard, named).items():
                 total[name] = total.get(name, Fraction(0)) + amount
     return total
+
+
+def device_resources(registry: Registry, hard: Document) -> dict[str, str]:
+    """The extended resources that DeviceClasses answer, if the quota limits any."""
+    if not counts_resources(hard):
+        return {}
+    kind = registry.kind_of("resource.k8s.io", "v1", "deviceclasses")
+    records = registry.store.range(registry.prefix(kind)).records
+    return resource_names(record.value for record in records)
 
 
 def _require_amounts(attempt: Attempt, quota: Document, hard: Document) -> None:

@@ -5,8 +5,12 @@ Source: upstream ``plugin/pkg/admission/serviceaccount/admission.go``.
 
 from __future__ import annotations
 
+import zlib
+from functools import lru_cache
+
 from kubarium.api.kinds import SERVICE_ACCOUNTS
 from kubarium.api.resource import Document
+from kubarium.base.chance import SUFFIX_ALPHABET
 from kubarium.base.errors import forbidden
 from kubarium.server.admission.chain import Attempt
 from kubarium.server.metadata import stamp_new
@@ -14,6 +18,7 @@ from kubarium.server.metadata import stamp_new
 DEFAULT_ACCOUNT = "default"
 MOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 VOLUME_PREFIX = "kube-api-access-"
+SUFFIX_LENGTH = 5
 # One hour and a few seconds: kubelet renews a token that has 80 % of its life behind it.
 TOKEN_EXPIRATION_S = 3607
 ROOT_CA_CONFIG_MAP = "kube-root-ca.crt"
@@ -55,7 +60,7 @@ def give_service_account(attempt: Attempt) -> None:
     account = _account(attempt, name)
     spec["serviceAccountName"] = spec["serviceAccount"] = name
     if _wants_token(spec, account):
-        _mount_token(attempt, spec)
+        _mount_token(spec, account)
     if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
         spec["imagePullSecrets"] = [dict(secret) for secret in account["imagePullSecrets"]]
 
@@ -96,7 +101,7 @@ def _wants_token(spec: Document, account: Document) -> bool:
     return True
 
 
-def _mount_token(attempt: Attempt, spec: Document) -> None:
+def _mount_token(spec: Document, account: Document) -> None:
     """Add the projected volume and mount it in every container that has nothing at its path."""
     containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
     without = [c for c in containers if not _is_taken(c)]
@@ -105,11 +110,29 @@ def _mount_token(attempt: Attempt, spec: Document) -> None:
     volumes = spec.get("volumes") or []
     name = next((v["name"] for v in volumes if _is_token_volume(v)), "")
     if not name:
-        name = VOLUME_PREFIX + attempt.registry.chance.suffix()
+        name = VOLUME_PREFIX + _suffix(account)
         spec["volumes"] = [*volumes, {"name": name, "projected": _PROJECTED}]
     mount = {"name": name, "readOnly": True, "mountPath": MOUNT_PATH}
     for container in without:
         container["volumeMounts"] = [*(container.get("volumeMounts") or ()), mount]
+
+
+@lru_cache(maxsize=1024)
+def _letters(uid: str) -> str:
+    number = zlib.crc32(uid.encode())
+    letters = []
+    for _ in range(SUFFIX_LENGTH):
+        number, letter = divmod(number, len(SUFFIX_ALPHABET))
+        letters.append(SUFFIX_ALPHABET[letter])
+    return "".join(letters)
+
+
+def _suffix(account: Document) -> str:
+    """The same for all pods of an account, so that pods of one template have equal specs.
+
+    Upstream draws it anew for each pod; it needs to be unique among the pod's own volumes only.
+    """
+    return _letters(account["metadata"].get("uid", ""))
 
 
 def _is_taken(container: Document) -> bool:

@@ -1,12 +1,12 @@
 """Services: cluster IPs and node ports.
 
-Pods are processes on loopback here, so a cluster IP is an address of 127.96.0.0/16: the node can
-listen there without any privilege, and nobody else does. (Upstream's default is 10.96.0.0/12.)
+Cluster IPs come from the registry's ``service_range``: an address of loopback, where the node can
+listen without any privilege, unless pods have a network of their own.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any
 
 from kubarium.api.resource import Document
@@ -14,9 +14,6 @@ from kubarium.base.errors import FieldError, invalid
 from kubarium.server.registry import Registry
 from kubarium.server.requests import Call
 
-SERVICE_RANGE = IPv4Network("127.96.0.0/16")
-# The kubernetes service in default, wherever that is created in the order of things.
-API_ADDRESS = str(SERVICE_RANGE[1])
 NODE_PORTS = range(30000, 32768)
 HEADLESS = "None"
 _PREFIX = "/core/services/"
@@ -28,6 +25,9 @@ class _Used:
 
     def __init__(self, registry: Registry, besides: str = "") -> None:
         """``besides`` is the uid of the service that is being written."""
+        self.range = registry.service_range
+        # The kubernetes service in default, wherever that is created in the order of things.
+        self.api_address = str(self.range[1])
         self.addresses: dict[str, None] = {}
         self.ports: dict[int, None] = {}
         for record in registry.store.range(_PREFIX).records:
@@ -113,9 +113,9 @@ def _address(service: Document, wanted: str, used: _Used) -> str:
             raise invalid("Service", "", metadata["name"], [error])
         return wanted
     if (metadata.get("namespace"), metadata["name"]) == ("default", "kubernetes"):
-        return API_ADDRESS
-    for number in range(2, SERVICE_RANGE.num_addresses - 1):
-        address = str(SERVICE_RANGE[number])
+        return used.api_address
+    for number in range(2, used.range.num_addresses - 1):
+        address = str(used.range[number])
         if address not in used.addresses:
             return address
     error = FieldError(
@@ -127,11 +127,11 @@ def _address(service: Document, wanted: str, used: _Used) -> str:
 def _problem(wanted: str, used: _Used) -> str:
     """Why ``wanted`` cannot be had; "" if it can."""
     try:
-        inside = IPv4Address(wanted) in SERVICE_RANGE
+        inside = IPv4Address(wanted) in used.range
     except ValueError:
         return "it is not a valid IPv4 address"
     if not inside:
-        return f"the provided network does not match the current range: {SERVICE_RANGE}"
+        return f"the provided network does not match the current range: {used.range}"
     return "provided IP is already allocated" if wanted in used.addresses else ""
 
 

@@ -73,6 +73,7 @@ _TABLE: dict[tuple[str, str], Strategy] = {
     ("discovery.k8s.io", "endpointslices"): _GENERATION,
     ("scheduling.k8s.io", "priorityclasses"): _GENERATION,
     ("scheduling.k8s.io", "podgroups"): _GENERATION,
+    ("scheduling.k8s.io", "compositepodgroups"): _GENERATION,
     ("scheduling.k8s.io", "workloads"): _GENERATION,
     ("resource.k8s.io", "deviceclasses"): _GENERATION,
     ("resource.k8s.io", "resourceslices"): _GENERATION,

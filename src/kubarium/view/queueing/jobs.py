@@ -1,6 +1,6 @@
 """What queueing must know of each kind of job, and how it starts and stops one. Pure.
 
-Source: Kueue ``pkg/controller/jobs/{job,jobset}`` and ``pkg/podset``.
+Source: Kueue ``pkg/controller/jobs/{job,jobset,trainjob}`` and ``pkg/podset``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubarium.api.kinds import JOB_SETS, JOBS
+from kubarium.api.kinds import JOB_SETS, JOBS, TRAIN_JOBS
 from kubarium.api.resource import Document, Resource
 from kubarium.view.queueing.documents import PREFIX, QUEUE_NAME_LABEL
 
@@ -69,6 +69,8 @@ class JobKind:
     pods_ready: Callable[[Document], bool]
     edit_templates: Callable[[Document, Edit], Document]
     resize: Callable[[Document, Sequence[PodSetInfo]], Document]
+    # Whether templates may only be restored once no pod runs any more.
+    restores_when_idle: bool = False
 
     def is_suspended(self, document: Document) -> bool:
         annotations = document["metadata"].get("annotations") or {}
@@ -401,7 +403,94 @@ JOBSET = JobKind(
     lambda jobset, _infos: jobset,
 )
 
-KINDS = (JOB, JOBSET)
+# TrainJob: its pods are its JobSet's, its templates change by a runtime patch of ours
+
+TRAINER_PATCH_MANAGER = PREFIX + "manager"
+
+
+def _trainjob_statuses(trainjob: Document) -> list[Document]:
+    return (trainjob.get("status") or {}).get("jobsStatus") or []
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJobKind(JobKind):
+    """A TrainJob has no templates of its own: what admission adds is a patch beside the users'."""
+
+    def started(self, document: Document, infos: Sequence[PodSetInfo]) -> Document:
+        templates = {ps["name"]: ps.get("template") or {} for ps in self.pod_sets(document)}
+        jobs = [_patched_job(info, templates.get(info.name, {})) for info in infos]
+        template = {"spec": {"replicatedJobs": jobs}}
+        patch = {
+            "manager": TRAINER_PATCH_MANAGER,
+            "trainingRuntimeSpec": {"template": template},
+        }
+        spec = _without_patch(document)["spec"]
+        patches = [*(spec.get("runtimePatches") or ()), patch]
+        return {**document, "spec": {**spec, "runtimePatches": patches, "suspend": False}}
+
+    def restored(self, document: Document, infos: Sequence[PodSetInfo]) -> Document:
+        return _without_patch(document)
+
+
+def _without_patch(trainjob: Document) -> Document:
+    spec = dict(trainjob["spec"])
+    held = spec.get("runtimePatches") or []
+    kept = [patch for patch in held if patch.get("manager") != TRAINER_PATCH_MANAGER]
+    _put(spec, "runtimePatches", kept)
+    return {**trainjob, "spec": spec}
+
+
+def _patched_job(info: PodSetInfo, template: Document) -> Document:
+    """A patch for one replicated job; lists that a patch replaces hold the template's too."""
+    merged = merge_into(template, info)["spec"]
+    metadata: Document = {}
+    _put(metadata, "labels", dict(info.labels))
+    _put(metadata, "annotations", dict(info.annotations))
+    spec: Document = {}
+    _put(spec, "nodeSelector", dict(info.node_selector))
+    _put(spec, "tolerations", list(merged["tolerations"]) if info.tolerations else [])
+    _put(spec, "schedulingGates", list(info.scheduling_gates))
+    pod: Document = {}
+    _put(pod, "metadata", metadata)
+    _put(pod, "spec", spec)
+    return {"name": info.name, "template": {"spec": {"template": pod}}}
+
+
+def train_job_kind(jobset_of: Callable[[Document], Document | None]) -> JobKind:
+    """TrainJobs; ``jobset_of`` finds the JobSet that a TrainJob has made, suspended as it is."""
+
+    def pod_sets(trainjob: Document) -> list[Document]:
+        jobset = jobset_of(trainjob)
+        return _jobset_pod_sets(jobset) if jobset else []
+
+    def with_status(trainjob: Document) -> Document | None:
+        jobset = jobset_of(trainjob)
+        statuses = {"replicatedJobsStatus": _trainjob_statuses(trainjob)}
+        return {**jobset, "status": statuses} if jobset else None
+
+    def pods_ready(trainjob: Document) -> bool:
+        jobset = with_status(trainjob)
+        return jobset is not None and _jobset_pods_ready(jobset)
+
+    def reclaimable(trainjob: Document) -> list[Document]:
+        jobset = with_status(trainjob)
+        return _jobset_reclaimable(jobset) if jobset else []
+
+    return TrainJobKind(
+        TRAIN_JOBS,
+        pod_sets,
+        lambda job: any(int(s.get("active") or 0) > 0 for s in _trainjob_statuses(job)),
+        _job_finished,
+        reclaimable,
+        pods_ready,
+        lambda trainjob, _edit: trainjob,
+        lambda trainjob, _infos: trainjob,
+        restores_when_idle=True,
+    )
+
+
+RESOURCES = (JOBS, JOB_SETS, TRAIN_JOBS)
+"""The kinds that queue. Their JobKinds: JOB, JOBSET and ``train_job_kind``."""
 
 
 def same_pods(left: Document, right: Document, ignore_tolerations: bool = False) -> bool:

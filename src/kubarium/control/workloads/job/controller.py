@@ -23,6 +23,7 @@ from kubarium.control.workloads.job.decide import (
     plan_pods,
 )
 from kubarium.control.workloads.job.facts import TRACKING, JobFacts, is_finished, is_tracked
+from kubarium.control.workloads.job.groups import GroupsNotReadyError, JobGroups
 from kubarium.control.workloads.job.template import job_pod
 from kubarium.control.workloads.pods import (
     ORPHANS,
@@ -65,6 +66,7 @@ class JobController:
         self._pods.add_index(ORPHANS, orphan_namespace_index)
         self._pods.add_index(_TRACKED, _tracked_index)
         self._pods.on_change(self._pod_changed)
+        self._groups = JobGroups(context, self.controller, self._recorder)
 
     @property
     def name(self) -> str:
@@ -186,9 +188,17 @@ class JobController:
             if left is not None:
                 await self._pod_control.delete(facts.job, left)
 
+        group = ""
+        if not facts.is_suspended:
+            try:
+                group = await self._groups.ensure(facts.job, _has_loose_pods(facts))
+            except GroupsNotReadyError as error:
+                self._recorder.event(facts.job, "Warning", error.reason, str(error))
+                return plan.wait_s
+
         async def create_one(number: int) -> None:
             index = plan.indexes[number] if plan.indexes else None
-            await self._pod_control.create(facts.job, job_pod(facts, index))
+            await self._pod_control.create(facts.job, job_pod(facts, index, group))
 
         await slow_start(plan.create, create_one)
         return plan.wait_s
@@ -274,6 +284,11 @@ class JobController:
             self._recorder.event(job, "Warning", outcome.reason, outcome.message)
         else:
             self._recorder.event(job, "Normal", "Completed", "Job completed")
+
+
+def _has_loose_pods(facts: JobFacts) -> bool:
+    """Whether there are pods that belong to no group: then it is too late to make one."""
+    return any(not pod["spec"].get("schedulingGroup") for pod in facts.pods)
 
 
 def _set(

@@ -11,6 +11,7 @@ from kubarium.control.workloads.job.facts import (
     JobFacts,
 )
 from kubarium.control.workloads.pods import pod_from_template
+from kubarium.view.memory import ANY_INDEX, apply_learned, learned
 
 _ENV = {
     "name": "JOB_COMPLETION_INDEX",
@@ -18,12 +19,19 @@ _ENV = {
 }
 
 
-def job_pod(facts: JobFacts, index: int | None) -> Document:
-    """A pod of the Job; ``index`` is its completion index in an Indexed Job."""
+def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
+    """A pod of the Job; ``index`` is its completion index in an Indexed Job.
+
+    ``group`` is the PodGroup that it joins, unless its template names one.
+    """
     job = facts.job
     pod = pod_from_template(job["spec"]["template"], job)
+    if group:
+        pod["spec"]["schedulingGroup"] = {"podGroupName": group}
     metadata = pod["metadata"]
     metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
+    sizes = learned(job)
+    apply_learned(pod["spec"], sizes.get(ANY_INDEX if index is None else str(index), {}))
     if index is None:
         return pod
     name = f"{job['metadata']['name']}-{index}"

@@ -21,6 +21,7 @@ from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.base.quantity import parse_quantity
+from kubarium.node import claimed
 from kubarium.node.runtimes.process.group_files import clear, fields, words, write
 
 CONTROLLERS = ("memory", "cpu", "pids")
@@ -32,6 +33,8 @@ DEFAULT_PIDS = 4096
 # Memory controllers count "no limit" in whole pages below 2^63.
 _UNLIMITED_V1 = -1
 _PREFIX = "kubarium-"
+# Version 2: a group that is held is slowed down from one part in so many below its limit.
+_SLOWED_SHARE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,25 @@ class Amounts:
         return max(self.milli_cpu * PERIOD_US // 1000, _MINIMUM_QUOTA_US)
 
 
-def container_amounts(resources: Mapping[str, Any] | None) -> Amounts:
-    """A container's ``resources``."""
+def container_amounts(
+    resources: Mapping[str, Any] | None, claims: claimed.Amounts | None = None
+) -> Amounts:
+    """A container's ``resources``, its limits raised by what its claims bring."""
     limits = (resources or {}).get("limits") or {}
     requests = (resources or {}).get("requests") or {}
     memory, milli = _bytes(limits.get("memory")), _milli(limits.get("cpu"))
     asked = _milli(requests.get("cpu")) if "cpu" in requests else milli
-    return Amounts(memory or None, milli or None, asked or 0)
+    return _raised(Amounts(memory or None, milli or None, asked or 0), claims or {})
+
+
+def _raised(amounts: Amounts, claims: claimed.Amounts) -> Amounts:
+    """Limits with more on top; what is not limited stays so."""
+    memory, milli = math.ceil(claims.get("memory", 0)), math.ceil(1000 * claims.get("cpu", 0))
+    return replace(
+        amounts,
+        memory=amounts.memory and amounts.memory + memory,
+        milli_cpu=amounts.milli_cpu and amounts.milli_cpu + milli,
+    )
 
 
 def pod_amounts(pod: Document, pids: int | None = DEFAULT_PIDS) -> Amounts:
@@ -89,6 +104,9 @@ def pod_amounts(pod: Document, pids: int | None = DEFAULT_PIDS) -> Amounts:
         max([sum(a.milli_cpu_request for a in mains), *(a.milli_cpu_request for a in before)]),
         pids,
     )
+    claims = claimed.of_pod(pod)
+    more = math.ceil(1000 * claims.get("cpu", 0))
+    found = replace(_raised(found, claims), milli_cpu_request=found.milli_cpu_request + more)
     own = container_amounts(spec.get("resources"))
     return replace(
         found,
@@ -155,8 +173,9 @@ class Cgroups:
     shortfall: str = ""
 
     @staticmethod
-    def open(tag: str, proc: str = "/proc/self") -> Cgroups:
-        """Find where groups may be made, and clear what an earlier agent of this ``tag`` left.
+    def open(tag: str, proc: str = "/proc/self", keep: bool = False) -> Cgroups:
+        """Find where groups may be made, and clear what an earlier agent of this ``tag`` left
+        unless its pods still run (``keep``).
 
         Never fails: without any, ``controllers`` is empty. Takes about a millisecond."""
         found, problems = _places(proc)
@@ -164,8 +183,9 @@ class Cgroups:
         for controllers, parent, version in found:
             folder = parent / (_PREFIX + tag)
             try:
-                clear(folder)
-                folder.mkdir()
+                if not keep:
+                    clear(folder)
+                folder.mkdir(exist_ok=keep)
                 kept = _enable(parent, folder, controllers, version)
             except OSError as error:
                 groups.shortfall = f"{folder}: {error.strerror}"
@@ -232,6 +252,46 @@ class Cgroups:
             with contextlib.suppress(OSError, ValueError):
                 found = _usage(folder, hierarchy, found)
         return found
+
+    # Memory that is running out ------------------------------------------------------------------
+
+    def hold(self, uid: str, name: str, limit: int | None, on: bool) -> None:
+        """Whether a group at its memory limit waits for more, rather than being killed.
+
+        Version 1 lets its processes sleep until the limit is raised. Version 2 cannot: there they
+        are slowed down short of the limit, which gives time to raise it. OSError.
+        """
+        for hierarchy in self._with_memory():
+            folder = hierarchy.folder / uid / name
+            if hierarchy.version == 1:
+                write(folder, "memory.oom_control", "1" if on else "0")
+            else:
+                short = None if limit is None or not on else limit - limit // _SLOWED_SHARE
+                write(folder, "memory.high", _or_max(short))
+
+    def at_limit(self, uid: str, name: str) -> int | None:
+        """A descriptor (the caller's to close) that becomes readable when the group reaches its
+        limit and cannot be helped; None where the kernel has no such thing."""
+        for hierarchy in self._with_memory():
+            if hierarchy.version == 1:
+                return _oom_notice(hierarchy.folder / uid / name)
+        return None
+
+    def working_set(self, uid: str, name: str) -> int:
+        """Bytes of a group's memory that reclaiming would not give back (kubelet's figure)."""
+        for hierarchy in self._with_memory():
+            folder = hierarchy.folder / uid / name
+            unified = hierarchy.version == 2
+            with contextlib.suppress(OSError, ValueError):
+                total = folder / ("memory.current" if unified else "memory.usage_in_bytes")
+                idle = fields(folder / "memory.stat").get(
+                    "inactive_file" if unified else "total_inactive_file", 0
+                )
+                return max(0, int(total.read_text()) - idle)
+        return 0
+
+    def _with_memory(self) -> list[Hierarchy]:
+        return [h for h in self.hierarchies if "memory" in h.controllers]
 
     def remove(self, uid: str, name: str = "") -> None:
         """A container's group, or the pod's with all below; what still runs in it is killed."""
@@ -371,6 +431,20 @@ def _set_memory(folder: Path, limit: int) -> None:
         names.insert(0 if growing else 1, swap.name)
     for name in names:
         write(folder, name, str(limit))
+
+
+def _oom_notice(folder: Path) -> int | None:
+    notice = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        control = os.open(folder / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            write(folder, "cgroup.event_control", f"{notice} {control}")
+        finally:
+            os.close(control)
+    except OSError:
+        os.close(notice)
+        return None
+    return notice
 
 
 def _usage(folder: Path, hierarchy: Hierarchy, so_far: Usage) -> Usage:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -45,8 +47,11 @@ LEVELS = (ROOT, USER_NAMESPACE, PLAIN)
 # How long a container's init may take to obey SIGKILL before it is killed itself.
 _KILL_PATIENCE_S = 2.0
 _READ_BYTES = 1 << 16
+_MOST_SOCKETS = 64
+# A zygote that waits for an agent answers at once.
+_REATTACH_S = 5.0
 _CONTAINER_GONE = ExecResult(126, "container is not running")
-_KILLED = 128 + signal.SIGKILL
+_KILLED = 128 + int(signal.SIGKILL)
 _TRIAL, _TRIAL_CONTAINER = "trial", "trial-container"
 _TRIAL_ENV = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
 # What the zygote's own interpreter imports from: it runs isolated from the environment.
@@ -87,6 +92,8 @@ class ProcessSpec:
     user: User | None
     root: RootFs | None
     no_new_privileges: bool = False
+    # A BPF program in hexadecimal that looks at each system call; "" for none.
+    seccomp: str = ""
     rlimits: dict[str, tuple[int, int]] = field(default_factory=dict)
     # Control groups to enter: files that take a process id.
     joins: list[str] = field(default_factory=list)
@@ -95,6 +102,8 @@ class ProcessSpec:
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False
+    # What the fork server that it may come from has imported; empty: it starts by itself.
+    warm: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -107,10 +116,78 @@ class _Waiters:
     execs: dict[str, asyncio.Future[ExecResult]] = field(default_factory=dict)
 
 
+def _greeted(connection: socket.socket) -> tuple[dict[str, Any], int]:
+    """What a zygote says to the agent that takes it over: what there is, and the pipe's end."""
+    mark, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if mark != b"+" or not descriptors:
+        raise ValueError("not taken")
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = connection.recv(_READ_BYTES)
+        if not piece:
+            raise ValueError("cut off")
+        data += piece
+    return json.loads(data), descriptors[0]
+
+
+def _wait_for_stranger(pid: int) -> None:
+    """Until a process that is no child of ours has ended; ProcessLookupError if it has already."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
+
+
+def end_lingering(name: str) -> bool:
+    """End a zygote that waits for an agent, and all that runs in it; false if there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_REATTACH_S)
+        try:
+            connection.connect(f"\0{name}")
+            greeting, events = _greeted(connection)
+        except (OSError, ValueError):
+            return False
+        os.close(events)
+        connection.sendall(b'{"op": "end", "id": ""}\n')
+    with contextlib.suppress(ProcessLookupError):
+        _wait_for_stranger(greeting["pid"])
+    return True
+
+
+# Called with a network's descriptor and the sockets asked for in it, which are its own now.
+OnNetwork = Callable[[list[int]], None]
+SocketKind = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of its own for a pod: what to open in it, whom to give it to."""
+
+    sockets: Sequence[SocketKind]
+    on_network: OnNetwork
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sandbox:
+    """What was asked for, in case that it has to be made again."""
+
+    hostname: str
+    tmpfs: list[tuple[str, str]]
+    network: Network | None
+
+
 class ProcessEngine:
     """One zygote and what runs in it. ``on_exit(container, status)`` is called once for each."""
 
-    def __init__(self, clock: Clock, on_exit: Callable[[str, ExitStatus], None]) -> None:
+    def __init__(
+        self, clock: Clock, on_exit: Callable[[str, ExitStatus], None], name: str = ""
+    ) -> None:
+        """With a ``name`` (of the machine's abstract sockets) containers survive this process, to
+        be found again by :meth:`reattach`."""
+        self._name = name
+        self._zygote_pid = 0
         self._clock = clock
         self._on_exit = on_exit
         self._waiters: dict[str, _Waiters] = {}
@@ -121,7 +198,8 @@ class ProcessEngine:
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._execs = 0
-        self._sandboxes: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+        self._sandboxes: dict[str, _Sandbox] = {}
+        self._router: Network | None = None
         self._closing = False
         self._trial = asyncio.Event()
         self._up = asyncio.Event()
@@ -158,11 +236,12 @@ class ProcessEngine:
             "import sys; sys.path.insert(0, sys.argv.pop(1));"
             "from kubarium.node.runtimes.process.zygote import main; main()"
         )
-        argv = [sys.executable, "-I", "-S", "-c", program, _SOURCE, level, str(write)]
-        argv += self.groups
+        argv = [sys.executable, "-I", "-S", "-c", program, _SOURCE, level, str(write), str(read)]
+        argv += [self._name, *self.groups]
         self._process = subprocess.Popen(  # noqa: ASYNC220 - takes about a millisecond (vfork)
-            argv, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=(write,), cwd="/"
+            argv, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=(write, read), cwd="/"
         )
+        self._zygote_pid = self._process.pid
         theirs.close()
         os.close(write)
         ours.setblocking(False)
@@ -179,6 +258,63 @@ class ProcessEngine:
             self._closing = False
             return str(error)
         return ""
+
+    async def reattach(self) -> bool:
+        """Take over the zygote of an earlier agent, with all that runs in it; false if there is
+        none. StartError if another agent has it."""
+        if not self._name:
+            return False
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_REATTACH_S)
+        try:
+            connection.connect(f"\0{self._name}")
+        except OSError:
+            connection.close()
+            return False
+        try:
+            greeting, events = await asyncio.to_thread(_greeted, connection)
+        except (OSError, ValueError) as error:
+            connection.close()
+            raise StartError(
+                "the containers of this node belong to an agent that still runs: stop it first"
+            ) from error
+        connection.setblocking(False)
+        os.set_blocking(events, False)
+        self._commands, self._events, self._pending = connection, events, b""
+        self.level, self._zygote_pid = greeting["level"], greeting["pid"]
+        for ident, pid in greeting["containers"].items():
+            self._waiters[ident] = _Waiters(pid=pid)
+        asyncio.get_running_loop().add_reader(events, self._readable)
+        self._up.set()
+        return True
+
+    def is_running(self, ident: str) -> bool:
+        """Whether the container's command has not ended yet, as far as we have heard."""
+        waiters = self._waiters.get(ident)
+        return waiters is not None and not waiters.exited
+
+    def adopt_sandbox(
+        self, ident: str, hostname: str, tmpfs: list[tuple[str, str]], network: Network | None
+    ) -> None:
+        """A sandbox that the zygote has from an earlier agent, as it would have to be made."""
+        self._sandboxes[ident] = _Sandbox(hostname, tmpfs, network)
+
+    async def adopt_router(self, network: Network) -> None:
+        """The router that the zygote has from an earlier agent: new sockets in it. StartError."""
+        found = await self.sockets("", network.sockets)
+        network.on_network([one.detach() for one in found])
+
+    def remember_router(self, network: Network) -> None:
+        """How the router would have to be made again."""
+        self._router = network
+
+    async def _wait_for_zygote(self) -> None:
+        """Until it has ended, whoever's child it is."""
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            await asyncio.to_thread(_wait_for_stranger, self._zygote_pid)
 
     async def _try_container(self) -> str:
         """Build one root and run one command in it: "" or why containers would fail here."""
@@ -203,25 +339,28 @@ class ProcessEngine:
     async def _respawn(self) -> None:
         """Somebody has killed the zygote: a new one, with the sandboxes that the pods still have.
         Their containers have ended with the old one and are restarted by their pods."""
-        assert self._process is not None
-        await asyncio.to_thread(self._process.wait)
+        await self._wait_for_zygote()
         problem = await self._spawn(self.level)
         if problem:
             _LOG.error("the container runtime cannot be restarted: %s", problem)
             return
-        for ident, (hostname, tmpfs) in list(self._sandboxes.items()):
-            await self._ask({"op": "sandbox", "id": ident, "hostname": hostname, "tmpfs": tmpfs})
+        if self._router is not None:
+            await self._make_router(self._router)
+        for ident, sandbox in list(self._sandboxes.items()):
+            await self._make_sandbox(ident, sandbox)
         self._up.set()
 
     async def close(self) -> None:
         """Kill every container and end the zygote; returns when all of them are gone."""
         self._closing = True
         self._up.set()
-        if self._commands is None or self._process is None:
+        if self._commands is None:
             return
+        with contextlib.suppress(OSError):
+            self._commands.send(b'{"op": "end", "id": ""}\n')
         self._commands.close()
         self._commands = None
-        await asyncio.to_thread(self._process.wait)
+        await self._wait_for_zygote()
         self._readable()
         if self._events >= 0:
             self._stop_reading()
@@ -229,7 +368,7 @@ class ProcessEngine:
     @property
     def pid(self) -> int:
         """The zygote's process id; 0 before it is started."""
-        return self._process.pid if self._process else 0
+        return self._zygote_pid
 
     def pid_of(self, ident: str) -> int:
         """The process id of a container's init; 0 if it is gone."""
@@ -238,11 +377,65 @@ class ProcessEngine:
 
     # Commands ----------------------------------------------------------------------------------
 
-    async def create_sandbox(self, ident: str, hostname: str, tmpfs: list[tuple[str, str]]) -> None:
-        """Namespaces and tmpfs mounts (path, options) that a pod's containers share."""
+    async def open_router(self, network: Network) -> None:
+        """The network that joins those of the pods. It is made again if the zygote has to be, so
+        ``on_network`` may be called more than once. StartError."""
         await self._up.wait()
-        await self._ask({"op": "sandbox", "id": ident, "hostname": hostname, "tmpfs": tmpfs})
-        self._sandboxes[ident] = (hostname, tmpfs)
+        await self._make_router(network)
+        self._router = network
+
+    async def _make_router(self, network: Network) -> None:
+        command = {"op": "router", "id": "router", "sockets": list(network.sockets)}
+        await self._ask_for_network(command, network)
+
+    async def sockets(self, sandbox: str, kinds: Sequence[SocketKind]) -> list[socket.socket]:
+        """Sockets in a pod's network ("": in the router's). StartError if there is none."""
+        command = {"op": "sockets", "id": "", "sandbox": sandbox, "sockets": list(kinds)}
+        found = await self._ask_for_descriptors(command)
+        if not found:
+            raise StartError("the pod has no network of its own")
+        return [socket.socket(fileno=descriptor) for descriptor in found]
+
+    async def create_sandbox(
+        self,
+        ident: str,
+        hostname: str,
+        tmpfs: list[tuple[str, str]],
+        network: Network | None = None,
+    ) -> None:
+        """Namespaces and tmpfs mounts (path, options) that a pod's containers share; the machine's
+        network unless it gets one of its own. StartError."""
+        await self._up.wait()
+        sandbox = _Sandbox(hostname, tmpfs, network)
+        await self._make_sandbox(ident, sandbox)
+        self._sandboxes[ident] = sandbox
+
+    async def _make_sandbox(self, ident: str, sandbox: _Sandbox) -> None:
+        command: dict[str, Any] = {"op": "sandbox", "id": ident, "hostname": sandbox.hostname}
+        command["tmpfs"] = sandbox.tmpfs
+        network = sandbox.network
+        if network is None:
+            await self._ask(command)
+            return
+        command |= {"network": True, "sockets": list(network.sockets), "sysctls": network.sysctls}
+        await self._ask_for_network(command, network)
+
+    async def _ask_for_network(self, command: dict[str, Any], network: Network) -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                await self._ask(command, [theirs.fileno()])
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC)
+        network.on_network(descriptors)
+
+    async def _ask_for_descriptors(self, command: dict[str, Any]) -> list[int]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours:
+            with theirs:
+                await self._send(command, [theirs.fileno()])
+            await readable(ours.fileno())
+            return list(socket.recv_fds(ours, 1, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC)[1])
 
     async def remove_sandbox(self, ident: str) -> None:
         """Give the namespaces and mounts back; containers in it must have ended."""
@@ -346,10 +539,10 @@ class ProcessEngine:
             answer.set_result(ExecResult(124, f"command timed out after {timeout_s:g}s"))
         await self._send({"op": "signal", "id": ident, "exec": name, "signal": signal.SIGKILL})
 
-    async def _ask(self, command: dict[str, Any]) -> int:
+    async def _ask(self, command: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiters[command["id"]] = _Waiters(started=answer)
-        await self._send(command)
+        await self._send(command, descriptors)
         return await answer
 
     async def _send(self, command: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
@@ -408,7 +601,7 @@ class ProcessEngine:
                 self._start_task(self._respawn())
         for ident in list(self._waiters):
             self._on_failed({"id": ident, "message": "the container runtime is gone"})
-            self._end(ident, ExitStatus(128 + signal.SIGKILL, signal.SIGKILL))
+            self._end(ident, ExitStatus(_KILLED, int(signal.SIGKILL)))
 
     def _on_ready(self, event: dict[str, Any]) -> None:
         waiters = self._waiters.pop(event["id"])

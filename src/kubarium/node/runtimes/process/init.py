@@ -27,6 +27,8 @@ from typing import Any, NoReturn
 
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs, build
+from kubarium.node.runtimes.process.warm_python import Fresh, can_run, parse
+from kubarium.node.runtimes.process.warm_python import run as run_warm
 
 MAX_EVENT_BYTES = 4000
 # Output of an exec that is kept; kubelet keeps 10 KiB of a probe's, an event has to fit a pipe.
@@ -35,6 +37,8 @@ MAX_EXEC_OUTPUT = 2000
 MAX_LOG_LINE = 16 * 1024
 # kubelet's containerLogMaxSize and containerLogMaxFiles.
 MAX_LOG_BYTES, MAX_LOG_FILES = 10 << 20, 5
+# How the command ended is kept in a file of this suffix beside the log.
+OUTCOME = ".exit"
 _READ_BYTES = 64 * 1024
 # How long output is still read after the command has ended.
 _DRAIN_S = 0.2
@@ -85,6 +89,19 @@ class LogFile:
             last = self._rotations - MAX_LOG_FILES + 1
             os.unlink(f"{self._name}.{last}", dir_fd=self._folder)
         self._open()
+
+    def write_beside(self, suffix: str, data: bytes) -> None:
+        """A small file next to the log, whole or not at all."""
+        stem = self._name.removesuffix(".log")
+        temporary = f".{stem}{suffix}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        file = os.open(temporary, flags, 0o640, dir_fd=self._folder)
+        try:
+            os.write(file, data)
+        finally:
+            os.close(file)
+        target = f"{stem}{suffix}"
+        os.rename(temporary, target, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def feed(self, stream: str, data: bytes) -> None:
         lines = (self._rest[stream] + data).split(b"\n")
@@ -162,8 +179,18 @@ class Init:
     """The life of one container, from namespaces to the last report."""
 
     def __init__(
-        self, ident: str, spec: dict[str, Any], control: socket.socket, events: int
+        self,
+        ident: str,
+        spec: dict[str, Any],
+        control: socket.socket,
+        events: int,
+        limits: dict[str, tuple[int, int]] | None = None,
+        fresh: Fresh | None = None,
     ) -> None:
+        """``limits`` (of ``RLIMIT_…``) are given back to the command. ``fresh``: a fork server has
+        forked us, and we can run a Python program ourselves."""
+        self._limits = limits or {}
+        self._fresh = fresh
         self._ident = ident
         self._spec = spec
         self._control = control
@@ -282,18 +309,39 @@ class Init:
                 signal.signal(number, signal.SIG_DFL)
             os.umask(0o022)
             _change_directory(self._spec["cwd"])
-            for name, (soft, hard) in self._spec.get("rlimits", {}).items():
-                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
-            self._change_user()
+            for name, limits in (self._limits | self._spec.get("rlimits", {})).items():
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), tuple(limits))
+            self._restrict()
             if self._spec.get("root") is None and sys.platform == "linux":
                 linux.die_with_parent(signal.SIGKILL)
-            if self._spec.get("no_new_privileges"):
-                linux.forbid_new_privileges()
+            self._run_warm(argv, problems)
             _execute(argv, self._spec["env"])
         except OSError as error:
             os.write(problems, (error.strerror or str(error)).encode())
         finally:
             os._exit(127)
+
+    def _run_warm(self, argv: list[str], problems: int) -> None:
+        """The main command in this very process, if it is a Python program that we can run."""
+        if self._fresh is None or argv is not self._spec["argv"]:
+            return
+        program = parse(argv, self._spec["env"])
+        if program is not None and can_run(program, argv, self._spec["env"]):
+            self._control.detach()  # all descriptors are closed next, and this one only once
+            run_warm(program, argv, self._spec["env"], self._fresh, lambda: os.close(problems))
+
+    def _restrict(self) -> None:
+        """User, capabilities, privileges, system calls. The filter takes a privilege to install
+        that most users lack afterwards, and forbids what mapping a user takes."""
+        user, program = self._spec.get("user"), bytes.fromhex(self._spec.get("seccomp") or "")
+        if self._spec.get("no_new_privileges"):
+            linux.forbid_new_privileges()
+        first = program and not (user and user.get("map"))
+        if first:
+            linux.install_filter(program)
+        self._change_user()
+        if program and not first:
+            linux.install_filter(program)
 
     def _change_user(self) -> None:
         user = self._spec.get("user")
@@ -319,8 +367,11 @@ class Init:
         control = self._control.fileno()
         readers = [control, self._wakeup, *self._streams]
         readers += [run.reader for run in self._execs.values() if run.reader >= 0]
-        ready = select.select(readers, [], [], timeout_s)[0]
-        for descriptor in ready:
+        poller = select.poll()  # select(2) knows no descriptor above 1023
+        for descriptor in readers:
+            poller.register(descriptor, select.POLLIN)
+        ready = poller.poll(None if timeout_s is None else timeout_s * 1000)
+        for descriptor, _ in ready:
             if descriptor == control:
                 self._read_control()
             elif descriptor == self._wakeup:
@@ -485,8 +536,12 @@ class Init:
         self._kill_everything()
         while self._streams and self._serve(_DRAIN_S):
             pass
-        self._log.close()
         code, number = exit_code(self._status)
+        with contextlib.suppress(OSError):  # for an agent that is not there to hear the event
+            self._log.write_beside(
+                OUTCOME, json.dumps([code, number, time.time_ns() / 1e9]).encode()
+            )
+        self._log.close()
         self._report("exited", code=code, signal=number)
 
     def _kill_everything(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
 
 CLONE_NEWNS = 0x00020000
@@ -16,6 +17,7 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -27,7 +29,9 @@ MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_PDEATHSIG = 1
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -177,6 +181,11 @@ def die_with_parent(signal_number: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
+def make_dumpable() -> None:
+    """Our /proc entries belong to us again, as after an exec, though we have changed users."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
 def become_subreaper() -> None:
     """Orphaned descendants become our children."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -185,6 +194,22 @@ def become_subreaper() -> None:
 def forbid_new_privileges() -> None:
     """setuid programs and file capabilities no longer raise privileges."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def install_filter(program: bytes) -> None:
+    """Have the kernel look at each system call from here on (seccomp). It takes the privilege of
+    SYS_ADMIN here, or that new ones are forbidden."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    described = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(buffer))
+    zero = ctypes.c_ulong(0)
+    _call(
+        "prctl",
+        ctypes.c_int(_PR_SET_SECCOMP),
+        ctypes.c_ulong(_SECCOMP_MODE_FILTER),
+        ctypes.c_char_p(described),
+        zero,
+        zero,
+    )
 
 
 def limit_capabilities(kept: frozenset[int]) -> None:
@@ -201,10 +226,13 @@ def limit_capabilities(kept: frozenset[int]) -> None:
 
 
 def set_capabilities(kept: frozenset[int]) -> None:
-    """Permitted and effective become ``kept``; inheritable becomes empty."""
-    mask = sum(1 << number for number in kept)
-    low, high = mask & 0xFFFFFFFF, mask >> 32
+    """Permitted and effective become ``kept``, as far as we have it ourselves (this machine may be
+    a container that lacks some); inheritable becomes empty."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _call("capget", header, data)
+    mask = sum(1 << number for number in kept) & (data[1] | data[4] << 32)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
     data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
     _call("capset", header, data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -10,7 +11,8 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import KubariumError, bad_request
-from kubarium.node import isolation
+from kubarium.node import claimed, isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
 from kubarium.node.drivers.prepare import ANY_OTHER, Edits
@@ -36,11 +38,16 @@ from kubarium.node.images import (
     InvalidImageName,
     UnknownImage,
 )
+from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.logs import read_log
+from kubarium.node.network.dial import Dialer
+from kubarium.node.network.dns.server import RESOLVERS_FILE
 from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import pod_hostname
+from kubarium.node.network.pod_network import POD_SOCKETS, ROUTER_SOCKETS, PodNetwork
+from kubarium.node.network.resolv import asks_cluster, resolv_conf
 from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
-from kubarium.node.runtimes.process import machine_files, measured
+from kubarium.node.runtimes.process import checkpoint, machine_files, measured
 from kubarium.node.runtimes.process.cgroups import (
     Amounts,
     Cgroups,
@@ -48,19 +55,28 @@ from kubarium.node.runtimes.process.cgroups import (
     pod_amounts,
     widest,
 )
+from kubarium.node.runtimes.process.checkpoint import Checkpoint, StartedContainer
 from kubarium.node.runtimes.process.engine import (
     ExecResult,
     ExitStatus,
+    Network,
     ProcessEngine,
     ProcessSession,
     ProcessSpec,
     StartError,
 )
+from kubarium.node.runtimes.process.forkserver import modules_for
+from kubarium.node.runtimes.process.init import OUTCOME
+from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
-from kubarium.node.security import Identity, home_of, identity_of
+from kubarium.node.security import Identity, home_of, identity_of, sysctls_of
+from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
+from kubarium.view.memory import KILLED
 
 _TERMINATION_BYTES = 4096
+# Of a container that is gone without having said how it ended.
+_LOST = ExitStatus(137, 0)
 _FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
 
 
@@ -103,6 +119,9 @@ class _Pod:
     limits: dict[str, int | None] = field(default_factory=dict)  # name -> bytes of memory
     whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    # Volumes of an adopted pod, until they have been looked at again.
+    adopting: asyncio.Task[None] | None = None
 
 
 _NOTHING = Edits()
@@ -124,7 +143,10 @@ class ProcessPods:
         volumes: VolumeSources,
         on_exit: OnExit,
         warn: Warn,
+        on_pressure: Tell,
+        network: PodNetwork | None = None,
     ) -> None:
+        """``network`` None: pods share the machine's."""
         self._config = config
         self._clock = clock
         self._hosts = hosts
@@ -133,8 +155,14 @@ class ProcessPods:
         self._warn = warn
         self._root = Path(config.root).resolve()
         self._images = ImageCatalogue(config.images)
-        self._engine = ProcessEngine(clock, self._exited)
+        name = runtime_name(config.root) if config.pods_survive else ""
+        self._engine = ProcessEngine(clock, self._exited, name)
+        self._found: dict[str, Checkpoint] = {}
+        self._network = network
+        self.dialer = Dialer(config.network, self._engine.sockets)
         self._groups = Cgroups(shortfall="not looked for yet")
+        self.memory = MemoryWatch(clock, lambda: self._groups, on_pressure)
+        self._on_pressure = on_pressure
         self._pods: dict[str, _Pod] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
         self._passable: list[str] = []
@@ -142,22 +170,47 @@ class ProcessPods:
         self._submounts: list[str] = []
 
     async def start(self) -> None:
-        """Clear what an earlier agent left, start the zygote."""
-        shutil.rmtree(self._root / "pods", ignore_errors=True)
+        """Take over what an earlier agent left running; otherwise clear its files and start the
+        zygote."""
+        found = await self._engine.reattach()
+        if found:
+            self._read_checkpoints()
+        else:
+            shutil.rmtree(self._root / "pods", ignore_errors=True)
         (self._root / "pods").mkdir(parents=True, exist_ok=True)
         wanted = self._config.isolation
         if sys.platform == "linux":
-            self._groups = Cgroups.open(hashlib.sha256(str(self._root).encode()).hexdigest()[:12])
+            tag = hashlib.sha256(str(self._root).encode()).hexdigest()[:12]
+            self._groups = Cgroups.open(tag, keep=found)
         self._engine.groups = self._groups.folders
-        await self._engine.start((wanted,) if wanted else isolation.LEVELS)
+        if not found:
+            await self._engine.start((wanted,) if wanted else isolation.LEVELS)
         if self._engine.level != isolation.PLAIN:
             self._kept_tmp = machine_files.folders_in_tmp()
             self._submounts = machine_files.submounts(str(self._root))
         if self._engine.level == isolation.ROOT:
             self._passable = machine_files.impassable_folders()
+        if self._network is not None:
+            router = Network(ROUTER_SOCKETS, self._network.build)
+            if found:
+                await self._engine.adopt_router(replace(router, on_network=self._network.rejoin))
+                self._engine.remember_router(router)
+            else:
+                await self._engine.open_router(router)
+
+    def _read_checkpoints(self) -> None:
+        for place in (self._root / "pods").iterdir():
+            found = checkpoint.read(place)
+            if found is not None:
+                self._found[found.uid] = found
+            else:  # its agent was killed before anything had been started in it
+                shutil.rmtree(place, ignore_errors=True)
 
     async def close(self) -> None:
         """Kill everything and remove the pods' files."""
+        if self._network is not None:
+            self._network.close()
+        self.memory.close()
         await self._engine.close()
         self._groups.close()
         shutil.rmtree(self._root / "pods", ignore_errors=True)
@@ -166,7 +219,12 @@ class ProcessPods:
         """The isolation in force."""
         limits = self._groups.controllers
         return isolation.report_for(
-            self._engine.level, self._engine.refusals, limits, self._groups.shortfall
+            self._engine.level,
+            self._engine.refusals,
+            limits,
+            self._groups.shortfall,
+            self._config.network,
+            self._config.no_network,
         )
 
     # Pods --------------------------------------------------------------------------------------
@@ -187,16 +245,125 @@ class ProcessPods:
             raise PrepareFailed("FailedMount", str(problem)) from problem
         self._pods[uid] = _Pod(facts, place, volumes, devices)
         (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
-        self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts")
+        network = self._network_of(facts)
+        asks = network is not None and asks_cluster(facts.pod)
+        self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts", names=not asks)
+        if self._network is not None:
+            (place / "etc/resolv.conf").write_text(self._resolv_conf(facts.pod))
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
         tmpfs += [(str(path), options) for path, options in volumes.memory]
+        hostname, address = pod_hostname(facts.pod), facts.pod_ips[0]
+        written = Checkpoint(uid, address, hostname, tmpfs, network is not None, devices)
+        self._pods[uid].checkpoint = written
         try:
+            written.write(place)
             self._pods[uid].whole = whole = pod_amounts(facts.pod)
             self._groups.create_pod(uid, whole)
-            await self._engine.create_sandbox(uid, pod_hostname(facts.pod), tmpfs)
-        except (StartError, OSError) as error:
+            await self._engine.create_sandbox(uid, hostname, tmpfs, network)
+        except (KubariumError, OSError) as error:
             text = f"Failed to create pod sandbox: {error}"
             raise PrepareFailed("FailedCreatePodSandBox", text) from error
+
+    # Taking over ---------------------------------------------------------------------------------
+
+    def find(self, uid: str) -> Adopted | None:
+        """What an earlier agent left of a pod; None if nothing."""
+        found = self._found.get(uid)
+        if found is None:
+            return None
+        containers = {
+            name: AdoptedContainer(
+                started.attempt,
+                f"kubarium://{_ident(uid, name, started.attempt)}",
+                started.image_id,
+                started.started_at,
+            )
+            for name, started in found.containers.items()
+        }
+        return Adopted((found.address,), containers)
+
+    def adopt(self, facts: PodFacts) -> None:
+        """Take over what :meth:`find` told of; after it :meth:`ended_meanwhile` may be asked."""
+        uid = facts.pod["metadata"]["uid"]
+        found = self._found.pop(uid)
+        place = self._root / "pods" / uid
+        volumes = PodVolumes(facts, place / "volumes", self._sources)
+        pod = self._pods[uid] = _Pod(facts, place, volumes, found.devices, checkpoint=found)
+        network = self._network_of(facts) if found.own_network else None
+        if network is not None and self._network is not None:
+            self._network.adopt(uid, found.address)
+        self._engine.adopt_sandbox(uid, found.hostname, found.tmpfs, network)
+        asks = network is not None and asks_cluster(facts.pod)
+        self._hosts.add(facts.pod, found.address, place / "etc/hosts", names=not asks)
+        pod.whole = pod_amounts(facts.pod)
+        for name, started in found.containers.items():
+            ident = _ident(uid, name, started.attempt)
+            pod.containers[name] = ident
+            pod.groups[name] = f"{name}_{started.attempt}"
+            pod.limits[name] = container_amounts(found.resources.get(name)).memory
+            self._idents[ident] = (uid, name, started.attempt)
+            pod.running[name] = None
+            self.memory.set(facts.pod, name, pod.groups[name], pod.limits[name])
+        pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
+
+    async def _look_at_volumes(self, pod: _Pod) -> None:
+        """Bring them up to date; what fails now is tried again with the next refresh."""
+        try:
+            await pod.volumes.set_up()
+        except MountProblem as problem:
+            self._warn(pod.facts.pod, "FailedMount", str(problem))
+
+    def report_ended(self, uid: str) -> None:
+        """Tell of adopted containers that ended while there was no agent, or that are lost."""
+        pod = self._pods[uid]
+        for name, ident in list(pod.containers.items()):
+            attempt = self._idents[ident][2]
+            ended = checkpoint.outcome(self._log(pod, name, attempt), OUTCOME)
+            if ended is not None:
+                self._exited(ident, ExitStatus(ended[0], ended[1]))
+            elif not self._engine.is_running(ident):
+                self._exited(ident, _LOST)
+
+    async def drop_orphans(self, known: Callable[[str], bool]) -> None:
+        """End what an earlier agent left of pods that the API does not know any more."""
+        for uid in [uid for uid in self._found if not known(uid)]:
+            found = self._found.pop(uid)
+            for name, started in found.containers.items():
+                ident = _ident(uid, name, started.attempt)
+                if self._engine.is_running(ident):
+                    await self._engine.send_signal(ident, signal.SIGKILL)
+            self._groups.remove(uid)
+            self._engine.adopt_sandbox(uid, found.hostname, found.tmpfs, None)
+            if self._network is not None:
+                self._network.adopt(uid, found.address)
+                self._network.detach(uid)
+            with contextlib.suppress(StartError):
+                await self._engine.remove_sandbox(uid)
+            shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
+
+    @staticmethod
+    def _log(pod: _Pod, name: str, attempt: int) -> Path:
+        return pod.place / "logs" / name / f"{attempt}.log"
+
+    def _network_of(self, facts: PodFacts) -> Network | None:
+        """The pod's own network, unless it asks for the node's or there are none."""
+        network, uid = self._network, facts.pod["metadata"]["uid"]
+        if network is None or facts.pod["spec"].get("hostNetwork"):
+            return None
+        attach = partial(network.attach, uid, facts.pod_ips[0])
+        return Network(POD_SOCKETS, attach, sysctls_of(facts.pod))
+
+    def _resolv_conf(self, pod: Document) -> str:
+        machine = ""
+        with contextlib.suppress(OSError):
+            machine = RESOLVERS_FILE.read_text()
+        assert self._network is not None
+        domain = self._config.cluster_domain
+        return resolv_conf(pod, self._network.plan.router, domain, machine)
+
+    def has_network(self, uid: str) -> bool:
+        """Whether the pod has a network of its own now."""
+        return self._network is not None and uid in self._network.attached
 
     async def release(self, uid: str) -> None:
         """Give back sandbox and volumes; logs stay until :meth:`forget`."""
@@ -204,6 +371,8 @@ class ProcessPods:
         if pod is None:
             return
         self._hosts.drop(uid)
+        if self._network is not None:
+            self._network.detach(uid)
         with contextlib.suppress(StartError):
             await self._engine.remove_sandbox(uid)
         self._groups.remove(uid)
@@ -249,7 +418,12 @@ class ProcessPods:
         known = self._pods.get(uid)
         if known is None or not names:
             return
-        wanted = {name: container_amounts(_container(pod, name).get("resources")) for name in names}
+        wanted = {
+            name: container_amounts(
+                _container(pod, name).get("resources"), claimed.of_container(pod, name)
+            )
+            for name in names
+        }
         for name, amounts in wanted.items():
             self._check_shrink(uid, known.groups.get(name, ""), name, amounts.memory)
         whole = pod_amounts(pod)
@@ -258,6 +432,7 @@ class ProcessPods:
             if name in known.groups:
                 self._groups.set(uid, known.groups[name], amounts)
                 known.limits[name] = amounts.memory
+                self.memory.set(pod, name, known.groups[name], amounts.memory)
         self._groups.set(uid, "", whole)
         known.whole = whole
 
@@ -294,8 +469,10 @@ class ProcessPods:
     ) -> Prepared:
         """Start one attempt of a container; StartFailed if it does not come to run."""
         pod = self._pods[uid]
+        if pod.adopting is not None:
+            await pod.adopting
         name = container["name"]
-        ident = hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
+        ident = _ident(uid, name, attempt)
         try:
             self._make_group(pod, container, attempt)
             spec = self._spec(pod, container, attempt, image)
@@ -306,6 +483,8 @@ class ProcessPods:
         self._idents[ident] = (uid, name, attempt)
         pod.containers[name] = ident
         pod.running[name] = None
+        started = StartedContainer(attempt, image.image_id)
+        self._write_down(pod, container, started)
         try:
             await self._engine.start_container(ident, uid, spec)
         except StartError as error:
@@ -317,7 +496,18 @@ class ProcessPods:
                 "failed: runc create failed: unable to start container process: error during "
                 f"container init: {error}",
             ) from error
+        started.started_at = self._clock.now()
+        self._write_down(pod, container, started)
+        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.limits[name])
         return Prepared(f"kubarium://{ident}", image.image_id)
+
+    @staticmethod
+    def _write_down(pod: _Pod, container: Mapping[str, Any], started: StartedContainer) -> None:
+        if pod.checkpoint is not None:
+            pod.checkpoint.containers[container["name"]] = started
+            pod.checkpoint.resources[container["name"]] = container.get("resources")
+            with contextlib.suppress(OSError):  # a full disk: it will not be found again
+                pod.checkpoint.write(pod.place)
 
     def _make_group(self, pod: _Pod, container: Mapping[str, Any], attempt: int) -> None:
         """A fresh one for each attempt: counters start at zero. OSError if it cannot be made."""
@@ -326,7 +516,8 @@ class ProcessPods:
         if former is not None:
             self._groups.remove(uid, former)
         pod.groups[name] = f"{name}_{attempt}"
-        amounts = container_amounts(container.get("resources"))
+        claims = claimed.of_container(pod.facts.pod, name)
+        amounts = container_amounts(container.get("resources"), claims)
         pod.limits[name] = amounts.memory
         self._groups.create_container(uid, pod.groups[name], amounts)
 
@@ -367,7 +558,8 @@ class ProcessPods:
         """Make one probe of a running container."""
         probe, pod = container[kind], self._pods[uid]
         if not probe.get("exec"):
-            return await network_probe(probe, container, pod.facts.pod_ips[0], timeout_s)
+            address = pod.facts.pod_ips[0]
+            return await network_probe(probe, container, address, timeout_s, self.dialer.connect)
         argv = list(probe["exec"].get("command") or ())
         result = await self.execute(uid, container["name"], attempt, argv, timeout_s)
         if result.code == 0:
@@ -387,9 +579,61 @@ class ProcessPods:
             result = await self.execute(uid, container["name"], attempt, argv, None)
             return "" if result.code == 0 else f"command exited with {result.code}: {result.output}"
         outcome, message = await network_probe(
-            action, container, self._pods[uid].facts.pod_ips[0], 30.0
+            action, container, self._pods[uid].facts.pod_ips[0], 30.0, self.dialer.connect
         )
         return "" if outcome == SUCCESS else message
+
+    def training_folder(self, uid: str) -> Path:
+        """Where a rank's programs report, as seen from outside the pod."""
+        return self._root / "pods" / uid / "train"
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        """What a container has written to its current log."""
+        pod = self._pods.get(uid)
+        known = self._idents.get(pod.containers.get(name, "")) if pod else None
+        if pod is None or known is None:
+            return 0
+        try:
+            return (pod.place / "logs" / name / f"{known[2]}.log").stat().st_size
+        except OSError:
+            return 0
+
+    # Faults on purpose (see node.faults)
+
+    def running_attempts(self, uid: str) -> dict[str, int]:
+        """The attempt of each container that runs."""
+        pod = self._pods.get(uid)
+        names = pod.running if pod else {}
+        known = {name: self._idents.get(pod.containers[name]) for name in names} if pod else {}
+        return {name: found[2] for name, found in known.items() if found}
+
+    async def signal_all(self, uid: str, name: str, number: int) -> None:
+        """To the container's command and its process group."""
+        pod = self._pods.get(uid)
+        if pod is not None and name in pod.running:
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(pod.containers[name], number)
+
+    def slow(self, uid: str, name: str, share: float | None) -> str:
+        """Leave a container this share of one CPU (None: what it had); "" or why not."""
+        pod = self._pods.get(uid)
+        if pod is None or name not in pod.groups:
+            return "it does not run"
+        if "cpu" not in self._groups.controllers:
+            return "this machine lets us limit no CPU"
+        amounts = container_amounts(_container(pod.facts.pod, name).get("resources"))
+        if share is not None:
+            amounts = replace(amounts, milli_cpu=max(1, int(share * 1000)))
+        try:
+            self._groups.set(uid, pod.groups[name], amounts)
+        except OSError as error:
+            return str(error.strerror or error)
+        return ""
+
+    def memory_limit(self, uid: str, name: str) -> int | None:
+        """The container's memory limit in force, in bytes."""
+        pod = self._pods.get(uid)
+        return pod.limits.get(name) if pod else None
 
     def process_ids(self, uid: str) -> dict[str, int]:
         """The running containers' first processes, by container name; for tools that look."""
@@ -411,6 +655,7 @@ class ProcessPods:
         message, out_of_memory = "", False
         if pod is not None:
             pod.running.pop(name, None)
+            self.memory.drop(uid, name)
             out_of_memory = self._ran_out_of_memory(pod, name, ident, status)
             message = self._termination_message(pod, name, attempt, status)
             shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
@@ -426,6 +671,10 @@ class ProcessPods:
         limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
         text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
+        if held:
+            said = f"was killed at its limit {_mebibytes(held)}, peak {_mebibytes(peak)}"
+            uid = pod.facts.pod["metadata"]["uid"]
+            self._on_pressure(uid, name, KILLED, f"{said}, exit code {status.code}")
         return True
 
     # What is started ---------------------------------------------------------------------------
@@ -458,11 +707,13 @@ class ProcessPods:
             who.user,
             root,
             who.no_new_privileges,
+            who.seccomp.hex(),
             joins=self._groups.joins(metadata["uid"], pod.groups[name]),
             beside=pod.containers.get(container.get("targetContainerName") or "", ""),
             stdin=bool(container.get("stdin")),
             stdin_once=bool(container.get("stdinOnce")),
             tty=bool(container.get("tty")),
+            warm=modules_for(image.modules, metadata.get("annotations") or {}),
         )
 
     def _tell(self, pod: _Pod, name: str, who: Identity) -> None:
@@ -478,7 +729,15 @@ class ProcessPods:
         path = ":".join((*image.path, DEFAULT_PATH))
         base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home_of(who.uid)}
         own = container_environment(pod.facts, container, self._sources.objects)
-        return {**base, **image.env, **own, **_edits(pod, container["name"]).env}
+        training = self._training_env(pod)
+        return {**base, **image.env, **training, **own, **_edits(pod, container["name"]).env}
+
+    def _training_env(self, pod: _Pod) -> dict[str, str]:
+        if not is_rank(pod.facts.pod):
+            return {}
+        folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+        seen = str(folder) if self._engine.level == isolation.PLAIN else FOLDER
+        return {FOLDER_VARIABLE: seen}
 
     def _root_fs(
         self,
@@ -493,9 +752,17 @@ class ProcessPods:
         binds = [self._bind(pod, mount, container["name"], env) for mount in _mounts(container)]
         binds.append(Bind(str(pod.place / "etc/hosts"), "/etc/hosts", False, False))
         binds.append(Bind(str(pod.place / "etc/hostname"), "/etc/hostname", False, False))
+        if self._network is not None:
+            resolv = str(pod.place / "etc/resolv.conf")
+            binds.append(Bind(resolv, "/etc/resolv.conf", False, False))
+        if is_rank(pod.facts.pod):
+            folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
+            binds.append(Bind(str(folder), FOLDER, False, True))
         name = container["name"]
         message = self._termination_file(pod, name, attempt)
         message.touch()
+        # The last one stays until its status has surely been written, also by another agent.
+        self._termination_file(pod, name, attempt - 2).unlink(missing_ok=True)
         os.chmod(message, 0o666)
         target = container.get("terminationMessagePath") or "/dev/termination-log"
         binds.append(Bind(str(message), target, False, False))
@@ -512,6 +779,7 @@ class ProcessPods:
             submounts=self._submounts,
             kept_tmp=self._kept_tmp,
             cgroups=self._groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
+            own_network=self.has_network(pod.facts.pod["metadata"]["uid"]),
             accelerators=_edits(pod, name).nodes,
         )
 
@@ -584,10 +852,8 @@ class ProcessPods:
     def _termination_message(self, pod: _Pod, name: str, attempt: int, status: ExitStatus) -> str:
         path = self._termination_file(pod, name, attempt)
         text = ""
-        with contextlib.suppress(OSError):
-            with open(path, "rb") as file:
-                text = file.read(_TERMINATION_BYTES).decode(errors="replace")
-            path.unlink()
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            text = file.read(_TERMINATION_BYTES).decode(errors="replace")
         policy = _container(pod.facts.pod, name).get("terminationMessagePolicy")
         if not text and status.code and policy == "FallbackToLogsOnError":
             text = _last_output(pod.place / "logs" / name / f"{attempt}.log")
@@ -608,6 +874,16 @@ class ProcessPods:
             return self._idents.get(ident) == (uid, name, attempt)
 
         return read_log(str(folder / f"{attempt}.log"), options, self._clock, running)
+
+
+def runtime_name(root: str) -> str:
+    """The name by which the containers of the agent with this folder are found again."""
+    digest = hashlib.sha256(str(Path(root).resolve()).encode()).hexdigest()
+    return f"kubarium-runtime-{digest[:16]}"
+
+
+def _ident(uid: str, name: str, attempt: int) -> str:
+    return hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
 
 
 def _mounts(container: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -54,6 +54,8 @@ class RootFs:
     # The container's own control groups: (name below /sys/fs/cgroup, folder). Programs read their
     # limits there, and may not write anybody's.
     cgroups: list[tuple[str, str]] = field(default_factory=list)
+    # Whether the container has a network of its own, which /sys is to show.
+    own_network: bool = False
     # NVIDIA's files below /dev that the container is given; None is all that there are.
     accelerators: Sequence[str] | None = None
 
@@ -166,11 +168,27 @@ def _private_directories(merged: str, root: RootFs) -> None:
     except OSError:
         # A masked /proc (inside another container) may not be mounted anew; show the machine's.
         linux.mount("/proc", f"{merged}/proc", None, linux.MS_BIND | linux.MS_REC)
-    linux.mount("/sys", f"{merged}/sys", None, linux.MS_BIND | linux.MS_REC)
+    _show_sys(f"{merged}/sys", root.own_network)
     if not root.privileged:
         _try_readonly(f"{merged}/sys")
         _show_cgroups(f"{merged}/sys/fs/cgroup", root.cgroups)
     _devices(f"{merged}/dev", root)
+
+
+def _show_sys(target: str, own_network: bool) -> None:
+    """A /sys of the container's own network; the machine's where the kernel does not allow it."""
+    recursive = linux.MS_BIND | linux.MS_REC
+    if own_network:
+        flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+        try:
+            linux.mount("sysfs", target, "sysfs", flags)
+        except OSError:
+            pass
+        else:
+            if os.path.isdir("/sys/fs/cgroup"):
+                linux.mount("/sys/fs/cgroup", f"{target}/fs/cgroup", None, recursive)
+            return
+    linux.mount("/sys", target, None, recursive)
 
 
 def _show_cgroups(target: str, own: list[tuple[str, str]]) -> None:
@@ -238,7 +256,9 @@ def _bind(bind: Bind) -> None:
     target = os.path.normpath(bind.target)
     if bind.directory:
         os.makedirs(target, exist_ok=True)
-    elif not os.path.lexists(target):
+    elif not os.path.exists(target):
+        if os.path.islink(target):  # to where the machine keeps it (resolv.conf below /run)
+            os.unlink(target)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     linux.mount(f"/{_OLD}{bind.source}", target, None, linux.MS_BIND | linux.MS_REC)

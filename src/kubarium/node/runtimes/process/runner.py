@@ -35,28 +35,38 @@ from kubarium.node.drivers.prepare import (
     has_claims,
 )
 from kubarium.node.environment import Sources
+from kubarium.node.faults import FaultActor
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.adoption import Adopted
 from kubarium.node.lifecycle.machine import PodMachine
 from kubarium.node.lifecycle.status import pod_status
-from kubarium.node.network.addresses import POD_NETWORK, AddressPool
+from kubarium.node.network.addresses import PodAddresses
+from kubarium.node.network.dns.server import DnsServer
+from kubarium.node.network.dns.zone import Zone
+from kubarium.node.network.followed import FollowedNetwork, zone_sources
 from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import NameSources
-from kubarium.node.network.ports import open_port
+from kubarium.node.network.pod_network import PodNetwork
+from kubarium.node.network.ports import open_port, open_port_inside
 from kubarium.node.references import referred_objects
 from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.runtimes.process.resizing import Resizer
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
+from kubarium.view.memory import PRESSURE
 
 _LOG = logging.getLogger("kubarium.node")
 
 # kubelet looks at mounted objects about once a minute.
 _REFRESH_S = 60.0
+# The port of the kubernetes service.
+API_PORT = 443
 _READ = (CONFIG_MAPS, SECRETS, SERVICES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES)
 
 
@@ -73,7 +83,7 @@ class ProcessRunner:
     ) -> None:
         self.context = context
         self.recorder = recorder
-        self.addresses = AddressPool(POD_NETWORK, config.root)
+        self.addresses = PodAddresses(config.root)
         self.writer = StatusWriter(context)
         self._drivers = drivers
         self._actors: dict[str, PodActor] = {}
@@ -89,6 +99,11 @@ class ProcessRunner:
             config.cluster_domain,
             context.clock,
         )
+        network = _pod_network(context, config)
+        self._network: FollowedNetwork | None = None
+        if network is not None:
+            api = (config.api_host, config.api_port)
+            self._network = FollowedNetwork(context, network, api)
         self.pods = ProcessPods(
             config,
             context.clock,
@@ -96,9 +111,14 @@ class ProcessRunner:
             self._volume_sources(config, is_root),
             self._exited,
             self._warn,
+            self._pressed,
+            network,
         )
+        self.dialer = self.pods.dialer
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
+        self.training = TrainingWatch(context, self, self.spawn)
+        self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
         def reader(resource: Resource) -> Callable[[str, str], Document | None]:
@@ -112,6 +132,7 @@ class ProcessRunner:
                 lambda namespace: self.context.informers.get(SERVICES).items(namespace),
                 config.api_host,
                 config.api_port,
+                (config.network.api, API_PORT) if config.network else None,
             ),
             reader(PERSISTENT_VOLUME_CLAIMS),
             lambda name: volumes("", name),
@@ -165,6 +186,12 @@ class ProcessRunner:
         informers = self.context.informers
         for resource in (*_READ, RESOURCE_CLAIMS):
             await informers.get(resource).wait_synced()
+        if self._network is not None:
+            await self._network.start()
+        pods = informers.get(PODS)
+        await pods.wait_synced()
+        there = {pod["metadata"]["uid"] for pod in pods.items()}
+        await self.pods.drop_orphans(lambda uid: uid in there)
         for resource in (PODS, SERVICES):
             informers.get(resource).on_change(lambda old, new: self._hosts.changed())
 
@@ -173,8 +200,12 @@ class ProcessRunner:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writer.run())
                 group.create_task(self._hosts.run())
+                if self._network is not None:
+                    group.create_task(self._network.run())
                 group.create_task(self._refresh())
                 group.create_task(self.pods.watch_memory())
+                group.create_task(self.pods.memory.run())
+                group.create_task(self.training.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -192,9 +223,18 @@ class ProcessRunner:
         uid = pod["metadata"]["uid"]
         actor = self._actors.get(uid)
         if actor is None:
-            actor = self._actors[uid] = PodActor(self, pod, node)
+            adopted = self.pods.find(uid)
+            actor = self._actors[uid] = PodActor(self, pod, node, adopted)
+            if adopted is not None:
+                self.addresses.keep(uid, adopted.pod_ips[0], node.pod_network)
+                self.pods.adopt(actor.facts())
+                self.pods.report_ended(uid)
+                self.network_changed()
+                if actor.machine.finished and actor.machine.released:
+                    self.spawn(self.pods.release(uid))
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
+        self._faults.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
         actor = self._actors.get(pod["metadata"]["uid"])
@@ -204,6 +244,8 @@ class ProcessRunner:
     def drop(self, uid: str) -> None:
         """An actor has nothing left to do and its pod is gone."""
         self._actors.pop(uid, None)
+        self.training.drop(uid)
+        self._faults.forget(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
@@ -226,12 +268,25 @@ class ProcessRunner:
 
     async def open_port(self, pod: Document, port: int) -> Connection:
         status = pod.get("status") or {}
-        inits = list(self.processes(pod).values())
-        return await open_port(inits, status.get("podIP", ""), port)
+        address, uid = status.get("podIP", ""), pod["metadata"]["uid"]
+        if self.pods.has_network(uid):
+            return await open_port_inside(self.dialer, uid, address, port)
+        return await open_port(list(self.processes(pod).values()), address, port)
 
     def processes(self, pod: Document) -> dict[str, int]:
         """Process ids of the running containers' inits, by container name."""
         return self.pods.process_ids(pod["metadata"]["uid"])
+
+    def processes_of(self, uid: str) -> dict[str, int]:
+        return self.pods.process_ids(uid)
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        return self.pods.output_bytes(uid, name)
+
+    def join_training(self, pod: Document) -> None:
+        """A container of ``pod`` starts: follow its training, if it is a rank."""
+        if is_rank(pod):
+            self.training.add(pod, self.pods.training_folder(pod["metadata"]["uid"]))
 
     def started(self) -> None:
         """A container has come up, perhaps with other resources than before."""
@@ -266,6 +321,16 @@ class ProcessRunner:
             )
             actor.exited(event)
             self._resizer.freed()
+            self.training.ended(uid, _outcome(event))
+
+    def _pressed(self, uid: str, name: str, reason: str, message: str) -> None:
+        self.note(uid, PRESSURE + name, reason, message)
+
+    def note(self, uid: str, kind: str, reason: str, message: str) -> None:
+        """A condition that the node has noticed by itself; gone with an empty ``reason``."""
+        actor = self._actors.get(uid)
+        if actor is not None:
+            actor.deliver(ev.ConditionNoted(kind, reason, message))
 
     async def fetch(self, pod: Document) -> None:
         """Bring in objects that the pod names and that no watch has shown yet: a pod may be seen
@@ -280,6 +345,17 @@ class ProcessRunner:
             except ApiError as error:
                 if error.reason != "NotFound":
                     _LOG.warning("%s %s/%s: %s", resource.plural, namespace, name, error)
+
+    async def prepare(self, facts: PodFacts, devices: Mapping[str, Edits]) -> None:
+        """Make the pod's place and join it to the network; PrepareFailed."""
+        await self.pods.prepare(facts, devices)
+        if self._network is not None:
+            await self._network.confined()
+
+    def network_changed(self) -> None:
+        """A pod's network is there, or has gone."""
+        if self._network is not None:
+            self._network.changed()
 
     async def prepare_devices(self, pod: Document) -> dict[str, Edits]:
         """What containers get, from the pod's claims; PrepareFailed in kubelet's wording."""
@@ -297,14 +373,38 @@ class ProcessRunner:
             raise PrepareFailed("FailedPrepareDynamicResources", text) from problem
 
 
+def _pod_network(context: Context, config: NodeConfig) -> PodNetwork | None:
+    plan = config.network
+    if plan is None:
+        return None
+    zone = Zone(config.cluster_domain, zone_sources(context.informers), (plan.pods, plan.services))
+    nodes = [plan.node_address(index) for index in range(len(config.nodes))]
+    return PodNetwork(plan, config.root, nodes, DnsServer(zone))
+
+
+def _outcome(ended: ev.ContainerExited) -> str:
+    """How a rank's attempt ended, in a few words."""
+    if ended.code == 0:
+        return "Completed"
+    if ended.oom_killed:
+        return "OutOfMemory"
+    return f"Signal {ended.signal}" if ended.signal else f"ExitCode {ended.code}"
+
+
 class PodActor:
     """One pod: its machine, and the tasks that carry out the machine's instructions."""
 
-    def __init__(self, runner: ProcessRunner, pod: Document, node: NodeFacts) -> None:
+    def __init__(
+        self,
+        runner: ProcessRunner,
+        pod: Document,
+        node: NodeFacts,
+        adopted: Adopted | None = None,
+    ) -> None:
         self._runner = runner
         self._node = node
         self._clock = runner.context.clock
-        self._machine = PodMachine(pod, self._clock.now())
+        self._machine = PodMachine(pod, self._clock.now(), adopted=adopted)
         self._uid: str = pod["metadata"]["uid"]
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
@@ -368,8 +468,12 @@ class PodActor:
     def _pod(self) -> Document:
         return self._machine.pod
 
-    def _facts(self) -> PodFacts:
-        address = self._runner.addresses.lend(self._uid)
+    def facts(self) -> PodFacts:
+        """What containers see of the pod; it has its address from here on."""
+        if self._node.pod_network and self._pod["spec"].get("hostNetwork"):
+            address = self._node.address
+        else:
+            address = self._runner.addresses.lend(self._uid, self._node.pod_network)
         return PodFacts(self._pod, (address,), self._node.address, self._node.allocatable)
 
     # Instructions ------------------------------------------------------------------------------
@@ -397,10 +501,10 @@ class PodActor:
 
     async def _prepare(self) -> None:
         try:
-            facts = self._facts()
+            facts = self.facts()
             await self._runner.fetch(self._pod)
             devices = await self._runner.prepare_devices(self._pod)
-            await self._runner.pods.prepare(facts, devices)
+            await self._runner.prepare(facts, devices)
         except PrepareFailed as failure:
             self.deliver(ev.PrepareFailed(failure.reason, str(failure)))
             return
@@ -414,6 +518,7 @@ class PodActor:
 
     async def _release(self) -> None:
         await self._runner.pods.release(self._uid)
+        self._runner.network_changed()
         self.deliver(ev.Released())
 
     def _do_StartContainer(self, instruction: ev.StartContainer) -> None:
@@ -432,6 +537,7 @@ class PodActor:
             )
             self._do_Record(ev.Record("Normal", "Pulled", text, name))
             await self._runner.fetch(self._pod)
+            self._runner.join_training(self._pod)
             started = await self._runner.pods.start_container(self._uid, container, attempt, image)
         except StartFailed as failure:
             del self._starting[(name, attempt)]
@@ -444,6 +550,8 @@ class PodActor:
             self.deliver(early)
 
     def _do_SignalContainer(self, instruction: ev.SignalContainer) -> None:
+        if instruction.signal != "SIGKILL":
+            self._runner.training.stop(self._uid)
         self._runner.spawn(
             self._runner.pods.send_signal(
                 self._uid, instruction.name, instruction.attempt, instruction.signal

@@ -35,6 +35,7 @@ class ProcessSession:
         """``streams`` by name (stdin, stdout, stderr, terminal); ``ended`` is None for one that is
         attached: it ends with the output."""
         self._ended = ended
+        self._streams = dict(streams)
         self._terminal = streams.get("terminal", -1)
         self._input = streams.get("stdin", self._terminal)
         self._outputs: dict[int, int] = {}
@@ -45,6 +46,14 @@ class ProcessSession:
         self._open = dict.fromkeys(streams.values())
         for descriptor in self._open:
             os.set_blocking(descriptor, False)
+
+    def hand_over(self) -> dict[str, int]:
+        """The descriptors by name, for another process to serve; they are no longer ours."""
+        names = {name: one for name, one in self._streams.items() if one in self._open}
+        self._input = self._terminal = -1
+        self._open.clear()
+        self._outputs.clear()
+        return names
 
     async def read(self) -> tuple[int, bytes] | None:
         """The next output: which stream, and bytes. None when there will be no more."""

@@ -1,0 +1,230 @@
+"""Training that survives, twenty times each: what a fault costs a gang of real processes.
+
+    python bench/run.py training        (15 ranks of kubarium.labs.survive on a throw-away cluster)
+
+Each trial waits until the gang steps, breaks one thing, and measures until the gang steps again
+from the step that it had saved (or until the hang is named).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+RANKS = 15
+TRIALS = 20
+PATIENCE_S = 120.0
+EVERY = 10
+
+
+class Rows(Protocol):
+    """What bench/run.py's Report offers."""
+
+    def add(
+        self, row: str, figure: str, values: list[float], unit: str, compare: str = ""
+    ) -> None: ...
+
+
+class Gang:
+    """A cluster with one JobSet of RANKS ranks that trains without end."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.folder = home / "checkpoints"
+        self.folder.mkdir(mode=0o777)
+        self.environment = os.environ | {
+            "KUBARIUM_HOME": str(home),
+            "KUBECONFIG": str(home / "config"),
+        }
+
+    def kubarium(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "kubarium.cli.main", *arguments]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{arguments}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def kubectl(self, *arguments: str, text: str = "") -> str:
+        command = ["kubectl", *arguments]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, input=text, check=True
+        )
+        return done.stdout
+
+    def apply(self, **annotations: str) -> None:
+        self.kubectl("apply", "-f", "-", text=json.dumps(jobset(self.folder, annotations)))
+
+    def ranks(self) -> dict[int, psutil.Process]:
+        """The ranks' processes as the machine sees them."""
+        found: dict[int, psutil.Process] = {}
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            environment = process.info["environ"] or {}
+            mine = environment.get("KUBARIUM_BENCH") == str(self.home)
+            if mine and "kubarium.labs.survive" in (process.info["cmdline"] or ()):
+                found[int(environment["JOB_COMPLETION_INDEX"])] = process
+        return found
+
+    def saved(self) -> int:
+        """The newest step that is whole on disk."""
+        steps = (int(path.name[5:]) for path in self.folder.glob("step-*"))
+        return max(steps, default=0)
+
+    def until(self, question: Callable[[], object], what: str) -> float:
+        """Ask until it is true; the seconds that took."""
+        began = time.perf_counter()
+        while not question():
+            if time.perf_counter() - began > PATIENCE_S:
+                raise TimeoutError(f"not within {PATIENCE_S} s: {what}")
+            time.sleep(0.02)
+        return time.perf_counter() - began
+
+    def until_steps(self) -> float:
+        """Until the gang has saved once more than now."""
+        before = self.saved()
+        return self.until(lambda: self.saved() > before, "a new checkpoint")
+
+    def start(self) -> dict[str, int]:
+        """What rank 0 said when it began; empty before that."""
+        index = "batch.kubernetes.io/job-completion-index=0"
+        text = self.kubectl("logs", "-l", index, "--tail=-1")
+        facts = (json.loads(line) for line in text.splitlines())
+        return next((fact for fact in facts if fact["event"] == "start"), {})
+
+    def events(self, reason: str) -> list[str]:
+        text = self.kubectl("get", "events", "-o", "json", f"--field-selector=reason={reason}")
+        return [event["message"] for event in json.loads(text)["items"]]
+
+
+def jobset(folder: Path, annotations: dict[str, str]) -> dict[str, object]:
+    container = {
+        "name": "rank",
+        "image": "kubarium/train",
+        "command": ["python", "-m", "kubarium.labs.survive"],
+        "args": [
+            "--steps=10000000",
+            "--step-time=0.05",
+            f"--every={EVERY}",
+            "--folder=/checkpoints",
+        ],
+        "env": [
+            {"name": "WORLD_SIZE", "value": str(RANKS)},
+            {"name": "MASTER_ADDR", "value": "train-workers-0-0.train"},
+            {"name": "OMP_NUM_THREADS", "value": "1"},
+            {"name": "KUBARIUM_BENCH", "value": str(folder.parent)},
+        ],
+        "volumeMounts": [{"name": "checkpoints", "mountPath": "/checkpoints"}],
+    }
+    pod = {
+        "metadata": {"annotations": annotations},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 20,
+            "containers": [container],
+            "volumes": [{"name": "checkpoints", "hostPath": {"path": str(folder)}}],
+        },
+    }
+    job = {"parallelism": RANKS, "completions": RANKS, "backoffLimit": 0, "template": pod}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": "train"},
+        "spec": {
+            "failurePolicy": {"maxRestarts": 1000},
+            "replicatedJobs": [{"name": "workers", "template": {"spec": job}}],
+        },
+    }
+
+
+@contextmanager
+def gang(**annotations: str) -> Iterator[Gang]:
+    with tempfile.TemporaryDirectory() as home:
+        found = Gang(Path(home))
+        found.kubarium("up", "--detach")
+        try:
+            found.apply(**annotations)
+            yield found
+        finally:
+            found.kubarium("reset")
+
+
+def bench_training(report: Rows, trials: int = TRIALS) -> None:
+    """All rows."""
+    with gang(**{"kubarium.dev/hang-timeout": "30s"}) as world:
+        report.add("training", "submit to first step, 15 ranks", [world.until_steps()], "s", "cold")
+        memory = sum(process.memory_full_info().uss for process in world.ranks().values()) / 1e9
+        report.add("training", "unique memory of 15 ranks", [memory], "GB", "torchrun, torch: 3.3")
+        _killed(world, report, trials)
+        _stopped(world, report, trials)
+        _preempted(world, report, trials)
+
+
+def _killed(world: Gang, report: Rows, trials: int) -> None:
+    times: list[float] = []
+    for trial in range(trials):
+        world.until_steps()
+        before = world.saved()
+        world.ranks()[trial % RANKS].send_signal(signal.SIGKILL)
+        began = time.perf_counter()
+        world.until(
+            lambda before=before: world.saved() > before + EVERY, "steps beyond the saved one"
+        )
+        times.append(time.perf_counter() - began)
+    report.add(
+        "training", "SIGKILL of a rank to new steps saved", times, "s", "aim < 5 s, 20 of 20"
+    )
+
+
+def _stopped(world: Gang, report: Rows, trials: int) -> None:
+    times: list[float] = []
+    for trial in range(trials):
+        world.until_steps()
+        known = len(world.events("HangDetected"))
+        world.ranks()[trial % RANKS].send_signal(signal.SIGSTOP)
+        what = "the hang is named"
+        times.append(
+            world.until(lambda known=known: len(world.events("HangDetected")) > known, what)
+        )
+        message = world.events("HangDetected")[-1]
+        if "survive.py" not in message and "ddp.py" not in message:
+            raise RuntimeError(f"no stack of the program: {message}")
+    report.add("training", "SIGSTOP of a rank to its name and stack", times, "s", "aim < 10 s")
+
+
+def _preempted(world: Gang, report: Rows, trials: int) -> None:
+    """The whole gang is deleted at once: does the next attempt begin where this one ended?"""
+    same: list[float] = []
+    for _ in range(trials):
+        world.until_steps()
+        world.kubectl(
+            "delete", "pods", "-l", "jobset.sigs.k8s.io/jobset-name=train", "--wait=false"
+        )
+        world.until(lambda: not world.ranks(), "all ranks have ended")
+        stopped = world.saved()
+        world.until(lambda: len(world.ranks()) == RANKS, "all ranks are back")
+        world.until(world.start, "a start")
+        same.append(float(world.start()["step"] == stopped))
+    figure = f"of {trials} preemptions lost no step"
+    report.add("training", figure, [sum(same)], "", "field report: 0 of 6")
+
+
+if __name__ == "__main__":
+
+    class Printed:
+        def add(
+            self, row: str, figure: str, values: list[float], unit: str, compare: str = ""
+        ) -> None:
+            shown = ", ".join(f"{value:.2f}" for value in values)
+            print(f"{row}: {figure}: {shown} {unit} ({compare})", flush=True)
+
+    bench_training(Printed(), int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS)

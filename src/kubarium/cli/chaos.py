@@ -1,0 +1,115 @@
+"""`kubarium chaos`: makes a Fault, shows what it does, and takes it away again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from kubarium.api import selectors
+from kubarium.api.kinds import FAULTS
+from kubarium.api.resource import Document
+from kubarium.base.errors import ApiError, ConfigError
+from kubarium.cli.connection import asking
+from kubarium.cli.console import out
+from kubarium.client.http import HttpClient
+from kubarium.view.faults import NODE_ACTIONS, POD_ACTIONS, plan_of
+
+LOOK_S = 0.2
+
+
+def inject(
+    action: str,
+    selector: str,
+    spec: dict[str, Any],
+    namespace: str,
+    name: str,
+    kubeconfig: Path | None,
+    context: str,
+) -> None:
+    """Create the Fault and follow it to its end."""
+    fault = fault_document(action, selector, spec)
+    asking(name, kubeconfig, context, lambda client: _follow(client, fault, namespace))
+
+
+def fault_document(action: str, selector: str, spec: dict[str, Any]) -> Document:
+    """The Fault that the options describe; ConfigError names what is wrong with them."""
+    names = {_dashed(known): known for known in (*POD_ACTIONS, *NODE_ACTIONS)}
+    if action.lower() not in names:
+        raise ConfigError(f"{action!r}: write one of {', '.join(names)}")
+    wanted = {"action": names[action.lower()], "selector": _selector(selector), **_given(spec)}
+    fault: Document = {
+        "apiVersion": FAULTS.api_version,
+        "kind": FAULTS.kind,
+        "metadata": {"generateName": f"{action.lower()}-"},
+        "spec": wanted,
+    }
+    try:
+        plan_of(fault)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return fault
+
+
+def _dashed(action: str) -> str:
+    """``OutOfMemory`` as it is typed: out-of-memory."""
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in action).lstrip("-")
+
+
+def _selector(text: str) -> Document:
+    try:
+        clauses = selectors.parse_labels(text).requirements if text else ()
+    except ApiError as error:
+        raise ConfigError(f"--selector {text!r}: {error}") from None
+    expressions = [
+        {"key": c.key, "operator": _OPERATORS[c.operator], "values": list(c.values)}
+        for c in clauses
+    ]
+    return {"matchExpressions": expressions} if expressions else {}
+
+
+_OPERATORS = {
+    selectors.IN: "In",
+    selectors.EQUALS: "In",
+    selectors.DOUBLE_EQUALS: "In",
+    selectors.NOT_IN: "NotIn",
+    selectors.NOT_EQUALS: "NotIn",
+    selectors.EXISTS: "Exists",
+    selectors.ABSENT: "DoesNotExist",
+}
+
+
+def _given(spec: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for: options left alone say nothing."""
+    found: dict[str, Any] = {}
+    for key, value in spec.items():
+        kept = _given(value) if isinstance(value, dict) else value
+        if kept not in (None, "", 0.0, {}) or (key == "rank" and kept == 0):
+            found[key] = kept
+    return found
+
+
+async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
+    made = await client.create(FAULTS, fault, namespace)
+    name = made["metadata"]["name"]
+    out.print(f"fault/{name}: {fault['spec']['action']}")
+    told, message = 0, ""
+    try:
+        while True:
+            status = (await client.get(FAULTS, name, namespace)).get("status") or {}
+            history = [e for e in status.get("history") or () if e["number"] >= told]
+            for entry in history:
+                told = entry["number"] + 1
+                out.print(f"  {told}. {entry['at']} {entry['target']}")
+            if status.get("message") and status["message"] != message:
+                message = status["message"]
+                out.print(f"  {message}", markup=False)
+            if status.get("phase") == "Invalid":
+                raise ConfigError(f"fault/{name}: {message}")
+            if status.get("phase") == "Completed":
+                return
+            await asyncio.sleep(LOOK_S)
+    finally:
+        with contextlib.suppress(ApiError):
+            await client.delete(FAULTS, name, namespace)

@@ -1,0 +1,17 @@
+"""What a cluster whose process was killed may have left running, and ending it."""
+
+from __future__ import annotations
+
+import shutil
+
+from kubarium.cluster.state import StateDirectory
+from kubarium.node.runtimes.process.engine import end_lingering
+from kubarium.node.runtimes.process.pods import runtime_name
+
+
+def end_pods(state: StateDirectory) -> bool:
+    """End the pods that wait for their cluster to come back; false if there are none."""
+    found = end_lingering(runtime_name(str(state.nodes)))
+    if found:
+        shutil.rmtree(state.nodes / "pods", ignore_errors=True)
+    return found

@@ -1,0 +1,217 @@
+"""Out of memory, answered: a container that is short gets a higher limit, where its job allows it.
+
+The node says who is short (a condition for each container, see :mod:`kubarium.view.memory`); this
+controller grows the limit in place through the pod's ``resize`` subresource, and remembers the size
+on the Job and its JobSet, so that a pod made anew begins with it. With the policy ``move`` a pod
+whose node has no room is given up for one elsewhere. Nothing is done twice: the condition goes when
+the larger limit is in force, and while a resize is on its way the pod is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubarium.api.kinds import JOB_SETS, JOBS, PODS
+from kubarium.api.resource import Document, Resource
+from kubarium.base.errors import ApiError
+from kubarium.base.quantity import format_quantity, parse_quantity
+from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
+from kubarium.runtime import writes
+from kubarium.runtime.controller import Controller
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Context, Informer, Key
+from kubarium.view.memory import (
+    ANY_INDEX,
+    CEILING,
+    FAIL,
+    KILLED,
+    LEARNED,
+    MOVE,
+    POLICY,
+    PRESSURE,
+    OomPolicy,
+    learned,
+    learned_text,
+    memory_limit,
+    next_limit,
+    oom_policy,
+    with_limit,
+)
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+# What the node says of a resize that it cannot grant (KEP-1287).
+RESIZE_PENDING = "PodResizePending"
+
+
+class MemoryController:
+    """Satisfies :class:`kubarium.runtime.protocol.Component`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._recorder = EventRecorder(context, "memory-controller")
+        self.controller = Controller("memory-controller", context, self._reconcile, workers=4)
+        self._pods = self.controller.watches(PODS, _with_policy)
+        self._jobs = self.controller.reads(JOBS)
+        self._jobsets = self.controller.reads(JOB_SETS)
+        self._told: dict[tuple[str, str], None] = {}
+
+    @property
+    def name(self) -> str:
+        return self.controller.name
+
+    async def run(self) -> None:
+        await self.controller.run()
+
+    async def _reconcile(self, key: Key) -> None:
+        pod = self._pods.get(key[1], key[0])
+        if pod is None or writes.is_terminating(pod):
+            return
+        try:
+            policy = oom_policy(pod)
+        except ValueError as error:
+            self._tell_once(pod, "InvalidOOMPolicy", str(error))
+            return
+        if policy.kind == FAIL:
+            return
+        for name, condition in _short(pod):
+            await self._grow(pod, name, condition, policy)
+        await self._move(pod, policy)
+
+    async def _grow(self, pod: Document, name: str, condition: Document, policy: OomPolicy) -> None:
+        part, container = _container(pod, name)
+        limit = memory_limit(container)
+        if limit is None or _answered(pod, condition):
+            return
+        said, rank = condition.get("message", ""), _rank(pod)
+        larger = next_limit(limit, policy)
+        if larger is None:
+            text = f"{rank}: container {name} {said}; {CEILING} allows no more"
+            self._tell_once(pod, "MemoryCeilingReached", text)
+            return
+        old, new = (format_quantity(amount, binary=True) for amount in (limit, larger))
+        await self._remember(pod, name, larger)
+        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            text = (
+                f"{rank}: container {name} {said}; the next pod begins with {new} instead of {old}"
+            )
+            self._tell_once(pod, "MemoryLearned", text)
+            return
+        change: Document = {"name": name, "resources": with_limit(container["resources"], larger)}
+        spec: Document = {part: [change]}
+        own = (pod["spec"].get("resources") or {}).get("limits") or {}
+        if own.get("memory"):
+            whole = int(parse_quantity(own["memory"])) + larger - limit
+            spec["resources"] = with_limit(pod["spec"]["resources"], whole)
+        try:
+            await writes.patch(
+                self._context,
+                PODS,
+                pod,
+                {"spec": spec},
+                patch_type=STRATEGIC_MERGE_PATCH,
+                subresource="resize",
+            )
+        except ApiError as error:
+            if error.reason in ("Conflict", "NotFound"):
+                raise
+            text = f"{rank}: container {name} {said}; cannot be given {new}: {error}"
+            self._tell_once(pod, "MemoryNotGrown", text)
+            return
+        how = "for its restart" if condition.get("reason") == KILLED else "in place"
+        text = f"{rank}: container {name} {said}; limit grown from {old} to {new} {how}"
+        self._recorder.event(pod, "Normal", "MemoryGrown", text)
+
+    async def _move(self, pod: Document, policy: OomPolicy) -> None:
+        """Give the pod up if its node cannot grant what it has been promised."""
+        pending = writes.find_condition(pod.get("status") or {}, RESIZE_PENDING)
+        if pending is None or policy.kind != MOVE or writes.controller_of(pod) is None:
+            return
+        if not any(learned(job) for job in self._owners(pod)):
+            return  # somebody else's resize
+        node = pod["spec"].get("nodeName", "")
+        text = f"{_rank(pod)}: node {node} has no room for more memory; another pod begins with it"
+        self._recorder.event(pod, "Normal", "MovedForMemory", text)
+        await writes.delete(self._context, PODS, pod)
+
+    async def _remember(self, pod: Document, name: str, size: int) -> None:
+        """Write the size to the pod's Job and JobSet."""
+        for owner in self._owners(pod):
+            resource, index = _place(owner, pod)
+            known = learned(owner)
+            if known.get(index, {}).get(name, 0) >= size:
+                continue
+            known.setdefault(index, {})[name] = size
+            change = {"metadata": {"annotations": {LEARNED: learned_text(known)}}}
+            await writes.patch(self._context, resource, owner, change)
+
+    def _owners(self, pod: Document) -> Iterator[Document]:
+        job = self._owner(pod, "Job", self._jobs)
+        if job is None:
+            return
+        yield job
+        jobset = self._owner(job, "JobSet", self._jobsets)
+        if jobset is not None:
+            yield jobset
+
+    @staticmethod
+    def _owner(document: Document, kind: str, informer: Informer) -> Document | None:
+        reference = writes.controller_of(document)
+        if reference is None or reference.get("kind") != kind:
+            return None
+        found = informer.get(reference["name"], document["metadata"]["namespace"])
+        return None if found is None else {"kind": kind, **found}
+
+    def _tell_once(self, pod: Document, reason: str, text: str) -> None:
+        key = (pod["metadata"]["uid"], text)
+        if key not in self._told:
+            self._told[key] = None
+            self._recorder.event(pod, "Warning", reason, text)
+
+
+def _with_policy(pod: Document) -> Iterator[Key]:
+    """Only pods that have a policy are looked at."""
+    if POLICY in (pod["metadata"].get("annotations") or {}):
+        yield pod["metadata"]["namespace"], pod["metadata"]["name"]
+
+
+def _short(pod: Document) -> list[tuple[str, Document]]:
+    """The containers that are short of memory, with the conditions that say so."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return [
+        (c["type"].removeprefix(PRESSURE), c)
+        for c in conditions
+        if c.get("type", "").startswith(PRESSURE) and c.get("status") == "True"
+    ]
+
+
+def _container(pod: Document, name: str) -> tuple[str, Document]:
+    """The list that holds the container, and its spec; an empty one if there is none."""
+    for part in ("containers", "initContainers"):
+        for container in pod["spec"].get(part) or ():
+            if container["name"] == name:
+                return part, container
+    return "containers", {}
+
+
+def _answered(pod: Document, condition: Document) -> bool:
+    """Whether the spec has changed since the node found its limit too small."""
+    return int(condition.get("observedGeneration") or 0) < int(pod["metadata"]["generation"])
+
+
+def _rank(pod: Document) -> str:
+    index = (pod["metadata"].get("labels") or {}).get(INDEX)
+    name = pod["metadata"]["name"]
+    return f"pod {name}" if index is None else f"rank {index} (pod {name})"
+
+
+def _place(owner: Document, pod: Document) -> tuple[Resource, str]:
+    """Which resource the owner is, and the key under which it keeps the pod's sizes.
+
+    A JobSet keeps them by Job name and index, as ``train-workers-0/7``.
+    """
+    index = (pod["metadata"].get("labels") or {}).get(INDEX, ANY_INDEX)
+    if owner["kind"] == "Job":
+        return JOBS, index
+    reference = writes.controller_of(pod)
+    assert reference is not None
+    return JOB_SETS, f"{reference['name']}/{index}"

@@ -1,0 +1,238 @@
+"""Nodes whose devices a claim cannot tell apart: one search answers for all of them.
+
+A search sees of a device its driver, capacity, counters, taints and flags, whether it is taken, and
+those attributes that the selectors and constraints of the claim name. Not its name, nor its pool's,
+nor an attribute that nobody asks for, such as a uuid. Two nodes whose pools are equal in what is
+seen, device by device in first-fit order, span the same search tree, so that both searches fail
+alike or both succeed, with the device at the same place.
+
+Kinds are small numbers for equal states. A node's is computed again only when its devices changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from kubarium.engine.devices.ledger import Ledger
+from kubarium.engine.devices.model import (
+    Allocation,
+    AttributeValue,
+    ClaimSpec,
+    Device,
+    DeviceClass,
+    DeviceId,
+    DeviceResult,
+    NodeScope,
+    Slice,
+)
+from kubarium.engine.devices.pools import Pool, PoolKey, device_reaches
+from kubarium.engine.selectors import NodeTerm, Requirement
+
+# Fully qualified names of attributes; None is all of them.
+Sight = frozenset[str] | None
+
+# Equal states are looked up among this many; beyond, a state may get a second number.
+MAX_STATES = 200_000
+
+# CEL expression -> the attributes on which its outcome can depend.
+Reads = Callable[[str], Sight]
+
+
+def reads_everything(expression: str) -> Sight:
+    """The sight of a selector of which nothing is known."""
+    return None
+
+
+def sight_of(specs: Iterable[ClaimSpec], classes: Mapping[str, DeviceClass], reads: Reads) -> Sight:
+    """The attributes that anything in the claims' specs, or their classes, can see."""
+    seen: set[str] = set()
+    for spec in specs:
+        seen.update(c.match or c.distinct for c in spec.constraints)
+        for request in (r for entry in spec.requests for r in entry.alternatives):
+            if request.derived:
+                return None  # what a derivation reads is not looked into
+            owner = classes.get(request.device_class)
+            for selector in (*(owner.selectors if owner else ()), *request.selectors):
+                more = reads(selector or "")
+                if more is None:
+                    return None
+                seen |= more
+    return frozenset(seen)
+
+
+def body(device: Device) -> Hashable:
+    """What any search sees of a device besides attributes; with them all if it is opaque."""
+    plain = (
+        device.consumes,
+        device.taints,
+        device.allow_multiple,
+        device.binds_to_node,
+        device.binding_conditions,
+        device.binding_failure_conditions,
+        device.node_resources,
+        _everything(device) if device.opaque else None,
+    )
+    return (*plain, tuple(sorted(device.capacity.items(), key=lambda item: item[0])))
+
+
+def _everything(device: Device) -> Hashable:
+    return tuple(sorted((name, _text(value)) for name, value in device.attributes.items()))
+
+
+def _text(value: AttributeValue) -> tuple[str, str]:
+    return value.kind, repr(value.order or sorted(map(repr, value.values)))
+
+
+def columns(item: Slice) -> dict[str, Hashable]:
+    """For each attribute name that occurs in the slice, its value in each device."""
+    found: dict[str, list[Hashable]] = {}
+    for at, device in enumerate(item.devices):
+        for name, value in device.attributes.items():
+            column = found.get(name)
+            if column is None:
+                column = found[name] = [None] * len(item.devices)
+            column[at] = (value.kind, value.values, value.order)
+    return {name: tuple(column) for name, column in found.items()}
+
+
+class Numbers:
+    """Equal values get equal numbers. A number never stands for two different values."""
+
+    __slots__ = ("_known", "_next")
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, int] = {}
+        self._next = 0
+
+    def of(self, value: Hashable) -> int:
+        number = self._known.get(value)
+        if number is None:
+            if len(self._known) >= MAX_STATES:
+                self._known.clear()
+            number = self._known[value] = self._next
+            self._next += 1
+        return number
+
+
+class Kinds:
+    """Numbers for node device states, under one sight."""
+
+    def __init__(
+        self,
+        sight: Sight,
+        ledger: Ledger,
+        bodies: Mapping[str, tuple[int, ...]],
+        columns: Mapping[str, Mapping[str, int]],
+        held: Mapping[PoolKey, Mapping[DeviceId, object]],
+    ) -> None:
+        """``bodies`` has, for each slice by name, the number of each device's :func:`body`.
+
+        ``columns`` has the number of each of its :func:`columns`, ``held`` what devices in use take
+        of counters, by pool.
+        """
+        self.sight = sight
+        self._ledger = ledger
+        self._bodies = bodies
+        self._columns = columns
+        self._held = held
+        self._names: dict[str, tuple[str, ...]] = {}
+        self._of_slice: dict[str, tuple[Slice, int, tuple[str, ...]]] = {}
+        self._slices = Numbers()
+        self._states = Numbers()
+
+    def forget_slice(self, name: str) -> None:
+        """The slice is gone or another one now."""
+        self._of_slice.pop(name, None)
+
+    def slice_kind(self, item: Slice) -> int:
+        """The number of what is seen of the slice's devices, whoever holds them."""
+        return self._slice(item)[0]
+
+    def of_plain(self, slices: Iterable[Slice]) -> int:
+        """The kind of a node of which each slice is a whole pool by itself.
+
+        In order of driver and pool.
+        """
+        return self._states.of(tuple([self._whole(item) for item in slices]))
+
+    def of_pools(self, pools: Iterable[Pool], node: str, labels: Mapping[str, str]) -> int:
+        """The kind of any node, from its pools in first-fit order."""
+        return self._states.of(tuple([self._pool(pool, node, labels) for pool in pools]))
+
+    def _whole(self, item: Slice) -> Hashable:
+        number, names = self._slice(item)
+        taken = self._ledger.taken(item.driver, item.pool)
+        return (number, tuple(map(taken.get, names))) if taken else number
+
+    def _pool(self, pool: Pool, node: str, labels: Mapping[str, str]) -> Hashable:
+        if not pool.usable:
+            # Messages name such a pool, so it stands only for itself.
+            return (pool.driver, pool.name, pool.incomplete, pool.invalid)
+        taken = self._ledger.taken(pool.driver, pool.name)
+        parts: list[Hashable] = []
+        for item in pool.slices:
+            number, names = self._slice(item)
+            parts.append((number, tuple(map(taken.get, names)) if taken else None))
+            if item.per_device:
+                reached = (device_reaches(item, d, node, labels) for d in item.devices)
+                parts.append(tuple(reached))
+        if not pool.counter_sets:
+            return tuple(parts)
+        counters = tuple((name, tuple(book.items())) for name, book in pool.counter_sets.items())
+        return (tuple(parts), counters, self._charged(pool))
+
+    def _charged(self, pool: Pool) -> Hashable:
+        """What devices in use take from the pool's counters, whoever can reach them."""
+        book = self._held.get((pool.driver, pool.name), {})
+        # A device of which nothing is known is named in the message.
+        return tuple(sorted(repr(d if uses is None else uses) for d, uses in book.items()))
+
+    def _slice(self, item: Slice) -> tuple[int, tuple[str, ...]]:
+        """(number of what is seen of the slice's devices, their names)."""
+        known = self._of_slice.get(item.name)
+        if known is not None and known[0] is item:
+            return known[1], known[2]
+        names = tuple([device.name for device in item.devices])
+        key = (item.driver, item.skip_operations, self._bodies[item.name], self._attributes(item))
+        number = self._slices.of(key)
+        self._of_slice[item.name] = (item, number, names)
+        return number, names
+
+    def _attributes(self, item: Slice) -> Hashable:
+        columns = self._columns[item.name]
+        if self.sight is None:
+            return tuple(sorted(columns.items()))
+        return tuple([columns.get(name) for name in self._wanted(item.driver)])
+
+    def _wanted(self, driver: str) -> tuple[str, ...]:
+        """The names under which a device of the driver may carry what is seen."""
+        known = self._names.get(driver)
+        if known is None:
+            full = sorted(self.sight or ())
+            short = [n.partition("/")[2] for n in full if n.startswith(f"{driver}/")]
+            known = self._names[driver] = (*full, *short)
+        return known
+
+
+def carried_over(
+    allocation: Allocation, here: Sequence[Slice], there: Sequence[Slice], node: str
+) -> Allocation:
+    """What a search on ``node`` gives, from what one gave on another node of the same kind.
+
+    Both nodes' slices are whole local pools in order of driver and pool, ``here`` of the node on
+    which the search ran.
+    """
+    places = {
+        (item.driver, item.pool, device.name): (number, at)
+        for number, item in enumerate(here)
+        for at, device in enumerate(item.devices)
+    }
+    results: list[DeviceResult] = []
+    for result in allocation.results:
+        number, at = places[result.id]
+        item = there[number]
+        id_ = DeviceId(item.driver, item.pool, item.devices[at].name)
+        results.append(replace(result, id=id_))
+    scope = NodeScope((NodeTerm(fields=(Requirement("metadata.name", "In", (node,)),)),))
+    return Allocation(tuple(results), scope, allocation.chosen)

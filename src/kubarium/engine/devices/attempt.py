@@ -1,0 +1,237 @@
+"""What one search has given out so far, beside what the ledger says is in use.
+
+Everything is entered and taken back in the order of a stack. Rules of upstream's allocator that
+live here: an exclusive device goes to one request; a shared one as far as its capacity reaches, and
+its counters are charged once; devices on one counter set must agree on a compatibility group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kubarium.engine.devices import capacity
+from kubarium.engine.devices.ledger import Ledger
+from kubarium.engine.devices.model import (
+    DEFAULT_FEATURES,
+    Amount,
+    CounterUse,
+    Derives,
+    DeviceClass,
+    DeviceId,
+    Features,
+    Request,
+    Selects,
+)
+from kubarium.engine.devices.pools import Pool, PoolKey
+from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
+from kubarium.engine.devices.request import Candidate, Shelf, no_derivation
+
+Share = tuple[tuple[str, Amount], ...]
+SetKey = tuple[str, str, str]
+
+# By pool, the devices in use with what they take of counter sets; None if that is not known.
+Holdings = Mapping[PoolKey, Mapping[DeviceId, tuple[CounterUse, ...] | None]]
+
+# What the devices on a counter set have in common: None before the first, empty if all have none.
+_Groups = frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a search may look at besides the claims: one node's pools and who holds what."""
+
+    node: str
+    labels: Mapping[str, str]
+    shelf: Shelf
+    classes: Mapping[str, DeviceClass]
+    ledger: Ledger
+    selects: Selects
+    features: Features = DEFAULT_FEATURES
+    preference: DevicePreference = DEFAULT_PREFERENCE
+    derives: Derives = no_derivation
+    held: Holdings = field(default_factory=dict)
+
+
+class Attempt:
+    """Devices given to the claims of a search, by the candidate's position."""
+
+    def __init__(self, world: World) -> None:
+        self._ledger = world.ledger
+        self._features = world.features
+        self.takers: dict[int, list[int]] = {}
+        self.sharing: dict[int, list[Share]] = {}
+        self._free: dict[SetKey, dict[str, Amount]] = {}
+        self._first: dict[SetKey, Mapping[str, Amount]] = {}
+        self._held = world.held
+        self._known_pools: set[int] = set()
+        # Pools with a device in use that is not published: what it holds of them is not known.
+        self._closed: set[int] = set()
+        self.unknown: DeviceId | None = None
+        self._allowed: dict[tuple[int, int], Share | None] = {}
+        self._groups: dict[SetKey, list[_Groups]] = {}
+
+    # Questions
+
+    def busy(self, candidate: Candidate) -> bool:
+        """Whether the device as a whole has been given away."""
+        return self._ledger.exclusive(candidate.id) or bool(self.takers.get(candidate.position))
+
+    def taken_by(self, claim: int, candidate: Candidate) -> bool:
+        """Whether the claim itself has the whole device already."""
+        return claim in self.takers.get(candidate.position, ())
+
+    def shares(self, candidate: Candidate) -> bool:
+        """Whether the device can be given to several requests."""
+        return self._features.consumable_capacity and candidate.device.allow_multiple
+
+    def used(self, candidate: Candidate) -> Mapping[str, Amount]:
+        """Capacity of the device that is gone."""
+        shares = self.sharing.get(candidate.position)
+        if not shares:
+            return self._ledger.consumed(candidate.id)
+        used = dict(self._ledger.consumed(candidate.id))
+        for share in shares:
+            for name, amount in share:
+                used[name] = used.get(name, 0) + amount
+        return used
+
+    def has_capacity(self, request: Request, candidate: Candidate) -> bool:
+        """Whether the request's amounts are left on the device; always, while the gate is off."""
+        if not self._features.consumable_capacity:
+            return True
+        taken = self._takes(request, candidate)
+        return taken is not None and capacity.room_for(
+            taken, candidate.device, self.used(candidate)
+        )
+
+    def consumed(self, request: Request, candidate: Candidate) -> Share:
+        """What a share of the device takes for the request; only asked if it is allowed."""
+        return self._takes(request, candidate) or ()
+
+    def _takes(self, request: Request, candidate: Candidate) -> Share | None:
+        key = (id(request), candidate.position)
+        if key not in self._allowed:
+            self._allowed[key] = capacity.allowed(
+                request,
+                candidate.device,
+                candidate.id.driver,
+                fractional=self._features.fractional_range,
+            )
+        return self._allowed[key]
+
+    def charges(self, request: Request, candidate: Candidate) -> bool:
+        """Whether taking the device takes its counters: a shared one is charged once."""
+        if not candidate.device.consumes or request.admin_access:
+            return False
+        return not self.opened(candidate)
+
+    def opened(self, candidate: Candidate) -> bool:
+        """Whether a share of the device is taken already."""
+        if not self.shares(candidate):
+            return False
+        return bool(self.sharing.get(candidate.position)) or self._ledger.shared(candidate.id)
+
+    def counters_suffice(self, candidate: Candidate) -> bool:
+        """Whether every counter that the device consumes has that much left.
+
+        Never while the gate is off (upstream leaves such devices alone then), nor where a device
+        in use is not published, so that nobody can tell what it holds (kubernetes#140802).
+        """
+        if not self._features.partitionable:
+            return False
+        pool = candidate.pool
+        self._learn(pool)
+        if id(pool) in self._closed:
+            return False
+        for use in candidate.device.consumes:
+            free = self.free_counters(pool, use.counter_set)
+            if any(free[name] < amount for name, amount in use.counters):
+                return False
+        return True
+
+    def free_counters(self, pool: Pool, counter_set: str) -> Mapping[str, Amount]:
+        """What is left of a counter set; negative if its pool was republished over-committed."""
+        self._learn(pool)
+        return self._free[pool.driver, pool.name, counter_set]
+
+    def compatible(self, candidate: Candidate) -> bool:
+        """Whether the device shares a group with all that are in use on each of its counter sets.
+
+        While the gate is off, devices with groups are left alone, and those beside one in use.
+        """
+        pool = candidate.pool
+        self._learn(pool)
+        for use in candidate.device.consumes:
+            common = self._groups[pool.driver, pool.name, use.counter_set][-1]
+            if not self._features.compatibility_groups:
+                if use.groups or common:
+                    return False
+            elif common is not None and not (common & use.groups if use.groups else not common):
+                return False
+        return True
+
+    def _learn(self, pool: Pool) -> None:
+        """Counters and groups as the devices in use leave them, once for each pool."""
+        if id(pool) in self._known_pools:
+            return
+        self._known_pools.add(id(pool))
+        for name, counters in pool.counter_sets.items():
+            self._free[pool.driver, pool.name, name] = dict(counters)
+            self._groups[pool.driver, pool.name, name] = [None]
+        for device, uses in self._held.get((pool.driver, pool.name), {}).items():
+            if uses is None and pool.counter_sets:
+                self.unknown = self.unknown or device
+                self._closed.add(id(pool))
+            for use in uses or ():
+                key = (pool.driver, pool.name, use.counter_set)
+                if key in self._free:  # the pool may have been published anew, with other sets
+                    self._charge(key, use.counters, -1)
+                    self._groups[key][0] = _common(self._groups[key][0], use.groups)
+        for name in pool.counter_sets:
+            key = (pool.driver, pool.name, name)
+            self._first[key] = dict(self._free[key])
+
+    def _charge(self, key: SetKey, counters: Share, sign: int) -> None:
+        free = self._free[key]
+        for name, amount in counters:
+            if name in free:
+                free[name] += sign * amount
+
+    # Changes
+
+    def enter(self, claim: int, request: Request, candidate: Candidate) -> Share:
+        """Give the device, or a share of it; returns what the share takes."""
+        if self.charges(request, candidate):
+            self._learn(candidate.pool)
+            for use in candidate.device.consumes:
+                key = (candidate.pool.driver, candidate.pool.name, use.counter_set)
+                self._charge(key, use.counters, -1)
+                self._groups[key].append(_common(self._groups[key][-1], use.groups))
+        if not self.shares(candidate):
+            self.takers.setdefault(candidate.position, []).append(claim)
+            return ()
+        taken = self.consumed(request, candidate)
+        self.sharing.setdefault(candidate.position, []).append(taken)
+        return taken
+
+    def leave(self, claim: int, request: Request, candidate: Candidate) -> None:
+        """The exact opposite of :meth:`enter`, for the device given last."""
+        book = self.sharing if self.shares(candidate) else self.takers
+        entries = book[candidate.position]
+        entries.pop()
+        if not entries:
+            del book[candidate.position]
+        if self.charges(request, candidate):
+            for use in candidate.device.consumes:
+                key = (candidate.pool.driver, candidate.pool.name, use.counter_set)
+                self._charge(key, use.counters, 1)
+                self._groups[key].pop()
+
+    def at_first(self, key: SetKey) -> tuple[Mapping[str, Amount], _Groups]:
+        """Counters and groups of a set of a known pool as the search found them."""
+        return self._first[key], self._groups[key][0]
+
+
+def _common(before: _Groups, groups: frozenset[str]) -> _Groups:
+    return groups if before is None else before & groups

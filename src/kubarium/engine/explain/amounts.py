@@ -1,0 +1,274 @@
+"""Changes of an amount: how many devices, nodes or pods, more or fewer, are just enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from kubarium.engine.devices.model import ALL, Amount, Slice
+from kubarium.engine.explain import supplies, wishes
+from kubarium.engine.explain.case import Case
+from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
+from kubarium.engine.explain.subject import SWITCH, Change
+from kubarium.engine.explain.survey import shares_left, shown_amount
+from kubarium.engine.model import Gang, Node
+from kubarium.engine.placement.devices import claims_of
+from kubarium.engine.snapshot import Snapshot
+from kubarium.engine.verdict import Suggestion
+
+# Nodes, one of each kind or domain, to which devices or clones are added.
+MODELS_TRIED = 4
+
+# The most devices or nodes that a suggestion adds.
+MAX_ADDED = 64
+
+
+class Amounts:
+    """The amounts that help in one case."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+
+    def _smallest(self, change: Callable[[int], Change], guess: int = 1) -> Change | None:
+        """The change of the least amount that helps, up to MAX_ADDED. More never helps less."""
+        low, high = 0, min(max(guess, 1), MAX_ADDED)
+        if high > 1 and self._case.trial.fits(self._case.subject, (change(1),)):
+            return change(1)
+        while not self._case.trial.fits(self._case.subject, (change(high),)):
+            if high >= MAX_ADDED or self._case.trial.exhausted:
+                return None
+            low, high = high, min(2 * high, MAX_ADDED)
+        # A good guess is the least already: that is looked at first.
+        step = 1
+        while high - low > 1 and not self._case.trial.exhausted:
+            middle = max(high - step, low + 1)
+            if self._case.trial.fits(self._case.subject, (change(middle),)):
+                high, step = middle, 2 * step
+            else:
+                low, step = middle, 1
+        return change(high) if high - low == 1 else None
+
+    def _fewer(
+        self, change: Callable[[int], Change], guess: int, best: Change | None
+    ) -> Change | None:
+        """The best so far, or the least amount of this change if that is less."""
+        if best is None:
+            return self._smallest(change, guess)
+        less = best.suggestion.amount - 1
+        if less < 1 or not self._case.trial.fits(self._case.subject, (change(less),)):
+            return best
+        return self._smallest(change, less) or best
+
+    def fewer_devices(self) -> Iterator[Change]:
+        """The largest smaller count of each request that fits, and smaller shares."""
+        seen: dict[str, None] = {}
+        for claim in self._case.pending:
+            for path, request in wishes.countable(claim.spec):
+                if path in seen:
+                    continue
+                seen[path] = None
+                low, high = 0, request.count  # low asks for nothing, high does not fit
+                while high - low > 1:
+                    # One less is the usual answer, and what is asked for least.
+                    middle = high - 1 if high == request.count else (low + high) // 2
+                    fits = self._case.helps(self._counted(path, request.count, middle))
+                    low, high = (middle, high) if fits else (low, middle)
+                if low and not self._case.trial.exhausted:
+                    yield self._counted(path, request.count, low)
+                yield from self._smaller_shares(path, request.capacity or ())
+
+    def _counted(self, path: str, old: int, count: int) -> Change:
+        return replace(wishes.asking_for(path, old, count), lifts=self._case.obstacles.device_bit)
+
+    def _smaller_shares(
+        self, path: str, capacity: tuple[tuple[str, Amount], ...]
+    ) -> Iterator[Change]:
+        """The largest part of each capacity that some shared device has left."""
+        for name, wanted in capacity:
+            less = [left for left in shares_left(self._case.snapshot, name) if left < wanted]
+            for left in less[:MODELS_TRIED]:
+                change = wishes.taking_less(path, name, left, shown_amount(left))
+                change = replace(change, lifts=self._case.obstacles.device_bit)
+                if self._case.helps(change):
+                    yield change
+                    break
+
+    def smaller_gang(self) -> Iterator[Change]:
+        """The largest smaller minimum that fits."""
+        gang = self._case.subject.gang
+        if gang is None or not self._case.subject.is_gang:
+            return
+        verdict = self._case.decision.gang_verdict
+        first = verdict.placed if verdict is not None and not verdict.waiting else 0
+        low, high = gang.scheduled_count, gang.min_count
+        while high - low > 1 and not self._case.trial.exhausted:
+            middle = first if low < first < high else (low + high) // 2
+            fits = self._case.trial.fits(self._case.subject, (_minimum(gang, middle),))
+            low, high = (middle, high) if fits else (low, middle)
+            if fits and middle == first and verdict is not None and verdict.exact:
+                break
+        if low > gang.scheduled_count and not self._case.trial.exhausted:
+            yield _minimum(gang, low)
+
+    def more_devices(self) -> Iterator[Change]:
+        """More devices like one that exists, on a node that could use them."""
+        seen: dict[str, None] = {}
+        for claim in self._case.pending:
+            for entry in claim.spec.requests:
+                request = entry.alternatives[0]
+                if request.device_class in seen or request.mode == ALL:
+                    continue
+                seen[request.device_class] = None
+                model = supplies.device_like(
+                    self._case.snapshot, request.device_class, request.selectors
+                )
+                if model is None:
+                    continue
+                guess = self._case.missing * request.count if self._case.subject.is_gang else 1
+                best: Change | None = None
+                for row, place in self._places_for_devices():
+                    make = _devices_on(model, self._case.node(row), request.device_class, place)
+                    best = self._fewer(make, guess, best)
+                if best is not None:
+                    yield best
+
+    def _places_for_devices(self) -> list[tuple[int, str]]:
+        """(row, how to say where) of nodes on which only devices are missing.
+
+        One of each kind of device state in each domain, those of most nodes first.
+        """
+        obstacles = self._case.obstacles
+        open_rows = obstacles.rows[(obstacles.codes[obstacles.rows] & ~obstacles.device_bit) == 0]
+        if not len(open_rows):
+            return []
+        fit = self._case.placer.fit(self._case.subject.shape).refresh()
+        domain = self._case.rooms.domain_names()
+        found: dict[object, list[int]] = {}
+        kinds = self._device_kinds()
+        for row in open_rows.tolist():
+            if fit[row] >= 0:
+                key = (domain.get(row, ""), kinds[row] if kinds is not None else 0)
+                found.setdefault(key, []).append(row)
+        ordered = sorted(found.values(), key=lambda rows: self._promise(rows, domain))
+        everywhere = len(open_rows) == len(obstacles.rows)
+        everywhere = everywhere and len(open_rows) > 1
+        # To a gang without a domain one node is as good as another.
+        same = len(found) == 1 or (self._case.subject.is_gang and not domain)
+        return [
+            (rows[0], "any node" if everywhere and same else self._place(rows, domain))
+            for rows in ordered[: MODELS_TRIED // 2 if self._case.subject.is_gang else MODELS_TRIED]
+        ]
+
+    def _promise(self, rows: list[int], domain: Mapping[int, str]) -> tuple[object, ...]:
+        """Smaller is better: nodes that have devices, in the domain with most room."""
+        node = self._case.node(rows[0])
+        best = self._case.best_domain
+        has = self._case.snapshot.inventory.has_devices(node.name)
+        return (domain.get(rows[0], "") != best, not has, -len(rows))
+
+    def _place(self, rows: list[int], domain: Mapping[int, str]) -> str:
+        node = self._case.node(rows[0]).name
+        where = domain.get(rows[0], "")
+        if where and len(rows) > 1:
+            return f"a node of {where}, such as {node}"
+        if where:
+            return f"node {node} of {where}"
+        if len(rows) == 2:
+            return f"node {node} or {self._case.node(rows[1]).name}"
+        others = f" or any of {len(rows) - 1} like it" if len(rows) > 1 else ""
+        return f"node {node}{others}"
+
+    def _device_kinds(self) -> list[int] | None:
+        fit = self._case.placer.device_fit(
+            claims_of(self._case.snapshot, self._case.subject.pods[0])
+        )
+        return fit.kinds().tolist() if fit is not None else None
+
+    def more_nodes(self) -> Iterator[Change]:
+        """More nodes like one that exists, in the domain that needs fewest."""
+        best: Change | None = None
+        for row, place in self._models():
+            node = self._case.node(row)
+            fresh = self._case.rooms.on_fresh(node)
+            if not fresh:
+                continue
+            guess = -(-self._case.missing // fresh) if self._case.subject.is_gang else 1
+            if guess > MAX_ADDED:
+                continue
+            best = self._fewer(_nodes_like(self._case.snapshot, node, place), guess, best)
+        if best is not None:
+            yield best
+
+    def _models(self) -> Iterator[tuple[int, str]]:
+        """(row, place) of nodes of which a fresh one could help: one of each make and domain."""
+        domain = self._case.rooms.domain_names()
+        best = self._case.best_domain
+        snapshot = self._case.snapshot
+        groups = [
+            group.rows
+            for group in self._case.obstacles.groups
+            if all(rule.kind in CURED_BY_A_NEW_NODE for rule in group.rules)
+        ]
+        if not groups:
+            return
+        rows = np.concatenate(groups)
+        makes = np.vstack((snapshot.allocatable[:, rows], self._case.rooms.domains[rows]))
+        _, first = np.unique(makes, axis=1, return_index=True)
+        found = [(row, domain.get(row, "")) for row in rows[np.sort(first)].tolist()]
+        found.sort(key=lambda entry: entry[1] != best)
+        for row, where in found[:MODELS_TRIED]:
+            yield row, f" in {where}" if where else ""
+
+    def for_combinations(self) -> Iterator[Change]:
+        """Smaller counts, and on some nodes that fail more than devices, all devices anew."""
+        bit = self._case.obstacles.device_bit
+        seen: dict[str, None] = {}
+        for claim in self._case.pending:
+            for path, request in wishes.countable(claim.spec):
+                if path in seen:
+                    continue
+                seen[path] = None
+                counts = dict.fromkeys((request.count - 1, request.count // 2, 1))
+                for count in (c for c in counts if 0 < c < request.count):
+                    change = self._counted(path, request.count, count)
+                    yield replace(change, cost=change.cost + request.count - count)
+                model = supplies.device_like(
+                    self._case.snapshot, request.device_class, request.selectors
+                )
+                if model is None or self._case.subject.is_gang:
+                    continue
+                for group in self._case.groups[:MODELS_TRIED]:
+                    if group.code & bit:
+                        row = int(group.rows[0])
+                        node = self._case.node(row)
+                        make = _devices_on(model, node, request.device_class, f"node {node.name}")
+                        for count in dict.fromkeys((1, request.count)):
+                            change = make(count)
+                            yield replace(change, cost=change.cost + count, lifts=bit, row=row)
+
+
+def _minimum(gang: Gang, count: int) -> Change:
+    text = f"lower minCount of pod group {gang.key[1]} from {gang.min_count} to {count}"
+
+    def change(gang: Gang) -> Gang:
+        return replace(gang, min_count=count)
+
+    return Change(
+        Suggestion("lower-min-count", text, gang.key[1], amount=count), SWITCH, gang=change
+    )
+
+
+def _devices_on(model: Slice, node: Node, class_name: str, place: str) -> Callable[[int], Change]:
+    def make(count: int) -> Change:
+        return supplies.more_devices(model, node, count, class_name, place)
+
+    return make
+
+
+def _nodes_like(snapshot: Snapshot, node: Node, place: str) -> Callable[[int], Change]:
+    def make(count: int) -> Change:
+        return supplies.more_nodes(snapshot, node, count, place)
+
+    return make

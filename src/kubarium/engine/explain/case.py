@@ -1,0 +1,122 @@
+"""What one question is about, and all that is found out for it, each once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from kubarium.engine.explain.obstacles import Group, Obstacles
+from kubarium.engine.explain.rooms import Rooms
+from kubarium.engine.explain.subject import Change, Subject
+from kubarium.engine.explain.survey import RequestSurvey, survey
+from kubarium.engine.explain.trial import Trial
+from kubarium.engine.explain.wishes import Clauses
+from kubarium.engine.model import Claim, Node
+from kubarium.engine.placement.gang import place_gang, settled_mask
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import Decision, QueueItem
+
+# Groups of nodes (alike in the rules they fail) for which changes of single nodes are considered.
+GROUPS_TRIED = 8
+
+
+class Case:
+    """One subject that has no place, on one placer's snapshot."""
+
+    def __init__(
+        self,
+        placer: Placer,
+        clauses: Clauses,
+        subject: Subject,
+        decision: Decision | None = None,
+    ) -> None:
+        """``decision`` is the scheduler's about the gang, if it is known."""
+        self._known_decision = decision
+        self.placer = placer
+        self.snapshot = placer.snapshot
+        self.clauses = clauses
+        self.subject = subject
+        self.trial = Trial(placer)
+        self.pending: list[Claim] = self.trial.pending(subject)
+
+    @cached_property
+    def obstacles(self) -> Obstacles:
+        """What the first pod fails, on every node."""
+        gang = self.subject.gang
+        within = settled_mask(self.snapshot, gang) if gang is not None else None
+        return Obstacles(self.placer, self.subject.pods[0], within)
+
+    @cached_property
+    def surveys(self) -> tuple[RequestSurvey, ...]:
+        """The devices of the cluster against each request of the pending claims."""
+        obstacles = self.obstacles
+        usable = (obstacles.codes & ~obstacles.device_bit) == 0
+        specs: dict[object, tuple[Claim, int]] = {}
+        for claim in self.pending:
+            first, count = specs.get(claim.spec, (claim, 0))
+            specs[claim.spec] = (first, count + 1)
+        return tuple(
+            found
+            for claim, count in specs.values()
+            for found in survey(self.snapshot, claim.spec, count, self.clauses, usable)
+        )
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What the scheduler decides about the gang now."""
+        if self._known_decision is not None:
+            return self._known_decision
+        subject = self.subject
+        mark = self.snapshot.checkpoint()
+        try:
+            return place_gang(self.placer, QueueItem(subject.pods, subject.gang))
+        finally:
+            self.snapshot.rollback(mark)
+
+    @property
+    def missing(self) -> int:
+        """How many pods found no room."""
+        if not self.subject.is_gang or self.subject.gang is None:
+            return 1
+        verdict = self.decision.gang_verdict
+        placed = verdict.placed if verdict is not None else 0
+        return max(self.subject.gang.min_count - placed, 1)
+
+    @property
+    def best_domain(self) -> str:
+        """The topology domain in which most pods of the gang found room."""
+        if not self.subject.is_gang:
+            return ""
+        verdict = self.decision.gang_verdict
+        return verdict.domain if verdict is not None else ""
+
+    @cached_property
+    def rooms(self) -> Rooms:
+        """What bounds the number of pods that can find room."""
+        return Rooms(self.snapshot, self.subject, self.obstacles)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Nodes by the rules that they fail, as many as are looked at one by one."""
+        return [group for group in self.obstacles.groups if group.rules][:GROUPS_TRIED]
+
+    def helps(self, *changes: Change) -> bool:
+        """Whether the subject fits once the changes are made together."""
+        return self.rooms.enough(changes) and self.trial.fits(self.subject, changes)
+
+    def least_short(self, group: Group, resources: list[str]) -> int:
+        """The row of the group that lacks least, relative to what is asked."""
+        snapshot, asked = self.snapshot, {"pods": 1, **dict(self.subject.shape.requests)}
+        size = np.zeros(len(group.rows), np.float64)
+        for resource in resources:
+            index = snapshot.resource_index(resource)
+            free = (snapshot.allocatable[index] - snapshot.requested[index])[group.rows]
+            size += np.maximum(asked[resource] - free, 0) / asked[resource]
+        return int(group.rows[int(size.argmin())])
+
+    def node(self, row: int) -> Node:
+        """The node of a row that is in use."""
+        node = self.snapshot.nodes[row]
+        assert node is not None
+        return node

@@ -1,0 +1,142 @@
+"""Changes that are either made or not: no amount has to be found for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.explain import supplies, wishes
+from kubarium.engine.explain.case import Case
+from kubarium.engine.explain.obstacles import Group
+from kubarium.engine.explain.subject import SMALLER, Change
+from kubarium.engine.explain.supplies import amount
+from kubarium.engine.model import Gang
+from kubarium.engine.verdict import Suggestion
+
+# Cordoned nodes of one group that a gang may need together.
+CORDONS_TRIED = 4
+
+# Of these one node is enough of an example.
+ONE_IS_ENOUGH = ("uncordon", "add-resource", "lower-request")
+
+
+class Choices:
+    """The changes for one case, each with the obstacles that it may lift."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+
+    def all(self) -> list[Change]:
+        """Every change, cheapest first."""
+        found = [*self._of_rules(), *self._of_claims(), *self._of_nodes(), *self._of_domains()]
+        return sorted(found, key=lambda change: change.cost)
+
+    def _of_rules(self) -> Iterator[Change]:
+        """What lifts a rule on every node."""
+        obstacles = self._case.obstacles
+        lifts: dict[Suggestion, tuple[Change, int]] = {}
+        for bit, rule in enumerate(obstacles.rules):
+            for change in rule.lifts:
+                known, bits = lifts.get(change.suggestion, (change, 0))
+                lifts[change.suggestion] = (known, bits | 1 << bit)
+        yield from (replace(change, lifts=bits) for change, bits in lifts.values())
+
+    def _of_claims(self) -> Iterator[Change]:
+        """Selector clauses and constraints of the claims, and taints of devices."""
+        bit = self._case.obstacles.device_bit
+        hints = {
+            c.text: f" ({c.hint})" if c.hint else "" for s in self._case.surveys for c in s.clauses
+        }
+        seen: dict[str, None] = {}
+        for claim in self._case.pending:
+            for change in wishes.claim_wishes(claim.spec, self._case.clauses):
+                if change.suggestion.text not in seen:
+                    seen[change.suggestion.text] = None
+                    yield replace(_with_hint(change, hints), lifts=bit)
+            for change in self._other_constants(claim.spec):
+                if change.suggestion.text not in seen:
+                    seen[change.suggestion.text] = None
+                    yield replace(change, lifts=bit)
+            for path, request in (
+                (e.path(r), r) for e in claim.spec.requests for r in e.alternatives
+            ):
+                for taint in self._case.snapshot.inventory.device_taints():
+                    if taint.effect in ("NoSchedule", "NoExecute") and not any(
+                        t.tolerates(taint) for t in request.tolerations
+                    ):
+                        change = wishes.tolerating_devices(path, taint)
+                        if change.suggestion.text not in seen:
+                            seen[change.suggestion.text] = None
+                            yield replace(change, lifts=bit)
+
+    def _other_constants(self, spec: ClaimSpec) -> Iterator[Change]:
+        """Selector clauses with a constant that some device has."""
+        clauses = self._case.clauses
+        nearest = {c.text: c.nearest for found in self._case.surveys for c in found.clauses}
+        for entry in spec.requests:
+            for request in entry.alternatives:
+                for expression in request.selectors:
+                    for clause in clauses(expression or ""):
+                        for constant in nearest.get(clause.text, ()):
+                            path = entry.path(request)
+                            change = wishes.reworded(path, clause, constant, clauses)
+                            if change is not None:
+                                yield change
+
+    def _of_nodes(self) -> Iterator[Change]:
+        """Cordons lifted, and for single pods resources added or asked for less of."""
+        for group in self._case.groups:
+            yield from self._uncordoned(group)
+            if not self._case.subject.is_gang and any(r.kind == "resource" for r in group.rules):
+                yield from self._of_resources(group)
+
+    def _uncordoned(self, group: Group) -> Iterator[Change]:
+        if not any(rule.kind == "cordon" for rule in group.rules):
+            return
+        bits = sum(
+            self._case.obstacles.bit(rule)
+            for rule in group.rules
+            if rule.kind == "cordon" or str(rule.subject).startswith("node.kubernetes.io/unsched")
+        )
+        for row in group.rows[: CORDONS_TRIED if self._case.subject.is_gang else 1].tolist():
+            yield replace(supplies.uncordoned(self._case.node(row)), lifts=bits, row=row)
+
+    def _of_resources(self, group: Group) -> Iterator[Change]:
+        shape = self._case.subject.shape
+        short = [rule for rule in group.rules if rule.kind == "resource"]
+        bits = sum(self._case.obstacles.bit(rule) for rule in short)
+        row = self._case.least_short(group, [str(rule.subject) for rule in short])
+        node = self._case.node(row)
+        missing = supplies.shortage(self._case.snapshot, row, shape)
+        yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
+        asked = dict(shape.requests)
+        for rule in short:
+            resource = str(rule.subject)
+            if resource not in asked or len(short) > 1:
+                continue
+            free = dict(missing).get(resource, 0)
+            most = asked[resource] - free
+            if most > 0:
+                change = wishes.requesting(resource, most, amount(resource, most), node.name)
+                yield replace(change, lifts=bits, row=row)
+
+    def _of_domains(self) -> Iterator[Change]:
+        gang = self._case.subject.gang
+        if gang is None or not self._case.subject.is_gang or not gang.required_keys:
+            return
+        keys = ", ".join(gang.required_keys)
+        text = f"do without the topology constraint {keys} of pod group {gang.key[1]}"
+
+        def change(gang: Gang) -> Gang:
+            return replace(gang, topology_key="", inner_keys=())
+
+        yield Change(Suggestion("remove-topology", text, keys), SMALLER, gang=change)
+
+
+def _with_hint(change: Change, hints: Mapping[str, str]) -> Change:
+    hint = hints.get(change.suggestion.subject, "")
+    if not hint:
+        return change
+    suggestion = change.suggestion
+    return replace(change, suggestion=replace(suggestion, text=f"{suggestion.text}{hint}"))

@@ -1,0 +1,144 @@
+"""Pods whose end would make the room: as few, and as unimportant, as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from kubarium.engine.explain import supplies
+from kubarium.engine.explain.case import GROUPS_TRIED, Case
+from kubarium.engine.explain.obstacles import CURED_BY_AN_END
+from kubarium.engine.explain.subject import Change
+from kubarium.engine.model import Key, Node, Pod
+
+# Nodes on which the end of pods is considered for a single pod, and pods of one of them.
+NODES_FREED = 3
+PODS_FREED = 32
+
+# Pods whose end is considered for a gang, and how many of these workloads are spared one by one.
+GANG_PODS_FREED = 512
+SPARED_ONE_BY_ONE = 8
+
+
+class Ends:
+    """Whose end would help in one case."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+
+    def all(self) -> Iterator[Change]:
+        """The best set of pods on one node, or for a gang the best set of workloads."""
+        yield from self._for_gang() if self._case.subject.is_gang else self._ends()
+
+    def _ends(self) -> Iterator[Change]:
+        """Pods on one node."""
+        best: Change | None = None
+        for row in self._rows_to_free():
+            found = self._end_on(row)
+            if found is not None and (best is None or found.cost < best.cost):
+                best = found
+        if best is not None:
+            yield best
+
+    def _rows_to_free(self) -> list[int]:
+        """Rows that fail only what the end of pods can cure; those short of least first."""
+        found: list[int] = []
+        snapshot = self._case.snapshot
+        for group in self._case.groups:
+            if not all(rule.kind in CURED_BY_AN_END for rule in group.rules):
+                continue
+            short = [str(r.subject) for r in group.rules if r.kind == "resource"]
+            busy = [row for row in group.rows.tolist() if snapshot.pods_on[row]]
+            if busy and short:
+                first = self._case.least_short(replace(group, rows=np.array(busy)), short)
+                busy = [first, *(row for row in busy if row != first)]
+            found += busy[:NODES_FREED]
+        return found[:NODES_FREED]
+
+    def _end_on(self, row: int) -> Change | None:
+        snapshot, node = self._case.snapshot, self._case.node(row)
+        pods = [p for p in snapshot.pods_on[row].values() if not p.terminating]
+        pods.sort(key=lambda p: (p.priority, -p.created, p.key))
+        pods = pods[:PODS_FREED]
+        if not pods or not self._freed(pods, node):
+            return None
+        low, high = 0, len(pods)  # the first `high` are enough, the first `low` are not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._freed(pods[:middle], node) else (middle, high)
+        victims = pods[:high]
+        for pod in reversed(victims[:-1]):
+            fewer = [p for p in victims if p is not pod]
+            if self._freed(fewer, node):
+                victims = fewer
+        change = self._ended(victims, node)
+        return change if not self._case.trial.exhausted else None
+
+    def _freed(self, pods: list[Pod], node: Node) -> bool:
+        return self._case.trial.fits(self._case.subject, (self._ended(pods, node),))
+
+    def _ended(self, pods: list[Pod], node: Node | None) -> Change:
+        """With the groups that go as a whole if one of their pods does."""
+        groups = {
+            p.gang
+            for p in pods
+            if p.gang and (g := self._case.snapshot.gangs.get(p.gang)) and g.all_disrupted
+        }
+        whole = {p.key: p for p in pods}
+        if groups:
+            whole |= {p.key: p for p, _ in self._case.snapshot.placed_pods() if p.gang in groups}
+        return supplies.ended(self._case.snapshot, list(whole.values()), node.name if node else "")
+
+    # Gangs
+
+    def _for_gang(self) -> Iterator[Change]:
+        """Workloads by importance, the least important first: so many as are needed."""
+        units = self._units()
+        low, high = 0, min(self._case.missing, len(units))
+        while not (units and self._helps(units[:high])):
+            if high >= len(units) or self._case.trial.exhausted:
+                return
+            low, high = high, min(2 * high, len(units))
+        # The first `high` are enough, the first `low` are not.
+        while high - low > 1 and not self._case.trial.exhausted:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._helps(units[:middle]) else (middle, high)
+        kept = units[:high]
+        for unit in kept[:-1][-SPARED_ONE_BY_ONE:]:
+            fewer = [other for other in kept if other is not unit]
+            if self._helps(fewer):
+                kept = fewer
+        if not self._case.trial.exhausted:
+            yield self._all_ended(kept)
+
+    def _units(self) -> list[list[Pod]]:
+        """Groups that go as a whole, and single pods, on nodes where that could help."""
+        case = self._case
+        domains = case.rooms.domain_names()
+        units: dict[Key, list[Pod]] = {}
+        for group in case.obstacles.groups[:GROUPS_TRIED]:
+            if not all(rule.kind in CURED_BY_AN_END for rule in group.rules):
+                continue
+            for row in group.rows.tolist():
+                if domains and domains.get(row) != case.best_domain:
+                    continue
+                for pod in case.snapshot.pods_on[row].values():
+                    if not pod.terminating and pod.gang != case.subject.pods[0].gang:
+                        units.setdefault(self._unit_of(pod), []).append(pod)
+                if sum(map(len, units.values())) >= GANG_PODS_FREED:
+                    break
+        return sorted(
+            units.values(), key=lambda unit: (max(p.priority for p in unit), len(unit), unit[0].key)
+        )
+
+    def _unit_of(self, pod: Pod) -> Key:
+        gang = self._case.snapshot.gangs.get(pod.gang) if pod.gang else None
+        return gang.key if gang is not None and gang.all_disrupted else pod.key
+
+    def _helps(self, units: list[list[Pod]]) -> bool:
+        return self._case.trial.fits(self._case.subject, (self._all_ended(units),))
+
+    def _all_ended(self, units: list[list[Pod]]) -> Change:
+        return self._ended([pod for unit in units for pod in unit], None)

@@ -1,0 +1,169 @@
+"""The smallest changes that would help: each wish and each shortage relaxed alone, and tried.
+
+Every suggestion was tried on the snapshot before it is made, by the same code that schedules, so it
+is true by construction: apply it and nothing else, and the subject is placed. Where no single
+change helps, the smallest combination is looked for. The snapshot is as before afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import combinations
+
+from kubarium.engine.explain import wishes
+from kubarium.engine.explain.amounts import Amounts
+from kubarium.engine.explain.case import Case
+from kubarium.engine.explain.choices import ONE_IS_ENOUGH, Choices
+from kubarium.engine.explain.ends import Ends
+from kubarium.engine.explain.obstacles import Obstacles
+from kubarium.engine.explain.subject import ADD, Change, Subject
+from kubarium.engine.explain.survey import RequestSurvey
+from kubarium.engine.explain.trial import Trial
+from kubarium.engine.explain.wishes import Clauses
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import Decision
+from kubarium.engine.verdict import Suggestion
+
+# Changes in one combination, changes that may take part, combinations tried and given.
+TOGETHER = 3
+MAX_PARTS = 24
+COMBINATIONS_TRIED = 48
+COMBINATIONS_BESIDES = 12
+COMBINATIONS_GIVEN = 3
+
+
+class Explainer:
+    """Suggestions for subjects that fit nowhere on a placer's snapshot."""
+
+    def __init__(self, placer: Placer, clauses: Clauses = wishes.whole) -> None:
+        """``clauses`` takes CEL selectors apart."""
+        self._placer = placer
+        self._snapshot = placer.snapshot
+        self._clauses = clauses
+
+    def fits(self, subject: Subject) -> bool:
+        """Whether the subject could be placed now; nothing is kept."""
+        return Trial(self._placer).fits(subject)
+
+    def question(self, subject: Subject, decision: Decision | None = None) -> Question:
+        """All that can be asked about one subject; ``decision`` is the gang's if it is known."""
+        return Question(self._placer, self._clauses, subject, decision)
+
+    def suggest(self, subject: Subject) -> tuple[Suggestion, ...]:
+        """Changes of which each alone lets the subject be placed, the most direct first.
+
+        Combinations of changes if no single one does.
+        """
+        return self.question(subject).suggestions
+
+
+class Question:
+    """One subject that has no place: what stands in its way, and what would help."""
+
+    def __init__(
+        self,
+        placer: Placer,
+        clauses: Clauses,
+        subject: Subject,
+        decision: Decision | None = None,
+    ) -> None:
+        self.subject = subject
+        self._case = Case(placer, clauses, subject, decision)
+        self._amounts = Amounts(self._case)
+
+    @property
+    def obstacles(self) -> Obstacles:
+        """What the first pod fails, on every node."""
+        return self._case.obstacles
+
+    @property
+    def surveys(self) -> tuple[RequestSurvey, ...]:
+        """The devices of the cluster against each request of the pending claims."""
+        return self._case.surveys
+
+    @property
+    def decision(self) -> Decision:
+        """What the scheduler decides about the gang now."""
+        return self._case.decision
+
+    def open_nodes(self) -> dict[str, tuple[int, int]]:
+        """For each domain of a gang's topology: nodes that could take one of its pods, and all."""
+        names = self._case.rooms.domain_names()
+        codes = self._case.obstacles.codes
+        found: dict[str, tuple[int, int]] = {}
+        for row, name in names.items():
+            able, total = found.get(name, (0, 0))
+            found[name] = (able + (not codes[row]), total + 1)
+        return found
+
+    @cached_property
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        """See :meth:`Explainer.suggest`."""
+        if not self.subject.pods:
+            return ()
+        found = list(self._single_changes())
+        found.sort(key=lambda change: change.cost)
+        told = dict.fromkeys(change.suggestion for change in found)
+        if not found:
+            told |= dict.fromkeys(self._combinations(self._parts(), COMBINATIONS_TRIED))
+        elif found[0].cost >= ADD:
+            # All of it is for others to do: perhaps several wishes given up together would help.
+            own = [change for change in self._parts() if change.cost < ADD]
+            told |= dict.fromkeys(self._combinations(own, COMBINATIONS_BESIDES))
+        return tuple(told)
+
+    @cached_property
+    def _choices(self) -> list[Change]:
+        return Choices(self._case).all()
+
+    def _single_changes(self) -> Iterator[Change]:
+        """Changes that help alone."""
+        helped: set[str] = set()
+        for change in self._choices:
+            kind = change.suggestion.kind
+            if not (kind in ONE_IS_ENOUGH and kind in helped) and self._case.helps(change):
+                helped.add(kind)
+                yield change
+        yield from self._amounts.fewer_devices()
+        yield from self._amounts.smaller_gang()
+        yield from self._amounts.more_devices()
+        yield from self._amounts.more_nodes()
+        yield from Ends(self._case).all()
+
+    # Several changes together.
+
+    def _combinations(self, parts: list[Change], most: int) -> Iterator[Suggestion]:
+        """The smallest sets of changes that help together, cheapest first; ``most`` are tried."""
+        tried = given = 0
+        for size in range(2, TOGETHER + 1):
+            sets = sorted(
+                combinations(parts, size), key=lambda changes: sum(c.cost for c in changes)
+            )
+            for changes in sets:
+                # A single pod runs on one node.
+                if not self.subject.is_gang and len({c.row for c in changes if c.row >= 0}) > 1:
+                    continue
+                if not self._case.rooms.enough(changes):
+                    continue
+                tried += 1
+                if tried > most or self._case.trial.exhausted:
+                    return
+                if self._case.trial.fits(self.subject, changes):
+                    yield _together(changes)
+                    given += 1
+                    if given == COMBINATIONS_GIVEN:
+                        return
+            if given:
+                return
+
+    def _parts(self) -> list[Change]:
+        """What may take part in a combination: amounts too, a few of each."""
+        found = [*self._choices, *self._amounts.for_combinations()]
+        return sorted(found, key=lambda change: change.cost)[:MAX_PARTS]
+
+
+def _together(changes: tuple[Change, ...]) -> Suggestion:
+    parts = tuple(change.suggestion for change in changes)
+    text = " and ".join(part.text for part in parts)
+    return Suggestion("combination", text, parts=parts)

@@ -1,0 +1,310 @@
+"""Every rule that a pod fails, node by node: not only the first, as an account has it.
+
+A rule is one filter, taken apart as far as one change can lift a part of it alone: each clause of a
+node selector, each taint, each resource. The rules that a node fails are one number, a bit for each
+rule, so that five thousand nodes are a handful of numbers. A change helps a node if it lifts all of
+the node's bits: that is how combinations are found without trying them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubarium.engine import reasons
+from kubarium.engine.devices.model import AllocationError
+from kubarium.engine.explain import wishes
+from kubarium.engine.explain.subject import Change
+from kubarium.engine.model import HostPort, Pod, PodTerm, SpreadConstraint
+from kubarium.engine.placement import filters, topology
+from kubarium.engine.placement.devices import ClaimsOf, claims_of, held_mask
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.volumes import volume_filters
+from kubarium.engine.selectors import Requirement
+from kubarium.engine.snapshot import Mask, Snapshot
+
+# Bits of a number; what a pod asks beyond that is one rule together.
+MAX_RULES = 60
+
+# Nodes that fail more rules than this besides are not asked for devices: no suggestion is so long.
+MAX_TOGETHER = 3
+
+# A fresh node like a full one has none of these; and the end of pods can cure them.
+CURED_BY_A_NEW_NODE = frozenset({"resource", "port", "apart", "kept-off", "devices", "spread"})
+CURED_BY_AN_END = CURED_BY_A_NEW_NODE
+
+# Values of a label that are compared with a misspelt one.
+NAMES_COMPARED = 2_000
+
+
+@dataclass(slots=True)
+class Rule:
+    """One thing that a node may fail: upstream's reason, ours more exactly, and who passes.
+
+    ``lifts`` are changes that take the rule away on every node.
+    """
+
+    kind: str
+    reason: str
+    text: str
+    passes: Mask
+    lifts: list[Change] = field(default_factory=list)
+    subject: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Nodes that fail the same rules."""
+
+    rules: tuple[Rule, ...]
+    rows: NDArray[np.int64]
+    code: int
+
+
+class Obstacles:
+    """All rules of one pod against all nodes."""
+
+    def __init__(self, placer: Placer, pod: Pod, within: Mask | None = None) -> None:
+        self.snapshot = placer.snapshot
+        self.rules: list[Rule] = list(_rules(placer, pod, within))[:MAX_RULES]
+        self.codes = np.zeros(self.snapshot.capacity, np.int64)
+        for bit, rule in enumerate(self.rules):
+            self.codes |= (~rule.passes).astype(np.int64) << bit
+        self.device_bit = 0
+        self._devices(placer, claims_of(self.snapshot, pod))
+        self.rows = np.flatnonzero(self.snapshot.alive)
+
+    def _devices(self, placer: Placer, claims: ClaimsOf) -> None:
+        """The rule of the claims, asked only where few others fail."""
+        devices = placer.device_fit(claims)
+        if devices is None:
+            return
+        counted = np.zeros(self.snapshot.capacity, np.int64)
+        for bit in range(len(self.rules)):
+            counted += self.codes >> bit & 1
+        passes = np.ones(self.snapshot.capacity, np.bool_)
+        near = self.snapshot.alive & (counted < MAX_TOGETHER)
+        try:
+            for _, refused in devices.refusals(near):
+                passes &= ~refused
+        except AllocationError:
+            passes[:] = False
+        self.device_bit = 1 << len(self.rules)
+        self.codes |= (~passes).astype(np.int64) * self.device_bit
+        rule = Rule("devices", reasons.CLAIMS, "cannot give the devices of the claims", passes)
+        self.rules.append(rule)
+
+    def of(self, row: int) -> list[Rule]:
+        """The rules that the row fails."""
+        code = int(self.codes[row])
+        return [rule for bit, rule in enumerate(self.rules) if code >> bit & 1]
+
+    def bit(self, rule: Rule) -> int:
+        return 1 << next(i for i, known in enumerate(self.rules) if known is rule)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Nodes by the rules that they fail: few rules first, then many nodes first."""
+        codes = self.codes[self.rows]
+        values, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        order = np.argsort(inverse, kind="stable")
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        found = [
+            Group(
+                tuple(r for bit, r in enumerate(self.rules) if code >> bit & 1),
+                self.rows[order[starts[i] : starts[i + 1]]],
+                code,
+            )
+            for i, code in enumerate(values.tolist())
+        ]
+        return sorted(found, key=lambda g: (len(g.rules), -len(g.rows)))
+
+    def failing(self) -> dict[str, int]:
+        """For each rule that fails anywhere: on how many nodes."""
+        codes = self.codes[self.rows]
+        counts = {r.text: int((codes >> bit & 1).sum()) for bit, r in enumerate(self.rules)}
+        return {text: count for text, count in counts.items() if count}
+
+    def tightest(self) -> tuple[Rule, int] | None:
+        """(rule, nodes): the one whose absence would open the most nodes.
+
+        If none opens any by itself, the one that most nodes fail, with 0.
+        """
+        codes = self.codes[self.rows]
+        if not self.rules or not len(codes):
+            return None
+        opened = [int((codes == 1 << bit).sum()) for bit in range(len(self.rules))]
+        if max(opened):
+            best = opened.index(max(opened))
+            return self.rules[best], opened[best]
+        failed = [int((codes >> bit & 1).sum()) for bit in range(len(self.rules))]
+        best = failed.index(max(failed))
+        return (self.rules[best], 0) if failed[best] else None
+
+
+def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
+    snapshot, shape, profile = placer.snapshot, pod.shape, placer.profile
+    if within is not None:
+        yield Rule("outside", reasons.PLACEMENT_OUTSIDE, "outside of the group's domain", within)
+    if profile.filters("NodeUnschedulable"):
+        cordoned = filters.schedulable(snapshot, shape)
+        yield Rule("cordon", reasons.UNSCHEDULABLE, "cordoned", cordoned)
+    if shape.node_name and profile.filters("NodeName"):
+        named = filters.named(snapshot, shape.node_name)
+        yield Rule("name", reasons.NODE_NAME, f"is not node {shape.node_name}", named)
+    if profile.filters("TaintToleration"):
+        yield from _taints(snapshot, pod)
+    if profile.filters("NodeAffinity"):
+        if profile.added_affinity is not None:
+            mask = filters.any_term(snapshot, profile.added_affinity)
+            yield Rule("added", reasons.ADDED_AFFINITY, "the scheduler's own affinity", mask)
+        yield from _affinity(snapshot, pod)
+    if profile.filters("NodePorts"):
+        for port in shape.ports:
+            yield _port(snapshot, port)
+    for reason, mask in filters.resources_fit(snapshot, shape, profile):
+        resource = reason.removeprefix("Insufficient ")
+        resource = "pods" if reason == reasons.TOO_MANY_PODS else resource
+        yield Rule("resource", reason, reason, mask, subject=resource)
+    claims = claims_of(snapshot, pod)
+    if claims.held:
+        text = "cannot use the devices that the pod's claims hold"
+        yield Rule("held", reasons.CLAIM_ELSEWHERE, text, held_mask(snapshot, claims.held))
+    for reason, mask in volume_filters(snapshot, pod, profile):
+        yield Rule("volume", reason, reason, mask)
+    if topology.concerns(snapshot, pod):
+        yield from _surroundings(placer, pod)
+
+
+def _taints(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:
+    """One rule for each taint that keeps the pod off some node."""
+    kept_off: dict[str, list[bool]] = {}
+    taints: dict[str, Change] = {}
+    present = set(np.unique(snapshot.taint_set[snapshot.alive]).tolist())
+    for number, group in enumerate(snapshot.taint_sets):
+        for taint in filters.untolerated(group, pod.shape.tolerations):
+            if number in present:
+                clear = kept_off.setdefault(str(taint), [True] * len(snapshot.taint_sets))
+                clear[number] = False
+                taints[str(taint)] = wishes.tolerating(taint)
+    for text, clear in kept_off.items():
+        mask = np.array(clear, np.bool_)[snapshot.taint_set]
+        yield Rule("taint", reasons.TAINT, f"taint {text}", mask, [taints[text]], text)
+
+
+def _affinity(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:
+    shape = pod.shape
+    for clause in shape.node_selector:
+        hint, meant = near_miss(snapshot, clause)
+        lifts = [wishes.without_clause(clause)]
+        if meant is not None:
+            lifts.insert(0, wishes.corrected_clause(clause, meant))
+        text = f"node selector {clause}{hint}"
+        mask = filters.clause(snapshot, clause)
+        yield Rule("selector", reasons.NODE_AFFINITY, text, mask, lifts, clause)
+    if shape.affinity is None:
+        return
+    if len(shape.affinity) == 1 and not shape.affinity[0].fields:
+        for clause in shape.affinity[0].labels:
+            hint, _ = near_miss(snapshot, clause)
+            lift = wishes.without_affinity_clause(clause, hint)
+            text = f"node affinity {clause}{hint}"
+            mask = filters.clause(snapshot, clause)
+            yield Rule("affinity", reasons.NODE_AFFINITY, text, mask, [lift], clause)
+        if shape.affinity[0].labels:
+            return
+    mask = filters.any_term(snapshot, shape.affinity)
+    stated = dict.fromkeys(c for t in shape.affinity for c in (*t.labels, *t.fields))
+    lifts = [wishes.without_affinity_clause(c, near_miss(snapshot, c)[0]) for c in stated]
+    lifts.append(wishes.without_affinity())
+    yield Rule("affinity", reasons.NODE_AFFINITY, "the required node affinity", mask, lifts)
+
+
+def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement | None]:
+    """What is wrong with a clause that no node can satisfy, and the clause that may be meant.
+
+    The text is `` (no node has label zoen; did you mean zone?)``, or "".
+    """
+    if clause.operator not in ("In", "Exists", "Gt", "Lt") or clause.key == "metadata.name":
+        return "", None
+    column = snapshot.labels.get(clause.key)
+    if column is None or not (column[snapshot.alive] >= 0).any():
+        keys = [k for k, c in snapshot.labels.items() if (c[snapshot.alive] >= 0).any()]
+        close = _close(clause.key, keys)
+        meant = replace(clause, key=close) if close else None
+        return _hint(f"no node has label {clause.key}", close), meant
+    if clause.operator != "In" or not clause.values:
+        return "", None
+    values = snapshot.label_values[clause.key]
+    used = np.unique(column[snapshot.alive & (column >= 0)])
+    known = [value for value, number in values.items() if _contains(used, number)]
+    if any(value in known for value in clause.values):
+        return "", None
+    close = _close(clause.values[0], known)
+    meant = replace(clause, values=(close,)) if close else None
+    return _hint(f"no node has {clause.key}={clause.values[0]}", close), meant
+
+
+def _contains(numbers: NDArray[np.int32], number: int) -> bool:
+    at = int(np.searchsorted(numbers, number))
+    return at < len(numbers) and int(numbers[at]) == number
+
+
+def _close(wanted: str, known: Sequence[str]) -> str:
+    found = get_close_matches(wanted, known[:NAMES_COMPARED], 1, 0.75)
+    return found[0] if found else ""
+
+
+def _hint(text: str, close: str) -> str:
+    return f" ({text}; did you mean {close}?)" if close else f" ({text})"
+
+
+def _port(snapshot: Snapshot, port: HostPort) -> Rule:
+    mask = filters.ports_free(snapshot, (port,))
+    text = f"host port {port.port}/{port.protocol} is taken"
+    return Rule("port", reasons.HOST_PORTS, text, mask, [wishes.without_port(port)], port)
+
+
+def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
+    """Spread and inter-pod terms, each alone, by the masks of the filters themselves."""
+    snapshot, shape, profile = placer.snapshot, pod.shape, placer.profile
+    masks = topology.surroundings(snapshot, pod, profile).masks
+    hard = [c for c in shape.spread if c.hard] if profile.filters("PodTopologySpread") else []
+    at = 0
+    for constraint in hard:
+        lift = wishes.without_spread(constraint)
+        for reason, mask in masks[at : at + 2]:
+            yield Rule("spread", reason, _spread_text(constraint), mask, [lift], constraint)
+        at += 2
+    for reason, mask in masks[at:]:
+        if reason == reasons.POD_AFFINITY:
+            lifts = [wishes.without_pod_affinity(term) for term in shape.pod_affinity]
+            yield Rule("near", reason, _terms("pod affinity", shape.pod_affinity), mask, lifts)
+        elif reason == reasons.POD_ANTI_AFFINITY:
+            continue
+        else:
+            yield Rule("kept-off", reason, "another pod's anti-affinity", mask)
+    if profile.filters("InterPodAffinity"):
+        for term in shape.pod_anti_affinity:
+            counts = topology.domain_counts(snapshot, term.topology_key, snapshot.tally(term))
+            text = _terms("pod anti-affinity", (term,))
+            lift = wishes.without_pod_anti_affinity(term)
+            yield Rule("apart", reasons.POD_ANTI_AFFINITY, text, counts == 0, [lift], term)
+
+
+def _spread_text(constraint: SpreadConstraint) -> str:
+    return f"topology spread over {constraint.topology_key}, maxSkew {constraint.max_skew}"
+
+
+def _terms(what: str, terms: Sequence[PodTerm]) -> str:
+    shown = [
+        f"{' and '.join(map(str, term.selector.requirements)) if term.selector else 'no pods'}"
+        f" over {term.topology_key}"
+        for term in terms
+    ]
+    return f"{what} to {'; '.join(shown)}"

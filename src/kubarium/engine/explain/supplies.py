@@ -1,0 +1,200 @@
+"""Changes to the cluster: more resources, devices and nodes, uncordoned nodes, pods that end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from kubarium.base.quantity import format_quantity
+from kubarium.engine.devices.model import Device, SelectorError, Slice
+from kubarium.engine.explain.subject import ADD, EVICT, SWITCH, Change, Undo
+from kubarium.engine.model import (
+    HOSTNAME_LABEL,
+    UNSCHEDULABLE_TAINT_KEY,
+    Node,
+    Pod,
+    PodShape,
+)
+from kubarium.engine.placement.preemption import breaking_first, evict
+from kubarium.engine.snapshot import Snapshot
+from kubarium.engine.verdict import Suggestion
+
+_EXTRA = "~extra"
+
+# Victims named in a text; the subject of the suggestion has them all.
+VICTIMS_NAMED = 3
+
+
+def amount(resource: str, value: int) -> str:
+    """A quantity as Kubernetes writes it: 500m cpu, 2Gi of memory."""
+    if resource == "cpu":
+        return format_quantity(Fraction(value, 1000))
+    return format_quantity(value, binary=value % 1024 == 0)
+
+
+def uncordoned(node: Node) -> Change:
+    """The node takes pods again; the taint of the cordon goes with it."""
+
+    def change(snapshot: Snapshot) -> None:
+        taints = tuple(t for t in node.taints if t.key != UNSCHEDULABLE_TAINT_KEY)
+        snapshot.set_node(replace(node, unschedulable=False, taints=taints))
+
+    suggestion = Suggestion("uncordon", f"uncordon node {node.name}", node=node.name)
+    return Change(suggestion, SWITCH, cluster=change)
+
+
+def shortage(snapshot: Snapshot, row: int, shape: PodShape) -> tuple[tuple[str, int], ...]:
+    """What the node lacks for the shape, by resource."""
+    missing: list[tuple[str, int]] = []
+    for resource, wanted in (*shape.requests, ("pods", 1)):
+        index = snapshot.resource_index(resource)
+        free = int(snapshot.allocatable[index, row] - snapshot.requested[index, row])
+        if wanted > 0 and wanted > free:
+            missing.append((resource, wanted - free))
+    return tuple(missing)
+
+
+def enlarged(node: Node, missing: Sequence[tuple[str, int]]) -> Change:
+    """The node with more of some resources."""
+
+    def change(snapshot: Snapshot) -> None:
+        book = dict(node.allocatable)
+        for resource, more in missing:
+            book[resource] = book.get(resource, 0) + more
+        snapshot.set_node(replace(node, allocatable=tuple(sorted(book.items()))))
+
+    parts = " and ".join(f"{amount(r, more)} more {r}" for r, more in missing)
+    first, more = missing[0]
+    suggestion = Suggestion("add-resource", f"{parts} on node {node.name}", first, node.name, more)
+    return Change(suggestion, ADD, cluster=change)
+
+
+def more_devices(model: Slice, node: Node, count: int, class_name: str, place: str) -> Change:
+    """Devices like the model's one, in a pool of their own on the node."""
+    extra = replace(
+        model,
+        name=_EXTRA,
+        pool=_EXTRA,
+        generation=1,
+        slice_count=1,
+        node_name=node.name,
+        devices=tuple(replace(model.devices[0], name=f"extra-{i}") for i in range(count)),
+    )
+
+    def change(snapshot: Snapshot) -> Undo:
+        inventory = snapshot.inventory
+        inventory.set_slice(extra)
+        return lambda: inventory.remove_slice(_EXTRA)
+
+    noun = "device" if count == 1 else "devices"
+    text = f"add {count} more {noun} of class {class_name} on {place}"
+    return Change(
+        Suggestion("add-devices", text, class_name, node.name, count), ADD, cluster=change
+    )
+
+
+def device_like(
+    snapshot: Snapshot, class_name: str, selectors: Sequence[str | None]
+) -> Slice | None:
+    """A slice with one device that class and selectors accept, free or not.
+
+    Of nodes whose devices are alike for these selectors only one is looked at.
+    """
+    inventory = snapshot.inventory
+    owner = inventory.classes.get(class_name)
+    if owner is None:
+        return None
+    wanted = [s for s in (*owner.selectors, *selectors) if s is not None]
+    for item in inventory.distinct_slices(wanted):
+        for device in item.devices:
+            if _accepts(snapshot, item.driver, device, wanted):
+                plain = replace(device, consumes=(), node_name="", node_terms=None, taints=())
+                return replace(
+                    item,
+                    devices=(plain,),
+                    counter_sets=(),
+                    per_device=False,
+                    node_terms=None,
+                    all_nodes=False,
+                )
+    return None
+
+
+def _accepts(snapshot: Snapshot, driver: str, device: Device, wanted: Sequence[str]) -> bool:
+    try:
+        return all(snapshot.inventory.selects(s, driver, device) for s in wanted)
+    except SelectorError:  # a selector that fails matches nothing
+        return False
+
+
+def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str) -> Change:
+    """Nodes like one that exists, with free devices like its own."""
+    local = snapshot.inventory.local_slices(model.name)
+    devices = sum(len(item.devices) for item in local)
+
+    def change(snapshot: Snapshot) -> Undo:
+        inventory = snapshot.inventory
+        made: list[str] = []
+        for number in range(count):
+            clone = _clone(model, number)
+            snapshot.set_node(clone)
+            for item in local:
+                name = f"{_EXTRA}-{number}-{item.name}"
+                pool = f"{_EXTRA}-{number}-{item.pool}"
+                inventory.set_slice(replace(item, name=name, pool=pool, node_name=clone.name))
+                made.append(name)
+
+        def undo() -> None:
+            for name in made:
+                inventory.remove_slice(name)
+
+        return undo
+
+    noun = "node" if count == 1 else "nodes"
+    having = f" with its {devices} devices" if devices else ""
+    text = f"add {count} more {noun} like {model.name}{having}{place}"
+    return Change(
+        Suggestion("add-node", text, node=model.name, amount=count), ADD + 5, cluster=change
+    )
+
+
+def _clone(node: Node, number: int) -> Node:
+    name = f"{_EXTRA}-{number}"
+    labels = {**node.labels}
+    if HOSTNAME_LABEL in labels:
+        labels[HOSTNAME_LABEL] = name
+    return replace(node, name=name, labels=labels)
+
+
+def ended(snapshot: Snapshot, pods: Sequence[Pod], node: str) -> Change:
+    """Pods end, and with them the claims that nobody else uses are free."""
+
+    def change(snapshot: Snapshot) -> None:
+        for pod in pods:
+            evict(snapshot, pod)
+
+    names = ["/".join(pod.key) for pod in pods]
+    shown = ", ".join(names[:VICTIMS_NAMED])
+    if len(names) > VICTIMS_NAMED:
+        shown = f"{shown} and {len(names) - VICTIMS_NAMED} more"
+    noun = "pod" if len(names) == 1 else f"{len(names)} pods"
+    place = f" on node {node}" if node else ""
+    text = f"let {noun} {shown}{place} end{_standing(snapshot, pods)}"
+    kind = "free-pod" if len(names) == 1 else "free-pods"
+    suggestion = Suggestion(kind, text, ",".join(names), node, len(names))
+    return Change(suggestion, EVICT + len(names), cluster=change)
+
+
+def _standing(snapshot: Snapshot, pods: Sequence[Pod]) -> str:
+    """The highest priority among the pods, and the budgets that forbid to evict them."""
+    highest = max(pod.priority for pod in pods)
+    parts = [f"priority {highest}"] if highest else []
+    if breaking_first(snapshot, list(pods))[1]:
+        broken = [
+            "/".join(key)
+            for key, budget in snapshot.budgets.items()
+            if budget.allowed < sum(map(budget.covers, pods))
+        ]
+        parts.append(f"disruption budget {', '.join(broken)} allows no eviction")
+    return f" ({'; '.join(parts)})" if parts else ""

@@ -1,0 +1,513 @@
+"""All devices of the cluster against one request: the first rule that each fails, counted.
+
+The order of rules: the pool is unusable, a selector clause, a taint, the device is in use, its
+capacity or its counters are used up. What passes all is free. Slices that no clause can tell apart
+are looked at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kubarium.base.quantity import format_quantity
+from kubarium.engine.devices import capacity
+from kubarium.engine.devices.constraints import attribute
+from kubarium.engine.devices.model import (
+    Amount,
+    ClaimSpec,
+    Constraint,
+    Device,
+    DeviceId,
+    Request,
+    RequestEntry,
+    SelectorError,
+    Slice,
+)
+from kubarium.engine.devices.request import untolerated
+from kubarium.engine.explain.wishes import Clause, Clauses
+from kubarium.engine.model import Key
+from kubarium.engine.snapshot import Mask, Snapshot
+
+# Devices that clauses are evaluated on; alike ones count once. Beyond it the account is a sample.
+MAX_EVALUATED = 2_000
+
+# Values named where none is the wanted one, and holders named of devices in use.
+VALUES_SHOWN = 4
+HOLDERS_SHOWN = 3
+
+IN_USE = "in use"
+UNSEEN = "not looked at: nearly every device differs in what the selectors read"
+_FREE = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseCount:
+    """One selector clause: how many devices fail it, and how many fail nothing else before use.
+
+    ``hint`` says what there is instead of what the clause wants, ``nearest`` are the constants that
+    would do in its place.
+    """
+
+    text: str
+    owner: str
+    failing: int
+    alone: int
+    hint: str = ""
+    nearest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSurvey:
+    """The account of one request. ``failed`` counts devices by the first rule that they fail.
+
+    ``usable`` of the free ones are on nodes where nothing but devices is in the way, ``most`` is
+    how many one node can have at most.
+    """
+
+    request: str
+    device_class: str
+    needed: int
+    devices: int
+    matching: int
+    free: int
+    usable: int
+    most: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    clauses: tuple[ClauseCount, ...] = ()
+    holders: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sampled: bool = False
+
+    def message(self) -> str:
+        """One line: what is needed, what there is, and where the rest went."""
+        text = (
+            f"request {self.request}: {self.needed} of class {self.device_class} needed in all,"
+            f" {self.devices} devices in the cluster, {self.matching} match, {self.free} free"
+        )
+        if self.usable < self.free:
+            text = f"{text} ({self.usable} on nodes that the pod could use)"
+        return f"{text} (of those looked at)" if self.sampled else text
+
+    def lines(self) -> Iterator[str]:
+        """The message, then what failed, most frequent first."""
+        yield self.message()
+        for reason, count in sorted(self.failed.items(), key=lambda item: (-item[1], item[0])):
+            noun = "device" if count == 1 else "devices"
+            more = f" by {', '.join(self.holders)}" if reason == IN_USE and self.holders else ""
+            yield f"{count} {noun}: {reason}{more}"
+        yield from self.notes
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What is true of all slices of one kind: by place of the device, the static rule it fails."""
+
+    failed: list[str]
+    clauses: list[tuple[int, ...]]
+    matching: tuple[int, ...]
+    special: bool
+
+
+def survey(
+    snapshot: Snapshot,
+    spec: ClaimSpec,
+    claims: int,
+    clauses: Clauses,
+    usable: Mask | None = None,
+) -> list[RequestSurvey]:
+    """One survey for each request, and each alternative, of ``claims`` equal claims.
+
+    ``usable`` are the rows on which nothing but devices stands in the way.
+    """
+    return [
+        _Surveyor(snapshot, spec, entry, request, clauses, usable).run(claims)
+        for entry in spec.requests
+        for request in entry.alternatives
+    ]
+
+
+class _Surveyor:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        spec: ClaimSpec,
+        entry: RequestEntry,
+        request: Request,
+        clauses: Clauses,
+        usable: Mask | None,
+    ) -> None:
+        self._snapshot = snapshot
+        self._inventory = snapshot.inventory
+        self._spec = spec
+        self._entry = entry
+        self._request = request
+        self._usable = usable
+        self._path = entry.path(request)
+        owner = self._inventory.classes.get(request.device_class)
+        self._missing = owner is None
+        self._clauses: list[tuple[str, Clause]] = []
+        for whose, selectors in (
+            (f"class {request.device_class}", owner.selectors if owner else ()),
+            ("selector", request.selectors),
+        ):
+            for expression in selectors:
+                self._clauses += [(whose, clause) for clause in clauses(expression or "")]
+        self._whole = [s or "" for s in (*(owner.selectors if owner else ()), *request.selectors)]
+        self._facts: dict[int, _Facts] = {}
+        self._models: dict[int, Slice] = {}
+        self._evaluated = 0
+        self._failed: Counter[str] = Counter()
+        self._on_node: Counter[str] = Counter()
+        self._free = self._free_usable = self._matching = self._devices = 0
+        self._in_use: list[DeviceId] = []
+        self._groups: dict[str, dict[str, Counter[object]]] = {}
+        self._counters: dict[tuple[str, str], dict[tuple[str, str], tuple[Amount, Amount]]] = {}
+
+    def run(self, claims: int) -> RequestSurvey:
+        needed = claims * max(self._request.count, 1)
+        notes: list[str] = []
+        if self._missing:
+            notes.append(f"device class {self._request.device_class} does not exist")
+            return RequestSurvey(
+                self._path, self._request.device_class, needed, 0, 0, 0, 0, notes=tuple(notes)
+            )
+        if not self._inventory.slices:
+            notes.append("there are no ResourceSlices: no DRA driver publishes devices")
+        kinds = self._inventory.kinds(self._sight())
+        of_kind: Counter[int] = Counter()
+        for item, problem in self._inventory.slices_with_problems():
+            if problem:
+                self._devices += len(item.devices)
+                self._failed[problem] += len(item.devices)
+                continue
+            kind = kinds.slice_kind(item)
+            facts = self._facts.get(kind)
+            if facts is None:
+                facts = self._facts[kind] = self._look(item)
+                self._models[kind] = item
+            of_kind[kind] += 1
+            if facts.matching:
+                self._use(item, facts)
+        counts = self._count_static(of_kind)
+        most = self._on_node.pop("", 0) + max(self._on_node.values(), default=0)
+        if most < self._request.count <= self._free:
+            wanted = self._request.count
+            notes.append(f"one claim wants {wanted} on one node; no node has more than {most} free")
+        notes += self._constraint_notes()
+        return RequestSurvey(
+            self._path,
+            self._request.device_class,
+            needed,
+            self._devices,
+            self._matching,
+            self._free,
+            self._free_usable if self._usable is not None else self._free,
+            most,
+            {reason: n for reason, n in self._failed.items() if n and reason},
+            counts,
+            tuple(self._holders()),
+            tuple(notes),
+            self._evaluated > MAX_EVALUATED,
+        )
+
+    def _sight(self) -> frozenset[str] | None:
+        seen: set[str] = set()
+        for selector in self._whole:
+            more = self._inventory.reads(selector)
+            if more is None:
+                return None
+            seen |= more
+        return frozenset(seen)
+
+    # What does not depend on who holds what.
+
+    def _look(self, item: Slice) -> _Facts:
+        failed: list[str] = []
+        failing: list[tuple[int, ...]] = []
+        for device in item.devices:
+            self._evaluated += 1
+            seen = self._evaluated <= MAX_EVALUATED
+            bad = self._failing(item.driver, device) if seen else ()
+            failing.append(bad)
+            if not seen:
+                failed.append(UNSEEN)
+            elif bad:
+                failed.append(self._reason(bad[0]))
+            elif untolerated(device, self._request.tolerations):
+                taints = ", ".join(str(t) for t in device.taints if t.effect != "None")
+                failed.append(f"taint {taints}")
+            else:
+                failed.append(_FREE)
+        matching = tuple(i for i, reason in enumerate(failed) if reason == _FREE)
+        special = any(item.devices[i].consumes or item.devices[i].allow_multiple for i in matching)
+        return _Facts(failed, failing, matching, special)
+
+    def _failing(self, driver: str, device: Device) -> tuple[int, ...]:
+        return tuple(
+            number
+            for number, (_, clause) in enumerate(self._clauses)
+            if not self._holds(clause.text, driver, device)
+        )
+
+    def _holds(self, text: str, driver: str, device: Device) -> bool:
+        try:
+            return self._inventory.selects(text, driver, device)
+        except SelectorError:
+            return False
+
+    def _reason(self, number: int) -> str:
+        owner, clause = self._clauses[number]
+        return f"{owner} `{clause.text}`"
+
+    def _count_static(self, of_kind: Mapping[int, int]) -> tuple[ClauseCount, ...]:
+        failing: Counter[int] = Counter()
+        alone: Counter[int] = Counter()
+        for kind, times in of_kind.items():
+            facts = self._facts[kind]
+            self._devices += times * len(facts.failed)
+            for reason, bad in zip(facts.failed, facts.clauses, strict=True):
+                if not bad and reason != UNSEEN:
+                    self._matching += times
+                if reason:
+                    self._failed[reason] += times
+                for number in bad:
+                    failing[number] += times
+                if len(bad) == 1:
+                    alone[bad[0]] += times
+        return tuple(
+            ClauseCount(clause.text, owner, failing[i], alone[i], *self._hint(i))
+            for i, (owner, clause) in enumerate(self._clauses)
+            if failing[i]
+        )
+
+    def _hint(self, number: int) -> tuple[str, tuple[str, ...]]:
+        """What the devices have that fail this clause, those first that fail nothing else."""
+        clause = self._clauses[number][1]
+        if not clause.name:
+            return "", ()
+        near: list[Amount | str] = []
+        for only in (True, False):
+            for kind, facts in self._facts.items():
+                item = self._models[kind]
+                for device, bad in zip(item.devices, facts.clauses, strict=True):
+                    if number in bad and (len(bad) == 1 or not only):
+                        near += _values(item.driver, device, clause)
+            if near:
+                break
+        return _nearest(clause, near)
+
+    # What depends on it.
+
+    def _use(self, item: Slice, facts: _Facts) -> None:
+        taken = self._inventory.ledger.taken(item.driver, item.pool)
+        grouped = bool(self._spec.constraints)
+        if facts.special:
+            free = [i for i in facts.matching if self._is_free(item, item.devices[i])]
+        elif not taken:
+            free = list(facts.matching)
+        else:
+            free = [i for i in facts.matching if item.devices[i].name not in taken]
+            used = len(facts.matching) - len(free)
+            self._failed[IN_USE] += used
+            if used and len(self._in_use) < HOLDERS_SHOWN:
+                self._in_use += [
+                    DeviceId(item.driver, item.pool, item.devices[i].name)
+                    for i in facts.matching
+                    if item.devices[i].name in taken
+                ]
+        self._free += len(free)
+        self._on_node[item.node_name] += len(free)
+        if free and self._is_usable(item):
+            self._free_usable += len(free)
+        if grouped:
+            for i in free:
+                self._group(item, item.devices[i])
+
+    def _is_usable(self, item: Slice) -> bool:
+        if self._usable is None or not item.node_name:
+            return True
+        row = self._snapshot.rows.get(item.node_name)
+        return row is not None and bool(self._usable[row])
+
+    def _is_free(self, item: Slice, device: Device) -> bool:
+        """A device with counters or shares: whether the request could have it now."""
+        ledger, id_ = self._inventory.ledger, DeviceId(item.driver, item.pool, device.name)
+        if ledger.exclusive(id_):
+            self._failed[IN_USE] += 1
+            self._in_use.append(id_)
+            return False
+        used = ledger.consumed(id_)
+        fractional = self._inventory.features.fractional_range
+        if device.allow_multiple and not capacity.fits(
+            self._request, device, item.driver, used, fractional=fractional
+        ):
+            self._failed[self._full(item.driver, device, used)] += 1
+            return False
+        if device.consumes and not ledger.shared(id_):
+            short = self._short_counter(item, device)
+            if short:
+                self._failed[short] += 1
+                return False
+        return True
+
+    def _short_counter(self, item: Slice, device: Device) -> str:
+        """The counter of which too little is left for the device, in words; "" if none is short."""
+        pool = (item.driver, item.pool)
+        if pool not in self._counters:
+            self._counters[pool] = self._free_counters(*pool)
+        for use in device.consumes:
+            for counter, wanted in use.counters:
+                free, total = self._counters[pool].get((use.counter_set, counter), (0, 0))
+                if wanted > free:
+                    shown = f"{shown_amount(free)} free of {shown_amount(total)}"
+                    name = f"counter {counter} of set {use.counter_set}"
+                    return f"{name}: {shown}, {shown_amount(wanted)} wanted"
+        return ""
+
+    def _free_counters(
+        self, driver: str, pool: str
+    ) -> dict[tuple[str, str], tuple[Amount, Amount]]:
+        """(free, total) of each counter of each set."""
+        slices = self._inventory.current_slices(driver, pool)
+        found: dict[tuple[str, str], tuple[Amount, Amount]] = {
+            (name, counter): (total, total)
+            for item in slices
+            for name, counters in item.counter_sets
+            for counter, total in counters
+        }
+        taken = self._inventory.ledger.taken(driver, pool)
+        for device in (d for item in slices for d in item.devices if d.name in taken):
+            for use in device.consumes:
+                for counter, amount in use.counters:
+                    free, total = found.get((use.counter_set, counter), (0, 0))
+                    found[use.counter_set, counter] = (free - amount, total)
+        return found
+
+    def _full(self, driver: str, device: Device, used: Mapping[str, Amount]) -> str:
+        fractional = self._inventory.features.fractional_range
+        taken = capacity.allowed(self._request, device, driver, fractional=fractional)
+        for name, wanted in taken or ():
+            have = device.capacity[name].value
+            left = have - used.get(name, 0)
+            if wanted > left:
+                shown = f"{shown_amount(left)} left of {shown_amount(have)}"
+                return f"capacity {name}: {shown}, {shown_amount(wanted)} wanted"
+        return "capacity: the amount asked for is not one that the device gives"
+
+    def _group(self, item: Slice, device: Device) -> None:
+        for constraint in self._spec.constraints:
+            if constraint.covers(self._entry, self._request):
+                name = constraint.match or constraint.distinct
+                value = attribute(device, item.driver, name)
+                if value is not None and value.kind:
+                    nodes = self._groups.setdefault(name, {})
+                    nodes.setdefault(item.node_name, Counter()).update(value.values)
+
+    def _constraint_notes(self) -> Iterator[str]:
+        for constraint in self._spec.constraints:
+            if not constraint.covers(self._entry, self._request):
+                continue
+            wanted = self._covered(constraint)
+            if wanted > 1:
+                yield self._constraint_note(constraint, wanted)
+
+    def _covered(self, constraint: Constraint) -> int:
+        """Devices that the constraint ties together, over all its requests."""
+        return sum(
+            entry.alternatives[0].count
+            for entry in self._spec.requests
+            if constraint.covers(entry, entry.alternatives[0])
+        )
+
+    def _constraint_note(self, constraint: Constraint, wanted: int) -> str:
+        name = constraint.match or constraint.distinct
+        nodes = self._groups.get(name, {})
+        if not nodes:
+            return f"constraint: no free device has attribute {name}"
+        if constraint.match:
+            size, node, value = max(
+                (count, node, str(value))
+                for node, values in nodes.items()
+                for value, count in values.items()
+            )
+            where = f" ({name}={value}{f' on node {node}' if node else ''})"
+            return (
+                f"constraint: wants {wanted} with one {name}; the largest group has {size}{where}"
+            )
+        size, node = max((len(values), node) for node, values in nodes.items())
+        where = f" on node {node}" if node else ""
+        return f"constraint: wants {wanted} with different {name}; at most {size} differ{where}"
+
+    def _holders(self) -> Iterator[str]:
+        wanted = dict.fromkeys(self._in_use[:HOLDERS_SHOWN])
+        if not wanted:
+            return
+        named: dict[Key, None] = {}
+        for key, allocation in self._snapshot.allocations.items():
+            if any(result.id in wanted for result in allocation.results):
+                named[key] = None
+                if len(named) >= HOLDERS_SHOWN:
+                    break
+        yield from (f"claim {'/'.join(key)}" for key in named)
+        if self._failed[IN_USE] > len(wanted):
+            yield "others"
+
+
+def shares_left(snapshot: Snapshot, name: str) -> list[int]:
+    """The different amounts of a capacity that shared devices have left, most first."""
+    ledger = snapshot.inventory.ledger
+    found: dict[int, None] = {}
+    for item in snapshot.inventory.slices.values():
+        for device in item.devices:
+            have = device.capacity.get(name) if device.allow_multiple else None
+            if have is None:
+                continue
+            used = ledger.consumed(DeviceId(item.driver, item.pool, device.name))
+            left = have.value - used.get(name, 0)
+            if isinstance(left, int) and left > 0:
+                found[left] = None
+    return sorted(found, reverse=True)
+
+
+def shown_amount(value: Amount) -> str:
+    """The shorter of the binary and the decimal text."""
+    decimal, binary = format_quantity(value), format_quantity(value, binary=True)
+    return binary if len(binary) < len(decimal) else decimal
+
+
+def _values(driver: str, device: Device, clause: Clause) -> Iterator[Amount | str]:
+    if clause.is_capacity:
+        found = device.capacity.get(clause.name)
+        domain, _, short = clause.name.partition("/")
+        if found is None and domain == driver:
+            found = device.capacity.get(short)
+        if found is not None:
+            yield found.value
+        return
+    value = attribute(device, driver, clause.name)
+    for item in value.values if value is not None else ():
+        yield item if isinstance(item, int) and not isinstance(item, bool) else _text(item)
+
+
+def _text(item: object) -> str:
+    return str(item).lower() if isinstance(item, bool) else str(item)
+
+
+def _nearest(clause: Clause, values: Sequence[Amount | str]) -> tuple[str, tuple[str, ...]]:
+    """(in words, constants that could stand in the clause)."""
+    short = clause.name.partition("/")[2]
+    if not values:
+        return f"no device has {short}", ()
+    numbers = [v for v in values if not isinstance(v, str)]
+    if clause.operator in (">", ">=", "<", "<=") and len(numbers) == len(values):
+        upward = clause.operator.startswith(">")
+        best = shown_amount(max(numbers) if upward else min(numbers))
+        word = "most" if upward else "least"
+        # Strictly more than the most there is has no constant to name.
+        return f"the {word} there is: {best}", (best,) if "=" in clause.operator else ()
+    texts = sorted({v if isinstance(v, str) else shown_amount(v) for v in values})
+    more = "" if len(texts) <= VALUES_SHOWN else " …"
+    constants = tuple(texts[:VALUES_SHOWN]) if clause.operator == "==" else ()
+    return f"there is {short} {', '.join(texts[:VALUES_SHOWN])}{more}", constants

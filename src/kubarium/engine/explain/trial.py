@@ -1,0 +1,100 @@
+"""Trying changes on the snapshot, by the code that schedules, and taking them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from kubarium.engine.devices.model import AllocationError
+from kubarium.engine.explain.subject import Change, Subject, Undo
+from kubarium.engine.model import Claim
+from kubarium.engine.placement.gang import place_gang
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.trial import Budget
+from kubarium.engine.plan import QueueItem
+
+# Pods that all tries of one question may place together, so that the question about a gang of
+# thousands ends too. A try of a gang counts with all its pods.
+PODS_PLACED = 6_000
+
+# Tries for one question, whatever is placed.
+TRIES = 240
+# What the search for a mixed gang may cost in each of these tries (see placement.trial.Budget).
+FIT_BUDGET = 200
+
+
+class Trial:
+    """Tries on one placer's snapshot, up to a budget; beyond it nothing fits any more."""
+
+    def __init__(self, placer: Placer) -> None:
+        self.placer = placer
+        self.snapshot = placer.snapshot
+        self.pods_left = PODS_PLACED
+        self.tries_left = TRIES
+
+    @property
+    def exhausted(self) -> bool:
+        return self.tries_left <= 0 or self.pods_left <= 0
+
+    def pending(self, subject: Subject) -> list[Claim]:
+        """The subject's claims that have no devices yet."""
+        snapshot = self.snapshot
+        keys = dict.fromkeys(key for pod in subject.pods for key in pod.claims)
+        return [
+            snapshot.claims[key]
+            for key in keys
+            if key in snapshot.claims and key not in snapshot.allocations
+        ]
+
+    def fits(self, subject: Subject, changes: Iterable[Change] = ()) -> bool:
+        """Whether the subject could be placed once the changes are made; nothing is kept.
+
+        False when the budget is used up.
+        """
+        if self.exhausted:
+            return False
+        self.tries_left -= 1
+        self.pods_left -= len(subject.pods)
+        snapshot = self.snapshot
+        mark = snapshot.checkpoint()
+        undo: list[Undo] = []
+        try:
+            for change in changes:
+                subject = self._made(subject, change, undo)
+            return self._places(subject)
+        except AllocationError:
+            return False
+        finally:
+            snapshot.rollback(mark)
+            for step in reversed(undo):
+                step()
+
+    def _places(self, subject: Subject) -> bool:
+        if not subject.is_gang:
+            return self.placer.place(subject.pods[0]) is not None
+        item = QueueItem(subject.pods, subject.gang)
+        budget = Budget(FIT_BUDGET)
+        return bool(place_gang(self.placer, item, budget=budget).placements)
+
+    def _made(self, subject: Subject, change: Change, undo: list[Undo]) -> Subject:
+        if change.cluster is not None:
+            step = change.cluster(self.snapshot)
+            if step is not None:
+                undo.append(step)
+        if change.spec is not None:
+            book = self.snapshot.claims
+            for claim in self.pending(subject):
+                undo.append(_restore(book, claim))
+                book[claim.key] = replace(book[claim.key], spec=change.spec(claim.spec))
+        if change.shape is not None:
+            subject = subject.reshaped(change.shape)
+        if change.gang is not None and subject.gang is not None:
+            subject = replace(subject, gang=change.gang(subject.gang))
+        return subject
+
+
+def _restore(book: dict[tuple[str, str], Claim], claim: Claim) -> Undo:
+    def undo() -> None:
+        book[claim.key] = claim
+
+    return undo

@@ -1,0 +1,300 @@
+"""Changes to what a pod or a claim asks for: each clause left out alone, each amount lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from kubarium.engine.devices.model import ALL, ClaimSpec, Constraint, DeviceTaint, Request
+from kubarium.engine.explain.subject import OWN_CLAIM, OWN_WISH, SMALLER, Change
+from kubarium.engine.model import (
+    HostPort,
+    PodShape,
+    PodTerm,
+    SpreadConstraint,
+    Taint,
+    Toleration,
+)
+from kubarium.engine.selectors import NodeTerm, Requirement
+from kubarium.engine.verdict import Suggestion
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One clause of a CEL selector; what it compares, if that is one value with a constant."""
+
+    text: str
+    name: str = ""
+    is_capacity: bool = False
+    operator: str = ""
+    wanted: str = ""
+
+
+# A CEL selector -> its clauses, all of which must hold.
+Clauses = Callable[[str], Sequence[Clause]]
+
+
+def whole(expression: str) -> Sequence[Clause]:
+    """A selector that nobody can take apart."""
+    return (Clause(expression),)
+
+
+# Pods
+
+
+def without_clause(clause: Requirement) -> Change:
+    """The node selector without one clause."""
+    text = f"remove node selector clause {clause}"
+
+    def change(shape: PodShape) -> PodShape:
+        return replace(shape, node_selector=tuple(c for c in shape.node_selector if c != clause))
+
+    return Change(Suggestion("remove-selector", text, str(clause)), OWN_WISH, shape=change)
+
+
+def corrected_clause(clause: Requirement, meant: Requirement) -> Change:
+    """The node selector with a misspelt clause put right."""
+    text = f"change node selector clause {clause} to {meant}"
+
+    def change(shape: PodShape) -> PodShape:
+        clauses = tuple(meant if c == clause else c for c in shape.node_selector)
+        return replace(shape, node_selector=clauses)
+
+    return Change(Suggestion("correct-selector", text, str(clause)), OWN_WISH - 1, shape=change)
+
+
+def without_affinity() -> Change:
+    """No required node affinity."""
+    text = "remove the required node affinity"
+
+    def change(shape: PodShape) -> PodShape:
+        return replace(shape, affinity=None)
+
+    return Change(Suggestion("remove-affinity", text, "nodeAffinity"), OWN_WISH + 1, shape=change)
+
+
+def without_affinity_clause(clause: Requirement, hint: str = "") -> Change:
+    """The required node affinity without one clause, in every term that has it."""
+    text = f"remove the node affinity clause {clause}{hint}"
+
+    def stripped(term: NodeTerm) -> NodeTerm:
+        return NodeTerm(
+            tuple(c for c in term.labels if c != clause),
+            tuple(c for c in term.fields if c != clause),
+        )
+
+    def change(shape: PodShape) -> PodShape:
+        terms = tuple(stripped(term) for term in shape.affinity or ())
+        # A term without clauses would match no node, while nothing is asked of one any more.
+        anywhere = any(not term.labels and not term.fields for term in terms)
+        return replace(shape, affinity=None if anywhere else terms)
+
+    return Change(Suggestion("remove-affinity-clause", text, str(clause)), OWN_WISH, shape=change)
+
+
+def tolerating(taint: Taint) -> Change:
+    """A toleration for one taint of nodes."""
+    extra = Toleration(taint.key, "Equal", taint.value, taint.effect)
+
+    def change(shape: PodShape) -> PodShape:
+        return replace(shape, tolerations=(*shape.tolerations, extra))
+
+    text = f"tolerate taint {taint}"
+    return Change(Suggestion("tolerate-taint", text, str(taint)), OWN_WISH + 2, shape=change)
+
+
+def without_port(port: HostPort) -> Change:
+    """No such host port."""
+
+    def change(shape: PodShape) -> PodShape:
+        return replace(shape, ports=tuple(p for p in shape.ports if p != port))
+
+    text = f"do without host port {port.port}"
+    return Change(Suggestion("remove-port", text, str(port.port)), OWN_WISH + 1, shape=change)
+
+
+def without_spread(constraint: SpreadConstraint) -> Change:
+    """No such spread constraint."""
+
+    def change(shape: PodShape) -> PodShape:
+        return replace(shape, spread=tuple(c for c in shape.spread if c != constraint))
+
+    key = constraint.topology_key
+    text = f"remove the spread constraint over {key}"
+    return Change(Suggestion("remove-spread", text, key), OWN_WISH + 1, shape=change)
+
+
+def without_pod_affinity(term: PodTerm) -> Change:
+    """No such required pod affinity."""
+
+    def change(shape: PodShape) -> PodShape:
+        return replace(shape, pod_affinity=tuple(t for t in shape.pod_affinity if t != term))
+
+    key = term.topology_key
+    text = f"remove the required pod affinity over {key}"
+    return Change(Suggestion("remove-pod-affinity", text, key), OWN_WISH + 1, shape=change)
+
+
+def without_pod_anti_affinity(term: PodTerm) -> Change:
+    """No such required pod anti-affinity."""
+
+    def change(shape: PodShape) -> PodShape:
+        left = tuple(t for t in shape.pod_anti_affinity if t != term)
+        return replace(shape, pod_anti_affinity=left)
+
+    key = term.topology_key
+    text = f"remove the required pod anti-affinity over {key}"
+    return Change(Suggestion("remove-pod-anti-affinity", text, key), OWN_WISH + 1, shape=change)
+
+
+def requesting(resource: str, amount: int, shown: str, node: str) -> Change:
+    """A smaller request."""
+
+    def change(shape: PodShape) -> PodShape:
+        book = dict(shape.requests)
+        book[resource] = min(book.get(resource, 0), amount)
+        return replace(shape, requests=tuple(sorted(book.items())))
+
+    text = f"request at most {shown} {resource} (free on node {node})"
+    suggestion = Suggestion("lower-request", text, resource, node, amount)
+    return Change(suggestion, SMALLER, shape=change)
+
+
+# Claims
+
+
+def claim_wishes(spec: ClaimSpec, clauses: Clauses) -> Iterator[Change]:
+    """Each constraint and each selector clause of the claim left out alone."""
+    for constraint in spec.constraints:
+        yield _without_constraint(constraint)
+    for entry in spec.requests:
+        for request in entry.alternatives:
+            path = entry.path(request)
+            for expression in request.selectors:
+                for clause in clauses(expression or ""):
+                    yield _without_selector_clause(path, expression or "", clause, clauses)
+
+
+def _without_constraint(constraint: Constraint) -> Change:
+    kind = "matchAttribute" if constraint.match else "distinctAttribute"
+    about = constraint.match or constraint.distinct
+
+    def change(spec: ClaimSpec) -> ClaimSpec:
+        return ClaimSpec(spec.requests, tuple(c for c in spec.constraints if c != constraint))
+
+    text = f"remove the constraint {kind} {about}"
+    return Change(Suggestion("remove-constraint", text, about), OWN_CLAIM, spec=change)
+
+
+def _without_selector_clause(
+    path: str, expression: str, clause: Clause, clauses: Clauses
+) -> Change:
+    parts = clauses(expression)
+    what = "selector" if len(parts) == 1 else "selector clause"
+    text = f"remove {what} `{clause.text}` of request {path}"
+    suggestion = Suggestion("remove-device-selector", text, clause.text)
+    return Change(suggestion, OWN_CLAIM, spec=_reselecting(path, clause, "", clauses))
+
+
+def reworded(path: str, clause: Clause, constant: str, clauses: Clauses) -> Change | None:
+    """The clause with another constant; None if the old one does not stand there just once."""
+    quoted = f'"{clause.wanted}"' if f'"{clause.wanted}"' in clause.text else clause.wanted
+    if clause.text.count(quoted) != 1:
+        return None
+    new = clause.text.replace(quoted, quoted.replace(clause.wanted, constant))
+    text = f"change `{clause.text}` of request {path} to {constant}"
+    suggestion = Suggestion("change-device-selector", text, clause.text)
+    change = _reselecting(path, clause, new, clauses)
+    return Change(suggestion, OWN_CLAIM - 1, spec=change)
+
+
+def _reselecting(
+    path: str, clause: Clause, new: str, clauses: Clauses
+) -> Callable[[ClaimSpec], ClaimSpec]:
+    """The spec with ``new`` in place of one clause of one selector; "" leaves the clause out.
+
+    A selector may have been changed already: what is left of it is looked at.
+    """
+
+    def selectors(old: Sequence[str | None]) -> Iterator[str | None]:
+        for selector in old:
+            found = [c.text for c in clauses(selector or "")]
+            if clause.text not in found:
+                yield selector
+                continue
+            left = [new if text == clause.text else text for text in found]
+            left = [text for text in left if text]
+            if left:
+                yield joined(left)
+
+    def relaxed(request: Request) -> Request:
+        return replace(request, selectors=tuple(selectors(request.selectors)))
+
+    return lambda spec: with_request(spec, path, relaxed)
+
+
+def joined(clauses: Sequence[str]) -> str:
+    """One selector of several clauses."""
+    if len(clauses) == 1:
+        return clauses[0]
+    return " && ".join(f"({c})" if "||" in c or "?" in c else c for c in clauses)
+
+
+def with_request(spec: ClaimSpec, path: str, change: Callable[[Request], Request]) -> ClaimSpec:
+    """The spec with one request, or one alternative of it, changed."""
+    return ClaimSpec(
+        tuple(
+            replace(
+                entry,
+                alternatives=tuple(
+                    change(r) if entry.path(r) == path else r for r in entry.alternatives
+                ),
+            )
+            for entry in spec.requests
+        ),
+        spec.constraints,
+    )
+
+
+def asking_for(path: str, old: int, count: int) -> Change:
+    """A smaller count in one request."""
+
+    def change(spec: ClaimSpec) -> ClaimSpec:
+        return with_request(spec, path, lambda r: replace(r, count=min(r.count, count)))
+
+    text = f"ask for {count} instead of {old} in request {path}"
+    return Change(Suggestion("lower-count", text, path, amount=count), SMALLER, spec=change)
+
+
+def tolerating_devices(path: str, taint: DeviceTaint) -> Change:
+    """A toleration for one taint of devices."""
+    extra = Toleration(taint.key, "Equal", taint.value, taint.effect)
+
+    def change(spec: ClaimSpec) -> ClaimSpec:
+        return with_request(spec, path, lambda r: replace(r, tolerations=(*r.tolerations, extra)))
+
+    text = f"tolerate device taint {taint} in request {path}"
+    return Change(Suggestion("tolerate-device-taint", text, str(taint)), OWN_CLAIM, spec=change)
+
+
+def taking_less(path: str, name: str, amount: int, shown: str) -> Change:
+    """A smaller share of one capacity."""
+
+    def change(spec: ClaimSpec) -> ClaimSpec:
+        def less(request: Request) -> Request:
+            book = dict(request.capacity or ())
+            book[name] = amount
+            return replace(request, capacity=tuple(sorted(book.items())))
+
+        return with_request(spec, path, less)
+
+    text = f"ask for {shown} of capacity {name} in request {path}"
+    suggestion = Suggestion("lower-capacity", text, name, amount=amount)
+    return Change(suggestion, SMALLER, spec=change)
+
+
+def countable(spec: ClaimSpec) -> Iterator[tuple[str, Request]]:
+    """Requests for a number of devices, alternatives left out."""
+    for entry in spec.requests:
+        if not entry.prioritised and entry.alternatives[0].mode != ALL:
+            yield entry.name, entry.alternatives[0]

@@ -1,0 +1,1 @@
+"""Who may talk to whom: network policies as a decision over addresses."""

@@ -1,0 +1,115 @@
+"""Topology domains: the nodes that share one value of each of a group's labels.
+
+Bounds come with them: how many pods a domain could hold at most, so that most domains need not be
+tried at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubarium.engine.model import Gang, Key, Pod
+from kubarium.engine.snapshot import Mask, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The nodes that share one value of every key, and how many pods they could hold at most."""
+
+    name: str
+    _numbers: NDArray[np.int64]
+    _number: int
+    room: int
+
+    @property
+    def mask(self) -> Mask:
+        """The domain's rows."""
+        rows: Mask = self._numbers == self._number
+        return rows
+
+
+def room_for(snapshot: Snapshot, pods: Sequence[Pod]) -> NDArray[np.int64]:
+    """Per row at most how many of the pods its free resources could hold: a quick upper bound."""
+    least: dict[str, int] = dict(pods[0].shape.requests)
+    for shape in dict.fromkeys(pod.shape for pod in pods):
+        asked = dict(shape.requests)
+        least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
+    room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
+    for name, amount in least.items():
+        if amount > 0:
+            index = snapshot.resource_index(name)
+            room = np.minimum(
+                room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount
+            )
+    return np.maximum(room, 0)
+
+
+def domains_of(
+    snapshot: Snapshot,
+    keys: tuple[str, ...],
+    room: NDArray[np.int64],
+    within: Mask | None,
+    settled: int | None,
+) -> list[Domain]:
+    """Each domain that may be tried, the one with the least room first: large holes stay whole.
+
+    ``settled`` is a row where pods of the group run already: the group stays in its domain.
+    """
+    columns = [snapshot.labels.get(key) for key in keys]
+    if any(column is None for column in columns):
+        return []
+    open_rows = snapshot.alive.copy() if within is None else snapshot.alive & within
+    for column in columns:
+        assert column is not None
+        open_rows &= column >= 0
+        if settled is not None:
+            open_rows &= column == column[settled]
+    rows = np.flatnonzero(open_rows)
+    if not len(rows):
+        return []
+    codes = np.zeros(len(rows), np.int64)  # one number for each combination of values
+    for column in columns:
+        assert column is not None
+        codes = codes * (int(column.max()) + 1) + column[rows]
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    sums = np.bincount(inverse, weights=room[rows], minlength=len(first)).astype(np.int64)
+    numbers = np.full(snapshot.capacity, -1, np.int64)
+    numbers[rows] = inverse
+    found: list[Domain] = []
+    for number, at in enumerate(first.tolist()):
+        node = snapshot.nodes[int(rows[at])]
+        assert node is not None
+        name = ",".join(f"{key}={node.labels[key]}" for key in keys)
+        found.append(Domain(name, numbers, number, int(sums[number])))
+    return sorted(found, key=lambda domain: (domain.room, domain.name))
+
+
+def missing_key(snapshot: Snapshot, keys: tuple[str, ...]) -> str:
+    """The key that no node carries; all of them if only their combination is missing."""
+    for key in keys:
+        column = snapshot.labels.get(key)
+        if column is None or not (snapshot.alive & (column >= 0)).any():
+            return key
+    return " and ".join(keys)
+
+
+def row_of_gangs(snapshot: Snapshot, gangs: Iterable[Gang]) -> int | None:
+    """A row on which a pod of one of the gangs runs."""
+    keys: set[Key] = {gang.key for gang in gangs if gang.scheduled_count}
+    if not keys:
+        return None
+    return next((row for pod, row in snapshot.placed_pods() if pod.gang in keys), None)
+
+
+def mask_around(snapshot: Snapshot, keys: tuple[str, ...], row: int) -> Mask:
+    """The nodes that share the row's value of every key."""
+    mask = snapshot.alive.copy()
+    for key in keys:
+        column = snapshot.labels.get(key)
+        if column is not None:
+            mask &= column == column[row]
+    return mask

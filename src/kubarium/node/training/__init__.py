@@ -1,0 +1,1 @@
+"""What a node does for training: follows ranks, notices stalls, stops a gang at one step."""

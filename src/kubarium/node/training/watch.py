@@ -1,0 +1,240 @@
+"""Follows the ranks of one agent's nodes: their progress, their stalls, and their common stop.
+
+A rank is a pod of a Job. Its training folder is its own and empty at first; programs that use
+:mod:`kubarium.train` report there, of all others we see whether they run and whether they write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kubarium.api.resource import Document
+from kubarium.node.training import processes
+from kubarium.node.training.progress import RankProgress, stop_step
+from kubarium.node.training.recorder import Recorder
+from kubarium.node.training.stacks import kernel_wait, python_stack, shown
+from kubarium.node.training.stalls import Sample, Stall, StallRule
+from kubarium.runtime.protocol import Context
+from kubarium.view.stalls import STALLED, STOPPED, hang_policy
+
+LOOK_S = 0.5
+# How much of a report is read at a time: a rank writes some 10 KB a second at most.
+_READ_BYTES = 1 << 20
+FOLDER_VARIABLE = "KUBARIUM_TRAIN_DIR"
+FOLDER = "/run/kubarium/train"
+STOP_FILE = "stop.json"
+
+_JOBSET = "jobset.sigs.k8s.io/jobset-uid"
+
+
+class Ranks(Protocol):
+    """What the watch asks of the runtime."""
+
+    def processes_of(self, uid: str) -> dict[str, int]:
+        """The first process of each running container."""
+        ...
+
+    def output_bytes(self, uid: str, name: str) -> int:
+        """How much a container has written so far."""
+        ...
+
+    def note(self, uid: str, kind: str, reason: str, message: str) -> None:
+        """Say a condition of a pod; no longer with an empty reason."""
+        ...
+
+
+# Runs work beside everything else.
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@dataclass(slots=True)
+class _Rank:
+    """One pod; ``rules`` and ``stalls`` are by container."""
+
+    pod: Document
+    folder: Path
+    progress: dict[str, RankProgress] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, StallRule] = field(default_factory=dict)
+    stalls: dict[str, Stall] = field(default_factory=dict)
+    hung: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def gang(self) -> str:
+        """What trains together: the pods of a JobSet, else those of one owner."""
+        labels = self.pod["metadata"].get("labels") or {}
+        owners = self.pod["metadata"].get("ownerReferences") or ()
+        return labels.get(_JOBSET) or next((o["uid"] for o in owners if o.get("controller")), "")
+
+
+def is_rank(pod: Document) -> bool:
+    """Whether the pod is one of a Job's."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return any(o.get("controller") and o.get("kind") == "Job" for o in owners)
+
+
+class TrainingWatch:
+    """See the module."""
+
+    def __init__(self, context: Context, ranks: Ranks, spawn: Spawn) -> None:
+        self._clock = context.clock
+        self.recorder = Recorder(context, self._newest)
+        self._runtime = ranks
+        self._spawn = spawn
+        self._ranks: dict[str, _Rank] = {}
+
+    def add(self, pod: Document, folder: Path) -> None:
+        """A container of a rank is about to start: its last attempt's stop is over."""
+        uid = pod["metadata"]["uid"]
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chmod(folder, 0o777)  # the container's user may be anyone
+        (folder / STOP_FILE).unlink(missing_ok=True)
+        rank = self._ranks.setdefault(uid, _Rank(pod, folder))
+        rank.pod = pod
+        rank.rules.clear()
+        self.recorder.started(pod)
+
+    def ended(self, uid: str, outcome: str) -> None:
+        """A container of a rank has ended."""
+        rank = self._ranks.get(uid)
+        if rank is not None:
+            self._read(rank)
+            self._spawn(self.recorder.ended(uid, outcome))
+
+    def drop(self, uid: str) -> None:
+        """The pod is over."""
+        self._ranks.pop(uid, None)
+        self.recorder.drop(uid)
+
+    def progress(self, uid: str) -> RankProgress | None:
+        """What a rank has reported, read up to this moment; None if nothing."""
+        rank = self._ranks.get(uid)
+        if rank is None:
+            return None
+        self._read(rank)
+        return self._newest(uid)
+
+    def _newest(self, uid: str) -> RankProgress | None:
+        rank = self._ranks.get(uid)
+        reports = rank.progress.values() if rank else ()
+        return max(reports, key=lambda p: p.at, default=None)
+
+    def stop(self, uid: str) -> None:
+        """A rank is asked to end: have its whole gang save and stop at one step."""
+        rank = self._ranks.get(uid)
+        if rank is None:
+            return
+        gang = [other for other in self._ranks.values() if other.gang == rank.gang]
+        if any((other.folder / STOP_FILE).exists() for other in gang):
+            return  # agreed on already
+        for other in gang:
+            self._read(other)
+        step = stop_step([p for other in gang for p in other.progress.values()])
+        if step is None:
+            return
+        for other in gang:
+            _write_whole(other.folder / STOP_FILE, json.dumps({"step": step}))
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self._clock.sleep(LOOK_S)
+            for uid, rank in list(self._ranks.items()):
+                self._read(rank)
+                for name, init in self._runtime.processes_of(uid).items():
+                    self._look(uid, rank, name, init)
+            await self.recorder.look()
+
+    # Reports
+
+    def _read(self, rank: _Rank) -> None:
+        """Take in what is new in the rank's files."""
+        for path in _reports(rank.folder):
+            progress = rank.progress.setdefault(path.name, RankProgress())
+            try:
+                size = path.stat().st_size
+                place = rank.places.get(path.name, 0)
+                if size < place:  # begun anew
+                    place = 0
+                    progress.restart()
+                if size == place:
+                    continue
+                with path.open("rb") as file:
+                    file.seek(place)
+                    data = file.read(_READ_BYTES)
+            except OSError:
+                continue
+            rank.places[path.name] = place + len(data)
+            history = self.recorder.of(rank.pod).history
+            for line in progress.feed(data):
+                history.take(line)
+
+    # Stalls
+
+    def _look(self, uid: str, rank: _Rank, name: str, init: int) -> None:
+        try:
+            timeout_s = hang_policy(rank.pod).timeout_s
+        except ValueError:  # said on the pod by the controller that reads it
+            return
+        if timeout_s is None or not init:
+            return
+        rule = rank.rules.setdefault(name, StallRule(timeout_s))
+        pids = processes.below(init)
+        stopped = [pid for pid in pids if processes.is_stopped(pid)]
+        steps = sum(p.step + p.saved_step for p in rank.progress.values())
+        output = self._runtime.output_bytes(uid, name)
+        # Without reports, a rank that has written anything counts as begun.
+        began = any(p.step for p in rank.progress.values()) if rank.progress else output > 0
+        found = rule.look(Sample(bool(stopped), (steps, output), began), self._clock.monotonic())
+        before = rank.stalls.get(name)
+        if found is not None:
+            now, lasting = self._clock.now(), self._clock.monotonic() - found.since
+            hung_at = rank.hung.setdefault(name, now - lasting)
+            self.recorder.of(rank.pod).history.hang(hung_at, now)
+        if found is None:
+            if before is not None:
+                del rank.stalls[name], rank.hung[name]
+                self._runtime.note(uid, STALLED + name, "", "")
+        elif before is None or before.reason != found.reason:
+            rank.stalls[name] = found
+            self._spawn(self._tell(uid, rank, name, found, stopped or pids[::-1]))
+
+    async def _tell(self, uid: str, rank: _Rank, name: str, stall: Stall, pids: list[int]) -> None:
+        """Say that the rank stalls, and where it is."""
+        where = "it has no process that runs"
+        for pid in pids:
+            frames = await python_stack(pid)
+            where = f"at {shown(frames)}" if frames else where
+            if frames:
+                break
+        else:
+            waits = next((text for pid in pids if (text := kernel_wait(pid))), "")
+            where = f"waits in the kernel in {waits}" if waits else where
+        if rank.stalls.get(name) is not stall:
+            return  # it went on meanwhile
+        lasting = self._clock.monotonic() - stall.since
+        what = "was stopped by a signal" if stall.reason == STOPPED else "makes no progress"
+        step = max((p.step for p in rank.progress.values()), default=0)
+        after = f" after step {step}" if step else ""
+        text = f"{what} for {lasting:.1f} s{after}: {where}"
+        self._runtime.note(uid, STALLED + name, stall.reason, text)
+
+
+def _reports(folder: Path) -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith("progress-") and entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}")
+    with contextlib.suppress(OSError):
+        beside.write_text(text)
+        beside.rename(path)

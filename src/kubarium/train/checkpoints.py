@@ -1,0 +1,217 @@
+"""Checkpoints in a folder: atomic, verified, kept for a while, written by one rank or by all.
+
+    folder/
+      step-00000120/            complete: renamed into place when every part is on disk
+        rank-00000.npz          one part for each writing rank
+        rank-00000.json         its size, digest and what it is
+      .step-00000140.tmp/       being written, or left by a crash; never read
+
+A part is written, synced and then named in its ``.json``; rank 0 renames the folder once all ranks
+of the world have theirs. So a folder without a dot is whole, whatever was killed when, and a file
+that rotted later is found by its digest and passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubarium.train import formats
+
+# How long rank 0 waits for the other ranks' parts before it gives a save up.
+PARTS_TIMEOUT_S = 120.0
+POLL_S = 0.01
+
+State = Mapping[str, Any]
+
+
+class CorruptCheckpointError(Exception):
+    """A checkpoint cannot be used: the text names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint on disk that was looked at and found whole."""
+
+    step: int
+    folder: Path
+    world: int
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder, which all ranks see (or each its own)."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        sharded: bool = False,
+        keep: int = 3,
+        keep_every: int = 0,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """``sharded``: every rank writes its own part; otherwise rank 0 writes for all.
+
+        ``keep`` is how many of the newest stay; ``keep_every`` (steps, 0: none) stay for good.
+        ``tell`` is called with a sentence when a checkpoint has to be passed over.
+        """
+        if keep < 1:
+            raise ValueError(f"keep: {keep} must be at least 1, or there is nothing to resume from")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank: {rank} is not below the world size {world}")
+        self.folder = Path(folder)
+        self.rank, self.sharded = rank, sharded
+        self._writers = world if sharded else 1
+        self._keep, self._keep_every, self._tell = keep, keep_every, tell
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank writes at all."""
+        return self.sharded or self.rank == 0
+
+    def save(self, step: int, state: State) -> None:
+        """Write this rank's part; on rank 0, return when the whole checkpoint is in place.
+
+        Raises TimeoutError if other ranks' parts do not come, OSError if the disk refuses.
+        """
+        if not self.writes:
+            return
+        beside = self.folder / f".step-{step:08d}.tmp"
+        beside.mkdir(parents=True, exist_ok=True)
+        part = beside / f"rank-{self.rank:05d}{formats.suffix(state)}"
+        with part.open("wb") as file:
+            formats.write(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        about = {"file": part.name, "bytes": part.stat().st_size, "sha256": _digest(part)}
+        about |= {"step": step, "writers": self._writers}
+        _write_whole(beside / f"rank-{self.rank:05d}.json", json.dumps(about))
+        if self.rank == 0:
+            self._commit(step, beside)
+
+    def _commit(self, step: int, beside: Path) -> None:
+        deadline = time.monotonic() + PARTS_TIMEOUT_S
+        while len(list(beside.glob("rank-*.json"))) < self._writers:
+            if time.monotonic() > deadline:
+                there = {int(p.stem.split("-")[1]) for p in beside.glob("rank-*.json")}
+                missing = sorted(set(range(self._writers)) - there)
+                raise TimeoutError(f"step {step}: no checkpoint part came from ranks {missing}")
+            time.sleep(POLL_S)
+        final = self.folder / f"step-{step:08d}"
+        if final.exists():  # the step was done again after a failure; the newer part counts
+            shutil.rmtree(final)
+        beside.rename(final)
+        _sync_folder(self.folder)
+        self._retire(step)
+
+    def _retire(self, newest: int) -> None:
+        """Remove what is older than the newest ``keep``, and leftovers of saves that failed."""
+        steps = sorted(s for s in self._steps() if s <= newest)
+        for step in steps[: -self._keep]:
+            if not (self._keep_every and step % self._keep_every == 0):
+                shutil.rmtree(self.folder / f"step-{step:08d}", ignore_errors=True)
+        for left in self.folder.glob(".step-*.tmp"):
+            if int(left.name[6:14]) < newest:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        found = (path.name[5:] for path in self.folder.glob("step-*") if path.is_dir())
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def newest(self, at_most: int | None = None) -> Saved | None:
+        """The newest checkpoint that is whole, parts verified; None if there is none.
+
+        ``at_most`` bounds the step: the last one common to all ranks, where each has its own disk.
+        """
+        for step in reversed(self._steps()):
+            if at_most is not None and step > at_most:
+                continue
+            try:
+                return self._look(step)
+            except CorruptCheckpointError as error:
+                self._tell(f"{error}; going back to the one before")
+        return None
+
+    def _look(self, step: int) -> Saved:
+        folder = self.folder / f"step-{step:08d}"
+        abouts = [_about(path) for path in sorted(folder.glob("rank-*.json"))]
+        if not abouts:
+            raise CorruptCheckpointError(f"checkpoint {folder}: has no parts")
+        writers = int(abouts[0].get("writers", 0))
+        if len(abouts) != writers:
+            text = f"checkpoint {folder}: {len(abouts)} of {writers} parts are there"
+            raise CorruptCheckpointError(text)
+        # Each rank reads its own part, so each verifies its own.
+        mine = abouts[min(self.rank, writers - 1)]
+        part = folder / str(mine.get("file"))
+        if not part.is_file():
+            raise CorruptCheckpointError(f"checkpoint part {part}: is missing")
+        size = part.stat().st_size
+        if size != mine.get("bytes"):
+            text = f"checkpoint part {part}: {size} bytes, written with {mine.get('bytes')}"
+            raise CorruptCheckpointError(text)
+        if _digest(part) != mine.get("sha256"):
+            raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
+        return Saved(step, folder, writers)
+
+    def load(self, saved: Saved, like: State) -> dict[str, Any]:
+        """The state of a checkpoint, in the kind of ``like`` (NumPy or torch).
+
+        Raises CorruptCheckpointError if its names differ from those of ``like``, and ValueError if
+        it was written in parts by another number of ranks.
+        """
+        if self.sharded and saved.world != self._writers:
+            raise ValueError(
+                f"{saved.folder}: written in {saved.world} parts, this world has {self._writers}"
+                " ranks; save whole states (sharded=False) to change the number of ranks"
+            )
+        about = _about(saved.folder / f"rank-{self.rank if self.sharded else 0:05d}.json")
+        with (saved.folder / str(about["file"])).open("rb") as file:
+            state = formats.read(str(about["file"]), file)
+        if set(state) != set(like):
+            missing, extra = sorted(set(like) - set(state)), sorted(set(state) - set(like))
+            text = f"checkpoint {saved.folder}: lacks {missing} and has {extra} beyond the state"
+            raise CorruptCheckpointError(text)
+        return state
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpointError(f"checkpoint part {path}: {error}") from None
+    if not isinstance(found, dict):
+        raise CorruptCheckpointError(f"checkpoint part {path}: is no JSON object")
+    return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a small file so that readers see all of it or nothing."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

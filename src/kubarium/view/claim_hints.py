@@ -1,0 +1,72 @@
+"""One sentence behind ``cannot allocate all claims``: what the claims of waiting pods lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kubarium.engine import reasons
+from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.explain.survey import RequestSurvey, survey
+from kubarium.engine.model import Pod
+from kubarium.engine.plan import Decision
+from kubarium.view.cluster import ClusterView
+from kubarium.view.placement import clauses_of
+
+# Seconds for which a sentence is repeated: a crowd of pods that are tried again and again must not
+# have the devices counted each time, nor write a new condition for each device that comes or goes.
+REPEATED_S = 10.0
+
+# Specs remembered.
+MAX_SPECS = 256
+
+
+class ClaimHints:
+    """Sentences by claim spec, renewed now and then."""
+
+    def __init__(self, view: ClusterView) -> None:
+        self._view = view
+        self._told: dict[tuple[ClaimSpec, int], tuple[float, str]] = {}
+
+    def of(self, decision: Decision, now: float) -> str:
+        """What is to follow the scheduler's message; "" if claims are not what is in the way.
+
+        ``now`` is in monotonic seconds.
+        """
+        pods = [pod for pod, verdict in decision.unplaced if reasons.CLAIMS in verdict.counts]
+        for spec, count in self._pending(pods).items():
+            known = self._told.pop((spec, count), None)
+            if known is None or now - known[0] >= REPEATED_S:
+                found = survey(self._view.snapshot, spec, count, clauses_of)
+                known = (now, next(filter(None, map(sentence, found)), ""))
+            self._told[spec, count] = known
+            if len(self._told) > MAX_SPECS:
+                del self._told[next(iter(self._told))]
+            if known[1]:
+                return f" {known[1]}."
+        return ""
+
+    def _pending(self, pods: Iterable[Pod]) -> dict[ClaimSpec, int]:
+        snapshot = self._view.snapshot
+        specs: dict[ClaimSpec, int] = {}
+        for key in dict.fromkeys(key for pod in pods for key in pod.claims):
+            claim = snapshot.claims.get(key)
+            if claim is not None and key not in snapshot.allocations:
+                specs[claim.spec] = specs.get(claim.spec, 0) + 1
+        return specs
+
+
+def sentence(found: RequestSurvey) -> str:
+    """Why the request has no devices, if counting them shows it; else ""."""
+    head = f"request {found.request}"
+    if not found.matching:
+        killers = [c for c in found.clauses if c.alone and c.owner == "selector"]
+        if killers:
+            worst = max(killers, key=lambda clause: clause.alone)
+            hint = f" ({worst.hint})" if worst.hint else ""
+            return f"{head}: no device satisfies `{worst.text}`{hint}"
+        return f"{head}: none of {found.devices} devices match"
+    if found.notes:
+        return f"{head}: {found.notes[0]}"
+    if found.free < found.needed:
+        return f"{head}: {found.needed} devices needed, {found.matching} match, {found.free} free"
+    return ""

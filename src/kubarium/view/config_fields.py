@@ -1,0 +1,75 @@
+"""Reading a configuration file field by field, with complaints that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+Json = Mapping[str, Any]
+Path = tuple[str | int, ...]
+
+
+class SchedulerConfigError(Exception):
+    """A configuration that cannot be used; ``path`` is the field, from the document's root."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{dotted(path)}: {problem}" if path else problem)
+        self.path = path
+        self.problem = problem
+
+
+def dotted(path: Path) -> str:
+    """``profiles[0].plugins.score``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def mapping(value: object, at: Path) -> Json:
+    if not isinstance(value, Mapping):
+        raise SchedulerConfigError(at, f"must be a mapping, not {value!r}")
+    return value
+
+
+def entries(value: object, at: Path) -> Iterator[tuple[int, Any]]:
+    if value is None:
+        return
+    if not isinstance(value, list):
+        raise SchedulerConfigError(at, f"must be a list, not {value!r}")
+    yield from enumerate(value)
+
+
+def known(value: Json, names: Collection[str], at: Path) -> None:
+    """Every field is one of ``names``."""
+    for name in value:
+        if name not in names:
+            raise SchedulerConfigError((*at, name), f"no such field; there are {', '.join(names)}")
+
+
+def number(given: Json, field: str, default: int, least: int, most: int | None, at: Path) -> int:
+    """A whole number from ``least`` to ``most`` (None: no bound)."""
+    value = given.get(field)
+    if value is None:
+        return default
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        span = f"{least} to {most}" if most is not None else f"a whole number of at least {least}"
+        raise SchedulerConfigError((*at, field), f"must be {span}, not {value!r}")
+    return int(value)
+
+
+def choice(given: Json, field: str, names: tuple[str, ...], at: Path, default: str = "") -> str:
+    """One of ``names``."""
+    value = given.get(field, default)
+    if value not in names:
+        problem = f"must be one of {', '.join(names)}, not {value!r}"
+        raise SchedulerConfigError((*at, field), problem)
+    return str(value)
+
+
+def flag(given: Json, field: str, at: Path) -> bool:
+    value = given.get(field, False)
+    if not isinstance(value, bool):
+        raise SchedulerConfigError((*at, field), f"must be true or false, not {value!r}")
+    return value

@@ -1,0 +1,101 @@
+"""Why a composite does not start: what is wrong with its hierarchy, or which group has no room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kubarium.api.resource import Document
+from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.tree import waiting_for
+from kubarium.engine.plan import QueueItem, Tree
+from kubarium.engine.verdict import GangVerdict
+from kubarium.view.cluster import ClusterView
+from kubarium.view.explanation import Explanation
+from kubarium.view.forest import disagreement
+from kubarium.view.missing import missing_claim
+from kubarium.view.pods import gang_key, is_finished, is_gated
+
+
+def composite_account(
+    view: ClusterView, pods: Iterable[Document], key: Key, title: str
+) -> Explanation:
+    """The account of the hierarchy that the composite belongs to; it starts as a whole."""
+    root = view.forest.root_of_composite(key)
+    fault = view.forest.fault(root)
+    if fault is not None:
+        return Explanation(title, "Pending", fault.text)
+    groups = {k for composite, k in view.forest.below(root) if not composite}
+    members = [p for p in pods if gang_key(p) in groups and not is_finished(p)]
+    waiting = [p for p in members if not (p.get("spec") or {}).get("nodeName")]
+    if not waiting and members:
+        text = f"all {len(members)} pods of the hierarchy have a node"
+        return Explanation(title, "Scheduled", text)
+    gangs = [gang for key in groups if (gang := view.gang(key)) is not None]
+    if not waiting and any(gang.scheduled_count for gang in gangs):
+        return Explanation(title, "Finished", "the pods of the hierarchy have ended")
+    gated = sum(map(is_gated, waiting))
+    if gated:
+        text = f"{gated} pods of the hierarchy are held by scheduling gates"
+        return Explanation(title, "Gated", text)
+    rows: dict[Key, list[Pod]] = {}
+    for pod in waiting:
+        group = gang_key(pod)
+        assert group is not None
+        rows.setdefault(group, []).append(view.pod(pod))
+    tree = view.forest.tree(root, view.gang, lambda group: tuple(rows.get(group, ())))
+    if not waiting:
+        return Explanation(title, "Pending", waiting_for(tree) or "no pod of the hierarchy exists")
+    why = _before(view, waiting, tree)
+    return Explanation(title, "Pending", why) if why else _decided(view, tree, title)
+
+
+def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
+    """What keeps the scheduler from looking for room at all; "" if nothing does."""
+    rows = [pod for leaf in tree.leaves() for pod in leaf.pods]
+    names = [p["spec"].get("schedulerName") or "default-scheduler" for p in waiting]
+    conflict = disagreement(rows, names, (leaf.gang for leaf in tree.leaves() if leaf.pods))
+    if conflict or (conflict := waiting_for(tree)):
+        return conflict
+    texts = (missing_claim(pod, view.snapshot.claims) for pod in waiting)
+    return next((text for text in texts if text), "")
+
+
+def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
+    snapshot = view.snapshot
+    mark = snapshot.checkpoint()
+    [decision] = plan_cycle(Placer(snapshot), [QueueItem.of_tree(tree)]).decisions
+    snapshot.rollback(mark)
+    verdict = decision.gang_verdict
+    if verdict is None:
+        left = len(decision.unplaced)
+        text = "the hierarchy fits now; the scheduler has not placed it yet"
+        if left:
+            text = (
+                f"{left} pods beyond the minimum find no room: {decision.unplaced[0][1].message()}"
+            )
+        return Explanation(title, "Pending", text)
+    facts: dict[str, object] = {
+        "needed": verdict.needed,
+        "found_room": verdict.placed,
+        "undecided": verdict.undecided,
+    }
+    children = tuple(_of_verdict(child) for child in verdict.children)
+    return Explanation(title, "Pending", verdict.message(), facts=facts, children=children)
+
+
+def _of_verdict(verdict: GangVerdict) -> Explanation:
+    kind = "compositepodgroup" if verdict.composite else "podgroup"
+    account = verdict.first_failure
+    lines = (
+        tuple(f"{count} nodes: {why}" for why, count in account.counts.items()) if account else ()
+    )
+    return Explanation(
+        f"{kind} {'/'.join(verdict.gang)}",
+        "Pending",
+        verdict.waiting or verdict.summary(),
+        lines,
+        facts={"needed": verdict.needed, "found_room": verdict.placed, "proven": verdict.exact},
+        children=tuple(_of_verdict(child) for child in verdict.children),
+    )

@@ -1,0 +1,121 @@
+"""What pods say of their data, and what nodes say of what they have cached.
+
+Three reports are read: images in a node's status, KServe's LocalModelNode (``model/NAME`` once it
+is downloaded, sized by its LocalModelCache), and the node's annotation ``kubarium.dev/cached``, a
+JSON object of names with sizes: ``{"dataset/web": "150Gi"}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import orjson
+
+from kubarium.api.resource import Document, Resource
+from kubarium.base.quantity import QuantityError, whole
+from kubarium.engine.model import Node
+from kubarium.engine.placement.locality import IMAGE
+from kubarium.engine.snapshot import Snapshot
+from kubarium.view.nodes import normalised_image
+
+DATA = "kubarium.dev/data"
+LOCALITY = "kubarium.dev/data-locality"
+CACHED = "kubarium.dev/cached"
+REQUIRED, PREFERRED = "required", "preferred"
+MODEL = "model/"
+
+_SERVING = "serving.kserve.io"
+LOCAL_MODEL_NODES = Resource(_SERVING, "v1alpha1", "localmodelnodes", "LocalModelNode", False)
+LOCAL_MODEL_CACHES = Resource(_SERVING, "v1alpha1", "localmodelcaches", "LocalModelCache", False)
+LOCAL_MODEL_NAMESPACE_CACHES = Resource(
+    _SERVING, "v1alpha1", "localmodelnamespacecaches", "LocalModelNamespaceCache", True
+)
+LOCALITY_RESOURCES = (LOCAL_MODEL_CACHES, LOCAL_MODEL_NAMESPACE_CACHES, LOCAL_MODEL_NODES)
+
+
+def data_of(metadata: Document) -> tuple[tuple[str, ...], bool]:
+    """The names in a pod's annotation, in order, and whether all must be cached on its node."""
+    notes = metadata.get("annotations") or {}
+    given = notes.get(DATA)
+    if not isinstance(given, str):
+        return (), False
+    names = dict.fromkeys(_normal(part.strip()) for part in given.split(",") if part.strip())
+    return tuple(names), bool(names) and notes.get(LOCALITY) == REQUIRED
+
+
+def _normal(name: str) -> str:
+    if name.startswith(IMAGE):
+        return IMAGE + normalised_image(name.removeprefix(IMAGE))
+    return name
+
+
+def reported(node: Document) -> dict[str, int]:
+    """Names with sizes in bytes from the node's annotation; what is malformed is left out."""
+    text = (node["metadata"].get("annotations") or {}).get(CACHED)
+    if not isinstance(text, str):
+        return {}
+    try:
+        given = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(given, Mapping):
+        return {}
+    return {name: _size(quantity) for name, quantity in given.items()}
+
+
+def _size(quantity: object) -> int:
+    try:
+        return max(0, whole(quantity))
+    except QuantityError:
+        return 0
+
+
+class Caches:
+    """What is cached where, from all reports; keeps the snapshot's nodes in step."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._reports: dict[str, dict[str, int]] = {}
+        self._models: dict[str, tuple[str, ...]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def node(self, document: Document | None, row: Node) -> Node:
+        """The row with what the node has cached."""
+        if document is not None:
+            found = reported(document)
+            if found:
+                self._reports[row.name] = found
+            else:
+                self._reports.pop(row.name, None)
+        data = dict(self._reports.get(row.name, {}))
+        for model in self._models.get(row.name, ()):
+            data.setdefault(MODEL + model, self._sizes.get(model, 0))
+        return replace(row, data=tuple(sorted(data.items()))) if data or row.data else row
+
+    def apply(self, resource: Resource, old: Document | None, new: Document | None) -> None:
+        """Take in one change of KServe's local models."""
+        document = new or old
+        assert document is not None
+        name = document["metadata"]["name"]
+        if resource == LOCAL_MODEL_NODES:
+            found = ((new or {}).get("status") or {}).get("modelStatus") or {}
+            self._models[name] = tuple(
+                m for m, state in found.items() if state == "ModelDownloaded"
+            )
+            self._refresh(name)
+            return
+        if resource == LOCAL_MODEL_NAMESPACE_CACHES:
+            name = f"{document['metadata'].get('namespace', '')}/{name}"
+        if new is None:
+            self._sizes.pop(name, None)
+        else:
+            self._sizes[name] = _size((new.get("spec") or {}).get("modelSize"))
+        for node, models in self._models.items():
+            if name in models:
+                self._refresh(node)
+
+    def _refresh(self, name: str) -> None:
+        row = self._snapshot.node(name)
+        if row is not None:
+            self._snapshot.set_node(self.node(None, row))

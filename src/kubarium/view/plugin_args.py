@@ -1,0 +1,251 @@
+"""The arguments of kube-scheduler's plugins (KubeSchedulerConfiguration's ``pluginConfig``).
+
+Source: pkg/scheduler/apis/config/validation of kube-scheduler 1.37.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from kubarium.engine.devices.preference import (
+    ASCENDING,
+    BEST_FIT,
+    DESCENDING,
+    AttributeOrder,
+    DevicePreference,
+)
+from kubarium.engine.devices.preference import STRATEGIES as DEVICE_STRATEGIES
+from kubarium.engine.model import PreferredTerm
+from kubarium.engine.placement.profile import (
+    REQUESTED_TO_CAPACITY_RATIO,
+    STRATEGIES,
+    Profile,
+    Strategy,
+)
+from kubarium.view.config_fields import (
+    Json,
+    Path,
+    SchedulerConfigError,
+    choice,
+    entries,
+    flag,
+    known,
+    mapping,
+    number,
+)
+from kubarium.view.selectors import node_term, node_terms
+from kubarium.view.spreading import Default
+
+MAX_RESOURCE_WEIGHT = 100
+_HARD = ("DoNotSchedule", "ScheduleAnyway")
+_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
+_REQUIRED, _PREFERRED = (
+    f"{w}DuringSchedulingIgnoredDuringExecution" for w in ("required", "preferred")
+)
+
+
+def read_args(profile: Profile, plugin: str, args: Json, at: Path) -> Profile:
+    """The profile with the plugin's arguments; SchedulerConfigError names a field that is wrong."""
+    fields, read = _ARGS.get(plugin, ((), None))
+    if read is None and args:
+        raise SchedulerConfigError(at, f"{plugin} takes no arguments")
+    known(args, ("apiVersion", "kind", *fields), at)
+    return read(profile, args, at) if read is not None else profile
+
+
+def _fit(profile: Profile, args: Json, at: Path) -> Profile:
+    ignored = _names(args.get("ignoredResources"), (*at, "ignoredResources"))
+    groups = _names(args.get("ignoredResourceGroups"), (*at, "ignoredResourceGroups"))
+    for i, group in enumerate(groups):
+        if "/" in group:
+            path = (*at, "ignoredResourceGroups", i)
+            raise SchedulerConfigError(
+                path, f"a group is what stands before the slash of {group!r}"
+            )
+    profile = replace(
+        profile, ignored_resources=frozenset(ignored), ignored_groups=frozenset(groups)
+    )
+    if args.get("scoringStrategy") is None:
+        return profile
+    where: Path = (*at, "scoringStrategy")
+    strategy = mapping(args["scoringStrategy"], where)
+    known(strategy, ("type", "resources", "requestedToCapacityRatio"), where)
+    kind = choice(strategy, "type", STRATEGIES, where, STRATEGIES[0])
+    resources = _resources(strategy.get("resources"), (*where, "resources"))
+    shape: tuple[tuple[int, int], ...] = ()
+    if kind == REQUESTED_TO_CAPACITY_RATIO:
+        ratio = mapping(strategy.get("requestedToCapacityRatio") or {}, where)
+        shape = _shape(ratio.get("shape"), (*where, "requestedToCapacityRatio", "shape"))
+    found = Strategy(kind, resources or Strategy().resources, shape)
+    return replace(profile, strategy=found)
+
+
+def _names(given: object, at: Path) -> list[str]:
+    found = []
+    for i, item in entries(given, at):
+        if not isinstance(item, str) or not item:
+            raise SchedulerConfigError((*at, i), f"must be a name, not {item!r}")
+        found.append(item)
+    return found
+
+
+def _resources(
+    given: object, at: Path, most: int = MAX_RESOURCE_WEIGHT
+) -> tuple[tuple[str, int], ...]:
+    found: list[tuple[str, int]] = []
+    for i, item in entries(given, at):
+        one = mapping(item, (*at, i))
+        known(one, ("name", "weight"), (*at, i))
+        name = one.get("name")
+        if not isinstance(name, str) or not name:
+            raise SchedulerConfigError((*at, i, "name"), f"must name a resource, not {name!r}")
+        found.append((name, number(one, "weight", 1, 1, most, (*at, i))))
+    return tuple(found)
+
+
+def _shape(given: object, at: Path) -> tuple[tuple[int, int], ...]:
+    points: list[tuple[int, int]] = []
+    for i, item in entries(given, at):
+        one = mapping(item, (*at, i))
+        known(one, ("utilization", "score"), (*at, i))
+        point = (
+            number(one, "utilization", 0, 0, 100, (*at, i)),
+            number(one, "score", 0, 0, 10, (*at, i)),
+        )
+        if points and point[0] <= points[-1][0]:
+            problem = f"utilisations must rise, but {point[0]} follows {points[-1][0]}"
+            raise SchedulerConfigError((*at, i, "utilization"), problem)
+        points.append(point)
+    if not points:
+        raise SchedulerConfigError(at, "RequestedToCapacityRatio needs at least one point")
+    return tuple(points)
+
+
+def _balance(profile: Profile, args: Json, at: Path) -> Profile:
+    found = _resources(args.get("resources"), (*at, "resources"), 1)
+    names = [name for name, _ in found]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            path = (*at, "resources", i, "name")
+            raise SchedulerConfigError(path, f"{name!r} is listed already")
+    return replace(profile, balanced=tuple(names)) if found else profile
+
+
+def _affinity(profile: Profile, args: Json, at: Path) -> Profile:
+    where: Path = (*at, "addedAffinity")
+    added = mapping(args.get("addedAffinity") or {}, where)
+    known(added, (_REQUIRED, _PREFERRED), where)
+    required = added.get(_REQUIRED)
+    if required is not None:
+        inner: Path = (*where, _REQUIRED)
+        terms = mapping(required, inner).get("nodeSelectorTerms")
+        if not terms:
+            raise SchedulerConfigError((*inner, "nodeSelectorTerms"), "needs at least one term")
+        for i, term in entries(terms, (*inner, "nodeSelectorTerms")):
+            _check_term(term, (*inner, "nodeSelectorTerms", i))
+    preferred: tuple[PreferredTerm, ...] = ()
+    for i, item in entries(added.get(_PREFERRED), (*where, _PREFERRED)):
+        path: Path = (*where, _PREFERRED, i)
+        one = mapping(item, path)
+        _check_term(one.get("preference") or {}, (*path, "preference"))
+        weight = number(one, "weight", 0, 1, 100, path)
+        preferred += (PreferredTerm(weight, node_term(one.get("preference") or {})),)
+    return replace(profile, added_affinity=node_terms(required), added_preferred=preferred)
+
+
+def _check_term(term: object, at: Path) -> None:
+    fields = ("matchExpressions", "matchFields")
+    given = mapping(term, at)
+    known(given, fields, at)
+    for field in fields:
+        for i, item in entries(given.get(field), (*at, field)):
+            one = mapping(item, (*at, field, i))
+            choice(one, "operator", _OPERATORS, (*at, field, i))
+
+
+def _inter_pod(profile: Profile, args: Json, at: Path) -> Profile:
+    return replace(
+        profile,
+        hard_pod_affinity_weight=number(args, "hardPodAffinityWeight", 1, 0, 100, at),
+        ignore_preferred_of_existing=flag(args, "ignorePreferredTermsOfExistingPods", at),
+    )
+
+
+def _preemption(profile: Profile, args: Json, at: Path) -> Profile:
+    percent = number(args, "minCandidateNodesPercentage", 10, 0, 100, at)
+    least = number(args, "minCandidateNodesAbsolute", 100, 0, None, at)
+    if not percent and not least:
+        problem = "cannot be 0 while minCandidateNodesAbsolute is 0"
+        raise SchedulerConfigError((*at, "minCandidateNodesPercentage"), problem)
+    return replace(profile, candidates_percent=percent, min_candidates=least)
+
+
+def _volume_binding(profile: Profile, args: Json, at: Path) -> Profile:
+    number(args, "bindTimeoutSeconds", 600, 0, None, at)
+    return profile
+
+
+def _devices(profile: Profile, args: Json, at: Path) -> Profile:
+    """DynamicResourcesArgs.deviceSelection, which is ours; upstream's timeouts are not needed."""
+    where: Path = (*at, "deviceSelection")
+    given = mapping(args.get("deviceSelection") or {}, where)
+    known(given, ("strategy", "attributes"), where)
+    strategy = choice(given, "strategy", DEVICE_STRATEGIES, where, BEST_FIT)
+    orders: list[AttributeOrder] = []
+    for i, item in entries(given.get("attributes"), (*where, "attributes")):
+        here: Path = (*where, "attributes", i)
+        one = mapping(item, here)
+        known(one, ("name", "order"), here)
+        name = one.get("name")
+        if not isinstance(name, str) or "/" not in name:
+            problem = f"must be domain/name of an attribute or capacity, not {name!r}"
+            raise SchedulerConfigError((*here, "name"), problem)
+        order = choice(one, "order", (ASCENDING, DESCENDING), here, ASCENDING)
+        orders.append(AttributeOrder(name, order == DESCENDING))
+    return replace(profile, devices=DevicePreference(strategy, tuple(orders)))
+
+
+_ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]]] = {
+    "NodeResourcesFit": (
+        ("ignoredResources", "ignoredResourceGroups", "scoringStrategy"),
+        _fit,
+    ),
+    "NodeResourcesBalancedAllocation": (("resources",), _balance),
+    "NodeAffinity": (("addedAffinity",), _affinity),
+    "InterPodAffinity": (
+        ("hardPodAffinityWeight", "ignorePreferredTermsOfExistingPods"),
+        _inter_pod,
+    ),
+    "DefaultPreemption": (
+        ("minCandidateNodesPercentage", "minCandidateNodesAbsolute"),
+        _preemption,
+    ),
+    "VolumeBinding": (("bindTimeoutSeconds",), _volume_binding),
+    "DynamicResources": (("deviceSelection", "filterTimeout", "bindingTimeout"), _devices),
+}
+
+
+def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
+    """PodTopologySpread's own default constraints; None: the system's."""
+    known(args, ("apiVersion", "kind", "defaultConstraints", "defaultingType"), at)
+    kind = choice(args, "defaultingType", ("System", "List"), at, "System")
+    where: Path = (*at, "defaultConstraints")
+    found: list[Default] = []
+    for i, item in entries(args.get("defaultConstraints"), where):
+        one = mapping(item, (*where, i))
+        known(one, ("maxSkew", "topologyKey", "whenUnsatisfiable"), (*where, i))
+        key = one.get("topologyKey")
+        if not isinstance(key, str) or not key:
+            raise SchedulerConfigError((*where, i, "topologyKey"), "must name a node label")
+        skew = number({"maxSkew": 0, **one}, "maxSkew", 0, 1, None, (*where, i))
+        hard = choice(one, "whenUnsatisfiable", _HARD, (*where, i)) == _HARD[0]
+        if any((key, hard) == (k, h) for k, _, h in found):
+            problem = f"{key} is listed with this whenUnsatisfiable already"
+            raise SchedulerConfigError((*where, i), problem)
+        found.append((key, skew, hard))
+    if kind == "System":
+        if found:
+            raise SchedulerConfigError(where, 'needs defaultingType "List"')
+        return None
+    return tuple(found)

@@ -1,0 +1,237 @@
+"""What an API server of 1.37 refuses of claims and slices, in its words."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubarium.api.catalog import Catalog
+from kubarium.api.validation import validate_create, validate_status_update
+
+CATALOG = Catalog.builtin()
+DRIVER = "d.example.com"
+
+
+def kind(plural):
+    found = CATALOG.lookup("resource.k8s.io", "v1", plural)
+    assert found is not None
+    return found
+
+
+def complaints(plural, document):
+    return [f"{e.path}: {e.detail}" for e in validate_create(kind(plural), document)]
+
+
+def claim(*requests, constraints=()):
+    return {
+        "metadata": {"name": "c", "namespace": "default"},
+        "spec": {"devices": {"requests": list(requests), "constraints": list(constraints)}},
+    }
+
+
+def request(name="r", **more):
+    exactly = {"deviceClassName": "any", "allocationMode": "ExactCount", "count": 1, **more}
+    return {"name": name, "exactly": exactly}
+
+
+def resource_slice(*devices, **spec):
+    pool = {"name": "p", "generation": 1, "resourceSliceCount": 1}
+    base = {"driver": DRIVER, "pool": pool, "nodeName": "n", "devices": list(devices)}
+    return {"metadata": {"name": "s"}, "spec": {**base, **spec}}
+
+
+def derived(name="derived/numa", expression="1"):
+    return {"derivedAttributes": [{"name": name, "expression": expression}]}
+
+
+MATCH = {"matchAttribute": "derived/numa"}
+
+
+def test_derived_attributes_that_a_constraint_uses_are_fine():
+    assert complaints("resourceclaims", claim(request(**derived()), constraints=[MATCH])) == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "constraints", "complaint"),
+    [
+        (derived(), [], "must be referenced by at least one matchAttribute"),
+        (derived(), [{**MATCH, "requests": ["s"]}], "must be referenced by at least one"),
+        (derived("numa"), [MATCH], "a fully qualified name must be a domain and a name"),
+        (derived(expression="{1: 2}"), [MATCH], "must evaluate to string, int, bool, semver"),
+        (derived(expression="device.nope"), [MATCH], "undefined field 'nope'"),
+        (derived(expression="1 +"), [MATCH], "compilation failed"),
+    ],
+)
+def test_derived_attributes_that_cannot_work_are_refused(attribute, constraints, complaint):
+    document = claim(request(**attribute), request("s"), constraints=constraints)
+    found = complaints("resourceclaims", document)
+    assert any(complaint in text for text in found), found
+
+
+def test_costs_of_derived_attributes_count_together():
+    inner = "device.attributes.map(b, device.attributes.map(c, c).size()).size()"
+    costly = f"device.attributes.map(a, {inner}).size()"
+    one = claim(request(**derived(expression=costly)), constraints=[MATCH])
+    assert complaints("resourceclaims", one) == []
+    many = [request(f"r{i}", **derived(expression=costly)) for i in range(3)]
+    found = complaints("resourceclaims", claim(*many, constraints=[MATCH]))
+    assert any("total cost of derived attribute CEL expressions" in text for text in found), found
+
+
+def test_a_selector_that_could_cost_too_much_is_refused_when_written():
+    nested = "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, " + (
+        "device.attributes[a].all(d, device.attributes[b].all(e, true)))))"
+    )
+    found = complaints(
+        "resourceclaims", claim(request(selectors=[{"cel": {"expression": nested}}]))
+    )
+    assert found == [
+        "spec.devices.requests[0].exactly.selectors[0].cel.expression: "
+        "too complex, exceeds cost limit"
+    ]
+
+
+PART = {"counterSet": "set", "counters": {"memory": {"value": "1"}}}
+CORES = {"cores": {"value": "8"}}
+
+
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [
+        ({"consumesCounters": [{**PART, "compatibilityGroups": ["a", "b", "c"]}]}, "at most 2"),
+        ({"consumesCounters": [{**PART, "compatibilityGroups": ["a", "a"]}]}, "Groups[1]"),
+        ({"consumesCounters": [PART, PART, PART]}, "consumesCounters: must have at most 2"),
+        ({"consumesCounters": [{**PART, "counters": {}}]}, "consumesCounters[0].counters"),
+        ({"capacity": {"m": {"value": "1", "requestPolicy": {}}}}, "allowMultipleAllocations must"),
+        ({"nodeName": "n"}, "can only be set if `perDeviceNodeSelection` is set to true"),
+        ({"attributes": {"a": {"strings": []}}}, "must not be empty if specified"),
+        ({"attributes": {"a": {"ints": list(range(49))}}}, "values must not exceed 48"),
+        ({"bindingConditions": ["Ready"]}, "are required to use bindingConditions"),
+        ({"nodeAllocatableResources": {"cpu": {}}}, "at least one of mapping or overhead"),
+        (
+            {"nodeAllocatableResources": {"x/gpu": {"overhead": {"perPod": "1"}}}},
+            "must be a node allocatable resource name",
+        ),
+        (
+            {"nodeAllocatableResources": {"cpu": {"mapping": {"capacityKey": "cores"}}}},
+            "capacityMultiplier is required when capacityKey is set",
+        ),
+        (
+            {
+                "capacity": CORES,
+                "nodeAllocatableResources": {
+                    "cpu": {"mapping": {"capacityKey": "cores", "capacityMultiplier": "0"}}
+                },
+            },
+            "must be positive",
+        ),
+    ],
+)
+def test_devices_that_contradict_themselves_are_refused(device, complaint):
+    found = complaints("resourceslices", resource_slice({"name": "d", **device}))
+    assert any(complaint in text for text in found), found
+
+
+def policy(**policy):
+    return {
+        "name": "d",
+        "allowMultipleAllocations": True,
+        "capacity": {"memory": {"value": "10", "requestPolicy": policy}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"validValues": ["1"]}, "required when validValues is defined"),
+        ({"default": "3", "validValues": ["1", "2"]}, "default value is not valid"),
+        ({"default": "1", "validValues": ["2", "1"]}, "sorted in ascending order"),
+        ({"default": "1", "validValues": ["1", "11"]}, "option is larger than capacity value"),
+        ({"default": "1", "validRange": {"min": "2"}}, "default is less than min: 2"),
+        ({"default": "1", "validRange": {"min": "1", "max": "12"}}, "max is larger than capacity"),
+        (
+            {"default": "2", "validRange": {"min": "1", "step": "2"}},
+            "value is not a multiple of a given step (2) from (1)",
+        ),
+        (
+            {"default": "1", "validRange": {"min": "1", "step": "1m"}, "validValues": ["1"]},
+            "exactly one policy can be specified",
+        ),
+        (
+            {"default": "1", "validRange": {"min": "1", "step": "1u"}},
+            "value cannot be represented as a milli value",
+        ),
+    ],
+)
+def test_request_policies_that_nobody_can_satisfy_are_refused(given, complaint):
+    found = complaints("resourceslices", resource_slice(policy(**given)))
+    assert any(complaint in text for text in found), found
+
+
+def test_fractional_ranges_are_fine():
+    span = {"min": "100m", "max": "2500m", "step": "100m"}
+    good = policy(default="500m", validRange=span)
+    assert complaints("resourceslices", resource_slice(good)) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ({"skipNodeOperations": ["NodePrepareResources"]}, "cannot be skipped unless"),
+        ({"skipNodeOperations": ["Sleep"]}, "supported values"),
+        ({"partitionTypeAttribute": f"{DRIVER}/profile"}, "devices that consume counters"),
+        ({"nodeName": None, "allNodes": False}, "must be either unset or set to true"),
+    ],
+)
+def test_slices_that_contradict_themselves_are_refused(spec, complaint):
+    found = complaints("resourceslices", resource_slice({"name": "d"}, **spec))
+    assert any(complaint in text for text in found), found
+
+
+def test_every_partition_names_its_type():
+    named = {"name": "a", "consumesCounters": [PART], "attributes": {"profile": {"string": "x"}}}
+    spec = {"partitionTypeAttribute": f"{DRIVER}/profile"}
+    assert complaints("resourceslices", resource_slice(named, **spec)) == []
+    bare = {"name": "b", "consumesCounters": [PART]}
+    found = complaints("resourceslices", resource_slice(named, bare, {"name": "c"}, **spec))
+    assert len(found) == 1
+    assert "device consumes counters and `partitionTypeAttribute` names" in found[0]
+
+
+def test_only_devices_of_the_claim_have_a_status():
+    old = claim(request())
+    result = {"request": "r", "driver": DRIVER, "pool": "p", "device": "d"}
+    status = {"allocation": {"devices": {"results": [result]}}}
+    other = {"driver": DRIVER, "pool": "p", "device": "e"}
+    new = {**old, "status": {**status, "devices": [other]}}
+    found = validate_status_update(kind("resourceclaims"), new, {**old, "status": status})
+    assert [e.detail for e in found] == ["must be an allocated device in the claim"]
+
+
+def test_requests_for_the_status_of_pools_and_taint_rules_name_what_can_exist():
+    request = CATALOG.lookup("resource.k8s.io", "v1alpha3", "resourcepoolstatusrequests")
+    spec = {
+        "driver": DRIVER,
+        "poolName": "a/b_",
+        "limit": 1001,
+        "defaultPartitionTypeAttribute": "profile",
+    }
+    found = validate_create(request, {"metadata": {"name": "r"}, "spec": spec})
+    assert [e.path for e in found] == [
+        "spec.poolName",
+        "spec.limit",
+        "spec.defaultPartitionTypeAttribute",
+    ]
+    answered = {"metadata": {"name": "r"}, "spec": {"driver": DRIVER}, "status": {"poolCount": 1}}
+    again = {**answered, "status": {"poolCount": 2}}
+    assert [e.detail for e in validate_status_update(request, again, answered)] == [
+        "field is immutable"
+    ]
+    rule = {
+        "metadata": {"name": "r"},
+        "spec": {
+            "deviceSelector": {"driver": "-", "pool": "_", "device": "a.b"},
+            "taint": {"key": "k", "effect": "NoSchedule"},
+        },
+    }
+    found = [e.path for e in validate_create(kind("devicetaintrules"), rule)]
+    assert found == [f"spec.deviceSelector.{field}" for field in ("driver", "pool", "device")]

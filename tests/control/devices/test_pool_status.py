@@ -1,0 +1,50 @@
+"""Requests for the status of pools: answered once, and gone when their time is over."""
+
+from __future__ import annotations
+
+from kubarium.api.kinds import RESOURCE_POOL_STATUS_REQUESTS, RESOURCE_SLICES
+from kubarium.control import devices
+
+DRIVER = "d.example.com"
+
+
+def request(name):
+    return {
+        "apiVersion": RESOURCE_POOL_STATUS_REQUESTS.api_version,
+        "kind": "ResourcePoolStatusRequest",
+        "metadata": {"name": name},
+        "spec": {"driver": DRIVER},
+    }
+
+
+def resource_slice():
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceSlice",
+        "metadata": {"name": "s"},
+        "spec": {
+            "driver": DRIVER,
+            "nodeName": "a",
+            "pool": {"name": "a", "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "d"}],
+        },
+    }
+
+
+def test_a_request_is_answered_once_and_deleted_after_an_hour(world_run):
+    async def story(world):
+        await world.create(RESOURCE_SLICES, resource_slice())
+        await world.start(*devices.components(world.context))
+        await world.create(RESOURCE_POOL_STATUS_REQUESTS, request("first"))
+        await world.settle()
+        answer = (await world.get(RESOURCE_POOL_STATUS_REQUESTS, "first"))["status"]
+        [pool] = answer["pools"]
+        assert (pool["poolName"], pool["totalDevices"], pool["availableDevices"]) == ("a", 1, 1)
+        before = world.server.store.revision
+        await world.settle(3000)
+        assert world.server.store.revision == before, "an answer is never written again"
+        await world.create(RESOURCE_POOL_STATUS_REQUESTS, request("second"))
+        await world.settle(700)
+        assert await world.names(RESOURCE_POOL_STATUS_REQUESTS) == ["second"]
+
+    world_run(story)

@@ -1,0 +1,129 @@
+"""Faults, carried out: victims get their orders at their moments, and the status says so."""
+
+from kubarium.api.kinds import FAULTS, NODES, PODS
+from kubarium.control.faults.controller import FaultController
+from kubarium.view.faults import order_of
+
+
+async def started(world, pods=4):
+    await world.install("kubarium.dev")
+    await world.start(FaultController(world.context))
+    for number in range(pods):
+        labels = {"app": "train", "batch.kubernetes.io/job-completion-index": str(number)}
+        made = await world.create(
+            PODS,
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": f"rank-{number}", "labels": labels},
+                "spec": {"containers": [{"name": "main", "image": "busybox"}]},
+            },
+        )
+        await world.set_phase(made, "Running")
+    await world.settle()
+
+
+def fault(name="f", **spec):
+    return {
+        "apiVersion": "kubarium.dev/v1alpha1",
+        "kind": "Fault",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": spec,
+    }
+
+
+async def orders(world):
+    found = {p["metadata"]["name"]: order_of(p) for p in await world.find(PODS)}
+    return {name: order for name, order in found.items() if order}
+
+
+def test_one_rank_is_hit_once(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(FAULTS, fault(action="Stop", rank=2, durationSeconds=3))
+        await world.settle()
+        [(name, order)] = (await orders(world)).items()
+        assert name == "rank-2"
+        assert (order.action, order.duration_s) == ("Stop", 3)
+        status = (await world.get(FAULTS, "f"))["status"]
+        assert status["phase"] == "Completed"
+        assert [entry["target"] for entry in status["history"]] == ["Pod/rank-2"]
+
+    world_run(story)
+
+
+def test_a_schedule_is_kept_to_the_second_and_is_the_same_again(world_run):
+    async def story(world):
+        await started(world)
+        began = world.clock.now()
+        schedule = {"afterSeconds": 5, "everySeconds": 20, "times": 4, "seed": 3}
+        await world.create(FAULTS, fault(action="Kill", schedule=schedule))
+        await world.settle(4)
+        assert await orders(world) == {}
+        await world.settle(100)
+        status = (await world.get(FAULTS, "f"))["status"]
+        assert status["injected"] == 4
+        assert status["phase"] == "Completed"
+        return [(entry["at"], entry["target"]) for entry in status["history"]], began
+
+    first, second = world_run(story), world_run(story)
+    assert first == second
+    assert len({target for _, target in first[0]}) > 1
+
+
+def test_a_moment_without_anybody_to_hit_is_not_lost(world_run):
+    async def story(world):
+        await started(world, pods=0)
+        await world.create(FAULTS, fault(action="Kill", selector={"matchLabels": {"app": "train"}}))
+        await world.settle(10)
+        status = (await world.get(FAULTS, "f"))["status"]
+        assert status["phase"] == "Waiting"
+        assert status["message"] == "nobody to hit: no running Pod matches"
+        made = await world.create(
+            PODS,
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "late", "labels": {"app": "train"}},
+                "spec": {"containers": [{"name": "main", "image": "busybox"}]},
+            },
+        )
+        await world.set_phase(made, "Running")
+        await world.settle(3)
+        assert list(await orders(world)) == ["late"]
+
+    world_run(story)
+
+
+def test_a_device_is_well_again_when_its_time_is_over(world_run):
+    async def story(world):
+        await started(world, pods=0)
+        await world.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}})
+        device = "gpu.example.com/gpu-3"
+        await world.create(
+            FAULTS, fault(action="DeviceUnhealthy", device=device, durationSeconds=30)
+        )
+        await world.settle(5)
+        key = "kubarium.dev/device-health.gpu.example.com"
+        node = await world.get(NODES, "n")
+        assert node["metadata"]["annotations"][key] == "gpu-3=Unhealthy"
+        assert (await world.get(FAULTS, "f"))["status"]["phase"] == "Waiting"
+        await world.settle(40)
+        node = await world.get(NODES, "n")
+        assert node["metadata"]["annotations"][key] == "gpu-3=Healthy"
+        assert (await world.get(FAULTS, "f"))["status"]["phase"] == "Completed"
+
+    world_run(story)
+
+
+def test_a_fault_that_makes_no_sense_says_so_on_itself(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(FAULTS, fault(action="CorruptFile"))
+        await world.settle()
+        status = (await world.get(FAULTS, "f"))["status"]
+        assert status["phase"] == "Invalid"
+        assert status["message"].startswith("spec.path: is empty")
+        assert await orders(world) == {}
+
+    world_run(story)

@@ -1,0 +1,164 @@
+"""Defects of upstream's allocator, each with the right answer and its number there.
+
+Fixed there or not, they are easy to build in again.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from kubarium.engine import reasons
+from kubarium.engine.devices.model import (
+    ALL,
+    Allocation,
+    AllocationError,
+    Capacity,
+    Device,
+    DeviceId,
+    DeviceResult,
+)
+
+from .stock import first_available, gpu, inventory, names, request, run, search, spec, text, use
+
+
+def held(*devices, driver="d", pool="p", **more):
+    return Allocation(tuple(DeviceResult("r", DeviceId(driver, pool, d), **more) for d in devices))
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_131730_one_device_short_is_recognised_without_trying_every_combination(size):
+    groups = [f"numa-{i // (size - 1)}" for i in range(4 * (size - 1))]
+    devices = [
+        Device(f"g{i}", {"d/numa": text(group), "d/serial": text(str(i))})
+        for i, group in enumerate(groups)
+    ]
+    attempt = search(inventory(devices), spec(request(size), match="d/numa"))
+    assert attempt.run() is None
+    assert attempt.steps <= 4 * size * size
+
+
+def test_140436_a_rejected_device_leaves_no_counters_behind():
+    devices = [
+        Device("a", {"d/numa": text("0")}, consumes=use(3)),
+        Device("b", {"d/numa": text("1")}, consumes=use(3)),
+        Device("c", {"d/numa": text("1")}, consumes=use(3)),
+    ]
+    stock = inventory(devices, counters=[gpu(6)])
+    assert names(run(stock, spec(request(2), match="d/numa"))) == [["b", "c"]]
+
+
+def test_140436_a_shared_device_given_back_gives_its_counters_back():
+    first = Device("a", {"d/numa": text("0")}, {"m": Capacity(2)}, use(4), allow_multiple=True)
+    others = [Device(n, {"d/numa": text("1")}, consumes=use(3)) for n in "bc"]
+    stock = inventory([first, *others], counters=[gpu(6)])
+    assert names(run(stock, spec(request(2), match="d/numa"))) == [["b", "c"]]
+
+
+def test_140438_distinct_attribute_holds_within_one_request():
+    devices = [Device(f"g{i}", {"d/numa": text(str(i % 2))}) for i in range(6)]
+    assert run(inventory(devices), spec(request(3), distinct="d/numa")) is None
+    assert names(run(inventory(devices), spec(request(2), distinct="d/numa"))) == [["g0", "g1"]]
+
+
+def shared_and_other():
+    """Two devices on one counter set with room for both; one is shared."""
+    shared = Device("shared", {}, {"memory": Capacity(10)}, use(1), allow_multiple=True)
+    return [shared, Device("other", consumes=use(1)), Device("third", consumes=use(1))]
+
+
+def test_139034_shares_given_earlier_count_when_counters_are_counted_anew():
+    stock = inventory(shared_and_other(), counters=[gpu(1)])
+    stock.enter(held("shared", shared=True, consumed=(("memory", 5),)))
+    assert names(run(stock, spec(request(capacity=(("memory", 5),))))) == [["shared"]]
+    assert run(stock, spec(request(2))) is None
+
+
+def test_134100_a_second_share_needs_no_counters_of_its_own():
+    stock = inventory(shared_and_other(), counters=[gpu(1)])
+    share = request(capacity=(("memory", 5),))
+    assert names(run(stock, spec(share), spec(share))) == [["shared"], ["shared"]]
+    both = spec(request(name="a", capacity=(("memory", 5),)), request(name="b"))
+    assert run(stock, both) is None, "the default is all that is left"
+
+
+def test_140729_admin_access_takes_neither_device_nor_counters():
+    stock = inventory([Device("whole", consumes=use(6))], counters=[gpu(6)])
+    [admin] = run(stock, spec(request(admin_access=True)))
+    stock.enter(admin)
+    assert names(run(stock, spec(request()))) == [["whole"]]
+
+
+def test_140802_a_device_in_use_keeps_its_counters_when_published_without():
+    stock = inventory([Device("old", consumes=use(4))], counters=[gpu(6)])
+    stock.enter(held("old"))
+    inventory([Device("new", consumes=use(3))], counters=[gpu(6)], into=stock, generation=2)
+    assert run(stock, spec(request())) is None
+    stock.take_out(held("old"))
+    assert names(run(stock, spec(request()))) == [["new"]]
+
+
+def test_140802_a_device_in_use_keeps_its_counters_when_published_smaller():
+    stock = inventory([Device("a", consumes=use(4))], counters=[gpu(6)])
+    stock.enter(held("a"))
+    devices = [Device("a", consumes=use(1)), Device("b", consumes=use(3))]
+    inventory(devices, counters=[gpu(6)], into=stock, generation=2)
+    assert run(stock, spec(request())) is None
+
+
+def test_140802_a_device_in_use_that_was_never_seen_closes_the_counters_of_its_pool():
+    devices = [Device("part", consumes=use(1)), Device("plain")]
+    stock = inventory(devices, counters=[gpu(6)])
+    stock.enter(held("gone"))
+    assert names(run(stock, spec(request()))) == [["plain"]]
+    with pytest.raises(AllocationError) as found:
+        run(stock, spec(request(2)))
+    assert found.value.node_only
+    assert str(found.value) == reasons.counters_unknown("d/p/gone")
+    inventory([*devices, Device("gone", consumes=use(6))], counters=[gpu(6)], into=stock)
+    assert run(stock, spec(request(2))) is None, "published at last: it holds everything"
+
+
+def test_140802_compatibility_groups_of_a_device_in_use_are_remembered_too():
+    stock = inventory([Device("mig", consumes=use(1, groups=["mig"]))], counters=[gpu(6)])
+    stock.enter(held("mig"))
+    devices = [Device("mig", consumes=use(1, groups=["vgpu"]))]
+    devices.append(Device("vgpu", consumes=use(1, groups=["vgpu"])))
+    inventory(devices, counters=[gpu(6)], into=stock, generation=2)
+    assert run(stock, spec(request())) is None
+
+
+def test_138885_all_devices_that_consume_counters():
+    devices = [Device(n, consumes=use(2)) for n in "abc"]
+    everything = request(0, mode=ALL)
+    assert names(run(inventory(devices, counters=[gpu(6)]), spec(everything))) == [["a", "b", "c"]]
+    assert run(inventory(devices, counters=[gpu(5)]), spec(everything)) is None
+
+
+def test_131660_all_devices_given_back_for_the_next_alternative():
+    kinds = {"a": "x", "b": "x", "c": "y"}
+    devices = [Device(n, {"d/kind": text(kind)}) for n, kind in kinds.items()]
+    stock = inventory(devices)
+    stock.enter(held("b"))
+    entry = first_available(
+        ("all-x", {"selectors": ("kind=x",), "mode": ALL, "count": 0}), ("two", {"count": 2})
+    )
+    [found] = run(stock, spec(entry))
+    assert [r.request for r in found.results] == ["r/two", "r/two"]
+    assert names([found]) == [["a", "c"]]
+
+
+def test_131660_all_devices_of_an_alternative_are_given_back_when_a_later_request_fails():
+    devices = [Device(n, {"d/kind": text("x")}) for n in "abc"]
+    entry = first_available(("all", {"mode": ALL, "count": 0}), ("one", {"count": 1}), name="first")
+    [found] = run(inventory(devices), spec(entry, request(2, name="second")))
+    assert [r.request for r in found.results] == ["first/one", "second", "second"]
+
+
+def test_two_drivers_with_pools_of_one_name_have_counters_of_their_own():
+    device = Device("whole", consumes=use(6))
+    stock = inventory([device], counters=[gpu(6)], driver="d")
+    inventory([device], counters=[gpu(6)], driver="e", into=stock)
+    assert run(stock, spec(request(2))) is not None
+    stock.enter(held("whole"))
+    [found] = run(stock, spec(request()))
+    assert found.results[0].id.driver == "e"

@@ -1,0 +1,440 @@
+"""Every suggestion, applied by hand to a fresh cluster, makes the subject fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from kubarium.engine.devices.inventory import Inventory
+from kubarium.engine.devices.model import (
+    AttributeValue,
+    Capacity,
+    ClaimSpec,
+    Constraint,
+    Device,
+    DeviceClass,
+    Request,
+    RequestEntry,
+    Slice,
+)
+from kubarium.engine.explain import Explainer, Subject
+from kubarium.engine.explain.wishes import Clause
+from kubarium.engine.model import (
+    HOSTNAME_LABEL,
+    Claim,
+    Gang,
+    HostPort,
+    Node,
+    Pod,
+    PodShape,
+    PodTerm,
+    SpreadConstraint,
+    Taint,
+    Toleration,
+)
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
+from kubarium.engine.snapshot import Snapshot
+
+checked = settings(deadline=None, max_examples=250)
+
+TAINT = Taint("dedicated", "gpu", "NoSchedule")
+BAD = Taint("bad", "", "NoSchedule")
+RACK_A = Requirement("rack", "In", ("a",))
+DISK = Requirement("disk", "In", ("ssd",))
+PORT = HostPort("0.0.0.0", "TCP", 80)
+APP = LabelSelector((Requirement("app", "In", ("web",)),))
+APART = PodTerm("rack", APP, ("ns",))
+EVEN = SpreadConstraint("rack", 1, True, APP)
+
+
+def selects(expression, driver, device):
+    """``a && b`` of ``any`` and ``name=value`` about attributes."""
+    return all(part == "any" or _equals(part, device) for part in expression.split(" && "))
+
+
+def _equals(part, device):
+    name, _, value = part.partition("=")
+    found = device.attributes.get(name)
+    return found is not None and value in found.values
+
+
+def clauses(expression):
+    return [_clause(part) for part in expression.split(" && ")]
+
+
+def _clause(part):
+    name, equals, value = part.partition("=")
+    return Clause(part, name, False, "==", value) if equals else Clause(part)
+
+
+def reads(expression):
+    parts = expression.split(" && ")
+    return frozenset(part.partition("=")[0] for part in parts if part != "any")
+
+
+@dataclass
+class World:
+    """A cluster that can be built again with one thing changed."""
+
+    nodes: list[Node]
+    devices: dict[str, list[tuple[str, str, bool]]]  # (kind, numa, tainted) by node
+    shape: PodShape
+    gang_size: int = 0
+    spec: ClaimSpec | None = None
+    topology: str = ""
+    holders: list[Pod] = field(default_factory=list)
+    added: int = 0
+    min_count: int = 0
+
+    def placer(self):
+        snapshot = Snapshot(Inventory(selects, reads=reads))
+        snapshot.inventory.set_class(DeviceClass("gpu", ("any",)))
+        for node in self.nodes:
+            snapshot.set_node(node)
+            made = tuple(
+                Device(
+                    f"g{i}",
+                    {
+                        "kind": AttributeValue("string", frozenset((kind,))),
+                        "numa": AttributeValue("string", frozenset((numa,))),
+                        "uuid": AttributeValue("string", frozenset((f"{node.name}-{i}",))),
+                    },
+                    {"memory": Capacity(8)},
+                    taints=(BAD,) if tainted else (),
+                )
+                for i, (kind, numa, tainted) in enumerate(self.devices.get(node.name, ()))
+            )
+            if made:
+                item = Slice(f"s-{node.name}", "d", node.name, 1, 1, made, node_name=node.name)
+                snapshot.inventory.set_slice(item)
+        for pod in self.holders:
+            snapshot.place(pod, self.nodes[0].name)
+        if self.spec is not None:
+            for pod in self.subject().pods:
+                snapshot.claims[pod.claims[0]] = Claim(pod.claims[0], self.spec)
+        return Placer(snapshot)
+
+    def subject(self):
+        size = self.gang_size
+        gang = Gang(("ns", "gang"), self.min_count or size, self.topology) if size else None
+        pods = tuple(
+            Pod(
+                ("ns", f"p{i}"),
+                self.shape,
+                labels={"app": "web"},
+                gang=gang.key if gang else None,
+                claims=(("ns", f"c{i}"),) if self.spec is not None else (),
+            )
+            for i in range(size or 1)
+        )
+        return Subject(pods, gang)
+
+    def copy(self):
+        return replace(
+            self,
+            nodes=list(self.nodes),
+            devices={name: list(made) for name, made in self.devices.items()},
+            holders=list(self.holders),
+        )
+
+    def fits(self):
+        return Explainer(self.placer()).fits(self.subject())
+
+    def apply(self, suggestion):
+        """Do what the suggestion says, and nothing else."""
+        at = next((i for i, n in enumerate(self.nodes) if n.name == suggestion.node), -1)
+        match suggestion.kind:
+            case "combination":
+                for part in suggestion.parts:
+                    self.apply(part)
+            case "add-devices":
+                model = self._device_that_matches()
+                self.devices.setdefault(suggestion.node, []).extend([model] * suggestion.amount)
+            case "add-resource":
+                self._enlarge(at, suggestion)
+            case "add-node":
+                node = self.nodes[at]
+                for _ in range(suggestion.amount):
+                    self.added += 1
+                    name = f"new-{self.added}"
+                    labels = {**node.labels}
+                    if HOSTNAME_LABEL in labels:
+                        labels[HOSTNAME_LABEL] = name
+                    self.nodes.append(replace(node, name=name, labels=labels))
+                    self.devices[name] = list(self.devices.get(node.name, ()))
+            case "uncordon":
+                self.nodes[at] = replace(self.nodes[at], unschedulable=False)
+            case "lower-min-count":
+                self.min_count = suggestion.amount
+            case "remove-topology":
+                self.topology = ""
+            case "free-pod" | "free-pods":
+                gone = suggestion.subject.split(",")
+                self.holders = [p for p in self.holders if "/".join(p.key) not in gone]
+            case _:
+                self._relax(suggestion)
+
+    def _enlarge(self, at, suggestion):
+        have = dict(self.nodes[at].allocatable)
+        for part in suggestion.text.partition(" on node ")[0].split(" and "):
+            amount, _, resource = part.partition(" more ")
+            if resource == "cpu":
+                amount = amount.removesuffix("m") if "m" in amount else int(amount) * 1000
+            have[resource] = have.get(resource, 0) + int(amount)
+        self.nodes[at] = replace(self.nodes[at], allocatable=tuple(sorted(have.items())))
+
+    def _device_that_matches(self):
+        request = self.spec.requests[0].alternatives[0]
+        return next(
+            (kind, numa, False)
+            for made in self.devices.values()
+            for kind, numa, _ in made
+            if all(self._accepts(s, kind, numa) for s in request.selectors)
+        )
+
+    @staticmethod
+    def _accepts(selector, kind, numa):
+        return all(p in ("any", f"kind={kind}", f"numa={numa}") for p in selector.split(" && "))
+
+    def _relax(self, suggestion):
+        shape = self.shape
+        match suggestion.kind:
+            case "tolerate-taint":
+                extra = Toleration(TAINT.key, "Equal", TAINT.value, TAINT.effect)
+                self.shape = replace(shape, tolerations=(*shape.tolerations, extra))
+            case "remove-selector":
+                left = tuple(c for c in shape.node_selector if str(c) != suggestion.subject)
+                self.shape = replace(shape, node_selector=left)
+            case "remove-affinity" | "remove-affinity-clause":
+                self.shape = replace(shape, affinity=None)
+            case "remove-port":
+                self.shape = replace(shape, ports=())
+            case "remove-spread":
+                self.shape = replace(shape, spread=())
+            case "remove-pod-anti-affinity":
+                self.shape = replace(shape, pod_anti_affinity=())
+            case "lower-request":
+                wanted = {**dict(shape.requests), suggestion.subject: suggestion.amount}
+                self.shape = replace(shape, requests=tuple(sorted(wanted.items())))
+            case other:
+                self._relax_claim(other, suggestion)
+
+    def _relax_claim(self, kind, suggestion):
+        [entry] = self.spec.requests
+        [request] = entry.alternatives
+        constraints = self.spec.constraints
+        match kind:
+            case "lower-count":
+                request = replace(request, count=suggestion.amount)
+            case "remove-constraint":
+                constraints = ()
+            case "tolerate-device-taint":
+                request = replace(request, tolerations=(Toleration("bad", "Exists"),))
+            case "change-device-selector":
+                constant = suggestion.text.rpartition(" to ")[2]
+                new = f"{suggestion.subject.partition('=')[0]}={constant}"
+                request = replace(
+                    request,
+                    selectors=tuple(s.replace(suggestion.subject, new) for s in request.selectors),
+                )
+            case "remove-device-selector":
+                parts = [p for s in request.selectors for p in s.split(" && ")]
+                parts.remove(suggestion.subject)
+                request = replace(request, selectors=tuple(parts))
+            case other:
+                raise AssertionError(f"no way to apply {other}")
+        self.spec = ClaimSpec((replace(entry, alternatives=(request,)),), constraints)
+
+
+@st.composite
+def specs(draw):
+    selectors = draw(
+        st.sampled_from([(), (), ("kind=x",), ("kind=x && numa=0",), ("kind=x", "numa=1")])
+    )
+    request = Request("r", "gpu", selectors, count=draw(st.integers(1, 3)))
+    constraints = draw(st.sampled_from([(), (), (Constraint((), match="numa"),)]))
+    return ClaimSpec((RequestEntry("r", (request,)),), constraints)
+
+
+@st.composite
+def shapes(draw):
+    cpu = draw(st.sampled_from([1000, 2000, 4000]))
+    return PodShape(
+        requests=(("cpu", cpu),),
+        node_selector=draw(st.sampled_from([(), (), (RACK_A,), (DISK, RACK_A)])),
+        affinity=draw(st.sampled_from([None, None, None, (NodeTerm((DISK,)),)])),
+        ports=draw(st.sampled_from([(), (), (), (PORT,)])),
+        spread=draw(st.sampled_from([(), (), (), (EVEN,)])),
+        pod_anti_affinity=draw(st.sampled_from([(), (), (), (APART,)])),
+    )
+
+
+@st.composite
+def worlds(draw):
+    nodes = [
+        Node(
+            f"n{i}",
+            (
+                ("cpu", draw(st.sampled_from([0, 1000, 2000, 4000]))),
+                ("pods", draw(st.integers(1, 3))),
+            ),
+            draw(
+                st.sampled_from(
+                    [
+                        {},
+                        {"rack": "a"},
+                        {"rack": "b"},
+                        {"rack": "a", "disk": "ssd"},
+                        {"disk": "ssd"},
+                    ]
+                )
+            ),
+            draw(st.sampled_from([(), (), (TAINT,)])),
+            draw(st.sampled_from([False, False, True])),
+        )
+        for i in range(draw(st.integers(1, 4)))
+    ]
+    one = st.tuples(
+        st.sampled_from("xy"), st.sampled_from("01"), st.sampled_from([False, False, True])
+    )
+    devices = {node.name: draw(st.lists(one, max_size=3)) for node in nodes}
+    holder = PodShape(requests=(("cpu", 1000),), ports=draw(st.sampled_from([(), (PORT,)])))
+    holders = [
+        Pod(("ns", f"h{i}"), holder, labels={"app": "web"}) for i in range(draw(st.integers(0, 2)))
+    ]
+    size = draw(st.sampled_from([0, 0, 0, 2, 3]))
+    return World(
+        nodes,
+        devices,
+        draw(shapes()),
+        size,
+        draw(st.one_of(st.none(), specs())),
+        draw(st.sampled_from(["", "rack"])) if size else "",
+        holders,
+    )
+
+
+def state(snapshot):
+    inventory = snapshot.inventory
+    return (
+        snapshot.requested.tobytes()[: 8 * 8],
+        {name: snapshot.node(name) for name in snapshot.rows},
+        dict(snapshot.claims),
+        dict(snapshot.allocations),
+        sorted(inventory.slices),
+        {pod.key for pod, _ in snapshot.placed_pods()},
+    )
+
+
+@checked
+@given(worlds())
+def test_applying_a_suggestion_makes_it_fit(world):
+    placer, subject = world.placer(), world.subject()
+    explainer = Explainer(placer, clauses)
+    if explainer.fits(subject):
+        return
+    before = state(placer.snapshot)
+    suggestions = explainer.suggest(subject)
+    assert state(placer.snapshot) == before
+    placer.snapshot.check()
+    assert not explainer.fits(subject)
+    for suggestion in suggestions:
+        event(suggestion.kind)
+        changed = world.copy()
+        changed.apply(suggestion)
+        assert changed.fits(), suggestion.text
+
+
+def relaxations(world):
+    """Every single change of the pod's and the claim's own wishes, by brute force."""
+    shape, spec = world.shape, world.spec
+    for i in range(len(shape.node_selector)):
+        left = shape.node_selector[:i] + shape.node_selector[i + 1 :]
+        yield "remove-selector", replace(world, shape=replace(shape, node_selector=left))
+    if shape.affinity is not None:
+        yield "remove-affinity-clause", replace(world, shape=replace(shape, affinity=None))
+    if shape.ports:
+        yield "remove-port", replace(world, shape=replace(shape, ports=()))
+    if shape.spread:
+        yield "remove-spread", replace(world, shape=replace(shape, spread=()))
+    if shape.pod_anti_affinity:
+        relaxed = replace(shape, pod_anti_affinity=())
+        yield "remove-pod-anti-affinity", replace(world, shape=relaxed)
+    tolerant = (Toleration(TAINT.key, "Equal", TAINT.value, TAINT.effect),)
+    yield "tolerate-taint", replace(world, shape=replace(shape, tolerations=tolerant))
+    for i, node in enumerate(world.nodes):
+        nodes = [*world.nodes[:i], replace(node, unschedulable=False), *world.nodes[i + 1 :]]
+        yield "uncordon", replace(world, nodes=nodes)
+    if world.topology:
+        yield "remove-topology", replace(world, topology="")
+    if spec is not None:
+        yield from claim_relaxations(world, spec)
+
+
+def claim_relaxations(world, spec):
+    [entry] = spec.requests
+    [request] = entry.alternatives
+
+    def having(request, constraints=spec.constraints):
+        return replace(
+            world, spec=ClaimSpec((replace(entry, alternatives=(request,)),), constraints)
+        )
+
+    if spec.constraints:
+        yield "remove-constraint", having(request, ())
+    if request.count > 1:
+        yield "lower-count", having(replace(request, count=1))
+    parts = [p for s in request.selectors for p in s.split(" && ")]
+    for i in range(len(parts)):
+        left = tuple(parts[:i] + parts[i + 1 :])
+        yield "remove-device-selector", having(replace(request, selectors=left))
+    tolerant = (Toleration("bad", "Exists"),)
+    yield "tolerate-device-taint", having(replace(request, tolerations=tolerant))
+
+
+@checked
+@given(worlds())
+def test_a_single_change_that_helps_is_found(world):
+    if world.fits():
+        return
+    helpful = {kind for kind, changed in relaxations(world) if changed.fits()}
+    found = {s.kind for s in Explainer(world.placer(), clauses).suggest(world.subject())}
+    assert helpful <= found
+
+
+@checked
+@given(worlds())
+def test_two_wishes_that_help_together_are_found(world):
+    """Only where nothing helps alone: then two changes of own wishes that do are given."""
+    if world.fits():
+        return
+    found = Explainer(world.placer(), clauses).suggest(world.subject())
+    if any(s.kind != "combination" for s in found):
+        return
+    pairs = [
+        (kind, other)
+        for kind, changed in relaxations(world)
+        for other, both in relaxations(changed)
+        if both.fits()
+    ]
+    if pairs:
+        event("pair")
+        assert found, pairs
+        assert all(len(s.parts) == 2 for s in found)
+
+
+def test_the_smallest_number_of_devices_is_named():
+    nodes = [Node(f"n{i}", (("cpu", 100000), ("pods", 50))) for i in range(2)]
+    spec = ClaimSpec((RequestEntry("r", (Request("r", "gpu"),)),))
+    one = ("x", "0", False)
+    world = World(
+        nodes, {"n0": [one] * 7, "n1": [one] * 5}, PodShape(requests=(("cpu", 1),)), 15, spec
+    )
+    found = Explainer(world.placer(), clauses).suggest(world.subject())
+    [devices] = [s for s in found if s.kind == "add-devices"]
+    assert (devices.amount, devices.text) == (3, "add 3 more devices of class gpu on any node")
+    [lower] = [s for s in found if s.kind == "lower-min-count"]
+    assert lower.amount == 12

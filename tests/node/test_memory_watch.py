@@ -1,0 +1,127 @@
+"""A container at its memory limit: it waits, is told of, grows in place, or is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from kubarium.api.kinds import PODS
+from kubarium.node.runtimes.process import memory_watch
+from kubarium.node.runtimes.process.cgroups import Cgroups
+
+from .conftest import process_world
+
+# Takes 30 MiB at first and 90 MiB in a burst; says its process id before and after.
+HOG = (
+    "import os,time; a = bytearray(30 << 20); print(os.getpid(), flush=True);"
+    "b = bytearray(90 << 20); print('has', os.getpid(), flush=True); time.sleep(1000)"
+)
+GROW = {"kubarium.dev/oom-policy": "grow", "kubarium.dev/oom-ceiling": "400Mi"}
+
+
+@pytest.fixture(autouse=True)
+def needs_memory_groups():
+    groups = Cgroups.open("probe-memory-watch")
+    able = "memory" in groups.controllers
+    version = {h.version for h in groups.hierarchies if "memory" in h.controllers}
+    groups.close()
+    if not able or version != {1}:
+        pytest.skip("needs a writable memory controller of version 1, which can hold a group")
+
+
+def hog(memory="64Mi"):
+    return {
+        "command": [sys.executable, "-c", HOG],
+        "resources": {"limits": {"memory": memory}, "requests": {"memory": "32Mi"}},
+    }
+
+
+async def short(world, name):
+    async def question():
+        conditions = (await world.get(name))["status"].get("conditions") or ()
+        return next((c for c in conditions if c["type"] == "memory.kubarium.dev/main"), None)
+
+    return await world.until(question, "condition memory.kubarium.dev/main")
+
+
+async def grow(world, name, limit):
+    change = {"name": "main", "resources": {"limits": {"memory": limit}}}
+    kind = "application/strategic-merge-patch+json"
+    patch = {"spec": {"containers": [change]}}
+    await world.client.patch(PODS, name, patch, "default", subresource="resize", patch_type=kind)
+
+
+def test_a_burst_beyond_the_limit_waits_and_goes_on_in_the_same_process():
+    async def story():
+        async with process_world() as world:
+            await world.pod("hog", container=hog(), annotations=GROW)
+            condition = await short(world, "hog")
+            assert condition["reason"] == "AtLimit"
+            assert "of its limit 64Mi, peak" in condition["message"]
+            await grow(world, "hog", "160Mi")
+
+            async def grown():
+                return "has" in await world.log("hog")
+
+            await world.until(grown, "the burst")
+
+            async def calm():
+                pod = await world.get("hog")
+                kinds = [c["type"] for c in pod["status"]["conditions"]]
+                return pod if "memory.kubarium.dev/main" not in kinds else None
+
+            pod = await world.until(calm, "the condition is gone")
+            status = pod["status"]["containerStatuses"][0]
+            assert status["restartCount"] == 0
+            assert status["resources"]["limits"]["memory"] == "160Mi"
+            first, _, second = (await world.log("hog")).split()
+            assert first == second
+
+    asyncio.run(story())
+
+
+def test_whom_nobody_answers_is_killed_as_everywhere_else(monkeypatch):
+    monkeypatch.setattr(memory_watch, "HOLD_S", 0.3)
+
+    async def story():
+        async with process_world() as world:
+            await world.pod("hog", container=hog(), annotations=GROW)
+            pod = await world.phase("hog", "Failed")
+            ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+            assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
+            condition = await short(world, "hog")
+            assert condition["reason"] == "Killed"
+            assert "was killed at its limit 64Mi, peak 64Mi, exit code 137" in condition["message"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "annotations", [{}, {**GROW, "kubarium.dev/oom-ceiling": "64Mi"}], ids=["no policy", "ceiling"]
+)
+def test_who_may_not_grow_does_not_wait(annotations):
+    async def story():
+        async with process_world() as world:
+            await world.pod("hog", container=hog(), annotations=annotations)
+            pod = await world.phase("hog", "Failed", limit_s=10)
+            ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+            assert ended["reason"] == "OOMKilled"
+
+    asyncio.run(story())
+
+
+def test_a_held_container_can_still_be_deleted():
+    async def story():
+        async with process_world() as world:
+            await world.pod("hog", container=hog(), annotations=GROW)
+            await short(world, "hog")
+            await world.client.delete(PODS, "hog", "default", grace_period_s=0)
+
+            async def gone():
+                return not (await world.client.list(PODS, "default")).items
+
+            await world.until(gone, "deletion")
+
+    asyncio.run(story())

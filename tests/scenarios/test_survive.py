@@ -1,0 +1,121 @@
+"""A gang that is hit: named, brought back, at the step that all ranks had saved."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+import yaml
+
+from tests.conftest import ROOT, kubectls
+
+EXAMPLE = ROOT / "examples" / "training" / "survive.yaml"
+
+pytestmark = pytest.mark.skipif(not kubectls(), reason="needs kubectl")
+
+
+@pytest.fixture
+def training(start_cluster):
+    """The example with its checkpoints in the cluster's home, running."""
+    cluster = start_cluster()
+    folder = cluster.home / "checkpoints"
+    folder.mkdir(mode=0o777)
+    text = EXAMPLE.read_text()
+    _, jobset = yaml.safe_load_all(text)
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    pod["volumes"] = [{"name": "checkpoints", "hostPath": {"path": str(folder)}}]
+    pod["containers"][0]["args"] = [
+        "--steps=600",
+        "--step-time=0.01",
+        "--every=25",
+        "--folder=/checkpoints",
+    ]
+    (cluster.home / "train.json").write_text(json.dumps(jobset))
+    cluster.kubectl("apply", "-f", str(cluster.home / "train.json"))
+    cluster.folder = folder
+    cluster.wait_until(lambda: len(list(folder.glob("step-*"))) > 1, 60, "two checkpoints")
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """The weights that the same eight ranks end with when nothing happens to them."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "kubarium.labs.survive", "--steps=600"],
+            env={  # as bare as a pod's: variables of the shell may choose other BLAS kernels
+                "PATH": os.environ["PATH"],
+                "RANK": str(rank),
+                "WORLD_SIZE": "8",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(8)
+    ]
+    outputs = [rank.communicate(timeout=90)[0] for rank in ranks]
+    return json.loads(outputs[0].splitlines()[-1])["weights"]
+
+
+def said(cluster, event):
+    """What rank 0's current attempt has said of one kind."""
+    log = cluster.kubectl("logs", "-l", "batch.kubernetes.io/job-completion-index=0", "--tail=-1")
+    return [fact for line in log.splitlines() if (fact := json.loads(line))["event"] == event]
+
+
+def completed(cluster):
+    conditions = cluster.get("jobset", "train").get("status", {}).get("conditions", ())
+    return any(c["type"] == "Completed" and c["status"] == "True" for c in conditions)
+
+
+def process_of(rank):
+    """A rank's process as the machine sees it."""
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        environment = process.info["environ"] or {}
+        command = process.info["cmdline"] or []
+        if "kubarium.labs.survive" in command and environment.get("JOB_COMPLETION_INDEX") == rank:
+            return process
+    raise AssertionError(f"rank {rank} has no process")
+
+
+def test_a_stopped_rank_is_named_and_the_gang_brought_back(training, uninterrupted):
+    os.kill(process_of("5").pid, signal.SIGSTOP)
+
+    def named():
+        events = training.get("events")["items"]
+        return [e["message"] for e in events if e["reason"] == "HangDetected"]
+
+    [message, *_] = training.wait_until(named, 15, "the hang is named")
+    assert message.startswith("rank 5 (pod train-workers-0-5-")
+    assert "was stopped by a signal" in message
+    assert "main (" in message
+    training.wait_until(lambda: completed(training), 90, "the run completes")
+    assert training.get("jobset", "train")["status"]["restarts"] == 1
+    assert said(training, "start")[0]["step"] > 0
+    assert said(training, "done")[0]["weights"] == uninterrupted
+
+
+def test_a_deleted_rank_takes_all_to_one_saved_step_and_no_step_is_lost(training, uninterrupted):
+    before = {path.name for path in training.folder.glob("step-*")}
+    training.kubectl(
+        "delete", "pod", "-l", "batch.kubernetes.io/job-completion-index=3", "--wait=false"
+    )
+    training.wait_until(
+        lambda: training.get("jobset", "train")["status"].get("restarts") == 1, 30, "a restart"
+    )
+    begun = training.wait_until(lambda: said(training, "start"), 30, "a new attempt")
+    resumed = begun[0]["step"]
+    saved = {path.name for path in training.folder.glob("step-*")} - before
+    assert f"step-{resumed:08d}" in saved
+    assert resumed % 25  # not one of the regular saves: all stopped there
+    training.wait_until(lambda: completed(training), 90, "the run completes")
+    assert said(training, "done")[0]["weights"] == uninterrupted
