@@ -259,6 +259,7 @@ class PodMachine:
         record.attempt = found.attempt
         record.container_id, record.image_id = found.container_id, found.image_id
         record.started_at = found.started_at or now
+        record.started = record.ready = False  # for the probes to say
         self._begin_probes(record, now, bool(same and entry.get("started")))
         if same and ev.READINESS in record.probes:
             record.ready = record.probes[ev.READINESS].passed = bool(entry.get("ready"))
