@@ -116,6 +116,9 @@ def test_a_deleted_rank_takes_all_to_one_saved_step_and_no_step_is_lost(training
     resumed = begun[0]["step"]
     saved = {path.name for path in training.folder.glob("step-*")} - before
     assert f"step-{resumed:08d}" in saved
-    assert resumed % 25  # not one of the regular saves: all stopped there
+    ended = [
+        h["status"] for h in training.get("rankhistories")["items"] if "outcome" in h["status"]
+    ]
+    assert [(s["outcome"], s["step"]) for s in ended] == [("ExitCode 143", resumed)] * 8
     training.wait_until(lambda: completed(training), 90, "the run completes")
     assert said(training, "done")[0]["weights"] == uninterrupted
