@@ -185,6 +185,16 @@ def after(name, status):
     return {"name": name, "status": status}
 
 
+def relabelled(job, **labels):
+    async def act(play):
+        change = {LABEL + name.replace("_", "-"): value for name, value in labels.items()}
+        patch = {"metadata": {"labels": change}}
+        await play.world.client.patch(JOBS, f"js-{job}", patch, "default")
+        await play.world.settle(3)
+
+    return act
+
+
 IN_ORDER = {"startupPolicyOrder": "InOrder"}
 PROGRESS = {"StartupPolicyInProgress": "True InOrderStartupPolicyInProgress"}
 STARTED = {
@@ -502,6 +512,20 @@ CASES = [
                 },
                 "rows": {"a": "0 1 0 0 0", "b": "0 3 0 0 0"},
             },
+        ),
+    ),
+    Case(
+        "a job whose index was taken away is made anew",
+        one_and_three(),
+        (relabelled("b-1", job_index=None), {"attempts": FRESH, "jobs": ALL, "state": ""}),
+    ),
+    Case(
+        "of a failed job that cannot be told any more, the set is restarted",
+        one_and_three(failurePolicy=policy(1, rule("RestartJob"))),
+        (
+            relabelled("b-1", replicatedjob_name="nobody"),
+            "fail b-1",
+            {**RESTARTED, "own": {}},
         ),
     ),
     # --- suspend and resume

@@ -39,7 +39,7 @@ def apply_failure_policy(draft: StatusDraft, children: ChildJobs) -> None:
     elif action in _COUNTED and draft.all_counted_restarts >= int(policy.get("maxRestarts", 0)):
         draft.fail(REACHED_MAX, _naming(REACHED_MAX_MESSAGE, job))
     elif action in (RESTART_JOB, RESTART_JOB_UNCOUNTED):
-        _restart_job(draft, action, job)
+        _restart_job(draft, action, rule, job)
     else:
         _restart(draft, action, rule, job)
 
@@ -55,11 +55,16 @@ def _restart(draft: StatusDraft, action: str, rule: Document | None, job: Docume
     draft.event("Warning", f"{action}FailurePolicyAction", message)
 
 
-def _restart_job(draft: StatusDraft, action: str, job: Document) -> None:
+def _restart_job(draft: StatusDraft, action: str, rule: Document | None, job: Document) -> None:
     """The same for one Job: the others go on, and no condition tells of it (as upstream)."""
     labels = job["metadata"]["labels"]
-    entry = next(e for e in replicated_jobs(draft.jobset) if e["name"] == labels[REPLICATED_JOB])
-    draft.restart_job(entry, int(labels[JOB_INDEX]), counted=action == RESTART_JOB)
+    entries = {entry["name"]: entry for entry in replicated_jobs(draft.jobset)}
+    entry, index = entries.get(labels[REPLICATED_JOB]), labels.get(JOB_INDEX, "")
+    if entry is None or not index.isdecimal():
+        # Somebody changed the labels: which Job to make anew cannot be told, so all are.
+        _restart(draft, RESTART if action == RESTART_JOB else RESTART_UNCOUNTED, rule, job)
+        return
+    draft.restart_job(entry, int(index), counted=action == RESTART_JOB)
     message = _naming(f"applying {action} failure policy action", job)
     draft.event("Warning", f"{action}FailurePolicyAction", message)
 
