@@ -358,6 +358,7 @@ class Node:
     unschedulable: bool = False
     images: tuple[tuple[str, int], ...] = ()
     data: tuple[tuple[str, int], ...] = ()
+    resize_preemption: bool = True  # whether pods may be evicted for a resize of another
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,15 @@ def seconds(timestamp: object) -> float:
         return 0.0
 
 
+def is_deferred(document: Document) -> bool:
+    """Whether the pod's node has no room yet for a resize of it."""
+    return any(
+        (c.get("type"), c.get("status"), c.get("reason"))
+        == ("PodResizePending", "True", "Deferred")
+        for c in (document.get("status") or {}).get("conditions") or ()
+    )
+
+
 # The label by which scheduler-plugins' coscheduling names a pod's group.
 POD_GROUP_LABEL = "scheduling.x-k8s.io/pod-group"
 

@@ -358,15 +358,29 @@ class Committer:
             if error.reason not in ("NotFound", "Conflict"):
                 raise
 
+    async def resize_waits(self, pod: Pod, message: str) -> None:
+        """Tell why the pod cannot grow yet; its PodScheduled condition is not touched."""
+        document = self._pods.get(pod.key[1], pod.key[0])
+        if document is not None and document["metadata"].get("uid") == pod.uid:
+            self.events.event(document, "Warning", "FailedScheduling", message)
+
     async def preempt(self, preemption: Preemption) -> None:
-        """Delete the victims, telling each why, and nominate the nodes they make room on."""
+        """Delete the victims, telling each why, and nominate the nodes they make room on.
+
+        A pod that grows where it runs (KEP-5836) is not nominated.
+        """
         preemptor, _ = preemption.nominations[0]
         for pod, node in preemption.nominations:
-            await self.nominate(pod, node)
+            if not self._runs(pod):
+                await self.nominate(pod, node)
         for composite, key in preemption.units:
             await self._disrupted(composite, key)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
+
+    def _runs(self, pod: Pod) -> bool:
+        document = self._pods.get(pod.key[1], pod.key[0]) or {}
+        return bool((document.get("spec") or {}).get("nodeName"))
 
     async def _disrupted(self, composite: bool, key: Key) -> None:
         """Tell a group that goes as a whole, and the groups below it."""

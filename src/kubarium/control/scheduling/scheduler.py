@@ -33,6 +33,7 @@ from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDUL
 from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.resizes import Resizes
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
@@ -78,6 +79,12 @@ class Scheduler:
         self._queue = SchedulingQueue(config.backoff_start_s, config.backoff_max_s)
         self._held = Held()
         self._committer = Committer(context, self.view)
+        self._resizes = Resizes(
+            self.view,
+            self._committer,
+            {name: placer.profile for name, placer in self._placers.items()},
+            SchedulingQueue(config.backoff_start_s, config.backoff_max_s),
+        )
         self._conditions = GroupConditions(self.view, self._committer)
         self._hints = ClaimHints(self.view)
         self._waiting: dict[Key, Document] = {}
@@ -102,7 +109,10 @@ class Scheduler:
     def is_idle(self) -> bool:
         """Nothing is ready to be decided and nothing decided waits to be written."""
         now = self._context.clock.monotonic()
-        return self._commits.empty() and not self._queue.has_ready(now)
+        return self._commits.empty() and not self._has_ready(now)
+
+    def _has_ready(self, now: float) -> bool:
+        return self._queue.has_ready(now) or self._resizes.queue.has_ready(now)
 
     async def run(self) -> None:
         for resource in SNAPSHOT_RESOURCES:
@@ -119,6 +129,8 @@ class Scheduler:
     def _follow(self, resource: Resource) -> None:
         def changed(old: Document | None, new: Document | None) -> None:
             self.view.apply(resource, old, new)
+            if self._resizes.changed(resource, old, new, self._context.clock.monotonic()):
+                self._wake.set()
             if resource == PODS:
                 self._pod_changed(old, new)
             elif resource in (POD_GROUPS, COSCHEDULING_GROUPS, COMPOSITE_POD_GROUPS):
@@ -271,10 +283,11 @@ class Scheduler:
         """Until something is ready; gives the informers a turn first, so that cycles are large."""
         clock = self._context.clock
         await clock.sleep(0)
-        while not self._queue.has_ready(clock.monotonic()):
+        while not self._has_ready(clock.monotonic()):
             self._wake.clear()
             self._tell_held()
-            times = (self._queue.next_due(), self._held.next_due())
+            waits = (self._queue, self._held, self._resizes.queue)
+            times = [wait.next_due() for wait in waits]
             due = min((time for time in times if time is not None), default=None)
             if due is None:
                 await self._wake.wait()
@@ -300,6 +313,8 @@ class Scheduler:
     def _cycle(self) -> None:
         self.cycles += 1
         now = self._context.clock.monotonic()
+        for work in self._resizes.decide(now):
+            self._commits.put_nowait(work)
         items: list[QueueItem] = []
         keys: dict[int, ItemKey] = {}
         for key in self._queue.take(now):
