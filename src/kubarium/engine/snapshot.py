@@ -218,6 +218,7 @@ class Snapshot:
         if old is not None and (
             (node.labels, node.taints, node.unschedulable, node.images, node.data)
             == (old.labels, old.taints, old.unschedulable, old.images, old.data)
+            and node.features == old.features
         ):
             return
         self._write_labels(row, node.labels, old.labels if old else {})

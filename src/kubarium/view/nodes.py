@@ -39,6 +39,7 @@ def node_row(document: Document) -> Node:
         resize_preemption=not (spec.get("podPreemptionPolicy") or {}).get(
             "disableResizePreemption"
         ),
+        features=frozenset(status.get("declaredFeatures") or ()),
     )
 
 

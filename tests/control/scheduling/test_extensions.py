@@ -258,3 +258,30 @@ def test_pods_of_a_service_are_spread_by_default(world_run):
         assert placed == {"large", "n0", "n1"}
 
     world_run(story)
+
+
+def test_a_pod_waits_until_a_node_declares_the_feature_that_it_needs(world_run):
+    async def story(world):
+        await begin(world, node("a"), node("b"))
+        rule = {
+            "action": "RestartAllContainers",
+            "exitCodes": {"operator": "In", "values": [3]},
+        }
+        document = pod("needs", restartPolicy="Never")
+        document["spec"]["containers"][0] |= {
+            "restartPolicy": "Never",
+            "restartPolicyRules": [rule],
+        }
+        await world.create(PODS, document)
+        await world.create(PODS, pod("plain"))
+        await world.settle(30)
+        assert await node_of(world, "needs") is None
+        assert await node_of(world, "plain")
+        message = (await scheduled_condition(world, "needs"))["message"]
+        assert "2 node(s) didn't match Pod's required features" in message
+        features = {"status": {"declaredFeatures": ["RestartAllContainersOnContainerExits"]}}
+        await world.client.patch(NODES, "b", features, subresource="status")
+        await world.settle(12)
+        assert await node_of(world, "needs") == "b"
+
+    world_run(story)

@@ -145,6 +145,7 @@ _UNRESOLVABLE = frozenset(
         reasons.NODE_NAME,
         reasons.TAINT,
         reasons.NODE_AFFINITY,
+        reasons.FEATURES,
         reasons.POD_AFFINITY,
         reasons.SPREAD_LABEL,
         reasons.PLACEMENT_OUTSIDE,
