@@ -174,6 +174,8 @@ def static_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
         t.matches(node.name, node.labels) for t in shape.affinity
     ):
         return False
+    if not node.features.issuperset(shape.features):
+        return False
     return not shape.data_required or all(
         row in locality.holders(snapshot, name) for name in shape.data
     )
