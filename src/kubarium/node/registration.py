@@ -19,13 +19,13 @@ KUBELET_VERSION = "v1.37.0-kubarium"
 LEASES_PER_S = 50.0
 
 # What our nodes can do of the features that kubelets declare (KEP-5328), sorted. Not among them:
-# RestartAllContainersOnContainerExits, UserNamespacesHostNetworkSupport, VolumeBindMountOptions,
-# InPlacePodVerticalScalingInitContainers.
+# UserNamespacesHostNetworkSupport, VolumeBindMountOptions, InPlacePodVerticalScalingInitContainers.
 DECLARED_FEATURES = (
     "DRANodeAllocatableResources",
     "DRAOptionalNodeOperations",
     "GuaranteedQoSPodCPUResize",
     "InPlacePodLevelResourcesVerticalScaling",
+    "RestartAllContainersOnContainerExits",
 )
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "AMD64": "amd64"}
