@@ -164,6 +164,10 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
             mask = filters.any_term(snapshot, profile.added_affinity)
             yield Rule("added", reasons.ADDED_AFFINITY, "the scheduler's own affinity", mask)
         yield from _affinity(snapshot, pod)
+    if shape.features and profile.filters("NodeDeclaredFeatures"):
+        text = f"does not declare {', '.join(shape.features)}"
+        mask = filters.declares(snapshot, shape.features)
+        yield Rule("features", reasons.FEATURES, text, mask)
     if profile.filters("NodePorts"):
         for port in shape.ports:
             yield _port(snapshot, port)
