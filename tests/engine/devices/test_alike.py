@@ -486,11 +486,11 @@ def test_compatibility_groups_tell_nodes_apart():
 
 def test_counters_that_an_unpublished_device_holds_tell_nodes_apart():
     sets = (("set", (("slices", 2),)),)
-    snapshot = two_nodes(make_of({}, {}), make_of({}, {}), sets)
-    held = Allocation((DeviceResult("t", DeviceId("d", "n0", "g1")),))
-    snapshot.allocate(("ns", "t"), held)
+    snapshot = two_nodes(make_of({}, {"slices": 2}), make_of({}, {}), sets)
     for name in ("n0", "n1"):
-        publish(snapshot.inventory, name, make_of({"slices": 2}), sets)
+        held = Allocation((DeviceResult("t", DeviceId("d", name, "g1")),))
+        snapshot.allocate(("ns", name), held)
+        publish(snapshot.inventory, name, make_of({}), sets)
     assert answers(snapshot, Request("r", "c")) == ["", "g0"]
 
 
