@@ -12,6 +12,7 @@ from kubarium.api.cel.clauses import comparison
 from kubarium.engine.explain import Explainer, Question, Subject
 from kubarium.engine.explain.blockers import blocker
 from kubarium.engine.explain.obstacles import Group
+from kubarium.engine.explain.storage import limits_on
 from kubarium.engine.explain.survey import RequestSurvey
 from kubarium.engine.explain.wishes import Clause
 from kubarium.engine.model import Pod
@@ -228,6 +229,9 @@ class _Told:
             if other is not None:
                 where = f" on node {names[0]}" if len(names) > 1 else ""
                 text = f"{text} (pod {'/'.join(other.key)}{where})"
+            if rule.kind == "volume-limit":
+                where = f" on node {names[0]}" if len(names) > 1 else ""
+                text = f"{text} ({limits_on(self.snapshot, pod, row)}{where})"
             found.append(text)
         return found
 

@@ -80,7 +80,7 @@ class Amounts:
                 yield from self._smaller_shares(path, request.capacity or ())
 
     def _counted(self, path: str, old: int, count: int) -> Change:
-        return replace(wishes.asking_for(path, old, count), lifts=self._case.obstacles.device_bit)
+        return replace(wishes.asking_for(path, old, count), lifts=self._case.obstacles.device_bits)
 
     def _smaller_shares(
         self, path: str, capacity: tuple[tuple[str, Amount], ...]
@@ -90,7 +90,7 @@ class Amounts:
             less = [left for left in shares_left(self._case.snapshot, name) if left < wanted]
             for left in less[:MODELS_TRIED]:
                 change = wishes.taking_less(path, name, left, shown_amount(left))
-                change = replace(change, lifts=self._case.obstacles.device_bit)
+                change = replace(change, lifts=self._case.obstacles.device_bits)
                 if self._case.helps(change):
                     yield change
                     break
@@ -140,7 +140,7 @@ class Amounts:
         One of each kind of device state in each domain, those of most nodes first.
         """
         obstacles = self._case.obstacles
-        open_rows = obstacles.rows[(obstacles.codes[obstacles.rows] & ~obstacles.device_bit) == 0]
+        open_rows = obstacles.rows[(obstacles.codes[obstacles.rows] & ~obstacles.device_bits) == 0]
         if not len(open_rows):
             return []
         fit = self._case.placer.fit(self._case.subject.shape).refresh()
@@ -223,7 +223,7 @@ class Amounts:
 
     def for_combinations(self) -> Iterator[Change]:
         """Smaller counts, and on some nodes that fail more than devices, all devices anew."""
-        bit = self._case.obstacles.device_bit
+        bit = self._case.obstacles.device_bits
         seen: dict[str, None] = {}
         for claim in self._case.pending:
             for path, request in wishes.countable(claim.spec):

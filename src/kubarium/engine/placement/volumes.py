@@ -83,14 +83,21 @@ def _within_limits(snapshot: Snapshot, claims: list[VolumeClaim]) -> Mask:
         if row is None or drivers.isdisjoint(limits):
             continue
         used = _in_use(snapshot, row)
-        attached = used | snapshot.attachments.get(name, frozenset())
+        there = attached(snapshot, row)
         for driver in drivers & limits.keys():
-            count = sum(d == driver for d, _ in attached)
+            count = sum(d == driver for d, _ in there)
             # Upstream counts a volume again that is attached while no pod uses it.
             count += sum(d == driver for d, _ in wanted - used)
             if count > limits[driver] and not {v for v in wanted if v[0] == driver} <= used:
                 mask[row] = False
     return mask
+
+
+def attached(snapshot: Snapshot, row: int) -> set[tuple[str, str]]:
+    """(driver, volume) of all that is attached to the row's node, or is for a pod there."""
+    node = snapshot.nodes[row]
+    there = snapshot.attachments.get(node.name, frozenset()) if node is not None else frozenset()
+    return _in_use(snapshot, row) | there
 
 
 def _in_use(snapshot: Snapshot, row: int) -> set[tuple[str, str]]:
