@@ -43,7 +43,7 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 
-checked = settings(deadline=None, max_examples=250)
+checked = settings(deadline=None, max_examples=400)
 
 TAINT = Taint("dedicated", "gpu", "NoSchedule")
 BAD = Taint("bad", "", "NoSchedule")
@@ -314,10 +314,22 @@ def shapes(draw):
 
 
 @st.composite
-def volumes(draw):
+def plain_shapes(draw, focus):
+    """Little to stand in the way besides what is looked at."""
+    spread = (draw(st.sampled_from([EVEN, replace(EVEN, min_domains=3)])),)
+    return PodShape(
+        requests=(("cpu", draw(st.sampled_from([500, 1000]))),),
+        tolerations=(Toleration(TAINT.key, "Exists"),),
+        spread=spread if focus == "spread" else (),
+    )
+
+
+@st.composite
+def volumes(draw, certain=False):
     """None, or a claim that limits its pods in one of the ways in which volumes do."""
     key = ("ns", "data")
-    form = draw(st.sampled_from(["", "", "", "bound", "zone", "waits", "held", "attached"]))
+    forms = ["bound", "zone", "waits", "waits", "held", "attached"]
+    form = draw(st.sampled_from(forms if certain else ["", "", "", *forms]))
     if not form:
         return None
     where = (NodeTerm((RACK_A,)),)
@@ -371,7 +383,9 @@ def worlds(draw):
     )
     devices = {node.name: draw(st.lists(one, max_size=3)) for node in nodes}
     holder = PodShape(requests=(("cpu", 1000),), ports=draw(st.sampled_from([(), (PORT,)])))
-    volume = draw(volumes())
+    # One thing in the way, or all sorts together.
+    focus = draw(st.sampled_from(["", "", "volume", "spread", "claim"]))
+    volume = draw(volumes(certain=focus == "volume")) if focus in ("", "volume") else None
     shared = (volume.key,) if volume is not None and volume.exclusive else ()
     holders = [
         Pod(
@@ -386,9 +400,11 @@ def worlds(draw):
     return World(
         nodes,
         devices,
-        draw(shapes()),
+        draw(shapes()) if not focus else draw(plain_shapes(focus)),
         size,
-        draw(st.one_of(st.none(), specs())),
+        draw(
+            specs() if focus == "claim" else st.none() if focus else st.one_of(st.none(), specs())
+        ),
         draw(st.sampled_from(["", "rack"])) if size else "",
         holders,
         volume=volume,

@@ -13,7 +13,7 @@ from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
 from kubarium.engine.explain.subject import SWITCH, Change
 from kubarium.engine.explain.survey import shares_left, shown_amount
-from kubarium.engine.model import Gang, Node
+from kubarium.engine.model import Gang, Node, SpreadConstraint
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
@@ -111,6 +111,16 @@ class Amounts:
                 break
         if low > gang.scheduled_count and not self._case.trial.exhausted:
             yield _minimum(gang, low)
+
+    def wider_spread(self) -> Iterator[Change]:
+        """The least maxSkew of each spread constraint with which all of a gang finds room."""
+        if not self._case.subject.is_gang:
+            return
+        for constraint in self._case.subject.shape.spread:
+            if constraint.hard:
+                change = self._smallest(_skew(constraint))
+                if change is not None:
+                    yield change
 
     def more_devices(self) -> Iterator[Change]:
         """More devices like one that exists, on a node that could use them."""
@@ -247,6 +257,13 @@ class Amounts:
                         for count in dict.fromkeys((1, request.count)):
                             change = make(count)
                             yield replace(change, cost=change.cost + count, lifts=bit, row=row)
+
+
+def _skew(constraint: SpreadConstraint) -> Callable[[int], Change]:
+    def make(more: int) -> Change:
+        return wishes.with_skew(constraint, constraint.max_skew + more)
+
+    return make
 
 
 def _minimum(gang: Gang, count: int) -> Change:
