@@ -65,8 +65,13 @@ def account_of(
     subject: Subject,
     decision: Decision | None = None,
     node: str = "",
+    *,
+    advise: bool = True,
 ) -> Account:
-    """The account; of one node alone if ``node`` is given. ``decision`` is a gang's if known."""
+    """The account; of one node alone if ``node`` is given. ``decision`` is a gang's if known.
+
+    Without ``advise`` nothing is said of what would help.
+    """
     question = Explainer(placer, clauses_of).question(subject, decision)
     rules = view.taint_rule_names()
     groups = [group for group in question.obstacles.groups if group.rules]
@@ -81,15 +86,21 @@ def account_of(
         lines.append(f"{rest} more nodes fail otherwise")
     if node and not told:
         lines.append(f"node {node}: {_unlisted(view.snapshot, node)}")
-    suggestions = question.suggestions
+    suggestions = question.suggestions if advise else ()
     return Account(
         _tightest(question, subject),
         tuple(lines),
         [entry.json() for entry in told],
         [_survey_json(found) for found in question.surveys],
         suggestions,
-        {s: text for s in suggestions if (text := _commands(s, rules))},
+        commands_of(view, suggestions),
     )
+
+
+def commands_of(view: ClusterView, suggestions: Sequence[Suggestion]) -> dict[Suggestion, str]:
+    """The commands that carry out suggestions, where there are any."""
+    rules = view.taint_rule_names()
+    return {s: text for s in suggestions if (text := _commands(s, rules))}
 
 
 def missing_classes(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[str, ...]:
