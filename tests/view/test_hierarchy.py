@@ -61,6 +61,24 @@ def test_a_composite_names_the_group_without_room():
         assert "gang needs 3, at most 1 fit" in failed.summary
 
 
+def test_the_group_without_room_says_which_nodes_fail_what_and_what_would_help():
+    world = documents()
+    told = explain(world, world[COMPOSITE_POD_GROUPS][0])
+    [failed] = told.children
+    assert failed.reasons == ("Insufficient cpu: a",) or "room for all" in failed.tightest
+    kinds = {s.kind: s for s in failed.suggestions}
+    assert kinds["add-node"].amount == 1
+    assert kinds["lower-min-count"].amount == 1
+    helped = explain(world | {NODES: [node("a", cpu="4"), node("b", cpu="4")]}, told_of(world))
+    assert helped.summary.startswith("the hierarchy fits now")
+    fewer = world | {POD_GROUPS: [child("one", 3, "job"), child("two", 1, "job")]}
+    assert not explain(fewer, told_of(world)).children
+
+
+def told_of(world):
+    return world[COMPOSITE_POD_GROUPS][0]
+
+
 def test_a_workload_speaks_of_its_groups():
     world = documents()
     workload = {
