@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.lifecycle.machine import PodMachine, State
 from kubarium.node.lifecycle.plan import qos_class
 from kubarium.node.lifecycle.status import pod_phase, pod_status
@@ -136,11 +137,19 @@ def running(pod):
 
 # Properties ------------------------------------------------------------------------------------
 
+
+def restarting_all(*codes, policy="Never"):
+    """Fields of a container of which these exit codes restart all."""
+    rule = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": codes}}
+    return {"restartPolicy": policy, "restartPolicyRules": [rule]}
+
+
 PROBE = {"periodSeconds": 5, "exec": {"command": ["true"]}}
 PODS = st.builds(
-    lambda policy, mains, inits, sidecar, probed, hooked, deadline: pod_of(
+    lambda policy, mains, inits, sidecar, probed, hooked, deadline, rules: pod_of(
         *[
             {"name": f"m{n}"}
+            | (restarting_all(3, 4) if rules and n == 0 else {})
             | ({"livenessProbe": PROBE, "readinessProbe": PROBE} if probed else {})
             | (
                 {"lifecycle": {"preStop": {"exec": {}}, "postStart": {"exec": {}}}}
@@ -157,6 +166,7 @@ PODS = st.builds(
     st.sampled_from(["Always", "OnFailure", "Never"]),
     st.integers(1, 2),
     st.integers(0, 2),
+    st.booleans(),
     st.booleans(),
     st.booleans(),
     st.booleans(),
@@ -227,8 +237,9 @@ def test_a_deleted_pod_always_ends_and_is_deleted_once(pod, steps):
 def test_with_restart_policy_never_no_main_container_runs_twice(pod, steps):
     shell = Shell(pod)
     play(shell, steps)
+    rules = any(entry.get("restartPolicyRules") for entry in pod["spec"]["containers"])
     for record in shell.machine.containers:
-        if pod["spec"]["restartPolicy"] == "Never" and record.plan.kind == "main":
+        if pod["spec"]["restartPolicy"] == "Never" and record.plan.kind == "main" and not rules:
             assert record.restart_count == 0
 
 
@@ -300,6 +311,173 @@ def test_restart_rules_of_a_container_come_before_the_pods_policy():
     shell.exit("main", 1)
     shell.answer_all()
     assert shell.phase == "Failed"
+
+
+def test_the_first_rule_that_matches_decides():
+    rules = [
+        {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}},
+        {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}},
+    ]
+    entry = {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}
+    shell = running(pod_of(entry, {"name": "b"}, policy="Never"))
+    shell.exit("a", 42)
+    shell.answer_all()
+    assert (len(shell.starts["a"]), len(shell.starts["b"])) == (2, 1)
+    shell.exit("a", 1)
+    shell.answer_all()
+    shell.wait(10)
+    shell.answer_all()
+    assert (len(shell.starts["a"]), len(shell.starts["b"])) == (3, 2)
+
+
+# Restarting all containers ----------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(PODS, STEPS)
+def test_a_pod_that_restarts_all_gets_everything_running_again(pod, steps):
+    pod["spec"]["containers"][0] |= restarting_all(*range(1, 256), policy="Always")
+    pod["spec"].pop("activeDeadlineSeconds", None)
+    shell = Shell(pod)
+    play(shell, [step for step in steps if step[0] not in ("delete", "vanish", "exit")])
+    if shell.phase in TERMINAL:
+        return  # an init container failed for good
+    for _ in range(12):
+        shell.answer_all()
+        for name in [name for name, _ in shell.alive if name.startswith("i")]:
+            shell.exit(name)
+        shell.wait(150.0)
+    assert not shell.machine.restarting_all
+    assert shell.conditions()["AllContainersRestarting"]["status"] == "False"
+    mains = [entry["name"] for entry in pod["spec"]["containers"]]
+    alive = {name for name, _ in shell.alive}
+    assert alive >= {mains[0]}
+    assert all(name in alive or shell.machine.record(name).ended for name in mains)
+
+
+def test_all_containers_restart_in_order_without_grace_or_hooks():
+    hook = {"preStop": {"exec": {}}}
+    probe = {"periodSeconds": 1, "exec": {"command": ["true"]}}
+    side = {"name": "side", "restartPolicy": "Always", "startupProbe": probe}
+    mains = ({"name": "a"} | restarting_all(7), {"name": "b", "lifecycle": hook}, {"name": "c"})
+    shell = running(pod_of(*mains, init=({"name": "setup"}, side), policy="Never"))
+    shell.exit("setup")
+    for _ in range(3):
+        shell.answer_all()
+        shell.wait(1)
+    assert [len(shell.starts[name]) for name in ("setup", "side", "a", "b", "c")] == [1] * 5
+    shell.exit("c", 0)
+    shell.exit("a", 7)
+    condition = shell.conditions()["AllContainersRestarting"]
+    assert (condition["status"], condition["reason"]) == ("True", "RestartAllContainersStarted")
+    assert condition["message"] == "Container a exited with code 7, triggering pod restart"
+    assert [(name, signal) for _, name, signal in shell.signals] == [
+        ("side", "SIGKILL"),
+        ("b", "SIGKILL"),
+    ]
+    assert not any(isinstance(item, ev.RunHook) for item in shell.open)
+    while any(isinstance(item, ev.SignalContainer) for item in shell.open):
+        shell.answer(next(item for item in shell.open if isinstance(item, ev.SignalContainer)))
+    assert shell.conditions()["AllContainersRestarting"]["status"] == "False"
+    assert shell.conditions()["Initialized"]["status"] == "True", "an initialized pod stays so"
+    assert shell.state("b")["lastState"]["terminated"]["exitCode"] == 137
+    shell.answer_all()
+    assert len(shell.starts["setup"]) == 2
+    assert len(shell.starts["side"]) == 1, "one after another, as at the start"
+    shell.exit("setup")
+    while not any(isinstance(item, ev.RunProbe) for item in shell.open):
+        [answered] = shell.open
+        shell.answer(answered)
+        shell.wait(0.1)
+    assert len(shell.starts["a"]) == 1, "the sidecar's startup probe holds the others back"
+    shell.answer_all()
+    assert [len(shell.starts[name]) for name in ("setup", "side", "a", "b", "c")] == [2] * 5
+    assert shell.state("c")["restartCount"] == 1, "also one that had succeeded"
+    assert shell.machine.pod_ips == ("127.64.0.1",)
+    assert shell.phase == "Running"
+
+
+def test_a_pod_that_restarts_itself_over_and_over_backs_off():
+    shell = running(pod_of({"name": "a"} | restarting_all(7), {"name": "b"}, policy="Never"))
+    starts = []
+    for _ in range(3):
+        ended = shell.now
+        shell.exit("a", 7)
+        shell.answer_all()
+        while len(shell.starts["a"]) < len(starts) + 2:
+            shell.wait(1)
+            shell.answer_all()
+        starts.append(shell.starts["a"][-1] - ended)
+    assert starts == [0, 10, 20]
+
+
+def test_the_end_of_a_pod_is_not_a_restart():
+    side = {"name": "side"} | restarting_all(*range(1, 256), policy="Always")
+    shell = running(pod_of(init=(side,), policy="Never"))
+    shell.exit("main", 0)
+    shell.exit("side", 143, 15)
+    shell.answer_all()
+    assert shell.phase == "Succeeded"
+    condition = shell.conditions()["AllContainersRestarting"]
+    assert (condition["status"], condition["reason"]) == ("False", "PodCompleted")
+
+
+def test_a_restart_that_the_agents_end_interrupted_is_finished_by_the_next_one():
+    ended = {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-01T00:01:00Z"}
+    pod = interrupted(pod_of(policy="Never"), state={"terminated": ended})
+    pod["spec"]["containers"].append({"name": "other", "image": "x"} | restarting_all(7))
+    pod["status"]["conditions"] = [{"type": "AllContainersRestarting", "status": "True"}]
+    shell = Shell(pod)
+    shell.answer_all()
+    assert sorted(shell.starts) == ["main", "other"]
+    assert shell.phase == "Running"
+
+
+def adopting(pod, **found):
+    """A machine of an agent that finds these containers (name, attempt) of the pod still there."""
+    containers = {
+        name: AdoptedContainer(attempt, f"kubarium://{name}", "image", 1.0)
+        for name, attempt in found.items()
+    }
+    return PodMachine(pod, 1000.0, adopted=Adopted(("127.64.0.1",), containers))
+
+
+def test_an_agent_that_adopts_a_pod_in_the_middle_of_a_restart_goes_on_with_it():
+    pod = interrupted(pod_of({"name": "main"} | restarting_all(7), policy="Never"))
+    pod["status"]["conditions"] = [{"type": "AllContainersRestarting", "status": "True"}]
+    machine = adopting(pod, main=2)
+    signals = [i for i in machine.handle(ev.PodSynced(pod), 1000.0) if hasattr(i, "signal")]
+    assert signals == [ev.SignalContainer("main", 2, "SIGKILL")]
+    answer = machine.handle(ev.ContainerExited("main", 2, 137, 9), 1000.0)
+    assert ev.StartContainer("main", 3) in answer
+
+
+def test_an_agent_that_adopts_a_pod_waits_for_the_sidecars_probe_of_this_round():
+    probe = {"periodSeconds": 1, "exec": {"command": ["true"]}}
+    side = {"name": "side", "startupProbe": probe} | restarting_all(7, policy="Always")
+    ended = {"exitCode": 137, "finishedAt": "2026-01-01T00:01:00Z"}
+    waiting = {
+        "state": {"waiting": {"reason": "ContainerCreating"}},
+        "lastState": {"terminated": ended},
+        "restartCount": 0,
+    }
+    pod = interrupted(pod_of(init=(side,), policy="Never"), **waiting)
+    pod["status"]["initContainerStatuses"] = [
+        {
+            "name": "side",
+            "restartCount": 1,
+            "state": {"running": {"startedAt": "2026-01-01T00:02:00Z"}},
+        }
+    ]
+    machine = adopting(pod, side=1)
+    answer = machine.handle(ev.PodSynced(pod), 1000.0)
+    assert not any(isinstance(item, ev.StartContainer) for item in answer)
+    answer = machine.handle(ev.ProbeFinished("side", 1, ev.STARTUP, "success"), 1001.0)
+    assert ev.StartContainer("main", 1) in answer
+
+
+def test_pods_without_such_a_rule_do_not_get_the_condition():
+    assert "AllContainersRestarting" not in running(pod_of()).conditions()
 
 
 # Init containers and sidecars ------------------------------------------------------------------

@@ -147,6 +147,7 @@ class Demo:
         self.checkpoints = checkpoints
         self.stage = Stage()
         self._log_task: asyncio.Task[None] | None = None
+        self._followed = ""
 
     async def tell(self) -> None:
         self.stage.seen.devices = await self._count_devices()
@@ -258,7 +259,8 @@ class Demo:
         seen.devices = await self._count_devices()
         if self._log_task is None or self._log_task.done():
             leader = next((p for p in pods if _rank(p) == 0 and _has_started(p)), None)
-            if leader:
+            if leader and leader["metadata"]["uid"] != self._followed:  # each log is read once
+                self._followed = leader["metadata"]["uid"]
                 self._log_task = asyncio.create_task(self._follow(leader["metadata"]["name"]))
         self.stage.redraw()
         await asyncio.sleep(0.15)

@@ -18,8 +18,13 @@ from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import internal
-from kubarium.cluster.agent_process import AgentLaunch
-from kubarium.cluster.agent_wire import MAX_DESCRIPTORS, MAX_LINE, raise_error, send_line
+from kubarium.cluster.agent_wire import (
+    MAX_DESCRIPTORS,
+    MAX_LINE,
+    AgentLaunch,
+    raise_error,
+    send_line,
+)
 from kubarium.cluster.nursery import Nursery
 from kubarium.node.isolation import Report
 from kubarium.node.network.ports import TcpConnection

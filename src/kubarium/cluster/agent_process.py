@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import uvloop
@@ -22,23 +22,20 @@ from kubarium.api.streams import Connection, StreamOptions
 from kubarium.base.chance import Chance
 from kubarium.base.errors import KubariumError
 from kubarium.client.http import HttpClient
-from kubarium.cluster.agent_wire import MAX_DESCRIPTORS, MAX_LINE, error_document, send_line
+from kubarium.cluster.agent_wire import (
+    MAX_DESCRIPTORS,
+    MAX_LINE,
+    AgentLaunch,
+    error_document,
+    send_line,
+)
 from kubarium.cluster.clock import RealClock
 from kubarium.node.agent import Agent
-from kubarium.node.config import NodeConfig
 from kubarium.node.runtimes.process.streams import ProcessSession
 from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Context
 
 _LOG = logging.getLogger("kubarium.node")
-
-
-@dataclass(frozen=True, slots=True)
-class AgentLaunch:
-    """What the server's process hands to the agent's."""
-
-    config: NodeConfig
-    kubeconfig: str
 
 
 class _Door:

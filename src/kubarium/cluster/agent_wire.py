@@ -11,12 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 from kubarium.base.errors import ApiError
+from kubarium.node.config import NodeConfig
 
 MAX_LINE = 1 << 16
 MAX_DESCRIPTORS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLaunch:
+    """What the server's process hands to the agent's."""
+
+    config: NodeConfig
+    kubeconfig: str
 
 
 def error_document(error: Exception) -> dict[str, Any]:

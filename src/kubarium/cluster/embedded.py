@@ -23,7 +23,7 @@ from kubarium.base.errors import ConfigError, not_found
 from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
-from kubarium.cluster.agent_process import AgentLaunch
+from kubarium.cluster.agent_wire import AgentLaunch
 from kubarium.cluster.bootstrap import AGENTS_GROUP, NODES_GROUP, bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile

@@ -1,7 +1,8 @@
 """A process that forks node agents.
 
-It is forked itself before the server has threads or an event loop, with everything imported: an
-agent then starts (and starts again) in milliseconds, and shares its code's memory with the server.
+It is forked itself before the server has threads or an event loop, and imports what agents alone
+need while the server starts: an agent then starts (and starts again) in milliseconds, and shares
+its code's memory with the server.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import socket
 import struct
 import sys
 import traceback
+from collections.abc import Callable
+from importlib import import_module
 from typing import NoReturn
 
 from kubarium.base.errors import ConfigError, KubariumError
-from kubarium.cluster.agent_process import AgentLaunch, run_agent
+from kubarium.cluster.agent_wire import AgentLaunch
 
 _LENGTH = struct.Struct("=I")
+# An HTTP client and kubeconfig: what a server does without.
+_AGENT = "kubarium.cluster.agent_process"
+RunAgent = Callable[[AgentLaunch, socket.socket], None]
 
 
 class Nursery:
@@ -70,6 +76,9 @@ def _serve(requests: socket.socket) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody needs their exit codes
+        run_agent: RunAgent = import_module(_AGENT).run_agent
+        gc.collect()
+        gc.freeze()
         while True:
             flags = socket.MSG_CMSG_CLOEXEC
             head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, 1, flags)
@@ -79,7 +88,7 @@ def _serve(requests: socket.socket) -> NoReturn:
             pid = os.fork()
             if pid == 0:
                 requests.close()
-                _become_agent(data, descriptors[0])
+                _become_agent(run_agent, data, descriptors[0])
             os.close(descriptors[0])
             requests.sendall(_LENGTH.pack(pid))
         code = 0
@@ -97,7 +106,7 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def _become_agent(data: bytes, control: int) -> NoReturn:
+def _become_agent(run_agent: RunAgent, data: bytes, control: int) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

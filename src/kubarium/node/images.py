@@ -45,7 +45,9 @@ def builtin_images() -> tuple[ImageConfig, ...]:
     systems = [ImageConfig(name, cmd=(_bash(),)) for name in ("ubuntu", "debian", "bash")]
     own = ImageConfig("kubarium/*", cmd=("python3",), path=python.path)
     pause = ImageConfig("pause", entrypoint=("sleep",), cmd=("2147483647",))
-    return (*shells, *systems, python, own, pause, *_training_images(python.path))
+    command = ("python3", "-m", "kubarium.labs.in_place_agent")
+    agent = ImageConfig("in-place-restart-agent", entrypoint=command, path=python.path)
+    return (*shells, *systems, python, own, agent, pause, *_training_images(python.path))
 
 
 def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:

@@ -89,7 +89,7 @@ class Run:
         self._background, self._agree = background, agree
         self._saving: threading.Thread | None = None
         self._save_error: BaseException | None = None
-        self._waited = 0.0
+        self._waited = self._began = 0.0
         self._asked_at: float | None = None
         self._stop_step: int | None = None
         self._first = True
@@ -155,10 +155,13 @@ class Run:
         """The numbers of the steps still to do, from the one after the resumed one; timed."""
         while self.total is None or self.step < self.total:
             self.step += 1
-            began, self._waited = time.time(), 0.0
+            self._began, self._waited = time.time(), 0.0
             yield self.step
-            self.progress.step(self.step, began, time.time(), self._waited, self._first)
-            self._first = False
+            self._report_step()
+
+    def _report_step(self) -> None:
+        self.progress.step(self.step, self._began, time.time(), self._waited, self._first)
+        self._first = False
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -182,6 +185,7 @@ class Run:
             self.save(state)
         if stop:
             self._wait_for_save()
+            self._report_step()  # the loop is left here, before it would do so
             self.progress.event("stop", step=self.step)
             raise SystemExit(STOPPED)
 

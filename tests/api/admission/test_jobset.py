@@ -119,6 +119,11 @@ def with_name(name):
         ),
         (with_spec(managedBy="nodomain"), "spec.managedBy", "domain-prefixed path"),
         (
+            with_spec(failurePolicy={"rules": [{"name": "", "action": "FailJobSet"}]}),
+            "spec.failurePolicy.rules[0].name",
+            "must be 1 to 128 characters long",
+        ),
+        (
             with_spec(failurePolicy={"rules": [{"name": "9", "action": "FailJobSet"}]}),
             "spec.failurePolicy.rules[0].name",
             "must start with a letter",
@@ -158,14 +163,14 @@ def with_name(name):
             "is not a regular expression",
         ),
         (
-            with_spec(failurePolicy={"rules": [{"name": "a", "action": "RestartJob"}]}),
-            "spec.failurePolicy.rules[0].action",
-            "off by default",
+            with_spec(failurePolicy={"restartStrategy": "InPlaceRestart"}),
+            "spec.replicatedJobs[1].template.spec.backoffLimit",
+            "must be 2147483647 with restartStrategy InPlaceRestart",
         ),
         (
             with_spec(failurePolicy={"restartStrategy": "InPlaceRestart"}),
-            "spec.failurePolicy.restartStrategy",
-            "off by default",
+            "spec.replicatedJobs[0].template.spec.podReplacementPolicy",
+            "must be Failed with restartStrategy InPlaceRestart",
         ),
         (
             with_spec(coordinator={"replicatedJob": "nobody"}),
@@ -216,7 +221,11 @@ def test_replicated_jobs_cannot_be_changed():
     pod_template(new)["spec"]["nodeSelector"] = {"a": "b"}
     [error] = complaints(new, old)
     assert error.startswith("spec.replicatedJobs: Invalid value: ")
-    assert error.endswith(": field is immutable")
+    assert error.endswith(
+        ": field is immutable: template.spec.template.spec.nodeSelector was changed; while the "
+        "JobSet is suspended the pod template's labels, annotations, nodeSelector, tolerations, "
+        "schedulingGates may be"
+    )
 
 
 @pytest.mark.parametrize("suspended", ["old", "new"])

@@ -376,3 +376,84 @@ spec:
     assert complaints("StatefulSet", text % "data") == []
     [problem] = complaints("StatefulSet", text % "other")
     assert 'Not found: "other"' in problem
+
+
+def job_with(status: dict, mode="Indexed") -> dict:
+    text = f"spec: {{completionMode: {mode}, completions: 4, parallelism: 4, {TEMPLATE}}}"
+    return build("Job", text) | {"status": status}
+
+
+def true(*types):
+    return [{"type": type_, "status": "True"} for type_ in types]
+
+
+EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
+DONE = {
+    "startTime": EARLY,
+    "completionTime": LATE,
+    "conditions": true("SuccessCriteriaMet", "Complete"),
+}
+LOST = {"startTime": EARLY, "conditions": true("FailureTarget", "Failed")}
+STATUSES = [
+    ({}, DONE, ""),
+    ({}, LOST, ""),
+    ({}, {"completedIndexes": "0,2-3", "failedIndexes": "1"}, ""),
+    ({"succeeded": 4}, {"succeeded": 2}, ""),
+    ({}, DONE | {"active": 1}, "status.active: Invalid value: 1: active>0"),
+    ({}, LOST | {"terminating": 2}, "status.terminating: Invalid value: 2: terminating>0"),
+    ({}, DONE | {"uncountedTerminatedPods": {"failed": ["u"]}}, "uncountedTerminatedPods needs"),
+    ({}, DONE | {"conditions": true("Complete")}, "without the SuccessCriteriaMet=true"),
+    ({}, LOST | {"conditions": true("Failed")}, "without the FailureTarget=true"),
+    ({}, DONE | {"conditions": true("SuccessCriteriaMet", "Complete", "FailureTarget")},
+     "cannot set Complete=True and FailureTarget=true"),
+    ({}, {"conditions": DONE["conditions"], "completionTime": LATE},
+     "status.startTime: Required value"),
+    ({}, {"conditions": DONE["conditions"], "startTime": EARLY},
+     "status.completionTime: Required value"),
+    ({}, LOST | {"completionTime": LATE}, "when there is no Complete=True"),
+    ({}, DONE | {"startTime": LATE, "completionTime": EARLY}, "cannot be set before startTime"),
+    ({"failed": 3}, {"failed": 2}, "cannot decrease the failed counter, which is 3"),
+    ({}, {"completedIndexes": "3-1"}, "status.completedIndexes: Invalid value: \"3-1\""),
+    ({}, {"failedIndexes": "4"}, "error parsing failedIndexes: too large index"),
+    ({"startTime": EARLY}, {"startTime": LATE}, "for an unsuspended job"),
+    ({"startTime": EARLY}, {}, "for an unsuspended job"),
+    ({"startTime": EARLY, "conditions": true("Suspended")}, {"startTime": LATE}, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after", "said"), STATUSES)
+def test_statuses_of_jobs(before, after, said):
+    errors = validate_status_update(kind_of("Job"), job_with(after), job_with(before))
+    found = " ".join(map(str, errors))
+    assert said in found if said else found == ""
+
+
+def test_a_job_without_indexes_has_none_and_loses_no_successes():
+    old, new = job_with({"succeeded": 2}, "NonIndexed"), job_with({"succeeded": 1}, "NonIndexed")
+    [error] = validate_status_update(kind_of("Job"), new, old)
+    assert "cannot decrease the succeeded counter" in str(error)
+    [error] = validate_status_update(
+        kind_of("Job"),
+        job_with({"completedIndexes": "1"}, "NonIndexed"),
+        job_with({}, "NonIndexed"),
+    )
+    assert "when non-indexed completion mode" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "allowed"),
+    [
+        ({"startTime": EARLY}, False),
+        ({"startTime": EARLY, "conditions": true("Suspended"), "active": 1}, False),
+        ({"startTime": EARLY, "conditions": true("Suspended")}, True),
+        ({}, True),
+    ],
+)
+def test_a_suspended_job_may_ask_for_other_resources_once_its_pods_are_gone(status, allowed):
+    job = suspended_job() | {"status": status}
+    new = copy_document(job)
+    resources = {"requests": {"cpu": "2"}, "limits": {"cpu": "2"}}
+    new["spec"]["template"]["spec"]["containers"][0]["resources"] = resources
+    assert (validate_update(kind_of("Job"), new, job) == []) is allowed
+    new["spec"]["template"]["spec"]["containers"][0]["resources"] = {"claims": [{"name": "c"}]}
+    assert validate_update(kind_of("Job"), new, job) != []

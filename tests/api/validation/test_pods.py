@@ -314,3 +314,43 @@ def test_labels_annotations_and_owners_are_checked():
     assert "metadata.annotations: Too long: may not be more than 262144 bytes" in found
     assert any("disallowed from being an owner" in text for text in found)
     assert any(text.startswith("metadata.finalizers: Invalid value") for text in found)
+
+
+def restart_rule(**fields):
+    return {"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"restartPolicy": "Never", "restartPolicyRules": [restart_rule()]}, ""),
+        ({"restartPolicyRules": [restart_rule()]}, "restartPolicy: Required value"),
+        (
+            {"restartPolicy": "Never", "restartPolicyRules": [restart_rule()] * 21},
+            "restartPolicyRules: Too many: 21: must have at most 20 items",
+        ),
+        (
+            {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}]},
+            "restartPolicyRules[0].exitCodes: Required value",
+        ),
+        (
+            {
+                "restartPolicy": "Never",
+                "restartPolicyRules": [restart_rule(exitCodes={"operator": "In"})],
+            },
+            "exitCodes.values: Required value",
+        ),
+        (
+            {
+                "restartPolicy": "Never",
+                "restartPolicyRules": [
+                    restart_rule(exitCodes={"operator": "In", "values": list(range(256))})
+                ],
+            },
+            "exitCodes.values: Too many: 256",
+        ),
+    ],
+)
+def test_restart_rules_of_containers(fields, said):
+    found = complaints(pod(container(**fields), restartPolicy="Never"))
+    assert found == [] if not said else len(found) == 1 and said in found[0], found

@@ -27,9 +27,14 @@ _FAILURE_REASONS = (
     "MaxFailedIndexesExceeded",
     "PodFailurePolicy",
 )
-# Actions and strategies that upstream keeps behind feature gates which are off.
-_GATED_ACTIONS = ("RestartJob", "RestartJobAndIgnoreMaxRestarts")
-_GATED_STRATEGY = "InPlaceRestart"
+_JOB_ACTIONS = ("RestartJob", "RestartJobAndIgnoreMaxRestarts")
+# As many numbers as a replicated job's status may hold.
+MAX_REPLICAS_OF_JOB_ACTIONS = 1024
+_IN_PLACE = "InPlaceRestart"
+_SIZES = ("parallelism", "completions")
+_ENDINGS = ("Completed", "Failed")
+# Paths of changed fields in one complaint.
+_MOST_SHOWN = 3
 # What Kueue may change in a pod template while the JobSet is suspended.
 _MUTABLE_METADATA = ("labels", "annotations")
 _MUTABLE_SPEC = ("nodeSelector", "tolerations", "schedulingGates")
@@ -86,7 +91,7 @@ def validate(new: Document, old: Document | None) -> list[FieldError]:
     entries = spec.get("replicatedJobs") or []
     names = [entry.get("name", "") for entry in entries]
     return [
-        *_check_restart_strategy(spec),
+        *_check_in_place(spec, entries),
         *_check_network(spec.get("network") or {}),
         *_check_managed_by(spec),
         *_check_replicated_jobs(_name_of(new), entries),
@@ -94,6 +99,7 @@ def validate(new: Document, old: Document | None) -> list[FieldError]:
             spec.get("successPolicy") or {}, names, "spec.successPolicy.targetReplicatedJobs"
         ),
         *_check_failure_policy(spec.get("failurePolicy") or {}, names),
+        *_check_job_actions(spec.get("failurePolicy") or {}, entries),
         *_check_coordinator(new, entries),
         *_check_claims(new, entries),
     ]
@@ -104,12 +110,30 @@ def _name_of(doc: Document) -> str:
     return metadata.get("name") or f"{metadata.get('generateName', '')}{_ANY_SUFFIX}"
 
 
-def _check_restart_strategy(spec: Document) -> list[FieldError]:
-    strategy = (spec.get("failurePolicy") or {}).get("restartStrategy")
-    if strategy != _GATED_STRATEGY:
+def _check_in_place(spec: Document, entries: list[Document]) -> list[FieldError]:
+    """Restarts in place: all pods run at once, and no failure may end or double one of them."""
+    if (spec.get("failurePolicy") or {}).get("restartStrategy") != _IN_PLACE:
         return []
-    detail = "InPlaceRestart is an alpha feature of JobSet that is off by default"
-    return [FieldError("Invalid", "spec.failurePolicy.restartStrategy", strategy, detail)]
+    errors: list[FieldError] = []
+    for position, entry in enumerate(entries):
+        path = f"spec.replicatedJobs[{position}].template.spec"
+        job = (entry.get("template") or {}).get("spec") or {}
+        for field, wanted in (("backoffLimit", MAX_INT32), ("podReplacementPolicy", "Failed")):
+            if job.get(field) != wanted:
+                errors.append(_needed_in_place(f"{path}.{field}", job.get(field), f"be {wanted}"))
+        size = job.get("completions")
+        if size is None or size != job.get("parallelism"):
+            detail = f"be set and equal to parallelism, which is {_shown(job.get('parallelism'))},"
+            errors.append(_needed_in_place(f"{path}.completions", size, detail))
+    return errors
+
+
+def _needed_in_place(path: str, value: Any, what: str) -> FieldError:
+    return _invalid(path, value, f"must {what} with restartStrategy {_IN_PLACE}")
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else str(value)
 
 
 def _check_network(network: Document) -> list[FieldError]:
@@ -219,13 +243,26 @@ def _check_failure_policy(policy: Document, names: list[str]) -> list[FieldError
         if name in first_of:
             errors.append(FieldError("Duplicate", f"{path}.name", name))
         first_of.setdefault(name, position)
-        if rule.get("action") in _GATED_ACTIONS:
-            detail = "is an alpha feature of JobSet (gate RestartJob) that is off by default"
-            errors.append(_invalid(f"{path}.action", rule["action"], detail))
         errors += _check_targets(rule, names, f"{path}.targetReplicatedJobs")
         errors += _each(rule, "onJobFailureReasons", path, _reason_complaint)
         errors += _each(rule, "onJobFailureMessagePatterns", path, _pattern_complaint)
     return errors
+
+
+def _check_job_actions(policy: Document, entries: list[Document]) -> list[FieldError]:
+    """Restarts of single Jobs are counted one by one, which bounds how many there may be."""
+    actions = [rule.get("action") for rule in policy.get("rules") or ()]
+    if not any(action in _JOB_ACTIONS for action in actions):
+        return []
+    detail = (
+        f"must be at most {MAX_REPLICAS_OF_JOB_ACTIONS} where a rule of the failure policy has "
+        f"action {' or '.join(_JOB_ACTIONS)}; split it into several replicatedJobs"
+    )
+    return [
+        _invalid(f"spec.replicatedJobs[{position}].replicas", entry["replicas"], detail)
+        for position, entry in enumerate(entries)
+        if int(entry.get("replicas", 1)) > MAX_REPLICAS_OF_JOB_ACTIONS
+    ]
 
 
 def _check_rule_name(name: str, path: str) -> list[FieldError]:
@@ -302,6 +339,39 @@ def _check_coordinator_label(doc: Document, chosen: Document) -> list[FieldError
     ]
 
 
+def check_existing_claim(
+    policy_at: int, at: int, policy: Document, template: Document, existing: Document
+) -> list[FieldError]:
+    """A claim that is there already is taken over: it must be the same, and be kept."""
+    path = f"spec.volumeClaimPolicies[{policy_at}]"
+    name = existing["metadata"]["name"]
+    errors: list[FieldError] = []
+    asked, held = template.get("spec") or {}, existing.get("spec") or {}
+    if any(held.get(field) != value for field, value in asked.items()):
+        where = f"{path}.templates[{at}].spec"
+        detail = (
+            f"does not match the existing PersistentVolumeClaim {name}; delete that, or give "
+            "this template another name"
+        )
+        errors.append(_invalid(where, asked, detail))
+    retention = (policy.get("retentionPolicy") or {}).get("whenDeleted", "Delete")
+    if retention != "Retain":
+        where = f"{path}.retentionPolicy.whenDeleted"
+        detail = f"must be Retain, since the PersistentVolumeClaim {name} exists already"
+        errors.append(_invalid(where, retention, detail))
+    return errors
+
+
+def claim_names(doc: Document) -> list[tuple[int, int, Document, Document, str]]:
+    """(index of policy, index of template, policy, template, name of the claim)."""
+    return [
+        (policy_at, at, policy, template, f"{template['metadata']['name']}-{_name_of(doc)}")
+        for policy_at, policy in enumerate((doc.get("spec") or {}).get("volumeClaimPolicies") or ())
+        for at, template in enumerate(policy.get("templates") or ())
+        if (template.get("metadata") or {}).get("name")
+    ]
+
+
 def _check_claims(doc: Document, entries: list[Document]) -> list[FieldError]:
     errors: list[FieldError] = []
     seen: set[str] = set()
@@ -345,16 +415,104 @@ def _validate_change(new: Document, old: Document) -> list[FieldError]:
     new_spec, old_spec = new.get("spec") or {}, old.get("spec") or {}
     wanted = new_spec.get("replicatedJobs") or []
     held = old_spec.get("replicatedJobs") or []
+    held_by_name = {entry.get("name"): entry for entry in held}
+    errors = _check_sizes(wanted, held_by_name, _ending(old))
+    wanted = [_sized_as(entry, held_by_name.get(entry.get("name"))) for entry in wanted]
     if new_spec.get("suspend") or old_spec.get("suspend"):
-        held_by_name = {entry.get("name"): entry for entry in held}
         wanted = [_masked(entry, held_by_name.get(entry.get("name"))) for entry in wanted]
-    errors: list[FieldError] = []
     if wanted != held:
         value = new_spec.get("replicatedJobs")
-        errors.append(_invalid("spec.replicatedJobs", value, "field is immutable"))
+        detail = f"field is immutable: {_difference(wanted, held_by_name)}"
+        errors.append(_invalid("spec.replicatedJobs", value, detail))
     if new_spec.get("managedBy") != old_spec.get("managedBy"):
         errors.append(_invalid("spec.managedBy", new_spec.get("managedBy"), "field is immutable"))
     return errors
+
+
+def _ending(doc: Document) -> str:
+    """Completed or Failed once the JobSet is, else ""."""
+    for condition in (doc.get("status") or {}).get("conditions") or ():
+        if condition.get("type") in _ENDINGS and condition.get("status") == "True":
+            return str(condition["type"])
+    return ""
+
+
+def _check_sizes(
+    entries: list[Document], held_by_name: dict[Any, Document], ending: str
+) -> list[FieldError]:
+    """Indexed Jobs may grow and shrink: parallelism and completions together (KEP-463)."""
+    errors: list[FieldError] = []
+    for position, entry in enumerate(entries):
+        held = held_by_name.get(entry.get("name"))
+        job = (entry.get("template") or {}).get("spec") or {}
+        if held is None or not _is_indexed(job):
+            continue
+        held_job = held["template"]["spec"]
+        changed = [field for field in _SIZES if job.get(field) != held_job.get(field)]
+        path = f"spec.replicatedJobs[{position}].template.spec"
+        if changed and ending:
+            detail = (
+                f"{' and '.join(changed)} of a JobSet that is {ending} can't be changed; "
+                "create a new one"
+            )
+            errors.append(FieldError("Forbidden", path, None, detail))
+        elif changed:
+            errors += _size_complaints(job, changed, path)
+    return errors
+
+
+def _size_complaints(job: Document, changed: list[str], path: str) -> list[FieldError]:
+    errors = [
+        _invalid(f"{path}.{field}", job[field], "must be at least 1; suspend the JobSet instead")
+        for field in changed
+        if job.get(field) is not None and int(job[field]) < 1
+    ]
+    if job.get("parallelism") != job.get("completions"):
+        detail = (
+            f"must equal parallelism, which is {_shown(job.get('parallelism'))}: "
+            "both change together"
+        )
+        errors.append(_invalid(f"{path}.completions", job.get("completions"), detail))
+    return errors
+
+
+def _is_indexed(job: Document) -> bool:
+    return job.get("completionMode") == "Indexed"
+
+
+def _sized_as(entry: Document, held: Document | None) -> Document:
+    """``entry`` with the size that it had, if that may change."""
+    job = (entry.get("template") or {}).get("spec") or {}
+    if held is None or not _is_indexed(job):
+        return entry
+    same = {name: value for name, value in job.items() if name not in _SIZES}
+    held_job = held["template"]["spec"]
+    same |= {field: held_job[field] for field in _SIZES if field in held_job}
+    return {**entry, "template": {**entry["template"], "spec": same}}
+
+
+def _difference(wanted: list[Document], held_by_name: dict[Any, Document]) -> str:
+    """What was changed, in words, and what could be done instead."""
+    names = [entry.get("name") for entry in wanted]
+    if names != list(held_by_name):
+        return "entries can't be added, removed or reordered; create a new JobSet"
+    found = [path for entry in wanted for path in _changed(entry, held_by_name[entry["name"]], "")]
+    shown = ", ".join(found[:_MOST_SHOWN]) + (", ..." if len(found) > _MOST_SHOWN else "")
+    return (
+        f"{shown} was changed; while the JobSet is suspended the pod template's "
+        f"{', '.join((*_MUTABLE_METADATA, *_MUTABLE_SPEC))} may be"
+    )
+
+
+def _changed(new: Any, old: Any, path: str) -> list[str]:
+    """Paths below an entry at which two documents differ."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return [
+            found
+            for name in dict.fromkeys((*new, *old))
+            for found in _changed(new.get(name), old.get(name), f"{path}.{name}".lstrip("."))
+        ]
+    return [] if new == old else [path]
 
 
 def _masked(entry: Document, held: Document | None) -> Document:

@@ -12,6 +12,8 @@ from kubarium.api.validation.quantities import check_requests
 from kubarium.api.validation.report import Report
 from kubarium.api.validation.volumes import VolumeNames, check_relative_path
 
+MAX_RESTART_RULES = 20
+MAX_EXIT_CODES = 255
 INT32_MAX = 2**31 - 1
 _ENV_SOURCES = ("configMapKeyRef", "fieldRef", "fileKeyRef", "resourceFieldRef", "secretKeyRef")
 _ENV_FIELDS = frozenset(
@@ -72,6 +74,7 @@ def _check_container(container: Document, path: Path, names: set[str], report: R
         _check_variable(variable, at(path, "env", index), report)
     for index, source in enumerate(container.get("envFrom") or ()):
         _check_env_from(source, at(path, "envFrom", index), report)
+    _check_restart_rules(container, path, report)
     for hook, handler in (container.get("lifecycle") or {}).items():
         if isinstance(handler, dict):
             _check_handler(handler, at(path, "lifecycle", hook), _HOOKS, report)
@@ -82,6 +85,29 @@ def _check_container(container: Document, path: Path, names: set[str], report: R
     if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
         detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
         report.invalid(at(path, "securityContext"), context, detail)
+
+
+def _check_restart_rules(container: Document, path: Path, report: Report) -> None:
+    """KEP-5307: rules refine a restart policy of the container's own."""
+    rules = container.get("restartPolicyRules") or []
+    if not rules:
+        return
+    place = at(path, "restartPolicyRules")
+    if not container.get("restartPolicy"):
+        report.required(at(path, "restartPolicy"), "must specify restartPolicy when rules are used")
+    if len(rules) > MAX_RESTART_RULES:
+        report.too_many(place, len(rules), MAX_RESTART_RULES)
+    for index, rule in enumerate(rules):
+        codes = rule.get("exitCodes")
+        if codes is None:
+            report.required(at(place, index, "exitCodes"), "must be specified")
+            continue
+        values = codes.get("values") or []
+        spot = at(place, index, "exitCodes", "values")
+        if not values:
+            report.required(spot, "name the exit codes that the operator is about")
+        elif len(values) > MAX_EXIT_CODES:
+            report.too_many(spot, len(values), MAX_EXIT_CODES)
 
 
 # --- environment ---------------------------------------------------------------------------------

@@ -343,9 +343,10 @@ def _check_template(after: Document, before: Document, status: Document, report:
     old, new = before.get("template") or {}, after.get("template") or {}
     if old == new:
         return
-    suspended = bool(before.get("suspend")) and status.get("startTime") is None
-    if suspended:
+    if before.get("suspend") and status.get("startTime") is None:
         old, new = _blank_directives(old), _blank_directives(new)
+    elif before.get("suspend") and _holds(status, "Suspended") and not status.get("active"):
+        old, new = _blank_requests(old), _blank_requests(new)  # KEP-5440: also after it has run
     if old != new:
         report.immutable(at(_SPEC, "template"), after.get("template"), before.get("template"))
 
@@ -365,6 +366,15 @@ def _blank_directives(template: Document) -> Document:
         if field in spec:
             spec[field] = [_blank_resources(container) for container in spec[field]]
     return {**template, "metadata": metadata, "spec": spec}
+
+
+def _blank_requests(template: Document) -> Document:
+    """A template without what its containers request, but for claims."""
+    spec = dict(template.get("spec") or {})
+    for field in ("containers", "initContainers"):
+        if field in spec:
+            spec[field] = [_blank_resources(container) for container in spec[field]]
+    return {**template, "spec": spec}
 
 
 def _blank_resources(container: Document) -> Document:
@@ -391,6 +401,84 @@ def check_job_status(new: Document, old: Document, report: Report) -> None:
     if _holds(after, "Complete") and _holds(after, "Failed"):
         detail = "cannot set Complete=True and Failed=true conditions"
         report.invalid(at(path, "conditions"), "", detail)
+    if after != before:
+        _check_endings(after, before, report)
+        _check_counters(new.get("spec") or {}, after, before, report)
+        _check_indexes(new.get("spec") or {}, after, before, report)
+        _check_start(new.get("spec") or {}, after, before, report)
+
+
+# What must have gone before a terminal condition, and what must not be beside one (KEP-4368).
+_INTERIM = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}
+
+
+def _check_endings(after: Document, before: Document, report: Report) -> None:
+    conditions = at(None, "status", "conditions")
+    for type_, interim in _INTERIM.items():
+        if not _holds(after, type_) or _holds(before, type_):
+            continue
+        if not _holds(after, interim):
+            detail = f"cannot set {type_}=True condition without the {interim}=true condition"
+            report.invalid(conditions, "", detail)
+        for field in ("active", "terminating"):
+            if after.get(field):
+                detail = f"{field}>0 is invalid for finished job"
+                report.invalid(at(None, "status", field), after[field], detail)
+        uncounted = after.get("uncountedTerminatedPods") or {}
+        if uncounted.get("succeeded") or uncounted.get("failed"):
+            detail = "uncountedTerminatedPods needs to be empty for finished job"
+            report.invalid(at(None, "status", "uncountedTerminatedPods"), uncounted, detail)
+        if not after.get("startTime"):
+            report.required(
+                at(None, "status", "startTime"), "startTime is required for finished job"
+            )
+    if _holds(after, "Complete") and _holds(after, "FailureTarget"):
+        detail = "cannot set Complete=True and FailureTarget=true conditions"
+        report.invalid(conditions, "", detail)
+    path, time = at(None, "status", "completionTime"), after.get("completionTime")
+    if _holds(after, "Complete") and not time:
+        report.required(path, "completionTime is required for Complete jobs")
+    elif time and not _holds(after, "Complete"):
+        report.invalid(path, time, "completionTime cannot be set when there is no Complete=True")
+    elif time and after.get("startTime") and time < after["startTime"]:
+        report.invalid(path, time, "completionTime cannot be set before startTime")
+
+
+def _check_counters(spec: Document, after: Document, before: Document, report: Report) -> None:
+    """``failed`` only grows; ``succeeded`` too, but for an elastic Job that shrinks."""
+    growing = ("failed",) if spec.get("completionMode") == "Indexed" else ("failed", "succeeded")
+    for field in growing:
+        if int(after.get(field) or 0) < int(before.get(field) or 0):
+            detail = f"cannot decrease the {field} counter, which is {before[field]}"
+            report.invalid(at(None, "status", field), after.get(field) or 0, detail)
+
+
+def _check_indexes(spec: Document, after: Document, before: Document, report: Report) -> None:
+    completions = int(spec.get("completions") or 0)
+    for field in ("completedIndexes", "failedIndexes"):
+        text = after.get(field) or ""
+        if not text or text == before.get(field):
+            continue
+        path = at(None, "status", field)
+        if spec.get("completionMode") != "Indexed":
+            report.invalid(
+                path, text, f"cannot set non-empty {field} when non-indexed completion mode"
+            )
+            continue
+        try:
+            parse_indexes(text, completions)
+        except ValueError as error:
+            report.invalid(path, text, f"error parsing {field}: {error}")
+
+
+def _check_start(spec: Document, after: Document, before: Document, report: Report) -> None:
+    """Set once; anew only around a suspension."""
+    if not before.get("startTime") or after.get("startTime") == before["startTime"]:
+        return
+    if spec.get("suspend") or _holds(before, "Suspended"):
+        return
+    detail = "startTime cannot be changed or removed for an unsuspended job"
+    report.required(at(None, "status", "startTime"), detail)
 
 
 def _holds(status: Document, type_: str) -> bool:

@@ -1,7 +1,8 @@
 """Distributed training: JobSets (start at jobset.py), TrainJobs that become JobSets (trainjob/),
 and memory for pods that run out of it.
 
-Knows Jobs, Services and pods; knows nothing of queues or nodes."""
+Knows Jobs, Services, pods, and the PodGroup of a Job that has a topology domain to itself; knows
+nothing of queues or nodes."""
 
 from __future__ import annotations
 

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import hashlib
 
+from kubarium.api.admission.jobset_pods import (
+    EXCLUSIVE,
+    JOB_KEY,
+    JOBSET_NAME,
+    NODE_SELECTOR_STRATEGY,
+)
 from kubarium.api.resource import Document, copy_document
 from kubarium.runtime.writes import owner_reference
 from kubarium.view.memory import LEARNED, learned, learned_text
 
-JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 JOBSET_UID = "jobset.sigs.k8s.io/jobset-uid"
 REPLICATED_JOB = "jobset.sigs.k8s.io/replicatedjob-name"
 REPLICATED_JOB_REPLICAS = "jobset.sigs.k8s.io/replicatedjob-replicas"
 GLOBAL_REPLICAS = "jobset.sigs.k8s.io/global-replicas"
 JOB_INDEX = "jobset.sigs.k8s.io/job-index"
 JOB_GLOBAL_INDEX = "jobset.sigs.k8s.io/job-global-index"
-JOB_KEY = "jobset.sigs.k8s.io/job-key"
 GROUP_NAME = "jobset.sigs.k8s.io/group-name"
 GROUP_REPLICAS = "jobset.sigs.k8s.io/group-replicas"
 JOB_GROUP_INDEX = "jobset.sigs.k8s.io/job-group-index"
 RESTART_ATTEMPT = "jobset.sigs.k8s.io/restart-attempt"
+JOB_RESTART_ATTEMPT = "jobset.sigs.k8s.io/job-restart-attempt"
 COORDINATOR = "jobset.sigs.k8s.io/coordinator"
-EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
-NODE_SELECTOR_STRATEGY = "alpha.jobset.sigs.k8s.io/node-selector"
 NAMESPACED_JOB = "alpha.jobset.sigs.k8s.io/namespaced-job"
 NO_SCHEDULE = "alpha.jobset.sigs.k8s.io/no-schedule"
 DEFAULT_GROUP = "default"
+# By which scheduler-plugins' coscheduling names a pod's group.
+GROUP_LABEL = "scheduling.x-k8s.io/pod-group"
 
 
 def replicated_jobs(jobset: Document) -> list[Document]:
@@ -69,12 +74,14 @@ def coordinator_endpoint(jobset: Document) -> str:
     return f"{pod}.{subdomain(jobset)}"
 
 
-def child_job(jobset: Document, replicated_job: Document, index: int, restarts: int) -> Document:
-    """The Job of one replica in restart attempt ``restarts``."""
+def child_job(
+    jobset: Document, replicated_job: Document, index: int, restarts: int, job_restarts: int = 0
+) -> Document:
+    """The Job of one replica: attempt ``restarts`` of the JobSet, ``job_restarts`` of its own."""
     template = replicated_job["template"]
     metadata = template.get("metadata") or {}
     spec = copy_document(template["spec"])
-    identity = _identity(jobset, replicated_job, index, restarts)
+    identity = _identity(jobset, replicated_job, index, restarts, job_restarts)
     placement = _placement(jobset, template)
     pod = spec.setdefault("template", {})
     pod["metadata"] = _mark(pod.get("metadata") or {}, identity, placement)
@@ -85,6 +92,8 @@ def child_job(jobset: Document, replicated_job: Document, index: int, restarts: 
         pod_spec["subdomain"] = subdomain(jobset)
     if EXCLUSIVE in placement and NODE_SELECTOR_STRATEGY in placement:
         _select_labelled_nodes(pod_spec, namespace, name)
+    if exclusive_topology(jobset, replicated_job):
+        pod_spec["schedulingGroup"] = {"podGroupName": name}
     _add_volumes(jobset, pod_spec)
     spec["suspend"] = bool(jobset["spec"].get("suspend"))
     return {
@@ -111,7 +120,7 @@ def _learned_memory(jobset: Document, job: str) -> dict[str, str]:
 
 
 def _identity(
-    jobset: Document, replicated_job: Document, index: int, restarts: int
+    jobset: Document, replicated_job: Document, index: int, restarts: int, job_restarts: int
 ) -> dict[str, str]:
     """What is written both as labels and as annotations, on the Job and on its pods."""
     jobs = replicated_jobs(jobset)
@@ -126,6 +135,7 @@ def _identity(
         JOBSET_UID: jobset["metadata"]["uid"],
         REPLICATED_JOB: replicated_job["name"],
         RESTART_ATTEMPT: str(restarts),
+        JOB_RESTART_ATTEMPT: str(job_restarts),
         REPLICATED_JOB_REPLICAS: str(replicas_of(replicated_job)),
         GLOBAL_REPLICAS: str(sum(map(replicas_of, jobs))),
         JOB_INDEX: str(index),
@@ -159,6 +169,20 @@ def _placement(jobset: Document, template: Document) -> dict[str, str]:
             names = (EXCLUSIVE, NODE_SELECTOR_STRATEGY)
             result.update({name: annotations[name] for name in names if name in annotations})
     return result
+
+
+def exclusive_topology(jobset: Document, replicated_job: Document) -> str:
+    """The node label of which each Job gets a value to itself, as one decision of the scheduler;
+    "" if there is none, the nodes are labelled by hand, or the pods have a group already."""
+    template = replicated_job["template"]
+    placement = _placement(jobset, template)
+    pod = template["spec"].get("template") or {}
+    has_group = (pod.get("spec") or {}).get("schedulingGroup") or GROUP_LABEL in (
+        (pod.get("metadata") or {}).get("labels") or {}
+    )
+    if has_group or NODE_SELECTOR_STRATEGY in placement:
+        return ""
+    return placement.get(EXCLUSIVE, "")
 
 
 def _mark(metadata: Document, identity: dict[str, str], placement: dict[str, str]) -> Document:

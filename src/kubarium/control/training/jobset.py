@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kubarium.api.kinds import JOB_SETS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES
+from kubarium.api.admission.jobset_pods import JOBSET_NAME
+from kubarium.api.kinds import (
+    JOB_SETS,
+    JOBS,
+    PERSISTENT_VOLUME_CLAIMS,
+    POD_GROUPS,
+    PODS,
+    SERVICES,
+)
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.control.training import children as make
+from kubarium.control.training import exclusive, in_place
 from kubarium.control.training.policies import apply_failure_policy, success_is_reached
 from kubarium.control.training.status import (
     STARTUP_COMPLETED,
@@ -31,6 +40,7 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 
 OWN_NAME = "jobset.sigs.k8s.io/jobset-controller"
+_JOBSET_PODS = "jobset"
 
 
 class JobSetController:
@@ -44,6 +54,10 @@ class JobSetController:
         self._jobs = self.controller.watches(JOBS, _owning_jobset)
         self._services = self.controller.watches(SERVICES, _owning_jobset)
         self._claims = self.controller.reads(PERSISTENT_VOLUME_CLAIMS)
+        self._groups = self.controller.reads(POD_GROUPS)
+        self._pods = self.controller.reads(PODS)
+        self._pods.add_index(_JOBSET_PODS, _jobset_of_pod)
+        self._pods.on_change(self._pod_changed)
         self._jobs.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
 
     @property
@@ -53,6 +67,14 @@ class JobSetController:
     async def run(self) -> None:
         await self.controller.run()
 
+    def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        """Only a JobSet that restarts in place looks at pods."""
+        for text in {name for pod in (old, new) if pod is not None for name in _jobset_of_pod(pod)}:
+            namespace, _, name = text.partition("/")
+            jobset = self._jobsets.get(name, namespace)
+            if jobset is not None and in_place.is_chosen(jobset):
+                self.controller.enqueue((namespace, name))
+
     async def _reconcile(self, key: Key) -> float | None:
         jobset = self._jobsets.get(key[1], key[0])
         if jobset is None or writes.is_terminating(jobset):
@@ -61,8 +83,9 @@ class JobSetController:
             return None
         draft = StatusDraft(jobset, self._context.clock.now())
         owned = self._jobs.by_index(writes.CONTROLLER_UID, jobset["metadata"]["uid"])
-        children = sort_children(owned, draft.restarts)
-        draft.status["replicatedJobsStatus"] = count_replicated_jobs(jobset, children)
+        children = sort_children(owned, draft)
+        rows = count_replicated_jobs(jobset, children, draft.rows())
+        draft.status["replicatedJobsStatus"] = rows
         if is_finished(jobset):
             await self._delete_jobs(children.active)
             await self._write(draft)
@@ -102,11 +125,27 @@ class JobSetController:
             return
         await self._ensure_service(jobset)
         await self._ensure_claims(jobset)
+        await self._resize_jobs(jobset, children.active)
         await self._create_jobs(jobset, draft, children, is_suspended)
         if is_suspended:
             await self._suspend(draft, children.active)
         else:
             await self._resume(jobset, draft, children.active)
+        if in_place.is_chosen(jobset):
+            in_place.advance(draft, self._pods.by_index(_JOBSET_PODS, "/".join(key_of(jobset))))
+
+    async def _resize_jobs(self, jobset: Document, active: list[Document]) -> None:
+        """Live Jobs get the size that their template has now (KEP-463, elastic JobSets)."""
+        templates = {e["name"]: e["template"]["spec"] for e in make.replicated_jobs(jobset)}
+        for job in active:
+            labels = job["metadata"].get("labels") or {}
+            template = templates.get(labels.get(make.REPLICATED_JOB, ""), {})
+            size = template.get("parallelism")
+            if size is None or size != template.get("completions"):
+                continue
+            wanted = {"parallelism": size, "completions": size}
+            if any(job["spec"].get(field) != size for field in wanted):
+                await writes.patch(self._context, JOBS, job, {"spec": wanted})
 
     async def _delete_jobs(self, jobs: list[Document]) -> None:
         for job in jobs:
@@ -144,14 +183,13 @@ class JobSetController:
         self, jobset: Document, draft: StatusDraft, children: ChildJobs, is_suspended: bool
     ) -> None:
         in_order = _is_in_order(jobset)
-        taken = children.names()
         for entry in make.replicated_jobs(jobset):
             if not draft.dependencies_met(entry):
                 continue
             if in_order and not is_suspended and draft.has_started(entry):
                 continue
             if not _waits_for_old_jobs(jobset, children):
-                await self._create_missing(jobset, draft, entry, taken)
+                await self._create_missing(jobset, draft, entry, children)
             if in_order and not is_suspended:
                 _startup_in_progress(draft)
                 return
@@ -164,12 +202,31 @@ class JobSetController:
             )
 
     async def _create_missing(
-        self, jobset: Document, draft: StatusDraft, entry: Document, taken: set[str]
+        self, jobset: Document, draft: StatusDraft, entry: Document, children: ChildJobs
     ) -> None:
+        taken = children.names()
+        topology = make.exclusive_topology(jobset, entry)
         for index in range(make.replicas_of(entry)):
+            if topology:
+                await self._ensure_group(jobset, entry, index, children)
             if make.job_name(jobset, entry, index) not in taken:
-                job = make.child_job(jobset, entry, index, draft.restarts)
+                own = draft.job_restarts(entry["name"], index)
+                job = make.child_job(jobset, entry, index, draft.restarts, own)
                 await self._create(jobset, JOBS, job, "JobCreationFailed")
+
+    async def _ensure_group(
+        self, jobset: Document, entry: Document, index: int, children: ChildJobs
+    ) -> None:
+        """The PodGroup of a Job that has a topology domain to itself."""
+        name = make.job_name(jobset, entry, index)
+        job = next((job for job in children.active if job["metadata"]["name"] == name), None)
+        wanted = exclusive.group(jobset, entry, index, job)
+        group = self._groups.get(name, jobset["metadata"]["namespace"])
+        if group is None:
+            await self._create(jobset, POD_GROUPS, wanted, "PodGroupCreationFailed")
+        elif exclusive.is_mine(group, jobset) and exclusive.differs(group, wanted):
+            change = {"spec": {"schedulingPolicy": wanted["spec"]["schedulingPolicy"]}}
+            await writes.patch(self._context, POD_GROUPS, group, change)
 
     async def _suspend(self, draft: StatusDraft, active: list[Document]) -> None:
         for job in active:
@@ -202,6 +259,17 @@ class JobSetController:
         pod = job["spec"]["template"]
         spec = {**job["spec"], "suspend": False, "template": _merged_template(pod, template)}
         await writes.update(self._context, JOBS, {**job, "spec": spec})
+
+
+def key_of(jobset: Document) -> Key:
+    """(namespace, name)."""
+    return jobset["metadata"]["namespace"], jobset["metadata"]["name"]
+
+
+def _jobset_of_pod(pod: Document) -> Iterable[str]:
+    """ "namespace/jobset" of a pod that says it belongs to one."""
+    name = (pod["metadata"].get("labels") or {}).get(JOBSET_NAME)
+    return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
 
 
 def _merged_template(pod: Document, template: Document) -> Document:

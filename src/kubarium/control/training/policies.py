@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 
 from kubarium.api.resource import Document
-from kubarium.control.training.children import REPLICATED_JOB, replicas_of, replicated_jobs
+from kubarium.control.training.children import (
+    JOB_INDEX,
+    REPLICATED_JOB,
+    replicas_of,
+    replicated_jobs,
+)
 from kubarium.control.training.status import RESTARTING, ChildJobs, StatusDraft
 from kubarium.runtime.writes import find_condition
 
 FAIL = "FailJobSet"
 RESTART = "RestartJobSet"
 RESTART_UNCOUNTED = "RestartJobSetAndIgnoreMaxRestarts"
+RESTART_JOB = "RestartJob"
+RESTART_JOB_UNCOUNTED = "RestartJobAndIgnoreMaxRestarts"
+_COUNTED = (RESTART, RESTART_JOB)
+REACHED_MAX = "ReachedMaxRestarts"
+REACHED_MAX_MESSAGE = "jobset failed due to reaching max number of restarts"
 
 
 def apply_failure_policy(draft: StatusDraft, children: ChildJobs) -> None:
@@ -26,9 +36,10 @@ def apply_failure_policy(draft: StatusDraft, children: ChildJobs) -> None:
     if action == FAIL:
         reason = "FailJobSetFailurePolicyAction"
         draft.fail(reason, _naming("applying FailJobSet failure policy action", job))
-    elif action == RESTART and draft.counted_restarts >= int(policy.get("maxRestarts", 0)):
-        why = "jobset failed due to reaching max number of restarts"
-        draft.fail("ReachedMaxRestarts", _naming(why, job))
+    elif action in _COUNTED and draft.all_counted_restarts >= int(policy.get("maxRestarts", 0)):
+        draft.fail(REACHED_MAX, _naming(REACHED_MAX_MESSAGE, job))
+    elif action in (RESTART_JOB, RESTART_JOB_UNCOUNTED):
+        _restart_job(draft, action, rule, job)
     else:
         _restart(draft, action, rule, job)
 
@@ -41,6 +52,20 @@ def _restart(draft: StatusDraft, action: str, rule: Document | None, job: Docume
     message = _naming(f"applying {action} failure policy action", job)
     reason = f"FailurePolicy_{rule['name']}" if rule is not None else "DefaultFailurePolicy"
     draft.set_condition(RESTARTING, "True", reason, message, "Warning")
+    draft.event("Warning", f"{action}FailurePolicyAction", message)
+
+
+def _restart_job(draft: StatusDraft, action: str, rule: Document | None, job: Document) -> None:
+    """The same for one Job: the others go on, and no condition tells of it (as upstream)."""
+    labels = job["metadata"]["labels"]
+    entries = {entry["name"]: entry for entry in replicated_jobs(draft.jobset)}
+    entry, index = entries.get(labels[REPLICATED_JOB]), labels.get(JOB_INDEX, "")
+    if entry is None or not index.isdecimal():
+        # Somebody changed the labels: which Job to make anew cannot be told, so all are.
+        _restart(draft, RESTART if action == RESTART_JOB else RESTART_UNCOUNTED, rule, job)
+        return
+    draft.restart_job(entry, int(index), counted=action == RESTART_JOB)
+    message = _naming(f"applying {action} failure policy action", job)
     draft.event("Warning", f"{action}FailurePolicyAction", message)
 
 

@@ -11,11 +11,18 @@ from dataclasses import dataclass, field
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.control.training.children import (
+    JOB_INDEX,
+    JOB_RESTART_ATTEMPT,
     REPLICATED_JOB,
     RESTART_ATTEMPT,
     replicas_of,
     replicated_jobs,
 )
+
+# One number for each Job of a replicated job, in the order of their indexes.
+JOB_RESTARTS = "jobRestarts"
+JOB_RESTARTS_COUNTED = "jobRestartsCountTowardsMax"
+JOB_COUNTERS = (JOB_RESTARTS, JOB_RESTARTS_COUNTED)
 
 COMPLETED = "Completed"
 FAILED = "Failed"
@@ -41,12 +48,11 @@ class ChildJobs:
         return {job["metadata"]["name"] for job in jobs}
 
 
-def sort_children(jobs: Iterable[Document], restarts: int) -> ChildJobs:
+def sort_children(jobs: Iterable[Document], draft: StatusDraft) -> ChildJobs:
     """Jobs of an earlier attempt are ``previous``, whatever became of them."""
     children = ChildJobs()
     for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
-        attempt = (job["metadata"].get("labels") or {}).get(RESTART_ATTEMPT, "")
-        if not attempt.isdecimal() or int(attempt) < restarts:
+        if _is_previous(job, draft):
             children.previous.append(job)
             continue
         finished = finished_type(job)
@@ -57,6 +63,21 @@ def sort_children(jobs: Iterable[Document], restarts: int) -> ChildJobs:
         else:
             children.active.append(job)
     return children
+
+
+def _is_previous(job: Document, draft: StatusDraft) -> bool:
+    """The JobSet, or this Job alone, has been restarted since; labels that are no numbers count
+    as old, so that such a Job is made anew."""
+    labels = job["metadata"].get("labels") or {}
+    attempt = labels.get(RESTART_ATTEMPT, "")
+    if not attempt.isdecimal() or int(attempt) < draft.restarts:
+        return True
+    own, index = labels.get(JOB_RESTART_ATTEMPT), labels.get(JOB_INDEX, "")
+    if own is None:  # made by a controller that knew no restarts of single Jobs
+        return False
+    if not own.isdecimal() or not index.isdecimal():
+        return True
+    return int(own) < draft.job_restarts(labels.get(REPLICATED_JOB, ""), int(index))
 
 
 def finished_type(job: Document) -> str:
@@ -83,8 +104,13 @@ def finished_condition(jobset: Document) -> Document | None:
     return None
 
 
-def count_replicated_jobs(jobset: Document, children: ChildJobs) -> list[Document]:
-    """``status.replicatedJobsStatus``, in the order of the spec."""
+def count_replicated_jobs(
+    jobset: Document, children: ChildJobs, before: dict[str, Document]
+) -> list[Document]:
+    """``status.replicatedJobsStatus``, in the order of the spec.
+
+    ``before`` has the last rows by name: the counters of single Jobs' restarts are kept.
+    """
     rows: dict[str, Document] = {
         job["name"]: {
             "name": job["name"],
@@ -107,6 +133,9 @@ def count_replicated_jobs(jobset: Document, children: ChildJobs) -> list[Documen
             row = rows.get(_replicated_job_of(job))
             if row is not None:
                 row[name] += 1
+    for name, row in rows.items():
+        old = before.get(name, {})
+        row.update({counter: old[counter] for counter in JOB_COUNTERS if old.get(counter)})
     return list(rows.values())
 
 
@@ -142,6 +171,29 @@ class StatusDraft:
     def counted_restarts(self) -> int:
         """Restarts that count towards ``maxRestarts``."""
         return int(self.status.get("restartsCountTowardsMax", 0))
+
+    @property
+    def all_counted_restarts(self) -> int:
+        """Those, and the counted restarts of single Jobs."""
+        rows = self.rows().values()
+        return self.counted_restarts + sum(sum(row.get(JOB_RESTARTS_COUNTED) or ()) for row in rows)
+
+    def job_restarts(self, name: str, index: int) -> int:
+        """How often one Job of a replicated job has been restarted by itself."""
+        counts = self.rows().get(name, {}).get(JOB_RESTARTS) or ()
+        return int(counts[index]) if index < len(counts) else 0
+
+    def restart_job(self, replicated_job: Document, index: int, counted: bool) -> None:
+        """Raise the attempt of one Job: the next reconcile deletes the present one."""
+        rows = self.rows()
+        row = dict(rows[replicated_job["name"]])
+        for counter in JOB_COUNTERS if counted else (JOB_RESTARTS,):
+            counts = list(row.get(counter) or ())
+            counts += [0] * (max(replicas_of(replicated_job), index + 1) - len(counts))
+            counts[index] += 1
+            row[counter] = counts
+        rows[row["name"]] = row
+        self.status["replicatedJobsStatus"] = list(rows.values())
 
     def rows(self) -> dict[str, Document]:
         """``replicatedJobsStatus`` by name."""

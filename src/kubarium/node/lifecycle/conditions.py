@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PENDING, IN_PROGRESS = "PodResizePending", "PodResizeInProgress"
+RESTARTING_ALL = "AllContainersRestarting"
 
 
 @dataclass(frozen=True, slots=True)

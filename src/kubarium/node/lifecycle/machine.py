@@ -29,12 +29,17 @@ from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
-from kubarium.node.lifecycle.conditions import NotedCondition, ResizeCondition
+from kubarium.node.lifecycle.conditions import (
+    RESTARTING_ALL,
+    NotedCondition,
+    ResizeCondition,
+)
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
     INIT,
     MAIN,
     NEVER,
+    RESTART_ALL,
     SIDECAR,
     ContainerPlan,
     container_plans,
@@ -109,6 +114,8 @@ class ContainerRecord:
     reason: str = ""
     message: str = ""
     attempt: int = -1
+    # The last attempt before all containers of the pod were restarted; -1 if they never were.
+    before_round: int = -1
     container_id: str = ""
     image_id: str = ""
     started_at: float = 0.0
@@ -160,6 +167,8 @@ class PodMachine:
         self.released = False
         self.finished = False
         self.failure: tuple[str, str] | None = None
+        # While all containers are being ended to begin anew (KEP-5532): why.
+        self.restarting_all = ""
         # Resources by container (see lifecycle.resize): granted, in force; and what is said of it.
         self.allocated: Mapping[str, Mapping[str, Any]] = desired(pod)
         self.actual: Mapping[str, Mapping[str, Any]] = self.allocated
@@ -192,13 +201,19 @@ class PodMachine:
             *(status.get("containerStatuses") or ()),
             *(status.get("ephemeralContainerStatuses") or ()),
         ]
+        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+        restarting = conditions.get(RESTARTING_ALL) or {}
         if adopted is not None:
             self._adopt(adopted, entries, now)
+            if restarting.get("status") == "True":
+                self.restarting_all = restarting.get("message") or "triggering pod restart"
             return
         for entry in entries:
             record = self._by_name.get(entry["name"])
             if record is not None:
                 resume_container(record, entry, now, keeps_running)
+        if restarting.get("status") == "True" and not keeps_running:
+            self._begin_round()  # the agent ended in the middle of it; so did all containers
         if any(record.state is State.RUNNING for record in self.containers):
             self.prepared = True
             self.pod_ips = tuple(entry["ip"] for entry in status.get("podIPs") or ())
@@ -228,6 +243,9 @@ class PodMachine:
             found = adopted.containers.get(record.plan.name)
             if found is not None:
                 self._adopt_container(record, found, entry, now)
+            waiting = (entry.get("state") or {}).get("waiting") or {}
+            if record.state is State.EXITED and waiting.get("reason") in _NOT_YET:
+                self._begin_anew(record)  # not started yet in this round
 
     def _adopt_container(
         self, record: ContainerRecord, found: AdoptedContainer, entry: Document, now: float
@@ -241,6 +259,7 @@ class PodMachine:
         record.attempt = found.attempt
         record.container_id, record.image_id = found.container_id, found.image_id
         record.started_at = found.started_at or now
+        record.started = record.ready = False  # for the probes to say
         self._begin_probes(record, now, bool(same and entry.get("started")))
         if same and ev.READINESS in record.probes:
             record.ready = record.probes[ev.READINESS].passed = bool(entry.get("ready"))
@@ -383,6 +402,8 @@ class PodMachine:
                 record.container_id,
             ),
         )
+        if record.plan.action_after(event.code) == RESTART_ALL and not self.restarting_all:
+            self._restart_all(record, event.code, now)
 
     def _on_ProbeFinished(self, event: ev.ProbeFinished, now: float) -> None:
         record = self._current(event.name, event.attempt)
@@ -516,6 +537,8 @@ class PodMachine:
         if not self.prepared:
             self._prepare()
             return
+        if self.restarting_all and not self._all_ended(now):
+            return
         if not self._advance_init(now):
             return
         mains = [record for record in self.containers if record.plan.kind == MAIN]
@@ -556,7 +579,9 @@ class PodMachine:
         return True
 
     def _mains_untouched(self) -> bool:
-        return all(r.attempt < 0 for r in self.containers if r.plan.kind == MAIN)
+        """In this round: since the start, or since all containers were restarted."""
+        mains = (r for r in self.containers if r.plan.kind == MAIN)
+        return all(r.attempt <= r.before_round for r in mains)
 
     def _is_done(self, record: ContainerRecord) -> bool:
         """Ended for good."""
@@ -604,6 +629,49 @@ class PodMachine:
         record.attempt += 1
         record.terminated_sent = record.resizing = False
         self._out.append(ev.StartContainer(record.plan.name, record.attempt))
+
+    # Restarting all containers in place (KEP-5532) -----------------------------------------------
+
+    def _restart_all(self, cause: ContainerRecord, code: int, now: float) -> None:
+        """An exit that a rule answers with RestartAllContainers: sandbox, addresses, volumes and
+        devices stay; containers get no time to end, and no hook."""
+        if self.terminating or self.finished:
+            return
+        name = cause.plan.name
+        self.restarting_all = f"Container {name} exited with code {code}, triggering pod restart"
+        # A pod that does it over and over waits as a single container would.
+        self._back_off(cause, now)
+        self._publish()
+
+    def _all_ended(self, now: float) -> bool:
+        """Kill what runs; once nothing does, begin a round from the first init container."""
+        records = [r for r in self.containers if r.plan.kind != EPHEMERAL]
+        for record in records:
+            if record.state is State.RUNNING:
+                self._stop(record, now, 0.0, self.restarting_all)
+            elif record.state is State.STOPPING and ("kill", record.plan.name) in self._deadlines:
+                del self._deadlines[("kill", record.plan.name)]
+                record.in_hook = ""
+                self._signal(record, "SIGKILL")
+        if any(record.state in _ALIVE for record in records):
+            return False
+        self._begin_round()
+        self._publish()
+        return True
+
+    def _begin_round(self) -> None:
+        """As if no container but ephemeral ones had run; their counters go on."""
+        for record in self.containers:
+            if record.plan.kind != EPHEMERAL:
+                self._begin_anew(record)
+        self.restarting_all = ""
+
+    def _begin_anew(self, record: ContainerRecord) -> None:
+        if record.ended is not None:
+            record.previous, record.ended = record.ended, None
+        record.state = State.WAITING
+        record.before_round = record.attempt
+        record.resizing = False
 
     # Stopping ----------------------------------------------------------------------------------
 
@@ -763,6 +831,8 @@ class PodMachine:
             self._out.append(ev.Publish())
 
 
+# What is said of a container that waits for its turn, as it does in every round.
+_NOT_YET = ("PodInitializing", "ContainerCreating")
 LOST_REASON = "ContainerStatusUnknown"
 LOST = "The container could not be located when the pod was terminated"
 

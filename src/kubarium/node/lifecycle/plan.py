@@ -11,6 +11,7 @@ from kubarium.node.lifecycle.events import LIVENESS, READINESS, STARTUP
 
 INIT, SIDECAR, MAIN, EPHEMERAL = "init", "sidecar", "main", "ephemeral"
 ALWAYS, ON_FAILURE, NEVER = "Always", "OnFailure", "Never"
+RESTART, RESTART_ALL = "Restart", "RestartAllContainers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +50,30 @@ class ContainerPlan:
     stop_signal: str
 
     def restarts_after(self, code: int) -> bool:
-        """Whether an exit with ``code`` is followed by another attempt (KEP-5307's rules first)."""
+        """Whether an exit with ``code`` is followed by another attempt."""
+        return bool(self.action_after(code))
+
+    def action_after(self, code: int) -> str:
+        """RESTART, RESTART_ALL or "": the first rule that matches (KEP-5307), else the policy."""
         for rule in self.spec.get("restartPolicyRules") or ():
             codes = rule.get("exitCodes") or {}
             among = code in (codes.get("values") or ())
-            if among == (codes.get("operator") == "In") and rule.get("action") == "Restart":
-                return True
-        if self.kind == INIT and self.restart_policy == ALWAYS:
-            return code != 0
-        if self.restart_policy == ALWAYS:
-            return True
-        return self.restart_policy == ON_FAILURE and code != 0
+            if among == (codes.get("operator") == "In"):
+                return str(rule.get("action", ""))
+        if self.restart_policy == ALWAYS and (self.kind != INIT or code != 0):
+            return RESTART
+        return RESTART if self.restart_policy == ON_FAILURE and code != 0 else ""
+
+
+def may_restart_all(pod: Document) -> bool:
+    """Whether some exit of some container restarts all of them (KEP-5532)."""
+    spec = pod["spec"]
+    return any(
+        rule.get("action") == RESTART_ALL
+        for field in ("initContainers", "containers")
+        for container in spec.get(field) or ()
+        for rule in container.get("restartPolicyRules") or ()
+    )
 
 
 def container_plans(pod: Document) -> list[ContainerPlan]:

@@ -8,7 +8,12 @@ from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
-from kubarium.node.lifecycle.conditions import IN_PROGRESS, PENDING, ResizeCondition
+from kubarium.node.lifecycle.conditions import (
+    IN_PROGRESS,
+    PENDING,
+    RESTARTING_ALL,
+    ResizeCondition,
+)
 from kubarium.node.lifecycle.machine import (
     ContainerRecord,
     PodMachine,
@@ -16,7 +21,14 @@ from kubarium.node.lifecycle.machine import (
     Termination,
     failed_for_good,
 )
-from kubarium.node.lifecycle.plan import EPHEMERAL, INIT, MAIN, SIDECAR, qos_class
+from kubarium.node.lifecycle.plan import (
+    EPHEMERAL,
+    INIT,
+    MAIN,
+    SIDECAR,
+    may_restart_all,
+    qos_class,
+)
 from kubarium.view.memory import PRESSURE
 from kubarium.view.stalls import STALLED
 
@@ -26,6 +38,7 @@ INITIALIZED = "Initialized"
 CONTAINERS_READY = "ContainersReady"
 READY = "Ready"
 SCHEDULED = "PodScheduled"
+_ENDED = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 # Conditions of containers, which the node notices by itself: prefixes of their types.
 NOTED = (PRESSURE, STALLED)
 
@@ -128,6 +141,8 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
         *_ready_conditions(machine, phase),
         Condition(SCHEDULED, True),
     ]
+    if may_restart_all(machine.pod):
+        own.append(_restarting_all(machine, phase))
     generation = machine.pod["metadata"].get("generation", 1)
     before = {
         c.get("type", ""): c for c in (machine.pod.get("status") or {}).get("conditions") or ()
@@ -200,8 +215,11 @@ def _resize_condition(machine: PodMachine, found: ResizeCondition, now: float) -
 
 def _initialized_condition(machine: PodMachine, phase: str) -> Condition:
     if phase == "Succeeded":
-        return Condition(INITIALIZED, True, "PodCompleted")
-    if _initialized(machine):
+        return Condition(INITIALIZED, True, _ENDED[phase])
+    # A pod that was initialized stays so while its init containers run again (KEP-5532).
+    again = any(record.before_round >= 0 for record in machine.containers)
+    was = machine.condition_times.get(INITIALIZED, ("", 0.0))[0] == "True"
+    if _initialized(machine) or (again and was):
         return Condition(INITIALIZED, True)
     missing = [
         r.plan.name
@@ -213,9 +231,16 @@ def _initialized_condition(machine: PodMachine, phase: str) -> Condition:
     return Condition(INITIALIZED, False, "ContainersNotInitialized", message)
 
 
+def _restarting_all(machine: PodMachine, phase: str) -> Condition:
+    if phase in ("Succeeded", "Failed"):
+        return Condition(RESTARTING_ALL, False, _ENDED[phase])
+    why = machine.restarting_all
+    return Condition(RESTARTING_ALL, bool(why), "RestartAllContainersStarted" if why else "", why)
+
+
 def _ready_conditions(machine: PodMachine, phase: str) -> list[Condition]:
     if phase in ("Succeeded", "Failed"):
-        reason = "PodCompleted" if phase == "Succeeded" else "PodFailed"
+        reason = _ENDED[phase]
         return [Condition(READY, False, reason), Condition(CONTAINERS_READY, False, reason)]
     unready = [
         r.plan.name for r in machine.containers if r.plan.kind in (MAIN, SIDECAR) and not r.ready

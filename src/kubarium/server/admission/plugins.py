@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from kubarium.server.admission.chain import ANY, CREATE, DELETE, UPDATE, Chain, Plugin
 from kubarium.server.admission.devices import check_admin_access, check_device_configs
-from kubarium.server.admission.jobset import check_job_set, default_job_set
+from kubarium.server.admission.jobset import (
+    check_job_set,
+    default_job_set,
+    mark_job_set_pod,
+)
 from kubarium.server.admission.kueue import check_queueing, default_queueing
 from kubarium.server.admission.limit_ranges import check_limit_ranges, set_default_resources
 from kubarium.server.admission.namespace_lifecycle import namespace_must_take_content, protect
@@ -65,6 +69,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("RBAC", roles, _ROLES, _ON_WRITE, validating=True),
             Plugin("RBAC", bindings, _BINDINGS, _ON_WRITE, validating=True),
             Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_CREATE),
+            Plugin("JobSet", mark_job_set_pod, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
             Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
             Plugin("Trainer", default_train_job, _TRAIN_JOBS, _ON_WRITE),
