@@ -12,7 +12,7 @@ from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import waiting_for
-from kubarium.engine.plan import QueueItem, Tree
+from kubarium.engine.plan import Decision, QueueItem, Tree
 from kubarium.engine.verdict import GangVerdict, Suggestion
 from kubarium.view.cluster import ClusterView
 from kubarium.view.explanation import Explanation
@@ -100,14 +100,16 @@ def _accounts(view: ClusterView, tree: Tree, verdict: GangVerdict) -> dict[Key, 
     """
     snapshot = view.snapshot
     leaves = {leaf.key: leaf for leaf in tree.leaves() if leaf.pods}
-    failed = [key for key in _failed(verdict) if key in leaves][:GROUPS_TOLD]
+    failed = {child.gang: child for child in _failed(verdict) if child.gang in leaves}
+    shown = list(failed)[:GROUPS_TOLD]
     found: dict[Key, Explanation] = {}
-    for number, key in enumerate(failed):
+    for number, key in enumerate(shown):
         placer, leaf = Placer(snapshot), leaves[key]
         suggestions: tuple[Suggestion, ...] = ()
         if not number:
             whole = Subject(leaf.pods, leaf.gang, tree)
-            suggestions = Explainer(placer, clauses_of).question(whole).suggestions
+            decision = Decision(whole.item, gang_verdict=failed[key])
+            suggestions = Explainer(placer, clauses_of).question(whole, decision).suggestions
         mark = snapshot.checkpoint()
         for other in leaves.values():
             if other.key not in failed:
@@ -128,11 +130,11 @@ def _accounts(view: ClusterView, tree: Tree, verdict: GangVerdict) -> dict[Key, 
     return found
 
 
-def _failed(verdict: GangVerdict) -> Iterator[Key]:
+def _failed(verdict: GangVerdict) -> Iterator[GangVerdict]:
     """The pod groups that found no room, in order."""
     for child in verdict.children:
         if not child.composite and not child.waiting:
-            yield child.gang
+            yield child
         yield from _failed(child)
 
 
