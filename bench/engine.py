@@ -40,6 +40,7 @@ from kubarium.engine.model import (
     PodShape,
     PodTerm,
     SpreadConstraint,
+    VolumeClaim,
     WeightedPodTerm,
 )
 from kubarium.engine.placement.cycle import plan_cycle
@@ -583,6 +584,24 @@ def explain_device_gang(size: int = 64) -> Prepared:
     return _told(view, group, {PODS: pods})
 
 
+def attached_volumes(nodes: int = 5000, each: int = 20, pods: int = 2000) -> Prepared:
+    """Each pod has a CSI volume of its own; nodes attach 39 and have 20 already."""
+    placer = world(nodes)
+    snapshot = placer.snapshot
+
+    def mounting(name: str) -> Pod:
+        key = ("bench", name)
+        snapshot.volumes[key] = VolumeClaim(key, attaches=("csi.example.com", name))
+        return Pod(key, shape(10, MIB), name, volumes=(key,))
+
+    for number, name in enumerate(list(snapshot.rows)):
+        snapshot.volume_limits[name] = {"csi.example.com": 39}
+        for item in range(each):
+            snapshot.place(mounting(f"old-{number}-{item}"), name)
+    waiting = [QueueItem((mounting(f"new-{number}"),)) for number in range(pods)]
+    return lambda: decide(placer, waiting), pods
+
+
 RATES = (
     Row("SchedulingBasic 5,000 nodes 10,000 pods", basic, "680"),
     Row("SchedulingBasic 15,000 nodes 30,000 pods", lambda: basic(15000, 30000), ""),
@@ -597,6 +616,7 @@ RATES = (
     Row("NodeAffinity 5,000 nodes 10,000 pods", node_affinity, "220"),
     Row("TopologySpreading 5,000/5,000", lambda: spread(hard=True), ""),
     Row("PreferredTopologySpreading 5,000/5,000", lambda: spread(hard=False), ""),
+    Row("NodeVolumeLimits 5,000 nodes 2,000 pods", attached_volumes, ""),
     Row("MixedChurn 5,000 nodes 10,000 pods", mixed_churn, "710"),
     Row("DRA 500 nodes 2,500+2,500 claims", dra, "40 to 250"),
     Row(

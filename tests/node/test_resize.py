@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import dataclass
 
 from kubarium.api.kinds import PODS
 from kubarium.node.config import NodeSpec
+from kubarium.node.lifecycle.events import Resized
 from kubarium.node.lifecycle.resize import changed, desired, retry_order, verdict, with_resources
+from kubarium.node.resizing import Resizer
+from kubarium.node.runner import NodeFacts
+from kubarium.runtime.virtual import VirtualClock, run
 
 from .conftest import process_world
 
@@ -54,6 +59,78 @@ def test_who_asks_for_no_more_comes_first_then_priority_then_time():
     ]
     order = [name for name, key in sorted(waiting, key=lambda entry: entry[1])]
     assert order == ["shrinks", "important", "early", "late"]
+
+
+@dataclass
+class FakeMachine:
+    """As much of a pod's machine as the resizer looks at; nothing of it runs."""
+
+    pod: dict
+    allocated: dict
+    terminating: bool = False
+    finished: bool = False
+
+    @property
+    def actual(self):
+        return self.allocated
+
+    def record(self, name):
+        return None
+
+
+@dataclass
+class FakePod:
+    machine: FakeMachine
+    node: NodeFacts
+
+    def deliver(self, event):
+        if isinstance(event, Resized):
+            self.machine.allocated = event.allocated
+
+
+class Allows:
+    def resize(self, uid, pod, names):
+        """Whatever is asked for."""
+
+
+def test_room_that_is_being_made_for_an_important_resize_is_not_taken_by_a_lesser_one():
+    facts = NodeFacts("n", "10.0.0.1", {"cpu": "8", "memory": "1000Mi"})
+
+    def fake(wanted, has, **spec):
+        document = pod(wanted, **spec) | {"metadata": {"generation": 2}}
+        return FakePod(FakeMachine(document, desired(pod(has))), facts)
+
+    async def main():
+        pods = {
+            "high": fake("700Mi", "200Mi", priority=9),
+            "low": fake("300Mi", "200Mi", priority=1),
+            "first": fake("300Mi", "300Mi"),
+            "second": fake("300Mi", "300Mi"),
+        }
+        pods["first"].machine.terminating = pods["second"].machine.terminating = True
+        resizer = Resizer(VirtualClock(), pods, Allows())
+        task = asyncio.create_task(resizer.run())
+
+        def granted(name):
+            return pods[name].machine.allocated == desired(pods[name].machine.pod)
+
+        for uid in ("low", "high"):
+            resizer.look(uid)
+        await asyncio.sleep(1)
+        pods["first"].machine.finished = True  # 300 MiB are free: enough for low, not for high
+        resizer.freed()
+        await asyncio.sleep(1)
+        assert not granted("high")
+        assert not granted("low")
+        pods["second"].machine.finished = True
+        resizer.freed()
+        await asyncio.sleep(1)
+        assert granted("high")
+        await asyncio.sleep(10)
+        assert granted("low")
+        task.cancel()
+
+    run(main())
 
 
 # On real processes ---------------------------------------------------------------------------

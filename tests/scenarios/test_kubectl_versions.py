@@ -201,3 +201,33 @@ def test_a_watch_shows_changes_as_they_come(kubectl):
         watching.kill()
         watching.wait()
         watching.stdout.close()
+
+
+STATEFUL_SET = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  replicas: 1
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      containers: [{name: c, image: busybox}]
+"""
+
+
+def test_deleting_a_pod_of_a_stateful_set_does_not_wait_for_its_replacement(start_cluster):
+    """Simulated pods end within milliseconds: kubectl reads the old one and lists only the new."""
+    cluster = start_cluster("--simulated", "--nodes", "1", "--in-memory")
+    manifest = cluster.home / "db.yaml"
+    manifest.write_text(STATEFUL_SET)
+    cluster.kubectl("apply", "-f", str(manifest))
+    uids = []
+    for _ in range(8):
+        cluster.wait_until(lambda: "db-0" in cluster.kubectl("get", "pods", "-o", "name"))
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/db-0", "--timeout=30s")
+        uids.append(cluster.get("pod", "db-0")["metadata"]["uid"])
+        cluster.kubectl("delete", "pod", "db-0", "--wait", "--timeout=20s")
+    assert len(dict.fromkeys(uids)) == 8

@@ -255,3 +255,22 @@ def test_an_hour_of_back_off_takes_seconds():
     restarts = run_virtual(story)
     assert 12 <= restarts <= 20
     assert time.monotonic() - began < 30
+
+
+def test_nodes_declare_that_they_restart_all_containers_so_pods_that_ask_for_it_run():
+    """Features that nodes have must be declared, or the scheduler keeps such pods waiting."""
+
+    async def story(cluster):
+        rule = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [3]}}
+        container = {
+            "name": "main",
+            "image": "busybox",
+            "restartPolicy": "Never",
+            "restartPolicyRules": [rule],
+        }
+        spec = {"restartPolicy": "Never", "containers": [container]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}
+        await cluster.apply(pod)
+        await cluster.until_true(PODS, "p", "PodScheduled")
+
+    run_virtual(story)

@@ -136,6 +136,8 @@ class PodShape:
     # only go where all of that is cached.
     data: tuple[str, ...] = ()
     data_required: bool = False
+    # What the node must have declared (NodeDeclaredFeatures), by name.
+    features: tuple[str, ...] = ()
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -358,6 +360,8 @@ class Node:
     unschedulable: bool = False
     images: tuple[tuple[str, int], ...] = ()
     data: tuple[tuple[str, int], ...] = ()
+    resize_preemption: bool = True  # whether pods may be evicted for a resize of another
+    features: frozenset[str] = frozenset()  # status.declaredFeatures
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from kubarium.engine.attached import Attached
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import (
@@ -84,6 +85,7 @@ class Snapshot:
         # By node: how many volumes of a CSI driver it can attach, and what is attached to it.
         self.volume_limits: dict[str, Mapping[str, int]] = {}
         self.attachments: dict[str, frozenset[tuple[str, str]]] = {}
+        self.attached = Attached()
         self.disks: dict[str, dict[int, list[Disk]]] = {}
         # Per priority what its pods take, by resource and row.
         self._by_priority: dict[int, NDArray[np.int64]] = {}
@@ -218,6 +220,7 @@ class Snapshot:
         if old is not None and (
             (node.labels, node.taints, node.unschedulable, node.images, node.data)
             == (old.labels, old.taints, old.unschedulable, old.images, old.data)
+            and node.features == old.features
         ):
             return
         self._write_labels(row, node.labels, old.labels if old else {})
@@ -426,6 +429,17 @@ class Snapshot:
         if claim not in self.assumed_volumes:
             self._record(partial(self.forget_volume, claim))
             self.assumed_volumes[claim] = (node, volume)
+
+    def volume_changed(self, claim: Key) -> None:
+        """A claim has another volume than before: nodes of its users are counted again."""
+        for user in self.volume_users.get(claim, ()):
+            self.volumes_changed_on(self.node_of(user) or "")
+
+    def volumes_changed_on(self, node: str) -> None:
+        """A node's volume limits or attachments changed."""
+        row = self.rows.get(node)
+        if row is not None:
+            self._touch(row)
 
     def forget_volume(self, claim: Key) -> None:
         """The claim is bound, or its pod does not go where it was to go."""

@@ -18,6 +18,16 @@ KUBELET_VERSION = "v1.37.0-kubarium"
 # Simulated nodes renew at most so many leases a second in all; beyond that leases last longer.
 LEASES_PER_S = 50.0
 
+# What our nodes can do of the features that kubelets declare (KEP-5328), sorted. Not among them:
+# UserNamespacesHostNetworkSupport, VolumeBindMountOptions, InPlacePodVerticalScalingInitContainers.
+DECLARED_FEATURES = (
+    "DRANodeAllocatableResources",
+    "DRAOptionalNodeOperations",
+    "GuaranteedQoSPodCPUResize",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "RestartAllContainersOnContainerExits",
+)
+
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "AMD64": "amd64"}
 _CONDITIONS = (
     (
@@ -95,6 +105,7 @@ def node_status(
             {"type": "InternalIP", "address": address},
             {"type": "Hostname", "address": spec.name},
         ],
+        "declaredFeatures": list(DECLARED_FEATURES),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
         "nodeInfo": {
             "architecture": architecture(),

@@ -36,6 +36,10 @@ def node_row(document: Document) -> Node:
             for image in status.get("images") or ()
             for name in image.get("names") or ()
         ),
+        resize_preemption=not (spec.get("podPreemptionPolicy") or {}).get(
+            "disableResizePreemption"
+        ),
+        features=frozenset(status.get("declaredFeatures") or ()),
     )
 
 

@@ -29,6 +29,7 @@ from kubarium.engine.model import (
 from kubarium.engine.placement.node_claims import charged
 from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.view.devices import node_amount, shown
+from kubarium.view.features import needed_features
 from kubarium.view.locality import data_of
 from kubarium.view.nodes import amount, normalised_image
 from kubarium.view.selectors import (
@@ -56,6 +57,7 @@ _SHAPING = (
     "tolerations",
     "topologySpreadConstraints",
     "hostNetwork",
+    "hostUsers",
 )
 
 
@@ -75,6 +77,15 @@ def seconds(timestamp: object) -> float:
         return parse_rfc3339(timestamp) if isinstance(timestamp, str) else 0.0
     except ValueError:
         return 0.0
+
+
+def is_deferred(document: Document) -> bool:
+    """Whether the pod's node has no room yet for a resize of it."""
+    return any(
+        (c.get("type"), c.get("status"), c.get("reason"))
+        == ("PodResizePending", "True", "Deferred")
+        for c in (document.get("status") or {}).get("conditions") or ()
+    )
 
 
 # The label by which scheduler-plugins' coscheduling names a pod's group.
@@ -375,6 +386,9 @@ def _shaping(metadata: Document, spec: Document) -> list[Any]:
         for kind in ("containers", "initContainers")
     ]
     parts: list[Any] = [containers, [spec.get(name) for name in _SHAPING]]
+    features = needed_features(spec)
+    if features:
+        parts.append(features)
     affinity = spec.get("affinity") or {}
     if (
         spec.get("topologySpreadConstraints")
@@ -428,6 +442,7 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
             *_weighted(metadata, away.get(preferred), -1),
         ),
         nonzero=nonzero,
+        features=needed_features(spec),
     )
 
 

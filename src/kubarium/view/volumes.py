@@ -100,6 +100,7 @@ class VolumeBook:
             self._refresh(key)
         elif resource == CSI_NODES:
             _enter(self._snapshot.volume_limits, name, _limits(new) if new else None)
+            self._snapshot.volumes_changed_on(name)
         elif resource == ATTACHMENTS:
             _enter(self._attached, name, new)
             self._count_attachments((document.get("spec") or {}).get("nodeName") or "")
@@ -127,9 +128,13 @@ class VolumeBook:
         claim = self.claims.get(key)
         if claim is None:
             self._snapshot.volumes.pop(key, None)
+            self._snapshot.volume_changed(key)
             self._snapshot.forget_volume(key)
             return
+        before = self._snapshot.volumes.get(key)
         row = self._snapshot.volumes[key] = self._row(key, claim)
+        if before is None or before.attaches != row.attaches:
+            self._snapshot.volume_changed(key)
         if row.choices is None:
             self._snapshot.forget_volume(key)
 
@@ -193,6 +198,7 @@ class VolumeBook:
             if spec.get("nodeName") == node and spec.get("attacher") and source:
                 found.add((spec["attacher"], source.get("volumeHandle") or ""))
         _enter(self._snapshot.attachments, node, frozenset(found) or None)
+        self._snapshot.volumes_changed_on(node)
 
 
 def _enter(book: dict[Any, Any], key: object, value: object | None) -> None:

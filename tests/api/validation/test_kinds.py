@@ -378,6 +378,20 @@ spec:
     assert 'Not found: "other"' in problem
 
 
+def test_who_forbids_preemption_for_resizes_is_a_set_of_at_most_twenty_label_keys():
+    def of(owners: str) -> list[str]:
+        return complaints(
+            "Node", f"{{spec: {{podPreemptionPolicy: {{disableResizePreemption: [{owners}]}}}}}}"
+        )
+
+    field = "spec.podPreemptionPolicy.disableResizePreemption"
+    assert of("example.com/vpa, example.com/autoscaler") == []
+    assert [c.split(": ")[:2] for c in of("'a b'")] == [[f"{field}[0]", "Invalid value"]]
+    assert of("a, a") == [f'{field}[1]: Duplicate value: "a"']
+    many = of(", ".join(f"owner-{i}" for i in range(21)))
+    assert many == [f"{field}: Too many: 21: must have at most 20 items"]
+
+
 def job_with(status: dict, mode="Indexed") -> dict:
     text = f"spec: {{completionMode: {mode}, completions: 4, parallelism: 4, {TEMPLATE}}}"
     return build("Job", text) | {"status": status}

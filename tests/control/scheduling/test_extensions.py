@@ -258,3 +258,106 @@ def test_pods_of_a_service_are_spread_by_default(world_run):
         assert placed == {"large", "n0", "n1"}
 
     world_run(story)
+
+
+def test_a_pod_waits_until_a_node_declares_the_feature_that_it_needs(world_run):
+    async def story(world):
+        await begin(world, node("a"), node("b"))
+        rule = {
+            "action": "RestartAllContainers",
+            "exitCodes": {"operator": "In", "values": [3]},
+        }
+        document = pod("needs", restartPolicy="Never")
+        document["spec"]["containers"][0] |= {
+            "restartPolicy": "Never",
+            "restartPolicyRules": [rule],
+        }
+        await world.create(PODS, document)
+        await world.create(PODS, pod("plain"))
+        await world.settle(30)
+        assert await node_of(world, "needs") is None
+        assert await node_of(world, "plain")
+        message = (await scheduled_condition(world, "needs"))["message"]
+        assert "2 node(s) didn't match Pod's required features" in message
+        features = {"status": {"declaredFeatures": ["RestartAllContainersOnContainerExits"]}}
+        await world.client.patch(NODES, "b", features, subresource="status")
+        await world.settle(12)
+        assert await node_of(world, "needs") == "b"
+
+    world_run(story)
+
+
+async def _gang_with_claims(world, count=2):
+    """Pods of one gang, each with a claim that an external provisioner must serve."""
+    external = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "remote"},
+        "provisioner": "csi.example.com",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    await world.create(STORAGE_CLASSES, external)
+    await begin(world, node("a", cpu="2"), node("b", cpu="2"))
+    await world.create(POD_GROUPS, group("team", count))
+    for i in range(count):
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim(f"data-{i}", "remote"))
+        document = _mounting(f"team-{i}", f"data-{i}")
+        document["spec"]["schedulingGroup"] = {"podGroupName": "team"}
+        document["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "2"
+        await world.create(PODS, document)
+    await world.settle(5)
+
+
+SELECTED = "volume.kubernetes.io/selected-node"
+
+
+async def _selected(world, name):
+    claim = await world.get(PERSISTENT_VOLUME_CLAIMS, name)
+    return (claim["metadata"].get("annotations") or {}).get(SELECTED)
+
+
+async def _provision(world, name):
+    """The provisioner's part."""
+    await world.create(PERSISTENT_VOLUMES, _volume(f"pv-{name}", await _selected(world, name)))
+    notes = {"pv.kubernetes.io/bind-completed": "yes"}
+    bound = {"spec": {"volumeName": f"pv-{name}"}, "metadata": {"annotations": notes}}
+    await world.client.patch(PERSISTENT_VOLUME_CLAIMS, name, bound, "default")
+    await world.client.patch(
+        PERSISTENT_VOLUME_CLAIMS,
+        name,
+        {"status": {"phase": "Bound"}},
+        "default",
+        subresource="status",
+    )
+    await world.settle(6)
+
+
+def test_a_gang_asks_for_all_its_volumes_at_once_and_then_all_of_it_is_bound(world_run):
+    async def story(world):
+        await _gang_with_claims(world)
+        assert {await _selected(world, f"data-{i}") for i in range(2)} == {"a", "b"}
+        for i in (1, 0):
+            assert [await node_of(world, f"team-{n}") for n in range(2)] == [None, None]
+            await _provision(world, f"data-{i}")
+        for i in range(2):
+            assert await node_of(world, f"team-{i}") == await _selected(world, f"data-{i}")
+
+    world_run(story)
+
+
+def test_a_gang_of_which_one_gets_no_volume_is_not_started_in_part(world_run):
+    async def story(world):
+        await _gang_with_claims(world)
+        await _provision(world, "data-0")
+        no_room = {"metadata": {"annotations": {SELECTED: None}}}  # as a provisioner says it
+        await world.client.patch(PERSISTENT_VOLUME_CLAIMS, "data-1", no_room, "default")
+        await world.settle(7)
+        assert [await node_of(world, f"team-{n}") for n in range(2)] == [None, None]
+        await world.settle(30)  # decided again
+        assert await _selected(world, "data-1")
+        await _provision(world, "data-1")
+        assert all([await node_of(world, f"team-{n}") for n in range(2)])
+        nodes = {await node_of(world, f"team-{n}") for n in range(2)}
+        assert nodes == {"a", "b"}
+
+    world_run(story)

@@ -3,6 +3,7 @@ import pytest
 from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PODS
 from kubarium.control.workloads.statefulset.controller import (
     CONTROLLER_REVISIONS,
+    REPLACE_AFTER_S,
     STATEFUL_SETS,
     StatefulSetController,
 )
@@ -190,5 +191,23 @@ def test_an_idle_set_causes_no_writes(world_run):
         before = world.server.store.revision
         await world.settle(3600)
         assert world.server.store.revision == before
+
+    world_run(story)
+
+
+def test_a_name_stays_unused_for_a_moment_after_its_pod_has_gone(world_run):
+    """Else ``kubectl delete --wait`` sees but the replacement and waits for its end."""
+
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set(podManagementPolicy="Parallel"))
+        await world.settle(1)
+        await steps(world, 2)
+        old = (await world.get(PODS, "db-1"))["metadata"]["uid"]
+        await world.client.delete(PODS, "db-1", "default", grace_period_s=0)
+        await world.settle(REPLACE_AFTER_S - 0.01)
+        assert await world.names(PODS) == ["db-0", "db-2"]
+        await world.settle(0.05)
+        assert (await world.get(PODS, "db-1"))["metadata"]["uid"] != old
 
     world_run(story)

@@ -15,7 +15,7 @@ from kubarium.engine.model import (
     SpreadConstraint,
     WeightedPodTerm,
 )
-from kubarium.engine.placement import topology
+from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import QueueItem
@@ -162,3 +162,64 @@ def test_preferences_are_scaled_in_upstreams_order_of_operations():
     wanting = pod("new", app="z", pod_preferred=(wish(29, "x"), wish(100, "y")))
     weighted = topology.score(snapshot, wanting, snapshot.alive)[:3].tolist()
     assert weighted == [0, 2 * 28, 2 * 100]
+
+
+def waiting(name, app="x"):
+    return Pod(("ns", name), PodShape(), labels={"app": app}, priority=9)
+
+
+def test_a_pod_does_not_go_near_one_that_is_only_nominated():
+    """It might never come; upstream filters a second time without the nominated pods."""
+    placer = Placer(cluster(["a", "b"]))
+    friend, near = waiting("friend"), pod("near", "y", pod_affinity=(TERM,))
+    [decision] = plan_cycle(placer, [QueueItem((near,))], nominated=[(friend, "n1")]).decisions
+    assert not decision.placements
+    assert decision.unplaced[0][1].counts == {reasons.POD_AFFINITY: 2}
+    placer.snapshot.place(friend, "n1")
+    [decision] = plan_cycle(placer, [QueueItem((near,))]).decisions
+    assert [p.node for p in decision.placements] == ["n1"]
+
+
+wishes = st.sampled_from(
+    [
+        {"pod_affinity": (TERM,)},
+        {"pod_anti_affinity": (TERM,)},
+        {"spread": (SpreadConstraint("zone", 1, True, APP),)},
+    ]
+)
+
+
+@settings(deadline=None)
+@given(zones, there, there, wishes)
+def test_what_is_placed_fits_with_the_nominated_pods_and_without(zone_list, placed, coming, wish):
+    snapshot, _ = filled(zone_list, placed)
+    placer, new = Placer(snapshot), pod("new", **wish)
+    nominated = [
+        (waiting(f"later-{i}", app), f"n{where % len(zone_list)}")
+        for i, (where, app) in enumerate(coming)
+    ]
+    without = topology.surroundings(snapshot, new).mask(snapshot.capacity)
+    mark = snapshot.checkpoint()
+    for friend, node in nominated:
+        snapshot.place(friend, node)
+    beside = topology.surroundings(snapshot, new).mask(snapshot.capacity)
+    room = [len(snapshot.pods_on[row]) < 10 for row in range(snapshot.capacity)]
+    snapshot.rollback(mark)
+    allowed = {f"n{i}" for i in range(len(zone_list)) if without[i] and beside[i] and room[i]}
+    [decision] = plan_cycle(placer, [QueueItem((new,))], nominated=nominated).decisions
+    assert bool(decision.placements) == bool(allowed)
+    assert all(p.node in allowed for p in decision.placements)
+    snapshot.check()
+
+
+def test_one_row_gives_the_same_answer_as_the_columns_about_declared_features():
+    snapshot = Snapshot()
+    for name, features in (("a", ()), ("b", ("X",)), ("c", ("X", "Y"))):
+        amounts = (("cpu", 4), ("pods", 9))
+        snapshot.set_node(Node(name, amounts, features=frozenset(features)))
+    for needed, fitting in ((("X",), "bc"), (("X", "Y"), "c"), (("Z",), ""), ((), "abc")):
+        shape = PodShape(features=needed)
+        mask = filters.static_mask(snapshot, shape)
+        rows = {snapshot.rows[name] for name in fitting}
+        assert set(mask.nonzero()[0].tolist()) == rows
+        assert {r for r in snapshot.rows.values() if filters.row_passes(snapshot, shape, r)} == rows

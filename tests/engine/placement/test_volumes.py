@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from kubarium.engine import reasons
 from kubarium.engine.model import Disk, Node, Pod, PodShape, Provision, VolumeClaim
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
+from kubarium.engine.snapshot import Snapshot
 
 from .worlds import snapshot_of
 
@@ -159,3 +163,61 @@ def test_a_claim_that_was_decided_a_moment_ago_binds_the_next_pod_too():
     assert placer.place(late) is None
     placer.snapshot.rollback(mark)
     assert placer.place(late) is not None
+
+
+def _has_room(snapshot, name, wanted):
+    """The rule, read plainly off the node's pods."""
+    there = snapshot.pods_on[snapshot.rows[name]].values()
+    claims = [snapshot.volumes[k] for p in there for k in p.volumes if k in snapshot.volumes]
+    used = {claim.attaches for claim in claims}
+    attached = len(used | snapshot.attachments.get(name, frozenset()))
+    limit = snapshot.volume_limits.get(name, {}).get("csi")
+    return limit is None or wanted <= used or attached + len(wanted - used) <= limit
+
+
+changes = st.lists(
+    st.one_of(
+        st.tuples(st.just("place"), st.integers(0, 5), st.integers(0, 3)),
+        st.tuples(st.just("leave"), st.integers(0, 5), st.just(0)),
+        st.tuples(st.just("bind"), st.integers(0, 5), st.integers(0, 3)),
+        st.tuples(st.just("limit"), st.integers(0, 3), st.integers(0, 3)),
+        st.tuples(st.just("attach"), st.integers(0, 3), st.integers(0, 3)),
+        st.tuples(st.just("gone"), st.integers(0, 3), st.just(0)),
+        st.tuples(st.just("try"), st.integers(0, 5), st.integers(0, 3)),
+    ),
+    max_size=25,
+)
+
+
+@given(changes)
+def test_what_is_kept_about_attached_volumes_is_what_a_new_count_gives(steps):
+    snapshot, names = Snapshot(), [f"n{i}" for i in range(4)]
+    wanted = {("csi", "1"), ("csi", "new")}
+    for what, number, other in [*(("node", i, 0) for i in range(4)), *steps]:
+        key, name = ("ns", f"p{number}"), names[number % 4]
+        if what == "node":
+            snapshot.set_node(Node(name, (("pods", 20),)))
+        elif what == "place":
+            snapshot.place(Pod(key, PodShape(), volumes=(key,)), names[other])
+        elif what == "leave":
+            snapshot.displace(key)
+        elif what == "bind":
+            snapshot.volumes[key] = VolumeClaim(key, attaches=("csi", str(other)))
+            snapshot.volume_changed(key)
+        elif what == "limit":
+            snapshot.volume_limits[name] = {"csi": other}
+            snapshot.volumes_changed_on(name)
+        elif what == "attach":
+            snapshot.attachments[name] = frozenset({("csi", str(other))})
+            snapshot.volumes_changed_on(name)
+        elif what == "gone":
+            snapshot.remove_node(name)
+            snapshot.set_node(Node(name, (("pods", 20),)))
+        else:
+            mark = snapshot.checkpoint()
+            snapshot.place(Pod(key, PodShape(), volumes=(key,)), names[other])
+            snapshot.attached.within_limits(snapshot, wanted)
+            snapshot.rollback(mark)
+        kept = snapshot.attached.within_limits(snapshot, wanted)
+        for name in snapshot.rows:
+            assert kept[snapshot.rows[name]] == _has_room(snapshot, name, wanted)

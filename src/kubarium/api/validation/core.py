@@ -168,6 +168,9 @@ def check_immutable_data(new: Document, old: Document, report: Report) -> None:
 # --- nodes, namespaces, events -------------------------------------------------------------------
 
 
+MAX_PREEMPTION_OWNERS = 20
+
+
 def check_node(document: Document, report: Report) -> None:
     """core/v1 Node: taints, pod CIDRs, amounts."""
     spec = document.get("spec") or {}
@@ -181,12 +184,25 @@ def check_node(document: Document, report: Report) -> None:
         if (key, effect) in seen:
             report.duplicate(place, taint)
         seen.add((key, effect))
+    _check_preemption_policy(spec.get("podPreemptionPolicy") or {}, report)
     for index, network in enumerate(spec.get("podCIDRs") or ()):
         report.format(at(_SPEC, "podCIDRs", index), network, formats.cidr)
     for field in ("capacity", "allocatable"):
         for name, quantity in ((document.get("status") or {}).get(field) or {}).items():
             if amount(quantity) < 0:
                 report.invalid(at(None, "status", field, Key(name)), quantity, NOT_NEGATIVE)
+
+
+def _check_preemption_policy(policy: Document, report: Report) -> None:
+    """Who forbids preemption for resizes on the node (KEP-5836): a set of label keys."""
+    place = at(_SPEC, "podPreemptionPolicy", "disableResizePreemption")
+    owners = policy.get("disableResizePreemption") or ()
+    if len(owners) > MAX_PREEMPTION_OWNERS:
+        report.too_many(place, len(owners), MAX_PREEMPTION_OWNERS)
+    for index, owner in enumerate(owners):
+        report.format(at(place, index), owner, formats.qualified_name)
+        if owner in owners[:index]:
+            report.duplicate(at(place, index), owner)
 
 
 def check_node_update(new: Document, old: Document, report: Report) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
@@ -61,6 +62,15 @@ def needs_preparation(allocation: Allocation) -> bool:
     return any(result.binding_conditions for result in allocation.results)
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A placement under way: claims by their real names, and volumes that are to be bound."""
+
+    placement: Placement
+    allocations: tuple[tuple[Key, Allocation], ...]
+    volumes: tuple[Key, ...]
+
+
 class Committer:
     """Writes placements, refusals and preemptions."""
 
@@ -78,19 +88,48 @@ class Committer:
         self._extended = ExtendedClaims(context, view)
         self.events = EventRecorder(context, SCHEDULER_NAME)
 
-    async def place(self, placement: Placement) -> None:
-        """Allocate the pod's claims, reserve them for it, bind it.
+    async def reserve(self, placement: Placement) -> Staged:
+        """The first of three steps: claims are allocated and reserved, volumes chosen or asked for.
 
-        ApiError if a write fails; DeviceNotReadyError if a device cannot be made ready.
+        Each step raises ApiError if a write fails, DeviceNotReadyError if a device or a volume
+        cannot be made ready. Pods that start together take each step together.
         """
+        async with self._discarding(placement.pod):
+            return await self._reserve(placement)
+
+    async def prepare(self, staged: Staged) -> None:
+        """The second: until devices are ready and volumes are bound, which may take minutes."""
+        pod = staged.placement.pod
+        async with self._discarding(pod):
+            for key, allocation in staged.allocations:
+                if needs_preparation(allocation):
+                    await self._prepared(key)
+            for key in staged.volumes:
+                await self._until_bound(key, pod)
+
+    async def bind(self, staged: Staged) -> None:
+        """The third: the pod gets its node."""
+        placement = staged.placement
+        async with self._discarding(placement.pod):
+            if placement.shares or self._has_shares(placement.pod):
+                await self._record_shares(placement, staged.allocations)
+            await self._bind(placement)
+
+    @contextlib.asynccontextmanager
+    async def _discarding(self, pod: Pod) -> AsyncIterator[None]:
+        """Nothing is left of a claim made for extended resources if the pod is not bound."""
         try:
-            await self._place(placement)
+            yield
         except (ApiError, DeviceNotReadyError):
-            if any(map(is_pending_key, placement.pod.claims)):
-                await self._extended.discard(placement.pod)
+            await self.discard(pod)
             raise
 
-    async def _place(self, placement: Placement) -> None:
+    async def discard(self, pod: Pod) -> None:
+        """Delete the claim that was made for the pod's extended resources, if any."""
+        if any(map(is_pending_key, pod.claims)):
+            await self._extended.discard(pod)
+
+    async def _reserve(self, placement: Placement) -> Staged:
         pod = placement.pod
         allocations = [(await self._real_key(k, pod), a) for k, a in placement.allocations]
         for key, allocation in allocations:
@@ -99,17 +138,10 @@ class Committer:
         for key in pod.claims:
             if key not in allocated and not is_pending_key(key):
                 await self._claim(key, None, pod)
-        for key, allocation in allocations:
-            if needs_preparation(allocation):
-                await self._prepared(key)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self._volume(key, placement.node)
-        for key in waiting:
-            await self._until_bound(key, pod)
-        if placement.shares or self._has_shares(pod):
-            await self._record_shares(placement, allocations)
-        await self._bind(placement)
+        return Staged(placement, tuple(allocations), tuple(waiting))
 
     def _has_shares(self, pod: Pod) -> bool:
         """Whether an earlier attempt has left in the status what it would have taken."""
@@ -117,7 +149,7 @@ class Committer:
         return bool((document.get("status") or {}).get("nodeAllocatableResourceClaimStatuses"))
 
     async def _record_shares(
-        self, placement: Placement, allocations: list[tuple[Key, Allocation]]
+        self, placement: Placement, allocations: tuple[tuple[Key, Allocation], ...]
     ) -> None:
         """Say in the pod's status what its claims take of the node, before the node sees it."""
         real = {
@@ -358,15 +390,29 @@ class Committer:
             if error.reason not in ("NotFound", "Conflict"):
                 raise
 
+    async def resize_waits(self, pod: Pod, message: str) -> None:
+        """Tell why the pod cannot grow yet; its PodScheduled condition is not touched."""
+        document = self._pods.get(pod.key[1], pod.key[0])
+        if document is not None and document["metadata"].get("uid") == pod.uid:
+            self.events.event(document, "Warning", "FailedScheduling", message)
+
     async def preempt(self, preemption: Preemption) -> None:
-        """Delete the victims, telling each why, and nominate the nodes they make room on."""
+        """Delete the victims, telling each why, and nominate the nodes they make room on.
+
+        A pod that grows where it runs (KEP-5836) is not nominated.
+        """
         preemptor, _ = preemption.nominations[0]
         for pod, node in preemption.nominations:
-            await self.nominate(pod, node)
+            if not self._runs(pod):
+                await self.nominate(pod, node)
         for composite, key in preemption.units:
             await self._disrupted(composite, key)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
+
+    def _runs(self, pod: Pod) -> bool:
+        document = self._pods.get(pod.key[1], pod.key[0]) or {}
+        return bool((document.get("spec") or {}).get("nodeName"))
 
     async def _disrupted(self, composite: bool, key: Key) -> None:
         """Tell a group that goes as a whole, and the groups below it."""

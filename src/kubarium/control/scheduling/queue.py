@@ -33,7 +33,7 @@ class Event(Enum):
     """What can make an unschedulable item schedulable."""
 
     NODE = "node"  # a node came
-    LABELS = "labels"  # a node's labels changed
+    LABELS = "labels"  # a node's labels changed, or the features that it declares
     TAINTS = "taints"  # a node's taints changed, or it was cordoned or uncordoned
     CAPACITY = "capacity"  # a node has more of something
     ROOM = "room"  # a pod went away, or asks for less

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
@@ -26,6 +27,7 @@ from kubarium.control.scheduling.commit import (
     SCHEDULER_NAME,
     Committer,
     DeviceNotReadyError,
+    Staged,
     needs_preparation,
 )
 from kubarium.control.scheduling.conditions import GroupConditions
@@ -33,6 +35,7 @@ from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDUL
 from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.resizes import Resizes
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
@@ -40,7 +43,7 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
 from kubarium.engine.placement.tree import waiting_for
-from kubarium.engine.plan import Decision, Preemption, QueueItem
+from kubarium.engine.plan import Decision, Placement, Preemption, QueueItem
 from kubarium.runtime.protocol import Context
 from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
@@ -49,6 +52,8 @@ from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key, is_finished, is_gated, resized
 from kubarium.view.scheduling import SchedulerConfig
+
+R = TypeVar("R")
 
 _LOG = logging.getLogger("kubarium.scheduler")
 
@@ -78,6 +83,12 @@ class Scheduler:
         self._queue = SchedulingQueue(config.backoff_start_s, config.backoff_max_s)
         self._held = Held()
         self._committer = Committer(context, self.view)
+        self._resizes = Resizes(
+            self.view,
+            self._committer,
+            {name: placer.profile for name, placer in self._placers.items()},
+            SchedulingQueue(config.backoff_start_s, config.backoff_max_s),
+        )
         self._conditions = GroupConditions(self.view, self._committer)
         self._hints = ClaimHints(self.view)
         self._waiting: dict[Key, Document] = {}
@@ -102,7 +113,10 @@ class Scheduler:
     def is_idle(self) -> bool:
         """Nothing is ready to be decided and nothing decided waits to be written."""
         now = self._context.clock.monotonic()
-        return self._commits.empty() and not self._queue.has_ready(now)
+        return self._commits.empty() and not self._has_ready(now)
+
+    def _has_ready(self, now: float) -> bool:
+        return self._queue.has_ready(now) or self._resizes.queue.has_ready(now)
 
     async def run(self) -> None:
         for resource in SNAPSHOT_RESOURCES:
@@ -119,6 +133,8 @@ class Scheduler:
     def _follow(self, resource: Resource) -> None:
         def changed(old: Document | None, new: Document | None) -> None:
             self.view.apply(resource, old, new)
+            if self._resizes.changed(resource, old, new, self._context.clock.monotonic()):
+                self._wake.set()
             if resource == PODS:
                 self._pod_changed(old, new)
             elif resource in (POD_GROUPS, COSCHEDULING_GROUPS, COMPOSITE_POD_GROUPS):
@@ -271,10 +287,11 @@ class Scheduler:
         """Until something is ready; gives the informers a turn first, so that cycles are large."""
         clock = self._context.clock
         await clock.sleep(0)
-        while not self._queue.has_ready(clock.monotonic()):
+        while not self._has_ready(clock.monotonic()):
             self._wake.clear()
             self._tell_held()
-            times = (self._queue.next_due(), self._held.next_due())
+            waits = (self._queue, self._held, self._resizes.queue)
+            times = [wait.next_due() for wait in waits]
             due = min((time for time in times if time is not None), default=None)
             if due is None:
                 await self._wake.wait()
@@ -300,6 +317,8 @@ class Scheduler:
     def _cycle(self) -> None:
         self.cycles += 1
         now = self._context.clock.monotonic()
+        for work in self._resizes.decide(now):
+            self._commits.put_nowait(work)
         items: list[QueueItem] = []
         keys: dict[int, ItemKey] = {}
         for key in self._queue.take(now):
@@ -494,14 +513,7 @@ class Scheduler:
             await self._context.clock.sleep(0)
 
     async def _place(self, key: ItemKey, decision: Decision) -> None:
-        failed = False
-        for placement in decision.placements:
-            try:
-                await self._committer.place(placement)
-            except (ApiError, DeviceNotReadyError) as error:
-                failed = True
-                await self._undo(placement.pod, [c for c, _ in placement.allocations], error)
-        if failed:
+        if not await self._write_all(decision):
             self._queue.retry(key, self._context.clock.monotonic())
         else:
             self._queue.remove(key)
@@ -509,6 +521,52 @@ class Scheduler:
             if any(member not in self._assumed for member in left):
                 self._queue.add(key)
         self._wake.set()
+
+    async def _write_all(self, decision: Decision) -> bool:
+        """Take all pods through each step together; whether all of them were bound.
+
+        A gang of which too few are left before the first is bound gives up its claims.
+        """
+        placements, committer = decision.placements, self._committer
+        staged = [s for p in placements if (s := await self._step(p, committer.reserve(p)))]
+        if not await self._may_start(decision, staged):
+            return False
+        ready = [s for s in staged if await self._done(s, committer.prepare(s))]
+        if not await self._may_start(decision, ready):
+            return False
+        bound = [s for s in ready if await self._done(s, committer.bind(s))]
+        return len(bound) == len(placements)
+
+    async def _step(self, placement: Placement, work: Awaitable[R]) -> R | None:
+        try:
+            return await work
+        except (ApiError, DeviceNotReadyError) as error:
+            await self._undo(placement.pod, [c for c, _ in placement.allocations], error)
+            return None
+
+    async def _done(self, staged: Staged, work: Awaitable[None]) -> bool:
+        async def confirmed() -> bool:
+            await work
+            return True
+
+        return bool(await self._step(staged.placement, confirmed()))
+
+    async def _may_start(self, decision: Decision, left: list[Staged]) -> bool:
+        """Whether those that are left may go on without the others; if not, they are undone."""
+        missing, item = len(decision.placements) - len(left), decision.item
+        if not missing:
+            return True
+        gang = item.gang if item.tree is None else None
+        if item.tree is None and (
+            gang is None or len(left) + gang.scheduled_count >= gang.min_count
+        ):
+            return True
+        error = DeviceNotReadyError(f"{missing} other pod(s) of the group could not be bound")
+        for staged in left:
+            placement = staged.placement
+            await self._committer.discard(placement.pod)
+            await self._undo(placement.pod, [c for c, _ in placement.allocations], error)
+        return False
 
     async def _undo(
         self, pod: Pod, claims: list[Key], error: ApiError | DeviceNotReadyError

@@ -35,6 +35,7 @@ _LISTENS: dict[str, frozenset[Event]] = {
     reasons.TAINT: _NODES | {Event.TAINTS},
     reasons.NODE_AFFINITY: _NODES | {Event.LABELS},
     reasons.ADDED_AFFINITY: _NODES | {Event.LABELS},
+    reasons.FEATURES: _NODES | {Event.LABELS},
     reasons.HOST_PORTS: _NODES | {Event.ROOM},
     reasons.TOO_MANY_PODS: _NODES | {Event.ROOM, Event.CAPACITY},
     reasons.DISK_CONFLICT: _NODES | {Event.ROOM},
@@ -107,7 +108,8 @@ def _of_node(old: Document | None, new: Document | None) -> frozenset[Event]:
     before, after = old.get("spec") or {}, new.get("spec") or {}
     if any(before.get(f) != after.get(f) for f in ("taints", "unschedulable")):
         found.add(Event.TAINTS)
-    if _labels(old) != _labels(new):
+    features = [(d.get("status") or {}).get("declaredFeatures") for d in (old, new)]
+    if _labels(old) != _labels(new) or features[0] != features[1]:
         found.add(Event.LABELS)
     if _grew(old, new):
         found.add(Event.CAPACITY)

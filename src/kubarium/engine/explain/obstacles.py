@@ -217,6 +217,10 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
     if shape.data_required and profile.filters("DataLocality"):
         for name in shape.data:
             yield _data(snapshot, name)
+    if shape.features and profile.filters("NodeDeclaredFeatures"):
+        text = f"does not declare {', '.join(shape.features)}"
+        mask = filters.declares(snapshot, shape.features)
+        yield Rule("features", reasons.FEATURES, text, mask)
     if profile.filters("NodePorts"):
         for port in shape.ports:
             yield _port(snapshot, port)

@@ -15,7 +15,7 @@ from kubarium.engine.explain import supplies
 from kubarium.engine.explain.subject import ADD, Change, Undo
 from kubarium.engine.model import Pod, Provision, VolumeClaim
 from kubarium.engine.placement.profile import Profile
-from kubarium.engine.placement.volumes import attached, volume_filters
+from kubarium.engine.placement.volumes import volume_filters
 from kubarium.engine.selectors import NodeTerm
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Suggestion
@@ -116,12 +116,21 @@ def limits_on(snapshot: Snapshot, pod: Pod, row: int) -> str:
     claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
     wanted = {c.attaches for c in claims if c.attaches is not None}
     limits = snapshot.volume_limits.get(node.name, {}) if node is not None else {}
-    there = attached(snapshot, row)
+    there = _attached(snapshot, row)
     shown = []
     for driver in sorted({driver for driver, _ in wanted} & limits.keys()):
         used = sum(d == driver for d, _ in there)
         shown.append(f"{used} of {limits[driver]} attached")
     return ", ".join(shown)
+
+
+def _attached(snapshot: Snapshot, row: int) -> set[tuple[str, str]]:
+    """(driver, volume) of all that is attached to the row's node, or is for a pod there."""
+    keys = dict.fromkeys(key for pod in snapshot.pods_on[row].values() for key in pod.volumes)
+    claims = (snapshot.volumes.get(key) for key in keys)
+    used = {c.attaches for c in claims if c is not None and c.attaches is not None}
+    node = snapshot.nodes[row]
+    return used | snapshot.attachments.get(node.name, frozenset()) if node is not None else used
 
 
 # What would help.

@@ -39,6 +39,7 @@ def plan_cycle(
         if shadows.cast_for(item):
             accounts.clear()
         chosen = profiles.get(item.scheduler, placer) if profiles else placer
+        chosen.nominated = shadows.keys()
         decision = _decide(chosen, item, accounts, preemption=preemption)
         if decision.placements:
             accounts.clear()
@@ -46,6 +47,7 @@ def plan_cycle(
         if decision.preemption is not None:
             shadows.forget(pod for pod, _ in decision.preemption.nominations)
             shadows.expect(decision.preemption.nominations)
+        chosen.nominated = ()
         decisions.append(decision)
     shadows.lift()
     return CyclePlan(tuple(decisions))
@@ -98,6 +100,10 @@ class _Shadows:
             heapq.heappush(self._due, (-pod.priority, self._number, pod, node))
             self._number += 1
         return changed
+
+    def keys(self) -> tuple[Key, ...]:
+        """The pods that are on the snapshot only as shadows."""
+        return tuple(self._cast)
 
     def lift(self) -> None:
         """Take all shadows off the snapshot."""

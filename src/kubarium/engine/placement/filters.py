@@ -42,6 +42,8 @@ def static_filters(
         if profile.added_affinity is not None:
             yield reasons.ADDED_AFFINITY, any_term(snapshot, profile.added_affinity)
         yield reasons.NODE_AFFINITY, affine(snapshot, shape)
+    if shape.features and profile.filters("NodeDeclaredFeatures"):
+        yield reasons.FEATURES, declares(snapshot, shape.features)
     if shape.data_required and profile.filters("DataLocality"):
         for name in shape.data:
             yield reasons.data_missing(name), locality.cached(snapshot, name)
@@ -95,6 +97,13 @@ def affine(snapshot: Snapshot, shape: PodShape) -> Mask:
     if shape.affinity is not None:
         mask &= any_term(snapshot, shape.affinity)
     return mask
+
+
+def declares(snapshot: Snapshot, features: tuple[str, ...]) -> Mask:
+    """NodeDeclaredFeatures: nodes that have declared all of these."""
+    wanted = frozenset(features)
+    nodes = (node is not None and wanted <= node.features for node in snapshot.nodes)
+    return np.fromiter(nodes, np.bool_, snapshot.capacity)
 
 
 def any_term(snapshot: Snapshot, terms: tuple[NodeTerm, ...]) -> Mask:
@@ -164,6 +173,8 @@ def static_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
     if shape.affinity is not None and not any(
         t.matches(node.name, node.labels) for t in shape.affinity
     ):
+        return False
+    if not node.features.issuperset(shape.features):
         return False
     return not shape.data_required or all(
         row in locality.holders(snapshot, name) for name in shape.data

@@ -8,7 +8,7 @@ import numpy as np
 
 from kubarium.engine import reasons
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
-from kubarium.engine.model import Pod, PodShape
+from kubarium.engine.model import Key, Pod, PodShape
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, KindBooks, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
@@ -37,6 +37,8 @@ class Placer:
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
         self._kinds = KindBooks(snapshot)
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
+        # Pods that count as placed although they only wait for room on a node.
+        self.nominated: tuple[Key, ...] = ()
 
     def place(self, pod: Pod, within: Mask | None = None) -> Placement | None:
         """Put the pod on its best node and give its claims their devices; None if it fits nowhere.
@@ -130,6 +132,22 @@ class Placer:
                 return found
         return self._best(pod, claims, total, devices)
 
+    def _surroundings(self, pod: Pod) -> topology.Surroundings:
+        """What other pods forbid, and again without those that are only nominated.
+
+        They may never come to their nodes, so a pod must not go where it only fits beside them
+        (upstream: RunFilterPluginsWithNominatedPods).
+        """
+        snapshot = self.snapshot
+        found = topology.surroundings(snapshot, pod, self.profile)
+        if self.nominated and (pod.shape.pod_affinity or any(c.hard for c in pod.shape.spread)):
+            mark = snapshot.checkpoint()
+            for key in self.nominated:
+                snapshot.displace(key)
+            found.masks += topology.surroundings(snapshot, pod, self.profile).masks
+            snapshot.rollback(mark)
+        return found
+
     def scores(self, pod: Pod) -> Scores:
         """The score of each row where the pod fits, devices aside; -1 elsewhere."""
         claims = claims_of(self.snapshot, pod)
@@ -165,7 +183,7 @@ class Placer:
         for _, mask in volume_filters(snapshot, pod, self.profile) if pod.has_volumes else ():
             feasible &= mask
         if near:
-            feasible &= topology.surroundings(snapshot, pod, self.profile).mask(snapshot.capacity)
+            feasible &= self._surroundings(pod).mask(snapshot.capacity)
         if devices is not None and devices.prioritised:
             feasible &= devices.mask(feasible)
         total = fit.with_relative(feasible)
@@ -244,7 +262,7 @@ class Placer:
         for reason, mask in volume_filters(self.snapshot, pod, self.profile):
             book.enter(reason, mask)
         if topology.concerns(self.snapshot, pod):
-            for reason, mask in topology.surroundings(self.snapshot, pod, self.profile).masks:
+            for reason, mask in self._surroundings(pod).masks:
                 book.enter(reason, mask)
         if claims.held:
             book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))

@@ -145,6 +145,7 @@ _UNRESOLVABLE = frozenset(
         reasons.NODE_NAME,
         reasons.TAINT,
         reasons.NODE_AFFINITY,
+        reasons.FEATURES,
         reasons.POD_AFFINITY,
         reasons.SPREAD_LABEL,
         reasons.PLACEMENT_OUTSIDE,
@@ -280,7 +281,7 @@ def _importance(pod: Pod) -> tuple[object, ...]:
     return (-pod.priority, pod.started or pod.created, pod.key)
 
 
-def _lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], int]:
+def lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], int]:
     """The row's preemptable pods in the order of giving back, and how many break a budget.
 
     Those whose eviction breaks a disruption budget come first, each kind most important first
@@ -312,7 +313,7 @@ def _by_arithmetic(
     snapshot: Snapshot, shape: PodShape, priority: int, row: int
 ) -> _Eviction | None:
     """The fewest victims on a row when only requests decide: no simulation is needed then."""
-    lower, breaking = _lower_on(snapshot, priority, row)
+    lower, breaking = lower_on(snapshot, priority, row)
     names = [name for name, amount in shape.requests if amount]
     indices = [3, *(snapshot.resource_index(name) for name in names)]
     wanted = [1, *(amount for _, amount in shape.requests if amount)]
@@ -344,7 +345,7 @@ def _simulated(placer: Placer, pod: Pod, row: int) -> _Eviction | None:
     assert node is not None
     within = np.zeros(snapshot.capacity, np.bool_)
     within[row] = True
-    lower, breaking = _lower_on(snapshot, pod.priority, row)
+    lower, breaking = lower_on(snapshot, pod.priority, row)
     mark = snapshot.checkpoint()
     try:
         for victim in lower:

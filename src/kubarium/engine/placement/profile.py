@@ -22,6 +22,7 @@ STRATEGIES = (LEAST_ALLOCATED, MOST_ALLOCATED, REQUESTED_TO_CAPACITY_RATIO)
 # Plugins that filter, as configuration names them. Those that only score are in Weights.
 FILTERS = (
     "NodeUnschedulable",
+    "NodeDeclaredFeatures",
     "NodeName",
     "TaintToleration",
     "NodeAffinity",

@@ -75,35 +75,8 @@ def _disks_free(snapshot: Snapshot, disks: tuple[Disk, ...]) -> Mask:
 
 def _within_limits(snapshot: Snapshot, claims: list[VolumeClaim]) -> Mask:
     """Volumes are counted once for each node, whoever uses them; nodes without a limit take all."""
-    mask = np.ones(snapshot.capacity, np.bool_)
     wanted = {claim.attaches for claim in claims if claim.attaches is not None}
-    drivers = {driver for driver, _ in wanted}
-    for name, limits in snapshot.volume_limits.items():
-        row = snapshot.rows.get(name)
-        if row is None or drivers.isdisjoint(limits):
-            continue
-        used = _in_use(snapshot, row)
-        there = attached(snapshot, row)
-        for driver in drivers & limits.keys():
-            count = sum(d == driver for d, _ in there)
-            # Upstream counts a volume again that is attached while no pod uses it.
-            count += sum(d == driver for d, _ in wanted - used)
-            if count > limits[driver] and not {v for v in wanted if v[0] == driver} <= used:
-                mask[row] = False
-    return mask
-
-
-def attached(snapshot: Snapshot, row: int) -> set[tuple[str, str]]:
-    """(driver, volume) of all that is attached to the row's node, or is for a pod there."""
-    node = snapshot.nodes[row]
-    there = snapshot.attachments.get(node.name, frozenset()) if node is not None else frozenset()
-    return _in_use(snapshot, row) | there
-
-
-def _in_use(snapshot: Snapshot, row: int) -> set[tuple[str, str]]:
-    keys = dict.fromkeys(key for pod in snapshot.pods_on[row].values() for key in pod.volumes)
-    claims = (snapshot.volumes.get(key) for key in keys)
-    return {claim.attaches for claim in claims if claim is not None and claim.attaches is not None}
+    return snapshot.attached.within_limits(snapshot, wanted)
 
 
 # VolumeBinding

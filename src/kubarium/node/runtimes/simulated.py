@@ -33,6 +33,7 @@ from kubarium.node.lifecycle.machine import ContainerRecord, PodMachine, State
 from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
+from kubarium.node.resizing import Resizer
 from kubarium.node.runner import NodeFacts
 from kubarium.node.status_writer import StatusWriter
 from kubarium.runtime.events import EventRecorder
@@ -147,6 +148,7 @@ class SimulatedRunner:
         self.timers = Timers(context.clock)
         self._drivers = drivers
         self._pods: dict[str, SimulatedPod] = {}
+        self._resizer = Resizer(context.clock, self._pods, _NoLimits())
         self._tasks: dict[asyncio.Task[None], None] = {}
 
     async def start(self) -> None:
@@ -154,7 +156,9 @@ class SimulatedRunner:
 
     async def run(self) -> None:
         try:
-            await self.writer.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.writer.run())
+                group.create_task(self._resizer.run())
         finally:
             self.timers.close()
             for task in list(self._tasks):
@@ -168,6 +172,7 @@ class SimulatedRunner:
         elif known.has_seen(pod):
             return
         known.deliver(ev.PodSynced(pod))
+        self._resizer.look(uid)
 
     def pod_gone(self, pod: Document) -> None:
         uid = pod["metadata"]["uid"]
@@ -176,6 +181,11 @@ class SimulatedRunner:
             known.gone = True
             self.addresses.give_back(uid)
             self.writer.forget(uid)
+            self._resizer.freed()
+
+    def freed(self) -> None:
+        """A container has started or ended: a resize may go on."""
+        self._resizer.freed()
 
     async def prepare(self, pod: SimulatedPod, document: Document) -> None:
         """Answer a pod that has claims."""
@@ -209,13 +219,20 @@ class SimulatedRunner:
             yield f"{stamp}simulated container {options.container}\n".encode()
 
 
+class _NoLimits:
+    """What sets limits on containers that have no processes."""
+
+    def resize(self, uid: str, pod: Document, names: list[str]) -> None:
+        """Nothing runs that could be limited."""
+
+
 class SimulatedPod:
     """One pod: its machine, answered by the course that its annotations set."""
 
     def __init__(self, runner: SimulatedRunner, pod: Document, node: NodeFacts) -> None:
         self._runner = runner
-        self._node = node
-        self._machine = PodMachine(pod, runner.clock.now(), keeps_running=True)
+        self.node = node
+        self.machine = PodMachine(pod, runner.clock.now(), keeps_running=True)
         self._uid: str = pod["metadata"]["uid"]
         self._inbox: list[ev.Event] = []
         self._busy = False
@@ -223,9 +240,9 @@ class SimulatedPod:
         self._publish = False
         self.gone = False
         self.started_at: float | None = None
-        for address in self._machine.pod_ips[:1]:
+        for address in self.machine.pod_ips[:1]:
             runner.addresses.keep(self._uid, address)
-        for record in self._machine.containers:
+        for record in self.machine.containers:
             if record.state is State.RUNNING:
                 self._resume(record)
 
@@ -233,7 +250,7 @@ class SimulatedPod:
         """A container that ran when an earlier agent ended goes on as if nothing had been."""
         self.started_at = record.started_at
         try:
-            course = Course.of(self._machine.pod)
+            course = Course.of(self.machine.pod)
         except BadAnnotation:
             return
         self._schedule_end(record, course, record.started_at)
@@ -252,12 +269,12 @@ class SimulatedPod:
 
     def has_seen(self, pod: Document) -> bool:
         """Take in a document that brings no news: all that differs is the status, ours mostly."""
-        old, new = self._machine.pod["metadata"], pod["metadata"]
-        same = pod["spec"] is self._machine.pod["spec"] and all(
+        old, new = self.machine.pod["metadata"], pod["metadata"]
+        same = pod["spec"] is self.machine.pod["spec"] and all(
             new.get(field) == old.get(field) for field in _NEWS
         )
         if same:
-            self._machine.pod = pod
+            self.machine.pod = pod
         return same
 
     def deliver(self, event: ev.Event) -> None:
@@ -269,7 +286,7 @@ class SimulatedPod:
         try:
             while self._inbox:
                 now = self._runner.clock.now()
-                for instruction in self._machine.handle(self._inbox.pop(0), now):
+                for instruction in self.machine.handle(self._inbox.pop(0), now):
                     getattr(self, f"_do_{type(instruction).__name__}")(instruction)
         finally:
             self._busy = False
@@ -280,15 +297,15 @@ class SimulatedPod:
         if self._publish:
             self._publish = False
             if self._worth_writing():
-                self._runner.writer.write(self._machine.pod, self._status)
-        due = self._machine.next_deadline()
+                self._runner.writer.write(self.machine.pod, self._status)
+        due = self.machine.next_deadline()
         if due is not None and due != self._due:
             self._due = due
             self._runner.timers.at(due, lambda: self._tick(due))
 
     def _worth_writing(self) -> bool:
         """Steps on the way (sandbox made, nothing runs yet) are not, unless something is wrong."""
-        machine = self._machine
+        machine = self.machine
         touched = any(r.attempt >= 0 or r.reason for r in machine.containers)
         return machine.finished or machine.terminating or touched
 
@@ -298,8 +315,8 @@ class SimulatedPod:
             self.deliver(ev.Tick())
 
     def _status(self, pod: Document) -> Document:
-        self._machine.pod = pod
-        new = pod_status(self._machine, self._node.address, self._runner.clock.now())
+        self.machine.pod = pod
+        new = pod_status(self.machine, self.node.address, self._runner.clock.now())
         return {**(pod.get("status") or {}), **new}
 
     # Instructions ------------------------------------------------------------------------------
@@ -308,16 +325,16 @@ class SimulatedPod:
         self._publish = True
 
     def _do_Delete(self, _: ev.Delete) -> None:
-        self._runner.writer.delete(self._machine.pod)
+        self._runner.writer.delete(self.machine.pod)
 
     def _do_Record(self, record: ev.Record) -> None:
-        # Thousands of pods: only what is wrong is worth an Event object.
-        if record.kind == "Warning":
+        # Thousands of pods: only what is wrong, or rare, is worth an Event object.
+        if record.kind == "Warning" or record.reason.startswith("Resize"):
             event = self._runner.recorder.event
-            event(self._machine.pod, record.kind, record.reason, record.message)
+            event(self.machine.pod, record.kind, record.reason, record.message)
 
     def _do_Prepare(self, _: ev.Prepare) -> None:
-        pod = self._machine.pod
+        pod = self.machine.pod
         if has_claims(pod):
             self._runner.spawn(self._runner.prepare(self, pod))
         else:
@@ -331,7 +348,7 @@ class SimulatedPod:
 
     def _do_StartContainer(self, wanted: ev.StartContainer) -> None:
         try:
-            course = Course.of(self._machine.pod)
+            course = Course.of(self.machine.pod)
         except BadAnnotation as problem:
             failed = ev.ContainerStartFailed(
                 wanted.name, wanted.attempt, "CreateContainerConfigError", str(problem)
@@ -350,17 +367,19 @@ class SimulatedPod:
         now = self._runner.clock.now()
         self.started_at = self.started_at or now
         digest = hashlib.sha256(f"{self._uid}/{wanted.name}/{wanted.attempt}".encode()).hexdigest()
-        image = self._machine.record(wanted.name).plan.spec.get("image", "")
+        image = self.machine.record(wanted.name).plan.spec.get("image", "")
         self.deliver(
             ev.ContainerStarted(wanted.name, wanted.attempt, f"simulated://{digest}", image)
         )
-        self._schedule_end(self._machine.record(wanted.name), course, now)
+        self._schedule_end(self.machine.record(wanted.name), course, now)
+        self._runner.freed()
 
     def _end(self, ended: ev.ContainerExited) -> None:
         """The course is over, if the container was not stopped before."""
-        record = self._machine.record(ended.name)
+        record = self.machine.record(ended.name)
         if record.attempt == ended.attempt and record.state in (State.RUNNING, State.STOPPING):
             self.deliver(ended)
+            self._runner.freed()
 
     def _do_SignalContainer(self, wanted: ev.SignalContainer) -> None:
         number = 9 if wanted.signal == "SIGKILL" else 15

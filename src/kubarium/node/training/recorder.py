@@ -17,7 +17,8 @@ from kubarium.node.training.history import History
 from kubarium.node.training.progress import RankProgress
 from kubarium.runtime.protocol import Context
 
-# A history is written soon after it begins, then this often while it changes, and at its end.
+# A history is written soon after it begins, with its first report, then this often while it
+# changes, and at its end.
 FIRST_WRITE_S = 1.0
 WRITE_S = 10.0
 
@@ -39,6 +40,8 @@ class Record:
     outcome: str = ""
     written: tuple[int, str] | None = None
     due_at: float = 0.0
+    heard: bool = False
+    silent_version: int = 0
 
 
 class Recorder:
@@ -65,7 +68,8 @@ class Recorder:
         record.history.started(now)
         record.started_at = record.started_at or now
         record.ended_at, record.outcome = 0.0, ""
-        record.due_at = now + FIRST_WRITE_S
+        record.due_at, record.heard = now + FIRST_WRITE_S, False
+        record.silent_version = record.history.version
 
     async def ended(self, uid: str, outcome: str) -> None:
         """The rank's container has ended: its history is complete and is written."""
@@ -82,6 +86,8 @@ class Recorder:
         """Write what has changed and is due."""
         now = self._context.clock.now()
         for uid, record in list(self._records.items()):
+            if not record.heard and record.history.version > record.silent_version:
+                record.heard, record.due_at = True, now
             if record.started_at and record.due_at <= now and not record.outcome:
                 record.due_at = now + WRITE_S
                 await self._write(uid, record)

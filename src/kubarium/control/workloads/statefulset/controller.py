@@ -22,6 +22,11 @@ from kubarium.runtime.protocol import Context, Key
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet", True)
 CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision", True)
 
+# So long a name stays unused after its pod has gone. ``kubectl delete --wait`` reads the pod, then
+# lists it, and looks at the list only 100 ms later: a pod of the same name that has come by then is
+# all that it sees, and it waits for that one's end. A machine's kubelet is never so quick.
+REPLACE_AFTER_S = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
@@ -48,6 +53,8 @@ class StatefulSetController:
         self._revisions = self.controller.reads(CONTROLLER_REVISIONS)
         self._revisions.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
         self._claims = self.controller.reads(PERSISTENT_VOLUME_CLAIMS)
+        self._gone: dict[Key, float] = {}
+        self._pods.on_change(self._pod_changed)
 
     @property
     def name(self) -> str:
@@ -66,6 +73,20 @@ class StatefulSetController:
             for item in self._sets.items(namespace)
             if identity.ordinal_of(item, pod) is not None
         ]
+
+    def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        if new is None and old is not None and self._sets_of(old):
+            now = self._context.clock.monotonic()
+            self._gone = {k: t for k, t in self._gone.items() if now - t < REPLACE_AFTER_S}
+            self._gone[_namespace(old), old["metadata"]["name"]] = now
+
+    def _unused_for_s(self, stateful_set: Document, ordinal: int) -> float:
+        """How long the name of a missing pod must stay unused yet; 0: it may be made."""
+        name = identity.pod_name(stateful_set, ordinal)
+        gone = self._gone.get((_namespace(stateful_set), name))
+        if gone is None:
+            return 0.0
+        return max(0.0, gone + REPLACE_AFTER_S - self._context.clock.monotonic())
 
     async def _reconcile(self, key: Key) -> float | None:
         stateful_set = self._sets.get(key[1], key[0])
@@ -178,6 +199,13 @@ class StatefulSetController:
                     continue  # its name is free once the node has let it go
                 pod = None
             if pod is None:
+                wait_s = self._unused_for_s(stateful_set, ordinal)
+                if wait_s:
+                    key = (_namespace(stateful_set), stateful_set["metadata"]["name"])
+                    self.controller.enqueue(key, wait_s)
+                    if ordered:
+                        return False
+                    continue
                 await self._create(stateful_set, revisions, ordinal)
                 if ordered:
                     return False

@@ -50,10 +50,10 @@ from kubarium.node.network.names import NameSources
 from kubarium.node.network.pod_network import PodNetwork
 from kubarium.node.network.ports import open_port, open_port_inside
 from kubarium.node.references import referred_objects
+from kubarium.node.resizing import Resizer
 from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
-from kubarium.node.runtimes.process.resizing import Resizer
 from kubarium.node.status_writer import StatusWriter
 from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources

@@ -17,6 +17,7 @@ from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.conditions import IN_PROGRESS, PENDING, ResizeCondition
 from kubarium.node.lifecycle.machine import PodMachine, State
 from kubarium.node.lifecycle.resize import (
+    DEFERRED,
     ERROR,
     INFEASIBLE,
     RESIZABLE,
@@ -70,6 +71,8 @@ class Resizer:
         self._actuator = actuator
         self._pending: dict[str, _Pending] = {}
         self._changed = asyncio.Event()
+        # By node, in one round: the priority of the most important resize that must wait.
+        self._first: dict[str, int] = {}
 
     def look(self, uid: str) -> None:
         """A pod's spec may ask for other resources than it has."""
@@ -103,6 +106,7 @@ class Resizer:
     def _round(self) -> None:
         for uid in [uid for uid in self._pending if uid not in self._pods]:
             del self._pending[uid]
+        self._first.clear()
         for uid in sorted(self._pending, key=self._order):
             self._try(uid, self._pods[uid])
 
@@ -125,6 +129,10 @@ class Resizer:
             allocated = desired(pod)
         elif _differs(desired(pod), allocated):
             found = verdict(pod, self._others(uid, actor.node.name), actor.node.allocatable)
+            if not found.reason and self._steps_back(uid, actor):
+                found = Verdict(DEFERRED, "Node is making room for a resize of higher priority")
+            if found.reason == DEFERRED:
+                self._first.setdefault(actor.node.name, _priority(pod))
             if found.reason:
                 conditions.append(ResizeCondition(PENDING, found.reason, found.message, generation))
                 self._tell(actor, pending, found)
@@ -143,6 +151,24 @@ class Resizer:
             actor.deliver(ev.Resized(allocated, actual, pending.conditions))
         if uid not in self._pending:
             self._completed(actor, generation)
+
+    def _steps_back(self, uid: str, actor: Resizable) -> bool:
+        """Whether a resize that would fit leaves its room to a more important one.
+
+        It does only while pods of the node are ending: they may have been evicted for the other,
+        which would else need further victims. So it never waits for long.
+        """
+        node, grows = actor.node.name, self._order(uid)[0]
+        return (
+            bool(grows)
+            and node in self._first
+            and self._first[node] > _priority(actor.machine.pod)
+            and any(
+                other.machine.terminating and not other.machine.finished
+                for other in self._pods.values()
+                if other.node.name == node
+            )
+        )
 
     def _others(self, uid: str, node: str) -> dict[str, int]:
         total = dict.fromkeys(RESIZABLE, 0)
@@ -193,6 +219,10 @@ class Resizer:
         text = f"Pod resize completed for generation {generation}"
         actor.deliver(ev.ResizeNoted("Normal", "ResizeCompleted", text))
         self.freed()
+
+
+def _priority(pod: Document) -> int:
+    return int(pod["spec"].get("priority") or 0)
 
 
 def _differs(first: Mapping[str, Resources], second: Mapping[str, Resources]) -> bool:
