@@ -61,6 +61,71 @@ def test_a_composite_names_the_group_without_room():
         assert "gang needs 3, at most 1 fit" in failed.summary
 
 
+def test_the_group_without_room_says_which_nodes_fail_what_and_what_would_help():
+    world = documents()
+    told = explain(world, world[COMPOSITE_POD_GROUPS][0])
+    [failed] = told.children
+    assert failed.tightest == "room for all at once: 1 of 3 pods find a place"
+    kinds = {s.kind: s for s in failed.suggestions}
+    assert kinds["add-node"].amount == 1
+    assert kinds["lower-min-count"].amount == 1
+    helped = explain(world | {NODES: [node("a", cpu="4"), node("b", cpu="4")]}, told_of(world))
+    assert helped.summary.startswith("the hierarchy fits now")
+    fewer = world | {POD_GROUPS: [child("one", 3, "job"), child("two", 1, "job")]}
+    assert not explain(fewer, told_of(world)).children
+
+
+def test_nodes_are_told_as_the_other_groups_leave_them():
+    world = documents()
+    world[NODES] = [node("a", cpu="3"), node("b", cpu="0")]
+    [failed] = explain(world, told_of(world)).children
+    assert failed.reasons == ("Insufficient cpu: a, b",)
+    assert failed.nodes[0]["rules"][0]["kind"] == "resource"
+    [more] = [s for s in failed.suggestions if s.kind == "add-node"]
+    assert more.amount == 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(1, 4), min_size=2, max_size=3),
+    st.lists(st.sampled_from(["0", "1", "2", "4"]), min_size=1, max_size=3),
+)
+def test_what_would_help_a_group_makes_the_whole_hierarchy_start(sizes, cpus):
+    names = [f"g{i}" for i in range(len(sizes))]
+
+    def world(cpus, least):
+        return {
+            NODES: [node(f"n{i}", cpu=cpu) for i, cpu in enumerate(cpus)],
+            COMPOSITE_POD_GROUPS: [composite("job", len(sizes))],
+            POD_GROUPS: [child(name, least[name], "job") for name in names],
+            PODS: [
+                pod(f"{name}-{i}", group=name)
+                for name, size in zip(names, sizes, strict=True)
+                for i in range(size)
+            ],
+        }
+
+    least = dict(zip(names, sizes, strict=True))
+    documents = world(cpus, least)
+    for failed in explain(documents, told_of(documents)).children:
+        for suggestion in failed.suggestions:
+            more, fewer = list(cpus), dict(least)
+            match suggestion.kind:
+                case "add-node":
+                    more += [cpus[int(suggestion.node[1:])]] * suggestion.amount
+                case "lower-min-count":
+                    fewer[suggestion.subject] = suggestion.amount
+                case _:
+                    continue
+            changed = world(more, fewer)
+            told = explain(changed, told_of(changed))
+            assert not told.children, (suggestion.text, told.summary)
+
+
+def told_of(world):
+    return world[COMPOSITE_POD_GROUPS][0]
+
+
 def test_a_workload_speaks_of_its_groups():
     world = documents()
     workload = {

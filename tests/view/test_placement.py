@@ -8,12 +8,15 @@ from kubarium.api.kinds import (
     DEVICE_CLASSES,
     DEVICE_TAINT_RULES,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
 from kubarium.engine.verdict import KINDS
+from kubarium.view.volumes import CSI_NODES, STORAGE_CLASSES
 from kubarium.view.why import explain
 
 from .test_why import DRIVER, GPU_CLASS, claim, gpus, group, node, pod, texts
@@ -196,3 +199,226 @@ def test_the_document_lists_every_field_and_kind():
         assert f"{field}" in WHY, field
     for kind in KINDS:
         assert kind in WHY, kind
+
+
+def volume_claim(name, volume="", storage_class="fast", modes=("ReadWriteOnce",)):
+    spec = {
+        "accessModes": list(modes),
+        "resources": {"requests": {"storage": "10Gi"}},
+        "storageClassName": storage_class,
+    }
+    notes = {"pv.kubernetes.io/bind-completed": "yes"} if volume else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": "default", "annotations": notes},
+        "spec": {**spec, "volumeName": volume} if volume else spec,
+        "status": {"phase": "Bound" if volume else "Pending"},
+    }
+
+
+def volume(name, zone, size="10Gi"):
+    clause = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": size},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "fast",
+            "csi": {"driver": "csi.example.com", "volumeHandle": name},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [clause]}]}},
+        },
+    }
+
+
+def storage_class(name, mode="Immediate"):
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name},
+        "provisioner": "csi.example.com",
+        "volumeBindingMode": mode,
+    }
+
+
+def reading(name, *claims, on=""):
+    return pod(
+        name,
+        on=on,
+        volumes=[{"name": c, "persistentVolumeClaim": {"claimName": c}} for c in claims],
+    )
+
+
+ZONES = [node(z, labels={"topology.kubernetes.io/zone": z}) for z in ("a", "b")]
+
+
+def test_a_volume_out_of_reach_is_named_with_where_it_can_be_used():
+    subject = reading("user", "data")
+    documents = {
+        NODES: ZONES,
+        PODS: [subject],
+        PERSISTENT_VOLUME_CLAIMS: [volume_claim("data", "disk-1")],
+        PERSISTENT_VOLUMES: [volume("disk-1", "c")],
+    }
+    found = explain(documents, subject)
+    assert "2 node(s) didn't match PersistentVolume's node affinity" in found.summary
+    [line] = found.reasons
+    assert line == (
+        "the volume of claim data can only be used on nodes with topology.kubernetes.io/zone=c:"
+        " a, b"
+    )
+    [move] = [s for s in found.suggestions if s.kind == "move-volume"]
+    assert move.subject == "default/data"
+
+
+def test_who_holds_a_claim_for_one_pod_is_named_and_may_end():
+    subject, holder = reading("user", "data"), reading("holder", "data", on="a")
+    documents = {
+        NODES: ZONES,
+        PODS: [subject, holder],
+        PERSISTENT_VOLUME_CLAIMS: [volume_claim("data", "disk-1", modes=["ReadWriteOncePod"])],
+        PERSISTENT_VOLUMES: [volume("disk-1", "a")],
+    }
+    found = explain(documents, subject)
+    assert "is ReadWriteOncePod, and pod default/holder uses it" in " ".join(found.reasons)
+    [end] = [s for s in found.suggestions if s.kind == "free-pod"]
+    assert end.subject == "default/holder"
+    assert found.commands[end] == "kubectl delete pod -n default holder"
+
+
+def test_a_full_node_says_how_many_volumes_it_has_attached():
+    subject, holder = reading("user", "data"), reading("holder", "other", on="a")
+    limits = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "CSINode",
+        "metadata": {"name": "a"},
+        "spec": {"drivers": [{"name": "csi.example.com", "allocatable": {"count": 1}}]},
+    }
+    documents = {
+        NODES: ZONES[:1],
+        CSI_NODES: [limits],
+        PODS: [subject, holder],
+        PERSISTENT_VOLUME_CLAIMS: [volume_claim("data", "disk-1"), volume_claim("other", "disk-2")],
+        PERSISTENT_VOLUMES: [volume("disk-1", "a"), volume("disk-2", "a")],
+    }
+    found = explain(documents, subject)
+    assert "can attach no more volumes of csi.example.com (1 of 1 attached): a" in found.reasons
+    assert {"free-pod", "add-node"} <= {s.kind for s in found.suggestions}
+
+
+def test_a_claim_that_must_be_bound_first_says_what_it_waits_for():
+    subject = reading("user", "data")
+    documents = {
+        NODES: ZONES,
+        PODS: [subject],
+        PERSISTENT_VOLUME_CLAIMS: [volume_claim("data", storage_class="fsat")],
+        STORAGE_CLASSES: [storage_class("fast")],
+    }
+    assert "volume claim data: no StorageClass is called fsat; did you mean fast?" in (
+        explain(documents, subject).reasons
+    )
+    documents[PERSISTENT_VOLUME_CLAIMS] = [volume_claim("data")]
+    documents[PERSISTENT_VOLUMES] = [volume("small", "a", "1Gi")]
+    assert explain(documents, subject).reasons == (
+        "volume claim data: StorageClass fast leaves it to csi.example.com, which has not made a"
+        " volume yet",
+        "volume small: requested PV is too small",
+    )
+    documents[PERSISTENT_VOLUME_CLAIMS] = [volume_claim("date")]
+    assert explain(documents, subject).reasons == (
+        "no volume claim is called data; did you mean date?",
+    )
+
+
+def test_a_spread_says_which_domain_has_how_many_and_what_skew_would_do():
+    key = "topology.kubernetes.io/zone"
+    spread = {
+        "topologyKey": key,
+        "maxSkew": 1,
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}},
+    }
+    subject = pod("user", topologySpreadConstraints=[spread])
+    others = [pod(f"web-{i}", on="a") for i in range(2)]
+    for document in (subject, *others):
+        document["metadata"]["labels"] = {"app": "web"}
+    cordoned = node("b", labels={key: "b"}, unschedulable=True)
+    documents = {NODES: [ZONES[0], cordoned], PODS: [subject, *others]}
+    found = explain(documents, subject)
+    assert f"topology spread over {key}, maxSkew 1: b has 0, a has 2: a" in found.reasons
+    [wider] = [s for s in found.suggestions if s.kind == "raise-skew"]
+    assert (wider.amount, wider.text) == (
+        3,
+        f"raise maxSkew of the spread over {key} from 1 to 3",
+    )
+
+
+def test_missing_data_says_who_has_it():
+    subject = pod("user")
+    subject["metadata"]["annotations"] = {
+        "kubarium.dev/data": "model/llama",
+        "kubarium.dev/data-locality": "required",
+    }
+    full = node("b", cpu="0")
+    full["metadata"]["annotations"] = {"kubarium.dev/cached": '{"model/llama": "15Gi"}'}
+    found = explain({NODES: [node("a"), full], PODS: [subject]}, subject)
+    assert "has not cached model/llama (b has): a" in found.reasons
+    assert "prefer-data" in {s.kind for s in found.suggestions}
+
+
+def test_asking_for_all_devices_can_become_a_count():
+    wanted = claim("one", allocationMode="All")
+    del wanted["spec"]["devices"]["requests"][0]["exactly"]["count"]
+    holder = claim("held")
+    holder["status"] = {
+        "allocation": {
+            "devices": {
+                "results": [{"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}]
+            }
+        }
+    }
+    subject = pod("user", claims=["one"])
+    documents = claims_world(subject, wanted, holder, slices=[gpus("a", 3)])
+    found = explain(documents, subject)
+    [count] = [s for s in found.suggestions if s.kind == "count-devices"]
+    assert count.text == "ask for 2 devices instead of all in request gpu"
+    assert "1 device: in use by claim default/held" in found.reasons
+
+
+def test_what_devices_take_of_their_node_is_named_where_it_is_short():
+    subject = pod("user", cpu="3", claims=["one"])
+    subject["spec"]["containers"][0]["resources"]["claims"] = [{"name": "one"}]
+    slices = [gpus("a", 2)]
+    for device in slices[0]["spec"]["devices"]:
+        device["nodeAllocatableResources"] = {"cpu": {"overhead": {"perPod": "2"}}}
+    documents = claims_world(subject, claim("one"), slices=slices)
+    found = explain(documents, subject)
+    assert (
+        "Insufficient cpu for the pod together with what the devices of its claims take: a"
+        in found.reasons
+    )
+    [more] = [s for s in found.suggestions if s.kind == "add-resource"]
+    assert more.text == "1 more cpu on node a"
+
+
+def test_a_compatibility_group_that_keeps_a_device_is_named():
+    item = gpus("a", 2)
+    for device, name in zip(item["spec"]["devices"], "xy", strict=True):
+        use = {"counterSet": "chip", "counters": {"slices": {"value": "1"}}}
+        device["consumesCounters"] = [{**use, "compatibilityGroups": [name]}]
+    item["spec"]["pool"]["resourceSliceCount"] = 2
+    counters = gpus("a", 0)
+    counters["metadata"]["name"] = "counters"
+    del counters["spec"]["devices"]
+    counters["spec"]["pool"]["resourceSliceCount"] = 2
+    counters["spec"]["sharedCounters"] = [{"name": "chip", "counters": {"slices": {"value": "4"}}}]
+    holder = claim("held")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}
+    holder["status"] = {"allocation": {"devices": {"results": [result]}}}
+    subject = pod("user", claims=["one"])
+    found = explain(claims_world(subject, claim("one"), holder, slices=[item, counters]), subject)
+    assert (
+        "1 device: compatibility group y, while counter set chip is in use with x" in found.reasons
+    )

@@ -125,7 +125,7 @@ class ClusterView:
         self._caches = Caches(self.snapshot)
         for resource in LOCALITY_RESOURCES:
             self._apply[resource] = partial(self._caches.apply, resource)
-        volumes = VolumeBook(self.snapshot)
+        self.volumes = volumes = VolumeBook(self.snapshot)
         for resource in VOLUME_RESOURCES:
             self._apply[resource] = partial(volumes.apply, resource)
         for resource in SPREADING_RESOURCES:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from kubarium.api.resource import Document
+from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import waiting_for
-from kubarium.engine.plan import QueueItem, Tree
-from kubarium.engine.verdict import GangVerdict
+from kubarium.engine.plan import Decision, QueueItem, Tree
+from kubarium.engine.verdict import GangVerdict, Suggestion
 from kubarium.view.cluster import ClusterView
 from kubarium.view.explanation import Explanation
 from kubarium.view.forest import disagreement
 from kubarium.view.missing import missing_claim
+from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated
+
+# Groups of a hierarchy whose account is given in full.
+GROUPS_TOLD = 3
 
 
 def composite_account(
@@ -81,21 +88,66 @@ def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
         "found_room": verdict.placed,
         "undecided": verdict.undecided,
     }
-    children = tuple(_of_verdict(child) for child in verdict.children)
+    accounts = _accounts(view, tree, verdict)
+    children = tuple(_of_verdict(child, accounts) for child in verdict.children)
     return Explanation(title, "Pending", verdict.message(), facts=facts, children=children)
 
 
-def _of_verdict(verdict: GangVerdict) -> Explanation:
+def _accounts(view: ClusterView, tree: Tree, verdict: GangVerdict) -> dict[Key, Explanation]:
+    """The accounts of the first groups that found no room, with the others in their places.
+
+    What would help the first of them is tried on the hierarchy as a whole.
+    """
+    snapshot = view.snapshot
+    leaves = {leaf.key: leaf for leaf in tree.leaves() if leaf.pods}
+    failed = {child.gang: child for child in _failed(verdict) if child.gang in leaves}
+    shown = list(failed)[:GROUPS_TOLD]
+    found: dict[Key, Explanation] = {}
+    for number, key in enumerate(shown):
+        placer, leaf = Placer(snapshot), leaves[key]
+        suggestions: tuple[Suggestion, ...] = ()
+        if not number:
+            whole = Subject(leaf.pods, leaf.gang, tree)
+            decision = Decision(whole.item, gang_verdict=failed[key])
+            suggestions = Explainer(placer, clauses_of).question(whole, decision).suggestions
+        mark = snapshot.checkpoint()
+        for other in leaves.values():
+            if other.key not in failed:
+                place_gang(placer, QueueItem(other.pods, other.gang))
+        account = account_of(view, placer, Subject(leaf.pods, leaf.gang), advise=False)
+        snapshot.rollback(mark)
+        found[key] = Explanation(
+            "",
+            "",
+            "",
+            account.lines,
+            suggestions,
+            nodes=account.nodes,
+            devices=account.devices,
+            tightest=account.tightest,
+            commands=commands_of(view, suggestions),
+        )
+    return found
+
+
+def _failed(verdict: GangVerdict) -> Iterator[GangVerdict]:
+    """The pod groups that found no room, in order."""
+    for child in verdict.children:
+        if not child.composite and not child.waiting:
+            yield child
+        yield from _failed(child)
+
+
+def _of_verdict(verdict: GangVerdict, accounts: Mapping[Key, Explanation]) -> Explanation:
     kind = "compositepodgroup" if verdict.composite else "podgroup"
-    account = verdict.first_failure
-    lines = (
-        tuple(f"{count} nodes: {why}" for why, count in account.counts.items()) if account else ()
-    )
-    return Explanation(
-        f"{kind} {'/'.join(verdict.gang)}",
-        "Pending",
-        verdict.waiting or verdict.summary(),
-        lines,
+    first = verdict.first_failure
+    lines = tuple(f"{count} nodes: {why}" for why, count in first.counts.items()) if first else ()
+    account = accounts.get(verdict.gang) or Explanation("", "", "", lines)
+    return replace(
+        account,
+        subject=f"{kind} {'/'.join(verdict.gang)}",
+        state="Pending",
+        summary=verdict.waiting or verdict.summary(),
         facts={"needed": verdict.needed, "found_room": verdict.placed, "proven": verdict.exact},
-        children=tuple(_of_verdict(child) for child in verdict.children),
+        children=tuple(_of_verdict(child, accounts) for child in verdict.children),
     )

@@ -12,6 +12,7 @@ from kubarium.api.cel.clauses import comparison
 from kubarium.engine.explain import Explainer, Question, Subject
 from kubarium.engine.explain.blockers import blocker
 from kubarium.engine.explain.obstacles import Group
+from kubarium.engine.explain.storage import limits_on
 from kubarium.engine.explain.survey import RequestSurvey
 from kubarium.engine.explain.wishes import Clause
 from kubarium.engine.model import Pod
@@ -64,8 +65,13 @@ def account_of(
     subject: Subject,
     decision: Decision | None = None,
     node: str = "",
+    *,
+    advise: bool = True,
 ) -> Account:
-    """The account; of one node alone if ``node`` is given. ``decision`` is a gang's if known."""
+    """The account; of one node alone if ``node`` is given. ``decision`` is a gang's if known.
+
+    Without ``advise`` nothing is said of what would help.
+    """
     question = Explainer(placer, clauses_of).question(subject, decision)
     rules = view.taint_rule_names()
     groups = [group for group in question.obstacles.groups if group.rules]
@@ -80,15 +86,21 @@ def account_of(
         lines.append(f"{rest} more nodes fail otherwise")
     if node and not told:
         lines.append(f"node {node}: {_unlisted(view.snapshot, node)}")
-    suggestions = question.suggestions
+    suggestions = question.suggestions if advise else ()
     return Account(
         _tightest(question, subject),
         tuple(lines),
         [entry.json() for entry in told],
         [_survey_json(found) for found in question.surveys],
         suggestions,
-        {s: text for s in suggestions if (text := _commands(s, rules))},
+        commands_of(view, suggestions),
     )
+
+
+def commands_of(view: ClusterView, suggestions: Sequence[Suggestion]) -> dict[Suggestion, str]:
+    """The commands that carry out suggestions, where there are any."""
+    rules = view.taint_rule_names()
+    return {s: text for s in suggestions if (text := _commands(s, rules))}
 
 
 def missing_classes(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[str, ...]:
@@ -228,6 +240,9 @@ class _Told:
             if other is not None:
                 where = f" on node {names[0]}" if len(names) > 1 else ""
                 text = f"{text} (pod {'/'.join(other.key)}{where})"
+            if rule.kind == "volume-limit":
+                where = f" on node {names[0]}" if len(names) > 1 else ""
+                text = f"{text} ({limits_on(self.snapshot, pod, row)}{where})"
             found.append(text)
         return found
 

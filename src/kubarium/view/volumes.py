@@ -82,9 +82,9 @@ class VolumeBook:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._claims: dict[Key, Document] = {}
-        self._volumes: dict[str, Document] = {}
-        self._classes: dict[str, Document] = {}
+        self.claims: dict[Key, Document] = {}
+        self.volumes: dict[str, Document] = {}
+        self.classes: dict[str, Document] = {}
         self._drivers: dict[str, Document] = {}
         self._capacities: dict[Key, Document] = {}
         self._attached: dict[str, Document] = {}
@@ -96,7 +96,7 @@ class VolumeBook:
         name = document["metadata"]["name"]
         key = (document["metadata"].get("namespace", ""), name)
         if resource == PERSISTENT_VOLUME_CLAIMS:
-            _enter(self._claims, key, new)
+            _enter(self.claims, key, new)
             self._refresh(key)
         elif resource == CSI_NODES:
             _enter(self._snapshot.volume_limits, name, _limits(new) if new else None)
@@ -105,7 +105,7 @@ class VolumeBook:
             _enter(self._attached, name, new)
             self._count_attachments((document.get("spec") or {}).get("nodeName") or "")
         elif resource == PERSISTENT_VOLUMES:
-            _enter(self._volumes, name, new)
+            _enter(self.volumes, name, new)
             self._refresh_all(name)
             for attachment in self._attached.values():
                 spec = attachment.get("spec") or {}
@@ -115,17 +115,17 @@ class VolumeBook:
             if resource == CSI_CAPACITIES:
                 _enter(self._capacities, key, new)
             else:
-                _enter(self._classes if resource == STORAGE_CLASSES else self._drivers, name, new)
+                _enter(self.classes if resource == STORAGE_CLASSES else self._drivers, name, new)
             self._refresh_all("")
 
     def _refresh_all(self, volume: str) -> None:
         """Claims that are not bound, and those of the volume."""
-        for key, claim in self._claims.items():
+        for key, claim in self.claims.items():
             if (claim.get("spec") or {}).get("volumeName", "") in ("", volume):
                 self._refresh(key)
 
     def _refresh(self, key: Key) -> None:
-        claim = self._claims.get(key)
+        claim = self.claims.get(key)
         if claim is None:
             self._snapshot.volumes.pop(key, None)
             self._snapshot.volume_changed(key)
@@ -150,14 +150,14 @@ class VolumeBook:
             return replace(row, problem=reasons.volume_claim_deleted(key[1]))
         bound = spec.get("volumeName")
         if bound and is_bound(claim):
-            volume = self._volumes.get(bound)
+            volume = self.volumes.get(bound)
             if volume is None:
                 return replace(row, problem=reasons.volume_lost(key[1], bound))
             return replace(row, terms=reach(volume), zones=_zones(volume))
-        owner = self._classes.get(class_of(claim))
+        owner = self.classes.get(class_of(claim))
         if bound or owner is None or owner.get("volumeBindingMode") != "WaitForFirstConsumer":
             return replace(row, problem=reasons.VOLUMES_UNBOUND)
-        free = candidates(claim, self._volumes.values())
+        free = candidates(claim, self.volumes.values())
         choices = tuple((v["metadata"]["name"], reach(v)) for v in free)
         return replace(row, choices=choices, provision=self._provision(claim, owner))
 
@@ -181,11 +181,11 @@ class VolumeBook:
 
     def _attaches(self, key: Key, claim: Document) -> tuple[str, str] | None:
         """What a node attaches for the claim; a volume still to be made counts as one too."""
-        volume = self._volumes.get((claim.get("spec") or {}).get("volumeName") or "")
+        volume = self.volumes.get((claim.get("spec") or {}).get("volumeName") or "")
         if volume is not None:
             source = (volume.get("spec") or {}).get("csi") or {}
             return (source["driver"], source.get("volumeHandle") or "") if source else None
-        owner = self._classes.get(class_of(claim))
+        owner = self.classes.get(class_of(claim))
         provisioner = (owner or {}).get("provisioner")
         return (provisioner, f"unbound/{key[0]}/{key[1]}") if provisioner else None
 
@@ -194,7 +194,7 @@ class VolumeBook:
         for attachment in self._attached.values():
             spec = attachment.get("spec") or {}
             name = (spec.get("source") or {}).get("persistentVolumeName") or ""
-            source = ((self._volumes.get(name) or {}).get("spec") or {}).get("csi")
+            source = ((self.volumes.get(name) or {}).get("spec") or {}).get("csi")
             if spec.get("nodeName") == node and spec.get("attacher") and source:
                 found.add((spec["attacher"], source.get("volumeHandle") or ""))
         _enter(self._snapshot.attachments, node, frozenset(found) or None)

@@ -38,6 +38,7 @@ from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.queueing import why as queueing
+from kubarium.view.unbound import unbound
 from kubarium.view.warnings import with_warnings
 
 # Every resource that explain may look at; a resource that the cluster does not serve may be absent.
@@ -187,7 +188,12 @@ class _Why:
 
     def _unaccounted(self, told: Explanation, subject: Subject) -> Explanation:
         """No node is to blame: perhaps a name is misspelt."""
-        return replace(told, reasons=missing_classes(self.view.snapshot, subject.pods))
+        keys = tuple(dict.fromkeys(key for pod in subject.pods for key in pod.volumes))
+        lines = (
+            *missing_classes(self.view.snapshot, subject.pods),
+            *unbound(self.view.volumes, keys),
+        )
+        return replace(told, reasons=lines)
 
     def _accounted(
         self,

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
+    ALL,
     AttributeValue,
     Capacity,
     ClaimSpec,
     Constraint,
     Device,
     DeviceClass,
+    NodeResource,
     Request,
     RequestEntry,
     Slice,
@@ -28,17 +30,20 @@ from kubarium.engine.model import (
     HostPort,
     Node,
     Pod,
+    PodPart,
     PodShape,
     PodTerm,
+    Provision,
     SpreadConstraint,
     Taint,
     Toleration,
+    VolumeClaim,
 )
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 
-checked = settings(deadline=None, max_examples=250)
+checked = settings(deadline=None, max_examples=400)
 
 TAINT = Taint("dedicated", "gpu", "NoSchedule")
 BAD = Taint("bad", "", "NoSchedule")
@@ -88,6 +93,11 @@ class World:
     holders: list[Pod] = field(default_factory=list)
     added: int = 0
     min_count: int = 0
+    volume: VolumeClaim | None = None
+    # How many volumes of the driver each node can attach; None is any number.
+    limit: int | None = None
+    # CPU that a pod costs its node for each device that it is given.
+    cost: int = 0
 
     def placer(self):
         snapshot = Snapshot(Inventory(selects, reads=reads))
@@ -104,12 +114,20 @@ class World:
                     },
                     {"memory": Capacity(8)},
                     taints=(BAD,) if tainted else (),
+                    node_resources=(NodeResource("cpu", per_pod=self.cost),) if self.cost else (),
                 )
                 for i, (kind, numa, tainted) in enumerate(self.devices.get(node.name, ()))
             )
             if made:
                 item = Slice(f"s-{node.name}", "d", node.name, 1, 1, made, node_name=node.name)
                 snapshot.inventory.set_slice(item)
+        if self.volume is not None:
+            snapshot.volumes[self.volume.key] = self.volume
+        for i in range(2):
+            held = ("ns", f"held-{i}")
+            snapshot.volumes[held] = VolumeClaim(held, attaches=("csi", f"held-{i}"))
+        for node in self.nodes if self.limit is not None else ():
+            snapshot.volume_limits[node.name] = {"csi": self.limit}
         for pod in self.holders:
             snapshot.place(pod, self.nodes[0].name)
         if self.spec is not None:
@@ -127,6 +145,10 @@ class World:
                 labels={"app": "web"},
                 gang=gang.key if gang else None,
                 claims=(("ns", f"c{i}"),) if self.spec is not None else (),
+                parts=(PodPart("main", self.shape.requests, (("ns", f"c{i}"),)),)
+                if self.spec is not None
+                else (),
+                volumes=(self.volume.key,) if self.volume is not None else (),
             )
             for i in range(size or 1)
         )
@@ -165,6 +187,14 @@ class World:
                         labels[HOSTNAME_LABEL] = name
                     self.nodes.append(replace(node, name=name, labels=labels))
                     self.devices[name] = list(self.devices.get(node.name, ()))
+            case "move-volume":
+                self.volume = replace(self.volume, terms=None, zones=())
+            case "add-volume":
+                have = self.volume.choices or ()
+                self.volume = replace(self.volume, choices=(*have, ("new", None)))
+            case "add-storage":
+                made = Provision(self.volume.provision.terms if self.volume.provision else None)
+                self.volume = replace(self.volume, provision=made)
             case "uncordon":
                 self.nodes[at] = replace(self.nodes[at], unschedulable=False)
             case "lower-min-count":
@@ -212,6 +242,11 @@ class World:
                 self.shape = replace(shape, affinity=None)
             case "remove-port":
                 self.shape = replace(shape, ports=())
+            case "raise-skew":
+                [one] = shape.spread
+                self.shape = replace(shape, spread=(replace(one, max_skew=suggestion.amount),))
+            case "prefer-data":
+                self.shape = replace(shape, data_required=False)
             case "remove-spread":
                 self.shape = replace(shape, spread=())
             case "remove-pod-anti-affinity":
@@ -229,6 +264,8 @@ class World:
         match kind:
             case "lower-count":
                 request = replace(request, count=suggestion.amount)
+            case "count-devices":
+                request = replace(request, mode="ExactCount", count=suggestion.amount)
             case "remove-constraint":
                 constraints = ()
             case "tolerate-device-taint":
@@ -255,6 +292,8 @@ def specs(draw):
         st.sampled_from([(), (), ("kind=x",), ("kind=x && numa=0",), ("kind=x", "numa=1")])
     )
     request = Request("r", "gpu", selectors, count=draw(st.integers(1, 3)))
+    if draw(st.sampled_from([False, False, False, True])):
+        request = replace(request, mode=ALL, count=0)
     constraints = draw(st.sampled_from([(), (), (Constraint((), match="numa"),)]))
     return ClaimSpec((RequestEntry("r", (request,)),), constraints)
 
@@ -269,7 +308,46 @@ def shapes(draw):
         ports=draw(st.sampled_from([(), (), (), (PORT,)])),
         spread=draw(st.sampled_from([(), (), (), (EVEN,)])),
         pod_anti_affinity=draw(st.sampled_from([(), (), (), (APART,)])),
+        data=("model/x",),
+        data_required=draw(st.sampled_from([False, False, False, True])),
     )
+
+
+@st.composite
+def plain_shapes(draw, focus):
+    """Little to stand in the way besides what is looked at."""
+    spread = (draw(st.sampled_from([EVEN, replace(EVEN, min_domains=3)])),)
+    return PodShape(
+        requests=(("cpu", draw(st.sampled_from([500, 1000]))),),
+        tolerations=(Toleration(TAINT.key, "Exists"),),
+        spread=spread if focus == "spread" else (),
+    )
+
+
+@st.composite
+def volumes(draw, certain=False):
+    """None, or a claim that limits its pods in one of the ways in which volumes do."""
+    key = ("ns", "data")
+    forms = ["bound", "zone", "waits", "waits", "held", "attached"]
+    form = draw(st.sampled_from(forms if certain else ["", "", "", *forms]))
+    if not form:
+        return None
+    where = (NodeTerm((RACK_A,)),)
+    claim = VolumeClaim(key, size=1 << 30)
+    match form:
+        case "bound":
+            return replace(claim, terms=where)
+        case "zone":
+            clause = Requirement("topology.kubernetes.io/zone", "In", ("z",))
+            return replace(claim, zones=(clause,))
+        case "waits":
+            rooms = draw(st.sampled_from([None, (), (APP,)]))
+            made = draw(st.sampled_from([None, Provision(where, rooms), Provision(None, rooms)]))
+            free = draw(st.sampled_from([(), (("a", where),)]))
+            return replace(claim, choices=free, provision=made)
+        case "held":
+            return replace(claim, exclusive=True)
+    return replace(claim, attaches=("csi", "data"))
 
 
 @st.composite
@@ -289,11 +367,14 @@ def worlds(draw):
                         {"rack": "b"},
                         {"rack": "a", "disk": "ssd"},
                         {"disk": "ssd"},
+                        {"rack": "a", "topology.kubernetes.io/zone": "y"},
+                        {"rack": "b", "topology.kubernetes.io/zone": "z"},
                     ]
                 )
             ),
             draw(st.sampled_from([(), (), (TAINT,)])),
             draw(st.sampled_from([False, False, True])),
+            data=draw(st.sampled_from([(), (("model/x", 1),)])),
         )
         for i in range(draw(st.integers(1, 4)))
     ]
@@ -302,18 +383,33 @@ def worlds(draw):
     )
     devices = {node.name: draw(st.lists(one, max_size=3)) for node in nodes}
     holder = PodShape(requests=(("cpu", 1000),), ports=draw(st.sampled_from([(), (PORT,)])))
+    # One thing in the way, or all sorts together.
+    focus = draw(st.sampled_from(["", "", "volume", "spread", "claim"]))
+    volume = draw(volumes(certain=focus == "volume")) if focus in ("", "volume") else None
+    shared = (volume.key,) if volume is not None and volume.exclusive else ()
     holders = [
-        Pod(("ns", f"h{i}"), holder, labels={"app": "web"}) for i in range(draw(st.integers(0, 2)))
+        Pod(
+            ("ns", f"h{i}"),
+            holder,
+            labels={"app": "web"},
+            volumes=(("ns", f"held-{i}"), *(shared if not i else ())),
+        )
+        for i in range(draw(st.integers(0, 2)))
     ]
     size = draw(st.sampled_from([0, 0, 0, 2, 3]))
     return World(
         nodes,
         devices,
-        draw(shapes()),
+        draw(shapes()) if not focus else draw(plain_shapes(focus)),
         size,
-        draw(st.one_of(st.none(), specs())),
+        draw(
+            specs() if focus == "claim" else st.none() if focus else st.one_of(st.none(), specs())
+        ),
         draw(st.sampled_from(["", "rack"])) if size else "",
         holders,
+        volume=volume,
+        limit=draw(st.sampled_from([None, None, 1, 2])),
+        cost=draw(st.sampled_from([0, 0, 0, 1000])),
     )
 
 
@@ -326,6 +422,9 @@ def state(snapshot):
         dict(snapshot.allocations),
         sorted(inventory.slices),
         {pod.key for pod, _ in snapshot.placed_pods()},
+        dict(snapshot.volumes),
+        dict(snapshot.volume_limits),
+        dict(snapshot.assumed_volumes),
     )
 
 
@@ -360,6 +459,14 @@ def relaxations(world):
         yield "remove-port", replace(world, shape=replace(shape, ports=()))
     if shape.spread:
         yield "remove-spread", replace(world, shape=replace(shape, spread=()))
+        [one] = shape.spread
+        for skew in range(2, 5):
+            wider = replace(shape, spread=(replace(one, max_skew=skew),))
+            yield "raise-skew", replace(world, shape=wider)
+    if shape.data_required:
+        yield "prefer-data", replace(world, shape=replace(shape, data_required=False))
+    if world.volume is not None:
+        yield from volume_relaxations(world, world.volume)
     if shape.pod_anti_affinity:
         relaxed = replace(shape, pod_anti_affinity=())
         yield "remove-pod-anti-affinity", replace(world, shape=relaxed)
@@ -374,6 +481,16 @@ def relaxations(world):
         yield from claim_relaxations(world, spec)
 
 
+def volume_relaxations(world, volume):
+    if volume.terms is not None or volume.zones:
+        yield "move-volume", replace(world, volume=replace(volume, terms=None, zones=()))
+    if volume.choices is not None:
+        more = replace(volume, choices=(*volume.choices, ("new", None)))
+        yield "add-volume", replace(world, volume=more)
+    if volume.exclusive and world.holders:
+        yield "free-pod", replace(world, holders=world.holders[1:])
+
+
 def claim_relaxations(world, spec):
     [entry] = spec.requests
     [request] = entry.alternatives
@@ -385,6 +502,8 @@ def claim_relaxations(world, spec):
 
     if spec.constraints:
         yield "remove-constraint", having(request, ())
+    if request.mode == ALL:
+        yield "count-devices", having(replace(request, mode="ExactCount", count=1))
     if request.count > 1:
         yield "lower-count", having(replace(request, count=1))
     parts = [p for s in request.selectors for p in s.split(" && ")]

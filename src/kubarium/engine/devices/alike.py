@@ -81,7 +81,8 @@ def _everything(device: Device) -> Hashable:
 
 
 def _text(value: AttributeValue) -> tuple[str, str]:
-    return value.kind, repr(value.order or sorted(map(repr, value.values)))
+    shown = repr(value.order or sorted(map(repr, value.values)))
+    return value.kind, f"[{shown}]" if value.is_list else shown
 
 
 def columns(item: Slice) -> dict[str, Hashable]:
@@ -92,7 +93,7 @@ def columns(item: Slice) -> dict[str, Hashable]:
             column = found.get(name)
             if column is None:
                 column = found[name] = [None] * len(item.devices)
-            column[at] = (value.kind, value.values, value.order)
+            column[at] = (value.kind, value.values, value.order, value.is_list)
     return {name: tuple(column) for name, column in found.items()}
 
 

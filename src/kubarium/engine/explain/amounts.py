@@ -13,7 +13,7 @@ from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
 from kubarium.engine.explain.subject import SWITCH, Change
 from kubarium.engine.explain.survey import shares_left, shown_amount
-from kubarium.engine.model import Gang, Node
+from kubarium.engine.model import Gang, Node, SpreadConstraint
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
@@ -80,7 +80,7 @@ class Amounts:
                 yield from self._smaller_shares(path, request.capacity or ())
 
     def _counted(self, path: str, old: int, count: int) -> Change:
-        return replace(wishes.asking_for(path, old, count), lifts=self._case.obstacles.device_bit)
+        return replace(wishes.asking_for(path, old, count), lifts=self._case.obstacles.device_bits)
 
     def _smaller_shares(
         self, path: str, capacity: tuple[tuple[str, Amount], ...]
@@ -90,7 +90,7 @@ class Amounts:
             less = [left for left in shares_left(self._case.snapshot, name) if left < wanted]
             for left in less[:MODELS_TRIED]:
                 change = wishes.taking_less(path, name, left, shown_amount(left))
-                change = replace(change, lifts=self._case.obstacles.device_bit)
+                change = replace(change, lifts=self._case.obstacles.device_bits)
                 if self._case.helps(change):
                     yield change
                     break
@@ -111,6 +111,16 @@ class Amounts:
                 break
         if low > gang.scheduled_count and not self._case.trial.exhausted:
             yield _minimum(gang, low)
+
+    def wider_spread(self) -> Iterator[Change]:
+        """The least maxSkew of each spread constraint with which all of a gang finds room."""
+        if not self._case.subject.is_gang:
+            return
+        for constraint in self._case.subject.shape.spread:
+            if constraint.hard:
+                change = self._smallest(_skew(constraint))
+                if change is not None:
+                    yield change
 
     def more_devices(self) -> Iterator[Change]:
         """More devices like one that exists, on a node that could use them."""
@@ -140,7 +150,7 @@ class Amounts:
         One of each kind of device state in each domain, those of most nodes first.
         """
         obstacles = self._case.obstacles
-        open_rows = obstacles.rows[(obstacles.codes[obstacles.rows] & ~obstacles.device_bit) == 0]
+        open_rows = obstacles.rows[(obstacles.codes[obstacles.rows] & ~obstacles.device_bits) == 0]
         if not len(open_rows):
             return []
         fit = self._case.placer.fit(self._case.subject.shape).refresh()
@@ -223,7 +233,7 @@ class Amounts:
 
     def for_combinations(self) -> Iterator[Change]:
         """Smaller counts, and on some nodes that fail more than devices, all devices anew."""
-        bit = self._case.obstacles.device_bit
+        bit = self._case.obstacles.device_bits
         seen: dict[str, None] = {}
         for claim in self._case.pending:
             for path, request in wishes.countable(claim.spec):
@@ -247,6 +257,13 @@ class Amounts:
                         for count in dict.fromkeys((1, request.count)):
                             change = make(count)
                             yield replace(change, cost=change.cost + count, lifts=bit, row=row)
+
+
+def _skew(constraint: SpreadConstraint) -> Callable[[int], Change]:
+    def make(more: int) -> Change:
+        return wishes.with_skew(constraint, constraint.max_skew + more)
+
+    return make
 
 
 def _minimum(gang: Gang, count: int) -> Change:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubarium.engine.explain.obstacles import Rule
-from kubarium.engine.model import HostPort, Pod, PodTerm
+from kubarium.engine.model import Disk, HostPort, Pod, PodTerm
 from kubarium.engine.snapshot import Snapshot
 
 
@@ -17,6 +17,10 @@ def blocker(snapshot: Snapshot, rule: Rule, pod: Pod, row: int) -> Pod | None:
         )
     if rule.kind == "apart" and isinstance(rule.subject, PodTerm):
         return _spoken_of(snapshot, rule.subject, row)
+    if rule.kind == "disk" and isinstance(rule.subject, Disk):
+        disk = rule.subject
+        found = snapshot.pods_on[row].values()
+        return next((p for p in found if any(map(disk.conflicts, p.disks))), None)
     if rule.kind == "kept-off":
         return _holder(snapshot, pod, row)
     return None

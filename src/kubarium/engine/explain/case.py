@@ -51,7 +51,7 @@ class Case:
     def surveys(self) -> tuple[RequestSurvey, ...]:
         """The devices of the cluster against each request of the pending claims."""
         obstacles = self.obstacles
-        usable = (obstacles.codes & ~obstacles.device_bit) == 0
+        usable = (obstacles.codes & ~obstacles.device_bits) == 0
         specs: dict[object, tuple[Claim, int]] = {}
         for claim in self.pending:
             first, count = specs.get(claim.spec, (claim, 0))

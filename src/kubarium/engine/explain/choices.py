@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.obstacles import Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
 from kubarium.engine.model import Gang
+from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.verdict import Suggestion
 
 # Cordoned nodes of one group that a gang may need together.
 CORDONS_TRIED = 4
 
 # Of these one node is enough of an example.
-ONE_IS_ENOUGH = ("uncordon", "add-resource", "lower-request")
+ONE_IS_ENOUGH = ("uncordon", "add-resource", "lower-request", "raise-skew", "count-devices")
 
 
 class Choices:
@@ -29,7 +30,13 @@ class Choices:
 
     def all(self) -> list[Change]:
         """Every change, cheapest first."""
-        found = [*self._of_rules(), *self._of_claims(), *self._of_nodes(), *self._of_domains()]
+        found = [
+            *self._of_rules(),
+            *self._of_claims(),
+            *self._counts(),
+            *self._of_nodes(),
+            *self._of_domains(),
+        ]
         return sorted(found, key=lambda change: change.cost)
 
     def _of_rules(self) -> Iterator[Change]:
@@ -44,7 +51,7 @@ class Choices:
 
     def _of_claims(self) -> Iterator[Change]:
         """Selector clauses and constraints of the claims, and taints of devices."""
-        bit = self._case.obstacles.device_bit
+        bit = self._case.obstacles.device_bits
         hints = {
             c.text: f" ({c.hint})" if c.hint else "" for s in self._case.surveys for c in s.clauses
         }
@@ -70,6 +77,21 @@ class Choices:
                             seen[change.suggestion.text] = None
                             yield replace(change, lifts=bit)
 
+    def _counts(self) -> Iterator[Change]:
+        """As many devices as some node has left, where all of a node's are asked for."""
+        modes = {
+            entry.path(request): request.mode
+            for claim in self._case.pending
+            for entry in claim.spec.requests
+            for request in entry.alternatives
+        }
+        bits = self._case.obstacles.device_bits
+        for found in self._case.surveys:
+            if modes.get(found.request) == ALL:
+                for count in dict.fromkeys((found.most, 1)):
+                    if 0 < count <= MAX_RESULTS_PER_CLAIM:
+                        yield replace(wishes.counting(found.request, count), lifts=bits)
+
     def _other_constants(self, spec: ClaimSpec) -> Iterator[Change]:
         """Selector clauses with a constant that some device has."""
         clauses = self._case.clauses
@@ -90,6 +112,8 @@ class Choices:
             yield from self._uncordoned(group)
             if not self._case.subject.is_gang and any(r.kind == "resource" for r in group.rules):
                 yield from self._of_resources(group)
+            elif not self._case.subject.is_gang:
+                yield from self._of_claims_resources(group)
 
     def _uncordoned(self, group: Group) -> Iterator[Change]:
         if not any(rule.kind == "cordon" for rule in group.rules):
@@ -120,6 +144,20 @@ class Choices:
             if most > 0:
                 change = wishes.requesting(resource, most, amount(resource, most), node.name)
                 yield replace(change, lifts=bits, row=row)
+
+    def _of_claims_resources(self, group: Group) -> Iterator[Change]:
+        """More of what the node lacks for what the claims' devices take of it."""
+        rules = [rule for rule in group.rules if rule.kind == "claim-resource"]
+        if not rules or any(rule.kind == "devices" for rule in group.rules):
+            return
+        case, row = self._case, int(group.rows[0])
+        pod = case.subject.pods[0]
+        claims = claims_of(case.snapshot, pod)
+        charged = case.placer.beside_claims(pod, claims, case.placer.device_fit(claims), row)[1]
+        missing = supplies.shortage(case.snapshot, row, charged.shape)
+        bits = sum(case.obstacles.bit(rule) for rule in rules)
+        if missing:
+            yield replace(supplies.enlarged(case.node(row), missing), lifts=bits, row=row)
 
     def _of_domains(self) -> Iterator[Change]:
         gang = self._case.subject.gang

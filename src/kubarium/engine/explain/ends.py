@@ -12,9 +12,13 @@ from kubarium.engine.explain.case import GROUPS_TRIED, Case
 from kubarium.engine.explain.obstacles import CURED_BY_AN_END
 from kubarium.engine.explain.subject import Change
 from kubarium.engine.model import Key, Node, Pod
+from kubarium.engine.placement.preemption import cheapest_ends, rank_of
 
-# Nodes on which the end of pods is considered for a single pod, and pods of one of them.
-NODES_FREED = 3
+# Nodes on which the end of pods is tried for a single pod, each different from the others among
+# so many; pods of one of them; and nodes that arithmetic alone decides about.
+NODES_FREED = 6
+NODES_COMPARED = 500
+NODES_WEIGHED = 1_000
 PODS_FREED = 32
 
 # Pods whose end is considered for a gang, and how many of these workloads are spared one by one.
@@ -33,18 +37,41 @@ class Ends:
         yield from self._for_gang() if self._case.subject.is_gang else self._ends()
 
     def _ends(self) -> Iterator[Change]:
-        """Pods on one node."""
-        best: Change | None = None
+        """Pods on one node, by the order in which the scheduler itself would choose it."""
+        weighed = self._weighed()
+        if weighed is not None:
+            yield weighed
+            return
+        found: list[tuple[tuple[object, ...], Change]] = []
         for row in self._rows_to_free():
-            found = self._end_on(row)
-            if found is not None and (best is None or found.cost < best.cost):
-                best = found
-        if best is not None:
-            yield best
+            victims = self._end_on(row)
+            if victims:
+                rank = rank_of(self._case.snapshot, tuple(victims))
+                found.append((rank, self._ended(victims, self._case.node(row))))
+        if found:
+            yield min(found, key=lambda entry: entry[0])[1]
+
+    def _weighed(self) -> Change | None:
+        """The best of all nodes on which only resources are short, by arithmetic."""
+        case = self._case
+        rows = [
+            group.rows
+            for group in case.obstacles.groups
+            if group.rules and all(rule.kind == "resource" for rule in group.rules)
+        ]
+        if not rows:
+            return None
+        pod = case.subject.pods[0]
+        best = cheapest_ends(case.placer, pod, np.sort(np.concatenate(rows)), NODES_WEIGHED)
+        if best is None:
+            return None
+        change = self._ended(list(best[1]), case.node(best[0]))
+        return change if case.trial.fits(case.subject, (change,)) else None
 
     def _rows_to_free(self) -> list[int]:
         """Rows that fail only what the end of pods can cure; those short of least first."""
         found: list[int] = []
+        seen: set[object] = set()
         snapshot = self._case.snapshot
         for group in self._case.groups:
             if not all(rule.kind in CURED_BY_AN_END for rule in group.rules):
@@ -54,10 +81,22 @@ class Ends:
             if busy and short:
                 first = self._case.least_short(replace(group, rows=np.array(busy)), short)
                 busy = [first, *(row for row in busy if row != first)]
-            found += busy[:NODES_FREED]
-        return found[:NODES_FREED]
+            for row in busy[:NODES_COMPARED]:
+                what = self._what_is_on(row)
+                if what not in seen and len(found) < NODES_FREED:
+                    seen.add(what)
+                    found.append(row)
+        return found
 
-    def _end_on(self, row: int) -> Change | None:
+    def _what_is_on(self, row: int) -> object:
+        """Equal for nodes on which the end of pods costs and gives the same, as far as seen."""
+        snapshot = self._case.snapshot
+        pods = snapshot.pods_on[row].values()
+        what = sorted((p.priority, p.shape.requests, len(p.claims), p.terminating) for p in pods)
+        return snapshot.allocatable[:, row].tobytes(), tuple(what)
+
+    def _end_on(self, row: int) -> list[Pod] | None:
+        """The pods of the row whose end is enough."""
         snapshot, node = self._case.snapshot, self._case.node(row)
         pods = [p for p in snapshot.pods_on[row].values() if not p.terminating]
         pods.sort(key=lambda p: (p.priority, -p.created, p.key))
@@ -73,8 +112,7 @@ class Ends:
             fewer = [p for p in victims if p is not pod]
             if self._freed(fewer, node):
                 victims = fewer
-        change = self._ended(victims, node)
-        return change if not self._case.trial.exhausted else None
+        return victims if not self._case.trial.exhausted else None
 
     def _freed(self, pods: list[Pod], node: Node) -> bool:
         return self._case.trial.fits(self._case.subject, (self._ended(pods, node),))

@@ -122,9 +122,13 @@ class Question:
         helped: set[str] = set()
         for change in self._choices:
             kind = change.suggestion.kind
+            if kind == "raise-skew" and self.subject.is_gang:
+                continue  # its own pods count too
             if not (kind in ONE_IS_ENOUGH and kind in helped) and self._case.helps(change):
                 helped.add(kind)
                 yield change
+        if "remove-spread" in helped:
+            yield from self._amounts.wider_spread()
         yield from self._amounts.fewer_devices()
         yield from self._amounts.smaller_gang()
         yield from self._amounts.more_devices()

@@ -19,24 +19,43 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.devices.model import AllocationError
 from kubarium.engine.explain import wishes
+from kubarium.engine.explain.storage import volume_rules
 from kubarium.engine.explain.subject import Change
 from kubarium.engine.model import HostPort, Pod, PodTerm, SpreadConstraint
-from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.devices import ClaimsOf, claims_of, held_mask
+from kubarium.engine.placement import filters, locality, topology
+from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.volumes import volume_filters
 from kubarium.engine.selectors import Requirement
 from kubarium.engine.snapshot import Mask, Snapshot
 
 # Bits of a number; what a pod asks beyond that is one rule together.
-MAX_RULES = 60
+MAX_RULES = 50
 
 # Nodes that fail more rules than this besides are not asked for devices: no suggestion is so long.
 MAX_TOGETHER = 3
 
 # A fresh node like a full one has none of these; and the end of pods can cure them.
-CURED_BY_A_NEW_NODE = frozenset({"resource", "port", "apart", "kept-off", "devices", "spread"})
+CURED_BY_A_NEW_NODE = frozenset(
+    {
+        "resource",
+        "port",
+        "apart",
+        "kept-off",
+        "devices",
+        "claim-resource",
+        "spread",
+        "volume-limit",
+        "disk",
+    }
+)
 CURED_BY_AN_END = CURED_BY_A_NEW_NODE
+
+# Reasons of the allocator that get a rule of their own; of more, all are told in one.
+DEVICE_REASONS = 4
+
+# Nodes named that have some data cached, and domains counted in words.
+HOLDERS_NAMED = 3
+DOMAINS_COUNTED = 6
 
 # Values of a label that are compared with a misspelt one.
 NAMES_COMPARED = 2_000
@@ -75,29 +94,60 @@ class Obstacles:
         self.codes = np.zeros(self.snapshot.capacity, np.int64)
         for bit, rule in enumerate(self.rules):
             self.codes |= (~rule.passes).astype(np.int64) << bit
-        self.device_bit = 0
-        self._devices(placer, claims_of(self.snapshot, pod))
+        self.device_bits = 0
+        claims = claims_of(self.snapshot, pod)
+        devices = placer.device_fit(claims)
+        passes = self._devices(devices) if devices is not None else self.snapshot.alive
+        if pod.claims and self.snapshot.inventory.has_node_resources:
+            self._beside_claims(placer, pod, claims, devices, passes)
         self.rows = np.flatnonzero(self.snapshot.alive)
 
-    def _devices(self, placer: Placer, claims: ClaimsOf) -> None:
-        """The rule of the claims, asked only where few others fail."""
-        devices = placer.device_fit(claims)
-        if devices is None:
-            return
+    def _devices(self, devices: DeviceFit) -> Mask:
+        """The rules of the claims, asked only where few others fail; who passes them."""
         counted = np.zeros(self.snapshot.capacity, np.int64)
         for bit in range(len(self.rules)):
             counted += self.codes >> bit & 1
-        passes = np.ones(self.snapshot.capacity, np.bool_)
         near = self.snapshot.alive & (counted < MAX_TOGETHER)
+        refused: dict[str, Mask] = {}
+        everywhere = np.ones(self.snapshot.capacity, np.bool_)
         try:
-            for _, refused in devices.refusals(near):
-                passes &= ~refused
-        except AllocationError:
-            passes[:] = False
-        self.device_bit = 1 << len(self.rules)
-        self.codes |= (~passes).astype(np.int64) * self.device_bit
-        rule = Rule("devices", reasons.CLAIMS, "cannot give the devices of the claims", passes)
+            for reason, mask in devices.refusals(near):
+                known = reason in refused or len(refused) < DEVICE_REASONS
+                name = reason if known else reasons.CLAIMS
+                refused[name] = refused[name] | mask if name in refused else mask
+        except AllocationError as error:
+            refused = {str(error): everywhere}
+        for reason, mask in (refused or {reasons.CLAIMS: ~everywhere}).items():
+            plain = reason == reasons.CLAIMS
+            text = "cannot give the devices of the claims" if plain else reason
+            self._add(Rule("devices", reason, text, ~mask))
+            everywhere &= ~mask
+        return near & everywhere
+
+    def _beside_claims(
+        self, placer: Placer, pod: Pod, claims: ClaimsOf, devices: DeviceFit | None, left: Mask
+    ) -> None:
+        """What nodes lack for what the claims' devices take of them (KEP-5517)."""
+        short: dict[str, list[int]] = {}
+        for row in np.flatnonzero(left).tolist():
+            for reason in placer.beside_claims(pod, claims, devices, row)[0]:
+                short.setdefault(reason, []).append(row)
+        for reason, rows in list(short.items())[:DEVICE_REASONS]:
+            mask = np.ones(self.snapshot.capacity, np.bool_)
+            mask[rows] = False
+            resource = reason.removeprefix(reasons.insufficient(""))
+            if resource == reason:
+                text = reason
+            else:
+                text = f"{reason} for the pod together with what the devices of its claims take"
+            self._add(Rule("claim-resource", reason, text, mask, subject=resource))
+
+    def _add(self, rule: Rule) -> None:
+        """One more rule, about the claims' devices."""
+        bit = 1 << len(self.rules)
         self.rules.append(rule)
+        self.codes |= (~rule.passes).astype(np.int64) * bit
+        self.device_bits |= bit
 
     def of(self, row: int) -> list[Rule]:
         """The rules that the row fails."""
@@ -164,6 +214,9 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
             mask = filters.any_term(snapshot, profile.added_affinity)
             yield Rule("added", reasons.ADDED_AFFINITY, "the scheduler's own affinity", mask)
         yield from _affinity(snapshot, pod)
+    if shape.data_required and profile.filters("DataLocality"):
+        for name in shape.data:
+            yield _data(snapshot, name)
     if shape.features and profile.filters("NodeDeclaredFeatures"):
         text = f"does not declare {', '.join(shape.features)}"
         mask = filters.declares(snapshot, shape.features)
@@ -179,8 +232,8 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
     if claims.held:
         text = "cannot use the devices that the pod's claims hold"
         yield Rule("held", reasons.CLAIM_ELSEWHERE, text, held_mask(snapshot, claims.held))
-    for reason, mask in volume_filters(snapshot, pod, profile):
-        yield Rule("volume", reason, reason, mask)
+    for found in volume_rules(snapshot, pod, profile):
+        yield Rule(*found)
     if topology.concerns(snapshot, pod):
         yield from _surroundings(placer, pod)
 
@@ -268,6 +321,15 @@ def _hint(text: str, close: str) -> str:
     return f" ({text}; did you mean {close}?)" if close else f" ({text})"
 
 
+def _data(snapshot: Snapshot, name: str) -> Rule:
+    mask = locality.cached(snapshot, name)
+    nodes = [n.name for row in np.flatnonzero(mask).tolist() if (n := snapshot.nodes[row])]
+    more = f" and {len(nodes) - HOLDERS_NAMED} more" if len(nodes) > HOLDERS_NAMED else ""
+    have = ", ".join(sorted(nodes)[:HOLDERS_NAMED]) or "no node"
+    text = f"has not cached {name} ({have}{more} {'have' if len(nodes) > 1 else 'has'})"
+    return Rule("data", reasons.data_missing(name), text, mask, [wishes.preferring_data()], name)
+
+
 def _port(snapshot: Snapshot, port: HostPort) -> Rule:
     mask = filters.ports_free(snapshot, (port,))
     text = f"host port {port.port}/{port.protocol} is taken"
@@ -281,9 +343,14 @@ def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
     hard = [c for c in shape.spread if c.hard] if profile.filters("PodTopologySpread") else []
     at = 0
     for constraint in hard:
-        lift = wishes.without_spread(constraint)
-        for reason, mask in masks[at : at + 2]:
-            yield Rule("spread", reason, _spread_text(constraint), mask, [lift], constraint)
+        domains = topology.spread_domains(snapshot, pod, constraint)
+        text, lift = _spread_text(constraint, domains), wishes.without_spread(constraint)
+        key = constraint.topology_key
+        (unlabelled, keyed), (uneven, even) = masks[at : at + 2]
+        missing = f"has no label {key}, which the topology spread counts by"
+        yield Rule("spread-label", unlabelled, missing, keyed, [lift], constraint)
+        wider = [wishes.with_skew(constraint, skew) for skew in domains.skews(constraint)]
+        yield Rule("spread", uneven, text, even, [*wider, lift], constraint)
         at += 2
     for reason, mask in masks[at:]:
         if reason == reasons.POD_AFFINITY:
@@ -301,8 +368,16 @@ def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
             yield Rule("apart", reasons.POD_ANTI_AFFINITY, text, counts == 0, [lift], term)
 
 
-def _spread_text(constraint: SpreadConstraint) -> str:
-    return f"topology spread over {constraint.topology_key}, maxSkew {constraint.max_skew}"
+def _spread_text(constraint: SpreadConstraint, domains: topology.SpreadDomains) -> str:
+    ordered = sorted(domains.counts.items(), key=lambda item: (item[1], item[0]))
+    shown = [f"{name} has {count}" for name, count in ordered[:DOMAINS_COUNTED]]
+    if len(ordered) > DOMAINS_COUNTED:
+        name, count = ordered[-1]
+        shown.append(f"… {name} has {count}")
+    few = len(ordered) < constraint.min_domains
+    least = f"; fewer than minDomains {constraint.min_domains}" if few else ""
+    wanted = f"topology spread over {constraint.topology_key}, maxSkew {constraint.max_skew}"
+    return f"{wanted}: {', '.join(shown) or 'no domain'}{least}"
 
 
 def _terms(what: str, terms: Sequence[PodTerm]) -> str:

@@ -7,16 +7,28 @@ from dataclasses import dataclass, replace
 
 from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.model import Gang, Pod, PodShape
+from kubarium.engine.plan import Leaf, QueueItem, Tree
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is to be placed: one pod, or the waiting pods of a gang."""
+    """What is to be placed: one pod, or the waiting pods of a gang.
+
+    With ``tree``, the gang is one of its groups, and is placed only if the whole tree is.
+    """
 
     pods: tuple[Pod, ...]
     gang: Gang | None = None
+    tree: Tree | None = None
+
+    @property
+    def item(self) -> QueueItem:
+        """All that is decided together."""
+        if self.tree is None or self.gang is None:
+            return QueueItem(self.pods, self.gang)
+        return QueueItem.of_tree(_with_leaf(self.tree, Leaf(self.gang, self.pods)))
 
     @property
     def shape(self) -> PodShape:
@@ -43,6 +55,17 @@ class Subject:
                 shape = known[pod.shape] = change(pod.shape)
             pods.append(replace(pod, shape=shape))
         return replace(self, pods=tuple(pods))
+
+
+def _with_leaf(tree: Tree, leaf: Leaf) -> Tree:
+    """The tree with the group of this key as it is given."""
+    children: list[Tree | Leaf] = []
+    for child in tree.children:
+        if isinstance(child, Tree):
+            children.append(_with_leaf(child, leaf))
+        else:
+            children.append(leaf if child.key == leaf.key else child)
+    return replace(tree, children=tuple(children))
 
 
 Undo = Callable[[], None]

@@ -136,9 +136,12 @@ def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str) -> Chang
     def change(snapshot: Snapshot) -> Undo:
         inventory = snapshot.inventory
         made: list[str] = []
+        limits = snapshot.volume_limits.get(model.name)
         for number in range(count):
             clone = _clone(model, number)
             snapshot.set_node(clone)
+            if limits is not None:
+                snapshot.volume_limits[clone.name] = limits
             for item in local:
                 name = f"{_EXTRA}-{number}-{item.name}"
                 pool = f"{_EXTRA}-{number}-{item.pool}"
@@ -148,6 +151,8 @@ def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str) -> Chang
         def undo() -> None:
             for name in made:
                 inventory.remove_slice(name)
+            for number in range(count):
+                snapshot.volume_limits.pop(f"{_EXTRA}-{number}", None)
 
         return undo
 

@@ -346,7 +346,7 @@ class _Surveyor:
             self._failed[self._full(item.driver, device, used)] += 1
             return False
         if device.consumes and not ledger.shared(id_):
-            short = self._short_counter(item, device)
+            short = self._short_counter(item, device) or self._other_group(item, device)
             if short:
                 self._failed[short] += 1
                 return False
@@ -364,6 +364,31 @@ class _Surveyor:
                     shown = f"{shown_amount(free)} free of {shown_amount(total)}"
                     name = f"counter {counter} of set {use.counter_set}"
                     return f"{name}: {shown}, {shown_amount(wanted)} wanted"
+        return ""
+
+    def _other_group(self, item: Slice, device: Device) -> str:
+        """Whose compatibility groups the device shares none of (KEP-5963); "" if all is well."""
+        taken = self._inventory.ledger.taken(item.driver, item.pool)
+        if not taken or not self._inventory.features.compatibility_groups:
+            return ""
+        mine = {use.counter_set: use.groups for use in device.consumes}
+        common = dict(mine)
+        for held in self._inventory.current_slices(item.driver, item.pool):
+            for other in (d for d in held.devices if d.name in taken):
+                for use in other.consumes:
+                    groups = common.get(use.counter_set)
+                    if groups is None:
+                        continue
+                    if bool(mine[use.counter_set]) != bool(use.groups) or (
+                        groups and not groups & use.groups
+                    ):
+                        wanted = ", ".join(sorted(use.groups)) or "none"
+                        own = ", ".join(sorted(mine[use.counter_set])) or "none"
+                        return (
+                            f"compatibility group {own}, while counter set {use.counter_set}"
+                            f" is in use with {wanted}"
+                        )
+                    common[use.counter_set] = groups & use.groups
         return ""
 
     def _free_counters(

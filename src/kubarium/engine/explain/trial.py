@@ -10,8 +10,8 @@ from kubarium.engine.explain.subject import Change, Subject, Undo
 from kubarium.engine.model import Claim
 from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.tree import place_tree
 from kubarium.engine.placement.trial import Budget
-from kubarium.engine.plan import QueueItem
 
 # Pods that all tries of one question may place together, so that the question about a gang of
 # thousands ends too. A try of a gang counts with all its pods.
@@ -54,7 +54,7 @@ class Trial:
         if self.exhausted:
             return False
         self.tries_left -= 1
-        self.pods_left -= len(subject.pods)
+        self.pods_left -= len(subject.item.pods)
         snapshot = self.snapshot
         mark = snapshot.checkpoint()
         undo: list[Undo] = []
@@ -70,9 +70,11 @@ class Trial:
                 step()
 
     def _places(self, subject: Subject) -> bool:
+        item = subject.item
+        if item.tree is not None:
+            return bool(place_tree(self.placer, item).placements)
         if not subject.is_gang:
             return self.placer.place(subject.pods[0]) is not None
-        item = QueueItem(subject.pods, subject.gang)
         budget = Budget(FIT_BUDGET)
         return bool(place_gang(self.placer, item, budget=budget).placements)
 

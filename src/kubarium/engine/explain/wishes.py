@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from kubarium.engine.devices.model import ALL, ClaimSpec, Constraint, DeviceTaint, Request
+from kubarium.engine.devices.model import (
+    ALL,
+    EXACT_COUNT,
+    ClaimSpec,
+    Constraint,
+    DeviceTaint,
+    Request,
+)
 from kubarium.engine.explain.subject import OWN_CLAIM, OWN_WISH, SMALLER, Change
 from kubarium.engine.model import (
     HostPort,
@@ -122,6 +129,28 @@ def without_spread(constraint: SpreadConstraint) -> Change:
     key = constraint.topology_key
     text = f"remove the spread constraint over {key}"
     return Change(Suggestion("remove-spread", text, key), OWN_WISH + 1, shape=change)
+
+
+def with_skew(constraint: SpreadConstraint, skew: int) -> Change:
+    """A larger maxSkew."""
+
+    def change(shape: PodShape) -> PodShape:
+        wider = tuple(replace(c, max_skew=skew) if c == constraint else c for c in shape.spread)
+        return replace(shape, spread=wider)
+
+    key = constraint.topology_key
+    text = f"raise maxSkew of the spread over {key} from {constraint.max_skew} to {skew}"
+    return Change(Suggestion("raise-skew", text, key, amount=skew), OWN_WISH, shape=change)
+
+
+def preferring_data() -> Change:
+    """Nodes that have the pod's data cached are preferred, no longer required."""
+
+    def change(shape: PodShape) -> PodShape:
+        return replace(shape, data_required=False)
+
+    text = "prefer nodes that have cached the pod's data instead of requiring it"
+    return Change(Suggestion("prefer-data", text, "data"), OWN_WISH, shape=change)
 
 
 def without_pod_affinity(term: PodTerm) -> Change:
@@ -264,6 +293,19 @@ def asking_for(path: str, old: int, count: int) -> Change:
 
     text = f"ask for {count} instead of {old} in request {path}"
     return Change(Suggestion("lower-count", text, path, amount=count), SMALLER, spec=change)
+
+
+def counting(path: str, count: int) -> Change:
+    """A number of devices instead of all of a node's."""
+
+    def change(spec: ClaimSpec) -> ClaimSpec:
+        return with_request(
+            spec, path, lambda r: replace(r, mode=EXACT_COUNT, count=count) if r.mode == ALL else r
+        )
+
+    noun = "device" if count == 1 else "devices"
+    text = f"ask for {count} {noun} instead of all in request {path}"
+    return Change(Suggestion("count-devices", text, path, amount=count), OWN_CLAIM, spec=change)
 
 
 def tolerating_devices(path: str, taint: DeviceTaint) -> Change:

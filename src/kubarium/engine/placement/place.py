@@ -273,11 +273,19 @@ class Placer:
                 book.codes[refused] = book.code((reason,))
                 book.left &= ~refused
         for row in np.flatnonzero(book.left).tolist() if weighs else ():
-            answer = devices.on(row) if devices else ()
-            if not isinstance(answer, str):
-                why = self._lacking(self._placement(pod, claims, row, answer), row)
-                book.codes[row] = book.code(why)
+            why, _ = self.beside_claims(pod, claims, devices, row)
+            book.codes[row] = book.code(why)
         return book
+
+    def beside_claims(
+        self, pod: Pod, claims: ClaimsOf, devices: DeviceFit | None, row: int
+    ) -> tuple[tuple[str, ...], Pod]:
+        """(what the row lacks, the pod) once its claims' devices take their part of the node."""
+        answer = devices.on(row) if devices else ()
+        if isinstance(answer, str):
+            return (), pod
+        placement = self._placement(pod, claims, row, answer)
+        return self._lacking(placement, row), placement.pod
 
     def _cheap_filters(self, pod: Pod, within: Mask | None) -> Iterator[tuple[str, Mask]]:
         snapshot, shape = self.snapshot, pod.shape

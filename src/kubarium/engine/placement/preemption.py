@@ -181,16 +181,7 @@ def _for_pod(placer: Placer, pod: Pod, within: Mask | None = None) -> Preemption
         rows = [row for row in rows if within[row]]
     if not rows:
         return None
-    simple = placer.profile.filters("NodeResourcesFit") and not any(
-        placer.profile.ignores(name) for name, _ in pod.shape.requests
-    )
-    if (
-        not simple
-        or pod.claims
-        or pod.has_volumes
-        or pod.shape.ports
-        or topology.concerns(snapshot, pod)
-    ):
+    if not _is_simple(placer, pod):
         simulated = [(found, row) for row in rows if (found := _simulated(placer, pod, row))]
         if not simulated:
             return None
@@ -204,6 +195,58 @@ def _for_pod(placer: Placer, pod: Pod, within: Mask | None = None) -> Preemption
     node = snapshot.nodes[row]
     assert node is not None
     return Preemption(whole_units(snapshot, victims), ((pod, node.name),))
+
+
+def _is_simple(placer: Placer, pod: Pod) -> bool:
+    """Whether requests alone decide what has to go, so that nothing need be simulated."""
+    weighed = placer.profile.filters("NodeResourcesFit") and not any(
+        placer.profile.ignores(name) for name, _ in pod.shape.requests
+    )
+    special = pod.claims or pod.has_volumes or pod.shape.ports
+    return weighed and not special and not topology.concerns(placer.snapshot, pod)
+
+
+def cheapest_ends(
+    placer: Placer, pod: Pod, rows: NDArray[np.int64], most: int
+) -> tuple[int, tuple[Pod, ...]] | None:
+    """(row, pods) whose end costs least by upstream's order of nodes, whatever their priority.
+
+    None if requests do not decide alone, or nothing helps. Where no budget is at stake only rows
+    that need not give up a higher priority than others are looked at, ``most`` of them, those with
+    the least to make up for first.
+    """
+    snapshot = placer.snapshot
+    if not _is_simple(placer, pod) or not len(rows):
+        return None
+    short = np.zeros(len(rows), np.float64)
+    wanted = [(3, 1), *((snapshot.resource_index(n), a) for n, a in pod.shape.requests if a)]
+    free = {i: (snapshot.allocatable[i] - snapshot.requested[i])[rows] for i, _ in wanted}
+    for index, amount in wanted:
+        short += np.maximum(amount - free[index], 0) / amount
+    levels = sorted({p.priority for p, _ in snapshot.placed_pods()})
+    for level in levels[-1:] if snapshot.budgets else levels:
+        lower = snapshot.below(level + 1)
+        enough = np.ones(len(rows), np.bool_)
+        for index, amount in wanted:
+            given = lower[index][rows] if lower is not None and index < len(lower) else 0
+            enough &= free[index] + given >= amount
+        if not enough.any():
+            continue
+        able = rows[enough][np.argsort(short[enough], kind="stable")][:most]
+        found = [
+            (eviction, row)
+            for row in able.tolist()
+            if (eviction := _by_arithmetic(snapshot, pod.shape, level + 1, row)) is not None
+        ]
+        if found:
+            best, row = min(found, key=lambda entry: entry[0].rank)
+            return row, best.victims
+    return None
+
+
+def rank_of(snapshot: Snapshot, victims: tuple[Pod, ...]) -> tuple[object, ...]:
+    """How costly the end of these pods is: smaller is better, by upstream's order of nodes."""
+    return _rank(snapshot, victims, breaking_first(snapshot, list(victims))[1])
 
 
 def candidate_rows(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> list[int]:

@@ -39,6 +39,20 @@ class Surroundings:
         return mask
 
 
+@dataclass(frozen=True, slots=True)
+class SpreadDomains:
+    """What one hard spread constraint counts: pods by domain, the least, and the pod itself."""
+
+    counts: dict[str, int]
+    least: int
+    itself: int
+
+    def skews(self, constraint: SpreadConstraint) -> list[int]:
+        """The values of maxSkew, beyond the constraint's, that each open another domain."""
+        found = {count + self.itself - self.least for count in self.counts.values()}
+        return sorted(skew for skew in found if skew > constraint.max_skew)
+
+
 def concerns(snapshot: Snapshot, pod: Pod) -> bool:
     """Whether other pods can matter for this one at all: its own wishes or those of others."""
     if pod.shape.looks_at_pods:
@@ -109,9 +123,17 @@ def _spread_filter(
     snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint, found: Surroundings
 ) -> None:
     """Count in the domain, plus the pod itself, less the smallest domain, within maxSkew."""
+    keyed, _, in_domain, least, itself = _spread_counts(snapshot, pod, constraint)
+    found.masks.append((reasons.SPREAD_LABEL, keyed))
+    found.masks.append((reasons.SPREAD, in_domain + itself - least <= constraint.max_skew))
+
+
+def _spread_counts(
+    snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint
+) -> tuple[Mask, Mask, Scores, int, int]:
+    """(nodes with the label, nodes that count, pods in each row's domain, the least, itself)."""
     hard_keys = [c.topology_key for c in pod.shape.spread if c.hard]
     column = _column(snapshot, constraint.topology_key)
-    found.masks.append((reasons.SPREAD_LABEL, column >= 0))
     eligible = _eligible(snapshot, pod, constraint, hard_keys)
     counts = np.where(eligible, _matching(snapshot, pod, constraint), 0)
     in_domain = domain_counts(snapshot, constraint.topology_key, counts)
@@ -120,7 +142,21 @@ def _spread_filter(
     if len(domains) < constraint.min_domains:
         least = 0
     itself = int(constraint.selector.matches(pod.labels))
-    found.masks.append((reasons.SPREAD, in_domain + itself - least <= constraint.max_skew))
+    return column >= 0, eligible, in_domain, least, itself
+
+
+def spread_domains(snapshot: Snapshot, pod: Pod, constraint: SpreadConstraint) -> SpreadDomains:
+    """The counts that the spread filter compares."""
+    _, eligible, in_domain, least, itself = _spread_counts(snapshot, pod, constraint)
+    key, counts = constraint.topology_key, {}
+    column = _column(snapshot, key)
+    rows = np.flatnonzero(eligible)
+    _, first = np.unique(column[rows], return_index=True)
+    for row in rows[first].tolist():
+        node = snapshot.nodes[row]
+        assert node is not None
+        counts[node.labels[key]] = in_domain.item(row)
+    return SpreadDomains(counts, least, itself)
 
 
 def _affinity_mask(snapshot: Snapshot, pod: Pod) -> Mask:
