@@ -167,6 +167,8 @@ def bench_training(report: Rows, trials: int = TRIALS) -> None:
         _killed(world, report, trials)
         _stopped(world, report, trials)
         _preempted(world, report, trials)
+        world.kubectl("delete", "jobset", "train", "--wait=false")
+        _grown(world, report, trials)
 
 
 def _killed(world: Gang, report: Rows, trials: int) -> None:
@@ -216,6 +218,30 @@ def _preempted(world: Gang, report: Rows, trials: int) -> None:
         same.append(float(world.start()["step"] == stopped))
     figure = f"of {trials} preemptions lost no step"
     report.add("training", figure, [sum(same)], "", "field report: 0 of 6")
+
+
+def _grown(world: Gang, report: Rows, trials: int) -> None:
+    """Four ranks, one of which takes more than its limit: does it end without any restart?"""
+    example = Path(__file__).parent.parent / "examples" / "training" / "out-of-memory.yaml"
+    well = 0
+    for trial in range(trials):
+        name = f"surge-{trial}"
+        text = example.read_text().replace("name: surge", f"name: {name}")
+        text = text.replace("surge-workers-0-0.surge", f"{name}-workers-0-0.{name}")
+        world.kubectl("apply", "-f", "-", text=text)
+        world.until(lambda n=name: _state(world, n), f"{name} is over")
+        grown = [event for event in world.events("MemoryGrown") if f"{name}-workers" in event]
+        well += _state(world, name) in ("Completed/", "Completed/0") and bool(grown)
+        world.kubectl("delete", "jobset", name, "--wait=false")
+    figure = f"of {trials} ranks over their limit grew in place, no restart"
+    report.add("training", figure, [float(well)], "", "elsewhere: the gang starts over")
+
+
+def _state(world: Gang, name: str) -> str:
+    """``terminalState/restarts``; "" while it runs."""
+    path = "jsonpath={.status.terminalState}/{.status.restarts}"
+    found = world.kubectl("get", "jobset", name, "-o", path)
+    return "" if found.startswith("/") else found
 
 
 if __name__ == "__main__":
