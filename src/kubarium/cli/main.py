@@ -13,7 +13,7 @@ from kubarium.cli.console import out, speaks_plainly
 
 app = typer.Typer(
     name="kubarium",
-    help="A Kubernetes platform for AI workloads in one process: a cluster under glass.",
+    help="A Kubernetes platform for AI workloads on one machine: a cluster under glass.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
