@@ -31,7 +31,7 @@ from kubarium.node.runtimes.process.forkserver import (
     modules_for,
     shared_environment,
 )
-from kubarium.node.runtimes.process.machine_files import impassable_folders
+from kubarium.node.runtimes.process.machine_files import folders_in_tmp, impassable_folders
 from kubarium.node.runtimes.process.rootfs import RootFs
 from kubarium.node.runtimes.process.warm_python import Program, parse
 from kubarium.node.runtimes.process.zygote import PLAIN, ROOT, USER_NAMESPACE
@@ -64,7 +64,10 @@ class Bench:
             place.mkdir()
             passable = impassable_folders() if passable else []
             root = RootFs(
-                str(place), working_dir="/", kept_tmp=[str(self.folder)], passable=passable
+                str(place),
+                working_dir="/",
+                kept_tmp=[str(self.folder), *folders_in_tmp()],
+                passable=passable,
             )
         spec = ProcessSpec(
             list(argv),
