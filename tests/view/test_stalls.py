@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubarium.view.stalls import HangPolicy, duration_s, hang_policy
+from kubarium.view.stalls import HangPolicy, hang_policy, seconds_of
 
 
 def pod(**annotations):
@@ -23,7 +23,7 @@ def pod(**annotations):
     ],
 )
 def test_durations_have_units(text, seconds):
-    assert duration_s(text) == seconds
+    assert seconds_of(text) == seconds
 
 
 def test_nobody_is_watched_who_did_not_ask():

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubarium.api.resource import Document
-from kubarium.base.quantity import parse_quantity
+from kubarium.base.duration import duration_s
 
 TIMEOUT = "kubarium.dev/hang-timeout"
 POLICY = "kubarium.dev/hang-policy"
@@ -20,8 +20,6 @@ RESTART, REPORT = "restart", "report"
 # One condition of the pod for each container that stalls: the prefix and the container's name.
 STALLED = "stalled.kubarium.dev/"
 STOPPED, NO_PROGRESS = "Stopped", "NoProgress"
-
-_UNITS = {"ms": "0.001", "s": "1", "m": "60", "h": "3600"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +39,15 @@ def hang_policy(pod: Document) -> HangPolicy:
         raise ValueError(f"annotation {POLICY}: {what!r} is not one of {RESTART}, {REPORT}")
     if text is None:
         return HangPolicy(None, what == RESTART)
-    seconds = duration_s(text)
+    seconds = seconds_of(text)
     if seconds is None or seconds <= 0:
         raise ValueError(f"annotation {TIMEOUT}: {text!r} is no positive duration, as 30s or 5m")
     return HangPolicy(seconds, what == RESTART)
 
 
-def duration_s(text: str) -> float | None:
-    """Seconds of ``500ms``, ``30s``, ``5m``, ``2h``; None if it is none of these."""
-    number = text.rstrip("hms")
-    unit = _UNITS.get(text[len(number) :])
+def seconds_of(text: str) -> float | None:
+    """Seconds of ``500ms``, ``30s``, ``1m30s``; None if it is none. A unit is asked for."""
     try:
-        return None if unit is None else float(parse_quantity(number) * parse_quantity(unit))
+        return None if text[-1:].isdigit() else duration_s(text)
     except ValueError:
         return None

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from kubarium.api.kinds import PODS
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
+from kubarium.control.training.ranks import Warnings, named
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.stalls import POLICY, STALLED, STOPPED, TIMEOUT, hang_policy
 
-INDEX = "batch.kubernetes.io/job-completion-index"
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 JOB_NAME = "batch.kubernetes.io/job-name"
 # Ranks notice a hang within a look of each other: wait for the others' word before judging.
@@ -71,7 +71,7 @@ class HangController:
         self.controller = Controller("hang-controller", context, self._reconcile, workers=2)
         self._pods = self.controller.watches(PODS, _gang_of)
         self._pods.add_index("gangs", lambda pod: ("/".join(key) for key in _gang_of(pod)))
-        self._told: dict[tuple[str, str], None] = {}
+        self._warnings = Warnings(self._recorder, self._pods)
 
     @property
     def name(self) -> str:
@@ -101,33 +101,24 @@ class HangController:
         try:
             hang_policy(pod)
         except ValueError as error:
-            self._tell_once(pod, "InvalidHangPolicy", str(error))
+            self._warnings.tell(pod, "InvalidHangPolicy", str(error), about="InvalidHangPolicy")
 
     async def _answer(
         self, rank: StalledRank, stalled: Sequence[StalledRank], running: int
     ) -> None:
         pod = rank.pod
-        index = (pod["metadata"].get("labels") or {}).get(INDEX)
-        name = pod["metadata"]["name"]
-        who = f"rank {index} (pod {name})" if index is not None else f"pod {name}"
         others = [other for other in stalled if other.pod is not pod]
         waiting = Counter(other.place for other in others).most_common(1)
-        text = f"{who} {rank.message}"
+        text = f"{named(pod)} {rank.message}"
         if waiting:
             text += f"; {waiting[0][1]} of the {running - 1} others wait {waiting[0][0]}"
-        self._tell_once(pod, "HangDetected", text)
+        self._warnings.tell(pod, "HangDetected", text, about="HangDetected")
         try:
             restarts = hang_policy(pod).restarts
         except ValueError:
             return
         if restarts and writes.controller_of(pod) is not None:
             await writes.delete(self._context, PODS, pod, grace_period_s=0)
-
-    def _tell_once(self, pod: Document, reason: str, text: str) -> None:
-        key = (pod["metadata"]["uid"], reason)
-        if key not in self._told:
-            self._told[key] = None
-            self._recorder.event(pod, "Warning", reason, text)
 
 
 def _gang_of(pod: Document) -> Iterator[Key]:

@@ -16,6 +16,7 @@ from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.base.quantity import format_quantity, parse_quantity
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
+from kubarium.control.training.ranks import INDEX, Warnings, named
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
@@ -38,7 +39,6 @@ from kubarium.view.memory import (
     with_limit,
 )
 
-INDEX = "batch.kubernetes.io/job-completion-index"
 # What the node says of a resize that it cannot grant (KEP-1287).
 RESIZE_PENDING = "PodResizePending"
 
@@ -53,7 +53,7 @@ class MemoryController:
         self._pods = self.controller.watches(PODS, _with_policy)
         self._jobs = self.controller.reads(JOBS)
         self._jobsets = self.controller.reads(JOB_SETS)
-        self._told: dict[tuple[str, str], None] = {}
+        self._warnings = Warnings(self._recorder, self._pods)
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class MemoryController:
         try:
             policy = oom_policy(pod)
         except ValueError as error:
-            self._tell_once(pod, "InvalidOOMPolicy", str(error))
+            self._warnings.tell(pod, "InvalidOOMPolicy", str(error))
             return
         if policy.kind == FAIL:
             return
@@ -82,11 +82,11 @@ class MemoryController:
         limit = memory_limit(container)
         if limit is None or _answered(pod, condition):
             return
-        said, rank = condition.get("message", ""), _rank(pod)
+        said, rank = condition.get("message", ""), named(pod)
         larger = next_limit(limit, policy)
         if larger is None:
             text = f"{rank}: container {name} {said}; {CEILING} allows no more"
-            self._tell_once(pod, "MemoryCeilingReached", text)
+            self._warnings.tell(pod, "MemoryCeilingReached", text)
             return
         old, new = (format_quantity(amount, binary=True) for amount in (limit, larger))
         await self._remember(pod, name, larger)
@@ -94,7 +94,7 @@ class MemoryController:
             text = (
                 f"{rank}: container {name} {said}; the next pod begins with {new} instead of {old}"
             )
-            self._tell_once(pod, "MemoryLearned", text)
+            self._warnings.tell(pod, "MemoryLearned", text)
             return
         change: Document = {"name": name, "resources": with_limit(container["resources"], larger)}
         spec: Document = {part: [change]}
@@ -115,7 +115,7 @@ class MemoryController:
             if error.reason in ("Conflict", "NotFound"):
                 raise
             text = f"{rank}: container {name} {said}; cannot be given {new}: {error}"
-            self._tell_once(pod, "MemoryNotGrown", text)
+            self._warnings.tell(pod, "MemoryNotGrown", text)
             return
         how = "for its restart" if condition.get("reason") == KILLED else "in place"
         text = f"{rank}: container {name} {said}; limit grown from {old} to {new} {how}"
@@ -129,7 +129,7 @@ class MemoryController:
         if not any(learned(job) for job in self._owners(pod)):
             return  # somebody else's resize
         node = pod["spec"].get("nodeName", "")
-        text = f"{_rank(pod)}: node {node} has no room for more memory; another pod begins with it"
+        text = f"{named(pod)}: node {node} has no room for more memory; another pod begins with it"
         self._recorder.event(pod, "Normal", "MovedForMemory", text)
         await writes.delete(self._context, PODS, pod)
 
@@ -161,12 +161,6 @@ class MemoryController:
         found = informer.get(reference["name"], document["metadata"]["namespace"])
         return None if found is None else {"kind": kind, **found}
 
-    def _tell_once(self, pod: Document, reason: str, text: str) -> None:
-        key = (pod["metadata"]["uid"], text)
-        if key not in self._told:
-            self._told[key] = None
-            self._recorder.event(pod, "Warning", reason, text)
-
 
 def _with_policy(pod: Document) -> Iterator[Key]:
     """Only pods that have a policy are looked at."""
@@ -196,12 +190,6 @@ def _container(pod: Document, name: str) -> tuple[str, Document]:
 def _answered(pod: Document, condition: Document) -> bool:
     """Whether the spec has changed since the node found its limit too small."""
     return int(condition.get("observedGeneration") or 0) < int(pod["metadata"]["generation"])
-
-
-def _rank(pod: Document) -> str:
-    index = (pod["metadata"].get("labels") or {}).get(INDEX)
-    name = pod["metadata"]["name"]
-    return f"pod {name}" if index is None else f"rank {index} (pod {name})"
 
 
 def _place(owner: Document, pod: Document) -> tuple[Resource, str]:

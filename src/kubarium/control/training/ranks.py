@@ -1,0 +1,36 @@
+"""Ranks as events speak of them, and warnings that are said once."""
+
+from __future__ import annotations
+
+from kubarium.api.resource import Document
+from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.protocol import Informer
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+def named(pod: Document) -> str:
+    """``rank 7 (pod train-7)``; ``pod x`` for one without a rank."""
+    index = (pod["metadata"].get("labels") or {}).get(INDEX)
+    name = pod["metadata"]["name"]
+    return f"pod {name}" if index is None else f"rank {index} (pod {name})"
+
+
+class Warnings:
+    """Each warning about a pod once, however often it is found; forgotten with the pod."""
+
+    def __init__(self, recorder: EventRecorder, pods: Informer) -> None:
+        self._recorder = recorder
+        self._told: dict[str, dict[str, None]] = {}
+        pods.on_change(self._changed)
+
+    def _changed(self, old: Document | None, new: Document | None) -> None:
+        if old is not None and new is None:
+            self._told.pop(old["metadata"]["uid"], None)
+
+    def tell(self, pod: Document, reason: str, text: str, about: str = "") -> None:
+        """``about`` is what makes it the same warning; the text itself unless given."""
+        told = self._told.setdefault(pod["metadata"]["uid"], {})
+        if (about or text) not in told:
+            told[about or text] = None
+            self._recorder.event(pod, "Warning", reason, text)
