@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process.image_root import layered
 
 # Made afresh for each container, or not shown at all.
 _PRIVATE = frozenset({"proc", "sys", "dev", "run", "old_root", "lost+found", "tmp"})
@@ -58,6 +59,8 @@ class RootFs:
     own_network: bool = False
     # NVIDIA's files below /dev that the container is given; None is all that there are.
     accelerators: Sequence[str] | None = None
+    # Of a real image: its layers from the top down. Empty: the machine's own files.
+    layers: list[str] = field(default_factory=list)
 
 
 def build(root: RootFs) -> None:
@@ -66,7 +69,7 @@ def build(root: RootFs) -> None:
     linux.mount(
         "tmpfs", root.place, "tmpfs", linux.MS_NOSUID, f"size={root.scratch_bytes},mode=755"
     )
-    merged = _layers(root)
+    merged = layered(root.place, root.layers) if root.layers else _layers(root)
     _private_directories(merged, root)
     os.mkdir(f"{merged}/{_OLD}", 0o700)
     linux.pivot_root(merged, f"{merged}/{_OLD}")
@@ -77,7 +80,8 @@ def build(root: RootFs) -> None:
     linux.unmount(f"/{_OLD}")
     os.rmdir(f"/{_OLD}")
     if root.readonly:
-        linux.mount(None, "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY)
+        flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
+        linux.mount(None, "/", None, flags | (linux.MS_NODEV if root.layers else 0))
 
 
 def _layers(root: RootFs) -> str:
@@ -156,13 +160,8 @@ def _try_readonly(target: str) -> None:
 
 
 def _private_directories(merged: str, root: RootFs) -> None:
-    for name in ("proc", "sys", "dev", "run", "tmp"):
-        os.makedirs(f"{merged}/{name}", exist_ok=True)
-    linux.mount("tmpfs", f"{merged}/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-    linux.mount("tmpfs", f"{merged}/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
-    for path in root.kept_tmp:
-        os.makedirs(merged + path, exist_ok=True)
-        linux.mount(path, merged + path, None, linux.MS_BIND | linux.MS_REC)
+    if not root.layers:
+        _hide_machines_own(merged, root)
     try:
         linux.mount("proc", f"{merged}/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV)
     except OSError:
@@ -172,7 +171,18 @@ def _private_directories(merged: str, root: RootFs) -> None:
     if not root.privileged:
         _try_readonly(f"{merged}/sys")
         _show_cgroups(f"{merged}/sys/fs/cgroup", root.cgroups)
-    _devices(f"{merged}/dev", root)
+    make_devices(f"{merged}/dev", root)
+
+
+def _hide_machines_own(merged: str, root: RootFs) -> None:
+    """What the machine keeps in /run and /tmp is none of a container's business."""
+    for name in ("proc", "sys", "dev", "run", "tmp"):
+        os.makedirs(f"{merged}/{name}", exist_ok=True)
+    linux.mount("tmpfs", f"{merged}/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+    linux.mount("tmpfs", f"{merged}/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
+    for path in root.kept_tmp:
+        os.makedirs(merged + path, exist_ok=True)
+        linux.mount(path, merged + path, None, linux.MS_BIND | linux.MS_REC)
 
 
 def _show_sys(target: str, own_network: bool) -> None:
@@ -205,7 +215,8 @@ def _show_cgroups(target: str, own: list[tuple[str, str]]) -> None:
     _try_readonly(target)
 
 
-def _devices(target: str, root: RootFs) -> None:
+def make_devices(target: str, root: RootFs) -> None:
+    """What a container sees as /dev."""
     if root.privileged:
         linux.mount("/dev", target, None, linux.MS_BIND | linux.MS_REC)
         return

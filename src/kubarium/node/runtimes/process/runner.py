@@ -36,6 +36,7 @@ from kubarium.node.drivers.prepare import (
 )
 from kubarium.node.environment import Sources
 from kubarium.node.faults import FaultActor
+from kubarium.node.images import Image
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
@@ -49,9 +50,13 @@ from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import NameSources
 from kubarium.node.network.pod_network import PodNetwork
 from kubarium.node.network.ports import open_port, open_port_inside
+from kubarium.node.oci.errors import PullProblem
+from kubarium.node.oci.pull import pull_secrets
 from kubarium.node.references import referred_objects
 from kubarium.node.resizing import Resizer
 from kubarium.node.runner import NodeFacts
+from kubarium.node.runtimes.oci.classes import RuntimeClasses
+from kubarium.node.runtimes.oci.handlers import UnknownHandler
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.status_writer import StatusWriter
@@ -115,6 +120,7 @@ class ProcessRunner:
             network,
         )
         self.dialer = self.pods.dialer
+        self.classes = RuntimeClasses(context)
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
@@ -346,6 +352,29 @@ class ProcessRunner:
                 if error.reason != "NotFound":
                     _LOG.warning("%s %s/%s: %s", resource.plural, namespace, name, error)
 
+    async def check_handler(self, pod: Document) -> None:
+        """Whether this node has what the pod's RuntimeClass asks for; PrepareFailed."""
+        try:
+            await self.classes.fetch(pod)
+            self.pods.handlers.check(self.classes.handler(pod))
+        except UnknownHandler as error:
+            text = f"Failed to create pod sandbox: {error}"
+            raise PrepareFailed("FailedCreatePodSandBox", text) from error
+
+    async def provide_image(
+        self, pod: Document, container: Mapping[str, Any], handler: str
+    ) -> Image:
+        """The image of a container; PullProblem."""
+        auths = pull_secrets(pod, self.secret)
+
+        def tell(kind: str, reason: str, text: str) -> None:
+            self.recorder.event(pod, kind, reason, text)
+
+        return await self.pods.images.provide(container, handler, auths, tell)
+
+    def secret(self, namespace: str, name: str) -> Document | None:
+        return self.context.informers.get(SECRETS).get(name, namespace)
+
     async def prepare(self, facts: PodFacts, devices: Mapping[str, Edits]) -> None:
         """Make the pod's place and join it to the network; PrepareFailed."""
         await self.pods.prepare(facts, devices)
@@ -502,6 +531,7 @@ class PodActor:
     async def _prepare(self) -> None:
         try:
             facts = self.facts()
+            await self._runner.check_handler(self._pod)
             await self._runner.fetch(self._pod)
             devices = await self._runner.prepare_devices(self._pod)
             await self._runner.prepare(facts, devices)
@@ -530,16 +560,14 @@ class PodActor:
             container = {**container, "resources": self._machine.allocated[name]}
         self._starting[(name, attempt)] = None
         try:
-            image = self._runner.pods.find_image(container)
-            text = (
-                f'Container image "{image.reference}" already present on machine '
-                "and can be accessed by the pod"
-            )
-            self._do_Record(ev.Record("Normal", "Pulled", text, name))
+            handler = self._runner.classes.handler(self._pod)
+            image = await self._runner.provide_image(self._pod, container, handler)
             await self._runner.fetch(self._pod)
             self._runner.join_training(self._pod)
-            started = await self._runner.pods.start_container(self._uid, container, attempt, image)
-        except StartFailed as failure:
+            started = await self._runner.pods.start_container(
+                self._uid, container, attempt, image, handler
+            )
+        except (StartFailed, PullProblem) as failure:
             del self._starting[(name, attempt)]
             self.deliver(ev.ContainerStartFailed(name, attempt, failure.reason, str(failure)))
             return
