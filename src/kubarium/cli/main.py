@@ -220,6 +220,50 @@ def demo(
     _load("cli.demo").tell(keep)
 
 
+images = typer.Typer(help="The container images of a cluster's nodes.", no_args_is_help=True)
+app.add_typer(images, name="image")
+
+
+@images.command("load")
+@speaks_plainly
+def image_load(
+    files: Annotated[
+        list[Path], typer.Argument(help="OCI layouts (folder or tar), or tars of docker save.")
+    ],
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Call the image this.")] = None,
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Take images into the nodes' store, as `kind load` does; no registry is asked."""
+    _load("cli.images").load(files, tag or [], name)
+
+
+@images.command("pull")
+@speaks_plainly
+def image_pull(
+    references: Annotated[list[str], typer.Argument(help="Names, as docker pull takes them.")],
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Fetch images from their registries, through skopeo."""
+    _load("cli.images").pull(references, name)
+
+
+@images.command("ls")
+@speaks_plainly
+def image_ls(name: Name = DEFAULT_NAME, output: Output = "text") -> None:
+    """Images that are there, their size and where they came from."""
+    _load("cli.images").show(name, output)
+
+
+@images.command("rm")
+@speaks_plainly
+def image_rm(
+    names: Annotated[list[str], typer.Argument(help="Names or image ids.")],
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Remove images; what containers still run from goes when they end."""
+    _load("cli.images").remove(names, name)
+
+
 @app.command()
 def version() -> None:
     """Versions of Kubarium and of the Kubernetes API that it serves."""

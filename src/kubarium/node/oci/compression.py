@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import shutil
 import subprocess
 import zlib
@@ -78,6 +79,7 @@ def _zstd(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 @contextmanager
 def _through(program: str, stream: IO[bytes]) -> Iterator[IO[bytes]]:
     argv = [program, "-dc"]
+    os.lseek(stream.fileno(), 0, os.SEEK_SET)  # what we have looked at was read ahead
     with subprocess.Popen(
         argv, stdin=stream.fileno(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -23,7 +23,7 @@ from kubarium.node.oci.config import (
     this_platform,
 )
 from kubarium.node.oci.errors import ImageProblem, PullProblem
-from kubarium.node.oci.reference import DOCKER_ARCHIVE, Reference, parse_reference
+from kubarium.node.oci.reference import DOCKER_ARCHIVE, OCI_ARCHIVE, Reference, parse_reference
 from kubarium.node.oci.sources import (
     Files,
     Listed,
@@ -119,10 +119,9 @@ def _canonical(name: str) -> str:
 
 
 def _check_kind(reference: Reference, kind: str) -> None:
-    if (reference.transport == DOCKER_ARCHIVE) != (kind == DOCKER_ARCHIVE):
-        if reference.transport == DOCKER_ARCHIVE:  # docker writes both forms into one archive now
-            return
-        raise ImageProblem(f"{reference.path} is no {reference.transport}: it is a {kind}")
+    # Docker writes both forms into one archive now.
+    if kind != reference.transport and (reference.transport, kind) != (DOCKER_ARCHIVE, OCI_ARCHIVE):
+        raise ImageProblem(f"{reference.path} is no {reference.transport}: write {kind}:")
 
 
 # OCI layouts ---------------------------------------------------------------------------------

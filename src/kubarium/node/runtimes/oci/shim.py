@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 import socket
-import stat
 from typing import Any, NoReturn
 
 from kubarium.node.runtimes.process import linux
@@ -25,7 +24,6 @@ from kubarium.node.runtimes.process.init import Init
 from kubarium.node.runtimes.process.rootfs import RootFs, make_devices
 
 _STATE, _BUNDLE, _LOG, _PID, _CONSOLE = "state", "bundle", "log", "pid", "console"
-_NULL = "null"
 _CONSOLE_S = 10.0
 _IDENT = "main"
 _CGROUPS, _UNIFIED = "/sys/fs/cgroup", "/sys/fs/cgroup/unified"
@@ -56,8 +54,6 @@ class Shim(Init):
         make_devices(f"{place}/dev", root)
         for name in (_STATE, _BUNDLE):
             os.mkdir(f"{place}/{name}", 0o700)
-        # Runtimes give a container's streams to its user: the machine's own null must not be one.
-        os.mknod(f"{place}/{_NULL}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         self._make_working_dir(merged, root)
         linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
         self._protect_groups()
@@ -168,7 +164,8 @@ class Shim(Init):
         try:
             for descriptor in self._joins:
                 os.write(descriptor, b"0")
-            null = os.open(f"{self._place}/{_NULL}", os.O_RDWR)
+            # The container's own: runtimes give its streams to its user.
+            null = os.open(f"{self._place}/dev/null", os.O_RDWR)
             for number, stream in enumerate(streams):
                 os.dup2(stream if stream >= 0 else null, number)
             signal.set_wakeup_fd(-1)

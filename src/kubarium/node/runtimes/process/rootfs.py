@@ -9,6 +9,7 @@ locked), each top-level directory gets its own, or is bound read-only if that fa
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -223,10 +224,13 @@ def make_devices(target: str, root: RootFs) -> None:
     # Device files are bound in one by one; one that a container makes here opens nothing.
     flags = linux.MS_NOSUID | linux.MS_NODEV
     linux.mount("tmpfs", target, "tmpfs", flags, "mode=755,size=64k")
+    os.makedirs(f"{root.place}/nodes", exist_ok=True)
     for name in (*_DEVICES, *accelerators(os.listdir("/dev"), root.accelerators)):
         source, inner = f"/dev/{name}", f"{target}/{name}"
         if not os.path.exists(source):
             continue
+        if name in _DEVICES:
+            source = _own_node(source, f"{root.place}/nodes/{name}")
         os.makedirs(os.path.dirname(inner), exist_ok=True)
         if os.path.isdir(source):
             os.mkdir(inner)
@@ -247,6 +251,18 @@ def make_devices(target: str, root: RootFs) -> None:
     os.chmod(f"{target}/shm", 0o1777)
     if root.shm:
         linux.mount(root.shm, f"{target}/shm", None, linux.MS_BIND)
+
+
+def _own_node(source: str, own: str) -> str:
+    """A file for the same device, whose owner and mode are not the machine's to lose; the machine's
+    where we may make none."""
+    try:
+        os.mknod(own, stat.S_IFCHR | 0o666, os.stat(source).st_rdev)
+        os.chmod(own, 0o666)
+        os.close(os.open(own, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError as error:
+        return own if error.errno == errno.ENXIO else source  # no terminal at all is no refusal
+    return own
 
 
 def accelerators(present: Sequence[str], given: Sequence[str] | None) -> list[str]:

@@ -51,6 +51,7 @@ from kubarium.node.network.names import NameSources
 from kubarium.node.network.pod_network import PodNetwork
 from kubarium.node.network.ports import open_port, open_port_inside
 from kubarium.node.oci.errors import PullProblem
+from kubarium.node.oci.keeper import ImageKeeper
 from kubarium.node.oci.pull import pull_secrets
 from kubarium.node.references import referred_objects
 from kubarium.node.resizing import Resizer
@@ -121,6 +122,8 @@ class ProcessRunner:
         )
         self.dialer = self.pods.dialer
         self.classes = RuntimeClasses(context)
+        nodes = [node.name for node in config.nodes]
+        self._keeper = ImageKeeper(context, self.pods.images.store, nodes, recorder)
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
@@ -206,6 +209,7 @@ class ProcessRunner:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writer.run())
                 group.create_task(self._hosts.run())
+                group.create_task(self._keeper.run())
                 if self._network is not None:
                     group.create_task(self._network.run())
                 group.create_task(self._refresh())
