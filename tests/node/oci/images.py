@@ -132,20 +132,31 @@ def as_archive(source, target):
         archive.add(source, arcname=".")
 
 
+_BASE, _START = 0x400000, 64 + 56
+
+
 def hello_program(text=b"hello from an image\n", code=7):
     """A static program that prints ``text`` and exits, put together by hand."""
+    make = _by_machine(_x86, _arm)
+    return _elf(make(_BASE + _START, text, code) + text)
+
+
+def whoami_program():
+    """A static program whose exit code is its effective user's number, modulo 256."""
+    x86 = b"\xb8\x6b\x00\x00\x00\x0f\x05\x89\xc7\xb8\x3c\x00\x00\x00\x0f\x05"
+    arm = struct.pack("<4I", 0xD28015E8, 0xD4000001, 0xD2800BA8, 0xD4000001)
+    return _elf(_by_machine(x86, arm))
+
+
+def _by_machine(x86, arm):
     machine = platform.machine()
-    base = 0x400000
-    start = 64 + 56
-    if machine == "x86_64":
-        code_bytes = _x86(base + start, text, code)
-        kind = 62
-    elif machine == "aarch64":
-        code_bytes = _arm(base + start, text, code)
-        kind = 183
-    else:
+    if machine not in ("x86_64", "aarch64"):
         pytest.skip(f"no machine code at hand for {machine}")
-    body = code_bytes + text
+    return x86 if machine == "x86_64" else arm
+
+
+def _elf(body):
+    base, start, kind = _BASE, _START, _by_machine(62, 183)
     size = start + len(body)
     head = b"\x7fELF\x02\x01\x01" + bytes(9)
     head += struct.pack("<HHIQQQIHHHHHH", 2, kind, 1, base + start, 64, 0, 0, 64, 56, 1, 64, 0, 0)

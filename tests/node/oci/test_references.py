@@ -24,7 +24,10 @@ DIGEST = "sha256:" + "a" * 64
         ("oci:/srv/app", "oci:/srv/app"),
         ("oci:/srv//app/:v1", "oci:/srv/app:v1"),
         ("oci-archive:/srv/a.tar", "oci-archive:/srv/a.tar"),
-        ("docker-archive:/srv/a.tar:example.com/a:v1", "docker-archive:/srv/a.tar:example.com/a:v1"),
+        (
+            "docker-archive:/srv/a.tar:example.com/a:v1",
+            "docker-archive:/srv/a.tar:example.com/a:v1",
+        ),
     ],
 )
 def test_canonical_names(text, canonical):

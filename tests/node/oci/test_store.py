@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from tests.node.oci.images import INDEX, Built, as_archive, entry, folder, layer, sha256
 
 from kubarium.node.oci import load as loading
 from kubarium.node.oci.collect import Disk, may_go, status_images
@@ -20,6 +19,7 @@ from kubarium.node.oci.reference import parse_reference
 from kubarium.node.oci.store import LOADED, PULLED, ImageStore, Record
 from kubarium.node.oci.tree import LayeredTree
 from kubarium.node.oci.unpack import Budget
+from tests.node.oci.images import INDEX, Built, as_archive, entry, folder, layer, sha256
 
 BASE = layer(folder("etc"), entry("etc/name", b"base"))
 TOP = layer(entry("etc/name", b"top"), entry("bin/app", b"app", mode=0o755))
@@ -132,7 +132,7 @@ def test_a_blob_that_rots_in_the_store_is_found_out(store, tmp_path):
     Built([BASE]).layout(tmp_path / "a")
     record = found(store, tmp_path / "a")
     store.blob(record.config).write_bytes(b"{}")
-    with pytest.raises(ImageProblem, match="config .* is corrupt: load the image again"):
+    with pytest.raises(ImageProblem, match=r"config .* is corrupt: load the image again"):
         store.unpacked(record)
 
 
@@ -172,10 +172,14 @@ def test_an_index_gives_this_machines_platform(store, tmp_path):
     assert LayeredTree(store.unpacked(record)).read("arch") == here.encode()
     assert record.index == digest
     platforms(tmp_path / "b", "mips", "s390", extra=[attestation])
-    with pytest.raises(ImageProblem, match=r"no match for platform linux/.*linux/mips, linux/s390\)"):
+    with pytest.raises(
+        ImageProblem, match=r"no match for platform linux/.*linux/mips, linux/s390\)"
+    ):
         found(store, tmp_path / "b")
     Built([BASE], architecture="mips").layout(tmp_path / "c")
-    with pytest.raises(ImageProblem, match=f"image is for linux/mips, this machine is linux/{here}"):
+    with pytest.raises(
+        ImageProblem, match=f"image is for linux/mips, this machine is linux/{here}"
+    ):
         found(store, tmp_path / "c")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -10,11 +11,11 @@ import tarfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.node.oci.images import entry, folder, hard_link, layer, link
 
 from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.tree import LayeredTree, is_opaque, is_whiteout
 from kubarium.node.oci.unpack import Budget, unpack_layer
+from tests.node.oci.images import entry, folder, hard_link, layer, link
 
 
 def unpack(place, *entries, below=(), budget=None):
@@ -188,10 +189,8 @@ def test_no_layer_writes_outside_its_folder(tmp_path_factory, members):
     (base / "watched").write_text("untouched")
     root = base / "deep" / "root"
     root.parent.mkdir()
-    try:
+    with contextlib.suppress(ImageProblem):
         unpack(root, *members)
-    except ImageProblem:
-        pass
     assert sorted(os.listdir(base)) == ["deep", "watched"]
     assert os.listdir(base / "deep") == ["root"]
     assert (base / "watched").read_text() == "untouched"

@@ -40,7 +40,7 @@ def test_users(text, uid, gid, groups, home):
 
 @pytest.mark.parametrize("text", ["nobody", "odd", "app:nogroup", "comment"])
 def test_users_that_an_image_does_not_have(text):
-    with pytest.raises(ImageProblem, match="unable to find (user|group) .*: no matching entries"):
+    with pytest.raises(ImageProblem, match=r"unable to find (user|group) .*: no matching entries"):
         ACCOUNTS.resolve(text)
 
 

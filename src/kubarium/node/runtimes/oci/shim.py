@@ -52,6 +52,8 @@ class Shim(Init):
         merged = layered(place, root.layers)
         os.mkdir(f"{place}/dev", 0o755)
         make_devices(f"{place}/dev", root)
+        if self._spec.get("tty"):  # where the runtime mounts the terminal
+            os.close(os.open(f"{place}/dev/console", os.O_CREAT | os.O_WRONLY, 0o600))
         for name in (_STATE, _BUNDLE):
             os.mkdir(f"{place}/{name}", 0o700)
         self._make_working_dir(merged, root)

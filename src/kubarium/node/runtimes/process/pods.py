@@ -515,11 +515,13 @@ class ProcessPods:
             self._idents.pop(ident, None)
             pod.running.pop(name, None)
             self.images.store.release(ident)
+            # Of an OCI runtime the words are its own; of ours, runc's.
+            init = "runc create failed: unable to start container process: error during container "
+            why = f"{error}" if spec.runtime is not None else f"{init}init: {error}"
             raise StartFailed(
                 "StartError",
                 "failed to create containerd task: failed to create shim task: OCI runtime create "
-                "failed: runc create failed: unable to start container process: error during "
-                f"container init: {error}",
+                f"failed: {why}",
             ) from error
         started.started_at = self._clock.now()
         self._write_down(pod, container, started)
