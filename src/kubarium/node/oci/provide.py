@@ -64,13 +64,13 @@ class Images:
         text = container.get("image") or ""
         policy = container.get("imagePullPolicy") or "IfNotPresent"
         if handler != PROCESS:
-            reference = parse_reference(text)
+            reference = _parsed(text, tell)
             if handler or self._is_real(reference):
                 return await self._real(reference, policy, auths, tell)
         try:
             image = self._catalogue.resolve(text)
         except InvalidImageName as error:
-            raise PullProblem(INVALID_NAME, str(error)) from error
+            raise _invalid(PullProblem(INVALID_NAME, str(error)), tell) from error
         except UnknownImage as error:
             return await self._unknown(text, handler, policy, auths, tell, error)
         tell("Normal", "Pulled", _present(text))
@@ -195,6 +195,18 @@ class Images:
             config.working_dir,
             stored=StoredImage(tuple(layers), config.user, config.stop_signal, record),
         )
+
+
+def _parsed(text: str, tell: Tell) -> Reference:
+    try:
+        return parse_reference(text)
+    except PullProblem as problem:
+        raise _invalid(problem, tell) from problem
+
+
+def _invalid(problem: PullProblem, tell: Tell) -> PullProblem:
+    tell("Warning", "InspectFailed", str(problem))
+    return problem
 
 
 def _never(text: str, tell: Tell) -> PullProblem:

@@ -161,7 +161,8 @@ class ProcessPods:
         self._warn = warn
         self._root = Path(config.root).resolve()
         store = ImageStore(self._root / IMAGES, clock.now)
-        self.images = Images(ImageCatalogue(config.images), store, clock, Skopeo.find(store))
+        puller = Skopeo.find(store) if config.pulls else None
+        self.images = Images(ImageCatalogue(config.images), store, clock, puller)
         self.handlers = Handlers()
         name = runtime_name(config.root) if config.pods_survive else ""
         self._engine = ProcessEngine(clock, self._exited, name)
