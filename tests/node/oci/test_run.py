@@ -270,6 +270,30 @@ def test_security_contexts_are_honoured(tmp_path, handler):
     run(main())
 
 
+def test_privileged_containers_have_the_machines_devices_but_not_their_owners(tmp_path, handler):
+    busybox({"User": "app"}).layout(tmp_path / "image")
+    script = "ls /dev | wc -l; cat /proc/self/status | grep CapBnd; ls -l /dev/null; exit 0"
+
+    async def main():
+        async with process_world() as world:
+            by = await with_class(world, handler)
+            before = os.stat("/dev/null")
+            container = {
+                "image": f"oci:{tmp_path}/image",
+                "securityContext": {"privileged": True},
+                "tty": True,
+            }
+            await world.pod("p", script, container=container, **by)
+            await world.phase("p", "Succeeded")
+            output = (await world.log("p")).split()
+            assert int(output[0]) > 15
+            assert int(output[2], 16) & (1 << 21)  # CAP_SYS_ADMIN
+            after = os.stat("/dev/null")
+            assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+
+    run(main())
+
+
 def test_restarts_begin_with_a_fresh_root_and_probes_and_hooks_work(tmp_path, handler):
     busybox({"StopSignal": "SIGUSR1"}).layout(tmp_path / "image")
     script = """test -e /seen && echo stale; touch /seen; echo run

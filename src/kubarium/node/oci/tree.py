@@ -17,6 +17,8 @@ def is_whiteout(found: os.stat_result) -> bool:
 
 def is_opaque(folder: str) -> bool:
     """Whether a directory hides what layers below have at its place."""
+    if not hasattr(os, "getxattr"):
+        return False  # a system without overlayfs
     for name in OPAQUE:
         try:
             if os.getxattr(folder, name, follow_symlinks=False) == b"y":

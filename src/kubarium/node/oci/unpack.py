@@ -275,7 +275,7 @@ class _Unpacker:
     def _set_attribute(place: str, name: str, value: str) -> None:
         if name.startswith("user.overlay."):
             return
-        with contextlib.suppress(OSError):  # not every file system or user may
+        with contextlib.suppress(OSError, AttributeError):  # not every system, user or disk may
             os.setxattr(
                 place, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False
             )
@@ -284,7 +284,7 @@ class _Unpacker:
 def _make_opaque(folder: str) -> None:
     """In both ways: overlayfs reads one as root and the other in a user namespace."""
     problem: OSError | None = None
-    for name in OPAQUE:
+    for name in OPAQUE if hasattr(os, "setxattr") else ():
         try:
             os.setxattr(folder, name, b"y")
         except OSError as error:

@@ -40,8 +40,9 @@ _ARCHITECTURES = {
 _NOT_PERMITTED, _NO_SUCH_CALL = 1, 38
 
 
-def runtime_config(spec: ProcessSpec, machine: str) -> Document:
-    """``spec`` has a root and (the runtimes take root's rights) a user."""
+def runtime_config(spec: ProcessSpec, machine: str, allowed: Collection[str]) -> Document:
+    """``spec`` has a root and (the runtimes take root's rights) a user; ``allowed`` are the
+    capabilities that there are to give."""
     root, user = spec.root, spec.user
     assert root is not None
     assert user is not None
@@ -52,26 +53,26 @@ def runtime_config(spec: ProcessSpec, machine: str) -> Document:
             linux["seccomp"] = seccomp_profile(user.capabilities, machine)
     return {
         "ociVersion": VERSION,
-        "process": process_config(spec, spec.argv, spec.tty),
+        "process": process_config(spec, allowed),
         "root": {"path": f"{root.place}/{ROOT}", "readonly": root.readonly},
         "mounts": _mounts(root),
         "linux": linux,
     }
 
 
-def process_config(spec: ProcessSpec, argv: list[str], tty: bool) -> Document:
-    """A command in the container: its own, or one beside it."""
+def process_config(spec: ProcessSpec, allowed: Collection[str]) -> Document:
+    """The container's command; those beside it differ in ``args`` and ``terminal`` only."""
     assert spec.user is not None
-    kept = [f"CAP_{name}" for name in spec.user.capabilities]
+    kept = [f"CAP_{name}" for name in spec.user.capabilities if name in allowed]
     return {
-        "terminal": tty,
+        "terminal": spec.tty,
         "user": {
             "uid": spec.user.uid,
             "gid": spec.user.gid,
             "umask": 0o022,
             "additionalGids": list(spec.user.groups),
         },
-        "args": list(argv),
+        "args": list(spec.argv),
         "env": [f"{name}={value}" for name, value in spec.env.items()],
         "cwd": spec.cwd,
         "capabilities": {"bounding": kept, "effective": kept, "permitted": kept},

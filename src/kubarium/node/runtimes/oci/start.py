@@ -32,7 +32,9 @@ _LOOK_S, _TRIAL_S = 0.005, 10.0
 
 def runtime_call(program: Program, spec: ProcessSpec) -> RuntimeCall:
     """How ``program`` is to start ``spec``."""
-    return RuntimeCall(program.name, program.path, runtime_config(spec, os.uname().machine))
+    ours = linux.permitted_capabilities()  # nobody can give what he does not have
+    config = runtime_config(spec, os.uname().machine, ours)
+    return RuntimeCall(program.name, program.path, config)
 
 
 async def find_handlers(engine: ProcessEngine, clock: Clock, root: Path) -> Handlers:

@@ -218,13 +218,16 @@ def _show_cgroups(target: str, own: list[tuple[str, str]]) -> None:
 
 def make_devices(target: str, root: RootFs) -> None:
     """What a container sees as /dev."""
+    os.makedirs(f"{root.place}/nodes", exist_ok=True)
     if root.privileged:
         linux.mount("/dev", target, None, linux.MS_BIND | linux.MS_REC)
+        # Runtimes give a container's streams to its user.
+        null = _own_node("/dev/null", f"{root.place}/nodes/null")
+        linux.mount(null, f"{target}/null", None, linux.MS_BIND)
         return
     # Device files are bound in one by one; one that a container makes here opens nothing.
     flags = linux.MS_NOSUID | linux.MS_NODEV
     linux.mount("tmpfs", target, "tmpfs", flags, "mode=755,size=64k")
-    os.makedirs(f"{root.place}/nodes", exist_ok=True)
     for name in (*_DEVICES, *accelerators(os.listdir("/dev"), root.accelerators)):
         source, inner = f"/dev/{name}", f"{target}/{name}"
         if not os.path.exists(source):
