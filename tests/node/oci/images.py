@@ -82,7 +82,9 @@ class Built:
 
         manifest = {
             "schemaVersion": 2,
-            "config": put(json.dumps(config).encode()),
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": put(json.dumps(config).encode())
+            | {"mediaType": "application/vnd.oci.image.config.v1+json"},
             "layers": [
                 put(self.compress(tar))
                 | {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}

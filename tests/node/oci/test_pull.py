@@ -6,11 +6,13 @@ import asyncio
 import base64
 import json
 import shutil
+import subprocess
 
 import pytest
 
 from kubarium.api.kinds import SECRETS
 from kubarium.node.oci.errors import ImageProblem, PullProblem
+from kubarium.node.oci.load import find_at_path
 from kubarium.node.oci.provide import Images
 from kubarium.node.oci.pull import Skopeo, pull_secrets, remove_leftovers
 from kubarium.node.oci.reference import parse_reference
@@ -148,3 +150,17 @@ def test_what_a_killed_pull_has_left_goes(store):
     (store.root / ".pull-auth-y").write_text("secret")
     remove_leftovers(store.root)
     assert list(store.root.iterdir()) == []
+
+
+@needs_skopeo
+def test_images_as_skopeo_writes_them_are_taken(store, tmp_path):
+    """Another program's layouts and archives, not only our own."""
+    built = Built([layer(entry("text", b"one")), layer(entry("other", b"two"))])
+    built.layout(tmp_path / "source")
+    for target in ("oci:{}/copy:v1", "oci-archive:{}/copy.tar:v1", "docker-archive:{}/d.tar:a/b:1"):
+        text = target.format(tmp_path)
+        command = ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{tmp_path}/source:v1", text]
+        subprocess.run(command, check=True, capture_output=True)
+        record = find_at_path(store, parse_reference(text))
+        tree = LayeredTree(store.unpacked(record))
+        assert (tree.read("text"), tree.read("other")) == (b"one", b"two")
