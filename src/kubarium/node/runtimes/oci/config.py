@@ -11,28 +11,13 @@ from collections.abc import Collection
 from typing import Any
 
 from kubarium.node.runtimes.process.engine import ProcessSpec
+from kubarium.node.runtimes.process.proc_files import MASKED, READ_ONLY
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.runtimes.process.seccomp import DENIED, NAMESPACE_FLAGS
 
 VERSION = "1.0.2"  # what both runtimes of today's distributions take; nothing newer is used
 ROOT, DEV = "merged", "dev"
 Document = dict[str, Any]
-# What Kubernetes' runtimes hide and protect (procMount Default).
-MASKED = (
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-)
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _ARCHITECTURES = {
     "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
     "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.image_root import layered
+from kubarium.node.runtimes.process.proc_files import protect
 
 # Made afresh for each container, or not shown at all.
 _PRIVATE = frozenset({"proc", "sys", "dev", "run", "old_root", "lost+found", "tmp"})
@@ -173,6 +174,8 @@ def _private_directories(merged: str, root: RootFs) -> None:
         _try_readonly(f"{merged}/sys")
         _show_cgroups(f"{merged}/sys/fs/cgroup", root.cgroups)
     make_devices(f"{merged}/dev", root)
+    if not root.privileged:
+        protect(merged)
 
 
 def _hide_machines_own(merged: str, root: RootFs) -> None:
