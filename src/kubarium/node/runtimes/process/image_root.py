@@ -53,16 +53,18 @@ def _copy_root(layers: Sequence[str]) -> None:
 
 def _mount(lower: str, layers: Sequence[str]) -> None:
     options = f"lowerdir={lower},upperdir=upper,workdir=work"
+    problem = OSError()
     for more in ("", ",userxattr"):  # the second in a user namespace
         try:
             linux.mount("overlay", "merged", "overlay", linux.MS_NODEV, options + more)
-        except OSError:
+        except OSError as error:
+            problem = error
             continue
         return
+    if "/" in layers:  # a trial: nobody wants a copy of the machine
+        raise problem
     linux.mount("merged", "merged", None, linux.MS_BIND)
-    linux.mount(
-        None, "merged", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_NODEV | linux.MS_NOSUID
-    )
+    linux.mount(None, "merged", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_NODEV)
     for layer in reversed(layers):
         copy_layer(layer, "merged")
 
