@@ -566,16 +566,20 @@ def test_without_mount_namespaces_images_are_refused_plainly(tmp_path):
 
 
 def test_in_a_user_namespace_images_run_too(tmp_path):
-    busybox(None, layer(entry("etc/.wh.group"))).layout(tmp_path / "image")
+    opaque = [folder("home"), entry("home/.wh..wh..opq"), entry("home/new")]
+    busybox(None, layer(entry("etc/.wh.group"), *opaque)).layout(tmp_path / "image")
 
     async def main():
         try:
             async with process_world(isolation.USER_NAMESPACE) as world:
                 await world.pod(
-                    "p", "ls /etc; touch /new; id -u", container={"image": f"oci:{tmp_path}/image"}
+                    "p",
+                    "ls /etc /home; touch /new; id -u",
+                    container={"image": f"oci:{tmp_path}/image"},
                 )
                 output = (await world.output("p")).split()
-                assert output == ["hostname", "hosts", "passwd", "resolv.conf", "0"]
+                etc = ["/etc:", "hostname", "hosts", "passwd", "resolv.conf"]
+                assert output == [*etc, "/home:", "new", "0"]
                 refusals = world.agent.isolation().missing
                 assert any("takes root" in line or "not installed" in line for line in refusals)
         except StartError as error:

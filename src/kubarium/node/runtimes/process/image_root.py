@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from kubarium.node.runtimes.process import linux
 
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+_EVERY_USER = "4294967295"
 _PLACES = ("proc", "sys", "dev")
 
 
@@ -53,20 +54,23 @@ def _copy_root(layers: Sequence[str]) -> None:
 
 def _mount(lower: str, layers: Sequence[str]) -> None:
     options = f"lowerdir={lower},upperdir=upper,workdir=work"
-    problem = OSError()
-    for more in ("", ",userxattr"):  # the second in a user namespace
-        try:
-            linux.mount("overlay", "merged", "overlay", linux.MS_NODEV, options + more)
-        except OSError as error:
-            problem = error
-            continue
+    if not _in_first_user_namespace():  # where overlayfs may read the other attributes
+        options += ",userxattr"
+    try:
+        linux.mount("overlay", "merged", "overlay", linux.MS_NODEV, options)
         return
-    if "/" in layers:  # a trial: nobody wants a copy of the machine
-        raise problem
+    except OSError:
+        if "/" in layers:  # a trial: nobody wants a copy of the machine
+            raise
     linux.mount("merged", "merged", None, linux.MS_BIND)
     linux.mount(None, "merged", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_NODEV)
     for layer in reversed(layers):
         copy_layer(layer, "merged")
+
+
+def _in_first_user_namespace() -> bool:
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() == ["0", "0", _EVERY_USER]
 
 
 def copy_layer(layer: str, target: str) -> None:
