@@ -38,7 +38,10 @@ def fault_document(action: str, selector: str, spec: dict[str, Any]) -> Document
     names = {_dashed(known): known for known in (*POD_ACTIONS, *NODE_ACTIONS)}
     if action.lower() not in names:
         raise ConfigError(f"{action!r}: write one of {', '.join(names)}")
-    wanted = {"action": names[action.lower()], "selector": _selector(selector), **_given(spec)}
+    given = _given(spec)
+    if "peers" in given:
+        given["peers"] = _selector("" if given["peers"] == "*" else given["peers"], "--peers")
+    wanted = {"action": names[action.lower()], "selector": _selector(selector), **given}
     fault: Document = {
         "apiVersion": FAULTS.api_version,
         "kind": FAULTS.kind,
@@ -57,11 +60,11 @@ def _dashed(action: str) -> str:
     return "".join(f"-{c.lower()}" if c.isupper() else c for c in action).lstrip("-")
 
 
-def _selector(text: str) -> Document:
+def _selector(text: str, option: str = "--selector") -> Document:
     try:
         clauses = selectors.parse_labels(text).requirements if text else ()
     except ApiError as error:
-        raise ConfigError(f"--selector {text!r}: {error}") from None
+        raise ConfigError(f"{option} {text!r}: {error}") from None
     expressions = [
         {"key": c.key, "operator": _OPERATORS[c.operator], "values": list(c.values)}
         for c in clauses
@@ -94,7 +97,7 @@ async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
     made = await client.create(FAULTS, fault, namespace)
     name = made["metadata"]["name"]
     out.print(f"fault/{name}: {fault['spec']['action']}")
-    told, message = 0, ""
+    told, message, told_end = 0, "", False
     try:
         while True:
             status = (await client.get(FAULTS, name, namespace)).get("status") or {}
@@ -109,6 +112,11 @@ async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
                 raise ConfigError(f"fault/{name}: {message}")
             if status.get("phase") == "Completed":
                 return
+            if status.get("phase") == "InForce" and not told_end:
+                told_end = True
+                lasting = made["spec"].get("durationSeconds")
+                until = f"for {lasting:g} s" if lasting else "until Ctrl-C"
+                out.print(f"  in force {until}; then it is undone", markup=False)
             await asyncio.sleep(LOOK_S)
     finally:
         with contextlib.suppress(ApiError):

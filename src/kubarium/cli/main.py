@@ -80,16 +80,25 @@ def chaos(
     action: Annotated[
         str,
         typer.Argument(
-            help="kill, stop, slow, out-of-memory, corrupt-file, lose-node or device-unhealthy."
+            help="kill, stop, slow, out-of-memory, corrupt-file, partition, loss, delay; "
+            "lose-node, disconnect-node, partition-node, device-unhealthy."
         ),
     ],
     selector: Annotated[str, typer.Option("-l", "--selector", help="Labels, as app=train.")] = "",
     rank: Annotated[int | None, typer.Option(help="Only the pod of this completion index.")] = None,
     container: Annotated[str, typer.Option("-c", "--container", help="Container.")] = "",
-    duration: Annotated[float, typer.Option(help="Seconds that it lasts; 0: for good.")] = 0.0,
+    duration: Annotated[float, typer.Option(help="Seconds that it lasts; 0: until Ctrl-C.")] = 0.0,
     amount: Annotated[
-        float | None, typer.Option(help="slow: CPUs left; out-of-memory: MiB beyond the limit.")
+        float | None,
+        typer.Option(
+            help="slow: CPUs left; out-of-memory: MiB beyond the limit; loss: share of packets; "
+            "delay: milliseconds."
+        ),
     ] = None,
+    peers: Annotated[
+        str, typer.Option(help="partition, loss: labels of the other side; *: all pods.")
+    ] = "",
+    mode: Annotated[str, typer.Option(help="One of those that match, or All at once.")] = "One",
     path: Annotated[str, typer.Option(help="corrupt-file: a folder in the container.")] = "",
     device: Annotated[str, typer.Option(help="device-unhealthy: driver/device.")] = "",
     after: Annotated[float, typer.Option(help="Seconds until the first.")] = 0.0,
@@ -117,6 +126,8 @@ def chaos(
         "amount": amount,
         "path": path,
         "device": device,
+        "peers": peers,
+        "mode": "" if mode == "One" else mode.capitalize(),
         "schedule": schedule,
     }
     _load("cli.chaos").inject(action, selector, spec, namespace, name, kubeconfig, context)

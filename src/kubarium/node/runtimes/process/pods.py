@@ -361,6 +361,12 @@ class ProcessPods:
         domain = self._config.cluster_domain
         return resolv_conf(pod, self._network.plan.router, domain, machine)
 
+    def delay(self, uid: str, milliseconds: float | None) -> str:
+        """Hold back what the pod is sent; None: no more. "" or why that cannot be."""
+        if self._network is None:
+            return "it has no network of its own"
+        return self._network.delay(uid, milliseconds)
+
     def has_network(self, uid: str) -> bool:
         """Whether the pod has a network of its own now."""
         return self._network is not None and uid in self._network.attached

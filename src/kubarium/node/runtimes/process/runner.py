@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class ProcessRunner:
         self.writer = StatusWriter(context)
         self._drivers = drivers
         self._actors: dict[str, PodActor] = {}
+        self._again: dict[str, tuple[Document, NodeFacts]] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         informers = context.informers
         for resource in (*_READ, RESOURCE_CLAIMS):
@@ -222,6 +224,9 @@ class ProcessRunner:
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         uid = pod["metadata"]["uid"]
         actor = self._actors.get(uid)
+        if actor is not None and actor.leaves:
+            self._again[uid] = (pod, node)  # its node was lost and is back before it has ended
+            return
         if actor is None:
             adopted = self.pods.find(uid)
             actor = self._actors[uid] = PodActor(self, pod, node, adopted)
@@ -237,9 +242,26 @@ class ProcessRunner:
         self._faults.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
+        self._again.pop(pod["metadata"]["uid"], None)
         actor = self._actors.get(pod["metadata"]["uid"])
         if actor is not None:
             actor.gone()
+
+    def pod_lost(self, pod: Document) -> None:
+        actor = self._actors.get(pod["metadata"]["uid"])
+        if actor is not None:
+            actor.gone()
+            self.spawn(self._kill(pod["metadata"]["uid"]))
+
+    async def _kill(self, uid: str) -> None:
+        for name in list(self.pods.running_attempts(uid)):
+            await self.pods.signal_all(uid, name, signal.SIGKILL)
+
+    def hold(self, node: str) -> None:
+        self.writer.hold(node)
+
+    def let_go(self, node: str) -> None:
+        self.writer.let_go(node)
 
     def drop(self, uid: str) -> None:
         """An actor has nothing left to do and its pod is gone."""
@@ -250,6 +272,8 @@ class ProcessRunner:
         self.addresses.give_back(uid)
         self.writer.forget(uid)
         self._resizer.freed()
+        if again := self._again.pop(uid, None):
+            self.pod_seen(*again)
 
     def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         return self.pods.logs(pod, options)
@@ -455,6 +479,11 @@ class PodActor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    @property
+    def leaves(self) -> bool:
+        """Whether its pod is gone, and only processes remain to end."""
+        return self._gone
 
     @property
     def machine(self) -> PodMachine:
