@@ -179,7 +179,7 @@ def test_a_delay_is_made_or_said_to_be_impossible(level, tmp_path):  # noqa: F81
             await talk.order(PODS, "one", action="Delay", amount=50)
 
             async def said():
-                reasons = {r: m for r, m in await net.world.events("one")}
+                reasons = dict(await net.world.events("one"))
                 return reasons.get("FaultNotInjected") or reasons.get("FaultInjected")
 
             text = await net.world.until(said, "an answer")

@@ -34,6 +34,8 @@ from kubarium.view.faults import (
 FINALIZER = "kubarium.dev/heal"
 # Without anybody to hit, the Fault looks again after this long; the moment is not lost.
 NOBODY_S = 1.0
+# Victims may end before their time: what is in force is looked at this often.
+LOOK_S = 5.0
 # Injections that the status keeps.
 HISTORY = 64
 WAITING, IN_FORCE, COMPLETED, INVALID = "Waiting", "InForce", "Completed", "Invalid"
@@ -83,7 +85,7 @@ class FaultController:
         if moment is None:
             phase = IN_FORCE if in_force else COMPLETED
             await self._write(fault, {**status, "phase": phase, "message": ""})
-            return heal_s
+            return min(heal_s or LOOK_S, LOOK_S) if in_force else None
         now = self._context.clock.now()
         due = parse_rfc3339(fault["metadata"]["creationTimestamp"]) + moment
         if due > now:
@@ -145,6 +147,8 @@ class FaultController:
             (NODES, self._nodes.items()),
         ):
             for document in documents:
+                if (document.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+                    continue
                 if ORDER + uid in (document["metadata"].get("annotations") or ()):
                     for order in orders_of(document):
                         if order.fault == uid and order.in_force:
