@@ -41,6 +41,7 @@ from kubarium.control import (
     scheduling,
     storage,
     training,
+    tuning,
     workloads,
 )
 from kubarium.control.storage import OnDisk
@@ -68,7 +69,7 @@ COMPACT_EVERY_S = 5.0
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
 AnyAgent = Agent | AgentProcess
-FAMILIES = (workloads, training, devices, gangs, queueing, faults)
+FAMILIES = (workloads, training, devices, gangs, queueing, faults, tuning)
 VOLUMES = "volumes"
 
 

@@ -604,6 +604,15 @@ class ProcessPods:
         except OSError:
             return 0
 
+    def log_path(self, uid: str, name: str) -> Path | None:
+        """The log of a container's newest attempt, if it has one."""
+        pod = self._pods.get(uid)
+        if pod is None:
+            return None
+        attempts = (int(path.stem) for path in (pod.place / "logs" / name).glob("*.log"))
+        newest = max(attempts, default=None)
+        return None if newest is None else pod.place / "logs" / name / f"{newest}.log"
+
     # Faults on purpose (see node.faults)
 
     def running_attempts(self, uid: str) -> dict[str, int]:

@@ -56,6 +56,7 @@ from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.metrics import MetricsReader
 from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
@@ -120,6 +121,7 @@ class ProcessRunner:
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
+        self._metrics = MetricsReader(context.clock, self)
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
@@ -208,6 +210,7 @@ class ProcessRunner:
                 group.create_task(self.pods.watch_memory())
                 group.create_task(self.pods.memory.run())
                 group.create_task(self.training.run())
+                group.create_task(self._metrics.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -240,6 +243,7 @@ class ProcessRunner:
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
         self._faults.look(pod)
+        self._metrics.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
         self._again.pop(pod["metadata"]["uid"], None)
@@ -268,6 +272,7 @@ class ProcessRunner:
         self._actors.pop(uid, None)
         self.training.drop(uid)
         self._faults.forget(uid)
+        self._metrics.drop(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
@@ -307,6 +312,9 @@ class ProcessRunner:
     def output_bytes(self, uid: str, name: str) -> int:
         return self.pods.output_bytes(uid, name)
 
+    def log_path(self, uid: str, name: str) -> Path | None:
+        return self.pods.log_path(uid, name)
+
     def join_training(self, pod: Document) -> None:
         """A container of ``pod`` starts: follow its training, if it is a rank."""
         if is_rank(pod):
@@ -340,6 +348,7 @@ class ProcessRunner:
     ) -> None:
         actor = self._actors.get(uid)
         if actor is not None:
+            self._metrics.read(uid)
             event = ev.ContainerExited(
                 name, attempt, status.code, status.signal, out_of_memory, message
             )

@@ -1,0 +1,69 @@
+"""Runs: what carries a trial out, made so that its node reads the metrics from its output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kubarium.api.kinds import JOBS, TRAIN_JOBS
+from kubarium.api.resource import Document, Resource, copy_document
+from kubarium.api.trainer import names as trainer_names
+from kubarium.base.chance import Chance
+from kubarium.runtime.protocol import Informer
+from kubarium.view.tuning import METRICS, TRIAL_LABEL
+
+RESOURCES: dict[str, Resource] = {"TrainJob": TRAIN_JOBS, "Job": JOBS}
+MANAGER = "kubarium.dev/tuning"
+BY_TRIAL = "trial"
+_INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+def trial_name(search: Document, number: int) -> str:
+    """As Katib names them, ``<search>-<eight letters>``; the same for the same trial, so that none
+    is begun twice."""
+    name, uid = search["metadata"]["name"], search["metadata"]["uid"]
+    return f"{name[:50]}-{Chance(f'{uid}/{number}').suffix(8)}"
+
+
+def watched(run: Document, trial: str, metrics: Sequence[str], job_name: str) -> Document:
+    """The run whose pods carry the trial's label, and ask their node to read metrics. ``job_name``:
+    of the part of a TrainJob that trains."""
+    labels = {TRIAL_LABEL: trial}
+    annotations = {METRICS: " ".join(metrics)}
+    run = copy_document(run)
+    run.setdefault("metadata", {}).setdefault("labels", {}).update(labels)
+    if run["kind"] == "Job":
+        metadata = run["spec"]["template"].setdefault("metadata", {})
+        metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
+        return run
+    pod = {"metadata": {"labels": labels, "annotations": annotations}}
+    job = {"name": job_name, "template": {"spec": {"template": pod}}}
+    patch = {
+        "manager": MANAGER,
+        "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [job]}}},
+    }
+    others = [p for p in run["spec"].get("runtimePatches") or () if p.get("manager") != MANAGER]
+    run["spec"]["runtimePatches"] = [*others, patch]
+    return run
+
+
+def training_job(runtime: Document | None) -> str:
+    """The replicated job of a training runtime that trains."""
+    template = ((runtime or {}).get("spec") or {}).get("template") or {}
+    for job in (template.get("spec") or {}).get("replicatedJobs") or ():
+        labels = ((job.get("template") or {}).get("metadata") or {}).get("labels") or {}
+        if labels.get(trainer_names.ANCESTOR) == trainer_names.TRAINER:
+            return str(job["name"])
+    return trainer_names.NODE
+
+
+def primary_pods(pods: Informer, namespace: str, trial: str) -> list[Document]:
+    """The pods whose output counts: rank 0 of the run, or all of a Job without indexes."""
+    found = pods.by_index(BY_TRIAL, f"{namespace}/{trial}")
+    return [p for p in found if (p["metadata"].get("labels") or {}).get(_INDEX, "0") == "0"]
+
+
+def trial_of(pod: Document) -> Iterable[str]:
+    """For an index: the trial that a pod belongs to."""
+    trial = (pod["metadata"].get("labels") or {}).get(TRIAL_LABEL)
+    return (f"{pod['metadata']['namespace']}/{trial}",) if trial else ()
