@@ -1,5 +1,7 @@
 """Kubeflow's OptimizerClient, unmodified: hyperparameters are searched with real TrainJobs."""
 
+import json
+
 import pytest
 
 SDK = "0.5.0"
@@ -13,9 +15,46 @@ pytestmark = [
 ]
 
 
+# Ranks of plain Python, which are not tried again.
+RUNTIME = {
+    "apiVersion": "trainer.kubeflow.org/v1alpha1",
+    "kind": "ClusterTrainingRuntime",
+    "metadata": {"name": "plain", "labels": {"trainer.kubeflow.org/framework": "jax"}},
+    "spec": {
+        "mlPolicy": {"numNodes": 1, "jax": {}},
+        "template": {
+            "spec": {
+                "replicatedJobs": [
+                    {
+                        "name": "node",
+                        "template": {
+                            "metadata": {
+                                "labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+                            },
+                            "spec": {
+                                "backoffLimit": 0,
+                                "template": {
+                                    "spec": {
+                                        "restartPolicy": "Never",
+                                        "containers": [{"name": "node", "image": "kubarium/labs"}],
+                                    }
+                                },
+                            },
+                        },
+                    }
+                ]
+            }
+        },
+    },
+}
+
+
 @pytest.fixture
 def cluster(start_cluster):
-    return start_cluster("--in-memory")
+    cluster = start_cluster("--in-memory")
+    (cluster.home / "runtime.json").write_text(json.dumps(RUNTIME))
+    cluster.kubectl("apply", "-f", str(cluster.home / "runtime.json"))
+    return cluster
 
 
 @pytest.fixture
@@ -38,7 +77,7 @@ def fail(lr):
 
 def template(function, nodes=1):
     trainer = kubeflow.CustomTrainer(func=function, num_nodes=nodes)
-    return kubeflow.TrainJobTemplate(runtime="jax-distributed", trainer=trainer)
+    return kubeflow.TrainJobTemplate(runtime="plain", trainer=trainer)
 
 
 def test_a_search_finds_the_best_of_its_trials(client, cluster):
@@ -55,8 +94,8 @@ def test_a_search_finds_the_best_of_its_trials(client, cluster):
         algorithm=optimizer.RandomSearch(random_state=5),
         trial_config=optimizer.TrialConfig(num_trials=5, parallel_trials=2),
     )
-    job = client.wait_for_job_status(name, {"Running", "Complete"}, timeout=120, polling_interval=1)
-    job = client.wait_for_job_status(name, timeout=200, polling_interval=1)
+    job = client.wait_for_job_status(name, {"Running", "Complete"}, timeout=60, polling_interval=1)
+    job = client.wait_for_job_status(name, timeout=60, polling_interval=1)
     assert job.status == "Complete"
     assert len(job.trials) == 5
     assert {t.trainjob.status for t in job.trials} == {"Complete"}
@@ -90,7 +129,7 @@ def test_trials_that_fail_fail_the_search(client):
         objectives=[optimizer.Objective(metric="loss")],
         trial_config=optimizer.TrialConfig(num_trials=4, parallel_trials=2, max_failed_trials=2),
     )
-    job = client.wait_for_job_status(name, {"Failed"}, timeout=200, polling_interval=1)
+    job = client.wait_for_job_status(name, {"Failed"}, timeout=60, polling_interval=1)
     assert job.status == "Failed"
     assert client.get_best_results(name) is None
 
@@ -106,6 +145,6 @@ def test_a_grid_ends_when_it_has_been_walked(client):
         algorithm=optimizer.GridSearch(),
         trial_config=optimizer.TrialConfig(num_trials=9, parallel_trials=3),
     )
-    job = client.wait_for_job_status(name, timeout=200, polling_interval=1)
+    job = client.wait_for_job_status(name, timeout=60, polling_interval=1)
     assert len(job.trials) == 2
     assert client.get_best_results(name).parameters == {"lr": "0.3", "layers": "1"}

@@ -6,13 +6,14 @@ next assignment is a pure decision on the trials that are there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
-from kubarium.api.kinds import EXPERIMENTS, TRIALS
+from kubarium.api.kinds import CLUSTER_TRAINING_RUNTIMES, EXPERIMENTS, TRAINING_RUNTIMES, TRIALS
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError
-from kubarium.control.tuning.runs import trial_name
+from kubarium.control.tuning.runs import begin_run, runtime_of, trial_name
 from kubarium.control.tuning.trials import is_over
 from kubarium.engine.tuning import search as engine
 from kubarium.engine.tuning.space import Assignment
@@ -73,6 +74,8 @@ class ExperimentController:
         self.controller = Controller("experiment-controller", context, self._reconcile)
         self._experiments = self.controller.watches(EXPERIMENTS)
         self._trials = self.controller.watches(TRIALS, _owning_experiment)
+        self._runtimes = self.controller.reads(TRAINING_RUNTIMES)
+        self._cluster_runtimes = self.controller.reads(CLUSTER_TRAINING_RUNTIMES)
         self._trials.add_index("experiments", lambda t: map("/".join, _owning_experiment(t)))
 
     @property
@@ -155,11 +158,17 @@ class ExperimentController:
             },
         }
         try:
-            return await writes.create(self._context, TRIALS, trial, namespace)
+            made = await writes.create(self._context, TRIALS, trial, namespace)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
             return await self._context.client.get(TRIALS, name, namespace)
+        run = made["spec"]["runSpec"]
+        runtime = runtime_of(run, namespace, self._runtimes, self._cluster_runtimes)
+        # Kubeflow's client takes a trial without its run for an error: leave no time between them.
+        with contextlib.suppress(ApiError):  # the trial's controller tries again, and says why not
+            await begin_run(self._context, made, runtime)
+        return made
 
     def _note(
         self, status: Document, type_: str, reason: str, message: str, value: str = "True"

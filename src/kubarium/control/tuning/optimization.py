@@ -21,6 +21,7 @@ from kubarium.base.errors import ApiError
 from kubarium.control.tuning.runs import (
     BY_TRIAL,
     primary_pods,
+    runtime_of,
     training_job,
     trial_name,
     trial_of,
@@ -154,7 +155,8 @@ class OptimizationJobController:
             "spec": template["spec"],
         }
         run = filled({"trialSpec": whole}, assignment, name, namespace)
-        run = watched(run, name, objective.names, training_job(self._runtime(run, namespace)))
+        runtime = runtime_of(run, namespace, self._runtimes, self._cluster_runtimes)
+        run = watched(run, name, objective.names, training_job(runtime))
         metadata = run["metadata"]
         metadata["labels"][LABEL] = job["metadata"]["name"]
         metadata["annotations"] = {
@@ -171,12 +173,6 @@ class OptimizationJobController:
             f"{n}={v}" for n, v in assignment
         )
         self._recorder.event(job, "Normal", "TrialCreated", text)
-
-    def _runtime(self, run: Document, namespace: str) -> Document | None:
-        reference = run["spec"]["runtimeRef"]
-        if reference.get("kind") == "TrainingRuntime":
-            return self._runtimes.get(reference["name"], namespace)
-        return self._cluster_runtimes.get(reference["name"])
 
     def _end(self, job: Document, status: Document, type_: str, reason: str, message: str) -> None:
         status["conditions"] = writes.set_condition(

@@ -8,8 +8,10 @@ from kubarium.api.kinds import JOBS, TRAIN_JOBS
 from kubarium.api.resource import Document, Resource, copy_document
 from kubarium.api.trainer import names as trainer_names
 from kubarium.base.chance import Chance
-from kubarium.runtime.protocol import Informer
-from kubarium.view.tuning import METRICS, TRIAL_LABEL
+from kubarium.base.errors import ApiError
+from kubarium.runtime import writes
+from kubarium.runtime.protocol import Context, Informer
+from kubarium.view.tuning import EXPERIMENT_LABEL, METRICS, TRIAL_LABEL, experiment_objective
 
 RESOURCES: dict[str, Resource] = {"TrainJob": TRAIN_JOBS, "Job": JOBS}
 MANAGER = "kubarium.dev/tuning"
@@ -55,6 +57,32 @@ def training_job(runtime: Document | None) -> str:
         if labels.get(trainer_names.ANCESTOR) == trainer_names.TRAINER:
             return str(job["name"])
     return trainer_names.NODE
+
+
+def runtime_of(
+    run: Document, namespace: str, runtimes: Informer, cluster_runtimes: Informer
+) -> Document | None:
+    """The training runtime that a TrainJob names; None for a Job."""
+    reference = run["spec"].get("runtimeRef") or {}
+    if reference.get("kind") == "TrainingRuntime":
+        return runtimes.get(reference.get("name", ""), namespace)
+    return cluster_runtimes.get(reference.get("name", ""))
+
+
+async def begin_run(context: Context, trial: Document, runtime: Document | None) -> None:
+    """Make a trial's run, if it is not there. ApiError if it is refused."""
+    metadata, spec = trial["metadata"], trial["spec"]
+    objective = experiment_objective(spec["objective"])
+    run = watched(spec["runSpec"], metadata["name"], objective.names, training_job(runtime))
+    run["metadata"]["ownerReferences"] = [writes.owner_reference(trial)]
+    experiment = (metadata.get("labels") or {}).get(EXPERIMENT_LABEL)
+    if experiment:
+        run["metadata"]["labels"][EXPERIMENT_LABEL] = experiment
+    try:
+        await writes.create(context, RESOURCES[run["kind"]], run, metadata["namespace"])
+    except ApiError as error:
+        if error.reason != "AlreadyExists":
+            raise
 
 
 def primary_pods(pods: Informer, namespace: str, trial: str) -> list[Document]:

@@ -23,17 +23,16 @@ from kubarium.base.errors import ApiError
 from kubarium.control.tuning.runs import (
     BY_TRIAL,
     RESOURCES,
+    begin_run,
     primary_pods,
-    training_job,
+    runtime_of,
     trial_of,
-    watched,
 )
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
-    EXPERIMENT_LABEL,
     FAILURE,
     SUCCESS,
     end_condition,
@@ -108,39 +107,27 @@ class TrialController:
         if draft.over:
             self._tell(trial, draft)
             killed = draft.over == "Killed"
-            if run is not None and (killed or not trial["spec"].get("retainRun")):
+            retained = trial["spec"].get("retainRun")
+            if run is not None and not retained:
                 await writes.delete(
                     self._context, RESOURCES[kind], run, propagation_policy="Background"
                 )
+            elif run is not None and killed:
+                stop = {"spec": {"suspend": True}}
+                await writes.patch(self._context, RESOURCES[kind], run, stop)
         return None
 
     async def _begin(self, trial: Document, wanted: Document, draft: _Draft) -> None:
-        metadata, spec = trial["metadata"], trial["spec"]
-        objective = experiment_objective(spec["objective"])
-        run = watched(
-            wanted,
-            metadata["name"],
-            objective.names,
-            training_job(self._runtime(wanted, metadata["namespace"])),
-        )
-        run["metadata"]["ownerReferences"] = [writes.owner_reference(trial)]
-        labels = metadata.get("labels") or {}
-        if EXPERIMENT_LABEL in labels:
-            run["metadata"]["labels"][EXPERIMENT_LABEL] = labels[EXPERIMENT_LABEL]
+        runtime = self._runtime(wanted, trial["metadata"]["namespace"])
         try:
-            await writes.create(
-                self._context, RESOURCES[wanted["kind"]], run, metadata["namespace"]
-            )
+            await begin_run(self._context, trial, runtime)
         except ApiError as error:
             if error.code not in (400, 403, 404, 422):
                 raise
             draft.end("Failed", "TrialFailed", f"Trial has failed: {error}")
 
     def _runtime(self, wanted: Document, namespace: str) -> Document | None:
-        reference = wanted["spec"].get("runtimeRef") or {}
-        if reference.get("kind") == "TrainingRuntime":
-            return self._runtimes.get(reference.get("name", ""), namespace)
-        return self._cluster_runtimes.get(reference.get("name", ""))
+        return runtime_of(wanted, namespace, self._runtimes, self._cluster_runtimes)
 
     def _follow(self, trial: Document, run: Document, draft: _Draft) -> float | None:
         """Take over what the run says; seconds until the last metrics are waited for, or None."""
