@@ -63,7 +63,6 @@ from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
-from kubarium.view.tuning import COLLECTOR, METRICS
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -558,8 +557,6 @@ def _with_container(pod: Document, options: LogOptions) -> LogOptions:
     initial = [entry["name"] for entry in spec.get("initContainers") or ()]
     mains = [entry["name"] for entry in spec.get("containers") or ()]
     added = [entry["name"] for entry in spec.get("ephemeralContainers") or ()]
-    if options.container == COLLECTOR and METRICS in (pod["metadata"].get("annotations") or {}):
-        return replace(options, container=mains[0])
     if options.container:
         if options.container not in initial + mains + added:
             raise bad_request(f"container {options.container} is not valid for pod {name}")
