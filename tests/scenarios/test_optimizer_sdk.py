@@ -116,7 +116,7 @@ def test_a_search_finds_the_best_of_its_trials(client, cluster):
     assert "ExperimentMaxTrialsReached" in {event.reason for event in events}
     assert [j.name for j in client.list_jobs()] == [name]
     printed = cluster.kubectl("get", "experiment", name)
-    assert printed.split()[4:6] == ["Succeeded", "True"]
+    assert printed.split()[5:7] == ["Succeeded", "True"]
     client.delete_job(name)
     cluster.wait_until(lambda: not cluster.get("trainjobs")["items"], 30, "its TrainJobs are gone")
     assert client.list_jobs() == []

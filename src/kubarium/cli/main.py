@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kubarium import __version__
+from kubarium.base.errors import ConfigError
 from kubarium.cli.console import out, speaks_plainly
 
 app = typer.Typer(
@@ -136,18 +137,35 @@ def chaos(
 @app.command()
 @speaks_plainly
 def goodput(
-    target: Annotated[str, typer.Argument(help="jobset/NAME or job/NAME.")],
+    target: Annotated[
+        str, typer.Argument(help="jobset/NAME or job/NAME; without one, all runs by team.")
+    ] = "",
+    by: Annotated[
+        str, typer.Option(help="What a team is: namespace, queue or label:KEY.")
+    ] = "namespace",
+    all_namespaces: Annotated[
+        bool, typer.Option("-A", "--all-namespaces", help="Runs of all namespaces.")
+    ] = False,
     namespace: Namespace = "default",
     name: Name = DEFAULT_NAME,
     kubeconfig: Kubeconfig = None,
     context: Context = "",
     output: Output = "text",
-    html: Annotated[Path | None, typer.Option(help="Write a timeline of all ranks here.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a timeline of all ranks (or the teams) here.")
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write a trace for chrome://tracing or Perfetto here.")
     ] = None,
 ) -> None:
-    """Where a training run's time went: kept, lost and why, rank by rank; how often to save."""
+    """Where a training run's time went: kept, lost and why, rank by rank; how often to save.
+    Without a run: where the time of all runs went, by team."""
+    if not target:
+        if trace is not None:
+            raise ConfigError("--trace: is of one run; name it, such as jobset/train")
+        scope = "" if all_namespaces or by == "namespace" else namespace
+        _load("cli.team_goodput").show(by, scope, name, kubeconfig, context, output, html)
+        return
     _load("cli.goodput").show(target, namespace, name, kubeconfig, context, output, html, trace)
 
 
