@@ -113,7 +113,8 @@ def _section(team: Team) -> str:
     ordered = sorted(team.runs, key=lambda r: -r.report.accounts.wall_s * r.report.accounts.ranks)
     rows = "".join(_row(run) for run in ordered)
     return (
-        f"<section>{head}<table><tr><th>run</th><th>time</th><th>kept</th><th></th></tr>"
+        f"<section>{head}<table><tr><th>run</th><th class=n>time</th>"
+        f"<th class=n>kept</th><th></th></tr>"
         f"{rows}</table></section>"
     )
 
