@@ -7,8 +7,10 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from kubarium.api import selectors
-from kubarium.api.kinds import FAULTS
+from kubarium.api.kinds import EVENTS, FAULTS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import asking
@@ -98,6 +100,7 @@ async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
     name = made["metadata"]["name"]
     out.print(f"fault/{name}: {fault['spec']['action']}")
     told, message, told_end = 0, "", False
+    refused: dict[str, None] = {}
     try:
         while True:
             status = (await client.get(FAULTS, name, namespace)).get("status") or {}
@@ -108,6 +111,8 @@ async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
             if status.get("message") and status["message"] != message:
                 message = status["message"]
                 out.print(f"  {message}", markup=False)
+            for text in await _refusals(client, namespace, made, status, refused):
+                out.print(f"  [yellow]not injected[/]: {escape(text)}")
             if status.get("phase") == "Invalid":
                 raise ConfigError(f"fault/{name}: {message}")
             if status.get("phase") == "Completed":
@@ -121,3 +126,21 @@ async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
     finally:
         with contextlib.suppress(ApiError):
             await client.delete(FAULTS, name, namespace)
+
+
+async def _refusals(
+    client: HttpClient, namespace: str, fault: Document, status: Document, seen: dict[str, None]
+) -> list[str]:
+    """What nodes say of the Fault's victims: that it cannot be done there. Each once."""
+    if not status.get("history"):
+        return []
+    victims = {e["target"].partition("/")[2] for e in status["history"]}
+    began = fault["metadata"]["creationTimestamp"]
+    found = []
+    selector = "reason=FaultNotInjected"
+    for event in (await client.list(EVENTS, namespace, field_selector=selector)).items:
+        uid, name = event["metadata"]["uid"], event["involvedObject"]["name"]
+        if uid not in seen and name in victims and (event.get("lastTimestamp") or "") >= began:
+            seen[uid] = None
+            found.append(f"{name}: {event['message']}")
+    return found
