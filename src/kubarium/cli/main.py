@@ -138,7 +138,7 @@ def chaos(
 @speaks_plainly
 def goodput(
     target: Annotated[
-        str, typer.Argument(help="jobset/NAME or job/NAME; without one, all runs by team.")
+        str, typer.Argument(help="jobset, trainjob or job/NAME; without one, all runs by team.")
     ] = "",
     by: Annotated[
         str, typer.Option(help="What a team is: namespace, queue or label:KEY.")
