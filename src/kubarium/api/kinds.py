@@ -73,6 +73,10 @@ TRAINING_RUNTIMES = Resource(*_TRAINER, "trainingruntimes", "TrainingRuntime", T
 CLUSTER_TRAINING_RUNTIMES = Resource(
     *_TRAINER, "clustertrainingruntimes", "ClusterTrainingRuntime", False
 )
+OPTIMIZATION_JOBS = Resource(*_TRAINER, "optimizationjobs", "OptimizationJob", True)
+_KATIB = ("kubeflow.org", "v1beta1")
+EXPERIMENTS = Resource(*_KATIB, "experiments", "Experiment", True)
+TRIALS = Resource(*_KATIB, "trials", "Trial", True)
 FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
 RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
 COMPUTE_DOMAINS = Resource(

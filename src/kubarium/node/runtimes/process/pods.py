@@ -388,6 +388,12 @@ class ProcessPods:
         domain = self._config.cluster_domain
         return resolv_conf(pod, self._network.plan.router, domain, machine)
 
+    def delay(self, uid: str, milliseconds: float | None) -> str:
+        """Hold back what the pod is sent; None: no more. "" or why that cannot be."""
+        if self._network is None:
+            return "it has no network of its own"
+        return self._network.delay(uid, milliseconds)
+
     def has_network(self, uid: str) -> bool:
         """Whether the pod has a network of its own now."""
         return self._network is not None and uid in self._network.attached
@@ -642,6 +648,15 @@ class ProcessPods:
             return (pod.place / "logs" / name / f"{known[2]}.log").stat().st_size
         except OSError:
             return 0
+
+    def log_path(self, uid: str, name: str) -> Path | None:
+        """The log of a container's newest attempt, if it has one."""
+        pod = self._pods.get(uid)
+        if pod is None:
+            return None
+        attempts = (int(path.stem) for path in (pod.place / "logs" / name).glob("*.log"))
+        newest = max(attempts, default=None)
+        return None if newest is None else pod.place / "logs" / name / f"{newest}.log"
 
     # Faults on purpose (see node.faults)
 

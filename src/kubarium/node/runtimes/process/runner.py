@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ from kubarium.node.runtimes.oci.handlers import UnknownHandler
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.metrics import MetricsReader
 from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
@@ -93,6 +95,7 @@ class ProcessRunner:
         self.writer = StatusWriter(context)
         self._drivers = drivers
         self._actors: dict[str, PodActor] = {}
+        self._again: dict[str, tuple[Document, NodeFacts]] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         informers = context.informers
         for resource in (*_READ, RESOURCE_CLAIMS):
@@ -127,6 +130,7 @@ class ProcessRunner:
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
+        self._metrics = MetricsReader(context.clock, self)
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
@@ -216,6 +220,7 @@ class ProcessRunner:
                 group.create_task(self.pods.watch_memory())
                 group.create_task(self.pods.memory.run())
                 group.create_task(self.training.run())
+                group.create_task(self._metrics.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -232,6 +237,9 @@ class ProcessRunner:
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         uid = pod["metadata"]["uid"]
         actor = self._actors.get(uid)
+        if actor is not None and actor.leaves:
+            self._again[uid] = (pod, node)  # its node was lost and is back before it has ended
+            return
         if actor is None:
             adopted = self.pods.find(uid)
             actor = self._actors[uid] = PodActor(self, pod, node, adopted)
@@ -245,21 +253,42 @@ class ProcessRunner:
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
         self._faults.look(pod)
+        self._metrics.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
+        self._again.pop(pod["metadata"]["uid"], None)
         actor = self._actors.get(pod["metadata"]["uid"])
         if actor is not None:
             actor.gone()
+
+    def pod_lost(self, pod: Document) -> None:
+        actor = self._actors.get(pod["metadata"]["uid"])
+        if actor is not None:
+            actor.gone()
+            self.spawn(self._kill(pod["metadata"]["uid"]))
+
+    async def _kill(self, uid: str) -> None:
+        for name in list(self.pods.running_attempts(uid)):
+            await self.pods.signal_all(uid, name, signal.SIGKILL)
+
+    def hold(self, node: str) -> None:
+        self.writer.hold(node)
+
+    def let_go(self, node: str) -> None:
+        self.writer.let_go(node)
 
     def drop(self, uid: str) -> None:
         """An actor has nothing left to do and its pod is gone."""
         self._actors.pop(uid, None)
         self.training.drop(uid)
         self._faults.forget(uid)
+        self._metrics.drop(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
         self._resizer.freed()
+        if again := self._again.pop(uid, None):
+            self.pod_seen(*again)
 
     def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         return self.pods.logs(pod, options)
@@ -292,6 +321,9 @@ class ProcessRunner:
 
     def output_bytes(self, uid: str, name: str) -> int:
         return self.pods.output_bytes(uid, name)
+
+    def log_path(self, uid: str, name: str) -> Path | None:
+        return self.pods.log_path(uid, name)
 
     def join_training(self, pod: Document) -> None:
         """A container of ``pod`` starts: follow its training, if it is a rank."""
@@ -326,6 +358,7 @@ class ProcessRunner:
     ) -> None:
         actor = self._actors.get(uid)
         if actor is not None:
+            self._metrics.read(uid)
             event = ev.ContainerExited(
                 name, attempt, status.code, status.signal, out_of_memory, message
             )
@@ -488,6 +521,11 @@ class PodActor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    @property
+    def leaves(self) -> bool:
+        """Whether its pod is gone, and only processes remain to end."""
+        return self._gone
 
     @property
     def machine(self) -> PodMachine:
