@@ -44,6 +44,7 @@ from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
+from kubarium.node.drivers.watch import SliceWatch
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
@@ -85,6 +86,8 @@ class _Node:
     counts: dict[str, int]
     document: Document | None = None
     published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
+    # Drivers whose slices may not be there as they were published.
+    doubted: set[str] = field(default_factory=set)
     complained: dict[str, None] = field(default_factory=dict)
     lost: tuple[str, float] = ("", 0.0)
 
@@ -143,6 +146,7 @@ class Agent:
         ]
         self._domains = ComputeDomainDriver(context, set(in_fabrics)) if in_fabrics else None
         self._meter = Meter(context, drivers) if mine else None
+        self._slices = SliceWatch(context, self._slices_changed) if mine else None
         self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
@@ -245,6 +249,8 @@ class Agent:
                 group.create_task(self._renew_leases())
                 group.create_task(self._refresh_status())
                 group.create_task(self._follow_devices())
+                if self._slices is not None:
+                    await self._slices.start()
                 if self._proxy is not None:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
@@ -314,6 +320,7 @@ class Agent:
         )
         try:
             node.document = await self._context.client.create(NODES, document)
+            node.doubted.update(node.published)  # what an earlier Node owned goes with it
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
@@ -427,6 +434,14 @@ class Agent:
         if before != after:
             self._device_changes.put_nowait(new["metadata"]["name"])
 
+    def _slices_changed(self, name: str, driver: str) -> None:
+        node = self._mine.get(name)
+        if node is None or driver not in node.publishers:
+            return
+        node.doubted.add(driver)
+        if self._nodes.get(name) is not None:  # else it is announced anew, with its devices
+            self._device_changes.put_nowait(name)
+
     async def _follow_devices(self) -> None:
         while True:
             node = self._mine[await self._device_changes.get()]
@@ -437,8 +452,9 @@ class Agent:
         assert current is not None
         for driver, publisher in node.publishers.items():
             wanted = self._wanted(node, current, driver)
-            if node.published.get(driver) == wanted:
+            if node.published.get(driver) == wanted and driver not in node.doubted:
                 continue
+            node.doubted.discard(driver)
             if driver not in node.published:
                 await publisher.publish_class()
             await publisher.publish(current, *wanted)
