@@ -45,6 +45,7 @@ from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
+from kubarium.node.drivers.watch import SliceWatch
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
@@ -85,6 +86,8 @@ class _Node:
     counts: dict[str, int]
     document: Document | None = None
     published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
+    # Drivers whose slices may not be there as they were published.
+    doubted: set[str] = field(default_factory=set)
     complained: dict[str, None] = field(default_factory=dict)
 
 
@@ -142,6 +145,7 @@ class Agent:
         ]
         self._domains = ComputeDomainDriver(context, set(in_fabrics)) if in_fabrics else None
         self._meter = Meter(context, drivers) if mine else None
+        self._slices = SliceWatch(context, self._slices_changed) if mine else None
         self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
         self._absences = Absences(self._leave, self._come_back)
@@ -251,6 +255,8 @@ class Agent:
                 group.create_task(self._refresh_status())
                 group.create_task(self._follow_devices())
                 group.create_task(self._follow_returns())
+                if self._slices is not None:
+                    await self._slices.start()
                 if self._proxy is not None:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
@@ -326,6 +332,7 @@ class Agent:
         )
         try:
             node.document = await self._context.client.create(NODES, document)
+            node.doubted.update(node.published)  # what an earlier Node owned goes with it
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
@@ -385,6 +392,8 @@ class Agent:
             if pod["spec"].get("nodeName") == name:
                 self._runner.pod_seen(pod, node.facts)
         self._returned.put_nowait(name)
+        if node.doubted:
+            self._device_changes.put_nowait(name)
 
     async def _follow_returns(self) -> None:
         while True:
@@ -452,6 +461,15 @@ class Agent:
         if before != after:
             self._device_changes.put_nowait(new["metadata"]["name"])
 
+    def _slices_changed(self, name: str, driver: str) -> None:
+        node = self._mine.get(name)
+        if node is None or driver not in node.publishers:
+            return
+        node.doubted.add(driver)
+        # A Node that is gone is announced anew with its devices; one that is away comes back first.
+        if self._nodes.get(name) is not None and not self._absences.away(name):
+            self._device_changes.put_nowait(name)
+
     async def _follow_devices(self) -> None:
         while True:
             node = self._mine[await self._device_changes.get()]
@@ -462,8 +480,9 @@ class Agent:
         assert current is not None
         for driver, publisher in node.publishers.items():
             wanted = self._wanted(node, current, driver)
-            if node.published.get(driver) == wanted:
+            if node.published.get(driver) == wanted and driver not in node.doubted:
                 continue
+            node.doubted.discard(driver)
             if driver not in node.published:
                 await publisher.publish_class()
             await publisher.publish(current, *wanted)
