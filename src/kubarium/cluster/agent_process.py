@@ -75,6 +75,7 @@ class _Door:
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def _answer(self, request: dict[str, Any], peer: socket.socket) -> None:
+        await self._agent.ready.wait()  # it may have been asked before it has found its pods again
         try:
             await getattr(self, f"_do_{request['op']}")(request, peer)
         except (KubariumError, ConnectionError) as error:

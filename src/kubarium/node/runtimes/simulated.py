@@ -29,8 +29,9 @@ from kubarium.base.duration import duration_s
 from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.machine import ContainerRecord, PodMachine, State
 from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
+from kubarium.node.lifecycle.records import ContainerRecord, State
+from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
@@ -232,7 +233,7 @@ class SimulatedPod:
     def __init__(self, runner: SimulatedRunner, pod: Document, node: NodeFacts) -> None:
         self._runner = runner
         self.node = node
-        self.machine = PodMachine(pod, runner.clock.now(), keeps_running=True)
+        self.machine = resumed(pod, runner.clock.now(), keeps_running=True)
         self._uid: str = pod["metadata"]["uid"]
         self._inbox: list[ev.Event] = []
         self._busy = False

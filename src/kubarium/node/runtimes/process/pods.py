@@ -279,11 +279,21 @@ class ProcessPods:
                 started.started_at,
             )
             for name, started in found.containers.items()
+            if self._was_started(uid, name, started)
         }
+        found.containers = {n: c for n, c in found.containers.items() if n in containers}
         return Adopted((found.address,), containers)
 
-    def adopt(self, facts: PodFacts) -> None:
-        """Take over what :meth:`find` told of; after it :meth:`ended_meanwhile` may be asked."""
+    def _was_started(self, uid: str, name: str, started: StartedContainer) -> bool:
+        """Or whether the agent was killed between writing it down and doing it."""
+        if started.started_at or self._engine.is_running(_ident(uid, name, started.attempt)):
+            return True
+        log = self._root / "pods" / uid / "logs" / name / f"{started.attempt}.log"
+        return checkpoint.outcome(log, OUTCOME) is not None
+
+    def adopt(self, facts: PodFacts, resources: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what :meth:`find` told of, with the ``resources`` in force by container; after
+        it :meth:`report_ended` may be asked."""
         uid = facts.pod["metadata"]["uid"]
         found = self._found.pop(uid)
         place = self._root / "pods" / uid
@@ -300,7 +310,9 @@ class ProcessPods:
             ident = _ident(uid, name, started.attempt)
             pod.containers[name] = ident
             pod.groups[name] = f"{name}_{started.attempt}"
-            pod.limits[name] = container_amounts(found.resources.get(name)).memory
+            held = resources.get(name, found.resources.get(name))
+            claims = claimed.of_container(facts.pod, name)
+            pod.limits[name] = container_amounts(held, claims).memory
             self._idents[ident] = (uid, name, started.attempt)
             pod.running[name] = None
             self.memory.set(facts.pod, name, pod.groups[name], pod.limits[name])

@@ -40,6 +40,9 @@ from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
 from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.resize import with_resources
+from kubarium.node.lifecycle.resume import resumed
+from kubarium.node.lifecycle.saved import saved
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import PodAddresses
 from kubarium.node.network.dns.server import DnsServer
@@ -54,6 +57,7 @@ from kubarium.node.resizing import Resizer
 from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
+from kubarium.node.saved_states import SavedStates
 from kubarium.node.status_writer import StatusWriter
 from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
@@ -84,6 +88,7 @@ class ProcessRunner:
         self.context = context
         self.recorder = recorder
         self.addresses = PodAddresses(config.root)
+        self.states = SavedStates(Path(config.root).resolve())
         self.writer = StatusWriter(context)
         self._drivers = drivers
         self._actors: dict[str, PodActor] = {}
@@ -183,6 +188,7 @@ class ProcessRunner:
 
     async def start(self) -> None:
         await self.pods.start()
+        self.states.open()
         informers = self.context.informers
         for resource in (*_READ, RESOURCE_CLAIMS):
             await informers.get(resource).wait_synced()
@@ -192,6 +198,7 @@ class ProcessRunner:
         await pods.wait_synced()
         there = {pod["metadata"]["uid"] for pod in pods.items()}
         await self.pods.drop_orphans(lambda uid: uid in there)
+        self.states.drop_unknown(lambda uid: uid in there)
         for resource in (PODS, SERVICES):
             informers.get(resource).on_change(lambda old, new: self._hosts.changed())
 
@@ -227,7 +234,7 @@ class ProcessRunner:
             actor = self._actors[uid] = PodActor(self, pod, node, adopted)
             if adopted is not None:
                 self.addresses.keep(uid, adopted.pod_ips[0], node.pod_network)
-                self.pods.adopt(actor.facts())
+                self.pods.adopt(actor.facts(), actor.machine.actual)
                 self.pods.report_ended(uid)
                 self.network_changed()
                 if actor.machine.finished and actor.machine.released:
@@ -247,6 +254,7 @@ class ProcessRunner:
         self.training.drop(uid)
         self._faults.forget(uid)
         self.pods.forget(uid)
+        self.states.drop(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
         self._resizer.freed()
@@ -404,8 +412,9 @@ class PodActor:
         self._runner = runner
         self._node = node
         self._clock = runner.context.clock
-        self._machine = PodMachine(pod, self._clock.now(), adopted=adopted)
         self._uid: str = pod["metadata"]["uid"]
+        note = runner.states.read(self._uid)
+        self._machine = resumed(pod, self._clock.now(), adopted=adopted, saved=note)
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
         self._busy = False
@@ -429,7 +438,10 @@ class PodActor:
         self._busy = True
         try:
             while self._inbox:
-                for instruction in self._machine.handle(self._inbox.pop(0), self._clock.now()):
+                instructions = self._machine.handle(self._inbox.pop(0), self._clock.now())
+                if not self._gone:  # written down before anything of it is done
+                    self._runner.states.write(self._uid, saved(self._machine))
+                for instruction in instructions:
                     getattr(self, f"_do_{type(instruction).__name__}")(instruction)
         finally:
             self._busy = False
@@ -469,12 +481,14 @@ class PodActor:
         return self._machine.pod
 
     def facts(self) -> PodFacts:
-        """What containers see of the pod; it has its address from here on."""
+        """What containers see of the pod, its resources as granted; it has its address from here
+        on."""
         if self._node.pod_network and self._pod["spec"].get("hostNetwork"):
             address = self._node.address
         else:
             address = self._runner.addresses.lend(self._uid, self._node.pod_network)
-        return PodFacts(self._pod, (address,), self._node.address, self._node.allocatable)
+        granted = with_resources(self._pod, self._machine.allocated)
+        return PodFacts(granted, (address,), self._node.address, self._node.allocatable)
 
     # Instructions ------------------------------------------------------------------------------
 
