@@ -44,19 +44,22 @@ from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
+from kubarium.node.eviction.manager import EvictionManager
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
 from kubarium.node.registration import (
     LEASE_NAMESPACE,
     STATUS_PERIOD_S,
+    NodeHealth,
+    changes,
     lease_document,
     lease_seconds,
     node_document,
     node_status,
     pod_cidr,
 )
-from kubarium.node.runner import NodeFacts, PodRunner
+from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.runtime.events import EventRecorder
@@ -112,14 +115,24 @@ class Agent:
         }
         drivers = _drivers(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
+        self._status_changes: asyncio.Queue[str] = asyncio.Queue()
         self._process: ProcessRunner | None = None
-        self._runner: PodRunner
+        self._runner: ProcessRunner | SimulatedRunner
         if config.runtime == PROCESS:
             is_root = os.geteuid() == 0
             self._process = ProcessRunner(context, config, self._recorder, drivers, is_root)
             self._runner = self._process
         else:
             self._runner = SimulatedRunner(context, self._recorder, drivers)
+        self._eviction = EvictionManager(
+            context.clock,
+            {name: (node.facts, node.spec.kubelet) for name, node in self._mine.items()},
+            self._runner.actors,
+            self._runner.meter,
+            self._tell,
+            self._status_changes.put_nowait,
+        )
+        self._runner.admit = self._eviction.refuses
         self._proxy: ServiceProxy | None = None
         if config.runtime == PROCESS and config.serve_services:
             proxy_recorder = EventRecorder(context, "kube-proxy")
@@ -245,6 +258,8 @@ class Agent:
                 group.create_task(self._renew_leases())
                 group.create_task(self._refresh_status())
                 group.create_task(self._follow_devices())
+                group.create_task(self._follow_status())
+                group.create_task(self._eviction.run())
                 if self._proxy is not None:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
@@ -350,7 +365,9 @@ class Agent:
             node.machine_id,
             current.get("status") or {},
             self._context.clock.now(),
+            NodeHealth(self._eviction.conditions(node.spec.name)),
         )
+        self._tell_of_pressure(node, current, status)
         node.document = await update_status(self._context, NODES, current, status)
 
     def _is_lost(self, node: _Node) -> bool:
@@ -400,6 +417,23 @@ class Agent:
                 await self._context.clock.sleep(STATUS_PERIOD_S / len(groups))
                 for node in group:
                     await self._try(self._write_status, node)
+
+    async def _follow_status(self) -> None:
+        """What a node says of itself has changed: write it at once."""
+        while True:
+            node = self._mine[await self._status_changes.get()]
+            await self._insist(self._write_status, node)
+
+    def _tell(self, node: str, kind: str, reason: str, message: str) -> None:
+        document = self._nodes.get(node) or self._mine[node].document
+        if document is not None:
+            self._recorder.event(document, kind, reason, message)
+
+    def _tell_of_pressure(self, node: _Node, before: Document, status: Document) -> None:
+        known = (before.get("status") or {}).get("conditions") or ()
+        for reason in changes(known, status["conditions"]):
+            name = node.spec.name
+            self._tell(name, "Normal", reason, f"Node {name} status is now: {reason}")
 
     async def _try(self, action: _NodeAction, node: _Node) -> None:
         """Once; the next period tries again. A Node that somebody deleted is announced anew."""

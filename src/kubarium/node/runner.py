@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,8 +22,19 @@ class NodeFacts:
     pod_network: str = ""
 
 
+# (pod, node): why the node does not take a pod that is new to it, as reason and message
+Admit = Callable[[Document, str], tuple[str, str] | None]
+
+
+def is_new(pod: Document) -> bool:
+    """Whether no agent has begun with the pod."""
+    return not (pod.get("status") or {}).get("startTime")
+
+
 class PodRunner(Protocol):
     """One runtime. ``pod_seen`` and ``pod_gone`` are called from informer handlers: be quick."""
+
+    admit: Admit
 
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         """A pod of one of our nodes is new or has changed."""

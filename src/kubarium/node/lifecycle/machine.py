@@ -177,6 +177,7 @@ class PodMachine:
         self.failure = (event.reason, event.message)
         if event.disrupts:
             self.disrupted = (BY_KUBELET, event.message)
+        self._record("Warning", event.reason, event.message)
         grace_s = self._grace() if event.grace_s is None else min(event.grace_s, self._grace())
         self.stop_by = min(now + grace_s, self.stop_by or math.inf)
         for record in self.containers:

@@ -28,6 +28,7 @@ from kubarium.base.clock import Clock, rfc3339_micro
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
+from kubarium.node.eviction.injected import InjectedUsage
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
 from kubarium.node.lifecycle.records import ContainerRecord, State
@@ -35,7 +36,7 @@ from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
-from kubarium.node.runner import NodeFacts
+from kubarium.node.runner import Admit, NodeFacts, is_new
 from kubarium.node.status_writer import StatusWriter
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
@@ -151,6 +152,13 @@ class SimulatedRunner:
         self._pods: dict[str, SimulatedPod] = {}
         self._resizer = Resizer(context.clock, self._pods, _NoLimits())
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self.admit: Admit = lambda pod, node: None
+        self.meter = InjectedUsage(context.clock)
+
+    @property
+    def actors(self) -> Mapping[str, SimulatedPod]:
+        """All pods of the agent's nodes, by uid."""
+        return self._pods
 
     async def start(self) -> None:
         """Nothing is needed."""
@@ -168,8 +176,12 @@ class SimulatedRunner:
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         uid = pod["metadata"]["uid"]
         known = self._pods.get(uid)
+        self.meter.seen(pod)
         if known is None:
             known = self._pods[uid] = SimulatedPod(self, pod, node)
+            why = self.admit(pod, node.name) if is_new(pod) else None
+            if why is not None:
+                known.deliver(ev.Terminate(why[0], f"Pod was rejected: {why[1]}"))
         elif known.has_seen(pod):
             return
         known.deliver(ev.PodSynced(pod))

@@ -290,6 +290,14 @@ class Cgroups:
                 return max(0, int(total.read_text()) - idle)
         return 0
 
+    def processes(self, uid: str, name: str) -> int | None:
+        """How many processes and threads are in a group; None where nobody counts."""
+        for hierarchy in self.hierarchies:
+            if "pids" in hierarchy.controllers:
+                with contextlib.suppress(OSError, ValueError):
+                    return int((hierarchy.folder / uid / name / "pids.current").read_text())
+        return None
+
     def _with_memory(self) -> list[Hierarchy]:
         return [h for h in self.hierarchies if "memory" in h.controllers]
 

@@ -21,6 +21,13 @@ def memory_below(init: int) -> int:
     return total
 
 
+def processes_below(init: int) -> int:
+    """How many processes a container has beside its ``init``."""
+    with contextlib.suppress(psutil.Error):
+        return len(psutil.Process(init).children(recursive=True))
+    return 0
+
+
 def _memory(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.AccessDenied, AttributeError):
         return int(process.memory_full_info().pss)

@@ -49,6 +49,7 @@ from kubarium.node.network.resolv import asks_cluster, resolv_conf
 from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
 from kubarium.node.runtimes.process import checkpoint, machine_files, measured
 from kubarium.node.runtimes.process.cgroups import (
+    DEFAULT_PIDS,
     Amounts,
     Cgroups,
     container_amounts,
@@ -154,6 +155,7 @@ class ProcessPods:
         self._on_exit = on_exit
         self._warn = warn
         self._root = Path(config.root).resolve()
+        self._pids = {spec.name: spec.kubelet.pids_limit for spec in config.nodes}
         self._images = ImageCatalogue(config.images)
         name = runtime_name(config.root) if config.pods_survive else ""
         self._engine = ProcessEngine(clock, self._exited, name)
@@ -257,7 +259,7 @@ class ProcessPods:
         self._pods[uid].checkpoint = written
         try:
             written.write(place)
-            self._pods[uid].whole = whole = pod_amounts(facts.pod)
+            self._pods[uid].whole = whole = self._whole(facts.pod)
             self._groups.create_pod(uid, whole)
             await self._engine.create_sandbox(uid, hostname, tmpfs, network)
         except (KubariumError, OSError) as error:
@@ -305,7 +307,7 @@ class ProcessPods:
         self._engine.adopt_sandbox(uid, found.hostname, found.tmpfs, network)
         asks = network is not None and asks_cluster(facts.pod)
         self._hosts.add(facts.pod, found.address, place / "etc/hosts", names=not asks)
-        pod.whole = pod_amounts(facts.pod)
+        pod.whole = self._whole(facts.pod)
         for name, started in found.containers.items():
             ident = _ident(uid, name, started.attempt)
             pod.containers[name] = ident
@@ -438,7 +440,7 @@ class ProcessPods:
         }
         for name, amounts in wanted.items():
             self._check_shrink(uid, known.groups.get(name, ""), name, amounts.memory)
-        whole = pod_amounts(pod)
+        whole = self._whole(pod)
         self._groups.set(uid, "", widest(known.whole, whole))
         for name, amounts in wanted.items():
             if name in known.groups:
@@ -447,6 +449,9 @@ class ProcessPods:
                 self.memory.set(pod, name, known.groups[name], amounts.memory)
         self._groups.set(uid, "", whole)
         known.whole = whole
+
+    def _whole(self, pod: Document) -> Amounts:
+        return pod_amounts(pod, self._pids.get(pod["spec"].get("nodeName", ""), DEFAULT_PIDS))
 
     def _check_shrink(self, uid: str, group: str, name: str, limit: int | None) -> None:
         used = self._groups.usage(uid, group).memory if group else 0
@@ -594,6 +599,35 @@ class ProcessPods:
             action, container, self._pods[uid].facts.pod_ips[0], 30.0, self.dialer.connect
         )
         return "" if outcome == SUCCESS else message
+
+    # Usage (see runtimes.process.usage)
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether the kernel counts containers' memory for us; else it is measured by process."""
+        return "memory" in self._groups.controllers
+
+    def place(self, uid: str) -> Path | None:
+        """A pod's folder; None if it has none now."""
+        pod = self._pods.get(uid)
+        return pod.place if pod else None
+
+    def measure(self, uid: str) -> dict[str, tuple[int, int, int]]:
+        """Of each running container: bytes of memory, number of processes, its init's process."""
+        pod = self._pods.get(uid)
+        found = {}
+        for name in pod.running if pod else {}:
+            assert pod is not None
+            group, init = pod.groups.get(name, ""), self._engine.pid_of(pod.containers[name])
+            if self.counts_memory:
+                memory = self._groups.working_set(uid, group)
+            else:
+                memory = measured.memory_below(init) if init else 0
+            running = self._groups.processes(uid, group)
+            if running is None:
+                running = measured.processes_below(init) if init else 0
+            found[name] = (memory, running, init)
+        return found
 
     def training_folder(self, uid: str) -> Path:
         """Where a rank's programs report, as seen from outside the pod."""

@@ -54,9 +54,10 @@ from kubarium.node.network.pod_network import PodNetwork
 from kubarium.node.network.ports import open_port, open_port_inside
 from kubarium.node.references import referred_objects
 from kubarium.node.resizing import Resizer
-from kubarium.node.runner import NodeFacts
+from kubarium.node.runner import Admit, NodeFacts, is_new
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
+from kubarium.node.runtimes.process.usage import MeasuredUsage
 from kubarium.node.saved_states import SavedStates
 from kubarium.node.status_writer import StatusWriter
 from kubarium.node.training.watch import TrainingWatch, is_rank
@@ -123,6 +124,8 @@ class ProcessRunner:
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
+        self.admit: Admit = lambda pod, node: None
+        self.meter = MeasuredUsage(context.clock, self.pods, Path(config.root).resolve())
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
@@ -180,6 +183,11 @@ class ProcessRunner:
     def _warn(self, pod: Document, reason: str, message: str) -> None:
         self.recorder.event(pod, "Warning", reason, message)
 
+    @property
+    def actors(self) -> Mapping[str, PodActor]:
+        """All pods of the agent's nodes, by uid."""
+        return self._actors
+
     # PodRunner ---------------------------------------------------------------------------------
 
     def report(self) -> Report:
@@ -232,6 +240,8 @@ class ProcessRunner:
         if actor is None:
             adopted = self.pods.find(uid)
             actor = self._actors[uid] = PodActor(self, pod, node, adopted)
+            if adopted is None and is_new(pod):
+                actor.refuse(self.admit(pod, node.name))
             if adopted is not None:
                 self.addresses.keep(uid, adopted.pod_ips[0], node.pod_network)
                 self.pods.adopt(actor.facts(), actor.machine.actual)
@@ -449,6 +459,11 @@ class PodActor:
         if self._gone and self._machine.released:
             self.stop_timer()
             self._runner.drop(self._uid)
+
+    def refuse(self, why: tuple[str, str] | None) -> None:
+        """The node does not take the pod, if there is a reason."""
+        if why is not None:
+            self.deliver(ev.Terminate(why[0], f"Pod was rejected: {why[1]}"))
 
     def gone(self) -> None:
         """The pod is no longer in the API."""
