@@ -62,6 +62,7 @@ from kubarium.node.registration import (
 from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
+from kubarium.node.shutdown import NodeShutdown
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
@@ -116,6 +117,7 @@ class Agent:
         drivers = _drivers(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
         self._status_changes: asyncio.Queue[str] = asyncio.Queue()
+        self.ready = asyncio.Event()
         self._process: ProcessRunner | None = None
         self._runner: ProcessRunner | SimulatedRunner
         if config.runtime == PROCESS:
@@ -132,7 +134,16 @@ class Agent:
             self._tell,
             self._status_changes.put_nowait,
         )
-        self._runner.admit = self._eviction.refuses
+        self.shutdown = NodeShutdown(
+            context.clock,
+            {name: node.spec.kubelet for name, node in self._mine.items()},
+            self._runner.actors,
+            self._tell,
+            self._status_changes.put_nowait,
+            self._node_started,
+            self.ready,
+        )
+        self._runner.admit = self._admit
         self._proxy: ServiceProxy | None = None
         if config.runtime == PROCESS and config.serve_services:
             proxy_recorder = EventRecorder(context, "kube-proxy")
@@ -159,7 +170,6 @@ class Agent:
         self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
-        self.ready = asyncio.Event()
 
     # What others ask ---------------------------------------------------------------------------
 
@@ -230,6 +240,7 @@ class Agent:
 
     async def close(self) -> None:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
+        self.shutdown.close()
         if self._process is not None:
             await self._process.pods.close()
         if self._gpus:
@@ -250,6 +261,10 @@ class Agent:
             await self._pods.wait_synced()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._runner.run())
+                for name in self._mine:
+                    known = self._nodes.get(name)
+                    if known is not None:
+                        self.shutdown.look(known)
                 await self._announce_all()
                 self._pods.on_change(self._pod_changed)
                 self._nodes.on_change(self._node_changed)
@@ -284,6 +299,9 @@ class Agent:
                 text = f"no NVIDIA GPU of this machine: {reason}"
                 self._recorder.event(document, "Warning", "NoGpus", text)
 
+    def _admit(self, pod: Document, node: str) -> tuple[str, str] | None:
+        return self.shutdown.refuses(pod, node) or self._eviction.refuses(pod, node)
+
     def _publishes(self, driver: str, pool: str) -> bool:
         node = self._mine.get(pool)
         return node is not None and driver in node.publishers
@@ -291,10 +309,17 @@ class Agent:
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         if new is not None:
             node = self._mine.get(new["spec"].get("nodeName", ""))
-            if node is not None:
+            if node is not None and not self.shutdown.is_off(node.spec.name):
                 self._runner.pod_seen(new, node.facts)
         elif old is not None and old["spec"].get("nodeName") in self._mine:
             self._runner.pod_gone(old)
+
+    def _node_started(self, name: str) -> None:
+        """A node that was off is on again: see what has come for it."""
+        for pod in self._pods.items():
+            if pod["spec"].get("nodeName") == name:
+                self._runner.pod_seen(pod, self._mine[name].facts)
+        self._status_changes.put_nowait(name)
 
     # Nodes -------------------------------------------------------------------------------------
 
@@ -365,7 +390,9 @@ class Agent:
             node.machine_id,
             current.get("status") or {},
             self._context.clock.now(),
-            NodeHealth(self._eviction.conditions(node.spec.name)),
+            NodeHealth(
+                self._eviction.conditions(node.spec.name), self.shutdown.not_ready(node.spec.name)
+            ),
         )
         self._tell_of_pressure(node, current, status)
         node.document = await update_status(self._context, NODES, current, status)
@@ -386,7 +413,7 @@ class Agent:
         return not order.duration_s or now - since < order.duration_s
 
     async def _renew(self, node: _Node) -> None:
-        if self._is_lost(node):
+        if self._is_lost(node) or self.shutdown.is_off(node.spec.name):
             return
         assert node.document is not None
         now = self._context.clock.now()
@@ -416,7 +443,8 @@ class Agent:
             for group in groups:
                 await self._context.clock.sleep(STATUS_PERIOD_S / len(groups))
                 for node in group:
-                    await self._try(self._write_status, node)
+                    if not self.shutdown.is_off(node.spec.name):
+                        await self._try(self._write_status, node)
 
     async def _follow_status(self) -> None:
         """What a node says of itself has changed: write it at once."""
@@ -456,6 +484,7 @@ class Agent:
     def _node_changed(self, old: Document | None, new: Document | None) -> None:
         if new is None or new["metadata"]["name"] not in self._mine:
             return
+        self.shutdown.look(new)
         before = {} if old is None else old["metadata"].get("annotations") or {}
         after = new["metadata"].get("annotations") or {}
         if before != after:
