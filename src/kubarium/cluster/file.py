@@ -95,7 +95,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     _check_quantities(path, document, lines)
     _check_attributes(path, document, lines)
     _check_kubelets(path, document, lines)
-    file = replace(_from_document(document), scheduler=_scheduler(path, document, lines))
+    file = replace(_from_document(path, document), scheduler=_scheduler(path, document, lines))
     return replace(file, health_events=_health_events(path, document, lines, file.pools))
 
 
@@ -333,12 +333,15 @@ def _is_attribute(value: Any) -> bool:
     return type(content) is _ATTRIBUTE_TYPES.get(kind)
 
 
-def _from_document(document: dict[str, Any]) -> ClusterFile:
+def _from_document(path: Path, document: dict[str, Any]) -> ClusterFile:
     spec = document["spec"]
     pools = []
     for pool in spec["nodePools"]:
         given = {name: str(value) for name, value in pool.get("capacity", {}).items()}
         known = {key: pool[key] for key in _PLAIN_FIELDS if key in pool}
+        if "staticPodPath" in known.get("kubelet", {}):  # beside the file, if it is relative
+            static = str((path.parent / known["kubelet"]["staticPodPath"]).resolve())
+            known["kubelet"] = known["kubelet"] | {"staticPodPath": static}
         pools.append(NodePool(capacity=DEFAULT_CAPACITY | given, **known))
     name = document.get("metadata", {}).get("name", "")
     return ClusterFile(pools, name, spec.get("images", {}))

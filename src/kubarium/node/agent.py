@@ -59,10 +59,11 @@ from kubarium.node.registration import (
     node_status,
     pod_cidr,
 )
-from kubarium.node.runner import NodeFacts
+from kubarium.node.runner import NodeFacts, identity, is_mirror
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.node.shutdown import NodeShutdown
+from kubarium.node.static_pods import StaticPods
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
@@ -144,6 +145,20 @@ class Agent:
             self.ready,
         )
         self._runner.admit = self._admit
+        self._static = StaticPods(
+            context,
+            {
+                name: (node.facts, node.spec.kubelet.static_pod_path)
+                for name, node in self._mine.items()
+                if node.spec.kubelet.static_pod_path
+            },
+            self._runner.actors,
+            self._runner.pod_seen,
+            self._runner.pod_gone,
+            self._tell,
+            self._node_uid,
+        )
+        self._runner.is_static = self._static.is_known
         self._proxy: ServiceProxy | None = None
         if config.runtime == PROCESS and config.serve_services:
             proxy_recorder = EventRecorder(context, "kube-proxy")
@@ -191,7 +206,7 @@ class Agent:
         pod = self._pods.get(name, namespace)
         if pod is None or self._process is None:
             return {}
-        return self._process.processes(pod)
+        return self._process.processes_of(identity(pod))
 
     async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Output of a container of one of our pods, in pieces; ApiError if there is none."""
@@ -236,6 +251,8 @@ class Agent:
             pod = await self._context.client.get(PODS, name, namespace)
         if pod["spec"].get("nodeName") not in self._mine:
             raise bad_request(f'pod "{name}" does not run on a node of this agent')
+        if is_mirror(pod):
+            return {**pod, "metadata": pod["metadata"] | {"uid": identity(pod)}}
         return pod
 
     async def close(self) -> None:
@@ -254,6 +271,7 @@ class Agent:
 
     async def run(self) -> None:
         try:
+            self._static.read()  # so that what runs of them is found again
             await self._runner.start()
             if self._gpus:
                 await asyncio.to_thread(self._gpus.open)
@@ -270,6 +288,9 @@ class Agent:
                 self._nodes.on_change(self._node_changed)
                 self._tell_of_hardware()
                 self.ready.set()
+                if self._static:
+                    await self._static.remove_stale_mirrors()
+                    group.create_task(self._static.run())
                 group.create_task(self._renew_leases())
                 group.create_task(self._refresh_status())
                 group.create_task(self._follow_devices())
@@ -306,7 +327,16 @@ class Agent:
         node = self._mine.get(pool)
         return node is not None and driver in node.publishers
 
+    def _node_uid(self, name: str) -> str:
+        document = self._mine[name].document
+        return document["metadata"]["uid"] if document else ""
+
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        shown = new or old
+        if shown is not None and is_mirror(shown):
+            if old is None and shown["spec"].get("nodeName") in self._mine:
+                self._runner.publish(identity(shown))
+            return
         if new is not None:
             node = self._mine.get(new["spec"].get("nodeName", ""))
             if node is not None and not self.shutdown.is_off(node.spec.name):

@@ -176,5 +176,6 @@ def _read(reader: Callable[[Any], T], text: object, path: tuple[str | int, ...])
 
 def is_critical(pod: Mapping[str, Any]) -> bool:
     """Pods that a node does not do without: static ones, and those of system priority."""
+    # As kubernetes.io/config.source says (see node.runner).
     source = (pod["metadata"].get("annotations") or {}).get("kubernetes.io/config.source", "api")
     return source != "api" or int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY

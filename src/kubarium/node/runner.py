@@ -26,6 +26,24 @@ class NodeFacts:
 Admit = Callable[[Document, str], tuple[str, str] | None]
 
 
+# Where a pod comes from, and what it mirrors (kubelet's ``types/constants.go``).
+CONFIG_SOURCE = "kubernetes.io/config.source"
+CONFIG_HASH = "kubernetes.io/config.hash"
+CONFIG_SEEN = "kubernetes.io/config.seen"
+CONFIG_MIRROR = "kubernetes.io/config.mirror"
+
+
+def is_mirror(pod: Document) -> bool:
+    """Whether the API only shows what a node runs by itself."""
+    return CONFIG_MIRROR in (pod["metadata"].get("annotations") or {})
+
+
+def identity(pod: Document) -> str:
+    """The uid by which a node knows a pod: a mirror's is that of the static pod."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return str(annotations.get(CONFIG_MIRROR) or pod["metadata"]["uid"])
+
+
 def is_new(pod: Document) -> bool:
     """Whether no agent has begun with the pod."""
     return not (pod.get("status") or {}).get("startTime")

@@ -36,7 +36,7 @@ from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
-from kubarium.node.runner import Admit, NodeFacts, is_new
+from kubarium.node.runner import Admit, NodeFacts, is_mirror, is_new
 from kubarium.node.status_writer import StatusWriter
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
@@ -153,6 +153,7 @@ class SimulatedRunner:
         self._resizer = Resizer(context.clock, self._pods, _NoLimits())
         self._tasks: dict[asyncio.Task[None], None] = {}
         self.admit: Admit = lambda pod, node: None
+        self.is_static: Callable[[str], bool] = lambda uid: False
         self.meter = InjectedUsage(context.clock)
 
     @property
@@ -186,6 +187,12 @@ class SimulatedRunner:
             return
         known.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
+
+    def publish(self, uid: str) -> None:
+        """Write a pod's status: its mirror has just come."""
+        known = self._pods.get(uid)
+        if known is not None:
+            known.publish()
 
     def pod_gone(self, pod: Document) -> None:
         uid = pod["metadata"]["uid"]
@@ -328,11 +335,16 @@ class SimulatedPod:
             self.deliver(ev.Tick())
 
     def _status(self, pod: Document) -> Document:
-        self.machine.pod = pod
+        if not is_mirror(pod):
+            self.machine.pod = pod
         new = pod_status(self.machine, self.node.address, self._runner.clock.now())
         return {**(pod.get("status") or {}), **new}
 
     # Instructions ------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Write the status as it is."""
+        self._runner.writer.write(self.machine.pod, self._status)
 
     def _do_Publish(self, _: ev.Publish) -> None:
         self._publish = True

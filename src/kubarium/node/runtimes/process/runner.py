@@ -54,7 +54,7 @@ from kubarium.node.network.pod_network import PodNetwork
 from kubarium.node.network.ports import open_port, open_port_inside
 from kubarium.node.references import referred_objects
 from kubarium.node.resizing import Resizer
-from kubarium.node.runner import Admit, NodeFacts, is_new
+from kubarium.node.runner import Admit, NodeFacts, identity, is_mirror, is_new
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.runtimes.process.usage import MeasuredUsage
@@ -125,6 +125,7 @@ class ProcessRunner:
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
         self.admit: Admit = lambda pod, node: None
+        self.is_static: Callable[[str], bool] = lambda uid: False
         self.meter = MeasuredUsage(context.clock, self.pods, Path(config.root).resolve())
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
@@ -204,9 +205,9 @@ class ProcessRunner:
             await self._network.start()
         pods = informers.get(PODS)
         await pods.wait_synced()
-        there = {pod["metadata"]["uid"] for pod in pods.items()}
-        await self.pods.drop_orphans(lambda uid: uid in there)
-        self.states.drop_unknown(lambda uid: uid in there)
+        there = {identity(pod) for pod in pods.items()}
+        await self.pods.drop_orphans(lambda uid: uid in there or self.is_static(uid))
+        self.states.drop_unknown(lambda uid: uid in there or self.is_static(uid))
         for resource in (PODS, SERVICES):
             informers.get(resource).on_change(lambda old, new: self._hosts.changed())
 
@@ -252,6 +253,12 @@ class ProcessRunner:
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
         self._faults.look(pod)
+
+    def publish(self, uid: str) -> None:
+        """Write a pod's status: its mirror has just come."""
+        actor = self._actors.get(uid)
+        if actor is not None:
+            actor.publish()
 
     def pod_gone(self, pod: Document) -> None:
         actor = self._actors.get(pod["metadata"]["uid"])
@@ -507,12 +514,17 @@ class PodActor:
 
     # Instructions ------------------------------------------------------------------------------
 
+    def publish(self) -> None:
+        """Write the status as it is."""
+        self._do_Publish(ev.Publish())
+
     def _do_Publish(self, _: ev.Publish) -> None:
         if self._gone:
             return
 
         def status(pod: Document) -> Document:
-            self._machine.pod = pod
+            if not is_mirror(pod):
+                self._machine.pod = pod
             new = pod_status(self._machine, self._node.address, self._clock.now())
             return {**(pod.get("status") or {}), **new}
 
