@@ -16,7 +16,6 @@ from tests.scenarios.conftest import RawClient
 from tests.scenarios.test_crash import (
     MARKER,
     agents,
-    log_lines,
     marked_processes,
     running,
     status,
@@ -220,7 +219,12 @@ def test_a_static_pod_of_processes_outlives_its_agent_and_ends_with_its_manifest
         after = until(lambda: running(api, "count-node-0"), "found again")
         assert after["containerID"] == before["containerID"]
         assert after["restartCount"] == 0
-        lines = log_lines(api, "count-node-0")
+
+        def said():
+            answer = api("GET", "/api/v1/namespaces/default/pods/count-node-0/log")
+            return answer.body.splitlines() if answer.code == 200 else None
+
+        lines = until(said, "its log")
         assert lines == [str(n) for n in range(len(lines))]
         (static / "count.yaml").unlink()
         until(lambda: not known(api), "the mirror goes")
