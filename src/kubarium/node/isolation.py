@@ -85,7 +85,7 @@ _UNLIMITED = {
     "memory": "memory limits are watched, not enforced by the kernel: what exceeds one is killed "
     "within a second",
     "cpu": "CPU limits are not enforced",
-    "pids": "the number of processes of a pod is not limited",
+    "pids": "processes of a pod are counted twice a second: a pod with too many is killed",
 }
 
 

@@ -269,6 +269,9 @@ class Cgroups:
                 short = None if limit is None or not on else limit - limit // _SLOWED_SHARE
                 write(folder, "memory.high", _or_max(short))
 
+    def stop(self, uid: str, name: str) -> None:
+        """The kernel holds a group at its limit by itself."""
+
     def at_limit(self, uid: str, name: str) -> int | None:
         """A descriptor (the caller's to close) that becomes readable when the group reaches its
         limit and cannot be helped; None where the kernel has no such thing."""

@@ -68,7 +68,7 @@ from kubarium.node.runtimes.process.engine import (
 )
 from kubarium.node.runtimes.process.forkserver import modules_for
 from kubarium.node.runtimes.process.init import OUTCOME
-from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
+from kubarium.node.runtimes.process.memory_watch import Groups, MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, home_of, identity_of, sysctls_of
 from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
@@ -163,7 +163,8 @@ class ProcessPods:
         self._network = network
         self.dialer = Dialer(config.network, self._engine.sockets)
         self._groups = Cgroups(shortfall="not looked for yet")
-        self.memory = MemoryWatch(clock, lambda: self._groups, on_pressure)
+        self._measured = measured.MeasuredMemory(self._init_of)
+        self.memory = MemoryWatch(clock, self._memory, on_pressure)
         self._on_pressure = on_pressure
         self._pods: dict[str, _Pod] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
@@ -406,18 +407,45 @@ class ProcessPods:
                 await pod.volumes.refresh()
 
     async def watch_memory(self) -> None:
-        """Kill what exceeds its memory limit, where the kernel does not do it for us."""
-        while "memory" not in self._groups.controllers:
+        """Kill what exceeds its memory limit, or forks without end, where the kernel does not see
+        to it for us."""
+        while not {"memory", "pids"} <= set(self._groups.controllers):
             await self._clock.sleep(measured.LOOK_S)
             for pod in list(self._pods.values()):
+                if "pids" not in self._groups.controllers:
+                    await self._count(pod)
+                if self.counts_memory:
+                    continue
                 for name in list(pod.running):
                     await self._measure(pod, name)
+
+    async def _count(self, pod: _Pod) -> None:
+        """Kill the containers of a pod that has more processes than it may."""
+        most = self._pids.get(pod.facts.pod["spec"].get("nodeName", ""), DEFAULT_PIDS)
+        inits = [self._engine.pid_of(pod.containers[name]) for name in pod.running]
+        found = sum(measured.processes_below(init) for init in inits if init)
+        if most is None or found <= most:
+            return
+        text = f"Pod has {found} processes, its limit is {most} (podPidsLimit): it is killed"
+        self._warn(pod.facts.pod, "TooManyProcesses", text)
+        for name in list(pod.running):
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(pod.containers[name], signal.SIGKILL)
+
+    def _memory(self) -> Groups:
+        return self._groups if self.counts_memory else self._measured
+
+    def _init_of(self, uid: str, group: str) -> int:
+        pod = self._pods.get(uid)
+        name = next((n for n in pod.running if pod.groups.get(n) == group), "") if pod else ""
+        return self._engine.pid_of(pod.containers[name]) if pod and name else 0
 
     async def _measure(self, pod: _Pod, name: str) -> None:
         limit = pod.limits.get(name)
         ident = pod.containers[name]
         init = self._engine.pid_of(ident)
-        if limit is None or not init or ident in pod.measured:
+        uid = pod.facts.pod["metadata"]["uid"]
+        if limit is None or not init or ident in pod.measured or self.memory.is_held(uid, name):
             return
         used = measured.memory_below(init)
         if used > limit:
@@ -454,7 +482,7 @@ class ProcessPods:
         return pod_amounts(pod, self._pids.get(pod["spec"].get("nodeName", ""), DEFAULT_PIDS))
 
     def _check_shrink(self, uid: str, group: str, name: str, limit: int | None) -> None:
-        used = self._groups.usage(uid, group).memory if group else 0
+        used = self._memory().usage(uid, group).memory if group and limit is not None else 0
         if limit is not None and used > limit:
             text = f"memory limit of container {name} ({limit}) is below what it uses ({used})"
             raise OSError(errno.EBUSY, text)
