@@ -7,7 +7,9 @@ from tests.scenarios.test_crash import (
     MARKER,
     PODS,
     agents,
+    back_up,
     cluster,  # noqa: F401 (a fixture)
+    nothing_left,
     running,
     shell,
     status,
@@ -80,3 +82,24 @@ def test_back_off_resizes_probes_and_init_containers_outlive_the_agent(cluster):
     assert api("GET", f"{PODS}/prepares/log").body.split() == ["x"], "prepared once"
     counts = [c["restartCount"] for c in status(api, "prepares")["initContainerStatuses"]]
     assert counts == [0, 0]
+
+
+def test_after_kill_9_of_the_agent_and_down_nothing_is_left(cluster):  # noqa: F811
+    api = RawClient(cluster.kubeconfig)
+    hidden = shell("hides", f"setsid sleep {MARKER} & sleep {MARKER}; sleep 1000", "Always")
+    mounts = shell("mounts", f"sleep {MARKER}", "Always")
+    mounts["spec"]["volumes"] = [{"name": "v", "emptyDir": {"medium": "Memory"}}]
+    mounts["spec"]["containers"][0]["volumeMounts"] = [{"name": "v", "mountPath": "/data"}]
+    for pod in (hidden, mounts):
+        assert api("POST", PODS, pod).code == 201
+    for name in ("hides", "mounts"):
+        until(lambda name=name: running(api, name), f"{name} runs")
+    [agent] = agents(cluster)
+    agent.kill()
+    cluster.kubarium("down")
+    nothing_left(cluster)
+    [folder] = cluster.home.glob("clusters/*/nodes")
+    assert not list(folder.glob("pods/*"))
+    assert not [path for path in cluster.home.rglob("*") if path.is_socket()]
+    api = back_up(cluster)
+    until(lambda: running(api, "hides") and running(api, "mounts"), "both start anew")
