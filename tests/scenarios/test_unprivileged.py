@@ -48,7 +48,8 @@ kubectl run web --image=busybox --command -- python3 -m http.server 8080
 kubectl expose pod web --port 80 --target-port 8080
 kubectl run ask --image=busybox --command -- sleep 1000
 kubectl run hog --image=busybox --restart=Never --overrides='{"spec": {"containers": [{
-  "name": "hog", "image": "busybox", "command": ["python3", "-c", "b = bytearray(300 << 20); input()"],
+  "name": "hog", "image": "busybox",
+  "command": ["python3", "-c", "b = bytearray(300 << 20); input()"],
   "stdin": true, "resources": {"limits": {"memory": "60Mi"}}}]}}'
 kubectl wait --for=condition=Ready pod/web pod/ask --timeout=40s
 ask() { kubectl exec ask -- python3 -c "import urllib.request as r

@@ -7,23 +7,21 @@ affair (``runtimes``); which steps a pod takes is the lifecycle's.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 from kubarium.api.kinds import LEASES, NODES, PODS
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.errors import ApiError, ConfigError, bad_request
+from kubarium.node.agent_nodes import OwnNode, drivers_by_node, node_facts, own_node, spread
 from kubarium.node.config import (
     PROCESS,
     SIMULATED_CAPACITY,
     NodeConfig,
-    NodeSpec,
     machine_capacity,
 )
 from kubarium.node.drivers.binding import BindingConditions
@@ -40,7 +38,6 @@ from kubarium.node.drivers.meter import Meter
 from kubarium.node.drivers.nvml.machine import MachineGpus
 from kubarium.node.drivers.prepare import driver_key
 from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, driver_of
-from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
@@ -59,7 +56,7 @@ from kubarium.node.registration import (
     node_status,
     pod_cidr,
 )
-from kubarium.node.runner import NodeFacts, identity, is_mirror
+from kubarium.node.runner import identity, is_mirror
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.node.shutdown import NodeShutdown
@@ -79,22 +76,7 @@ _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 _WORKERS = 16
 
 
-@dataclass(slots=True)
-class _Node:
-    """One node of ours."""
-
-    spec: NodeSpec
-    facts: NodeFacts
-    machine_id: str
-    publishers: dict[str, Publisher]
-    counts: dict[str, int]
-    document: Document | None = None
-    published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
-    complained: dict[str, None] = field(default_factory=dict)
-    lost: tuple[str, float] = ("", 0.0)
-
-
-_NodeAction = Callable[[_Node], Awaitable[None]]
+_NodeAction = Callable[[OwnNode], Awaitable[None]]
 
 
 class Agent:
@@ -112,10 +94,12 @@ class Agent:
         self._gpus = MachineGpus(context, config.nodes)
         capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
         self._mine = {
-            spec.name: _node(context, spec, _facts(config, index, capacity, addresses), self._gpus)
+            spec.name: own_node(
+                context, spec, node_facts(config, index, capacity, addresses), self._gpus
+            )
             for index, spec in enumerate(config.nodes)
         }
-        drivers = _drivers(config.nodes)
+        drivers = drivers_by_node(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
         self._status_changes: asyncio.Queue[str] = asyncio.Queue()
         self.ready = asyncio.Event()
@@ -364,7 +348,7 @@ class Agent:
             for _ in range(min(_WORKERS, len(waiting))):
                 group.create_task(work())
 
-    async def _insist(self, action: _NodeAction, node: _Node) -> None:
+    async def _insist(self, action: _NodeAction, node: OwnNode) -> None:
         """Try until the API takes it: a node agent waits for its server."""
         delay_s = _FIRST_RETRY_S
         while True:
@@ -376,7 +360,7 @@ class Agent:
             await self._context.clock.sleep(delay_s)
             delay_s = min(delay_s * 2, _LAST_RETRY_S)
 
-    async def _announce(self, node: _Node) -> None:
+    async def _announce(self, node: OwnNode) -> None:
         now = self._context.clock.now()
         facts = node.facts
         document = node_document(
@@ -391,7 +375,7 @@ class Agent:
         await self._renew(node)
         await self._publish_devices(node)
 
-    async def _take_over(self, node: _Node, wanted: Document) -> None:
+    async def _take_over(self, node: OwnNode, wanted: Document) -> None:
         """The Node is there already (a restart): bring labels and status up to date."""
         found = await self._context.client.get(NODES, node.spec.name)
         metadata = {
@@ -409,7 +393,7 @@ class Agent:
         node.document = found
         await self._write_status(node)
 
-    async def _write_status(self, node: _Node) -> None:
+    async def _write_status(self, node: OwnNode) -> None:
         current = self._nodes.get(node.spec.name) or node.document
         assert current is not None
         facts = node.facts
@@ -427,7 +411,7 @@ class Agent:
         self._tell_of_pressure(node, current, status)
         node.document = await update_status(self._context, NODES, current, status)
 
-    def _is_lost(self, node: _Node) -> bool:
+    def _is_lost(self, node: OwnNode) -> bool:
         """Whether the node is to be silent, on purpose (a fault of action LoseNode)."""
         order = order_of(self._nodes.get(node.spec.name) or {"metadata": {}})
         if order is None or order.action != LOSE_NODE:
@@ -442,7 +426,7 @@ class Agent:
                     self._runner.pod_gone(pod)
         return not order.duration_s or now - since < order.duration_s
 
-    async def _renew(self, node: _Node) -> None:
+    async def _renew(self, node: OwnNode) -> None:
         if self._is_lost(node) or self.shutdown.is_off(node.spec.name):
             return
         assert node.document is not None
@@ -460,7 +444,7 @@ class Agent:
         """Every lease once in a quarter of its duration, spread evenly over that time."""
         period_s = self._duration_s / 4
         clock = self._context.clock
-        groups = _spread(list(self._mine.values()), max(int(period_s), 1))
+        groups = spread(list(self._mine.values()), max(int(period_s), 1))
         while True:
             for group in groups:
                 await clock.sleep(period_s / len(groups))
@@ -468,7 +452,7 @@ class Agent:
                     await self._try(self._renew, node)
 
     async def _refresh_status(self) -> None:
-        groups = _spread(list(self._mine.values()), int(STATUS_PERIOD_S))
+        groups = spread(list(self._mine.values()), int(STATUS_PERIOD_S))
         while True:
             for group in groups:
                 await self._context.clock.sleep(STATUS_PERIOD_S / len(groups))
@@ -487,13 +471,13 @@ class Agent:
         if document is not None:
             self._recorder.event(document, kind, reason, message)
 
-    def _tell_of_pressure(self, node: _Node, before: Document, status: Document) -> None:
+    def _tell_of_pressure(self, node: OwnNode, before: Document, status: Document) -> None:
         known = (before.get("status") or {}).get("conditions") or ()
         for reason in changes(known, status["conditions"]):
             name = node.spec.name
             self._tell(name, "Normal", reason, f"Node {name} status is now: {reason}")
 
-    async def _try(self, action: _NodeAction, node: _Node) -> None:
+    async def _try(self, action: _NodeAction, node: OwnNode) -> None:
         """Once; the next period tries again. A Node that somebody deleted is announced anew."""
         try:
             await action(node)
@@ -503,7 +487,7 @@ class Agent:
             elif error.reason != "Conflict":
                 _LOG.warning("node %s: %s", node.spec.name, error)
 
-    async def _try_announce(self, node: _Node) -> None:
+    async def _try_announce(self, node: OwnNode) -> None:
         try:
             await self._announce(node)
         except ApiError as error:
@@ -525,7 +509,7 @@ class Agent:
             node = self._mine[await self._device_changes.get()]
             await self._insist(self._publish_devices, node)
 
-    async def _publish_devices(self, node: _Node) -> None:
+    async def _publish_devices(self, node: OwnNode) -> None:
         current = self._nodes.get(node.spec.name) or node.document
         assert current is not None
         for driver, publisher in node.publishers.items():
@@ -541,7 +525,7 @@ class Agent:
                 self._recorder.event(current, type_, reason, message)
 
     def _wanted(
-        self, node: _Node, document: Document, driver: str
+        self, node: OwnNode, document: Document, driver: str
     ) -> tuple[int, dict[str, Health]]:
         """How many devices of which health; what an annotation gets wrong stays as it was."""
         count, health = node.published.get(driver, (node.counts[driver], {}))
@@ -556,7 +540,7 @@ class Agent:
             self._complain(node, document, "InvalidDeviceHealth", f"annotation {key}: {error}")
         return count, health
 
-    def _count(self, node: _Node, document: Document, driver: str) -> int:
+    def _count(self, node: OwnNode, document: Document, driver: str) -> int:
         """The annotation's count, or the cluster file's; ConfigError if it is nonsense."""
         annotations = document["metadata"].get("annotations") or {}
         text = annotations.get(DEVICES_ANNOTATION + driver)
@@ -569,54 +553,11 @@ class Agent:
             f"must be a whole number from 0 to {_MAX_DEVICES}"
         )
 
-    def _complain(self, node: _Node, document: Document, reason: str, message: str) -> None:
+    def _complain(self, node: OwnNode, document: Document, reason: str, message: str) -> None:
         """One warning event for each mistake."""
         if message not in node.complained:
             node.complained[message] = None
             self._recorder.event(document, "Warning", reason, message)
-
-
-def _facts(
-    config: NodeConfig, index: int, default: dict[str, str], loopback: AddressPool
-) -> NodeFacts:
-    spec, plan = config.nodes[index], config.network
-    allocatable = default | dict(spec.capacity)
-    if plan is None:
-        return NodeFacts(spec.name, loopback.lend(spec.name), allocatable)
-    return NodeFacts(spec.name, plan.node_address(index), allocatable, plan.pod_network(index))
-
-
-def _drivers(nodes: Sequence[NodeSpec]) -> dict[str, object]:
-    """Configurations by driver, and by driver and node where nodes differ in it."""
-    found: dict[str, object] = {}
-    for spec in nodes:
-        for device in spec.devices:
-            driver = driver_of(device)
-            if found.setdefault(driver, device) is not device:
-                found[driver_key(driver, spec.name)] = device
-    return found
-
-
-def _node(
-    context: Context,
-    spec: NodeSpec,
-    facts: NodeFacts,
-    gpus: MachineGpus,
-) -> _Node:
-    machine_id = str(uuid.UUID(bytes=hashlib.sha256(spec.name.encode()).digest()[:16]))
-    machine = {s.driver: s.documents for s in gpus.shares if s.node == spec.name}
-    publishers = {
-        driver_of(device): Publisher(context, device, machine.get(driver_of(device)))
-        for device in spec.devices
-    }
-    counts = {driver_of(device): device.count for device in spec.devices}
-    return _Node(spec, facts, machine_id, publishers, counts)
-
-
-def _spread(nodes: list[_Node], parts: int) -> list[list[_Node]]:
-    """At most ``parts`` groups of about equal size."""
-    size = max(-(-len(nodes) // parts), 1)
-    return [nodes[at : at + size] for at in range(0, len(nodes), size)] or [[]]
 
 
 def _with_container(pod: Document, options: LogOptions) -> LogOptions:
