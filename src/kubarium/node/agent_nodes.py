@@ -31,7 +31,6 @@ class OwnNode:
     document: Document | None = None
     published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
     complained: dict[str, None] = field(default_factory=dict)
-    lost: tuple[str, float] = ("", 0.0)
 
 
 def node_facts(

@@ -61,6 +61,7 @@ PREPARE_BACKOFF_MAX_S = 122.0
 CONFIG_RETRY_S = 10.0
 # Who ended a pod, as its condition DisruptionTarget says.
 BY_KUBELET = "TerminationByKubelet"
+_IMAGE_REASONS = ("InvalidImageName", "ErrImageNeverPull")
 # What a container still gets for SIGTERM when hooks have used up the grace period.
 MINIMUM_GRACE_S = 2.0
 
@@ -240,7 +241,9 @@ class PodMachine:
             self.deadlines[("retry", event.name)] = now + record.image_backoff_s
             self.deadlines[("image", event.name)] = now + 1.0
         else:
-            self._record("Warning", "Failed", f"Error: {event.message}", event.name)
+            # Of images kubelet says the reason here: what is wrong has an event of its own.
+            text = event.reason if event.reason in _IMAGE_REASONS else event.message
+            self._record("Warning", "Failed", f"Error: {text}", event.name)
             self.deadlines[("retry", event.name)] = now + CONFIG_RETRY_S
         self.publish()
 
