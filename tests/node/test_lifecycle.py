@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
-from kubarium.node.lifecycle.machine import PodMachine, State
 from kubarium.node.lifecycle.plan import qos_class
+from kubarium.node.lifecycle.records import State
+from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.status import pod_phase, pod_status
 
 TERMINAL = ("Succeeded", "Failed")
@@ -39,9 +40,9 @@ def deleted(pod, grace=30):
 class Shell:
     """Plays the shell: keeps what was asked for, answers when told to, records the rest."""
 
-    def __init__(self, pod, now=1000.0):
+    def __init__(self, pod, now=1000.0, machine=None):
         self.pod, self.now = pod, now
-        self.machine = PodMachine(pod, now)
+        self.machine = machine or resumed(pod, now)
         self.open = []  # instructions that want an answer
         self.alive = {}  # (name, attempt) of commands that run
         self.starts = {}
@@ -439,7 +440,7 @@ def adopting(pod, **found):
         name: AdoptedContainer(attempt, f"kubarium://{name}", "image", 1.0)
         for name, attempt in found.items()
     }
-    return PodMachine(pod, 1000.0, adopted=Adopted(("127.64.0.1",), containers))
+    return resumed(pod, 1000.0, adopted=Adopted(("127.64.0.1",), containers))
 
 
 def test_an_agent_that_adopts_a_pod_in_the_middle_of_a_restart_goes_on_with_it():

@@ -232,6 +232,38 @@ def devices(
         _load("cli.devices").command(node, driver, count, health, name, kubeconfig, context)
 
 
+node_app = typer.Typer(help="Switch nodes off and on.", no_args_is_help=True)
+app.add_typer(node_app, name="node")
+
+
+@node_app.command()
+@speaks_plainly
+def shutdown(
+    node: Annotated[str, typer.Argument(help="The node's name.")],
+    grace: Annotated[
+        str, typer.Option(help="How long pods get at most, as 30s; else as configured.")
+    ] = "",
+    wait: Annotated[bool, typer.Option(help="Wait until its pods have ended.")] = True,
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+) -> None:
+    """Shut a node down: not ready, its pods end by priority, then it is silent."""
+    _load("cli.nodes").shutdown(node, grace, wait, name, kubeconfig, context)
+
+
+@node_app.command()
+@speaks_plainly
+def start(
+    node: Annotated[str, typer.Argument(help="The node's name.")],
+    name: Name = DEFAULT_NAME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+) -> None:
+    """Switch a node on again that was shut down."""
+    _load("cli.nodes").start(node, name, kubeconfig, context)
+
+
 @app.command()
 @speaks_plainly
 def mcp(name: Name = DEFAULT_NAME, kubeconfig: Kubeconfig = None, context: Context = "") -> None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 from collections.abc import Coroutine
 from dataclasses import asdict
@@ -36,6 +37,8 @@ from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Context
 
 _LOG = logging.getLogger("kubarium.node")
+# For the last statuses to be written before an agent that shuts down ends.
+_LAST_WORDS_S = 0.5
 
 
 class _Door:
@@ -75,6 +78,7 @@ class _Door:
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def _answer(self, request: dict[str, Any], peer: socket.socket) -> None:
+        await self._agent.ready.wait()  # it may have been asked before it has found its pods again
         try:
             await getattr(self, f"_do_{request['op']}")(request, peer)
         except (KubariumError, ConnectionError) as error:
@@ -146,6 +150,8 @@ async def _serve(launch: AgentLaunch, control: socket.socket) -> None:
         agent = Agent(Context(client, informers, clock, chance), launch.config)
         _Door(agent, control, stopping).open()
         running = asyncio.get_running_loop().create_task(agent.run())
+        if agent.shutdown.configured():
+            _heed_sigterm(agent, stopping)
         told = asyncio.get_running_loop().create_task(_tell_ready(agent, control))
         stop = asyncio.get_running_loop().create_task(stopping.wait())
         try:
@@ -158,6 +164,27 @@ async def _serve(launch: AgentLaunch, control: socket.socket) -> None:
             await asyncio.gather(told, stop, running, return_exceptions=True)
             await agent.close()
             await informers.close()
+
+
+def _heed_sigterm(agent: Agent, stopping: asyncio.Event) -> None:
+    """As at a machine's shutdown: pods are given their time, then the agent ends. Elsewhere SIGTERM
+    ends the agent alone, and pods go on."""
+    shutting: list[asyncio.Task[None]] = []
+
+    async def shut_down() -> None:
+        try:
+            await agent.shutdown.shut_down()
+            await asyncio.sleep(_LAST_WORDS_S)
+        except Exception:
+            _LOG.exception("node agent: the shutdown was cut short")
+        finally:
+            stopping.set()
+
+    def begin() -> None:
+        if not shutting:
+            shutting.append(asyncio.get_running_loop().create_task(shut_down()))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, begin)
 
 
 async def _tell_ready(agent: Agent, control: socket.socket) -> None:

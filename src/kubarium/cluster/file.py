@@ -24,6 +24,7 @@ from kubarium.cluster.device_health import read_events, read_failures, read_trac
 from kubarium.cluster.devices import device_configs
 from kubarium.node.config import DeviceConfig, HealthEvent
 from kubarium.node.drivers.profiles import NVML, driver_of
+from kubarium.node.kubelet_config import FieldError, read_kubelet_config
 from kubarium.view.scheduling import SchedulerConfig, SchedulerConfigError, read_config
 
 DEFAULT_CAPACITY = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "50Gi", "pods": "110"}
@@ -44,6 +45,8 @@ class NodePool:
     topology: dict[str, list[str]] = field(default_factory=dict)
     taints: list[dict[str, str]] = field(default_factory=list)
     devices: list[dict[str, Any]] = field(default_factory=list)
+    # Fields of a KubeletConfiguration (see node.kubelet_config).
+    kubelet: dict[str, Any] = field(default_factory=dict)
     exact_name: bool = False
 
     def node_names(self) -> Iterator[str]:
@@ -91,7 +94,8 @@ def read_cluster_file(path: Path) -> ClusterFile:
     _check_schema(path, document, lines)
     _check_quantities(path, document, lines)
     _check_attributes(path, document, lines)
-    file = replace(_from_document(document), scheduler=_scheduler(path, document, lines))
+    _check_kubelets(path, document, lines)
+    file = replace(_from_document(path, document), scheduler=_scheduler(path, document, lines))
     return replace(file, health_events=_health_events(path, document, lines, file.pools))
 
 
@@ -297,6 +301,15 @@ def _check_quantities(path: Path, document: dict[str, Any], lines: Lines) -> Non
                 raise ConfigError(f"{path}:{line}: {_show((*at, name))}: {error}") from None
 
 
+def _check_kubelets(path: Path, document: dict[str, Any], lines: Lines) -> None:
+    for number, pool in enumerate(document["spec"]["nodePools"]):
+        try:
+            read_kubelet_config(pool.get("kubelet", {}))
+        except FieldError as error:
+            at = ("spec", "nodePools", number, "kubelet", *error.path)
+            raise _error(path, lines, at, str(error)) from None
+
+
 _ATTRIBUTE_TYPES = {"string": str, "version": str, "int": int, "bool": bool}
 
 
@@ -320,18 +333,21 @@ def _is_attribute(value: Any) -> bool:
     return type(content) is _ATTRIBUTE_TYPES.get(kind)
 
 
-def _from_document(document: dict[str, Any]) -> ClusterFile:
+def _from_document(path: Path, document: dict[str, Any]) -> ClusterFile:
     spec = document["spec"]
     pools = []
     for pool in spec["nodePools"]:
         given = {name: str(value) for name, value in pool.get("capacity", {}).items()}
         known = {key: pool[key] for key in _PLAIN_FIELDS if key in pool}
+        if "staticPodPath" in known.get("kubelet", {}):  # beside the file, if it is relative
+            static = str((path.parent / known["kubelet"]["staticPodPath"]).resolve())
+            known["kubelet"] = known["kubelet"] | {"staticPodPath": static}
         pools.append(NodePool(capacity=DEFAULT_CAPACITY | given, **known))
     name = document.get("metadata", {}).get("name", "")
     return ClusterFile(pools, name, spec.get("images", {}))
 
 
-_PLAIN_FIELDS = ("name", "count", "runtime", "labels", "topology", "taints", "devices")
+_PLAIN_FIELDS = ("name", "count", "runtime", "labels", "topology", "taints", "devices", "kubelet")
 _KIND_NODE_FIELDS = {"role", "labels"}
 
 

@@ -10,6 +10,7 @@ from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.cluster.network import Choice
 from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.typed import stable_uuid
+from kubarium.node.kubelet_config import read_kubelet_config
 
 
 def node_configs(
@@ -58,6 +59,7 @@ def _specs_of(pool: NodePool) -> list[NodeSpec]:
             labels=_cliques(pool, index) | pool.labels_of(index),
             taints=tuple(pool.taints),
             devices=devices,
+            kubelet=read_kubelet_config(pool.kubelet),
         )
         for index, name in enumerate(pool.node_names())
     ]

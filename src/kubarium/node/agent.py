@@ -7,12 +7,10 @@ affair (``runtimes``); which steps a pod takes is the lifecycle's.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 from kubarium.api.kinds import LEASES, NODES, PODS
 from kubarium.api.logs import LogOptions
@@ -20,11 +18,11 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.errors import ApiError, ConfigError, bad_request, internal
 from kubarium.node.absence import Absences
+from kubarium.node.agent_nodes import OwnNode, drivers_by_node, node_facts, own_node, spread
 from kubarium.node.config import (
     PROCESS,
     SIMULATED_CAPACITY,
     NodeConfig,
-    NodeSpec,
     machine_capacity,
 )
 from kubarium.node.drivers.binding import BindingConditions
@@ -41,26 +39,30 @@ from kubarium.node.drivers.meter import Meter
 from kubarium.node.drivers.nvml.machine import MachineGpus
 from kubarium.node.drivers.prepare import driver_key
 from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, driver_of
-from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
 from kubarium.node.drivers.watch import SliceWatch
+from kubarium.node.eviction.manager import EvictionManager
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
 from kubarium.node.registration import (
     LEASE_NAMESPACE,
     STATUS_PERIOD_S,
+    NodeHealth,
+    changes,
     lease_document,
     lease_seconds,
     node_document,
     node_status,
     pod_cidr,
 )
-from kubarium.node.runner import NodeFacts, PodRunner
+from kubarium.node.runner import identity, is_mirror
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
+from kubarium.node.shutdown import NodeShutdown
+from kubarium.node.static_pods import StaticPods
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
@@ -75,23 +77,7 @@ _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 _WORKERS = 16
 
 
-@dataclass(slots=True)
-class _Node:
-    """One node of ours."""
-
-    spec: NodeSpec
-    facts: NodeFacts
-    machine_id: str
-    publishers: dict[str, Publisher]
-    counts: dict[str, int]
-    document: Document | None = None
-    published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
-    # Drivers whose slices may not be there as they were published.
-    doubted: set[str] = field(default_factory=set)
-    complained: dict[str, None] = field(default_factory=dict)
-
-
-_NodeAction = Callable[[_Node], Awaitable[None]]
+_NodeAction = Callable[[OwnNode], Awaitable[None]]
 
 
 class Agent:
@@ -109,19 +95,55 @@ class Agent:
         self._gpus = MachineGpus(context, config.nodes)
         capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
         self._mine = {
-            spec.name: _node(context, spec, _facts(config, index, capacity, addresses), self._gpus)
+            spec.name: own_node(
+                context, spec, node_facts(config, index, capacity, addresses), self._gpus
+            )
             for index, spec in enumerate(config.nodes)
         }
-        drivers = _drivers(config.nodes)
+        drivers = drivers_by_node(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
+        self._status_changes: asyncio.Queue[str] = asyncio.Queue()
+        self.ready = asyncio.Event()
         self._process: ProcessRunner | None = None
-        self._runner: PodRunner
+        self._runner: ProcessRunner | SimulatedRunner
         if config.runtime == PROCESS:
             is_root = os.geteuid() == 0
             self._process = ProcessRunner(context, config, self._recorder, drivers, is_root)
             self._runner = self._process
         else:
             self._runner = SimulatedRunner(context, self._recorder, drivers)
+        self._eviction = EvictionManager(
+            context.clock,
+            {name: (node.facts, node.spec.kubelet) for name, node in self._mine.items()},
+            self._runner.actors,
+            self._runner.meter,
+            self._tell,
+            self._status_changes.put_nowait,
+        )
+        self.shutdown = NodeShutdown(
+            context.clock,
+            {name: node.spec.kubelet for name, node in self._mine.items()},
+            self._runner.actors,
+            self._tell,
+            self._status_changes.put_nowait,
+            self._node_started,
+            self.ready,
+        )
+        self._runner.admit = self._admit
+        self._static = StaticPods(
+            context,
+            {
+                name: (node.facts, node.spec.kubelet.static_pod_path)
+                for name, node in self._mine.items()
+                if node.spec.kubelet.static_pod_path
+            },
+            self._runner.actors,
+            self._runner.pod_seen,
+            self._runner.pod_gone,
+            self._tell,
+            self._node_uid,
+        )
+        self._runner.is_static = self._static.is_known
         self._proxy: ServiceProxy | None = None
         if config.runtime == PROCESS and config.serve_services:
             proxy_recorder = EventRecorder(context, "kube-proxy")
@@ -153,7 +175,6 @@ class Agent:
         self._unheard: dict[str, Document] = {}
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
         self._returned: asyncio.Queue[str] = asyncio.Queue()
-        self.ready = asyncio.Event()
 
     # What others ask ---------------------------------------------------------------------------
 
@@ -175,7 +196,7 @@ class Agent:
         pod = self._pods.get(name, namespace)
         if pod is None or self._process is None:
             return {}
-        return self._process.processes(pod)
+        return self._process.processes_of(identity(pod))
 
     async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Output of a container of one of our pods, in pieces; ApiError if there is none."""
@@ -222,10 +243,13 @@ class Agent:
             raise bad_request(f'pod "{name}" does not run on a node of this agent')
         if self._absences.away(pod["spec"]["nodeName"]):
             raise internal(f'node "{pod["spec"]["nodeName"]}" is away: it does not answer')
+        if is_mirror(pod):
+            return {**pod, "metadata": pod["metadata"] | {"uid": identity(pod)}}
         return pod
 
     async def close(self) -> None:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
+        self.shutdown.close()
         if self._process is not None:
             await self._process.pods.close()
         if self._gpus:
@@ -239,6 +263,7 @@ class Agent:
 
     async def run(self) -> None:
         try:
+            self._static.read()  # so that what runs of them is found again
             await self._runner.start()
             if self._gpus:
                 await asyncio.to_thread(self._gpus.open)
@@ -246,14 +271,23 @@ class Agent:
             await self._pods.wait_synced()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._runner.run())
+                for name in self._mine:
+                    known = self._nodes.get(name)
+                    if known is not None:
+                        self.shutdown.look(known)
                 await self._announce_all()
                 self._pods.on_change(self._pod_changed)
                 self._nodes.on_change(self._node_changed)
                 self._tell_of_hardware()
                 self.ready.set()
+                if self._static:
+                    await self._static.remove_stale_mirrors()
+                    group.create_task(self._static.run())
                 group.create_task(self._renew_leases())
                 group.create_task(self._refresh_status())
                 group.create_task(self._follow_devices())
+                group.create_task(self._follow_status())
+                group.create_task(self._eviction.run())
                 group.create_task(self._follow_returns())
                 if self._slices is not None:
                     await self._slices.start()
@@ -281,23 +315,41 @@ class Agent:
                 text = f"no NVIDIA GPU of this machine: {reason}"
                 self._recorder.event(document, "Warning", "NoGpus", text)
 
+    def _admit(self, pod: Document, node: str) -> tuple[str, str] | None:
+        return self.shutdown.refuses(pod, node) or self._eviction.refuses(pod, node)
+
     def _publishes(self, driver: str, pool: str) -> bool:
         node = self._mine.get(pool)
         return node is not None and driver in node.publishers
 
+    def _node_uid(self, name: str) -> str:
+        document = self._mine[name].document
+        return document["metadata"]["uid"] if document else ""
+
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         pod = new or old
         assert pod is not None
+        if is_mirror(pod):
+            if old is None and pod["spec"].get("nodeName") in self._mine:
+                self._runner.publish(identity(pod))
+            return
         if self._absences.away(pod["spec"].get("nodeName", "")):
             if new is None:
                 self._unheard[pod["metadata"]["uid"]] = pod
             return
         if new is not None:
             node = self._mine.get(new["spec"].get("nodeName", ""))
-            if node is not None:
+            if node is not None and not self.shutdown.is_off(node.spec.name):
                 self._runner.pod_seen(new, node.facts)
         elif old is not None and old["spec"].get("nodeName") in self._mine:
             self._runner.pod_gone(old)
+
+    def _node_started(self, name: str) -> None:
+        """A node that was off is on again: see what has come for it."""
+        for pod in self._pods.items():
+            if pod["spec"].get("nodeName") == name:
+                self._runner.pod_seen(pod, self._mine[name].facts)
+        self._status_changes.put_nowait(name)
 
     # Nodes -------------------------------------------------------------------------------------
 
@@ -312,7 +364,7 @@ class Agent:
             for _ in range(min(_WORKERS, len(waiting))):
                 group.create_task(work())
 
-    async def _insist(self, action: _NodeAction, node: _Node) -> None:
+    async def _insist(self, action: _NodeAction, node: OwnNode) -> None:
         """Try until the API takes it: a node agent waits for its server."""
         delay_s = _FIRST_RETRY_S
         while True:
@@ -324,7 +376,7 @@ class Agent:
             await self._context.clock.sleep(delay_s)
             delay_s = min(delay_s * 2, _LAST_RETRY_S)
 
-    async def _announce(self, node: _Node) -> None:
+    async def _announce(self, node: OwnNode) -> None:
         now = self._context.clock.now()
         facts = node.facts
         document = node_document(
@@ -340,7 +392,7 @@ class Agent:
         await self._renew(node)
         await self._publish_devices(node)
 
-    async def _take_over(self, node: _Node, wanted: Document) -> None:
+    async def _take_over(self, node: OwnNode, wanted: Document) -> None:
         """The Node is there already (a restart): bring labels and status up to date."""
         found = await self._context.client.get(NODES, node.spec.name)
         metadata = {
@@ -358,7 +410,7 @@ class Agent:
         node.document = found
         await self._write_status(node)
 
-    async def _write_status(self, node: _Node) -> None:
+    async def _write_status(self, node: OwnNode) -> None:
         if self._absences.away(node.spec.name):
             return
         current = self._nodes.get(node.spec.name) or node.document
@@ -371,7 +423,11 @@ class Agent:
             node.machine_id,
             current.get("status") or {},
             self._context.clock.now(),
+            NodeHealth(
+                self._eviction.conditions(node.spec.name), self.shutdown.not_ready(node.spec.name)
+            ),
         )
+        self._tell_of_pressure(node, current, status)
         node.document = await update_status(self._context, NODES, current, status)
 
     def _leave(self, name: str, loses_pods: bool) -> None:
@@ -401,8 +457,8 @@ class Agent:
             await self._try(self._renew, node)
             await self._try(self._write_status, node)
 
-    async def _renew(self, node: _Node) -> None:
-        if self._absences.away(node.spec.name):
+    async def _renew(self, node: OwnNode) -> None:
+        if self._absences.away(node.spec.name) or self.shutdown.is_off(node.spec.name):
             return
         assert node.document is not None
         now = self._context.clock.now()
@@ -419,7 +475,7 @@ class Agent:
         """Every lease once in a quarter of its duration, spread evenly over that time."""
         period_s = self._duration_s / 4
         clock = self._context.clock
-        groups = _spread(list(self._mine.values()), max(int(period_s), 1))
+        groups = spread(list(self._mine.values()), max(int(period_s), 1))
         while True:
             for group in groups:
                 await clock.sleep(period_s / len(groups))
@@ -427,14 +483,32 @@ class Agent:
                     await self._try(self._renew, node)
 
     async def _refresh_status(self) -> None:
-        groups = _spread(list(self._mine.values()), int(STATUS_PERIOD_S))
+        groups = spread(list(self._mine.values()), int(STATUS_PERIOD_S))
         while True:
             for group in groups:
                 await self._context.clock.sleep(STATUS_PERIOD_S / len(groups))
                 for node in group:
-                    await self._try(self._write_status, node)
+                    if not self.shutdown.is_off(node.spec.name):
+                        await self._try(self._write_status, node)
 
-    async def _try(self, action: _NodeAction, node: _Node) -> None:
+    async def _follow_status(self) -> None:
+        """What a node says of itself has changed: write it at once."""
+        while True:
+            node = self._mine[await self._status_changes.get()]
+            await self._insist(self._write_status, node)
+
+    def _tell(self, node: str, kind: str, reason: str, message: str) -> None:
+        document = self._nodes.get(node) or self._mine[node].document
+        if document is not None:
+            self._recorder.event(document, kind, reason, message)
+
+    def _tell_of_pressure(self, node: OwnNode, before: Document, status: Document) -> None:
+        known = (before.get("status") or {}).get("conditions") or ()
+        for reason in changes(known, status["conditions"]):
+            name = node.spec.name
+            self._tell(name, "Normal", reason, f"Node {name} status is now: {reason}")
+
+    async def _try(self, action: _NodeAction, node: OwnNode) -> None:
         """Once; the next period tries again. A Node that somebody deleted is announced anew."""
         try:
             await action(node)
@@ -444,7 +518,7 @@ class Agent:
             elif error.reason != "Conflict":
                 _LOG.warning("node %s: %s", node.spec.name, error)
 
-    async def _try_announce(self, node: _Node) -> None:
+    async def _try_announce(self, node: OwnNode) -> None:
         try:
             await self._announce(node)
         except ApiError as error:
@@ -455,6 +529,7 @@ class Agent:
     def _node_changed(self, old: Document | None, new: Document | None) -> None:
         if new is None or new["metadata"]["name"] not in self._mine:
             return
+        self.shutdown.look(new)
         self._absences.look(new)
         before = {} if old is None else old["metadata"].get("annotations") or {}
         after = new["metadata"].get("annotations") or {}
@@ -475,7 +550,7 @@ class Agent:
             node = self._mine[await self._device_changes.get()]
             await self._insist(self._publish_devices, node)
 
-    async def _publish_devices(self, node: _Node) -> None:
+    async def _publish_devices(self, node: OwnNode) -> None:
         current = self._nodes.get(node.spec.name) or node.document
         assert current is not None
         for driver, publisher in node.publishers.items():
@@ -492,7 +567,7 @@ class Agent:
                 self._recorder.event(current, type_, reason, message)
 
     def _wanted(
-        self, node: _Node, document: Document, driver: str
+        self, node: OwnNode, document: Document, driver: str
     ) -> tuple[int, dict[str, Health]]:
         """How many devices of which health; what an annotation gets wrong stays as it was."""
         count, health = node.published.get(driver, (node.counts[driver], {}))
@@ -507,7 +582,7 @@ class Agent:
             self._complain(node, document, "InvalidDeviceHealth", f"annotation {key}: {error}")
         return count, health
 
-    def _count(self, node: _Node, document: Document, driver: str) -> int:
+    def _count(self, node: OwnNode, document: Document, driver: str) -> int:
         """The annotation's count, or the cluster file's; ConfigError if it is nonsense."""
         annotations = document["metadata"].get("annotations") or {}
         text = annotations.get(DEVICES_ANNOTATION + driver)
@@ -520,54 +595,11 @@ class Agent:
             f"must be a whole number from 0 to {_MAX_DEVICES}"
         )
 
-    def _complain(self, node: _Node, document: Document, reason: str, message: str) -> None:
+    def _complain(self, node: OwnNode, document: Document, reason: str, message: str) -> None:
         """One warning event for each mistake."""
         if message not in node.complained:
             node.complained[message] = None
             self._recorder.event(document, "Warning", reason, message)
-
-
-def _facts(
-    config: NodeConfig, index: int, default: dict[str, str], loopback: AddressPool
-) -> NodeFacts:
-    spec, plan = config.nodes[index], config.network
-    allocatable = default | dict(spec.capacity)
-    if plan is None:
-        return NodeFacts(spec.name, loopback.lend(spec.name), allocatable)
-    return NodeFacts(spec.name, plan.node_address(index), allocatable, plan.pod_network(index))
-
-
-def _drivers(nodes: Sequence[NodeSpec]) -> dict[str, object]:
-    """Configurations by driver, and by driver and node where nodes differ in it."""
-    found: dict[str, object] = {}
-    for spec in nodes:
-        for device in spec.devices:
-            driver = driver_of(device)
-            if found.setdefault(driver, device) is not device:
-                found[driver_key(driver, spec.name)] = device
-    return found
-
-
-def _node(
-    context: Context,
-    spec: NodeSpec,
-    facts: NodeFacts,
-    gpus: MachineGpus,
-) -> _Node:
-    machine_id = str(uuid.UUID(bytes=hashlib.sha256(spec.name.encode()).digest()[:16]))
-    machine = {s.driver: s.documents for s in gpus.shares if s.node == spec.name}
-    publishers = {
-        driver_of(device): Publisher(context, device, machine.get(driver_of(device)))
-        for device in spec.devices
-    }
-    counts = {driver_of(device): device.count for device in spec.devices}
-    return _Node(spec, facts, machine_id, publishers, counts)
-
-
-def _spread(nodes: list[_Node], parts: int) -> list[list[_Node]]:
-    """At most ``parts`` groups of about equal size."""
-    size = max(-(-len(nodes) // parts), 1)
-    return [nodes[at : at + size] for at in range(0, len(nodes), size)] or [[]]
 
 
 def _with_container(pod: Document, options: LogOptions) -> LogOptions:

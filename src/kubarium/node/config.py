@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubarium.node.kubelet_config import KubeletConfig, read_kubelet_config
 from kubarium.node.network.plan import NetworkPlan
 
 PROCESS, SIMULATED = "process", "simulated"
@@ -107,6 +108,7 @@ class NodeSpec:
     annotations: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Mapping[str, Any], ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
+    kubelet: KubeletConfig = field(default_factory=lambda: read_kubelet_config({}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,12 +60,10 @@ _SHARED_NETWORK = (
     "pods share the machine's network: each has its own loopback address, "
     "but two that listen on 0.0.0.0 with the same port clash; NetworkPolicies are not enforced"
 )
-_ALWAYS_MISSING = (
-    "AppArmor, SELinux and seccomp profiles of one's own are not applied",
-    "sizeLimit of emptyDir is enforced with medium Memory only",
-)
+_ALWAYS_MISSING = ("AppArmor, SELinux and seccomp profiles of one's own are not applied",)
 
 
+_STORAGE = "what an emptyDir or a container writes is measured: beyond its limit the pod is evicted"
 _SECCOMP = "seccomp RuntimeDefault is honoured: a filter of the kernel's on system calls"
 _MAPPED = "runAsUser and runAsGroup are shown to the container; to the machine it is you"
 _NO_GROUPS = "fsGroup and supplementalGroups need root"
@@ -87,7 +85,7 @@ _UNLIMITED = {
     "memory": "memory limits are watched, not enforced by the kernel: what exceeds one is killed "
     "within a second",
     "cpu": "CPU limits are not enforced",
-    "pids": "the number of processes of a pod is not limited",
+    "pids": "processes of a pod are counted twice a second: a pod with too many is killed",
 }
 
 
@@ -122,7 +120,7 @@ def report_for(
     ``plan`` of the pods' network and why there is none."""
     limits, unlimited = limits_report(controllers, why)
     connected, unconnected = network_report(level, plan, no_network)
-    applied, missing = [*connected, *limits], [*unconnected, *unlimited]
+    applied, missing = [*connected, *limits, _STORAGE], [*unconnected, *unlimited]
     found = _level_report(level, refusals)
     return replace(found, applied=(*found.applied, *applied), missing=(*found.missing, *missing))
 

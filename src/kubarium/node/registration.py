@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from kubarium import __version__
 from kubarium.api.resource import Document
@@ -29,17 +30,32 @@ DECLARED_FEATURES = (
 )
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "AMD64": "amd64"}
-_CONDITIONS = (
-    (
-        "MemoryPressure",
-        "False",
-        "KubeletHasSufficientMemory",
-        "kubelet has sufficient memory available",
+# Of each kind of pressure: reason and message without it, and with it.
+_PRESSURES = {
+    "MemoryPressure": (
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
     ),
-    ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-    ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-)
+    "DiskPressure": (
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    "PIDPressure": (
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """What a node says of itself: its pressures, and why it takes no pods (if it does not)."""
+
+    pressures: tuple[str, ...] = ()
+    not_ready: str = ""
+
+
+WELL = NodeHealth()
 
 
 def architecture() -> str:
@@ -94,13 +110,14 @@ def node_status(
     machine_id: str,
     before: Mapping[str, object],
     now: float,
+    health: NodeHealth = WELL,
 ) -> Document:
     """The status that this agent stands for; conditions of others in ``before`` stay."""
     return {
         **before,
         "capacity": dict(capacity),
         "allocatable": dict(capacity),
-        "conditions": _conditions(before, now),
+        "conditions": _conditions(before, health, now),
         "addresses": [
             {"type": "InternalIP", "address": address},
             {"type": "Hostname", "address": spec.name},
@@ -122,11 +139,19 @@ def node_status(
     }
 
 
-def _conditions(before: Mapping[str, object], now: float) -> list[Document]:
+def _conditions(before: Mapping[str, object], health: NodeHealth, now: float) -> list[Document]:
+    wanted = [
+        (kind, str(kind in health.pressures), *words[kind in health.pressures])
+        for kind, words in _PRESSURES.items()
+    ]
+    if health.not_ready:
+        wanted.append(("Ready", "False", "KubeletNotReady", health.not_ready))
+    else:
+        wanted.append(("Ready", "True", "KubeletReady", "kubelet is posting ready status"))
     found = before.get("conditions")
     known = {c.get("type", ""): c for c in found} if isinstance(found, list) else {}
     result = []
-    for kind, status, reason, message in _CONDITIONS:
+    for kind, status, reason, message in wanted:
         old = known.pop(kind, {})
         since = old["lastTransitionTime"] if old.get("status") == status else rfc3339(now)
         result.append(
@@ -165,3 +190,23 @@ def lease_document(node: Document, duration_s: int, now: float) -> Document:
             "renewTime": rfc3339_micro(now),
         },
     }
+
+
+# Events about a node's condition: its name with status True, and with another.
+_EVENTS = {
+    "MemoryPressure": ("NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+    "DiskPressure": ("NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+    "PIDPressure": ("NodeHasInsufficientPID", "NodeHasSufficientPID"),
+    "Ready": ("NodeReady", "NodeNotReady"),
+}
+
+
+def changes(before: Iterable[Document], after: Iterable[Document]) -> list[str]:
+    """Reasons of the events that tell how a node's conditions have changed."""
+    known = {condition.get("type"): condition.get("status") for condition in before}
+    return [
+        _EVENTS[condition["type"]][condition["status"] != "True"]
+        for condition in after
+        if condition["type"] in _EVENTS
+        and known.get(condition["type"], condition["status"]) != condition["status"]
+    ]

@@ -15,7 +15,8 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.conditions import IN_PROGRESS, PENDING, ResizeCondition
-from kubarium.node.lifecycle.machine import PodMachine, State
+from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.records import State
 from kubarium.node.lifecycle.resize import (
     DEFERRED,
     ERROR,

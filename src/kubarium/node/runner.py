@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,8 +22,37 @@ class NodeFacts:
     pod_network: str = ""
 
 
+# (pod, node): why the node does not take a pod that is new to it, as reason and message
+Admit = Callable[[Document, str], tuple[str, str] | None]
+
+
+# Where a pod comes from, and what it mirrors (kubelet's ``types/constants.go``).
+CONFIG_SOURCE = "kubernetes.io/config.source"
+CONFIG_HASH = "kubernetes.io/config.hash"
+CONFIG_SEEN = "kubernetes.io/config.seen"
+CONFIG_MIRROR = "kubernetes.io/config.mirror"
+
+
+def is_mirror(pod: Document) -> bool:
+    """Whether the API only shows what a node runs by itself."""
+    return CONFIG_MIRROR in (pod["metadata"].get("annotations") or {})
+
+
+def identity(pod: Document) -> str:
+    """The uid by which a node knows a pod: a mirror's is that of the static pod."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return str(annotations.get(CONFIG_MIRROR) or pod["metadata"]["uid"])
+
+
+def is_new(pod: Document) -> bool:
+    """Whether no agent has begun with the pod."""
+    return not (pod.get("status") or {}).get("startTime")
+
+
 class PodRunner(Protocol):
     """One runtime. ``pod_seen`` and ``pod_gone`` are called from informer handlers: be quick."""
+
+    admit: Admit
 
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         """A pod of one of our nodes is new or has changed."""

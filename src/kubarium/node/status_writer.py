@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kubarium.api.kinds import PODS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
+from kubarium.node.runner import identity
 from kubarium.runtime.protocol import Context, Informer
 from kubarium.runtime.writes import update_status
 
@@ -116,7 +117,7 @@ class StatusWriter:
 
     async def _carry_out(self, uid: str, work: _Work) -> None:
         pod = self._pods.get(work.name, work.namespace)
-        if pod is None or pod["metadata"]["uid"] != uid:
+        if pod is None or identity(pod) != uid:
             work.status, work.delete = None, False
             return
         if work.status is not None:
@@ -126,7 +127,11 @@ class StatusWriter:
                 work.status = None
         elif work.delete:
             await self._context.client.delete(
-                PODS, work.name, work.namespace, grace_period_s=0, uid=uid
+                PODS,
+                work.name,
+                work.namespace,
+                grace_period_s=0,
+                uid=pod["metadata"]["uid"],
             )
             work.delete = False
 

@@ -27,6 +27,18 @@ class PodRemoved:
 
 
 @dataclass(frozen=True, slots=True)
+class Terminate:
+    """The node ends the pod for good, or will not have it at all: it fails with this reason.
+
+    ``grace_s`` None is the pod's own. ``disrupts``: it was none of the pod's doing (KEP-3329)."""
+
+    reason: str
+    message: str
+    grace_s: float | None = None
+    disrupts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Volumes, devices and the sandbox are there; the pod has its addresses."""
 
@@ -138,6 +150,7 @@ class Tick:
 Event = (
     PodSynced
     | PodRemoved
+    | Terminate
     | Prepared
     | PrepareFailed
     | ContainerStarted

@@ -19,18 +19,14 @@ kubelet's ``kuberuntime_manager.go`` (computePodActions), ``prober/worker.go``, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
 from kubarium.api.resource import Document
-from kubarium.base.clock import parse_rfc3339
-from kubarium.base.errors import KubariumError
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.lifecycle.conditions import (
-    RESTARTING_ALL,
     NotedCondition,
     ResizeCondition,
 )
@@ -41,9 +37,16 @@ from kubarium.node.lifecycle.plan import (
     NEVER,
     RESTART_ALL,
     SIDECAR,
-    ContainerPlan,
     container_plans,
     ephemeral_plans,
+)
+from kubarium.node.lifecycle.records import (
+    ALIVE,
+    LOST,
+    ContainerRecord,
+    ProbeState,
+    State,
+    Termination,
 )
 from kubarium.node.lifecycle.resize import changed, desired
 from kubarium.view.memory import PRESSURE
@@ -56,108 +59,18 @@ PREPARE_BACKOFF_S = 0.5
 PREPARE_BACKOFF_MAX_S = 122.0
 # A configuration error is looked at again with every sync of the pod.
 CONFIG_RETRY_S = 10.0
+# Who ended a pod, as its condition DisruptionTarget says.
+BY_KUBELET = "TerminationByKubelet"
 _IMAGE_REASONS = ("InvalidImageName", "ErrImageNeverPull")
 # What a container still gets for SIGTERM when hooks have used up the grace period.
 MINIMUM_GRACE_S = 2.0
 
 
-class State(Enum):
-    WAITING = "waiting"
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    EXITED = "exited"
-
-
-_NEXT: dict[tuple[State, type], State] = {
-    (State.WAITING, ev.StartContainer): State.STARTING,
-    (State.EXITED, ev.StartContainer): State.STARTING,
-    (State.STARTING, ev.ContainerStarted): State.RUNNING,
-    (State.STARTING, ev.ContainerStartFailed): State.WAITING,
-    (State.RUNNING, ev.SignalContainer): State.STOPPING,
-    (State.RUNNING, ev.ContainerExited): State.EXITED,
-    (State.STOPPING, ev.ContainerExited): State.EXITED,
-}
-
-
-class InvalidTransition(KubariumError):
-    """A container was told something that cannot happen in its state: a bug of the shell."""
-
-
-@dataclass(slots=True)
-class ProbeState:
-    """Where one probe of a running container stands."""
-
-    successes: int = 0
-    failures: int = 0
-    passed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Termination:
-    """One ended attempt."""
-
-    code: int
-    signal: int
-    reason: str
-    message: str
-    started_at: float | None
-    finished_at: float
-    container_id: str
-
-
-@dataclass(slots=True)
-class ContainerRecord:
-    """One container now, and what became of it before."""
-
-    plan: ContainerPlan
-    state: State = State.WAITING
-    reason: str = ""
-    message: str = ""
-    attempt: int = -1
-    # The last attempt before all containers of the pod were restarted; -1 if they never were.
-    before_round: int = -1
-    container_id: str = ""
-    image_id: str = ""
-    started_at: float = 0.0
-    ended: Termination | None = None
-    previous: Termination | None = None
-    backoff_s: float = 0.0
-    image_backoff_s: float = 0.0
-    probes: dict[str, ProbeState] = field(default_factory=dict)
-    started: bool = False
-    ready: bool = False
-    terminated_sent: bool = False
-    in_hook: str = ""
-    resizing: bool = False
-
-    @property
-    def restart_count(self) -> int:
-        return max(self.attempt, 0)
-
-    def move(self, cause: type) -> None:
-        """Follow the table."""
-        target = _NEXT.get((self.state, cause))
-        if target is None:
-            raise InvalidTransition(
-                f"container {self.plan.name}: {cause.__name__} while {self.state.value}"
-            )
-        self.state = target
-
-
 class PodMachine:
     """One pod on one node. Call :meth:`handle`; carry out what it returns, in order."""
 
-    def __init__(
-        self,
-        pod: Document,
-        now: float,
-        keeps_running: bool = False,
-        adopted: Adopted | None = None,
-    ) -> None:
-        """``keeps_running``: containers that the status shows as running still are (simulated
-        ones, after a restart of the agent); otherwise they are lost, as after a reboot - unless
-        the pod was ``adopted``: then its containers are those that were found."""
+    def __init__(self, pod: Document, now: float) -> None:
+        """A pod that nothing has been done for yet; see :mod:`.resume` for all others."""
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
         self.containers = [ContainerRecord(plan) for plan in container_plans(pod)]
@@ -167,7 +80,10 @@ class PodMachine:
         self.prepared = False
         self.released = False
         self.finished = False
+        # Why the node itself ended the pod, or would not have it: a reason and a message; and
+        # what the condition DisruptionTarget says of it.
         self.failure: tuple[str, str] | None = None
+        self.disrupted: tuple[str, str] | None = None
         # While all containers are being ended to begin anew (KEP-5532): why.
         self.restarting_all = ""
         # Resources by container (see lifecycle.resize): granted, in force; and what is said of it.
@@ -176,100 +92,29 @@ class PodMachine:
         self.resize: tuple[ResizeCondition, ...] = ()
         self.noted: dict[str, NotedCondition] = {}
         self.condition_times: dict[str, tuple[str, float]] = {}
-        self._deadlines: dict[tuple[str, ...], float] = {}
+        self.deadlines: dict[tuple[str, ...], float] = {}
         self._out: list[ev.Instruction] = []
         self._preparing = False
         self._prepare_backoff_s = 0.0
         self._releasing = False
         self._deleted = False
         self._removed = False
-        self._stop_by: float | None = None
-        self._resume(now, keeps_running, adopted)
-        deadline = pod["spec"].get("activeDeadlineSeconds")
+        self.stop_by: float | None = None
+        # What an earlier agent had asked for and did not hear of, to be asked for again.
+        self.unanswered: list[ev.Instruction] = []
+        self.set_active_deadline()
+
+    def set_active_deadline(self) -> None:
+        """``activeDeadlineSeconds`` count from the pod's start."""
+        deadline = self.pod["spec"].get("activeDeadlineSeconds")
         if deadline is not None:
-            self._deadlines[("deadline",)] = self.start_time + deadline
-
-    def _resume(self, now: float, keeps_running: bool, adopted: Adopted | None) -> None:
-        """Take up what the status says of an earlier agent's work. What has ended stays ended."""
-        status = self.pod.get("status") or {}
-        if status.get("startTime"):
-            self.start_time = parse_rfc3339(status["startTime"])
-        if status.get("phase") in ("Succeeded", "Failed"):
-            self.finished = self.released = True
-            return
-        entries = [
-            *(status.get("initContainerStatuses") or ()),
-            *(status.get("containerStatuses") or ()),
-            *(status.get("ephemeralContainerStatuses") or ()),
-        ]
-        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
-        restarting = conditions.get(RESTARTING_ALL) or {}
-        if adopted is not None:
-            self._adopt(adopted, entries, now)
-            if restarting.get("status") == "True":
-                self.restarting_all = restarting.get("message") or "triggering pod restart"
-            return
-        for entry in entries:
-            record = self._by_name.get(entry["name"])
-            if record is not None:
-                resume_container(record, entry, now, keeps_running)
-        if restarting.get("status") == "True" and not keeps_running:
-            self._begin_round()  # the agent ended in the middle of it; so did all containers
-        if any(record.state is State.RUNNING for record in self.containers):
-            self.prepared = True
-            self.pod_ips = tuple(entry["ip"] for entry in status.get("podIPs") or ())
-            return
-        mains = [record for record in self.containers if record.plan.kind == MAIN]
-        if all(self._is_done(record) for record in mains):
-            self.finished = True
-            return
-        for record in self.containers:
-            if record.plan.kind in (INIT, SIDECAR):
-                # The new sandbox is empty: what init containers had made is gone.
-                record.state, record.ended = State.WAITING, None
-
-    def _adopt(self, adopted: Adopted, entries: list[Document], now: float) -> None:
-        """Take over a sandbox and its containers; those that have ended are reported after this."""
-        self._add_ephemeral()
-        self.prepared, self.pod_ips = True, adopted.pod_ips
-        for condition in (self.pod.get("status") or {}).get("conditions") or ():
-            if condition.get("lastTransitionTime"):
-                since = parse_rfc3339(condition["lastTransitionTime"])
-                self.condition_times[condition["type"]] = (condition["status"], since)
-        known = {entry["name"]: entry for entry in entries}
-        for record in self.containers:
-            entry = known.get(record.plan.name, {})
-            if entry:
-                resume_container(record, entry, now, keeps_running=True)
-            found = adopted.containers.get(record.plan.name)
-            if found is not None:
-                self._adopt_container(record, found, entry, now)
-            waiting = (entry.get("state") or {}).get("waiting") or {}
-            if record.state is State.EXITED and waiting.get("reason") in _NOT_YET:
-                self._begin_anew(record)  # not started yet in this round
-
-    def _adopt_container(
-        self, record: ContainerRecord, found: AdoptedContainer, entry: Document, now: float
-    ) -> None:
-        same = record.attempt == found.attempt
-        if same and record.state is State.EXITED:
-            return  # the status has its end already
-        if not same and record.ended is not None:
-            record.previous, record.ended = record.ended, None
-        record.state = State.RUNNING
-        record.attempt = found.attempt
-        record.container_id, record.image_id = found.container_id, found.image_id
-        record.started_at = found.started_at or now
-        record.started = record.ready = False  # for the probes to say
-        self._begin_probes(record, now, bool(same and entry.get("started")))
-        if same and ev.READINESS in record.probes:
-            record.ready = record.probes[ev.READINESS].passed = bool(entry.get("ready"))
+            self.deadlines[("deadline",)] = self.start_time + deadline
 
     # The outside -------------------------------------------------------------------------------
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Instruction]:
         """Take one event; InvalidTransition if it cannot be. Late answers are ignored."""
-        self._out = []
+        self._out, self.unanswered = self.unanswered, []
         getattr(self, f"_on_{type(event).__name__}")(event, now)
         self._fire_deadlines(now)
         self._advance(now)
@@ -277,7 +122,7 @@ class PodMachine:
 
     def next_deadline(self) -> float | None:
         """When a Tick is due; None if nothing waits for time."""
-        return min(self._deadlines.values(), default=None)
+        return min(self.deadlines.values(), default=None)
 
     @property
     def terminating(self) -> bool:
@@ -307,14 +152,14 @@ class PodMachine:
         before = (self.deleting, self.pod["metadata"].get("deletionGracePeriodSeconds"))
         generation = self.pod["metadata"].get("generation")
         self.pod = event.pod
-        self._add_ephemeral()
+        self.add_ephemeral()
         after = (self.deleting, self.pod["metadata"].get("deletionGracePeriodSeconds"))
         if after != before:
             self._shorten_grace(now)
         if generation != self.pod["metadata"].get("generation") and not self.finished:
-            self._publish()
+            self.publish()
 
-    def _add_ephemeral(self) -> None:
+    def add_ephemeral(self) -> None:
         for plan in ephemeral_plans(self.pod):
             if plan.name not in self._by_name:
                 record = self._by_name[plan.name] = ContainerRecord(plan)
@@ -322,23 +167,38 @@ class PodMachine:
 
     def _on_PodRemoved(self, event: ev.PodRemoved, now: float) -> None:
         self._removed = True
-        self._stop_by = now
+        self.stop_by = now
         for record in self.containers:
             if record.state is State.STOPPING:
-                self._signal(record, "SIGKILL")
+                self.signal(record, "SIGKILL")
+
+    def _on_Terminate(self, event: ev.Terminate, now: float) -> None:
+        if self.finished or self.failure is not None or self._removed:
+            return
+        self.failure = (event.reason, event.message)
+        if event.disrupts:
+            self.disrupted = (BY_KUBELET, event.message)
+        self._record("Warning", event.reason, event.message)
+        grace_s = self._grace() if event.grace_s is None else min(event.grace_s, self._grace())
+        self.stop_by = min(now + grace_s, self.stop_by or math.inf)
+        for record in self.containers:
+            key = ("kill", record.plan.name)
+            if key in self.deadlines:
+                self.deadlines[key] = min(self.deadlines[key], self.stop_by)
+        self.publish()
 
     def _on_Prepared(self, event: ev.Prepared, now: float) -> None:
         self._preparing = False
         self.prepared = True
         self.pod_ips = event.pod_ips
-        self._publish()
+        self.publish()
 
     def _on_PrepareFailed(self, event: ev.PrepareFailed, now: float) -> None:
         self._preparing = False
         self._record("Warning", event.reason, event.message)
         delay = min(max(self._prepare_backoff_s * 2, PREPARE_BACKOFF_S), PREPARE_BACKOFF_MAX_S)
         self._prepare_backoff_s = delay
-        self._deadlines[("prepare",)] = now + delay
+        self.deadlines[("prepare",)] = now + delay
 
     def _on_ContainerStarted(self, event: ev.ContainerStarted, now: float) -> None:
         record = self._current(event.name, event.attempt)
@@ -356,8 +216,8 @@ class PodMachine:
         if ev.POST_START in record.plan.hooks:
             record.in_hook = ev.POST_START
             self._out.append(ev.RunHook(event.name, event.attempt, ev.POST_START))
-        self._begin_probes(record, now)
-        self._publish()
+        self.begin_probes(record, now)
+        self.publish()
 
     def _on_ContainerStartFailed(self, event: ev.ContainerStartFailed, now: float) -> None:
         record = self._current(event.name, event.attempt)
@@ -378,19 +238,19 @@ class PodMachine:
             self._record("Warning", "Failed", "Error: ErrImagePull", event.name)
             doubled = max(record.image_backoff_s * 2, CRASH_BACKOFF_S)
             record.image_backoff_s = min(doubled, CRASH_BACKOFF_MAX_S)
-            self._deadlines[("retry", event.name)] = now + record.image_backoff_s
-            self._deadlines[("image", event.name)] = now + 1.0
+            self.deadlines[("retry", event.name)] = now + record.image_backoff_s
+            self.deadlines[("image", event.name)] = now + 1.0
         else:
             # Of images kubelet says the reason here: what is wrong has an event of its own.
             text = event.reason if event.reason in _IMAGE_REASONS else event.message
             self._record("Warning", "Failed", f"Error: {text}", event.name)
-            self._deadlines[("retry", event.name)] = now + CONFIG_RETRY_S
-        self._publish()
+            self.deadlines[("retry", event.name)] = now + CONFIG_RETRY_S
+        self.publish()
 
     def _on_ContainerExited(self, event: ev.ContainerExited, now: float) -> None:
         record = self._current(event.name, event.attempt)
-        if record is None or record.state is State.EXITED:  # told again after an agent's restart
-            return
+        if record is None or record.state in (State.EXITED, State.WAITING):
+            return  # told again after an agent's restart
         record.move(ev.ContainerExited)
         reason = "Completed" if event.code == 0 else "OOMKilled" if event.oom_killed else "Error"
         self._end(
@@ -413,10 +273,11 @@ class PodMachine:
         if record is None or record.state is not State.RUNNING:
             return
         probe = record.plan.probes[event.kind]
-        self._deadlines[("probe", event.name, event.kind)] = now + probe.period_s
+        self.deadlines[("probe", event.name, event.kind)] = now + probe.period_s
         state = record.probes[event.kind]
         if event.outcome == "success":
-            state.failures, state.successes = 0, state.successes + 1
+            state.failures = 0
+            state.successes = min(state.successes + 1, probe.success_threshold)
             if state.successes >= probe.success_threshold and not state.passed:
                 self._probe_passed(record, event.kind, now)
             return
@@ -424,7 +285,8 @@ class PodMachine:
         verb = "errored" if event.outcome == "error" else "failed"
         text = f"{title[event.kind]} probe {verb}: {event.message}"
         self._record("Warning", "Unhealthy", text, event.name)
-        state.successes, state.failures = 0, state.failures + 1
+        state.successes = 0
+        state.failures = min(state.failures + 1, probe.failure_threshold)
         if state.failures >= probe.failure_threshold:
             self._probe_failed(record, event.kind, now)
 
@@ -446,7 +308,7 @@ class PodMachine:
         self._releasing = False
         self.released = True
         self.prepared = False
-        self._publish()
+        self.publish()
 
     def _on_Resized(self, event: ev.Resized, now: float) -> None:
         for kind in [kind for kind in self.noted if kind.startswith(PRESSURE)]:
@@ -458,7 +320,7 @@ class PodMachine:
                 self.noted[kind] = replace(self.noted[kind], generation=self._generation)
         self.allocated, self.actual = event.allocated, event.actual
         self.resize = event.conditions
-        self._publish()
+        self.publish()
 
     def _on_ResizeRestart(self, event: ev.ResizeRestart, now: float) -> None:
         record = self._by_name[event.name]
@@ -473,7 +335,7 @@ class PodMachine:
         if event.reason:
             self.noted[event.type] = found
         if before != (found if event.reason else None):
-            self._publish()
+            self.publish()
 
     def _on_ResizeNoted(self, event: ev.ResizeNoted, now: float) -> None:
         self._record(event.kind, event.reason, event.message)
@@ -484,15 +346,15 @@ class PodMachine:
     # Deadlines ---------------------------------------------------------------------------------
 
     def _fire_deadlines(self, now: float) -> None:
-        for key in [key for key, at in self._deadlines.items() if at <= now]:
-            if self._deadlines.pop(key, None) is not None:
+        for key in [key for key, at in self.deadlines.items() if at <= now]:
+            if self.deadlines.pop(key, None) is not None:
                 getattr(self, f"_due_{key[0]}")(now, *key[1:])
 
     def _due_deadline(self, now: float) -> None:
         if not self.terminating and not self.finished:
             message = "Pod was active on the node longer than the specified deadline"
             self.failure = ("DeadlineExceeded", message)
-            self._stop_by = now + self._grace()
+            self.stop_by = now + self._grace()
             self._record("Normal", "DeadlineExceeded", message)
 
     def _due_prepare(self, now: float) -> None:
@@ -512,7 +374,7 @@ class PodMachine:
             )
             self._record("Normal", "BackOff", text, name)
             self._record("Warning", "Failed", "Error: ImagePullBackOff", name)
-            self._publish()
+            self.publish()
 
     def _due_probe(self, now: float, name: str, kind: str) -> None:
         record = self._by_name[name]
@@ -525,11 +387,11 @@ class PodMachine:
         if record.state is not State.STOPPING:
             return
         if record.terminated_sent:
-            self._signal(record, "SIGKILL")
+            self.signal(record, "SIGKILL")
         else:
             record.in_hook = ""
             self._terminate(record)
-            self._deadlines[("kill", name)] = now + MINIMUM_GRACE_S
+            self.deadlines[("kill", name)] = now + MINIMUM_GRACE_S
 
     # What should happen next -------------------------------------------------------------------
 
@@ -550,15 +412,15 @@ class PodMachine:
         for record in self.containers:
             if record.plan.kind == EPHEMERAL and record.state is State.WAITING:
                 self._run_unless_done(record, now)
-        if all(self._is_done(record) for record in mains):
+        if all(self.is_done(record) for record in mains):
             self.finished = True
             self._wind_down(now)
 
     def _prepare(self) -> None:
-        if not self._preparing and ("prepare",) not in self._deadlines:
+        if not self._preparing and ("prepare",) not in self.deadlines:
             self._preparing = True
             self._out.append(ev.Prepare())
-            self._publish()
+            self.publish()
 
     def _advance_init(self, now: float) -> bool:
         """Whether the main containers may run. Also keeps sidecars running."""
@@ -573,7 +435,7 @@ class PodMachine:
             ended = record.ended if record.state is State.EXITED else None
             if ended is not None and ended.code == 0:
                 continue
-            if self._is_done(record):
+            if self.is_done(record):
                 self.finished = True
                 self._wind_down(now)
                 return False
@@ -586,7 +448,7 @@ class PodMachine:
         mains = (r for r in self.containers if r.plan.kind == MAIN)
         return all(r.attempt <= r.before_round for r in mains)
 
-    def _is_done(self, record: ContainerRecord) -> bool:
+    def is_done(self, record: ContainerRecord) -> bool:
         """Ended for good."""
         ended = record.ended
         if record.state is not State.EXITED or ended is None or record.resizing:
@@ -595,11 +457,11 @@ class PodMachine:
 
     def _run_unless_done(self, record: ContainerRecord, now: float) -> None:
         name = record.plan.name
-        if record.state is State.EXITED and not self._is_done(record):
+        if record.state is State.EXITED and not self.is_done(record):
             self._back_off(record, now)
-        if record.state not in (State.WAITING, State.EXITED) or self._is_done(record):
+        if record.state not in (State.WAITING, State.EXITED) or self.is_done(record):
             return
-        if ("retry", name) in self._deadlines:
+        if ("retry", name) in self.deadlines:
             return
         self._start(record)
 
@@ -608,14 +470,14 @@ class PodMachine:
         ended = record.ended
         assert ended is not None
         name = record.plan.name
-        lost = ended.reason == LOST_REASON or record.resizing
+        lost = ended.reason == LOST or record.resizing
         if record.reason == "CrashLoopBackOff" or record.attempt == 0 or lost:
             return
         if now - (ended.started_at or now) > 2 * CRASH_BACKOFF_MAX_S:
             record.backoff_s = 0.0
             return
         record.backoff_s = min(max(record.backoff_s * 2, CRASH_BACKOFF_S), CRASH_BACKOFF_MAX_S)
-        self._deadlines[("retry", name)] = ended.finished_at + record.backoff_s
+        self.deadlines[("retry", name)] = ended.finished_at + record.backoff_s
         record.reason = "CrashLoopBackOff"
         record.message = (
             f"back-off {_duration(record.backoff_s)} restarting failed "
@@ -623,7 +485,7 @@ class PodMachine:
         )
         text = f"Back-off restarting failed container {name} in pod {self.label}"
         self._record("Warning", "BackOff", text, name)
-        self._publish()
+        self.publish()
 
     def _start(self, record: ContainerRecord) -> None:
         record.move(ev.StartContainer)
@@ -644,7 +506,7 @@ class PodMachine:
         self.restarting_all = f"Container {name} exited with code {code}, triggering pod restart"
         # A pod that does it over and over waits as a single container would.
         self._back_off(cause, now)
-        self._publish()
+        self.publish()
 
     def _all_ended(self, now: float) -> bool:
         """Kill what runs; once nothing does, begin a round from the first init container."""
@@ -652,24 +514,24 @@ class PodMachine:
         for record in records:
             if record.state is State.RUNNING:
                 self._stop(record, now, 0.0, self.restarting_all)
-            elif record.state is State.STOPPING and ("kill", record.plan.name) in self._deadlines:
-                del self._deadlines[("kill", record.plan.name)]
+            elif record.state is State.STOPPING and ("kill", record.plan.name) in self.deadlines:
+                del self.deadlines[("kill", record.plan.name)]
                 record.in_hook = ""
-                self._signal(record, "SIGKILL")
-        if any(record.state in _ALIVE for record in records):
+                self.signal(record, "SIGKILL")
+        if any(record.state in ALIVE for record in records):
             return False
-        self._begin_round()
-        self._publish()
+        self.begin_round()
+        self.publish()
         return True
 
-    def _begin_round(self) -> None:
+    def begin_round(self) -> None:
         """As if no container but ephemeral ones had run; their counters go on."""
         for record in self.containers:
             if record.plan.kind != EPHEMERAL:
-                self._begin_anew(record)
+                self.begin_anew(record)
         self.restarting_all = ""
 
-    def _begin_anew(self, record: ContainerRecord) -> None:
+    def begin_anew(self, record: ContainerRecord) -> None:
         if record.ended is not None:
             record.previous, record.ended = record.ended, None
         record.state = State.WAITING
@@ -684,32 +546,32 @@ class PodMachine:
         self._stop_containers(now)
         if any(r.state not in (State.WAITING, State.EXITED) for r in self.containers):
             return
-        self._deadlines.clear()
+        self.deadlines.clear()
         if not self.released:
             if not self._releasing:
                 self._releasing = True
                 self.finished = True
-                self._publish()
+                self.publish()
                 self._out.append(ev.Release())
             return
         self.finished = True
         if self.deleting and not self._deleted:
             self._deleted = True
-            self._publish()
+            self.publish()
             self._out.append(ev.Delete())
 
     def _stop_containers(self, now: float) -> None:
         """Main containers (and a running init) first; then sidecars, the last one first."""
-        if self._stop_by is None and self.terminating:
-            self._stop_by = now + self._grace()
-        remaining = self._grace() if self._stop_by is None else max(self._stop_by - now, 0.0)
+        if self.stop_by is None and self.terminating:
+            self.stop_by = now + self._grace()
+        remaining = self._grace() if self.stop_by is None else max(self.stop_by - now, 0.0)
         for record in self.containers:
             if record.plan.kind != SIDECAR and record.state is State.RUNNING:
                 self._stop(record, now, remaining, "")
-        if any(r.plan.kind != SIDECAR and r.state in _ALIVE for r in self.containers):
+        if any(r.plan.kind != SIDECAR and r.state in ALIVE for r in self.containers):
             return
         for record in reversed(self.containers):
-            if record.plan.kind == SIDECAR and record.state in _ALIVE:
+            if record.plan.kind == SIDECAR and record.state in ALIVE:
                 if record.state is State.RUNNING:
                     grace = remaining if self._removed else max(remaining, MINIMUM_GRACE_S)
                     self._stop(record, now, grace, "")
@@ -727,12 +589,12 @@ class PodMachine:
     def _shorten_grace(self, now: float) -> None:
         """A second delete with less grace moves the kill forward, never back."""
         stop_by = now + self._grace()
-        if self._stop_by is None or stop_by < self._stop_by:
-            self._stop_by = stop_by
+        if self.stop_by is None or stop_by < self.stop_by:
+            self.stop_by = stop_by
         for record in self.containers:
             key = ("kill", record.plan.name)
-            if key in self._deadlines:
-                self._deadlines[key] = min(self._deadlines[key], self._stop_by)
+            if key in self.deadlines:
+                self.deadlines[key] = min(self.deadlines[key], self.stop_by)
 
     def _stop(self, record: ContainerRecord, now: float, grace_s: float, why: str) -> None:
         name = record.plan.name
@@ -741,21 +603,21 @@ class PodMachine:
         self._forget_probes(record)
         self._record("Normal", "Killing", why or f"Stopping container {name}", name)
         if grace_s <= 0:
-            self._signal(record, "SIGKILL")
+            self.signal(record, "SIGKILL")
             return
-        self._deadlines[("kill", name)] = now + grace_s
+        self.deadlines[("kill", name)] = now + grace_s
         if ev.PRE_STOP in record.plan.hooks:
             record.in_hook = ev.PRE_STOP
             self._out.append(ev.RunHook(name, record.attempt, ev.PRE_STOP))
         else:
             self._terminate(record)
-        self._publish()
+        self.publish()
 
     def _terminate(self, record: ContainerRecord) -> None:
         record.terminated_sent = True
-        self._signal(record, record.plan.stop_signal)
+        self.signal(record, record.plan.stop_signal)
 
-    def _signal(self, record: ContainerRecord, name: str) -> None:
+    def signal(self, record: ContainerRecord, name: str) -> None:
         self._out.append(ev.SignalContainer(record.plan.name, record.attempt, name))
 
     def _end(self, record: ContainerRecord, ended: Termination) -> None:
@@ -765,18 +627,37 @@ class PodMachine:
         record.started = record.ready = False
         record.in_hook = ""
         self._forget_probes(record)
-        self._deadlines.pop(("kill", record.plan.name), None)
-        self._publish()
+        self.deadlines.pop(("kill", record.plan.name), None)
+        self.publish()
+
+    def stop_again(self, record: ContainerRecord) -> None:
+        """Another agent was killed while it stopped this container: what it did last, again."""
+        name = record.plan.name
+        if record.in_hook == ev.PRE_STOP:
+            self.unanswered.append(ev.RunHook(name, record.attempt, ev.PRE_STOP))
+            return
+        record.in_hook = ""
+        gently = record.terminated_sent and ("kill", name) in self.deadlines
+        signal = record.plan.stop_signal if gently else "SIGKILL"
+        self.unanswered.append(ev.SignalContainer(name, record.attempt, signal))
 
     # Probes ------------------------------------------------------------------------------------
 
-    def _begin_probes(self, record: ContainerRecord, now: float, started: bool = False) -> None:
+    def begin_probes(self, record: ContainerRecord, now: float, started: bool = False) -> None:
         """``started``: the startup probe has passed before."""
         record.probes = {kind: ProbeState() for kind in record.plan.probes}
         if ev.STARTUP in record.probes and not started:
             self._schedule(record, ev.STARTUP, now)
         else:
             self._container_up(record, now)
+
+    def resume_probes(self, record: ContainerRecord, now: float) -> None:
+        """Go on probing a container whose counts are known."""
+        startup = record.probes.get(ev.STARTUP)
+        waits = startup is not None and not startup.passed
+        for kind in record.probes:
+            if (kind == ev.STARTUP) == waits:
+                self._schedule(record, kind, now)
 
     def _container_up(self, record: ContainerRecord, now: float) -> None:
         """Started: readiness and liveness probes begin, without one it is ready at once."""
@@ -790,21 +671,21 @@ class PodMachine:
     def _schedule(self, record: ContainerRecord, kind: str, now: float) -> None:
         """Initial delays count from the container's start."""
         due = record.started_at + record.plan.probes[kind].initial_delay_s
-        self._deadlines[("probe", record.plan.name, kind)] = max(due, now)
+        self.deadlines[("probe", record.plan.name, kind)] = max(due, now)
 
     def _forget_probes(self, record: ContainerRecord) -> None:
         for kind in record.probes:
-            self._deadlines.pop(("probe", record.plan.name, kind), None)
+            self.deadlines.pop(("probe", record.plan.name, kind), None)
 
     def _probe_passed(self, record: ContainerRecord, kind: str, now: float) -> None:
         record.probes[kind].passed = True
         if kind == ev.STARTUP:
-            self._deadlines.pop(("probe", record.plan.name, kind), None)
+            self.deadlines.pop(("probe", record.plan.name, kind), None)
             self._container_up(record, now)
-            self._publish()
+            self.publish()
         elif kind == ev.READINESS:
             record.ready = True
-            self._publish()
+            self.publish()
 
     def _probe_failed(self, record: ContainerRecord, kind: str, now: float) -> None:
         state, name = record.probes[kind], record.plan.name
@@ -812,7 +693,7 @@ class PodMachine:
             state.passed = False
             if record.ready:
                 record.ready = False
-                self._publish()
+                self.publish()
             return
         grace = record.plan.probes[kind].grace_s
         word = "startup" if kind == ev.STARTUP else "liveness"
@@ -829,58 +710,9 @@ class PodMachine:
     def _record(self, kind: str, reason: str, message: str, container: str = "") -> None:
         self._out.append(ev.Record(kind, reason, message, container))
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         if ev.Publish() not in self._out:
             self._out.append(ev.Publish())
-
-
-# What is said of a container that waits for its turn, as it does in every round.
-_NOT_YET = ("PodInitializing", "ContainerCreating")
-LOST_REASON = "ContainerStatusUnknown"
-LOST = "The container could not be located when the pod was terminated"
-
-
-def resume_container(
-    record: ContainerRecord, entry: Document, now: float, keeps_running: bool
-) -> None:
-    """Set a new record to what a ``containerStatuses`` entry says."""
-    state, last = entry.get("state") or {}, entry.get("lastState") or {}
-    if state.get("running"):
-        record.attempt = entry.get("restartCount", 0)
-        record.container_id = entry.get("containerID", "")
-        record.image_id = entry.get("imageID", "")
-        record.started_at = parse_rfc3339(state["running"]["startedAt"])
-        if keeps_running:
-            record.state = State.RUNNING
-            record.started = record.ready = True
-            if last.get("terminated"):
-                record.previous = _termination(last["terminated"], now)
-            return
-        record.ended = Termination(
-            137, 0, LOST_REASON, LOST, record.started_at, now, record.container_id
-        )
-        record.state = State.EXITED
-        return
-    ended = state.get("terminated") or last.get("terminated")
-    if ended:
-        record.attempt = entry.get("restartCount", 0)
-        record.state = State.EXITED
-        record.ended = _termination(ended, now)
-
-
-def _termination(ended: Document, now: float) -> Termination:
-    return Termination(
-        ended.get("exitCode", 0),
-        ended.get("signal", 0),
-        ended.get("reason", ""),
-        ended.get("message", ""),
-        parse_rfc3339(ended["startedAt"]) if ended.get("startedAt") else None,
-        parse_rfc3339(ended["finishedAt"]) if ended.get("finishedAt") else now,
-        ended.get("containerID", ""),
-    )
-
-
-_ALIVE = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
 def failed_for_good(machine: PodMachine) -> bool:

@@ -14,13 +14,7 @@ from kubarium.node.lifecycle.conditions import (
     RESTARTING_ALL,
     ResizeCondition,
 )
-from kubarium.node.lifecycle.machine import (
-    ContainerRecord,
-    PodMachine,
-    State,
-    Termination,
-    failed_for_good,
-)
+from kubarium.node.lifecycle.machine import PodMachine, failed_for_good
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
     INIT,
@@ -29,6 +23,7 @@ from kubarium.node.lifecycle.plan import (
     may_restart_all,
     qos_class,
 )
+from kubarium.node.lifecycle.records import ContainerRecord, State, Termination
 from kubarium.view.memory import PRESSURE
 from kubarium.view.stalls import STALLED
 
@@ -38,6 +33,7 @@ INITIALIZED = "Initialized"
 CONTAINERS_READY = "ContainersReady"
 READY = "Ready"
 SCHEDULED = "PodScheduled"
+DISRUPTION_TARGET = "DisruptionTarget"
 _ENDED = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 # Conditions of containers, which the node notices by itself: prefixes of their types.
 NOTED = (PRESSURE, STALLED)
@@ -143,6 +139,8 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
     ]
     if may_restart_all(machine.pod):
         own.append(_restarting_all(machine, phase))
+    if machine.disrupted is not None:
+        own.append(Condition(DISRUPTION_TARGET, True, *machine.disrupted))
     generation = machine.pod["metadata"].get("generation", 1)
     before = {
         c.get("type", ""): c for c in (machine.pod.get("status") or {}).get("conditions") or ()

@@ -30,13 +30,15 @@ from kubarium.base.clock import Clock, rfc3339_micro
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
+from kubarium.node.eviction.injected import InjectedUsage
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.machine import ContainerRecord, PodMachine, State
 from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
+from kubarium.node.lifecycle.records import ContainerRecord, State
+from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
-from kubarium.node.runner import NodeFacts
+from kubarium.node.runner import Admit, NodeFacts, is_mirror, is_new
 from kubarium.node.runtimes.simulated_commands import Outcome, told_by
 from kubarium.node.status_writer import StatusWriter
 from kubarium.runtime.events import EventRecorder
@@ -167,6 +169,14 @@ class SimulatedRunner:
         self._ordered: dict[str, dict[str, str]] = {}
         self._resizer = Resizer(context.clock, self._pods, _NoLimits())
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self.admit: Admit = lambda pod, node: None
+        self.is_static: Callable[[str], bool] = lambda uid: False
+        self.meter = InjectedUsage(context.clock)
+
+    @property
+    def actors(self) -> Mapping[str, SimulatedPod]:
+        """All pods of the agent's nodes, by uid."""
+        return self._pods
 
     async def start(self) -> None:
         """Nothing is needed."""
@@ -184,9 +194,13 @@ class SimulatedRunner:
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         uid = pod["metadata"]["uid"]
         known = self._pods.get(uid)
+        self.meter.seen(pod)
         if known is None:
             survived = self._lost.pop(uid, True)
             known = self._pods[uid] = SimulatedPod(self, pod, node, survived)
+            why = self.admit(pod, node.name) if is_new(pod) else None
+            if why is not None:
+                known.deliver(ev.Terminate(why[0], f"Pod was rejected: {why[1]}"))
         elif known.has_seen(pod):
             return
         known.deliver(ev.PodSynced(pod))
@@ -216,6 +230,12 @@ class SimulatedRunner:
 
     def let_go(self, node: str) -> None:
         self.writer.let_go(node)
+
+    def publish(self, uid: str) -> None:
+        """Write a pod's status: its mirror has just come."""
+        known = self._pods.get(uid)
+        if known is not None:
+            known.publish()
 
     def pod_gone(self, pod: Document) -> None:
         uid = pod["metadata"]["uid"]
@@ -280,7 +300,7 @@ class SimulatedPod:
         """``survived``: what ran when an earlier agent ended goes on."""
         self._runner = runner
         self.node = node
-        self.machine = PodMachine(pod, runner.clock.now(), keeps_running=survived)
+        self.machine = resumed(pod, runner.clock.now(), keeps_running=survived)
         self._uid: str = pod["metadata"]["uid"]
         self._inbox: list[ev.Event] = []
         self._busy = False
@@ -380,11 +400,16 @@ class SimulatedPod:
             self.deliver(ev.Tick())
 
     def _status(self, pod: Document) -> Document:
-        self.machine.pod = pod
+        if not is_mirror(pod):
+            self.machine.pod = pod
         new = pod_status(self.machine, self.node.address, self._runner.clock.now())
         return {**(pod.get("status") or {}), **new}
 
     # Instructions ------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Write the status as it is."""
+        self._runner.writer.write(self.machine.pod, self._status)
 
     def _do_Publish(self, _: ev.Publish) -> None:
         self._publish = True

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kubarium.api.resource import Document, copy_document
+from kubarium.api.validation.resizes import check_resize
 from kubarium.base.errors import FieldError, invalid
 from kubarium.base.quantity import parse_quantity
 from kubarium.server.registry import Registry
@@ -125,14 +126,12 @@ def write_resources(new: Document, sent: Document, old: Document) -> None:
             spec[part] = _resized(name, part, spec[part], sent_spec.get(part) or [])
     if "resources" in sent_spec:
         spec["resources"] = copy_document(sent_spec["resources"])
+    errors = check_resize(old | {"spec": spec}, old)
     if qos_class(spec) != (old.get("status") or {}).get("qosClass", qos_class(old["spec"])):
-        error = FieldError(
-            "Invalid",
-            "spec",
-            qos_class(spec),
-            "Pod QOS Class may not change as a result of resizing",
-        )
-        raise invalid("Pod", "", name, [error])
+        detail = "Pod QOS Class may not change as a result of resizing"
+        errors.insert(0, FieldError("Invalid", "spec", qos_class(spec), detail))
+    if errors:
+        raise invalid("Pod", "", name, errors)
     new["spec"] = spec
 
 

@@ -277,6 +277,9 @@ class Cgroups:
                 short = None if limit is None or not on else limit - limit // _SLOWED_SHARE
                 write(folder, "memory.high", _or_max(short))
 
+    def stop(self, uid: str, name: str) -> None:
+        """The kernel holds a group at its limit by itself."""
+
     def at_limit(self, uid: str, name: str) -> int | None:
         """A descriptor (the caller's to close) that becomes readable when the group reaches its
         limit and cannot be helped; None where the kernel has no such thing."""
@@ -297,6 +300,14 @@ class Cgroups:
                 )
                 return max(0, int(total.read_text()) - idle)
         return 0
+
+    def processes(self, uid: str, name: str) -> int | None:
+        """How many processes and threads are in a group; None where nobody counts."""
+        for hierarchy in self.hierarchies:
+            if "pids" in hierarchy.controllers:
+                with contextlib.suppress(OSError, ValueError):
+                    return int((hierarchy.folder / uid / name / "pids.current").read_text())
+        return None
 
     def _with_memory(self) -> list[Hierarchy]:
         return [h for h in self.hierarchies if "memory" in h.controllers]

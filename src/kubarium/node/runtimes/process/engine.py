@@ -27,7 +27,7 @@ from kubarium.node.runtimes.process.streams import (
     readable,
     writable,
 )
-from kubarium.node.runtimes.process.zygote import PLAIN, ROOT, USER_NAMESPACE
+from kubarium.node.runtimes.process.zygote import LINGER_S, PLAIN, ROOT, USER_NAMESPACE
 
 _LOG = logging.getLogger("kubarium.node")
 _T = TypeVar("_T")
@@ -194,11 +194,16 @@ class ProcessEngine:
     """One zygote and what runs in it. ``on_exit(container, status)`` is called once for each."""
 
     def __init__(
-        self, clock: Clock, on_exit: Callable[[str, ExitStatus], None], name: str = ""
+        self,
+        clock: Clock,
+        on_exit: Callable[[str, ExitStatus], None],
+        name: str = "",
+        linger_s: float = LINGER_S,
     ) -> None:
         """With a ``name`` (of the machine's abstract sockets) containers survive this process, to
-        be found again by :meth:`reattach`."""
+        be found again by :meth:`reattach` within ``linger_s``."""
         self._name = name
+        self._linger_s = linger_s
         self._zygote_pid = 0
         self._clock = clock
         self._on_exit = on_exit
@@ -249,7 +254,7 @@ class ProcessEngine:
             "from kubarium.node.runtimes.process.zygote import main; main()"
         )
         argv = [sys.executable, "-I", "-S", "-c", program, _SOURCE, level, str(write), str(read)]
-        argv += [self._name, *self.groups]
+        argv += [self._name, str(self._linger_s), *self.groups]
         self._process = subprocess.Popen(  # noqa: ASYNC220 - takes about a millisecond (vfork)
             argv, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=(write, read), cwd="/"
         )

@@ -13,11 +13,12 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
 from kubarium.base.quantity import format_quantity
-from kubarium.node.runtimes.process.cgroups import Cgroups
+from kubarium.node.runtimes.process.cgroups import Usage
 from kubarium.view.memory import AT_LIMIT, next_limit, oom_policy
 
 # Seconds between two looks, and the share of the limit from which a container is short.
@@ -28,6 +29,16 @@ HOLD_S = 20.0
 
 # (pod uid, container, reason, message)
 Tell = Callable[[str, str, str, str], None]
+
+
+class Groups(Protocol):
+    """Who counts memory and holds containers: :class:`Cgroups`, or :class:`MeasuredMemory`."""
+
+    def working_set(self, uid: str, name: str) -> int: ...
+    def usage(self, uid: str, name: str) -> Usage: ...
+    def at_limit(self, uid: str, name: str) -> int | None: ...
+    def hold(self, uid: str, name: str, limit: int | None, on: bool) -> None: ...
+    def stop(self, uid: str, name: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -43,7 +54,7 @@ class _Watched:
 class MemoryWatch:
     """The watch over one agent's containers."""
 
-    def __init__(self, clock: Clock, groups: Callable[[], Cgroups], tell: Tell) -> None:
+    def __init__(self, clock: Clock, groups: Callable[[], Groups], tell: Tell) -> None:
         self._clock = clock
         self._groups = groups
         self._tell = tell
@@ -86,6 +97,10 @@ class MemoryWatch:
             for place in (found.group,) if others else (found.group, ""):
                 self._groups().hold(uid, place, found.limit, on=False)
 
+    def is_held(self, uid: str, name: str) -> bool:
+        """Whether a container that is beyond its limit is waited for, rather than killed."""
+        return (uid, name) in self._watched
+
     def close(self) -> None:
         for uid, name in list(self._watched):
             self.drop(uid, name)
@@ -117,9 +132,13 @@ class MemoryWatch:
         if watched.asked_at is not None:
             if self._clock.monotonic() - watched.asked_at > HOLD_S:
                 self.drop(uid, name)
-            return
-        if self._is_short(uid, watched):
+                return
+        elif self._is_short(uid, watched):
             self._ask(uid, name, watched)
+        else:
+            return
+        if self._groups().working_set(uid, watched.group) > watched.limit:
+            self._groups().stop(uid, watched.group)
 
     def _ask(self, uid: str, name: str, watched: _Watched) -> None:
         if watched.asked_at is not None:

@@ -52,6 +52,7 @@ from kubarium.node.runtimes.oci.handlers import Handlers, UnknownHandler
 from kubarium.node.runtimes.oci.start import find_handlers, runtime_call
 from kubarium.node.runtimes.process import checkpoint, machine_files, measured
 from kubarium.node.runtimes.process.cgroups import (
+    DEFAULT_PIDS,
     Amounts,
     Cgroups,
     container_amounts,
@@ -70,7 +71,7 @@ from kubarium.node.runtimes.process.engine import (
 )
 from kubarium.node.runtimes.process.forkserver import modules_for
 from kubarium.node.runtimes.process.init import OUTCOME
-from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
+from kubarium.node.runtimes.process.memory_watch import Groups, MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, Known, home_of, identity_of, sysctls_of
 from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
@@ -160,6 +161,7 @@ class ProcessPods:
         self._on_exit = on_exit
         self._warn = warn
         self._root = Path(config.root).resolve()
+        self._pids = {spec.name: spec.kubelet.pids_limit for spec in config.nodes}
         store = ImageStore(self._root / IMAGES, clock.now)
         puller = Skopeo.find(store) if config.pulls else None
         self.images = Images(ImageCatalogue(config.images), store, clock, puller)
@@ -170,7 +172,8 @@ class ProcessPods:
         self._network = network
         self.dialer = Dialer(config.network, self._engine.sockets)
         self._groups = Cgroups(shortfall="not looked for yet")
-        self.memory = MemoryWatch(clock, lambda: self._groups, on_pressure)
+        self._measured = measured.MeasuredMemory(self._init_of)
+        self.memory = MemoryWatch(clock, self._memory, on_pressure)
         self._on_pressure = on_pressure
         self._pods: dict[str, _Pod] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
@@ -283,7 +286,7 @@ class ProcessPods:
         self._pods[uid].checkpoint = written
         try:
             written.write(place)
-            self._pods[uid].whole = whole = pod_amounts(facts.pod)
+            self._pods[uid].whole = whole = self._whole(facts.pod)
             self._groups.create_pod(uid, whole)
             await self._engine.create_sandbox(uid, hostname, tmpfs, network)
         except (KubariumError, OSError) as error:
@@ -305,11 +308,21 @@ class ProcessPods:
                 started.started_at,
             )
             for name, started in found.containers.items()
+            if self._was_started(uid, name, started)
         }
+        found.containers = {n: c for n, c in found.containers.items() if n in containers}
         return Adopted((found.address,), containers)
 
-    def adopt(self, facts: PodFacts) -> None:
-        """Take over what :meth:`find` told of; after it :meth:`ended_meanwhile` may be asked."""
+    def _was_started(self, uid: str, name: str, started: StartedContainer) -> bool:
+        """Or whether the agent was killed between writing it down and doing it."""
+        if started.started_at or self._engine.is_running(_ident(uid, name, started.attempt)):
+            return True
+        log = self._root / "pods" / uid / "logs" / name / f"{started.attempt}.log"
+        return checkpoint.outcome(log, OUTCOME) is not None
+
+    def adopt(self, facts: PodFacts, resources: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what :meth:`find` told of, with the ``resources`` in force by container; after
+        it :meth:`report_ended` may be asked."""
         uid = facts.pod["metadata"]["uid"]
         found = self._found.pop(uid)
         place = self._root / "pods" / uid
@@ -321,12 +334,14 @@ class ProcessPods:
         self._engine.adopt_sandbox(uid, found.hostname, found.tmpfs, network)
         asks = network is not None and asks_cluster(facts.pod)
         self._hosts.add(facts.pod, found.address, place / "etc/hosts", names=not asks)
-        pod.whole = pod_amounts(facts.pod)
+        pod.whole = self._whole(facts.pod)
         for name, started in found.containers.items():
             ident = _ident(uid, name, started.attempt)
             pod.containers[name] = ident
             pod.groups[name] = f"{name}_{started.attempt}"
-            pod.limits[name] = container_amounts(found.resources.get(name)).memory
+            held = resources.get(name, found.resources.get(name))
+            claims = claimed.of_container(facts.pod, name)
+            pod.limits[name] = container_amounts(held, claims).memory
             self._idents[ident] = (uid, name, started.attempt)
             pod.running[name] = None
             pod.stop_signals[name] = started.stop_signal
@@ -425,18 +440,45 @@ class ProcessPods:
                 await pod.volumes.refresh()
 
     async def watch_memory(self) -> None:
-        """Kill what exceeds its memory limit, where the kernel does not do it for us."""
-        while "memory" not in self._groups.controllers:
+        """Kill what exceeds its memory limit, or forks without end, where the kernel does not see
+        to it for us."""
+        while not {"memory", "pids"} <= set(self._groups.controllers):
             await self._clock.sleep(measured.LOOK_S)
             for pod in list(self._pods.values()):
+                if "pids" not in self._groups.controllers:
+                    await self._count(pod)
+                if self.counts_memory:
+                    continue
                 for name in list(pod.running):
                     await self._measure(pod, name)
+
+    async def _count(self, pod: _Pod) -> None:
+        """Kill the containers of a pod that has more processes than it may."""
+        most = self._pids.get(pod.facts.pod["spec"].get("nodeName", ""), DEFAULT_PIDS)
+        inits = [self._engine.pid_of(pod.containers[name]) for name in pod.running]
+        found = sum(measured.processes_below(init) for init in inits if init)
+        if most is None or found <= most:
+            return
+        text = f"Pod has {found} processes, its limit is {most} (podPidsLimit): it is killed"
+        self._warn(pod.facts.pod, "TooManyProcesses", text)
+        for name in list(pod.running):
+            with contextlib.suppress(StartError):
+                await self._engine.send_signal(pod.containers[name], signal.SIGKILL)
+
+    def _memory(self) -> Groups:
+        return self._groups if self.counts_memory else self._measured
+
+    def _init_of(self, uid: str, group: str) -> int:
+        pod = self._pods.get(uid)
+        name = next((n for n in pod.running if pod.groups.get(n) == group), "") if pod else ""
+        return self._engine.pid_of(pod.containers[name]) if pod and name else 0
 
     async def _measure(self, pod: _Pod, name: str) -> None:
         limit = pod.limits.get(name)
         ident = pod.containers[name]
         init = self._engine.pid_of(ident)
-        if limit is None or not init or ident in pod.measured:
+        uid = pod.facts.pod["metadata"]["uid"]
+        if limit is None or not init or ident in pod.measured or self.memory.is_held(uid, name):
             return
         used = measured.memory_below(init)
         if used > limit:
@@ -459,7 +501,7 @@ class ProcessPods:
         }
         for name, amounts in wanted.items():
             self._check_shrink(uid, known.groups.get(name, ""), name, amounts.memory)
-        whole = pod_amounts(pod)
+        whole = self._whole(pod)
         self._groups.set(uid, "", widest(known.whole, whole))
         for name, amounts in wanted.items():
             if name in known.groups:
@@ -469,8 +511,11 @@ class ProcessPods:
         self._groups.set(uid, "", whole)
         known.whole = whole
 
+    def _whole(self, pod: Document) -> Amounts:
+        return pod_amounts(pod, self._pids.get(pod["spec"].get("nodeName", ""), DEFAULT_PIDS))
+
     def _check_shrink(self, uid: str, group: str, name: str, limit: int | None) -> None:
-        used = self._groups.usage(uid, group).memory if group else 0
+        used = self._memory().usage(uid, group).memory if group and limit is not None else 0
         if limit is not None and used > limit:
             text = f"memory limit of container {name} ({limit}) is below what it uses ({used})"
             raise OSError(errno.EBUSY, text)
@@ -633,6 +678,35 @@ class ProcessPods:
             action, container, self._pods[uid].facts.pod_ips[0], 30.0, self.dialer.connect
         )
         return "" if outcome == SUCCESS else message
+
+    # Usage (see runtimes.process.usage)
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether the kernel counts containers' memory for us; else it is measured by process."""
+        return "memory" in self._groups.controllers
+
+    def place(self, uid: str) -> Path | None:
+        """A pod's folder; None if it has none now."""
+        pod = self._pods.get(uid)
+        return pod.place if pod else None
+
+    def measure(self, uid: str) -> dict[str, tuple[int, int, int]]:
+        """Of each running container: bytes of memory, number of processes, its init's process."""
+        pod = self._pods.get(uid)
+        found = {}
+        for name in pod.running if pod else {}:
+            assert pod is not None
+            group, init = pod.groups.get(name, ""), self._engine.pid_of(pod.containers[name])
+            if self.counts_memory:
+                memory = self._groups.working_set(uid, group)
+            else:
+                memory = measured.memory_below(init) if init else 0
+            running = self._groups.processes(uid, group)
+            if running is None:
+                running = measured.processes_below(init) if init else 0
+            found[name] = (memory, running, init)
+        return found
 
     def training_folder(self, uid: str) -> Path:
         """Where a rank's programs report, as seen from outside the pod."""

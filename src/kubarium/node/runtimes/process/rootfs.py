@@ -24,6 +24,8 @@ _PRIVATE = frozenset({"proc", "sys", "dev", "run", "old_root", "lost+found", "tm
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _ACCELERATORS = ("nvidia", "kfd", "dri", "accel")
 _OLD = ".kubarium-old-root"
+# What a container may write to its own file system, which is in memory.
+SCRATCH_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class RootFs:
     binds: list[Bind] = field(default_factory=list)
     readonly: bool = False
     privileged: bool = False
-    scratch_bytes: int = 1 << 30
+    scratch_bytes: int = SCRATCH_BYTES
     working_dir: str = "/"
     shm: str = ""
     owner: tuple[int, int] = (0, 0)

@@ -42,6 +42,9 @@ from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
 from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.resize import with_resources
+from kubarium.node.lifecycle.resume import resumed
+from kubarium.node.lifecycle.saved import saved
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import PodAddresses
 from kubarium.node.network.dns.server import DnsServer
@@ -56,11 +59,13 @@ from kubarium.node.oci.keeper import ImageKeeper
 from kubarium.node.oci.pull import pull_secrets
 from kubarium.node.references import referred_objects
 from kubarium.node.resizing import Resizer
-from kubarium.node.runner import NodeFacts
+from kubarium.node.runner import Admit, NodeFacts, identity, is_mirror, is_new
 from kubarium.node.runtimes.oci.classes import RuntimeClasses
 from kubarium.node.runtimes.oci.handlers import UnknownHandler
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
+from kubarium.node.runtimes.process.usage import MeasuredUsage
+from kubarium.node.saved_states import SavedStates
 from kubarium.node.status_writer import StatusWriter
 from kubarium.node.training.metrics import MetricsReader
 from kubarium.node.training.watch import TrainingWatch, is_rank
@@ -92,6 +97,7 @@ class ProcessRunner:
         self.context = context
         self.recorder = recorder
         self.addresses = PodAddresses(config.root)
+        self.states = SavedStates(Path(config.root).resolve())
         self.writer = StatusWriter(context)
         self._drivers = drivers
         self._actors: dict[str, PodActor] = {}
@@ -130,6 +136,9 @@ class ProcessRunner:
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
+        self.admit: Admit = lambda pod, node: None
+        self.is_static: Callable[[str], bool] = lambda uid: False
+        self.meter = MeasuredUsage(context.clock, self.pods, Path(config.root).resolve())
         self._metrics = MetricsReader(context.clock, self)
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
@@ -188,6 +197,11 @@ class ProcessRunner:
     def _warn(self, pod: Document, reason: str, message: str) -> None:
         self.recorder.event(pod, "Warning", reason, message)
 
+    @property
+    def actors(self) -> Mapping[str, PodActor]:
+        """All pods of the agent's nodes, by uid."""
+        return self._actors
+
     # PodRunner ---------------------------------------------------------------------------------
 
     def report(self) -> Report:
@@ -196,6 +210,7 @@ class ProcessRunner:
 
     async def start(self) -> None:
         await self.pods.start()
+        self.states.open()
         informers = self.context.informers
         for resource in (*_READ, RESOURCE_CLAIMS):
             await informers.get(resource).wait_synced()
@@ -203,8 +218,9 @@ class ProcessRunner:
             await self._network.start()
         pods = informers.get(PODS)
         await pods.wait_synced()
-        there = {pod["metadata"]["uid"] for pod in pods.items()}
-        await self.pods.drop_orphans(lambda uid: uid in there)
+        there = {identity(pod) for pod in pods.items()}
+        await self.pods.drop_orphans(lambda uid: uid in there or self.is_static(uid))
+        self.states.drop_unknown(lambda uid: uid in there or self.is_static(uid))
         for resource in (PODS, SERVICES):
             informers.get(resource).on_change(lambda old, new: self._hosts.changed())
 
@@ -243,9 +259,11 @@ class ProcessRunner:
         if actor is None:
             adopted = self.pods.find(uid)
             actor = self._actors[uid] = PodActor(self, pod, node, adopted)
+            if adopted is None and is_new(pod):
+                actor.refuse(self.admit(pod, node.name))
             if adopted is not None:
                 self.addresses.keep(uid, adopted.pod_ips[0], node.pod_network)
-                self.pods.adopt(actor.facts())
+                self.pods.adopt(actor.facts(), actor.machine.actual)
                 self.pods.report_ended(uid)
                 self.network_changed()
                 if actor.machine.finished and actor.machine.released:
@@ -254,6 +272,12 @@ class ProcessRunner:
         self._resizer.look(uid)
         self._faults.look(pod)
         self._metrics.look(pod)
+
+    def publish(self, uid: str) -> None:
+        """Write a pod's status: its mirror has just come."""
+        actor = self._actors.get(uid)
+        if actor is not None:
+            actor.publish()
 
     def pod_gone(self, pod: Document) -> None:
         self._again.pop(pod["metadata"]["uid"], None)
@@ -284,6 +308,7 @@ class ProcessRunner:
         self._faults.forget(uid)
         self._metrics.drop(uid)
         self.pods.forget(uid)
+        self.states.drop(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
         self._resizer.freed()
@@ -470,8 +495,9 @@ class PodActor:
         self._runner = runner
         self._node = node
         self._clock = runner.context.clock
-        self._machine = PodMachine(pod, self._clock.now(), adopted=adopted)
         self._uid: str = pod["metadata"]["uid"]
+        note = runner.states.read(self._uid)
+        self._machine = resumed(pod, self._clock.now(), adopted=adopted, saved=note)
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
         self._busy = False
@@ -495,7 +521,10 @@ class PodActor:
         self._busy = True
         try:
             while self._inbox:
-                for instruction in self._machine.handle(self._inbox.pop(0), self._clock.now()):
+                instructions = self._machine.handle(self._inbox.pop(0), self._clock.now())
+                if not self._gone:  # written down before anything of it is done
+                    self._runner.states.write(self._uid, saved(self._machine))
+                for instruction in instructions:
                     getattr(self, f"_do_{type(instruction).__name__}")(instruction)
         finally:
             self._busy = False
@@ -503,6 +532,11 @@ class PodActor:
         if self._gone and self._machine.released:
             self.stop_timer()
             self._runner.drop(self._uid)
+
+    def refuse(self, why: tuple[str, str] | None) -> None:
+        """The node does not take the pod, if there is a reason."""
+        if why is not None:
+            self.deliver(ev.Terminate(why[0], f"Pod was rejected: {why[1]}"))
 
     def gone(self) -> None:
         """The pod is no longer in the API."""
@@ -540,21 +574,28 @@ class PodActor:
         return self._machine.pod
 
     def facts(self) -> PodFacts:
-        """What containers see of the pod; it has its address from here on."""
+        """What containers see of the pod, its resources as granted; it has its address from here
+        on."""
         if self._node.pod_network and self._pod["spec"].get("hostNetwork"):
             address = self._node.address
         else:
             address = self._runner.addresses.lend(self._uid, self._node.pod_network)
-        return PodFacts(self._pod, (address,), self._node.address, self._node.allocatable)
+        granted = with_resources(self._pod, self._machine.allocated)
+        return PodFacts(granted, (address,), self._node.address, self._node.allocatable)
 
     # Instructions ------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Write the status as it is."""
+        self._do_Publish(ev.Publish())
 
     def _do_Publish(self, _: ev.Publish) -> None:
         if self._gone:
             return
 
         def status(pod: Document) -> Document:
-            self._machine.pod = pod
+            if not is_mirror(pod):
+                self._machine.pod = pod
             new = pod_status(self._machine, self._node.address, self._clock.now())
             return {**(pod.get("status") or {}), **new}
 

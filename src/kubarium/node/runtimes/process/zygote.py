@@ -75,10 +75,17 @@ class Zygote:
     """Commands in, forks and events out."""
 
     def __init__(
-        self, level: str, events: int, groups: list[str], name: str = "", unread: int = -1
+        self,
+        level: str,
+        events: int,
+        groups: list[str],
+        name: str = "",
+        unread: int = -1,
+        linger_s: float = LINGER_S,
     ) -> None:
         """``groups``: control groups that are to vanish with the containers. With a ``name`` the
         zygote survives its agent; ``unread`` is the other end of the pipe for events."""
+        self._linger_s = linger_s
         self._listener = _listen(name) if name else None
         self._unread = unread
         self._level = level
@@ -143,7 +150,7 @@ class Zygote:
 
     def _wait_for_agent(self) -> bool:
         """Until another agent has come; false if none is to be expected (any more)."""
-        end = time.monotonic_ns() / 1e9 + LINGER_S
+        end = time.monotonic_ns() / 1e9 + self._linger_s
         while self._listener is not None:
             left = end - time.monotonic_ns() / 1e9
             if left <= 0:
@@ -543,12 +550,12 @@ def _hand_over(peer: socket.socket, descriptors: list[int]) -> None:
 
 def main() -> None:
     """``sys.argv``: the level, the inherited descriptors for events (both ends of the pipe), the
-    name to be found by, and our control groups."""
-    level, events, unread, name, *groups = sys.argv[1:]
+    name to be found by, how long to wait for the next agent, and our control groups."""
+    level, events, unread, name, linger_s, *groups = sys.argv[1:]
     for descriptor in (int(events), int(unread)):
         os.set_inheritable(descriptor, False)
     try:
-        zygote = Zygote(level, int(events), groups, name, int(unread))
+        zygote = Zygote(level, int(events), groups, name, int(unread), float(linger_s))
     except OSError as error:
         text = f"another agent's containers still run here ({error.strerror})"
         send_event(int(events), {"event": "refused", "id": "", "message": text})

@@ -1,0 +1,86 @@
+"""`kubarium node`: switches nodes off, with time for their pods, and on again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from kubarium.api.kinds import NODES, PODS
+from kubarium.api.resource import Document
+from kubarium.base.duration import duration_s
+from kubarium.base.errors import ApiError, ConfigError
+from kubarium.cli.connection import asking
+from kubarium.cli.console import out
+from kubarium.client.http import HttpClient
+from kubarium.view.shutdown import ANNOTATION, CONFIGURED, is_ordered
+
+_LOOK_S = 0.2
+_ENDED = ("Succeeded", "Failed")
+
+
+def shutdown(
+    node: str, grace: str, wait: bool, name: str, kubeconfig: Path | None, context: str
+) -> None:
+    """Give the order; with ``wait`` return when no pod of the node's runs any more."""
+    if grace:
+        try:
+            duration_s(grace)
+        except ValueError:
+            raise ConfigError(f"--grace {grace!r}: write a duration, as 30s or 1m30s") from None
+    asking(name, kubeconfig, context, lambda client: _shut_down(client, node, grace, wait))
+
+
+def start(node: str, name: str, kubeconfig: Path | None, context: str) -> None:
+    """Take the order back, and wait until the node is ready."""
+    asking(name, kubeconfig, context, lambda client: _start(client, node))
+
+
+async def _shut_down(client: HttpClient, name: str, grace: str, wait: bool) -> None:
+    if is_ordered(await _node(client, name)):
+        out.print(f"node {name} is being shut down already, or is off")
+    else:
+        await _annotate(client, name, grace or CONFIGURED)
+        out.print(f"node {name} shuts down")
+    seen: dict[str, None] = {}
+    while wait:
+        pods = (await client.list(PODS, field_selector=f"spec.nodeName={name}")).items
+        running = [pod for pod in pods if pod.get("status", {}).get("phase") not in _ENDED]
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            if pod not in running and uid not in seen:
+                seen[uid] = None
+                if (pod["status"].get("reason") or "") == "Terminated":
+                    metadata = pod["metadata"]
+                    out.print(f"  pod {metadata['namespace']}/{metadata['name']} has ended")
+        if not running:
+            out.print(f"node {name} is off; switch it on with: kubarium node start {name}")
+            return
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _start(client: HttpClient, name: str) -> None:
+    if not is_ordered(await _node(client, name)):
+        raise ConfigError(f"node {name} is not shut down; kubectl get node {name} says how it is")
+    await _annotate(client, name, None)
+    while not _is_ready(await _node(client, name)):  # noqa: ASYNC110 (another process)
+        await asyncio.sleep(_LOOK_S)
+    out.print(f"node {name} is ready")
+
+
+async def _node(client: HttpClient, name: str) -> Document:
+    try:
+        return await client.get(NODES, name)
+    except ApiError as error:
+        if error.reason != "NotFound":
+            raise
+        names = [item["metadata"]["name"] for item in (await client.list(NODES)).items]
+        raise ConfigError(f"no node {name!r}; there are {', '.join(names)}") from None
+
+
+async def _annotate(client: HttpClient, name: str, value: str | None) -> None:
+    await client.patch(NODES, name, {"metadata": {"annotations": {ANNOTATION: value}}})
+
+
+def _is_ready(node: Document) -> bool:
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

@@ -1,0 +1,79 @@
+"""What simulated pods use: what their annotations say, so that pressure can be rehearsed.
+
+    kubarium.dev/memory-usage               bytes, as a quantity
+    kubarium.dev/ephemeral-storage-usage    bytes
+    kubarium.dev/pids                       a number of processes
+
+The first container is taken to use all of it. A node has what it says it can allocate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from kubarium.api.resource import Document
+from kubarium.base.clock import Clock
+from kubarium.base.quantity import QuantityError, whole
+from kubarium.node.eviction.manager import Evictable
+from kubarium.node.eviction.usage import ContainerUsage, Observed, PodUsage, Signal
+from kubarium.node.kubelet_config import IMAGE_FS, MEMORY, NODE_FS, PIDS
+from kubarium.node.runner import NodeFacts
+
+MEMORY_USAGE = "kubarium.dev/memory-usage"
+STORAGE_USAGE = "kubarium.dev/ephemeral-storage-usage"
+PROCESSES = "kubarium.dev/pids"
+_ALL = (MEMORY_USAGE, STORAGE_USAGE, PROCESSES)
+# kubelet's monitoring interval, and Linux's usual limit.
+LOOK_S = 10.0
+MAX_PIDS = 32768
+
+
+class InjectedUsage:
+    """The meter of simulated nodes. It sleeps until a pod has such an annotation."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._some = asyncio.Event()
+
+    def seen(self, pod: Document) -> None:
+        """A pod is new or has changed."""
+        annotations = pod["metadata"].get("annotations")
+        if annotations and any(name in annotations for name in _ALL):
+            self._some.set()
+
+    async def wait(self) -> None:
+        await self._some.wait()
+        await self._clock.sleep(LOOK_S)
+
+    async def observe(self, node: NodeFacts, pods: Mapping[str, Evictable]) -> Observed:
+        usage = {uid: _usage(actor.machine.pod) for uid, actor in pods.items()}
+        memory = _amount(node.allocatable.get("memory", "0"))
+        storage = _amount(node.allocatable.get("ephemeral-storage", "0"))
+        disk = _left(storage, sum(used.storage for used in usage.values()))
+        signals = {
+            MEMORY: _left(memory, sum(used.memory for used in usage.values())),
+            NODE_FS: disk,
+            IMAGE_FS: disk,
+            PIDS: _left(MAX_PIDS, sum(used.processes for used in usage.values())),
+        }
+        return Observed(signals, usage)
+
+
+def _left(capacity: int, used: int) -> Signal:
+    return Signal(max(capacity - used, 0), capacity)
+
+
+def _usage(pod: Document) -> PodUsage:
+    annotations = pod["metadata"].get("annotations") or {}
+    memory, storage, pids = (_amount(annotations.get(name, "0")) for name in _ALL)
+    first = pod["spec"]["containers"][0]["name"]
+    return PodUsage({first: ContainerUsage(memory, storage)}, processes=pids)
+
+
+def _amount(text: object) -> int:
+    """What cannot be read is nothing."""
+    try:
+        return whole(text)
+    except QuantityError:
+        return 0

@@ -1,0 +1,181 @@
+"""The fields of a KubeletConfiguration that our nodes heed, by their upstream names.
+
+Source: ``k8s.io/kubelet/config/v1beta1``; thresholds as in ``pkg/kubelet/eviction/helpers.go``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from kubarium.base.duration import duration_s
+from kubarium.base.errors import ConfigError
+from kubarium.base.quantity import QuantityError, parse_quantity
+
+T = TypeVar("T")
+
+MEMORY, NODE_FS, NODE_INODES = "memory.available", "nodefs.available", "nodefs.inodesFree"
+IMAGE_FS, IMAGE_INODES, PIDS = "imagefs.available", "imagefs.inodesFree", "pid.available"
+SIGNALS = (MEMORY, NODE_FS, NODE_INODES, IMAGE_FS, IMAGE_INODES, PIDS)
+# A kubelet has a disk to itself and evicts at 10 % of it; ours share it with whatever else is on
+# the machine, where a disk that is 90 % full is nothing special.
+DEFAULT_HARD = {MEMORY: "100Mi", NODE_FS: "500Mi", NODE_INODES: "5%"}
+DEFAULT_PIDS_LIMIT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A quantity, or a share of a capacity."""
+
+    absolute: int = 0
+    share: Fraction | None = None
+
+    def of(self, capacity: int) -> int:
+        return self.absolute if self.share is None else int(capacity * self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Less of ``signal`` than this is pressure; ``grace_s`` 0 is a hard threshold."""
+
+    signal: str
+    value: Amount
+    grace_s: float = 0.0
+    minimum_reclaim: Amount = Amount()
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownGroup:
+    """Pods of at least this priority get so long at a node's shutdown."""
+
+    priority: int
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletConfig:
+    """What a pool's ``kubelet`` says. ``pids_limit`` None is as many as there are."""
+
+    thresholds: tuple[Threshold, ...] = ()
+    max_pod_grace_s: float = 0.0
+    transition_s: float = 300.0
+    shutdown: tuple[ShutdownGroup, ...] = ()
+    static_pod_path: str = ""
+    pids_limit: int | None = DEFAULT_PIDS_LIMIT
+
+
+class FieldError(ConfigError):
+    """``path`` leads to the field that is wrong."""
+
+    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def read_amount(text: object) -> Amount:
+    """``500Mi`` or ``10%``; ValueError says what is wrong."""
+    if isinstance(text, str) and text.endswith("%"):
+        share = Fraction(text.removesuffix("%")) / 100
+        if not 0 <= share <= 1:
+            raise ValueError(f"{text!r} must be from 0% to 100%")
+        return Amount(share=share)
+    value = parse_quantity(text)
+    if value < 0:
+        raise ValueError(f"{text!r} must not be negative")
+    return Amount(int(value))
+
+
+def read_kubelet_config(given: Mapping[str, Any]) -> KubeletConfig:
+    """FieldError names what cannot be read."""
+    hard = dict(given.get("evictionHard", DEFAULT_HARD))
+    if given.get("mergeDefaultEvictionSettings"):
+        hard = DEFAULT_HARD | hard
+    reclaim = _amounts(given.get("evictionMinimumReclaim", {}), "evictionMinimumReclaim")
+    thresholds = [
+        Threshold(signal, value, 0.0, reclaim.get(signal, Amount()))
+        for signal, value in _amounts(hard, "evictionHard").items()
+    ]
+    periods = {
+        signal: _duration(text, ("evictionSoftGracePeriod", signal))
+        for signal, text in given.get("evictionSoftGracePeriod", {}).items()
+    }
+    for signal, value in _amounts(given.get("evictionSoft", {}), "evictionSoft").items():
+        if signal not in periods:
+            raise FieldError(
+                ("evictionSoft", signal),
+                "grace period must be specified for the soft eviction threshold "
+                f"{signal}: add it to evictionSoftGracePeriod",
+            )
+        thresholds.append(Threshold(signal, value, periods[signal], reclaim.get(signal, Amount())))
+    transition = given.get("evictionPressureTransitionPeriod", "5m")
+    pids = given.get("podPidsLimit", DEFAULT_PIDS_LIMIT)
+    return KubeletConfig(
+        tuple(thresholds),
+        float(given.get("evictionMaxPodGracePeriod", 0)),
+        _duration(transition, ("evictionPressureTransitionPeriod",)),
+        _shutdown(given),
+        given.get("staticPodPath", ""),
+        None if pids < 0 else pids,
+    )
+
+
+def _amounts(given: Mapping[str, object], field: str) -> dict[str, Amount]:
+    found = {}
+    for signal, text in given.items():
+        if signal not in SIGNALS:
+            text = f"unknown eviction signal {signal!r}; known: {', '.join(SIGNALS)}"
+            raise FieldError((field, signal), text)
+        found[signal] = _read(read_amount, text, (field, signal))
+    # Zero never is less than what is there: it turns a threshold off.
+    return {s: v for s, v in found.items() if v.absolute or v.share or field.endswith("Reclaim")}
+
+
+def _shutdown(given: Mapping[str, Any]) -> tuple[ShutdownGroup, ...]:
+    """Groups from the lowest priority. Both ways of saying it exclude each other."""
+    groups = given.get("shutdownGracePeriodByPodPriority")
+    total_s = _duration(given.get("shutdownGracePeriod", "0s"), ("shutdownGracePeriod",))
+    critical = ("shutdownGracePeriodCriticalPods",)
+    critical_s = _duration(given.get(critical[0], "0s"), critical)
+    if groups and (total_s or critical_s):
+        raise FieldError(
+            ("shutdownGracePeriodByPodPriority",),
+            "cannot be given beside shutdownGracePeriod and shutdownGracePeriodCriticalPods",
+        )
+    if groups:
+        found = [
+            ShutdownGroup(group["priority"], float(group["shutdownGracePeriodSeconds"]))
+            for group in groups
+        ]
+        return tuple(sorted(found, key=lambda group: group.priority))
+    if not total_s:
+        return ()
+    if critical_s > total_s:
+        raise FieldError(critical, f"{critical_s:g}s is more than shutdownGracePeriod")
+    from_critical = ShutdownGroup(CRITICAL_PRIORITY, critical_s)
+    return (ShutdownGroup(0, total_s - critical_s), from_critical)
+
+
+CRITICAL_PRIORITY = 2_000_000_000
+
+
+def _duration(text: object, path: tuple[str | int, ...]) -> float:
+    seconds = _read(lambda given: duration_s(str(given)), text, path)
+    if seconds < 0:
+        raise FieldError(path, f"{text!r} must not be negative")
+    return seconds
+
+
+def _read(reader: Callable[[Any], T], text: object, path: tuple[str | int, ...]) -> T:
+    try:
+        return reader(text)
+    except (ValueError, QuantityError, ZeroDivisionError) as error:
+        raise FieldError(path, f"cannot read {text!r}: {error}") from None
+
+
+def is_critical(pod: Mapping[str, Any]) -> bool:
+    """Pods that a node does not do without: static ones, and those of system priority."""
+    # As kubernetes.io/config.source says (see node.runner).
+    source = (pod["metadata"].get("annotations") or {}).get("kubernetes.io/config.source", "api")
+    return source != "api" or int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY
