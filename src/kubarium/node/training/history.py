@@ -28,11 +28,35 @@ class History:
     resumed_from: int = 0
     version: int = 0
     _began: float | None = None
+    _what: str = IMPORT
 
     def started(self, at: float) -> None:
         """A container was started: what it does until its first report is importing."""
-        self._began = at
+        self.begin(at, IMPORT)
+
+    def begin(self, at: float, what: str) -> None:
+        """From ``at`` to the next report the rank does ``what``."""
+        self._began, self._what = at, what
         self._close_steps()
+
+    def ready(self, at: float) -> None:
+        """What began is done, without a report of the program itself."""
+        if self._began is not None:
+            self._add(self._what, self._began, max(at, self._began))
+            self._began = None
+            self.version += 1
+
+    def between(self, what: str, began: float, ended: float) -> None:
+        """A span that others know of."""
+        if ended > began:
+            self._close_steps()
+            self._add(what, began, ended)
+            self.version += 1
+
+    @property
+    def last_end(self) -> float | None:
+        """Where the last span ends."""
+        return max((span["ended"] for span in self.spans), default=None)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """One report (:mod:`kubarium.train.progress`); nonsense in it is passed over."""
@@ -46,7 +70,7 @@ class History:
         event, at = line["event"], float(line["at"])
         if self._began is not None:
             first = float(line["steps"][0][1]) if event == "steps" else float(line.get("began", at))
-            self._add(IMPORT, self._began, max(first, self._began))
+            self._add(self._what, self._began, max(first, self._began))
             self._began = None
         if event == "steps":
             for number, began, ended, waited, first in line["steps"]:

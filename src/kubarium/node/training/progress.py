@@ -21,6 +21,7 @@ class RankProgress:
 
     step: int = 0
     resumed_from: int = 0
+    began_at: float = 0.0
     saved_step: int = -1
     world: int = 0
     at: float = 0.0
@@ -62,6 +63,7 @@ class RankProgress:
         elif event == "start":
             self.step = self.resumed_from = int(line.get("step") or 0)
             self.world = int(line.get("world") or 0)
+            self.began_at = float(line["at"])
             self.ended = self.stopped = False
         elif event == "saved":
             self.saved_step = max(self.saved_step, int(line.get("step") or 0))

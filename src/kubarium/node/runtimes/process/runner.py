@@ -206,6 +206,7 @@ class ProcessRunner:
                 group.create_task(self.pods.watch_memory())
                 group.create_task(self.pods.memory.run())
                 group.create_task(self.training.run())
+                group.create_task(self.training.follow_launchers())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -233,6 +234,8 @@ class ProcessRunner:
                 if actor.machine.finished and actor.machine.released:
                     self.spawn(self.pods.release(uid))
         actor.deliver(ev.PodSynced(pod))
+        if is_rank(pod):
+            self.training.told(pod, self.pods.training_folder(uid))
         self._resizer.look(uid)
         self._faults.look(pod)
 
