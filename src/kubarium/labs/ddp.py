@@ -134,7 +134,7 @@ class World:
         if self.rank:
             send(self.peers[0], own.tobytes())
             return np.frombuffer(receive(self.peers[0]))
-        total = own[0].copy()
+        total: Array = own[0].copy()
         for part in own[1:]:
             total += part
         for peer in self.peers:

@@ -6,8 +6,8 @@ What it gains over the plain program: saves in the background, its progress know
 that a hang is found by its missing steps, and the time of the run is accounted for), and a stop, by
 SIGTERM or preemption, that all ranks make at the same step with a checkpoint of it.
 
-With ``--shards`` the data is cut into so many parts, whatever the number of ranks, and gradients are
-summed in the parts' order: a gang that shrinks and grows on its way ends with the same bits.
+With ``--shards`` the data is cut into so many parts, whatever the number of ranks, and gradients
+are summed in the parts' order: a gang that shrinks and grows on its way ends with the same bits.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
 
 Kubarium puts it there for pods that ask for spares or an elastic gang; the command itself needs to
 know nothing of it. It imports what the command's module imports (of installed packages, so that
-nothing of the user's own runs ahead of time), says "Waiting" and waits at the rendezvous: a file that
-the node keeps, ``world.json``, with the attempt, this pod's rank, the number of ranks and the
-address of rank 0. Each new attempt ends the command that runs and starts it anew, forked from here,
-with the usual variables of launchers and a port of its own, so that no attempt meets the store of
-the one before. How it goes is written to ``launch.json``.
+nothing of the user's own runs ahead of time), says "Waiting" and waits at the rendezvous: a file
+that the node keeps, ``world.json``, with the attempt, this pod's rank, the number of ranks and the
+address of rank 0. Each new attempt ends the command that runs and starts it anew, forked from
+here, with the usual variables of launchers and a port of its own, so that no attempt meets the
+store of the one before. How it goes is written to ``launch.json``.
 
     Waiting → Running → Failed | Stopped | Succeeded → (next attempt) Running …
 
@@ -216,17 +216,16 @@ class Launcher:
             if int(world.get("attempt", 0)) > seen and not self._asked_to_end:
                 seen = int(world["attempt"])
                 self._end_child(GENTLE_S if world.get("gentle") else 0)
-                if self._asked_to_end:
-                    continue
                 self._world = world
-                if int(world.get("rank", -1)) < 0:
-                    self._say(WAITING)
-                    continue
-                child = self._start()
+                child = None if self._is_over() else self._start()
                 if child is not None:
                     return child
             self._reap()
             time.sleep(LOOK_S)
+
+    def _is_over(self) -> bool:
+        """Whether a signal has ended us meanwhile."""
+        return self._asked_to_end
 
     def _read(self) -> dict[str, Any]:
         try:

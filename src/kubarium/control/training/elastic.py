@@ -379,7 +379,7 @@ class ElasticController:
         await writes.patch(self._context, JOBS, job, {"metadata": change})
 
 
-# What documents say --------------------------------------------------------------------------------
+# What documents say ------------------------------------------------------------------------------
 
 
 def _asking(job: Document) -> Iterator[Key]:
@@ -462,7 +462,7 @@ def _why(pod: Document) -> str:
     if target is not None and target.get("status") == "True":
         return f"(disrupted: {target.get('reason', '')})"
     ended = _first_status(pod).get("state", {}).get("terminated")
-    if writes.is_terminating(pod) and (ended is None or not status.get("phase") == "Failed"):
+    if writes.is_terminating(pod) and (ended is None or status.get("phase") != "Failed"):
         return "(deleted)"
     if ended is not None:
         said = ended.get("reason", "")

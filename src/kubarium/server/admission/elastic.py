@@ -38,4 +38,4 @@ def _of_job(spec: Document, path: str, replicas: int) -> list[FieldError]:
         return []
     place, value, why = found
     at = path.removesuffix(".template.spec") if place == "replicas" else path
-    return [FieldError("FieldValueInvalid", f"{at}.{place}", f'Invalid value: "{value}": {why}')]
+    return [FieldError("Invalid", f"{at}.{place}", value, why)]
