@@ -38,6 +38,7 @@ def jobset(folder, ranks, steps, annotations, **pod):
             {"name": "WORLD_SIZE", "value": str(ranks)},
             {"name": "MASTER_ADDR", "value": "train-workers-0-0.train"},
             {"name": "OMP_NUM_THREADS", "value": "1"},
+            {"name": "TEST_FOLDER", "value": str(folder)},
         ],
         "volumeMounts": [{"name": "checkpoints", "mountPath": "/checkpoints"}],
         "resources": {"requests": {"cpu": "100m"}},
@@ -157,16 +158,19 @@ def waits(pod):
 
 def processes_of(cluster, pod):
     """(launcher, its command) of a pod, as the machine sees them."""
-    uid = pod["metadata"]["uid"]
     for process in psutil.process_iter(["cmdline", "environ"]):
         command = process.info["cmdline"] or []
         environment = process.info["environ"] or {}
-        mine = environment.get("HOSTNAME") == (
-            pod["spec"].get("hostname") or pod["metadata"]["name"]
-        )
-        if mine and "kubarium.train.launch" in command and process.children():
+        name = pod["spec"].get("hostname") or pod["metadata"]["name"]
+        mine = environment.get("TEST_FOLDER") == str(cluster.folder)
+        if (
+            mine
+            and environment.get("HOSTNAME") == name
+            and "kubarium.train.launch" in command
+            and process.children()
+        ):
             return process, process.children()[0]
-    raise AssertionError(f"pod {uid} has no process")
+    raise AssertionError(f"pod {pod['metadata']['name']} has no process")
 
 
 def completed(cluster):
@@ -207,3 +211,103 @@ def test_a_spare_takes_the_rank_of_a_killed_pod(gang, uninterrupted):
     gang.wait_until(lambda: completed(gang), 60, "the run completes")
     assert gang.get("jobset", "train")["status"].get("restarts", 0) == 0
     assert final_weights(gang) == uninterrupted(900)
+
+
+def test_a_rank_that_dies_brings_all_back_in_the_same_pods(gang, uninterrupted):
+    gang.start(3, 700, annotations={"kubarium.dev/spares": "0"})
+    before = {pod["metadata"]["uid"] for pod in pods(gang)}
+    pod = rank_pod(gang, 1)
+    _, command = processes_of(gang, pod)
+    os.kill(command.pid, signal.SIGKILL)
+    [text] = gang.wait_until(lambda: events(gang, "GangRestarted"), 30, "a restart")
+    assert text.startswith(
+        f"attempt 2: rank 1 (pod {pod['metadata']['name']}) ended with exit code 137; "
+        "3 ranks go on from step "
+    )
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+    assert {pod["metadata"]["uid"] for pod in pods(gang)} == before
+    assert final_weights(gang) == uninterrupted(700)
+
+
+def test_the_first_rank_is_deleted_and_no_step_is_lost(gang, uninterrupted):
+    """Rank 0 is who all others connect to and who saves for all."""
+    gang.start(4, 900, annotations={"kubarium.dev/spares": "1"})
+    gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
+    before = {path.name for path in gang.folder.glob("step-*")}
+    name = rank_pod(gang, 0)["metadata"]["name"]
+    gang.kubectl("delete", "pod", name, "--wait=false")
+    [text] = gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    assert f"has taken rank 0 of pod {name} (deleted); 4 ranks go on from step " in text
+    step = int(text.rpartition(" ")[2])
+    assert f"step-{step:08d}" not in before, "all ranks have saved the step at which they stopped"
+    host = gang.kubectl(
+        "exec",
+        rank_pod(gang, 3)["metadata"]["name"],
+        "--",
+        "python",
+        "-c",
+        "import socket; print(socket.gethostbyname('train-workers-0-0.train'))",
+    )
+    assert host.strip() == rank_pod(gang, 0)["status"]["podIP"]
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+    assert final_weights(gang) == uninterrupted(900)
+
+
+def test_without_room_the_gang_goes_on_smaller_and_grows_again(gang, uninterrupted):
+    gang.start(
+        4, 1500, annotations={"kubarium.dev/min-ranks": "2", "kubarium.dev/elastic-wait": "20s"}
+    )
+    nodes = [node["metadata"]["name"] for node in gang.get("nodes")["items"]]
+    gang.kubectl("cordon", *nodes)
+    launcher, _ = processes_of(gang, rank_pod(gang, 1))
+    os.kill(launcher.pid, signal.SIGKILL)
+    [text] = gang.wait_until(lambda: events(gang, "GangShrunk"), 30, "it shrinks")
+    assert "rank 1 (pod train-workers-0-1-" in text
+    assert "lost, 4 ranks become 3; 3 ranks go on from step " in text
+    ranks = record(gang)["ranks"]
+    assert [entry["index"] for entry in ranks] == [0, 2, 3]
+    before = {path.name for path in gang.folder.glob("step-*")}
+    gang.kubectl("uncordon", *nodes)
+    [text] = gang.wait_until(lambda: events(gang, "GangGrown"), 40, "it grows")
+    assert "room for more: 3 ranks become 4; 4 ranks go on from step " in text
+    step = int(text.rpartition(" ")[2])
+    assert f"step-{step:08d}" not in before, "growing loses no step"
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+    assert final_weights(gang) == uninterrupted(1500)
+
+
+def test_a_smaller_gang_ends_its_job(gang, uninterrupted):
+    gang.start(
+        3, 500, annotations={"kubarium.dev/min-ranks": "2", "kubarium.dev/elastic-wait": "0s"}
+    )
+    gang.kubectl("cordon", *[node["metadata"]["name"] for node in gang.get("nodes")["items"]])
+    launcher, _ = processes_of(gang, rank_pod(gang, 0))
+    os.kill(launcher.pid, signal.SIGKILL)
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+    assert len(record(gang)["ranks"]) == 2
+    job = gang.get("job", "train-workers-0")
+    [met] = [c for c in job["status"]["conditions"] if c["type"] == "SuccessCriteriaMet"]
+    assert met["message"] == "All 2 ranks have completed"
+    assert final_weights(gang) == uninterrupted(500)
+
+
+def test_a_gang_that_fails_again_and_again_is_given_up(gang):
+    document = jobset(
+        gang.folder,
+        2,
+        100,
+        annotations={"kubarium.dev/spares": "0", "kubarium.dev/max-restarts": "2"},
+    )
+    [entry] = document["spec"]["replicatedJobs"]
+    container = entry["template"]["spec"]["template"]["spec"]["containers"][0]
+    container["command"], container["args"] = ["python", "-c", "raise SystemExit(9)"], []
+    (gang.home / "train.json").write_text(json.dumps(document))
+    gang.kubectl("apply", "-f", str(gang.home / "train.json"))
+    [text] = gang.wait_until(lambda: events(gang, "GangGivenUp"), 40, "it is given up")
+    assert "ended with exit code 9; that was failure 3 in a row without a new checkpoint" in text
+    assert text.endswith("kubarium.dev/max-restarts allows 2")
+    gang.wait_until(
+        lambda: gang.get("jobset", "train").get("status", {}).get("terminalState") == "Failed",
+        30,
+        "the JobSet fails",
+    )
