@@ -249,11 +249,12 @@ class ElasticController:
         before = record.get("ranks") or []
         by_uid = {pod["metadata"]["uid"]: pod for pod in world.live}
         chosen = [by_uid[uid] for uid in decision.ranks]
-        lost = self._lost.pop(world.job["metadata"]["uid"], {})
+        known = self._lost.pop(world.job["metadata"]["uid"], {})
+        indexes = [int(before[rank]["index"]) for rank in decision.lost]
+        lost = {index: known.get(index, "its pod") for index in indexes}
         spares = []
         for rank, pod in enumerate(chosen):
-            known = {entry["uid"] for entry in before}
-            is_new = pod["metadata"]["uid"] not in known
+            is_new = pod["metadata"]["uid"] not in {entry["uid"] for entry in before}
             if before and is_new and elastic.HOSTNAME in (pod["metadata"].get("annotations") or {}):
                 index = elastic.index_of(pod)
                 name = pod["metadata"]["name"]

@@ -92,7 +92,13 @@ def attempt_in(text: str) -> tuple[int, bool]:
         return 0, False
 
 
-def book(history: History, launch: Launch, before: LaunchState | None, now: LaunchState) -> None:
+def book(
+    history: History,
+    launch: Launch,
+    before: LaunchState | None,
+    now: LaunchState,
+    was_spare: bool,
+) -> None:
     """Write what a change of the launcher means for where the rank's time goes."""
     if now.state == elastic.WAITING and before is None:
         history.ready(now.at)
@@ -101,7 +107,7 @@ def book(history: History, launch: Launch, before: LaunchState | None, now: Laun
     size = _world_in(launch.told)
     if before is None or before.state == elastic.WAITING:
         since = before.at if before is not None else now.at
-        history.between(RENDEZVOUS if now.attempt <= 1 else SPARE, since, now.at)
+        history.between(SPARE if was_spare else RENDEZVOUS, since, now.at)
         history.begin(now.at, IMPORT)
     else:
         what = RESIZE if launch.world and size != launch.world else RESTART

@@ -212,7 +212,9 @@ class TrainingWatch:
             return
         before, now = found
         self._take_in(rank)
-        launchers.book(self.recorder.of(rank.pod).history, launch, before, now)
+        was_spare = elastic.HOSTNAME in (rank.pod["metadata"].get("annotations") or {})
+        history = self.recorder.of(rank.pod).history
+        launchers.book(history, launch, before, now, was_spare)
         if now.state == elastic.RUNNING:
             rank.progress = {}
             rank.rules.clear()
