@@ -208,9 +208,7 @@ def _pods_lost(world: Gang, report: Rows, trials: int, spares: int) -> None:
 def _node_lost(world: Gang, report: Rows, spares: int) -> None:
     """Until new steps, from the moment when the node stops answering."""
     before = world.saved()
-    world.kubarium(
-        "chaos", "lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "90"
-    )
+    world.kubarium("chaos", "lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "90")
     began = time.perf_counter()
     known = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
     world.until(lambda: world.kubectl("get", "node", "node-1", "-o", known) != "True", "it is lost")

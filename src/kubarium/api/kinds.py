@@ -74,6 +74,8 @@ CLUSTER_TRAINING_RUNTIMES = Resource(
 )
 FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
 RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
+POD_CHECKPOINTS = Resource("checkpoint.k8s.io", "v1alpha1", "podcheckpoints", "PodCheckpoint", True)
+GANG_CHECKPOINTS = Resource("kubarium.dev", "v1alpha1", "gangcheckpoints", "GangCheckpoint", True)
 COMPUTE_DOMAINS = Resource(
     "resource.nvidia.com", "v1beta1", "computedomains", "ComputeDomain", True
 )

@@ -6,6 +6,10 @@ nothing of queues or nodes."""
 
 from __future__ import annotations
 
+from kubarium.control.training.checkpoints import (
+    GangCheckpointController,
+    PodCheckpointController,
+)
 from kubarium.control.training.elastic import ElasticController
 from kubarium.control.training.hangs import HangController
 from kubarium.control.training.jobset import JobSetController
@@ -15,9 +19,11 @@ from kubarium.runtime.protocol import Component, Context
 
 __all__ = [
     "ElasticController",
+    "GangCheckpointController",
     "HangController",
     "JobSetController",
     "MemoryController",
+    "PodCheckpointController",
     "TrainJobController",
     "components",
 ]
@@ -31,4 +37,6 @@ def components(context: Context) -> list[Component]:
         MemoryController(context),
         HangController(context),
         ElasticController(context),
+        PodCheckpointController(context),
+        GangCheckpointController(context),
     ]

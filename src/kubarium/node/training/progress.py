@@ -28,6 +28,7 @@ class RankProgress:
     ended: bool = False
     stopped: bool = False
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     _rest: bytes = b""
 
@@ -71,6 +72,8 @@ class RankProgress:
             self.stopped = True
         elif event == "end":
             self.ended = True
+        elif event == "kept":
+            self.kept[str(line.get("id", ""))] = line
         elif event == "note":
             self.notes.append(str(line.get("text", "")))
 

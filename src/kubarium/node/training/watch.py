@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 from kubarium.api.resource import Document
 from kubarium.node.training import launchers, processes
+from kubarium.node.training.checkpoints import FILE as SAVE_FILE
+from kubarium.node.training.checkpoints import request_text
 from kubarium.node.training.launchers import Launch
 from kubarium.node.training.progress import RankProgress, stop_step
 from kubarium.node.training.recorder import Recorder
@@ -68,6 +70,7 @@ class _Rank:
     hung: dict[str, float] = field(default_factory=dict)
     launch: Launch | None = None
     saved: int = -1
+    requests: dict[str, int] = field(default_factory=dict)
 
     @property
     def gang(self) -> str:
@@ -99,9 +102,11 @@ class TrainingWatch:
         folder.mkdir(parents=True, exist_ok=True)
         os.chmod(folder, 0o777)  # the container's user may be anyone
         (folder / STOP_FILE).unlink(missing_ok=True)
+        (folder / SAVE_FILE).unlink(missing_ok=True)
         rank = self._ranks.setdefault(uid, _Rank(pod, folder))
         rank.pod = pod
         rank.rules.clear()
+        rank.requests = {}
         self.recorder.started(pod)
         if elastic.asks(pod["metadata"].get("annotations")):
             rank.launch = rank.launch or Launch(folder)
@@ -172,6 +177,47 @@ class TrainingWatch:
         for other in gang:
             _write_whole(other.folder / STOP_FILE, json.dumps({"step": step}))
 
+    # Checkpoints that somebody asks for
+
+    def ask_save(self, uid: str, ident: str, keep: list[str]) -> str:
+        """Have all ranks of the pod's gang save at one step, for a checkpoint of this name."""
+        rank = self._ranks.get(uid)
+        if rank is None:
+            return "the pod is no rank of a Job, or does not run"
+        gang = [
+            other
+            for other in self._ranks.values()
+            if other.gang == rank.gang and (other.launch is None or other.launch.runs)
+        ]
+        if any(ident in other.requests for other in gang):
+            return ""  # asked for already, with another rank's
+        for other in gang:
+            self._read(other)
+        step = stop_step([p for other in gang for p in other.progress.values()])
+        if step is None:
+            return "the program reports no steps: wrap its training loop in kubarium.train"
+        for other in gang:
+            other.requests[ident] = step
+            text = request_text(other.requests, keep)
+            _write_whole(other.folder / SAVE_FILE, text)
+        return ""
+
+    def kept(self, uid: str, ident: str) -> list[dict[str, Any]]:
+        """What the ranks of the pod's gang have answered; [] before the pod's own has."""
+        rank = self._ranks.get(uid)
+        if rank is None:
+            return [{"error": "the pod has ended"}]
+        found = []
+        for other in self._ranks.values():
+            if other.gang == rank.gang:
+                self._read(other)
+                found += [
+                    (other, p.kept[ident]) for p in other.progress.values() if ident in p.kept
+                ]
+        if not any(other is rank for other, _ in found):
+            return []
+        return [line for other, line in sorted(found, key=lambda pair: pair[0] is not rank)]
+
     async def follow_launchers(self) -> None:
         """Look at launchers until cancelled: more often, as gangs wait for it."""
         while True:
@@ -217,6 +263,7 @@ class TrainingWatch:
         launchers.book(history, launch, before, now, was_spare)
         if now.state == elastic.RUNNING:
             rank.progress = {}
+            rank.requests = {}
             rank.rules.clear()
 
     def _gang_saved(self, rank: _Rank) -> int:

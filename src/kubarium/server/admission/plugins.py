@@ -17,6 +17,7 @@ from kubarium.server.admission.pod_groups import protect_group
 from kubarium.server.admission.priority import only_one_default, resolve_priority
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
+from kubarium.server.admission.restore import restore_pod
 from kubarium.server.admission.service_account import give_service_account
 from kubarium.server.admission.storage_class import set_default_class
 from kubarium.server.admission.tolerations import tolerate_briefly
@@ -72,6 +73,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("RBAC", bindings, _BINDINGS, _ON_WRITE, validating=True),
             Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_CREATE),
             Plugin("JobSet", mark_job_set_pod, _PODS, _ON_CREATE),
+            Plugin("PodRestore", restore_pod, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
             Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
             Plugin("ElasticGang", check_elastic, _GANGS, _ON_WRITE, validating=True),

@@ -55,6 +55,7 @@ from kubarium.node.runner import NodeFacts
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.checkpoints import PodCheckpoints
 from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
@@ -118,6 +119,10 @@ class ProcessRunner:
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
+        names = {spec.name for spec in config.nodes}
+        self._checkpoints = PodCheckpoints(
+            context, self.training, lambda pod: pod["spec"].get("nodeName") in names
+        )
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
@@ -208,6 +213,7 @@ class ProcessRunner:
                 group.create_task(self.training.run())
                 group.create_task(self.training.follow_launchers())
                 group.create_task(self._resizer.run())
+                group.create_task(self._checkpoints.run())
         finally:
             for actor in self._actors.values():
                 actor.stop_timer()
