@@ -311,3 +311,64 @@ def test_a_gang_that_fails_again_and_again_is_given_up(gang):
         30,
         "the JobSet fails",
     )
+
+
+def test_a_program_that_knows_nothing_of_it_survives_too(gang):
+    """kubarium.labs.ddp has its own checkpoints and reports nothing to anybody."""
+    document = jobset(gang.folder, 3, 0, {"kubarium.dev/spares": "1"})
+    [entry] = document["spec"]["replicatedJobs"]
+    container = entry["template"]["spec"]["template"]["spec"]["containers"][0]
+    container["command"] = ["python3", "-m", "kubarium.labs.ddp"]
+    container["args"] = [
+        "--steps=900",
+        "--step-time=0.01",
+        "--checkpoint-every=25",
+        "--checkpoint-dir=/checkpoints",
+    ]
+    (gang.home / "train.json").write_text(json.dumps(document))
+    gang.kubectl("apply", "-f", str(gang.home / "train.json"))
+    gang.wait_until(lambda: list(gang.folder.glob("step-*")), 60, "a checkpoint")
+    gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
+    launcher, _ = processes_of(gang, rank_pod(gang, 1))
+    os.kill(launcher.pid, signal.SIGKILL)
+    [text] = gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    assert text.endswith("3 ranks go on from their last checkpoint")
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+
+
+def test_a_rank_that_hangs_is_replaced_and_the_accounts_add_up(gang):
+    gang.start(3, 900, annotations={"kubarium.dev/spares": "1", "kubarium.dev/hang-timeout": "20s"})
+    gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
+    _, command = processes_of(gang, rank_pod(gang, 2))
+    os.kill(command.pid, signal.SIGSTOP)
+    [text] = gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    assert "has taken rank 2 of pod" in text
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+    report = json.loads(gang.kubarium("goodput", "jobset/train", "--output", "json").stdout)
+    total = sum(report["rankSeconds"].values())
+    assert total == pytest.approx(report["wallSeconds"] * report["ranks"], rel=0.01)
+    assert report["ranks"] == 3
+    assert report["restarts"] == 1
+    assert report["spareSeconds"] > 0
+    assert report["rankSeconds"]["hang"] > 0.5
+    assert [attempt["ranks"] for attempt in report["gang"]] == [3, 3]
+    # Nobody's second is lost: what is not named is little.
+    assert report["shares"]["other"] < 0.1
+
+
+def test_a_lost_node_is_survived(gang, uninterrupted):
+    gang.start(4, 6000, annotations={"kubarium.dev/spares": "2"})
+    gang.wait_until(lambda: len(spares(gang)) == 2, 30, "spares")
+    nodes = {pod["spec"]["nodeName"] for pod in pods(gang)}
+    assert len(nodes) == 2
+    gang.kubarium("chaos", "lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "120")
+    texts = gang.wait_until(
+        lambda: events(gang, "SparePromoted") or events(gang, "GangRestarted"), 90, "it is back"
+    )
+    assert "node node-1 is not ready" in texts[0]
+    before = len(list(gang.folder.glob("step-*")))
+    newest = max(gang.folder.glob("step-*"))
+    gang.wait_until(lambda: max(gang.folder.glob("step-*")) > newest, 30, "new steps")
+    assert before
+    alive = [pod for pod in pods(gang) if pod["status"]["phase"] == "Running"]
+    assert {pod["spec"]["nodeName"] for pod in alive} == {"node-0"}
