@@ -71,10 +71,10 @@ class ElasticController:
         self._pods.add_index(_PODS_OF_JOB, lambda pod: ("/".join(key) for key in _job_of(pod)))
         self._pods.add_index(_PODS_OF_NODE, _node_of)
         self._nodes = self.controller.watches(NODES, self._jobs_on)
-        # By Job: since when its attempt is broken, what pods last said, and what is known of the
-        # pods that were lost. Only durations and wording hang on these.
+        # By Job: since when its attempt is broken, how pods (by uid) were lost, and what was warned
+        # of. Only durations and wording hang on these.
         self._broken: dict[str, float] = {}
-        self._lost: dict[str, dict[int, str]] = {}
+        self._lost: dict[str, dict[str, str]] = {}
         self._warned: dict[str, str] = {}
 
     @property
@@ -140,7 +140,8 @@ class ElasticController:
             index = elastic.index_of(pod)
             if phase in ("Succeeded", "Failed") or writes.is_terminating(pod):
                 if index >= 0:
-                    lost[index] = f"pod {pod['metadata']['name']} {_why(pod)}"
+                    text = f"pod {pod['metadata']['name']} {_why(pod)}"
+                    lost.setdefault(pod["metadata"]["uid"], text)
                 if phase not in ("Succeeded", "Failed"):
                     found.leaving.append(pod)
                 continue
@@ -165,7 +166,8 @@ class ElasticController:
             self._recorder.event(world.job, "Warning", "RankLost", text)
             if index >= 0:
                 about = f"pod {pod['metadata']['name']}: {why}"
-                self._lost.setdefault(world.job["metadata"]["uid"], {})[index] = about
+                lost = self._lost.setdefault(world.job["metadata"]["uid"], {})
+                lost[pod["metadata"]["uid"]] = about
             await writes.delete(self._context, PODS, pod, grace_period_s=0)
             given_up = True
         return given_up
@@ -198,7 +200,7 @@ class ElasticController:
             if ready and _has_fallen(pod):
                 ready -= 1
                 lost = self._lost.setdefault(world.job["metadata"]["uid"], {})
-                lost[elastic.index_of(pod)] = f"pod {pod['metadata']['name']} {_why(pod)}"
+                lost[pod["metadata"]["uid"]] = f"pod {pod['metadata']['name']} {_why(pod)}"
                 await writes.delete(self._context, PODS, pod, grace_period_s=0)
             else:
                 kept.append(pod)
@@ -250,9 +252,15 @@ class ElasticController:
         by_uid = {pod["metadata"]["uid"]: pod for pod in world.live}
         chosen = [by_uid[uid] for uid in decision.ranks]
         known = self._lost.pop(world.job["metadata"]["uid"], {})
-        indexes = [int(before[rank]["index"]) for rank in decision.lost]
-        lost = {index: known.get(index, "its pod") for index in indexes}
-        spares = []
+        gone = [before[rank] for rank in decision.lost]
+        lost = {int(e["index"]): known.get(e["uid"], f"pod {e['pod']}") for e in gone}
+        names = {pod["metadata"]["name"]: rank for rank, pod in enumerate(chosen)}
+        # Those of an attempt that was over before it trained are still to be told.
+        spares = [
+            {**entry, "rank": names[entry["pod"]]}
+            for entry in (record.get("spares") or () if record.get("untold") else ())
+            if entry["pod"] in names
+        ]
         for rank, pod in enumerate(chosen):
             is_new = pod["metadata"]["uid"] not in {entry["uid"] for entry in before}
             if before and is_new and elastic.HOSTNAME in (pod["metadata"].get("annotations") or {}):
