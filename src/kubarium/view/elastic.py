@@ -276,3 +276,37 @@ def hostname_of(pod: Document) -> str:
     "" if it has none."""
     taken = (pod["metadata"].get("annotations") or {}).get(HOSTNAME)
     return str(taken or pod["spec"].get("hostname") or "")
+
+
+# In words ----------------------------------------------------------------------------------------
+
+
+def gang_lines(job: Document) -> list[str]:
+    """How a Job's gang stands, for ``kubarium why``; [] for any other object."""
+    policy = policy_of(job) if job.get("kind") == "Job" else None
+    if policy is None:
+        return []
+    record = record_of(job)
+    completions = int(job["spec"].get("completions") or 0)
+    wanted = min(completions, policy.max_ranks or completions)
+    if not record:
+        return [f"the gang begins when all {wanted} ranks wait at the rendezvous"]
+    ranks = len(record.get("ranks") or ())
+    line = f"attempt {record.get('attempt')} with {ranks} of {wanted} ranks"
+    step = int(record.get("step", -1))
+    line += f", from step {step}" if step >= 0 else ""
+    return [f"{line}: {record.get('why', '')}"]
+
+
+def rank_lines(pod: Document) -> list[str]:
+    """Which rank a pod of a gang has, and how its launcher is; [] for any other pod."""
+    report = report_of(pod)
+    if report is None:
+        return []
+    if is_spare(pod):
+        return ["a spare: it waits to take the rank of a pod that is lost"]
+    world = world_of(pod)
+    said = f"its command is {report.state}, {report_message(report)}"
+    if not world:
+        return [f"it waits for a rank; {said}"]
+    return [f"rank {world.get('rank')} of {world.get('world')}; {said}"]
