@@ -154,6 +154,13 @@ def test_a_lost_node_loses_its_rank_at_once_to_a_spare(world_run):
             "conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]
         }
         await world.create(NODES, node, "")
+        await world.settle(1)
+        assert (await play.pod(1))["metadata"]["uid"] == lost["metadata"]["uid"], "no better node"
+        well = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}
+        well["status"] = {"conditions": [{"type": "Ready", "status": "True", "reason": "x"}]}
+        await world.create(NODES, well, "")
+        touched = {"metadata": {"annotations": {"x": "y"}}}
+        await world.client.patch(NODES, "node-1", touched, "")
         await world.settle(2)
         taken = await play.pod(1)
         assert taken["metadata"]["uid"] == spare["metadata"]["uid"]
@@ -199,6 +206,23 @@ def test_an_unhealthy_device_loses_its_rank(world_run):
         name = sick["metadata"]["name"]
         assert text == f"rank 2 (pod {name}) is given up: device gpu-3 is unhealthy"
         assert (await play.pod(2))["metadata"]["name"] != name
+
+    world_run(told(story))
+
+
+def test_spares_that_end_are_made_again_more_and_more_slowly(world_run):
+    async def story(world, play):
+        await play.start(gang({"kubarium.dev/spares": "1"}))
+        await play.train()
+        for _ in range(2):
+            [spare] = await play.spares()
+            await world.set_phase(spare, "Failed", exit_code=1)
+            await world.settle(1)
+            assert not await play.spares()
+            await world.settle(25)
+        assert len(await play.spares()) == 1
+        job = await world.get(JOBS, JOB)
+        assert job["status"].get("failed", 0) == 0
 
     world_run(told(story))
 

@@ -67,6 +67,12 @@ def test_without_room_it_waits_and_then_goes_on_smaller():
     assert (found.what, found.ranks) == (BEGIN, ("p0", "p2", "p3"))
 
 
+def test_a_pod_that_has_its_room_is_waited_for_longer():
+    scene = Scene(running(0, 2, 3), coming=1, broken_s=30.0)
+    found = decide(attempt(0, 1, 2, 3), scene, SIZES)
+    assert (found.what, found.look_in_s) == (WAIT, 90.0)
+
+
 def test_below_the_least_number_it_waits_for_good():
     found = decide(attempt(0, 1, 2, 3), Scene(running(3), broken_s=1e6), SIZES)
     assert (found.what, found.look_in_s) == (WAIT, None)

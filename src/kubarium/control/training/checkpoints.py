@@ -20,6 +20,8 @@ from kubarium.view.elastic import index_of, is_spare
 
 # A pod may be seen a little later than the checkpoint that was made right after it.
 GRACE_S = 5.0
+# A node that goes on says itself when the time is over.
+NODE_GRACE_S = 30.0
 _LABELS = {
     "JobSet": "jobset.sigs.k8s.io/jobset-name",
     "Job": "batch.kubernetes.io/job-name",
@@ -66,8 +68,11 @@ class PodCheckpointController:
                 return left_s
             text = f"no node has taken it up within {view.timeout_s(checkpoint):g} s"
             await self._fail(checkpoint, text)
-        else:
-            return GRACE_S
+        else:  # its node sees to it, unless it has gone
+            left_s = view.timeout_s(checkpoint) + NODE_GRACE_S - age_s
+            if left_s > 0:
+                return left_s
+            await self._fail(checkpoint, "its node has not finished it in time")
         return None
 
     async def _fail(self, checkpoint: Document, text: str) -> None:

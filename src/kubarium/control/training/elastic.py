@@ -155,8 +155,10 @@ class ElasticController:
     async def _give_up_sick(self, world: Gang) -> bool:
         """Delete pods that cannot go on, at once: their node is lost, or a device is unhealthy."""
         given_up = False
+        # Where no node is well there is nothing to gain elsewhere, and perhaps only we cannot see.
+        hopeful = any(not _is_lost(node) for node in self._nodes.items())
         for pod in [*world.live, *world.spares]:
-            node = self._nodes.get(pod["spec"].get("nodeName", ""))
+            node = self._nodes.get(pod["spec"].get("nodeName", "")) if hopeful else None
             why = _sickness(pod, node)
             if not why:
                 continue
@@ -213,6 +215,9 @@ class ElasticController:
         uid = world.job["metadata"]["uid"]
         now = self._context.clock.now()
         members = list(_members(world.live))
+        if world.job["spec"].get("suspend") or not members:
+            self._broken.pop(uid, None)
+            return None
         up = {member.uid for member in members}
         absent = [pod for pod in world.live if pod["metadata"]["uid"] not in up]
         scene = gang.Scene(

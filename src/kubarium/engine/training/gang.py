@@ -24,6 +24,8 @@ STOPPED, SUCCEEDED = "Stopped", "Succeeded"
 GATHER_S = 0.5
 # Where the scheduler has said that there is no room for a missing rank, this long is waited.
 HOPELESS_S = 2.0
+# A pod that has its room and has not come up is waited for much longer.
+COMING_S = 120.0
 
 WAIT, BEGIN, DONE, GIVE_UP = "wait", "begin", "done", "give up"
 
@@ -141,6 +143,8 @@ def decide(attempt: Attempt, scene: Scene, sizes: Sizes) -> Decision:
     ready = _in_order(scene.members)[: sizes.wanted]
     if len(ready) < sizes.wanted:
         needed_s = min(sizes.wait_s, HOPELESS_S) if scene.hopeless else sizes.wait_s
+        if scene.coming:
+            needed_s = max(needed_s, COMING_S)
         if len(ready) < sizes.least:
             return found
         if scene.broken_s < needed_s:

@@ -175,7 +175,7 @@ def plan_pods(facts: JobFacts, backoff: FailureRecord, times: BackoffTimes) -> P
     missing = min(wanted - terminating - len(facts.active), MOST_PODS_PER_SYNC)
     spares = [pod for pod in facts.spares if podlib.is_active(pod)]
     if missing <= 0:
-        return _plan_spares(facts, spares)
+        return _plan_spares(facts, spares, times)
     if facts.elastic is not None and facts.has_begun:
         missing -= len(spares)  # the gang's controller gives them the ranks that are missing
         if missing <= 0:
@@ -191,8 +191,9 @@ def plan_pods(facts: JobFacts, backoff: FailureRecord, times: BackoffTimes) -> P
     return PodPlan(create=len(indexes), indexes=indexes)
 
 
-def _plan_spares(facts: JobFacts, spares: list[Document]) -> PodPlan:
-    """As many spares as asked for, once every rank has a node: none takes the place of a rank."""
+def _plan_spares(facts: JobFacts, spares: list[Document], times: BackoffTimes) -> PodPlan:
+    """As many spares as asked for, once every rank has a node: none takes the place of a rank.
+    Spares that end by themselves are made again with the back-off of failed pods."""
     wanted = facts.elastic.spares if facts.elastic is not None else 0
     if facts.elastic is not None and any(ending_of(facts.job)):
         wanted = 0
@@ -201,6 +202,10 @@ def _plan_spares(facts: JobFacts, spares: list[Document]) -> PodPlan:
         return PodPlan(remove=spares[: len(spares) - wanted])
     if not all(pod["spec"].get("nodeName") for pod in facts.active):
         return PodPlan()
+    ended = [pod for pod in facts.spares if podlib.is_terminal(pod)]
+    wait_s = FailureRecord().with_finished((), ended).remaining_s(times, facts.now)
+    if wait_s > 0 and len(spares) < wanted:
+        return PodPlan(wait_s=wait_s)
     return PodPlan(spares=wanted - len(spares))
 
 
