@@ -9,8 +9,9 @@ import sys
 
 import psutil
 import pytest
+import yaml
 
-from tests.conftest import kubectls
+from tests.conftest import ROOT, kubectls
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -373,3 +374,61 @@ def test_a_lost_node_is_survived(gang):
     gang.wait_until(lambda: max(gang.folder.glob("step-*")) > known, 30, "new steps")
     gang.wait_until(lambda: events(gang, "RankLost"), 60, "the node is known to be lost")
     gang.wait_until(ranks_elsewhere, 60, "all ranks are on the other node")
+
+
+def test_a_train_job_has_spares_by_its_runtime(gang):
+    """Kubeflow's variables follow the ranks; the TrainJob completes."""
+    runtime, job = yaml.safe_load_all((ROOT / "examples/training/numpy.yaml").read_text())
+    [entry] = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = entry["template"]["spec"]["template"]
+    pod["metadata"] = {"annotations": {"kubarium.dev/spares": "1"}}
+    pod["spec"]["containers"][0]["volumeMounts"] = [
+        {"name": "checkpoints", "mountPath": "/checkpoints"}
+    ]
+    pod["spec"]["volumes"] = [{"name": "checkpoints", "hostPath": {"path": str(gang.folder)}}]
+    job["spec"]["trainer"]["command"] = [
+        *("python3", "-m", "kubarium.labs.ddp", "--steps", "900", "--step-time", "0.01"),
+        *("--checkpoint-every", "25", "--checkpoint-dir", "/checkpoints"),
+    ]
+    job["spec"]["trainer"]["env"] = [{"name": "TEST_FOLDER", "value": str(gang.folder)}]
+    for document in (runtime, job):
+        (gang.home / "document.json").write_text(json.dumps(document))
+        gang.kubectl("apply", "-f", str(gang.home / "document.json"))
+    gang.wait_until(lambda: list(gang.folder.glob("step-*")), 60, "a checkpoint")
+    gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
+    launcher, _ = processes_of(gang, rank_pod(gang, 0))
+    os.kill(launcher.pid, signal.SIGKILL)
+    gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+
+    def complete():
+        conditions = gang.get("trainjob", "spirals").get("status", {}).get("conditions", ())
+        return any(c["type"] == "Complete" and c["status"] == "True" for c in conditions)
+
+    gang.wait_until(complete, 60, "the TrainJob completes")
+
+
+def test_a_plain_job_that_is_scaled_takes_its_gang_along(gang, uninterrupted):
+    document = jobset(gang.folder, 2, 1200, {"kubarium.dev/min-ranks": "1"})
+    [entry] = document["spec"]["replicatedJobs"]
+    spec = entry["template"]["spec"] | {"completionMode": "Indexed"}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "plain"}, "spec": spec}
+    (gang.home / "job.json").write_text(json.dumps(job))
+    gang.kubectl("apply", "-f", str(gang.home / "job.json"))
+    gang.wait_until(lambda: len(list(gang.folder.glob("step-*"))) > 1, 60, "two checkpoints")
+    for size in (4, 3):
+        change = {"spec": {"completions": size, "parallelism": size}}
+        gang.kubectl("patch", "job", "plain", "--type=merge", "-p", json.dumps(change))
+
+        def all_train(size=size):
+            found = gang.get("job", "plain")["metadata"]["annotations"]
+            held = json.loads(found.get("kubarium.dev/gang", "{}"))
+            return len(held.get("ranks", ())) == size and not held.get("untold")
+
+        gang.wait_until(all_train, 30, f"{size} ranks train")
+
+    def complete():
+        conditions = gang.get("job", "plain").get("status", {}).get("conditions", ())
+        return any(c["type"] == "Complete" and c["status"] == "True" for c in conditions)
+
+    gang.wait_until(complete, 60, "the Job completes")
+    assert final_weights(gang) == uninterrupted(1200)
