@@ -238,6 +238,7 @@ def bench_training(report: Rows, trials: int = TRIALS) -> None:
         _preempted(world, report, trials)
         world.kubectl("delete", "jobset", "train", "--wait=false")
         _grown(world, report, trials)
+    bench_spares(report, max(1, trials // 4))
 
 
 def _killed(world: Gang, report: Rows, trials: int) -> None:

@@ -15,6 +15,8 @@ from kubarium.api.resource import Document
 
 # Spans of a rank's history that are kept; beyond that, spans of steps are merged in pairs.
 MAX_SPANS = 256
+# A rank that is restarted in place hundreds of times has more that cannot be merged: the oldest go.
+MOST_KEPT = 900
 
 STEP, CHECKPOINT, IMPORT, HANG = "step", "checkpoint", "import", "hang"
 
@@ -95,6 +97,8 @@ class History:
         self.spans.append({"what": what, "began": began, "ended": ended, **more})
         if len(self.spans) > MAX_SPANS:
             self._merge()
+        if len(self.spans) > MOST_KEPT:
+            del self.spans[:MAX_SPANS]
 
     def _step(self, number: int, began: float, ended: float, waited: float, first: bool) -> None:
         last = self._last_steps()
