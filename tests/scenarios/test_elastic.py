@@ -13,6 +13,8 @@ import yaml
 
 from tests.conftest import ROOT, kubectls
 
+from .test_crash import agents
+
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(not kubectls(), reason="needs kubectl"),
@@ -355,6 +357,21 @@ def test_a_rank_that_hangs_is_replaced_and_the_accounts_add_up(gang):
     assert [attempt["ranks"] for attempt in report["gang"]] == [3, 3]
     # Nobody's second is lost: what is not named is little.
     assert report["shares"]["other"] < 0.1
+
+
+def test_the_agent_may_die_and_the_gang_is_still_looked_after(gang, uninterrupted):
+    gang.start(3, 1500, annotations={"kubarium.dev/spares": "1"})
+    gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
+    launcher, _ = processes_of(gang, rank_pod(gang, 1))
+    [agent] = agents(gang)
+    agent.kill()
+    gang.wait_until(lambda: [a for a in agents(gang) if a.pid != agent.pid], 30, "a new agent")
+    os.kill(launcher.pid, signal.SIGKILL)
+    gang.wait_until(lambda: events(gang, "SparePromoted"), 40, "a promotion")
+    gang.kubectl("delete", "pod", rank_pod(gang, 0)["metadata"]["name"], "--wait=false")
+    gang.wait_until(lambda: len(events(gang, "SparePromoted")) > 1, 40, "another promotion")
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+    assert final_weights(gang) == uninterrupted(1500)
 
 
 @pytest.mark.long
