@@ -232,6 +232,19 @@ def test_a_rank_that_dies_brings_all_back_in_the_same_pods(gang, uninterrupted):
     assert final_weights(gang) == uninterrupted(700)
 
 
+def test_a_container_that_is_started_again_joins_its_gang(gang, uninterrupted):
+    gang.start(3, 900, annotations={"kubarium.dev/spares": "0"}, restartPolicy="OnFailure")
+    before = {pod["metadata"]["uid"] for pod in pods(gang)}
+    launcher, _ = processes_of(gang, rank_pod(gang, 0))
+    os.kill(launcher.pid, signal.SIGKILL)
+    gang.wait_until(lambda: events(gang, "GangRestarted"), 40, "a restart")
+    gang.wait_until(lambda: completed(gang), 60, "the run completes")
+    assert {pod["metadata"]["uid"] for pod in pods(gang)} == before
+    restarts = [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods(gang)]
+    assert sorted(restarts) == [0, 0, 1]
+    assert final_weights(gang) == uninterrupted(900)
+
+
 def test_the_first_rank_is_deleted_and_no_step_is_lost(gang, uninterrupted):
     """Rank 0 is who all others connect to and who saves for all."""
     gang.start(4, 900, annotations={"kubarium.dev/spares": "1"})
@@ -364,9 +377,10 @@ def test_the_agent_may_die_and_the_gang_is_still_looked_after(gang, uninterrupte
     gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
     launcher, _ = processes_of(gang, rank_pod(gang, 1))
     [agent] = agents(gang)
+    agent.send_signal(signal.SIGSTOP)  # it shall not hear of the rank's end
+    os.kill(launcher.pid, signal.SIGKILL)
     agent.kill()
     gang.wait_until(lambda: [a for a in agents(gang) if a.pid != agent.pid], 30, "a new agent")
-    os.kill(launcher.pid, signal.SIGKILL)
     gang.wait_until(lambda: events(gang, "SparePromoted"), 40, "a promotion")
     gang.kubectl("delete", "pod", rank_pod(gang, 0)["metadata"]["name"], "--wait=false")
     gang.wait_until(lambda: len(events(gang, "SparePromoted")) > 1, 40, "another promotion")

@@ -210,5 +210,9 @@ def test_a_pod_is_only_restored_from_what_is_ready(world_run):
             v for v in made["spec"]["containers"][0]["env"] if v["name"] == "KUBARIUM_RESTORE"
         ]
         assert '"step": 40, "folder": "/ckpt/step-00000040"' in variable["value"]
+        assert '"run": "again"' in variable["value"]
+        pod["metadata"] |= {"name": "ranked", "labels": {"jobset.sigs.k8s.io/jobset-uid": "u-1"}}
+        made = await world.create(PODS, pod)
+        assert '"run": "u-1"' in made["spec"]["containers"][0]["env"][-1]["value"]
 
     world_run(story)

@@ -29,6 +29,7 @@ from kubarium.node.lifecycle.plan import (
     may_restart_all,
     qos_class,
 )
+from kubarium.view import elastic
 from kubarium.view.memory import PRESSURE
 from kubarium.view.stalls import STALLED
 
@@ -40,7 +41,7 @@ READY = "Ready"
 SCHEDULED = "PodScheduled"
 _ENDED = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 # Conditions of containers, which the node notices by itself: prefixes of their types.
-NOTED = (PRESSURE, STALLED)
+NOTED = (PRESSURE, STALLED, elastic.CONDITION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from kubarium.view.checkpoints import (
 )
 
 _RESOURCES = {"gangcheckpoint": GANG_CHECKPOINTS, "podcheckpoint": POD_CHECKPOINTS}
+_JOBSET_UID = "jobset.sigs.k8s.io/jobset-uid"
 _PATH = f"metadata.annotations[{RESTORE_FROM}]"
 
 
@@ -47,14 +48,20 @@ def restore_pod(attempt: Attempt) -> None:
         why = condition.get("message") or "nobody has looked at it yet"
         raise _refused(attempt, text, f"is not ready to restore from: {why}")
     folder, step = place
-    owners = attempt.document["metadata"].get("ownerReferences") or ()
-    run = next((o["uid"] for o in owners if o.get("controller")), "") or attempt.name
-    value = {"id": ident_of(checkpoint), "step": step, "folder": folder, "run": run}
+    value = {"id": ident_of(checkpoint), "step": step, "folder": folder, "run": _run(attempt)}
     variable = {"name": RESTORE_VARIABLE, "value": json.dumps(value)}
     spec = attempt.document["spec"]
     for container in [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]:
         held = [v for v in container.get("env") or () if v.get("name") != RESTORE_VARIABLE]
         container["env"] = [*held, variable]
+
+
+def _run(attempt: Attempt) -> str:
+    """What all attempts of the run have in common: its JobSet, else its Job, else the pod."""
+    metadata = attempt.document["metadata"]
+    owners = metadata.get("ownerReferences") or ()
+    owner = next((str(o["uid"]) for o in owners if o.get("controller")), attempt.name)
+    return str((metadata.get("labels") or {}).get(_JOBSET_UID) or owner)
 
 
 def _refused(attempt: Attempt, text: str, why: str) -> Exception:

@@ -39,6 +39,7 @@ from kubarium.node.faults import FaultActor
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
+from kubarium.node.lifecycle.conditions import NotedCondition
 from kubarium.node.lifecycle.machine import PodMachine
 from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import PodAddresses
@@ -60,6 +61,7 @@ from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
+from kubarium.view import elastic
 from kubarium.view.memory import PRESSURE
 
 _LOG = logging.getLogger("kubarium.node")
@@ -391,6 +393,18 @@ def _pod_network(context: Context, config: NodeConfig) -> PodNetwork | None:
     return PodNetwork(plan, config.root, nodes, DnsServer(zone))
 
 
+def _launcher_noted(pod: Document) -> dict[str, NotedCondition]:
+    """What the agent before us has said of a rank's launcher: true until it says something else,
+    also if the pod has ended meanwhile."""
+    found = {}
+    for held in (pod.get("status") or {}).get("conditions") or ():
+        if held.get("type") == elastic.CONDITION:
+            generation = int(held.get("observedGeneration") or 1)
+            noted = NotedCondition(held.get("reason", ""), held.get("message", ""), generation)
+            found[elastic.CONDITION] = noted
+    return found
+
+
 def _outcome(ended: ev.ContainerExited) -> str:
     """How a rank's attempt ended, in a few words."""
     if ended.code == 0:
@@ -414,6 +428,8 @@ class PodActor:
         self._node = node
         self._clock = runner.context.clock
         self._machine = PodMachine(pod, self._clock.now(), adopted=adopted)
+        if adopted is not None:
+            self._machine.noted |= _launcher_noted(pod)
         self._uid: str = pod["metadata"]["uid"]
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
