@@ -7,7 +7,7 @@ from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.job.indexes import IndexSet
 from kubarium.control.workloads.job.policy import FAIL_INDEX, judge_failure
 from kubarium.runtime import writes
-from kubarium.view.elastic import is_spare, policy_of, record_of, report_of
+from kubarium.view.elastic import is_spare, policy_of, record_of, report_of, world_of
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -111,7 +111,9 @@ class JobFacts:
 
     def is_covered(self, pod: Document) -> bool:
         """A gang that restarts in place answers for the loss of this rank."""
-        return self.elastic is not None and report_of(pod) is not None
+        if self.elastic is None:
+            return False
+        return report_of(pod) is not None or bool(world_of(pod))
 
     def is_counted(self, pod: Document) -> bool:
         """Whether this failure counts (podFailurePolicy may say Ignore).

@@ -428,8 +428,7 @@ class PodActor:
         self._node = node
         self._clock = runner.context.clock
         self._machine = PodMachine(pod, self._clock.now(), adopted=adopted)
-        if adopted is not None:
-            self._machine.noted |= _launcher_noted(pod)
+        self._machine.noted |= _launcher_noted(pod)
         self._uid: str = pod["metadata"]["uid"]
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
