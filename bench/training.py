@@ -75,6 +75,18 @@ class Gang:
                 found[int(environment["JOB_COMPLETION_INDEX"])] = process
         return found
 
+    def launchers(self) -> dict[str, psutil.Process]:
+        """The first processes of pods whose ranks restart in place, by the pods' host names."""
+        found: dict[str, psutil.Process] = {}
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            environment = process.info["environ"] or {}
+            mine = environment.get("KUBARIUM_BENCH") == str(self.home)
+            if mine and "kubarium.train.launch" in (process.info["cmdline"] or ()):
+                name = environment.get("HOSTNAME", "")
+                if name not in found or process.pid in _ancestors(found[name]):
+                    found[name] = process
+        return found
+
     def saved(self) -> int:
         """The newest step that is whole on disk."""
         steps = (int(path.name[5:]) for path in self.folder.glob("step-*"))
@@ -158,6 +170,63 @@ def gang(**annotations: str) -> Iterator[Gang]:
             found.kubarium("reset")
 
 
+def _ancestors(process: psutil.Process) -> set[int]:
+    return {parent.pid for parent in process.parents()}
+
+
+def bench_spares(report: Rows, trials: int = 5) -> None:
+    """A pod and a node are lost, with and without a spare."""
+    for spares in (0, 1):
+        with gang(**{"kubarium.dev/spares": str(spares)}) as world:
+            world.until_steps()
+            _pods_lost(world, report, trials, spares)
+            _node_lost(world, report, spares)
+
+
+def _pods_lost(world: Gang, report: Rows, trials: int, spares: int) -> None:
+    times: list[float] = []
+    selector = "jsonpath={.items[*].metadata.labels.kubarium\\.dev/spare}"
+    for trial in range(trials):
+        world.until(
+            lambda: world.kubectl("get", "pods", "-o", selector).count("true") == spares,
+            "the spare is there",
+        )
+        time.sleep(2)  # it has started and waits
+        world.until_steps()
+        before = world.saved()
+        victims = {n: p for n, p in world.launchers().items() if n[-1].isdigit()}
+        victim = victims[sorted(victims)[trial % len(victims)]]
+        began = time.perf_counter()
+        victim.send_signal(signal.SIGKILL)
+        world.until(lambda before=before: world.saved() > before + EVERY, "new steps")
+        times.append(time.perf_counter() - began)
+    how = f"{spares} spare" if spares else "no spare, in place"
+    figure = f"SIGKILL of a rank's pod to new steps saved, {how}"
+    report.add("training", figure, times, "s", "the whole JobSet anew: the row above")
+
+
+def _node_lost(world: Gang, report: Rows, spares: int) -> None:
+    """Until new steps, from the moment when the node stops answering."""
+    before = world.saved()
+    world.kubarium("chaos", "lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "90")
+    began = time.perf_counter()
+    known = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+    world.until(lambda: world.kubectl("get", "node", "node-1", "-o", known) != "True", "it is lost")
+    noticed = time.perf_counter()
+    world.until(lambda: "GangRestarted" in _reasons(world), "the gang is back")
+    before = world.saved()
+    world.until(lambda: world.saved() > before, "new steps")
+    ended = time.perf_counter()
+    how = f"{spares} spare" if spares else "no spare"
+    report.add("training", f"a node is lost: until noticed, {how}", [noticed - began], "s")
+    report.add("training", f"from then to new steps, {how}", [ended - noticed], "s")
+
+
+def _reasons(world: Gang) -> set[str]:
+    text = world.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
+    return set(text.split())
+
+
 def bench_training(report: Rows, trials: int = TRIALS) -> None:
     """All rows."""
     with gang(**{"kubarium.dev/hang-timeout": "30s"}) as world:
@@ -169,6 +238,7 @@ def bench_training(report: Rows, trials: int = TRIALS) -> None:
         _preempted(world, report, trials)
         world.kubectl("delete", "jobset", "train", "--wait=false")
         _grown(world, report, trials)
+    bench_spares(report, max(1, trials // 4))
 
 
 def _killed(world: Gang, report: Rows, trials: int) -> None:

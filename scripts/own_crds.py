@@ -1,4 +1,4 @@
-"""Writes the definitions of our own kinds (RankHistory, Fault): src/kubarium/api/data/crds.
+"""Writes the definitions of kinds that no upstream file has: src/kubarium/api/data/crds.
 
 python scripts/own_crds.py
 """
@@ -31,7 +31,14 @@ SCHEMA = record(
     apiVersion=TEXT,
     kind=TEXT,
     metadata={"type": "object"},
-    spec=record(rank=WHOLE, podName=TEXT, podUID=TEXT, nodeName=TEXT, jobName=TEXT, jobSetName=TEXT)
+    spec=record(
+        rank={"type": "integer", "minimum": -1},
+        podName=TEXT,
+        podUID=TEXT,
+        nodeName=TEXT,
+        jobName=TEXT,
+        jobSetName=TEXT,
+    )
     | {"required": ["rank", "podName"]},
     status=record(
         step=WHOLE,
@@ -57,17 +64,24 @@ COLUMNS = [
 
 
 def definition(
-    kind: str, short: list[str], schema: dict[str, object], columns: list[tuple[str, str, str]]
+    kind: str,
+    short: list[str],
+    schema: dict[str, object],
+    columns: list[tuple[str, str, str]],
+    group: str = "kubarium.dev",
 ) -> dict[str, object]:
-    """A CustomResourceDefinition of group kubarium.dev with a status."""
+    """A CustomResourceDefinition with a status."""
     singular = kind.lower()
     plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
+    approval: dict[str, object] = {}
+    if group.endswith(".k8s.io"):
+        approval["annotations"] = {"api-approved.kubernetes.io": "unapproved, built in upstream"}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.kubarium.dev"},
+        "metadata": {"name": f"{plural}.{group}"} | approval,
         "spec": {
-            "group": "kubarium.dev",
+            "group": group,
             "names": {
                 "kind": kind,
                 "listKind": f"{kind}List",
@@ -169,8 +183,120 @@ FAULT = definition(
     ],
 )
 
+CONDITIONS = {
+    "type": "array",
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["type"],
+    "items": record(
+        type=TEXT,
+        status={"type": "string", "enum": ["True", "False", "Unknown"]},
+        reason=TEXT,
+        message=TEXT,
+        observedGeneration=WHOLE,
+        lastTransitionTime={"type": "string", "format": "date-time"},
+    )
+    | {"required": ["type", "status", "reason", "lastTransitionTime"]},
+}
+IMMUTABLE = {
+    "x-kubernetes-validations": [
+        {"rule": "self == oldSelf", "message": "spec is immutable; make another checkpoint"}
+    ]
+}
+TIMEOUT = {"type": "integer", "minimum": 1, "maximum": 3600}
+NAME = {"type": "string", "minLength": 1}
+PARTS = {"bytes": WHOLE, "sha256": TEXT}
+READY = ".status.conditions[?(@.type=='Ready')]"
+
+# As KEP-5823 has it, and beside it what a checkpoint of a rank is: a step, and a digest.
+POD_CHECKPOINT = definition(
+    "PodCheckpoint",
+    [],
+    record(
+        apiVersion=TEXT,
+        kind=TEXT,
+        metadata={"type": "object"},
+        spec=record(
+            sourcePod=record(name=NAME, uid=TEXT) | {"required": ["name"]},
+            timeoutSeconds=TIMEOUT,
+        )
+        | {"required": ["sourcePod"]}
+        | IMMUTABLE,
+        status=record(
+            nodeName=TEXT,
+            sourcePodUID=TEXT,
+            checkpointLocation=record(
+                type={"type": "string", "enum": ["NodeLocal", "Volume"]},
+                nodeLocal=record(path=TEXT) | {"required": ["path"]},
+                volume=record(container=TEXT, path=TEXT) | {"required": ["path"]},
+            )
+            | {"required": ["type"]},
+            completionTime={"type": "string", "format": "date-time"},
+            checkpointedPodTemplate={
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": True,
+            },
+            checkpointedContainers={
+                "type": "array",
+                "items": record(name=TEXT, image=TEXT) | {"required": ["name"]},
+            },
+            step=WHOLE,
+            conditions=CONDITIONS,
+            **PARTS,
+        ),
+    )
+    | {"required": ["spec"]},
+    [
+        ("Pod", "string", ".spec.sourcePod.name"),
+        ("Ready", "string", f"{READY}.status"),
+        ("Reason", "string", f"{READY}.reason"),
+        ("Step", "integer", ".status.step"),
+        ("Node", "string", ".status.nodeName"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ],
+    "checkpoint.k8s.io",
+)
+
+GANG_CHECKPOINT = definition(
+    "GangCheckpoint",
+    ["gckpt"],
+    record(
+        apiVersion=TEXT,
+        kind=TEXT,
+        metadata={"type": "object"},
+        spec=record(
+            target=record(kind={"type": "string", "enum": ["JobSet", "Job"]}, name=NAME)
+            | {"required": ["kind", "name"]},
+            timeoutSeconds=TIMEOUT,
+            ttlSecondsAfterFinished=WHOLE,
+        )
+        | {"required": ["target"]}
+        | IMMUTABLE,
+        status=record(
+            step=WHOLE,
+            ranks=WHOLE,
+            path=TEXT,
+            podCheckpoints={"type": "array", "items": TEXT},
+            completionTime={"type": "string", "format": "date-time"},
+            conditions=CONDITIONS,
+            **PARTS,
+        ),
+    )
+    | {"required": ["spec"]},
+    [
+        ("Target", "string", ".spec.target.name"),
+        ("Ready", "string", f"{READY}.status"),
+        ("Reason", "string", f"{READY}.reason"),
+        ("Step", "integer", ".status.step"),
+        ("Ranks", "integer", ".status.ranks"),
+        ("Path", "string", ".status.path"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ],
+)
+
 if __name__ == "__main__":
     OUTPUT.write_text(
-        json.dumps([FAULT, RANK_HISTORY], separators=(",", ":")) + "\n", encoding="utf-8"
+        json.dumps([FAULT, RANK_HISTORY, POD_CHECKPOINT, GANG_CHECKPOINT], separators=(",", ":"))
+        + "\n",
+        encoding="utf-8",
     )
     print(OUTPUT.name)

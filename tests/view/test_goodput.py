@@ -1,5 +1,7 @@
 """Where a run's time went, from documents."""
 
+import json
+
 import pytest
 
 from kubarium.base.clock import rfc3339
@@ -132,3 +134,67 @@ def test_the_advice_weighs_what_was_measured():
     found = report.to_json()
     assert found["advice"]["everySteps"] == report.advice.every_steps
     assert sum(found["shares"].values()) == pytest.approx(1)
+
+
+def test_a_spare_that_takes_a_rank_begins_with_it_and_what_it_waited_is_beside_the_ranks():
+    lost = history(
+        1,
+        0,
+        [("import", 2, 3), ("step", 3, 8, 5, 5)],
+        createdAt=0,
+        scheduledAt=1,
+        startedAt=2,
+        endedAt=9,
+        outcome="Signal 9",
+        step=5,
+    )
+    spare = history(
+        1,
+        1,
+        [("import", 2, 3), ("spare", 3, 10), ("import", 10, 11), ("step", 11, 19, 12, 8)],
+        createdAt=0,
+        scheduledAt=1,
+        startedAt=2,
+        endedAt=20,
+        outcome="Completed",
+        step=12,
+        resumedFrom=4,
+    )
+    stays = history(
+        0,
+        0,
+        [
+            ("import", 2, 3),
+            ("step", 3, 8, 5, 5),
+            ("restart", 8, 11),
+            ("step", 11, 19, 12, 8),
+        ],
+        createdAt=0,
+        scheduledAt=1,
+        startedAt=2,
+        endedAt=20,
+        outcome="Completed",
+        step=12,
+    )
+    for made in (spare, stays):
+        made["status"]["spans"][-1]["first"] = True
+    waiting = history(-1, 0, [], createdAt=10, scheduledAt=10, startedAt=11)
+    gang = {
+        "attempt": 2,
+        "at": T + 10,
+        "ranks": [{}, {}],
+        "step": 4,
+        "why": "rank 1 lost",
+        "spares": [{"pod": "pod-1-1", "rank": 1}],
+        "history": [{"attempt": 1, "ranks": 2, "at": T + 2, "step": 0, "why": "", "spares": []}],
+    }
+    one = job()
+    one["metadata"]["annotations"] = {"kubarium.dev/gang": json.dumps(gang)}
+    report = run_report(jobset(20), [lost, spare, stays, waiting], [one], T + 30)
+    report.accounts.check()
+    assert report.accounts.ranks == 2
+    assert report.spare_s == pytest.approx((10 - 1) + (20 - 10))
+    assert report.restarts == 1
+    assert report.lost_steps == (1,)
+    assert report.accounts.seconds["restart"] == pytest.approx(3 + 2)
+    assert [a.spares for a in report.gang] == [(), ("pod-1-1",)]

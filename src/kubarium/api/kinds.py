@@ -79,6 +79,8 @@ EXPERIMENTS = Resource(*_KATIB, "experiments", "Experiment", True)
 TRIALS = Resource(*_KATIB, "trials", "Trial", True)
 FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
 RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
+POD_CHECKPOINTS = Resource("checkpoint.k8s.io", "v1alpha1", "podcheckpoints", "PodCheckpoint", True)
+GANG_CHECKPOINTS = Resource("kubarium.dev", "v1alpha1", "gangcheckpoints", "GangCheckpoint", True)
 COMPUTE_DOMAINS = Resource(
     "resource.nvidia.com", "v1beta1", "computedomains", "ComputeDomain", True
 )

@@ -120,6 +120,14 @@ def _print(report: RunReport) -> None:
     if report.restarts:
         lost = ", ".join(map(str, report.lost_steps)) or "unknown"
         out.print(f"  {report.restarts} restarts; steps lost: {lost}")
+    for attempt in report.gang[1:]:
+        step = f" from step {attempt.step}" if attempt.step >= 0 else ""
+        who = f" with spare {', '.join(attempt.spares)}" if attempt.spares else ""
+        text = f"  attempt {attempt.number}: {attempt.ranks} ranks{step}{who}: {attempt.why}"
+        out.print(text, markup=False)
+    if report.spare_s:
+        beside = report.spare_s / (accounts.wall_s * accounts.ranks or 1) * 100
+        out.print(f"  spares waited for {report.spare_s:.1f} s, {beside:.1f} % beside the ranks")
     for rank, score in report.scores.items():
         if score == score and score > SLOW:
             out.print(f"  [yellow]rank {rank} is slow[/]: {score:.2f} times the median rank's step")

@@ -52,10 +52,13 @@ _VIEW = (
     f"{_READ} | jobset.x-k8s.io | {_QUEUED}",
     f"{_READ} | trainer.kubeflow.org | trainjobs trainjobs/status trainingruntimes",
     f"{_READ} | kueue.x-k8s.io | localqueues localqueues/status workloads workloads/status",
-    f"{_READ} | kubarium.dev | rankhistories",
+    f"{_READ} | kubarium.dev | gangcheckpoints rankhistories",
+    f"{_READ} | checkpoint.k8s.io | podcheckpoints",
 )
 
 _EDIT = (
+    f"{_WRITE} | kubarium.dev | gangcheckpoints",
+    f"{_WRITE} | checkpoint.k8s.io | podcheckpoints",
     f"{_READ} | core | {_STREAMS} secrets services/proxy",
     "impersonate | core | serviceaccounts",
     f"{_WRITE} | core | pods {_STREAMS}",
@@ -108,7 +111,9 @@ _NODE = (
     "get | resource.k8s.io | resourceclaims",
     f"{_BOTH} | resource.k8s.io | resourceslices",
     f"create {_READ} | kubarium.dev | rankhistories",
-    "patch update | kubarium.dev | rankhistories/status",
+    "patch update | kubarium.dev | rankhistories rankhistories/status",
+    f"{_READ} | checkpoint.k8s.io | podcheckpoints",
+    "patch update | checkpoint.k8s.io | podcheckpoints/status",
 )
 
 _SCHEDULER = (

@@ -4,6 +4,7 @@
       step-00000120/            complete: renamed into place when every part is on disk
         rank-00000.npz          one part for each writing rank
         rank-00000.json         its size, digest and what it is
+        keep-1f0c…              somebody has asked for it: it is not retired
       .step-00000140.tmp/       being written, or left by a crash; never read
 
 A part is written, synced and then named in its ``.json``; rank 0 renames the folder once all ranks
@@ -27,6 +28,7 @@ from kubarium.train import formats
 
 # How long rank 0 waits for the other ranks' parts before it gives a save up.
 PARTS_TIMEOUT_S = 120.0
+KEEP, RESTORED = "keep-", "restored"
 POLL_S = 0.01
 
 State = Mapping[str, Any]
@@ -72,6 +74,8 @@ class Checkpoints:
         self.rank, self.sharded = rank, sharded
         self._writers = world if sharded else 1
         self._keep, self._keep_every, self._tell = keep, keep_every, tell
+        # Who may still want a checkpoint that was asked for; None: it is not known.
+        self.wanted: set[str] | None = None
 
     @property
     def writes(self) -> bool:
@@ -115,13 +119,56 @@ class Checkpoints:
 
     def _retire(self, newest: int) -> None:
         """Remove what is older than the newest ``keep``, and leftovers of saves that failed."""
-        steps = sorted(s for s in self._steps() if s <= newest)
+        if self.wanted is not None:
+            for mark in self.folder.glob(f"step-*/{KEEP}*"):
+                if mark.name.removeprefix(KEEP) not in self.wanted:
+                    mark.unlink(missing_ok=True)
+        kept = {int(mark.parent.name[5:]) for mark in self.folder.glob(f"step-*/{KEEP}*")}
+        steps = sorted(s for s in self._steps() if s <= newest and s not in kept)
         for step in steps[: -self._keep]:
             if not (self._keep_every and step % self._keep_every == 0):
                 shutil.rmtree(self.folder / f"step-{step:08d}", ignore_errors=True)
         for left in self.folder.glob(".step-*.tmp"):
             if int(left.name[6:14]) < newest:
                 shutil.rmtree(left, ignore_errors=True)
+
+    def keep(self, step: int, ident: str) -> dict[str, Any]:
+        """Let the checkpoint of ``step`` stay until ``ident`` is no longer wanted; its size, and a
+        digest over the digests of its parts. CorruptCheckpointError if it is not whole."""
+        found = self._look(step)
+        self._verify_parts(found.folder)
+        (found.folder / f"{KEEP}{ident}").touch()
+        abouts = [_about(path) for path in sorted(found.folder.glob("rank-*.json"))]
+        text = "".join(str(about.get("sha256")) for about in abouts)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return {"bytes": sum(int(about.get("bytes", 0)) for about in abouts), "sha256": digest}
+
+    @staticmethod
+    def _verify_parts(folder: Path) -> None:
+        for path in sorted(folder.glob("rank-*.json")):
+            about = _about(path)
+            part = folder / str(about.get("file"))
+            if not part.is_file() or _digest(part) != about.get("sha256"):
+                raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
+
+    def leave_aside(self, beyond: int, run: str) -> None:
+        """Before a run that was taken back to a checkpoint saves for the first time: what lies
+        beyond it belongs to another course, and is put aside unless somebody wants it."""
+        mark = self.folder / RESTORED
+        if mark.exists() and mark.read_text() == run:
+            return
+        for step in self._steps():
+            place = self.folder / f"step-{step:08d}"
+            if step > beyond:
+                shutil.rmtree(self.folder / f".aside-{place.name}", ignore_errors=True)
+                place.rename(self.folder / f".aside-{place.name}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(mark, run)
+
+    def is_restored(self, run: str) -> bool:
+        """Whether ``run`` has saved here since it was taken back to a checkpoint."""
+        mark = self.folder / RESTORED
+        return mark.exists() and mark.read_text() == run
 
     def _steps(self) -> list[int]:
         found = (path.name[5:] for path in self.folder.glob("step-*") if path.is_dir())
@@ -142,7 +189,9 @@ class Checkpoints:
         return None
 
     def _look(self, step: int) -> Saved:
-        folder = self.folder / f"step-{step:08d}"
+        return self._verified(self.folder / f"step-{step:08d}", step)
+
+    def _verified(self, folder: Path, step: int) -> Saved:
         abouts = [_about(path) for path in sorted(folder.glob("rank-*.json"))]
         if not abouts:
             raise CorruptCheckpointError(f"checkpoint {folder}: has no parts")
@@ -162,6 +211,10 @@ class Checkpoints:
         if _digest(part) != mine.get("sha256"):
             raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
         return Saved(step, folder, writers)
+
+    def at(self, folder: Path, step: int) -> Saved:
+        """The checkpoint ``folder`` (``…/step-…``), wherever it is, verified."""
+        return self._verified(folder, step)
 
     def load(self, saved: Saved, like: State) -> dict[str, Any]:
         """The state of a checkpoint, in the kind of ``like`` (NumPy or torch).

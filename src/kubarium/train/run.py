@@ -22,8 +22,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from kubarium.train import formats
-from kubarium.train.checkpoints import Checkpoints
+from kubarium.train.checkpoints import Checkpoints, CorruptCheckpointError, Saved
 from kubarium.train.progress import FOLDER_VARIABLE, Progress
+from kubarium.train.requests import Restore, SaveRequests
 
 # The exit code of a rank that saved and stopped because it was told to: not a failure of its own.
 STOPPED = 143
@@ -86,6 +87,8 @@ class Run:
             if folder
             else None
         )
+        self._requests, self._restore = SaveRequests(self.progress), Restore.of_environment()
+        self._asked: dict[int, list[str]] = {}
         self._background, self._agree = background, agree
         self._saving: threading.Thread | None = None
         self._save_error: BaseException | None = None
@@ -136,14 +139,19 @@ class Run:
     def resume(self, state: State) -> dict[str, Any]:
         """The newest whole checkpoint's state, or ``state`` itself if there is none.
 
+        ``KUBARIUM_RESTORE`` names the checkpoint to begin with, until this run has saved itself;
         ``KUBARIUM_RESUME_STEP``, where the node sets it, is the last step that all ranks have.
         """
         at_most = os.environ.get("KUBARIUM_RESUME_STEP", "")
-        saved = (
-            self.checkpoints.newest(int(at_most) if at_most.isdigit() else None)
-            if self.checkpoints
-            else None
-        )
+        restore = self._restore
+        if self.checkpoints and restore and not self.checkpoints.is_restored(restore.run):
+            saved: Saved | None = self.checkpoints.at(restore.folder, restore.step)
+        else:
+            saved = (
+                self.checkpoints.newest(int(at_most) if at_most.isdigit() else None)
+                if self.checkpoints
+                else None
+            )
         found = dict(state)
         if saved is not None and self.checkpoints is not None:
             found = self.checkpoints.load(saved, state)
@@ -180,8 +188,11 @@ class Run:
         A stop ends the process with exit code 143 after the save is on disk.
         """
         stop = self._stops_here()
+        asked = self._requests.due(self.step)
         due = self.step % self.every == 0 or self.step == self.total
-        if stop or due:
+        if asked:
+            self._asked[self.step] = asked
+        if stop or due or asked:
             self.save(state)
         if stop:
             self._wait_for_save()
@@ -192,6 +203,7 @@ class Run:
     def save(self, state: State) -> None:
         """Save now; in the background if so asked, with one save under way at a time."""
         if self.checkpoints is None or not self.checkpoints.writes:
+            self._answer(self.step)
             return
         began, step = time.time(), self.step
         self._wait_for_save()
@@ -207,10 +219,27 @@ class Run:
     def _write(self, step: int, state: State) -> None:
         assert self.checkpoints is not None
         try:
+            self.checkpoints.wanted = self._requests.keep
+            if self._restore is not None and self.rank == 0:
+                self.checkpoints.leave_aside(self._restore.step, self._restore.run)
             self.checkpoints.save(step, state)
             self.progress.event("saved", step=step)
+            self._answer(step)
         except BaseException as error:  # handed to the training thread, which raises it
             self._save_error = error
+
+    def _answer(self, step: int) -> None:
+        """Say to whoever has asked for a checkpoint of this step that it is there."""
+        asked = self._asked.pop(step, [])
+        if asked and self.checkpoints is None:
+            for ident in asked:
+                self._requests.answer(ident, step, error="the run saves nothing: folder is None")
+        elif asked and self.checkpoints is not None:
+            try:
+                self._requests.kept(asked, step, self.checkpoints)
+            except (OSError, CorruptCheckpointError) as error:
+                for ident in asked:
+                    self._requests.answer(ident, step, error=str(error))
 
     def _wait_for_save(self) -> None:
         if self._saving is not None:

@@ -34,12 +34,15 @@ from kubarium.engine.training.goodput import (
     account,
     stragglers,
 )
+from kubarium.view.elastic import record_of
 
 # A rank's mean time between failures before any was seen: Meta's research clusters at 1,024 GPUs
 # fail every 7.9 h (arXiv 2410.21680), so one GPU about once in 8,000 h.
 PRIOR_RANK_S = 1024 * 7.9 * 3600
 # A hang of one rank is noticed a little before or after the others' last step.
 HANG_SKEW_S = 2.0
+# A span of a pod's history, no account: it waited as a spare.
+SPARE = "spare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,19 @@ class Attempt:
     saved_step: int
     resumed_from: int
     spans: tuple[Span, ...]
+    joined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GangAttempt:
+    """One attempt of a gang that restarts in place; ``step`` -1 where it is not known."""
+
+    number: int
+    ranks: int
+    began: float
+    step: int
+    why: str
+    spares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +96,9 @@ class RunReport:
     save_s: float | None
     advice: Advice | None
     notes: tuple[str, ...] = field(default=())
+    # Beside the ranks: seconds for which spares held their places, and a gang's attempts.
+    spare_s: float = 0.0
+    gang: tuple[GangAttempt, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """The report for machines: seconds, shares from 0 to 1."""
@@ -102,8 +121,21 @@ class RunReport:
             "stepSeconds": self.step_s,
             "saveStallSeconds": self.save_s,
             "stragglerScores": {str(rank): score for rank, score in self.scores.items()},
+            "spareSeconds": self.spare_s,
             "notes": list(self.notes),
         }
+        if self.gang:
+            found["gang"] = [
+                {
+                    "attempt": attempt.number,
+                    "ranks": attempt.ranks,
+                    "began": attempt.began,
+                    "step": attempt.step,
+                    "why": attempt.why,
+                    "spares": list(attempt.spares),
+                }
+                for attempt in self.gang
+            ]
         if self.advice is not None:
             found["advice"] = {
                 "everySteps": self.advice.every_steps,
@@ -118,9 +150,11 @@ def run_report(
     owner: Document, histories: Iterable[Document], jobs: Iterable[Document], now: float
 ) -> RunReport:
     """The report on a JobSet or Job; ``histories`` and ``jobs`` are those that belong to it."""
+    jobs = list(jobs)
     offsets, count = _numbering(owner, jobs)
-    found = (_attempt(history, offsets) for history in histories)
-    attempts = tuple(sorted(found, key=lambda a: (a.rank, a.created)))
+    found = [_attempt(history, offsets) for history in histories]
+    attempts = tuple(sorted((a for a in found if a.rank >= 0), key=lambda a: (a.rank, a.created)))
+    gang = _gang([owner, *jobs])
     began = parse_rfc3339(owner["metadata"]["creationTimestamp"])
     finished = _finished_at(owner)
     ended = max(began, finished if finished is not None else _known_until(attempts, now))
@@ -133,6 +167,8 @@ def run_report(
     accounts = account([ranks[rank] for rank in order], began, ended)
     scores = dict(zip(order, stragglers([ranks[rank] for rank in order]), strict=True))
     restarts = max((len(found) - 1 for found in by_rank.values()), default=0)
+    if gang:
+        restarts = max(restarts, len(gang) - 1)
     step_s, save_s = _usual_step_s(attempts), _usual_save_s(attempts)
     return RunReport(
         _title(owner),
@@ -143,7 +179,7 @@ def run_report(
         ranks,
         attempts,
         max(restarts, 0),
-        _lost_steps(by_rank),
+        _steps_done_again(ranks) if gang else _lost_steps(by_rank),
         scores,
         max((a.step for a in attempts), default=0),
         max((a.saved_step for a in attempts), default=-1),
@@ -151,7 +187,60 @@ def run_report(
         save_s,
         _advice(step_s, save_s, accounts, len(order), max(restarts, 0)),
         _notes(attempts),
+        sum(_waited(attempt, ended) for attempt in found),
+        gang,
     )
+
+
+def _waited(attempt: Attempt, ended: float) -> float:
+    """Seconds for which a pod was a spare, from its place on a node to its rank or its end."""
+    since = attempt.scheduled or attempt.started
+    if attempt.rank >= 0:
+        return max(0.0, attempt.started - since) if attempt.joined else 0.0
+    return max(0.0, (attempt.ended or ended) - since) if since else 0.0
+
+
+def _gang(documents: Iterable[Document]) -> tuple[GangAttempt, ...]:
+    """The attempts of a gang that restarts in place, from its Job's record."""
+    found: list[GangAttempt] = []
+    for document in documents:
+        record = record_of(document)
+        if not record.get("attempt"):
+            continue
+        last = {
+            **record,
+            "ranks": len(record.get("ranks") or ()),
+            "spares": [entry.get("pod", "") for entry in record.get("spares") or ()],
+        }
+        found += [
+            GangAttempt(
+                int(entry.get("attempt", 0)),
+                int(entry.get("ranks", 0)),
+                float(entry.get("at", 0.0)),
+                int(entry.get("step", -1)),
+                str(entry.get("why", "")),
+                tuple(map(str, entry.get("spares") or ())),
+            )
+            for entry in [*(record.get("history") or ()), last]
+        ]
+    return tuple(found)
+
+
+def _steps_done_again(ranks: Mapping[int, Sequence[Span]]) -> tuple[int, ...]:
+    """For each time that the gang went back: the steps that it had to do again, by the rank that
+    had most of them."""
+    found: dict[int, int] = {}
+    for spans in ranks.values():
+        last, times = 0, 0
+        for span in sorted(spans, key=lambda s: s.began):
+            if span.what != STEP:
+                continue
+            if span.first and last:
+                lost = max(0, last - (span.step - span.count))
+                found[times] = max(found.get(times, 0), lost)
+                times += 1
+            last = max(last, span.step) if not span.first else span.step
+    return tuple(found[time] for time in sorted(found))
 
 
 def _title(owner: Document) -> str:
@@ -174,20 +263,33 @@ def _attempt(history: Document, offsets: Mapping[str, int]) -> Attempt:
         )
         for entry in status.get("spans") or ()
     )
+    started = float(status.get("startedAt", 0.0))
+    # A spare that has taken a rank began with it; what it did before it did beside the ranks.
+    waited = [float(e["ended"]) for e in status.get("spans") or () if e["what"] == SPARE]
+    if waited:
+        started = max(waited)
+        spans = tuple(span for span in spans if span.began >= started)
     return Attempt(
-        int(spec.get("rank", 0)) + offsets.get(str(spec.get("jobName", "")), 0),
+        _rank(spec, offsets),
         str(spec.get("podName", "")),
         str(spec.get("nodeName", "")),
         float(status.get("createdAt", 0.0)),
         float(status.get("scheduledAt", 0.0)),
-        float(status.get("startedAt", 0.0)),
+        started,
         float(status.get("endedAt", 0.0)),
         str(status.get("outcome", "")),
         int(status.get("step", 0)),
         int(status.get("savedStep", -1)),
         int(status.get("resumedFrom", 0)),
         spans,
+        bool(waited),
     )
+
+
+def _rank(spec: Document, offsets: Mapping[str, int]) -> int:
+    """Of all Jobs' ranks; -1 for a spare."""
+    own = int(spec.get("rank", 0))
+    return own if own < 0 else own + offsets.get(str(spec.get("jobName", "")), 0)
 
 
 def _known_until(attempts: Sequence[Attempt], now: float) -> float:

@@ -31,6 +31,7 @@ from kubarium.engine.plan import Decision, QueueItem
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
+from kubarium.view.elastic import gang_lines, rank_lines
 from kubarium.view.explanation import Explanation
 from kubarium.view.forest import disagreement
 from kubarium.view.hierarchy import composite_account
@@ -306,7 +307,8 @@ class _Why:
         shown = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         state = "Pending" if waiting else "Running"
         kinds = " and ".join(dict.fromkeys(_plural(child) for child in owned))
-        return Explanation(title, state, f"its {kinds}: {shown}", children=_distinct(waiting))
+        told = tuple(line for each in (owner, *owned) for line in gang_lines(each))
+        return Explanation(title, state, f"its {kinds}: {shown}", told, children=_distinct(waiting))
 
     def _owned(self, owner: Document) -> Iterator[Document]:
         uid = owner["metadata"].get("uid", "")
@@ -465,6 +467,7 @@ def _on_its_node(pod: Document) -> Explanation:
         if condition.get("type") in ("Ready", "Initialized") and condition.get("status") == "False":
             message = condition.get("message") or condition.get("reason") or ""
             lines.append(f"not {condition['type']}: {message}")
+    lines += rank_lines(pod)
     state = "Running" if status.get("phase") == "Running" else "Scheduled"
     return Explanation(_title(pod), state, f"the pod is on node {node}", tuple(lines))
 

@@ -94,6 +94,11 @@ def test_headless_services_name_pods_and_may_publish_them_early(world_run):
         [endpoint] = await endpoints(world)
         assert endpoint["hostname"] == "rank-0"
         assert endpoint["conditions"] == {"ready": True, "serving": False, "terminating": False}
+        taken = {"metadata": {"annotations": {"kubarium.dev/hostname": "rank-7"}}}
+        await world.client.patch(PODS, "a", taken, "default")
+        await world.settle()
+        [endpoint] = await endpoints(world)
+        assert endpoint["hostname"] == "rank-7", "a spare answers to its rank's name"
         [item] = await world.find(ENDPOINT_SLICES)
         assert item["metadata"]["labels"][model.HEADLESS] == ""
         assert created

@@ -11,6 +11,7 @@ import orjson
 
 from kubarium.api.resource import Document
 from kubarium.runtime.writes import condition_is_true, is_terminating, owner_reference
+from kubarium.view.elastic import hostname_of
 
 SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
@@ -57,8 +58,9 @@ def endpoint_of(service: Document, pod: Document, node: Document | None) -> Docu
             "uid": metadata["uid"],
         },
     }
-    if spec.get("hostname") and spec.get("subdomain") == service["metadata"]["name"]:
-        endpoint["hostname"] = spec["hostname"]
+    hostname = hostname_of(pod)
+    if hostname and spec.get("subdomain") == service["metadata"]["name"]:
+        endpoint["hostname"] = hostname
     if spec.get("nodeName"):
         endpoint["nodeName"] = spec["nodeName"]
     labels = (node or {"metadata": {}})["metadata"].get("labels") or {}

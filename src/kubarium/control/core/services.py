@@ -13,6 +13,7 @@ from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.elastic import hostname_of
 
 _BY_PAIR = "service-by-selector-pair"
 # Pods are indexed by the labels that selectors begin with; rare ones are looked for by scanning.
@@ -180,6 +181,7 @@ def _view(pod: Document) -> tuple[object, ...]:
         "deletionTimestamp" in metadata,
         spec.get("nodeName"),
         metadata.get("labels"),
+        hostname_of(pod),
     )
 
 

@@ -24,6 +24,7 @@ from kubarium.node.lifecycle.plan import (
     qos_class,
 )
 from kubarium.node.lifecycle.records import ContainerRecord, State, Termination
+from kubarium.view import elastic
 from kubarium.view.memory import PRESSURE
 from kubarium.view.stalls import STALLED
 
@@ -36,7 +37,7 @@ SCHEDULED = "PodScheduled"
 DISRUPTION_TARGET = "DisruptionTarget"
 _ENDED = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 # Conditions of containers, which the node notices by itself: prefixes of their types.
-NOTED = (PRESSURE, STALLED)
+NOTED = (PRESSURE, STALLED, elastic.CONDITION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kubarium.api.resource import Document
+from kubarium.view.elastic import hostname_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class NameSources:
 
 def pod_hostname(pod: Document) -> str:
     """``spec.hostname`` or the pod's name, cut to what a hostname may be."""
-    return str(pod["spec"].get("hostname") or pod["metadata"]["name"])[:63].rstrip("-.")
+    return (hostname_of(pod) or str(pod["metadata"]["name"]))[:63].rstrip("-.")
 
 
 def own_lines(pod: Document, address: str, domain: str) -> str:

@@ -15,6 +15,8 @@ from kubarium.api.resource import Document
 
 # Spans of a rank's history that are kept; beyond that, spans of steps are merged in pairs.
 MAX_SPANS = 256
+# A rank that is restarted in place hundreds of times has more that cannot be merged: the oldest go.
+MOST_KEPT = 900
 
 STEP, CHECKPOINT, IMPORT, HANG = "step", "checkpoint", "import", "hang"
 
@@ -28,11 +30,35 @@ class History:
     resumed_from: int = 0
     version: int = 0
     _began: float | None = None
+    _what: str = IMPORT
 
     def started(self, at: float) -> None:
         """A container was started: what it does until its first report is importing."""
-        self._began = at
+        self.begin(at, IMPORT)
+
+    def begin(self, at: float, what: str) -> None:
+        """From ``at`` to the next report the rank does ``what``."""
+        self._began, self._what = at, what
         self._close_steps()
+
+    def ready(self, at: float) -> None:
+        """What began is done, without a report of the program itself."""
+        if self._began is not None:
+            self._add(self._what, self._began, max(at, self._began))
+            self._began = None
+            self.version += 1
+
+    def between(self, what: str, began: float, ended: float) -> None:
+        """A span that others know of."""
+        if ended > began:
+            self._close_steps()
+            self._add(what, began, ended)
+            self.version += 1
+
+    @property
+    def last_end(self) -> float | None:
+        """Where the last span ends."""
+        return max((span["ended"] for span in self.spans), default=None)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """One report (:mod:`kubarium.train.progress`); nonsense in it is passed over."""
@@ -46,7 +72,7 @@ class History:
         event, at = line["event"], float(line["at"])
         if self._began is not None:
             first = float(line["steps"][0][1]) if event == "steps" else float(line.get("began", at))
-            self._add(IMPORT, self._began, max(first, self._began))
+            self._add(self._what, self._began, max(first, self._began))
             self._began = None
         if event == "steps":
             for number, began, ended, waited, first in line["steps"]:
@@ -71,6 +97,8 @@ class History:
         self.spans.append({"what": what, "began": began, "ended": ended, **more})
         if len(self.spans) > MAX_SPANS:
             self._merge()
+        if len(self.spans) > MOST_KEPT:
+            del self.spans[:MAX_SPANS]
 
     def _step(self, number: int, began: float, ended: float, waited: float, first: bool) -> None:
         last = self._last_steps()

@@ -21,12 +21,14 @@ class RankProgress:
 
     step: int = 0
     resumed_from: int = 0
+    began_at: float = 0.0
     saved_step: int = -1
     world: int = 0
     at: float = 0.0
     ended: bool = False
     stopped: bool = False
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     _rest: bytes = b""
 
@@ -62,6 +64,7 @@ class RankProgress:
         elif event == "start":
             self.step = self.resumed_from = int(line.get("step") or 0)
             self.world = int(line.get("world") or 0)
+            self.began_at = float(line["at"])
             self.ended = self.stopped = False
         elif event == "saved":
             self.saved_step = max(self.saved_step, int(line.get("step") or 0))
@@ -69,6 +72,8 @@ class RankProgress:
             self.stopped = True
         elif event == "end":
             self.ended = True
+        elif event == "kept":
+            self.kept[str(line.get("id", ""))] = line
         elif event == "note":
             self.notes.append(str(line.get("text", "")))
 

@@ -16,6 +16,7 @@ from kubarium.base.errors import ApiError
 from kubarium.node.training.history import History
 from kubarium.node.training.progress import RankProgress
 from kubarium.runtime.protocol import Context
+from kubarium.view.elastic import is_spare
 
 # A history is written soon after it begins, with its first report, then this often while it
 # changes, and at its end.
@@ -39,6 +40,7 @@ class Record:
     ended_at: float = 0.0
     outcome: str = ""
     written: tuple[int, str] | None = None
+    rank: int | None = None
     due_at: float = 0.0
     heard: bool = False
     silent_version: int = 0
@@ -102,6 +104,10 @@ class Recorder:
         try:
             if record.written is None:
                 await client.create(RANK_HISTORIES, document, pod["namespace"])
+            elif record.rank is not None and record.rank != document["spec"]["rank"]:
+                spec = {"spec": document["spec"]}  # a spare that has taken a rank
+                await client.patch(RANK_HISTORIES, pod["name"], spec, pod["namespace"])
+            record.rank = document["spec"]["rank"]
             status = {"status": document["status"]}
             await client.patch(
                 RANK_HISTORIES, pod["name"], status, pod["namespace"], subresource="status"
@@ -122,7 +128,7 @@ def history_document(record: Record, progress: RankProgress | None) -> Document:
     labels = pod.get("labels") or {}
     rank = labels.get(GLOBAL_INDEX, "0") if INDEX not in labels else labels[INDEX]
     spec = {
-        "rank": int(rank),
+        "rank": -1 if is_spare(record.pod) else int(rank),
         "podName": pod["name"],
         "podUID": pod["uid"],
         "nodeName": record.pod["spec"].get("nodeName", ""),

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kubarium.api.resource import Document
-from kubarium.node.training import processes
+from kubarium.node.training import launchers, processes
+from kubarium.node.training.checkpoints import FILE as SAVE_FILE
+from kubarium.node.training.checkpoints import request_text
+from kubarium.node.training.launchers import Launch
 from kubarium.node.training.progress import RankProgress, stop_step
 from kubarium.node.training.recorder import Recorder
 from kubarium.node.training.stacks import kernel_wait, python_stack, shown
 from kubarium.node.training.stalls import Sample, Stall, StallRule
 from kubarium.runtime.protocol import Context
+from kubarium.view import elastic
 from kubarium.view.stalls import STALLED, STOPPED, hang_policy
 
 LOOK_S = 0.5
@@ -64,6 +68,9 @@ class _Rank:
     rules: dict[str, StallRule] = field(default_factory=dict)
     stalls: dict[str, Stall] = field(default_factory=dict)
     hung: dict[str, float] = field(default_factory=dict)
+    launch: Launch | None = None
+    saved: int = -1
+    requests: dict[str, int] = field(default_factory=dict)
 
     @property
     def gang(self) -> str:
@@ -95,10 +102,35 @@ class TrainingWatch:
         folder.mkdir(parents=True, exist_ok=True)
         os.chmod(folder, 0o777)  # the container's user may be anyone
         (folder / STOP_FILE).unlink(missing_ok=True)
+        (folder / SAVE_FILE).unlink(missing_ok=True)
         rank = self._ranks.setdefault(uid, _Rank(pod, folder))
         rank.pod = pod
         rank.rules.clear()
+        rank.requests = {}
         self.recorder.started(pod)
+        if elastic.asks(pod["metadata"].get("annotations")):
+            rank.launch = rank.launch or Launch(folder)
+            rank.launch.restart()
+            self._runtime.note(uid, elastic.CONDITION, "", "")
+            self.told(pod, folder)
+
+    def told(self, pod: Document, folder: Path) -> None:
+        """A pod was seen: hand its launcher the rank that it is given, if that is news. Ranks that
+        make way for it may first save a common step, where there is time."""
+        text = launchers.wanted_world(pod)
+        if not elastic.asks(pod["metadata"].get("annotations")) or not folder.exists():
+            return
+        uid = pod["metadata"]["uid"]
+        rank = self._ranks.setdefault(uid, _Rank(pod, folder))
+        rank.pod = pod
+        rank.launch = rank.launch or Launch(folder)
+        if not text or text == rank.launch.told:
+            return
+        number, gentle = launchers.attempt_in(text)
+        said = rank.launch.said
+        if gentle and said is not None and rank.launch.runs and said.attempt < number:
+            self.stop(uid)
+        rank.launch.tell(text)
 
     def ended(self, uid: str, outcome: str) -> None:
         """A container of a rank has ended."""
@@ -130,7 +162,11 @@ class TrainingWatch:
         rank = self._ranks.get(uid)
         if rank is None:
             return
-        gang = [other for other in self._ranks.values() if other.gang == rank.gang]
+        gang = [
+            other
+            for other in self._ranks.values()
+            if other.gang == rank.gang and (other.launch is None or other.launch.runs)
+        ]
         if any((other.folder / STOP_FILE).exists() for other in gang):
             return  # agreed on already
         for other in gang:
@@ -140,6 +176,105 @@ class TrainingWatch:
             return
         for other in gang:
             _write_whole(other.folder / STOP_FILE, json.dumps({"step": step}))
+
+    # Checkpoints that somebody asks for
+
+    def ask_save(self, uid: str, ident: str, keep: list[str]) -> str:
+        """Have all ranks of the pod's gang save at one step, for a checkpoint of this name."""
+        rank = self._ranks.get(uid)
+        if rank is None:
+            return "the pod is no rank of a Job, or does not run"
+        gang = [
+            other
+            for other in self._ranks.values()
+            if other.gang == rank.gang and (other.launch is None or other.launch.runs)
+        ]
+        if any(ident in other.requests for other in gang):
+            return ""  # asked for already, with another rank's
+        for other in gang:
+            self._read(other)
+        step = stop_step([p for other in gang for p in other.progress.values()])
+        if step is None:
+            return "the program reports no steps: wrap its training loop in kubarium.train"
+        for other in gang:
+            other.requests[ident] = step
+            text = request_text(other.requests, keep)
+            _write_whole(other.folder / SAVE_FILE, text)
+        return ""
+
+    def kept(self, uid: str, ident: str) -> list[dict[str, Any]]:
+        """What the ranks of the pod's gang have answered; [] before the pod's own has."""
+        rank = self._ranks.get(uid)
+        if rank is None:
+            return [{"error": "the pod has ended"}]
+        found = []
+        for other in self._ranks.values():
+            if other.gang == rank.gang:
+                self._read(other)
+                found += [
+                    (other, p.kept[ident]) for p in other.progress.values() if ident in p.kept
+                ]
+        if not any(other is rank for other, _ in found):
+            return []
+        return [line for other, line in sorted(found, key=lambda pair: pair[0] is not rank)]
+
+    async def follow_launchers(self) -> None:
+        """Look at launchers until cancelled: more often, as gangs wait for it."""
+        while True:
+            await self._clock.sleep(launchers.LOOK_S)
+            for uid, rank in list(self._ranks.items()):
+                if rank.launch is not None:
+                    self._look_at_launch(uid, rank, rank.launch)
+
+    def _look_at_launch(self, uid: str, rank: _Rank, launch: Launch) -> None:
+        self._hear(rank, launch)
+        said = launch.said
+        if said is None:
+            return
+        if said.state == elastic.RUNNING:
+            newest = self._newest(uid)
+            begun = newest is not None and newest.began_at >= said.at
+            if not begun and self._clock.now() - said.at < launchers.START_S:
+                return
+            step = newest.resumed_from if begun and newest is not None else -1
+        else:
+            self._read(rank)
+            newest = self._newest(uid)
+            step = newest.step if newest is not None and newest.step else -1
+        if launch.noted is None or (launch.noted.state, launch.noted.attempt) != (
+            said.state,
+            said.attempt,
+        ):
+            saved = self._gang_saved(rank)
+            report = elastic.Report(said.state, said.attempt, said.code, step, saved)
+            launch.noted = report
+            text = elastic.report_message(report)
+            self._runtime.note(uid, elastic.CONDITION, said.state, text)
+
+    def _hear(self, rank: _Rank, launch: Launch) -> None:
+        """Take in what the launcher has said; a new attempt counts its progress anew."""
+        found = launch.look()
+        if found is None:
+            return
+        before, now = found
+        self._take_in(rank)
+        was_spare = elastic.HOSTNAME in (rank.pod["metadata"].get("annotations") or {})
+        history = self.recorder.of(rank.pod).history
+        launchers.book(history, launch, before, now, was_spare)
+        if now.state == elastic.RUNNING:
+            rank.progress = {}
+            rank.requests = {}
+            rank.rules.clear()
+
+    def _gang_saved(self, rank: _Rank) -> int:
+        """The newest step that the gang has saved: of ranks that all save, the last of them."""
+        saved = []
+        for other in self._ranks.values():
+            if other.gang == rank.gang and not elastic.is_spare(other.pod):
+                for progress in other.progress.values():
+                    other.saved = max(other.saved, progress.saved_step)
+                saved.append(other.saved)
+        return min(saved) if saved and min(saved) >= 0 else max(saved, default=-1)
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -155,6 +290,11 @@ class TrainingWatch:
 
     def _read(self, rank: _Rank) -> None:
         """Take in what is new in the rank's files."""
+        if rank.launch is not None:
+            self._hear(rank, rank.launch)
+        self._take_in(rank)
+
+    def _take_in(self, rank: _Rank) -> None:
         for path in _reports(rank.folder):
             progress = rank.progress.setdefault(path.name, RankProgress())
             try:
@@ -182,7 +322,7 @@ class TrainingWatch:
             timeout_s = hang_policy(rank.pod).timeout_s
         except ValueError:  # said on the pod by the controller that reads it
             return
-        if timeout_s is None or not init:
+        if timeout_s is None or not init or (rank.launch is not None and not rank.launch.runs):
             return
         rule = rank.rules.setdefault(name, StallRule(timeout_s))
         pids = processes.below(init)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubarium.server.admission.chain import ANY, CREATE, DELETE, UPDATE, Chain, Plugin
 from kubarium.server.admission.devices import check_admin_access, check_device_configs
+from kubarium.server.admission.elastic import check_elastic
 from kubarium.server.admission.jobset import (
     check_job_set,
     default_job_set,
@@ -16,6 +17,7 @@ from kubarium.server.admission.pod_groups import protect_group
 from kubarium.server.admission.priority import only_one_default, resolve_priority
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
+from kubarium.server.admission.restore import restore_pod
 from kubarium.server.admission.runtime_class import apply_runtime_class, check_overhead
 from kubarium.server.admission.service_account import give_service_account
 from kubarium.server.admission.storage_class import set_default_class
@@ -39,6 +41,7 @@ _CLAIMS = frozenset(
     {("resource.k8s.io", "resourceclaims"), ("resource.k8s.io", "resourceclaimtemplates")}
 )
 _JOB_SETS = frozenset({("jobset.x-k8s.io", "jobsets")})
+_GANGS = _JOB_SETS | {("batch", "jobs")}
 _TRAINER = "trainer.kubeflow.org"
 _TRAIN_JOBS = frozenset({(_TRAINER, "trainjobs")})
 _RUNTIMES = frozenset({(_TRAINER, "trainingruntimes"), (_TRAINER, "clustertrainingruntimes")})
@@ -71,8 +74,10 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("RBAC", bindings, _BINDINGS, _ON_WRITE, validating=True),
             Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_CREATE),
             Plugin("JobSet", mark_job_set_pod, _PODS, _ON_CREATE),
+            Plugin("PodRestore", restore_pod, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
             Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
+            Plugin("ElasticGang", check_elastic, _GANGS, _ON_WRITE, validating=True),
             Plugin("Trainer", default_train_job, _TRAIN_JOBS, _ON_WRITE),
             Plugin("Trainer", check_train_job, _TRAIN_JOBS, _ON_WRITE, validating=True),
             Plugin("Trainer", check_runtime, _RUNTIMES, _ON_WRITE, validating=True),

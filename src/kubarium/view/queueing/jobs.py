@@ -12,6 +12,7 @@ from typing import Any
 
 from kubarium.api.kinds import JOB_SETS, JOBS, TRAIN_JOBS
 from kubarium.api.resource import Document, Resource
+from kubarium.view.elastic import policy_of
 from kubarium.view.queueing.documents import PREFIX, QUEUE_NAME_LABEL
 
 MIN_PARALLELISM_ANNOTATION = PREFIX + "job-min-parallelism"
@@ -235,6 +236,17 @@ def _pods_of_job_spec(spec: Document) -> int:
     return parallelism if completions is None else min(parallelism, int(completions))
 
 
+def _spares_of_job_spec(spec: Document) -> int:
+    """Pods beside those that work: they hold quota like any other."""
+    policy = policy_of({"spec": spec})
+    return 0 if policy is None else policy.spares
+
+
+def _places_of_job_spec(spec: Document) -> int:
+    """Pods that a Job may have at a time."""
+    return _pods_of_job_spec(spec) + _spares_of_job_spec(spec)
+
+
 def _min_parallelism(job: Document) -> int | None:
     text = (job["metadata"].get("annotations") or {}).get(MIN_PARALLELISM_ANNOTATION)
     try:
@@ -251,7 +263,7 @@ def _job_pod_sets(job: Document) -> list[Document]:
     pod_set: Document = {
         "name": DEFAULT_POD_SET,
         "template": {**template, "metadata": metadata},
-        "count": _pods_of_job_spec(job["spec"]),
+        "count": _places_of_job_spec(job["spec"]),
     }
     minimum = _min_parallelism(job)
     if minimum is not None:
@@ -314,10 +326,11 @@ def _job_resize(job: Document, infos: Sequence[PodSetInfo]) -> Document:
     """Partial admission sets the parallelism; only Jobs that allow it are touched."""
     if _min_parallelism(job) is None or not infos:
         return job
-    spec = {**job["spec"], "parallelism": infos[0].count}
+    parallelism = infos[0].count - _spares_of_job_spec(job["spec"])
+    spec = {**job["spec"], "parallelism": parallelism}
     annotations = job["metadata"].get("annotations") or {}
     if annotations.get(COMPLETIONS_FOLLOW_ANNOTATION) == "true":
-        spec["completions"] = infos[0].count
+        spec["completions"] = parallelism
     return {**job, "spec": spec}
 
 
@@ -341,7 +354,8 @@ def _jobset_pod_sets(jobset: Document) -> list[Document]:
         {
             "name": replicated["name"],
             "template": _job_spec(replicated).get("template") or {},
-            "count": int(replicated.get("replicas", 1)) * _pods_of_job_spec(_job_spec(replicated)),
+            "count": int(replicated.get("replicas", 1))
+            * _places_of_job_spec(_job_spec(replicated)),
         }
         for replicated in jobset["spec"].get("replicatedJobs") or ()
     ]
@@ -377,7 +391,7 @@ def _jobset_reclaimable(jobset: Document) -> list[Document]:
     for replicated in jobset["spec"].get("replicatedJobs") or ():
         done = succeeded.get(replicated["name"], 0)
         if 0 < done <= int(replicated.get("replicas", 1)):
-            pods = done * _pods_of_job_spec(_job_spec(replicated))
+            pods = done * _places_of_job_spec(_job_spec(replicated))
             found.append({"name": replicated["name"], "count": pods})
     return found
 

@@ -24,7 +24,7 @@ from kubarium.control.workloads.job.decide import (
 )
 from kubarium.control.workloads.job.facts import TRACKING, JobFacts, is_finished, is_tracked
 from kubarium.control.workloads.job.groups import GroupsNotReadyError, JobGroups
-from kubarium.control.workloads.job.template import job_pod
+from kubarium.control.workloads.job.template import job_pod, spare_pod
 from kubarium.control.workloads.pods import (
     ORPHANS,
     PodControl,
@@ -38,6 +38,7 @@ from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.elastic import is_spare
 
 OWN_NAME = "kubernetes.io/job-controller"
 _JOB_LABEL = "batch.kubernetes.io/job-name"
@@ -152,7 +153,7 @@ class JobController:
         pods = await claim(self._context, self._pods, job, selector, (TRACKING,))
         facts = JobFacts(job, pods, now)
         record = self._failures.get(uid, FailureRecord()).with_finished(
-            facts.new_succeeded, facts.new_failed
+            facts.new_succeeded, [pod for pod in facts.new_failed if not facts.is_covered(pod)]
         )
         # Pods that go because the Job is being deleted are no failure worth telling.
         outcome = None if facts.is_deleted else decide_outcome(facts)
@@ -172,7 +173,7 @@ class JobController:
         job = await writes.update_status(self._context, JOBS, job, status)
         self._failures[uid] = record
         if outcome is not None:
-            for pod in active:
+            for pod in [*active, *filter(is_active, facts.spares)]:
                 await self._pod_control.delete(job, pod)
         await self._count(job, facts, noted, outcome)
         if failure is not None:
@@ -201,12 +202,14 @@ class JobController:
             await self._pod_control.create(facts.job, job_pod(facts, index, group))
 
         await slow_start(plan.create, create_one)
+        for _ in range(plan.spares):
+            await self._pod_control.create(facts.job, spare_pod(facts, group))
         return plan.wait_s
 
     def _alive(self, job: Document) -> list[Document]:
         """The Job's active pods as they are after our own writes."""
         pods = self._pods.by_index(writes.CONTROLLER_UID, job["metadata"]["uid"])
-        return [pod for pod in pods if is_active(pod)]
+        return [pod for pod in pods if is_active(pod) and not is_spare(pod)]
 
     def _terminating(self, job: Document) -> int:
         pods = self._pods.by_index(writes.CONTROLLER_UID, job["metadata"]["uid"])
@@ -214,6 +217,7 @@ class JobController:
             1
             for pod in pods
             if writes.is_terminating(pod)
+            and not is_spare(pod)
             and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
         )
 

@@ -15,6 +15,7 @@ from kubarium.control.workloads.job.facts import JobFacts, index_of
 from kubarium.control.workloads.job.indexes import IndexSet
 from kubarium.control.workloads.job.policy import judge_failure, match_success
 from kubarium.runtime import writes
+from kubarium.view.elastic import ending_of
 
 SUCCESS_CRITERIA_MET = "SuccessCriteriaMet"
 FAILURE_TARGET = "FailureTarget"
@@ -46,11 +47,24 @@ def decide_outcome(facts: JobFacts) -> Outcome | None:
         if condition is not None and condition.get("status") == "True":
             return Outcome(type_, condition.get("reason", ""), condition.get("message", ""))
     return (
-        _failed_by_policy(facts)
+        _ended_by_gang(facts)
+        or _failed_by_policy(facts)
         or _failed_by_limit(facts)
         or _failed_by_indexes(facts)
         or _succeeded_by_policy(facts)
     )
+
+
+def _ended_by_gang(facts: JobFacts) -> Outcome | None:
+    """An elastic gang ends with as many ranks as it has then, or is given up as a whole."""
+    if facts.elastic is None:
+        return None
+    ranks, why = ending_of(facts.job)
+    if why:
+        return _failure("BackoffLimitExceeded", why)
+    if ranks:
+        return Outcome(SUCCESS_CRITERIA_MET, "SuccessPolicy", f"All {ranks} ranks have completed")
+    return None
 
 
 def _failed_by_policy(facts: JobFacts) -> Outcome | None:
@@ -77,7 +91,7 @@ def _failed_by_limit(facts: JobFacts) -> Outcome | None:
 def _restarts_exceed(facts: JobFacts, limit: int) -> bool:
     """With restartPolicy OnFailure the node's restarts count as failures."""
     template = facts.spec["template"]["spec"]
-    if template.get("restartPolicy") != "OnFailure":
+    if template.get("restartPolicy") != "OnFailure" or facts.elastic is not None:
         return False
     total = sum(
         int(status.get("restartCount", 0))
@@ -144,12 +158,14 @@ class PodPlan:
     create: int = 0
     indexes: list[int] = field(default_factory=list)
     wait_s: float | None = None
+    spares: int = 0
 
 
 def plan_pods(facts: JobFacts, backoff: FailureRecord, times: BackoffTimes) -> PodPlan:
     """Which pods a Job that carries on should lose or gain."""
     if facts.is_suspended:
-        return PodPlan(remove=_removal(facts, len(facts.active))[:MOST_PODS_PER_SYNC])
+        all_ = [*_removal(facts, len(facts.active)), *filter(podlib.is_active, facts.spares)]
+        return PodPlan(remove=all_[:MOST_PODS_PER_SYNC])
     wanted = _wanted_active(facts)
     surplus = max(0, len(facts.active) - wanted)
     remove = _removal(facts, surplus)
@@ -157,8 +173,13 @@ def plan_pods(facts: JobFacts, backoff: FailureRecord, times: BackoffTimes) -> P
         return PodPlan(remove=remove[:MOST_PODS_PER_SYNC])
     terminating = len(facts.terminating) if facts.replaces_only_failed else 0
     missing = min(wanted - terminating - len(facts.active), MOST_PODS_PER_SYNC)
+    spares = [pod for pod in facts.spares if podlib.is_active(pod)]
     if missing <= 0:
-        return PodPlan()
+        return _plan_spares(facts, spares, times)
+    if facts.elastic is not None and facts.has_begun:
+        missing -= len(spares)  # the gang's controller gives them the ranks that are missing
+        if missing <= 0:
+            return PodPlan()
     if facts.per_index_limit is not None:
         return _plan_independent_indexes(facts, missing, times)
     wait_s = backoff.remaining_s(times, facts.now)
@@ -168,6 +189,24 @@ def plan_pods(facts: JobFacts, backoff: FailureRecord, times: BackoffTimes) -> P
         return PodPlan(create=missing)
     indexes = _busy_indexes(facts).first_missing(missing, facts.completions or 0)
     return PodPlan(create=len(indexes), indexes=indexes)
+
+
+def _plan_spares(facts: JobFacts, spares: list[Document], times: BackoffTimes) -> PodPlan:
+    """As many spares as asked for, once every rank has a node: none takes the place of a rank.
+    Spares that end by themselves are made again with the back-off of failed pods."""
+    wanted = facts.elastic.spares if facts.elastic is not None else 0
+    if facts.elastic is not None and any(ending_of(facts.job)):
+        wanted = 0
+    if len(spares) > wanted:
+        spares.sort(key=lambda pod: podlib.removal_order(pod, facts.now))
+        return PodPlan(remove=spares[: len(spares) - wanted])
+    if not all(pod["spec"].get("nodeName") for pod in facts.active):
+        return PodPlan()
+    ended = [pod for pod in facts.spares if podlib.is_terminal(pod)]
+    wait_s = FailureRecord().with_finished((), ended).remaining_s(times, facts.now)
+    if wait_s > 0 and len(spares) < wanted:
+        return PodPlan(wait_s=wait_s)
+    return PodPlan(spares=wanted - len(spares))
 
 
 def _wanted_active(facts: JobFacts) -> int:

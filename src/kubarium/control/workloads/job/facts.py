@@ -7,6 +7,7 @@ from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.job.indexes import IndexSet
 from kubarium.control.workloads.job.policy import FAIL_INDEX, judge_failure
 from kubarium.runtime import writes
+from kubarium.view.elastic import is_spare, policy_of, record_of, report_of, world_of
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -46,7 +47,10 @@ class JobFacts:
         self.job = job
         self.spec: Document = job["spec"]
         self.status: Document = job.get("status") or {}
-        self.pods = pods
+        self.elastic = policy_of(job)
+        # Spares are the Job's pods, but none of its ranks: nothing of them is counted.
+        self.spares = [pod for pod in pods if is_spare(pod)]
+        self.pods = pods = [pod for pod in pods if not is_spare(pod)]
         self.now = now
         self.parallelism = int(self.spec.get("parallelism", 1))
         self.completions: int | None = self.spec.get("completions")
@@ -100,8 +104,25 @@ class JobFacts:
             return False
         return writes.is_terminating(pod) and podlib.phase(pod) != "Succeeded"
 
+    @property
+    def has_begun(self) -> bool:
+        """A gang's ranks have all been made once: a missing one has been lost."""
+        return bool(record_of(self.job))
+
+    def is_covered(self, pod: Document) -> bool:
+        """A gang that restarts in place answers for the loss of this rank."""
+        if self.elastic is None:
+            return False
+        return report_of(pod) is not None or bool(world_of(pod))
+
     def is_counted(self, pod: Document) -> bool:
-        """Whether this failure counts (podFailurePolicy may say Ignore)."""
+        """Whether this failure counts (podFailurePolicy may say Ignore).
+
+        A gang that restarts in place answers for the ranks that it loses; what never got as far as
+        its launcher is a failure as anywhere.
+        """
+        if self.is_covered(pod):
+            return False
         return judge_failure(self.failure_policy, pod).is_counted
 
     @property

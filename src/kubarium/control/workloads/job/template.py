@@ -11,8 +11,10 @@ from kubarium.control.workloads.job.facts import (
     JobFacts,
 )
 from kubarium.control.workloads.pods import pod_from_template
+from kubarium.view.elastic import SPARE, keep_apart, put_launcher_first
 from kubarium.view.memory import ANY_INDEX, apply_learned, learned
 
+JOB_NAME = "batch.kubernetes.io/job-name"
 _ENV = {
     "name": "JOB_COMPLETION_INDEX",
     "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.labels['{INDEX}']"}},
@@ -32,6 +34,8 @@ def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
     metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
     sizes = learned(job)
     apply_learned(pod["spec"], sizes.get(ANY_INDEX if index is None else str(index), {}))
+    if facts.elastic is not None:
+        put_launcher_first(pod)
     if index is None:
         return pod
     name = f"{job['metadata']['name']}-{index}"
@@ -45,6 +49,21 @@ def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
             annotations[IGNORED_FAILURES] = str(ignored)
     metadata["annotations"] = annotations
     pod["spec"]["hostname"] = name
+    for field in ("initContainers", "containers"):
+        for container in pod["spec"].get(field) or ():
+            _add_index_variable(container)
+    return pod
+
+
+def spare_pod(facts: JobFacts, group: str = "") -> Document:
+    """A pod of the Job that waits for a rank to take: as the ranks' pods are, but without index."""
+    pod = job_pod(facts, None, group)
+    metadata = pod["metadata"]
+    # Nothing of it is counted before it has a rank, so nothing holds it.
+    metadata["finalizers"] = [name for name in metadata["finalizers"] if name != TRACKING]
+    metadata["generateName"] = f"{facts.job['metadata']['name']}-spare-"
+    metadata["labels"] = {**metadata.get("labels", {}), SPARE: "true"}
+    keep_apart(pod, {JOB_NAME: facts.job["metadata"]["name"]})
     for field in ("initContainers", "containers"):
         for container in pod["spec"].get(field) or ():
             _add_index_variable(container)

@@ -41,6 +41,7 @@ from kubarium.node.images import Image
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
+from kubarium.node.lifecycle.conditions import NotedCondition
 from kubarium.node.lifecycle.machine import PodMachine
 from kubarium.node.lifecycle.resize import with_resources
 from kubarium.node.lifecycle.resume import resumed
@@ -67,11 +68,13 @@ from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, Star
 from kubarium.node.runtimes.process.usage import MeasuredUsage
 from kubarium.node.saved_states import SavedStates
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.checkpoints import PodCheckpoints
 from kubarium.node.training.metrics import MetricsReader
 from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
+from kubarium.view import elastic
 from kubarium.view.memory import PRESSURE
 
 _LOG = logging.getLogger("kubarium.node")
@@ -139,6 +142,10 @@ class ProcessRunner:
         self.admit: Admit = lambda pod, node: None
         self.is_static: Callable[[str], bool] = lambda uid: False
         self.meter = MeasuredUsage(context.clock, self.pods, Path(config.root).resolve())
+        names = {spec.name for spec in config.nodes}
+        self._checkpoints = PodCheckpoints(
+            context, self.training, lambda pod: pod["spec"].get("nodeName") in names
+        )
         self._metrics = MetricsReader(context.clock, self)
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
@@ -236,8 +243,10 @@ class ProcessRunner:
                 group.create_task(self.pods.watch_memory())
                 group.create_task(self.pods.memory.run())
                 group.create_task(self.training.run())
+                group.create_task(self.training.follow_launchers())
                 group.create_task(self._metrics.run())
                 group.create_task(self._resizer.run())
+                group.create_task(self._checkpoints.run())
         finally:
             for actor in self._actors.values():
                 actor.stop_timer()
@@ -269,6 +278,8 @@ class ProcessRunner:
                 if actor.machine.finished and actor.machine.released:
                     self.spawn(self.pods.release(uid))
         actor.deliver(ev.PodSynced(pod))
+        if is_rank(pod):
+            self.training.told(pod, self.pods.training_folder(uid))
         self._resizer.look(uid)
         self._faults.look(pod)
         self._metrics.look(pod)
@@ -473,6 +484,18 @@ def _pod_network(context: Context, config: NodeConfig) -> PodNetwork | None:
     return PodNetwork(plan, config.root, nodes, DnsServer(zone))
 
 
+def _launcher_noted(pod: Document) -> dict[str, NotedCondition]:
+    """What the agent before us has said of a rank's launcher: true until it says something else,
+    also if the pod has ended meanwhile."""
+    found = {}
+    for held in (pod.get("status") or {}).get("conditions") or ():
+        if held.get("type") == elastic.CONDITION:
+            generation = int(held.get("observedGeneration") or 1)
+            noted = NotedCondition(held.get("reason", ""), held.get("message", ""), generation)
+            found[elastic.CONDITION] = noted
+    return found
+
+
 def _outcome(ended: ev.ContainerExited) -> str:
     """How a rank's attempt ended, in a few words."""
     if ended.code == 0:
@@ -498,6 +521,7 @@ class PodActor:
         self._uid: str = pod["metadata"]["uid"]
         note = runner.states.read(self._uid)
         self._machine = resumed(pod, self._clock.now(), adopted=adopted, saved=note)
+        self._machine.noted |= _launcher_noted(pod)
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
         self._busy = False
