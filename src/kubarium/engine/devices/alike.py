@@ -139,7 +139,10 @@ class Kinds:
         self._held = held
         self._names: dict[str, tuple[str, ...]] = {}
         self._of_slice: dict[str, tuple[Slice, int, tuple[str, ...]]] = {}
+        # By node and pool, as _slice gives it for a slice; a changed pool is another object.
+        self._of_pool: dict[tuple[str, str, str], tuple[Pool, int, tuple[str, ...]]] = {}
         self._slices = Numbers()
+        self._uses = Numbers()
         self._states = Numbers()
 
     def forget_slice(self, name: str) -> None:
@@ -170,24 +173,43 @@ class Kinds:
         if not pool.usable:
             # Messages name such a pool, so it stands only for itself.
             return (pool.driver, pool.name, pool.incomplete, pool.invalid)
+        number, names = self._made(pool, node, labels)
         taken = self._ledger.taken(pool.driver, pool.name)
+        state = tuple(map(taken.get, names)) if taken else None
+        return (number, state, self._charged(pool) if pool.counter_sets else None)
+
+    def _made(
+        self, pool: Pool, node: str, labels: Mapping[str, str]
+    ) -> tuple[int, tuple[str, ...]]:
+        """(number of what is seen of the pool, whoever holds what, names of its devices)."""
+        place = (node, pool.driver, pool.name)
+        known = self._of_pool.get(place)
+        if known is not None and known[0] is pool:
+            return known[1], known[2]
         parts: list[Hashable] = []
+        names: tuple[str, ...] = ()
         for item in pool.slices:
-            number, names = self._slice(item)
-            parts.append((number, tuple(map(taken.get, names)) if taken else None))
+            number, of_slice = self._slice(item)
+            names += of_slice
+            parts.append(number)
             if item.per_device:
                 reached = (device_reaches(item, d, node, labels) for d in item.devices)
                 parts.append(tuple(reached))
-        if not pool.counter_sets:
-            return tuple(parts)
         counters = tuple((name, tuple(book.items())) for name, book in pool.counter_sets.items())
-        return (tuple(parts), counters, self._charged(pool))
+        number = self._slices.of((tuple(parts), counters))
+        if len(self._of_pool) >= MAX_STATES:
+            self._of_pool.clear()
+        self._of_pool[place] = (pool, number, names)
+        return number, names
 
     def _charged(self, pool: Pool) -> Hashable:
         """What devices in use take from the pool's counters, whoever can reach them."""
-        book = self._held.get((pool.driver, pool.name), {})
+        book = self._held.get((pool.driver, pool.name))
+        if not book:
+            return None
         # A device of which nothing is known is named in the message.
-        return tuple(sorted(repr(d if uses is None else uses) for d, uses in book.items()))
+        uses = [device if uses is None else uses for device, uses in book.items()]
+        return tuple(sorted(map(self._uses.of, uses)))
 
     def _slice(self, item: Slice) -> tuple[int, tuple[str, ...]]:
         """(number of what is seen of the slice's devices, their names)."""
@@ -216,24 +238,32 @@ class Kinds:
         return known
 
 
-def carried_over(
-    allocation: Allocation, here: Sequence[Slice], there: Sequence[Slice], node: str
-) -> Allocation:
-    """What a search on ``node`` gives, from what one gave on another node of the same kind.
+class Pattern:
+    """What a search gave on one node, to be had on every other node of the same kind.
 
-    Both nodes' slices are whole local pools in order of driver and pool, ``here`` of the node on
-    which the search ran.
+    The slices of both nodes are those of pools that are the node's own, in the order of pools.
     """
-    places = {
-        (item.driver, item.pool, device.name): (number, at)
-        for number, item in enumerate(here)
-        for at, device in enumerate(item.devices)
-    }
-    results: list[DeviceResult] = []
-    for result in allocation.results:
-        number, at = places[result.id]
-        item = there[number]
-        id_ = DeviceId(item.driver, item.pool, item.devices[at].name)
-        results.append(replace(result, id=id_))
-    scope = NodeScope((NodeTerm(fields=(Requirement("metadata.name", "In", (node,)),)),))
-    return Allocation(tuple(results), scope, allocation.chosen)
+
+    def __init__(self, allocations: Sequence[Allocation], slices: Sequence[Slice]) -> None:
+        """``slices`` are those of the node on which the search ran."""
+        self._allocations = tuple(allocations)
+        places = {
+            (item.driver, item.pool, device.name): (number, at)
+            for number, item in enumerate(slices)
+            for at, device in enumerate(item.devices)
+        }
+        self._places = [[places[r.id] for r in one.results] for one in allocations]
+
+    def on(self, slices: Sequence[Slice], node: str) -> tuple[Allocation, ...]:
+        """The same devices, by their place, on the node that has these slices."""
+        only = NodeTerm(fields=(Requirement("metadata.name", "In", (node,)),))
+        found: list[Allocation] = []
+        for one, places in zip(self._allocations, self._places, strict=True):
+            results: list[DeviceResult] = []
+            for result, (number, at) in zip(one.results, places, strict=True):
+                item = slices[number]
+                id_ = DeviceId(item.driver, item.pool, item.devices[at].name)
+                results.append(replace(result, id=id_))
+            scope = NodeScope((only,)) if results else one.scope
+            found.append(Allocation(tuple(results), scope, one.chosen))
+        return tuple(found)

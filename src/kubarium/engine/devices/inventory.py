@@ -393,6 +393,22 @@ class Inventory:
             return tuple(near.values())
         return sorted(near.values(), key=lambda item: (item.driver, item.pool))
 
+    def own_slices(self, node: str, labels: Mapping[str, str]) -> Sequence[Slice] | None:
+        """The slices that have devices if all pools in reach are usable and the node's own.
+
+        In the order of its pools; None if devices of other pools can be reached.
+        """
+        plain = self.whole_slices(node)
+        if plain is not None:
+            return plain
+        found: list[Slice] = []
+        for pool in self.pools(node, labels):
+            mine = (s.node_name == node for s in self._by_pool[pool.driver, pool.name].values())
+            if not pool.usable or not all(mine):
+                return None
+            found += pool.slices
+        return found
+
     def search(
         self,
         node: str,

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.alike import Kinds, Sight, carried_over, sight_of
+from kubarium.engine.devices.alike import Kinds, Pattern, Sight, sight_of
 from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
-from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.devices.preference import DevicePreference
 from kubarium.engine.model import Claim, Key, Pod
 from kubarium.engine.placement.node_claims import is_mapped
@@ -164,8 +164,8 @@ class DeviceFit:
         # By kind: why nothing is given, or how much the devices given are liked.
         self._refusals: dict[int, str] = {}
         self._liked: dict[int, int] = {}
-        # By kind: the slices of a node, and what a search gave there.
-        self._found: dict[int, tuple[Sequence[Slice], tuple[Allocation, ...]]] = {}
+        # By kind: what a search gave on a node of the kind.
+        self._found: dict[int, Pattern] = {}
         # Rows known to give nothing, so that a search for the best row need not ask them again.
         self.blocked: Mask = np.zeros(snapshot.capacity, np.bool_)
         self._kinds: NodeKinds | None = None
@@ -251,10 +251,8 @@ class DeviceFit:
         known = self._found.get(self.kind(row))
         if known is None or node is None:
             return None
-        there = self._snapshot.inventory.whole_slices(node.name)
-        if there is None:
-            return None
-        return tuple(carried_over(one, known[0], there, node.name) for one in known[1])
+        there = self._snapshot.inventory.own_slices(node.name, node.labels)
+        return None if there is None else known.on(there, node.name)
 
     def _ask(self, row: int) -> tuple[Allocation, ...] | str:
         node = self._snapshot.nodes[row]
@@ -270,11 +268,11 @@ class DeviceFit:
             return str(error)
         if found is None:
             return reasons.CLAIMS
-        slices = self._snapshot.inventory.whole_slices(node.name)
+        slices = self._snapshot.inventory.own_slices(node.name, node.labels)
         if slices is not None:
             if len(self._found) >= MAX_FOUND:
                 self._found.clear()
-            self._found[self.kind(row)] = (slices, tuple(found))
+            self._found[self.kind(row)] = Pattern(found, slices)
         return tuple(found)
 
     def refusal(self, row: int) -> str:
