@@ -7,9 +7,10 @@ sequence of changes, and one that has fallen too far behind is told that everyth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from kubarium.engine.devices.alike import (
+    Asked,
     Kinds,
     Numbers,
     Reads,
@@ -56,6 +57,18 @@ MAX_CHANGES = 100_000
 # Sights for which the kinds of nodes are kept.
 MAX_SIGHTS = 32
 
+# An attribute with more different columns than this, in so many of the slices, tells nearly every
+# node apart: a uuid, a serial number. Of selectors that read it only the answers are compared.
+MANY_COLUMNS = 64
+MANY_SLICES = 4  # a fourth
+
+# A CEL expression -> a predicate that is quick and may say None, for "ask in earnest".
+Quick = Callable[[str], Callable[[str, Device], bool | None] | None]
+
+
+def never_quick(expression: str) -> None:
+    """The quick predicate of an engine that has none."""
+
 
 def no_selector(expression: str, driver: str, device: Device) -> bool:
     """The predicate of an engine without CEL: refuses every expression."""
@@ -73,16 +86,18 @@ class Inventory:
         best_fit: bool = True,
         derives: Derives = no_derivation,
         reads: Reads = reads_everything,
+        quick: Quick = never_quick,
     ) -> None:
         """``best_fit`` False takes the first devices that fit, exactly as upstream; a search can
         be given another preference.
 
         ``reads`` says which attributes a selector can see, so that nodes which differ only in
-        others share one answer.
+        others share one answer. ``quick`` decides selectors for many devices at once.
         """
         self._selects = selects
         self._derives = derives
-        self.reads = reads
+        self._reads = reads
+        self._quick = quick
         self.features = features
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
@@ -103,6 +118,8 @@ class Inventory:
         self._body_numbers = Numbers()
         self._column_numbers = Numbers()
         self._columns: dict[str, dict[str, int]] = {}
+        # By attribute: its columns, each with the number of slices that have it.
+        self._variety: dict[str, Counter[int]] = {}
         self._unsound: dict[str, None] = {}
         self._intricate: dict[str, None] = {}
         self._taints: Counter[DeviceTaint] = Counter()
@@ -145,6 +162,8 @@ class Inventory:
         self._bodies[item.name] = tuple([self._body_numbers.of(body(d)) for d in item.devices])
         numbers = self._column_numbers
         self._columns[item.name] = {n: numbers.of((n, c)) for n, c in columns(item).items()}
+        for name, column in self._columns[item.name].items():
+            self._variety.setdefault(name, Counter())[column] += 1
         if not item.node_name or any(d.consumes or d.allow_multiple for d in item.devices):
             self._intricate[item.name] = None
         self._taints.update(taint for device in item.devices for taint in device.taints)
@@ -179,7 +198,12 @@ class Inventory:
         self._with_node_resources.discard(name)
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
-        del self._bodies[name], self._columns[name]
+        for attribute, column in self._columns.pop(name).items():
+            book = self._variety[attribute]
+            book[column] -= 1
+            if not book[column]:
+                del book[column]
+        del self._bodies[name]
         self._intricate.pop(name, None)
         self._taints.subtract(taint for device in item.devices for taint in device.taints)
         self._unsound.pop(name, None)
@@ -307,11 +331,7 @@ class Inventory:
 
     def distinct_slices(self, selectors: Iterable[str]) -> list[Slice]:
         """One slice of each kind that the selectors can tell apart."""
-        sight: Sight = frozenset()
-        for selector in selectors:
-            more = self.reads(selector)
-            sight = None if sight is None or more is None else sight | more
-        kinds = self.kinds(sight)
+        kinds = self.kinds(self.sight(selectors))
         found: dict[int, Slice] = {}
         for item in self._slices.values():
             if item.devices:
@@ -356,6 +376,50 @@ class Inventory:
         """Whether any slice may concern the node at all."""
         return bool(self._wide) or bool(self._local.get(node))
 
+    def sees(self, selector: str) -> Sight:
+        """What a search sees through the selector: what it reads, or only what it answers."""
+        more = self._reads(selector)
+        if more is None or not any(self.is_individual(name) for name in more):
+            return more
+        return frozenset((Asked(selector),))
+
+    def sight(self, selectors: Iterable[str]) -> Sight:
+        """What is seen through all of the selectors."""
+        seen: set[str | Asked] = set()
+        for selector in selectors:
+            more = self.sees(selector)
+            if more is None:
+                return None
+            seen |= more
+        return frozenset(seen)
+
+    def reads_individual(self, selector: str) -> bool:
+        """Whether the selector reads what nearly every node has a different value of."""
+        return any(self.is_individual(name) for name in self._reads(selector) or ())
+
+    def is_individual(self, attribute: str) -> bool:
+        """Whether the attribute, by its full name, tells nearly every node apart."""
+        for name in (attribute, attribute.partition("/")[2]):
+            columns = len(self._variety.get(name, ()))
+            if columns > MANY_COLUMNS and columns * MANY_SLICES > len(self._slices):
+                return True
+        return False
+
+    def _answers_on(self, expression: str, item: Slice) -> Hashable:
+        """What a selector says of each device of a slice; its errors name the device."""
+        quick, driver = self._quick(expression), item.driver
+        if quick is not None:
+            answers = [quick(driver, device) for device in item.devices]
+            if None not in answers:
+                return tuple(answers)
+        return tuple([self._answer_on(expression, item, device) for device in item.devices])
+
+    def _answer_on(self, expression: str, item: Slice, device: Device) -> Hashable:
+        try:
+            return self.selects(expression, item.driver, device)
+        except SelectorError as error:
+            return (item.driver, item.pool, device.name, str(error))
+
     def kinds(self, sight: Sight) -> Kinds:
         """The numbering of nodes under a sight; one that sees more will do if there is one."""
         for known in self._kinds.values():
@@ -363,7 +427,7 @@ class Inventory:
             if wide and (sight is None or known.sight is not None):
                 return known
         found = self._kinds[sight] = Kinds(
-            sight, self.ledger, self._bodies, self._columns, self._held
+            sight, self.ledger, self._bodies, self._columns, self._held, self._answers_on
         )
         if len(self._kinds) > MAX_SIGHTS:
             del self._kinds[next(iter(self._kinds))]

@@ -154,7 +154,6 @@ class _Surveyor:
         ):
             for expression in selectors:
                 self._clauses += [(whose, clause) for clause in clauses(expression or "")]
-        self._whole = [s or "" for s in (*(owner.selectors if owner else ()), *request.selectors)]
         self._facts: dict[int, _Facts] = {}
         self._models: dict[int, Slice] = {}
         self._evaluated = 0
@@ -175,7 +174,7 @@ class _Surveyor:
             )
         if not self._inventory.slices:
             notes.append("there are no ResourceSlices: no DRA driver publishes devices")
-        kinds = self._inventory.kinds(self._sight())
+        kinds = self._inventory.kinds(self._inventory.sight(c.text for _, c in self._clauses))
         of_kind: Counter[int] = Counter()
         for item, problem in self._inventory.slices_with_problems():
             if problem:
@@ -211,15 +210,6 @@ class _Surveyor:
             tuple(notes),
             self._evaluated > MAX_EVALUATED,
         )
-
-    def _sight(self) -> frozenset[str] | None:
-        seen: set[str] = set()
-        for selector in self._whole:
-            more = self._inventory.reads(selector)
-            if more is None:
-                return None
-            seen |= more
-        return frozenset(seen)
 
     # What does not depend on who holds what.
 
@@ -296,7 +286,11 @@ class _Surveyor:
                         near += _values(item.driver, device, clause)
             if near:
                 break
-        return _nearest(clause, near)
+        hint, constants = _nearest(clause, near)
+        if near and self._inventory.reads_individual(clause.text):
+            # Only some of the devices were looked at, and another one's number is no advice.
+            return hint if hint.endswith("…") else f"{hint} …", ()
+        return hint, constants
 
     # What depends on it.
 

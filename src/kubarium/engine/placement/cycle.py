@@ -148,9 +148,7 @@ class _Shadows:
             self._snapshot.displace(key)
 
 
-def _decide(
-    placer: Placer, item: QueueItem, accounts: _Accounts, *, preemption: bool
-) -> Decision:
+def _decide(placer: Placer, item: QueueItem, accounts: _Accounts, *, preemption: bool) -> Decision:
     gang = item.gang
     if item.tree is not None:
         decision = place_tree(placer, item)

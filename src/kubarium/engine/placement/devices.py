@@ -24,6 +24,9 @@ MAX_FOUND = 4_096
 # Upstream: at most this many alternatives in a prioritised list.
 _MAX_ALTERNATIVES = 8
 
+# In place of the kind of a row.
+_NONE, _UNKNOWN = -1, -2
+
 # Reasons that hold whatever the claims are called.
 _NAMELESS = (reasons.CLAIMS, reasons.INVALID_POOLS, reasons.CLAIM_TIMEOUT)
 
@@ -102,25 +105,49 @@ class NodeKinds:
         self._snapshot = snapshot
         self._kinds = kinds
         self._seen = -1
-        # -1 where there is no node.
+        # _NONE where there is no node, _UNKNOWN where nobody has looked since the last change.
         self._of: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._complete = True
 
     def of(self) -> NDArray[np.int64]:
         """The kind of every row, as things are now."""
+        self._follow()
+        if not self._complete:
+            for row in np.flatnonzero(self._of == _UNKNOWN).tolist():
+                self._look(row)
+            self._complete = True
+        return self._of
+
+    def one(self, row: int) -> int:
+        """The kind of one row, as things are now."""
+        self._follow()
+        known = self._of.item(row)
+        return self._look(row) if known == _UNKNOWN else known
+
+    def _follow(self) -> None:
+        """Forget the rows that changed."""
         snapshot = self._snapshot
         names, now = snapshot.inventory.changes_since(max(self._seen, 0))
         if now == self._seen and len(self._of) == snapshot.capacity:
-            return self._of
+            return
         if names is None or self._seen < 0 or len(self._of) != snapshot.capacity:
-            self._of = np.full(snapshot.capacity, -1, np.int64)
-            names = list(snapshot.rows)
-        for name in dict.fromkeys(names):
-            row = snapshot.rows.get(name)
-            node = snapshot.nodes[row] if row is not None else None
-            if row is not None and node is not None:
-                self._of[row] = snapshot.inventory.kind_of(self._kinds, name, node.labels)
+            self._of = np.where(snapshot.alive, _UNKNOWN, _NONE)
+        else:
+            for name in names:
+                row = snapshot.rows.get(name)
+                if row is not None:
+                    self._of[row] = _UNKNOWN
+        self._complete = False
         self._seen = now
-        return self._of
+
+    def _look(self, row: int) -> int:
+        node = self._snapshot.nodes[row]
+        if node is None:
+            kind = _NONE
+        else:
+            kind = self._snapshot.inventory.kind_of(self._kinds, node.name, node.labels)
+        self._of[row] = kind
+        return kind
 
 
 class KindBooks:
@@ -183,7 +210,7 @@ class DeviceFit:
         snapshot, inventory = self._snapshot, self._snapshot.inventory
         if self._kinds is None or self._class_epoch != inventory.class_epoch:
             specs = [spec for _, spec in self._specs]
-            sight = sight_of(specs, inventory.classes, inventory.reads)
+            sight = sight_of(specs, inventory.classes, inventory.sees)
             order = self._order or inventory.preference
             if sight is not None:
                 sight |= {attribute.name for attribute in order.attributes}
@@ -216,7 +243,7 @@ class DeviceFit:
     def kind(self, row: int) -> int:
         """The number of the row's device state: equal numbers give equal answers."""
         assert self._kinds is not None
-        return self._kinds.of().item(row)
+        return self._kinds.one(row)
 
     def rows_like(self, row: int) -> Mask:
         """All rows of the row's kind."""
@@ -248,7 +275,7 @@ class DeviceFit:
     def _carried(self, row: int) -> tuple[Allocation, ...] | None:
         """The row's answer by way of a node of its kind that has been asked."""
         node = self._snapshot.nodes[row]
-        known = self._found.get(self.kind(row))
+        known = self._found.get(self.kind(row)) if self._found else None
         if known is None or node is None:
             return None
         there = self._snapshot.inventory.own_slices(node.name, node.labels)
