@@ -559,6 +559,15 @@ def explain_clauses() -> Prepared:
     return _told(view, _asking_pod(view, "c", exactly), {})
 
 
+def explain_uuid(text: str = "") -> Prepared:
+    """A selector that reads what differs on every node, and matches nothing."""
+    view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
+    attributes = f'device.attributes["{DRIVER}"]'
+    text = text or f'{attributes}.model == "A100" && {attributes}.uuid == "GPU-missing"'
+    exactly = {"deviceClassName": "gpu", "selectors": [{"cel": {"expression": text}}]}
+    return _told(view, _asking_pod(view, "c", exactly), {})
+
+
 def explain_device_gang(size: int = 64) -> Prepared:
     """A gang of 64 pods with 8 devices each where 63 nodes are left whole."""
     view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
@@ -660,6 +669,7 @@ TIMES = (
     Row("explain a gang of 101 in one rack", explain_gang, "aim: < 100 ms", 0),
     Row("explain a claim, 5,000 nodes of 8 devices", explain_documents, "aim: < 100 ms", 0),
     Row("explain a claim of 3 clauses, half in use", explain_clauses, "aim: < 100 ms", 0),
+    Row("explain a claim of one uuid, 5,000 nodes", explain_uuid, "aim: < 100 ms", 0),
     Row("explain a gang of 64 with 8 devices each", explain_device_gang, "aim: < 100 ms", 0),
 )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from kubarium.api.cel.clauses import clauses
 from kubarium.api.cel.sight import attributes_read
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
@@ -100,6 +101,7 @@ class ClusterView:
             derives=device_derives(),
             reads=attributes_read,
             quick=quick_selector,
+            clauses=clauses,
         )
         self.snapshot = Snapshot(stock)
         self.reader = PodReader()

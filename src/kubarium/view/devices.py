@@ -78,7 +78,7 @@ def device_selects(*, list_attributes: bool = True, multiple_allocations: bool =
         except CelCompileError as error:
             raise SelectorError(str(error), compile_time=True) from None
         quick = quick_selector(expression)
-        answer = quick(driver, device) if quick is not None else None
+        [answer] = quick(driver, (device,)) if quick is not None else (None,)
         if answer is not None:
             return answer
         try:

@@ -13,7 +13,7 @@ whatever order they stand.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from kubarium.api.cel import ast
@@ -25,10 +25,12 @@ from kubarium.api.cel.devices import (
 )
 from kubarium.api.cel.environment import CelCompileError
 from kubarium.base.quantity import QuantityError, parse_quantity
-from kubarium.engine.devices.model import Amount, AttributeValue, Device
+from kubarium.engine.devices.model import Device
 
-Quick = Callable[[str, Device], bool | None]
+# For each of some devices of one driver.
+Quick = Callable[[str, Sequence[Device]], list[bool | None]]
 _Scalar = int | bool | str
+_Values = frozenset[_Scalar]
 
 _ORDER: dict[str, Callable[[object, object], bool]] = {
     "_>=_": operator.ge,  # type: ignore[dict-item]
@@ -51,12 +53,12 @@ _TEXTS: dict[str, Callable[[str, str], bool]] = {
 
 @lru_cache(maxsize=CACHED_SELECTORS)
 def quick_selector(expression: str) -> Quick | None:
-    """A function of driver and device; None if it could never say yes or no.
+    """A function of a driver and its devices; None if it could never say yes or no.
 
     >>> quick = quick_selector('device.attributes["d"].model == "A100"')
     >>> row = Device("g", {"model": AttributeValue("string", frozenset(["A100"]))})
-    >>> quick("d", row), quick("other", row)
-    (True, None)
+    >>> quick("d", [row]), quick("other", [row])
+    ([True], [None])
     """
     try:
         selector = compile_device_selector(expression)
@@ -68,8 +70,11 @@ def quick_selector(expression: str) -> Quick | None:
     if found is None:
         return None
 
-    def quick(driver: str, device: Device) -> bool | None:
-        return None if device.opaque else found(driver, device)
+    def quick(driver: str, devices: Sequence[Device]) -> list[bool | None]:
+        answers = found(driver, devices)
+        if True in [device.opaque for device in devices]:
+            return [None if d.opaque else a for d, a in zip(devices, answers, strict=True)]
+        return answers
 
     return quick
 
@@ -107,15 +112,12 @@ def _junction(parts: list[Quick | None], *, decisive: bool) -> Quick | None:
         return None
     whole: bool | None = not decisive if len(known) == len(parts) else None
 
-    def junction(driver: str, device: Device) -> bool | None:
-        outcome = whole
-        for part in known:
-            answer = part(driver, device)
-            if answer is decisive:
-                return decisive
-            if answer is None:
-                outcome = None
-        return outcome
+    def junction(driver: str, devices: Sequence[Device]) -> list[bool | None]:
+        columns = [part(driver, devices) for part in known]
+        return [
+            decisive if decisive in answers else None if None in answers else whole
+            for answers in zip(*columns, strict=True)
+        ]
 
     return junction
 
@@ -124,9 +126,8 @@ def _negation(part: Quick | None) -> Quick | None:
     if part is None:
         return None
 
-    def negation(driver: str, device: Device) -> bool | None:
-        answer = part(driver, device)
-        return None if answer is None else not answer
+    def negation(driver: str, devices: Sequence[Device]) -> list[bool | None]:
+        return [None if answer is None else not answer for answer in part(driver, devices)]
 
     return negation
 
@@ -151,40 +152,10 @@ def _domain(node: ast.Expr, owner: str) -> str:
     return ""
 
 
-def _attribute(node: ast.Expr) -> Callable[[str, Device], AttributeValue | None] | None:
-    """Reads one attribute; None where it is missing, or there is more than one of the name."""
-    domain, short = _member(node, "device.attributes")
-    if not domain or (node.kind == "select" and node.test):
-        return None
-    full = f"{domain}/{short}"
-
-    def read(driver: str, device: Device) -> AttributeValue | None:
-        value = device.attributes.get(full)
-        if driver != domain:
-            return value
-        own = device.attributes.get(short)
-        if value is None:
-            return own
-        return value if own is None else None
-
-    return read
-
-
-def _capacity(node: ast.Expr) -> Callable[[str, Device], Amount | None] | None:
-    domain, short = _member(node, "device.capacity")
-    if not domain or (node.kind == "select" and node.test):
-        return None
-    full = f"{domain}/{short}"
-
-    def read(driver: str, device: Device) -> Amount | None:
-        value = device.capacity.get(full)
-        own = device.capacity.get(short) if driver == domain else None
-        if value is not None and own is not None:
-            return None
-        found = value if value is not None else own
-        return None if found is None else found.value
-
-    return read
+def _attribute(node: ast.Expr) -> tuple[str, str]:
+    """(domain, name) of an attribute that is read; else empty."""
+    is_test = node.kind == "select" and node.test
+    return ("", "") if is_test else _member(node, "device.attributes")
 
 
 def _presence(node: ast.Expr) -> Quick | None:
@@ -201,9 +172,11 @@ def _presence(node: ast.Expr) -> Quick | None:
 def _present(is_attribute: bool, domain: str, short: str) -> Quick:
     full = f"{domain}/{short}"
 
-    def present(driver: str, device: Device) -> bool:
-        book = device.attributes if is_attribute else device.capacity
-        return full in book or (driver == domain and short in book)
+    def present(driver: str, devices: Sequence[Device]) -> list[bool | None]:
+        books = [d.attributes if is_attribute else d.capacity for d in devices]
+        if driver == domain:
+            return [full in book or short in book for book in books]
+        return [full in book for book in books]
 
     return present
 
@@ -229,10 +202,15 @@ def _comparison(name: str, left: ast.Expr, right: ast.Expr) -> Quick | None:
         return _amounts(left.operand, name, left.args[0]) if is_zero else None
     holds = _ORDER[name]
     if _is_driver(left):
-        return (lambda driver, device: holds(driver, wanted)) if kind == "string" else None
-    read = _attribute(left)
+        return _driver(lambda driver: holds(driver, wanted)) if kind == "string" else None
+    if name == "_==_":
+        return _scalar(left, kind, lambda values: wanted in values)
     # CEL orders texts by code points and false before true, as Python does.
-    return None if read is None else _scalar(read, kind, lambda value: holds(value, wanted))
+    return _scalar(left, kind, lambda values: holds(next(iter(values)), wanted))
+
+
+def _driver(holds: Callable[[str], bool]) -> Quick:
+    return lambda driver, devices: [holds(driver)] * len(devices)
 
 
 def _membership(left: ast.Expr, right: ast.Expr) -> Quick | None:
@@ -244,58 +222,69 @@ def _membership(left: ast.Expr, right: ast.Expr) -> Quick | None:
             if domain:
                 return _present(owner == "device.attributes", domain, short)
         return None
-    read = _attribute(left)
-    if read is None or right.kind != "list" or right.raw or not right.args:
+    if right.kind != "list" or right.raw or not right.args:
         return None
     constants = [_constant(arg) for arg in right.args]
     kinds = {constant[0] for constant in constants if constant is not None}
     if len(kinds) != 1 or None in constants:
         return None
     wanted = frozenset(constant[1] for constant in constants if constant is not None)
-    return _scalar(read, kinds.pop(), wanted.__contains__)
+    return _scalar(left, kinds.pop(), lambda values: not wanted.isdisjoint(values))
 
 
 def _text(name: str, operand: ast.Expr, argument: ast.Expr) -> Quick | None:
-    read, wanted = _attribute(operand), _constant(argument)
-    if read is None or wanted is None or not isinstance(wanted[1], str):
+    constant = _constant(argument)
+    if constant is None or constant[0] != "string":
         return None
-    part, holds = wanted[1], _TEXTS[name]
-    return _scalar(read, "string", lambda value: holds(value, part))  # type: ignore[arg-type]
+    part, holds = str(constant[1]), _TEXTS[name]
+    return _scalar(operand, "string", lambda values: holds(str(next(iter(values))), part))
 
 
-def _scalar(
-    read: Callable[[str, Device], AttributeValue | None],
-    kind: str,
-    holds: Callable[[_Scalar], bool],
-) -> Quick:
-    """Of an attribute of exactly this type; None for any other."""
-
-    def scalar(driver: str, device: Device) -> bool | None:
-        value = read(driver, device)
-        if value is None or value.is_list or value.kind != kind:
-            return None
-        for item in value.values:
-            return holds(item)
+def _scalar(node: ast.Expr, kind: str, holds: Callable[[_Values], bool]) -> Quick | None:
+    """About an attribute of exactly this type; None for any other, and if it is there twice."""
+    domain, short = _attribute(node)
+    if not domain:
         return None
+    full = f"{domain}/{short}"
+
+    def scalar(driver: str, devices: Sequence[Device]) -> list[bool | None]:
+        own = driver == domain
+        answers: list[bool | None] = []
+        for device in devices:
+            value = device.attributes.get(full)
+            other = device.attributes.get(short) if own else None
+            if other is not None:
+                value = other if value is None else None
+            if value is None or value.kind != kind or value.is_list:
+                answers.append(None)
+            else:
+                answers.append(holds(value.values))
+        return answers
 
     return scalar
 
 
 def _amounts(left: ast.Expr, name: str, right: ast.Expr) -> Quick | None:
     """A capacity compared with ``quantity("…")``."""
-    read = _capacity(left)
-    if read is None or right.kind != "call" or right.name != "quantity" or len(right.args) != 1:
+    domain, short = _member(left, "device.capacity")
+    if not domain or right.kind != "call" or right.name != "quantity" or len(right.args) != 1:
         return None
     text = ast.text_constant(right.args[0])
     try:
         wanted = parse_quantity(text)
     except QuantityError:
         return None
-    holds = _ORDER[name]
+    full, holds = f"{domain}/{short}", _ORDER[name]
 
-    def amounts(driver: str, device: Device) -> bool | None:
-        value = read(driver, device)
-        return None if value is None else holds(value, wanted)
+    def amounts(driver: str, devices: Sequence[Device]) -> list[bool | None]:
+        answers: list[bool | None] = []
+        for device in devices:
+            found = [device.capacity.get(full)]
+            if driver == domain:
+                found.append(device.capacity.get(short))
+            values = [capacity.value for capacity in found if capacity is not None]
+            answers.append(holds(values[0], wanted) if len(values) == 1 else None)
+        return answers
 
     return amounts
 

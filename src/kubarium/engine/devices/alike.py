@@ -138,15 +138,16 @@ class Kinds:
         self,
         sight: Sight,
         ledger: Ledger,
-        bodies: Mapping[str, tuple[int, ...]],
+        bodies: Mapping[str, int],
+        names: Mapping[str, tuple[str, ...]],
         columns: Mapping[str, Mapping[str, int]],
         held: Mapping[PoolKey, Mapping[DeviceId, object]],
         answers: Answers,
     ) -> None:
-        """``bodies`` has, for each slice by name, the number of each device's :func:`body`.
+        """``bodies`` has, for each slice by name, a number for all its devices' :func:`body`.
 
-        ``columns`` has the number of each of its :func:`columns`, ``held`` what devices in use take
-        of counters, by pool.
+        ``names`` has their names, ``columns`` the number of each of its :func:`columns`, ``held``
+        what devices in use take of counters, by pool.
         """
         self.sight = sight
         self._attribute_names = sorted(name for name in sight or () if isinstance(name, str))
@@ -154,9 +155,10 @@ class Kinds:
         self._answers = answers
         self._ledger = ledger
         self._bodies = bodies
+        self._names = names
         self._columns = columns
         self._held = held
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._spellings: dict[str, tuple[str, ...]] = {}
         self._of_slice: dict[str, tuple[Slice, int, tuple[str, ...]]] = {}
         # By node and pool, as _slice gives it for a slice; a changed pool is another object.
         self._of_pool: dict[tuple[str, str, str], tuple[Pool, int, tuple[str, ...]]] = {}
@@ -235,9 +237,8 @@ class Kinds:
         known = self._of_slice.get(item.name)
         if known is not None and known[0] is item:
             return known[1], known[2]
-        names = tuple([device.name for device in item.devices])
-        key = (item.driver, item.skip_operations, self._bodies[item.name], self._attributes(item))
-        number = self._slices.of(key)
+        names = self._names[item.name]
+        number = self._slices.of((self._bodies[item.name], self._attributes(item)))
         self._of_slice[item.name] = (item, number, names)
         return number, names
 
@@ -251,11 +252,11 @@ class Kinds:
 
     def _wanted(self, driver: str) -> tuple[str, ...]:
         """The names under which a device of the driver may carry what is seen."""
-        known = self._names.get(driver)
+        known = self._spellings.get(driver)
         if known is None:
             full = self._attribute_names
             short = [n.partition("/")[2] for n in full if n.startswith(f"{driver}/")]
-            known = self._names[driver] = (*full, *short)
+            known = self._spellings[driver] = (*full, *short)
         return known
 
 

@@ -62,12 +62,21 @@ MAX_SIGHTS = 32
 MANY_COLUMNS = 64
 MANY_SLICES = 4  # a fourth
 
-# A CEL expression -> a predicate that is quick and may say None, for "ask in earnest".
-Quick = Callable[[str], Callable[[str, Device], bool | None] | None]
+# A CEL expression -> what can be said quickly of devices of a driver: None for "ask in earnest".
+Quick = Callable[[str], Callable[[str, Sequence[Device]], Sequence[bool | None]] | None]
+
+
+# Selectors whose answers on every slice are kept.
+MAX_SAID = 32
 
 
 def never_quick(expression: str) -> None:
     """The quick predicate of an engine that has none."""
+
+
+def undivided(expression: str) -> Sequence[str]:
+    """The clauses of a selector that nobody can take apart."""
+    return (expression,)
 
 
 def no_selector(expression: str, driver: str, device: Device) -> bool:
@@ -87,17 +96,22 @@ class Inventory:
         derives: Derives = no_derivation,
         reads: Reads = reads_everything,
         quick: Quick = never_quick,
+        clauses: Callable[[str], Sequence[str]] = undivided,
     ) -> None:
         """``best_fit`` False takes the first devices that fit, exactly as upstream; a search can
         be given another preference.
 
         ``reads`` says which attributes a selector can see, so that nodes which differ only in
-        others share one answer. ``quick`` decides selectors for many devices at once.
+        others share one answer. ``quick`` decides selectors for many devices at once,
+        ``clauses`` are the parts of one that all must hold.
         """
         self._selects = selects
         self._derives = derives
         self._reads = reads
         self._quick = quick
+        self._clauses = clauses
+        # By expression and slice.
+        self._said: dict[str, dict[str, Hashable]] = {}
         self.features = features
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
@@ -123,7 +137,11 @@ class Inventory:
         self._unsound: dict[str, None] = {}
         self._intricate: dict[str, None] = {}
         self._taints: Counter[DeviceTaint] = Counter()
-        self._bodies: dict[str, tuple[int, ...]] = {}
+        # By slice: the number of all that is seen of its devices besides attributes; their names.
+        self._bodies: dict[str, int] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
+        # By node, what whole_slices says.
+        self._whole: dict[str, Sequence[Slice] | None] = {}
         self._kinds: dict[Sight, Kinds] = {}
         self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
 
@@ -159,7 +177,10 @@ class Inventory:
             self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
-        self._bodies[item.name] = tuple([self._body_numbers.of(body(d)) for d in item.devices])
+        bodies = tuple([self._body_numbers.of(body(d)) for d in item.devices])
+        made = (item.driver, item.skip_operations, bodies)
+        self._bodies[item.name] = self._body_numbers.of(made)
+        self._names[item.name] = tuple([device.name for device in item.devices])
         numbers = self._column_numbers
         self._columns[item.name] = {n: numbers.of((n, c)) for n, c in columns(item).items()}
         for name, column in self._columns[item.name].items():
@@ -199,16 +220,18 @@ class Inventory:
         del self._shelf(item)[name]
         del self._by_pool[item.driver, item.pool][name]
         for attribute, column in self._columns.pop(name).items():
-            book = self._variety[attribute]
-            book[column] -= 1
-            if not book[column]:
-                del book[column]
-        del self._bodies[name]
+            variety = self._variety[attribute]
+            variety[column] -= 1
+            if not variety[column]:
+                del variety[column]
+        del self._bodies[name], self._names[name]
         self._intricate.pop(name, None)
         self._taints.subtract(taint for device in item.devices for taint in device.taints)
         self._unsound.pop(name, None)
         for kinds in self._kinds.values():
             kinds.forget_slice(name)
+        for book in self._said.values():
+            book.pop(name, None)
         self._slice_changed(item)
 
     def _shelf(self, item: Slice) -> dict[str, Slice]:
@@ -218,9 +241,11 @@ class Inventory:
         pool = self._by_pool.get((item.driver, item.pool), {})
         if item.node_name and all(s.node_name == item.node_name for s in pool.values()):
             self._pools.pop(item.node_name, None)
+            self._whole.pop(item.node_name, None)
             self._changed(item.node_name)
         else:
             self._pools.clear()
+            self._whole.clear()
             self._changed(None)
         if len(self._answers) > SELECTOR_CACHE:
             self._answers.clear()
@@ -285,6 +310,10 @@ class Inventory:
             known = gather(near, self._of_pool, node, labels, self.features) if near else []
             self._pools[node] = known
         return known
+
+    def device_names(self, item: str) -> tuple[str, ...]:
+        """The names of a known slice's devices."""
+        return self._names[item]
 
     def device(self, id_: DeviceId) -> Device | None:
         """A device as its pool's newest generation has it; None if it is not published."""
@@ -378,10 +407,16 @@ class Inventory:
 
     def sees(self, selector: str) -> Sight:
         """What a search sees through the selector: what it reads, or only what it answers."""
-        more = self._reads(selector)
-        if more is None or not any(self.is_individual(name) for name in more):
-            return more
-        return frozenset((Asked(selector),))
+        if not self.reads_individual(selector):
+            return self._reads(selector)
+        seen: set[str | Asked] = set()
+        for clause in self._clauses(selector):
+            more = self._reads(clause)
+            if more is None or self.reads_individual(clause):
+                seen.add(Asked(clause))
+            else:
+                seen |= more
+        return frozenset(seen)
 
     def sight(self, selectors: Iterable[str]) -> Sight:
         """What is seen through all of the selectors."""
@@ -407,9 +442,20 @@ class Inventory:
 
     def _answers_on(self, expression: str, item: Slice) -> Hashable:
         """What a selector says of each device of a slice; its errors name the device."""
-        quick, driver = self._quick(expression), item.driver
+        book = self._said.get(expression)
+        if book is None:
+            book = self._said[expression] = {}
+            if len(self._said) > MAX_SAID:
+                del self._said[next(iter(self._said))]
+        said = book.get(item.name)
+        if said is None:
+            said = book[item.name] = self._ask(expression, item)
+        return said
+
+    def _ask(self, expression: str, item: Slice) -> Hashable:
+        quick = self._quick(expression)
         if quick is not None:
-            answers = [quick(driver, device) for device in item.devices]
+            answers = quick(item.driver, item.devices)
             if None not in answers:
                 return tuple(answers)
         return tuple([self._answer_on(expression, item, device) for device in item.devices])
@@ -427,7 +473,13 @@ class Inventory:
             if wide and (sight is None or known.sight is not None):
                 return known
         found = self._kinds[sight] = Kinds(
-            sight, self.ledger, self._bodies, self._columns, self._held, self._answers_on
+            sight,
+            self.ledger,
+            self._bodies,
+            self._names,
+            self._columns,
+            self._held,
+            self._answers_on,
         )
         if len(self._kinds) > MAX_SIGHTS:
             del self._kinds[next(iter(self._kinds))]
@@ -445,6 +497,11 @@ class Inventory:
 
         In order of driver and pool.
         """
+        if node not in self._whole:
+            self._whole[node] = self._whole_slices(node)
+        return self._whole[node]
+
+    def _whole_slices(self, node: str) -> Sequence[Slice] | None:
         if self._wide:
             return None
         near = self._local.get(node)
