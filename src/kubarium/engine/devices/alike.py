@@ -181,6 +181,13 @@ class Kinds:
         """
         return self._states.of(tuple([self._whole(item) for item in slices]))
 
+    def of_lone(self, item: Slice) -> int:
+        """:meth:`of_plain` of a single slice, which is what most nodes have."""
+        number, names = self._slice(item)
+        taken = self._ledger.taken(item.driver, item.pool)
+        # None leads, which no state of several slices does.
+        return self._states.of((None, number, tuple(map(taken.get, names)) if taken else None))
+
     def of_pools(self, pools: Iterable[Pool], node: str, labels: Mapping[str, str]) -> int:
         """The kind of any node, from its pools in first-fit order."""
         return self._states.of(tuple([self._pool(pool, node, labels) for pool in pools]))

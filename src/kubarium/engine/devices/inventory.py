@@ -488,6 +488,8 @@ class Inventory:
     def kind_of(self, kinds: Kinds, node: str, labels: Mapping[str, str]) -> int:
         """The number of the node's state; equal numbers are states that no search tells apart."""
         plain = self.whole_slices(node)
+        if plain is not None and len(plain) == 1:
+            return kinds.of_lone(plain[0])
         if plain is None:
             return kinds.of_pools(self.pools(node, labels), node, labels)
         return kinds.of_plain(plain)

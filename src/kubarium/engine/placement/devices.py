@@ -113,8 +113,8 @@ class NodeKinds:
         """The kind of every row, as things are now."""
         self._follow()
         if not self._complete:
-            for row in np.flatnonzero(self._of == _UNKNOWN).tolist():
-                self._look(row)
+            rows = np.flatnonzero(self._of == _UNKNOWN)
+            self._of[rows] = [self._kind(row) for row in rows.tolist()]
             self._complete = True
         return self._of
 
@@ -122,7 +122,9 @@ class NodeKinds:
         """The kind of one row, as things are now."""
         self._follow()
         known = self._of.item(row)
-        return self._look(row) if known == _UNKNOWN else known
+        if known == _UNKNOWN:
+            known = self._of[row] = self._kind(row)
+        return known
 
     def _follow(self) -> None:
         """Forget the rows that changed."""
@@ -140,14 +142,11 @@ class NodeKinds:
         self._complete = False
         self._seen = now
 
-    def _look(self, row: int) -> int:
+    def _kind(self, row: int) -> int:
         node = self._snapshot.nodes[row]
         if node is None:
-            kind = _NONE
-        else:
-            kind = self._snapshot.inventory.kind_of(self._kinds, node.name, node.labels)
-        self._of[row] = kind
-        return kind
+            return _NONE
+        return self._snapshot.inventory.kind_of(self._kinds, node.name, node.labels)
 
 
 class KindBooks:
