@@ -18,6 +18,7 @@ from kubarium.api.validation import (
     devices,
     gangs,
     jobs,
+    network_policies,
     pod_updates,
     pods,
     policies,
@@ -83,7 +84,7 @@ _RULES: dict[tuple[str, str], Rules] = {
     ("discovery.k8s.io", "EndpointSlice"): Rules(
         core.check_endpoint_slice, core.check_endpoint_slice_update
     ),
-    ("networking.k8s.io", "NetworkPolicy"): Rules(policies.check_network_policy),
+    ("networking.k8s.io", "NetworkPolicy"): Rules(network_policies.check_network_policy),
     ("networking.k8s.io", "Ingress"): Rules(policies.check_ingress),
     ("node.k8s.io", "RuntimeClass"): Rules(
         policies.check_runtime_class, policies.check_runtime_class_update
@@ -145,6 +146,13 @@ def validate_create(
         check_structure(kind.schema, document, None, report, _NOT_SPEC)
     else:
         _check_content(kind, document, report)
+    return report.errors
+
+
+def validate_shape(kind: Kind, document: Document) -> list[FieldError]:
+    """What the kind's own schema demands of a document that is validated in another version."""
+    report = Report()
+    check_structure(kind.schema, document, None, report, ("metadata", "status"))
     return report.errors
 
 
