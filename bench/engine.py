@@ -274,13 +274,34 @@ def mixed_gang(size: int = 999) -> Prepared:
     return lambda: decide(placer, [QueueItem(pods, gang)]), size
 
 
-def mixed_verdict() -> Prepared:
-    """A mixed gang for which every arrangement is tried until the budget is spent."""
-    placer = world(40)
-    gang = Gang(("bench", "mixed"), 130)
-    kinds = (shape(cpu=1040), shape(cpu=1080))
-    pods = tuple(Pod(("bench", f"mixed-{i:05d}"), kinds[i % 2], gang=gang.key) for i in range(130))
+def _mixed(nodes: int, racks: int, kinds: dict[PodShape, int], topology: str = "") -> Prepared:
+    """One gang of several kinds of pods for which there is no room."""
+    snapshot = Snapshot()
+    for number in range(nodes):
+        snapshot.set_node(node(number, cpu=4000 + 10 * (number // racks % 3), racks=racks))
+    placer = Placer(snapshot)
+    size = sum(kinds.values())
+    gang = Gang(("bench", "mixed"), size, topology)
+    shapes = [wish for wish, count in kinds.items() for _ in range(count)]
+    pods = tuple(
+        Pod(("bench", f"mixed-{i:05d}"), wish, gang=gang.key) for i, wish in enumerate(shapes)
+    )
     return lambda: decide(placer, [QueueItem(pods, gang)]), 1
+
+
+def mixed_verdict() -> Prepared:
+    """160 pods in one of 90 racks: of the large ones two fit on a node, so sizes alone say no."""
+    return _mixed(90 * 54, 90, {shape(cpu=1400): 120, shape(cpu=1200): 40}, RACK)
+
+
+def mixed_undecided() -> Prepared:
+    """160 pods in one of 10 racks, for which every arrangement is tried until the budget is spent.
+
+    Beside the large pod that a node takes there is room for one small one; a node without it takes
+    three, so that no bound by size rules the gang out; and nodes of three makes hide that it is so.
+    """
+    kinds = {shape(cpu=2080): 60, shape(cpu=1010): 50, shape(cpu=1040): 50}
+    return _mixed(600, 10, kinds, RACK)
 
 
 def composites(
@@ -559,6 +580,15 @@ def explain_clauses() -> Prepared:
     return _told(view, _asking_pod(view, "c", exactly), {})
 
 
+def explain_uuid(text: str = "") -> Prepared:
+    """A selector that reads what differs on every node, and matches nothing."""
+    view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
+    attributes = f'device.attributes["{DRIVER}"]'
+    text = text or f'{attributes}.model == "A100" && {attributes}.uuid == "GPU-missing"'
+    exactly = {"deviceClassName": "gpu", "selectors": [{"cel": {"expression": text}}]}
+    return _told(view, _asking_pod(view, "c", exactly), {})
+
+
 def explain_device_gang(size: int = 64) -> Prepared:
     """A gang of 64 pods with 8 devices each where 63 nodes are left whole."""
     view = dra_world(5000, 8, f'device.driver == "{DRIVER}"')
@@ -653,13 +683,15 @@ TIMES = (
     Row("one composite of 8 x 125, racks in a zone", one_composite, "no number published"),
     Row("one gang of 1,000 with a device each", dra_gang, "500 nodes of 8 devices"),
     Row("verdict on a gang that does not fit", gang_verdict, "aim: < 100 ms", 0),
-    Row("verdict on a mixed gang, undecided", mixed_verdict, "5,000 placements tried", 0),
+    Row("verdict on a mixed gang of 160, 90 racks", mixed_verdict, "aim: < 100 ms", 0),
+    Row("verdict on a mixed gang, undecided", mixed_undecided, "5,000 placements tried", 0),
     Row("verdict on a composite that does not fit", composite_verdict, "aim: < 100 ms", 0),
     Row("infeasible matchAttribute", match_attribute, "aim: < 1 s (kubernetes#131730)", 0),
     Row("explain a pod on 5,000 nodes", explain, "aim: < 100 ms", 0),
     Row("explain a gang of 101 in one rack", explain_gang, "aim: < 100 ms", 0),
     Row("explain a claim, 5,000 nodes of 8 devices", explain_documents, "aim: < 100 ms", 0),
     Row("explain a claim of 3 clauses, half in use", explain_clauses, "aim: < 100 ms", 0),
+    Row("explain a claim of one uuid, 5,000 nodes", explain_uuid, "aim: < 100 ms", 0),
     Row("explain a gang of 64 with 8 devices each", explain_device_gang, "aim: < 100 ms", 0),
 )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
 import kubarium.engine.snapshot as module
 from kubarium.engine.model import Node, Pod, PodShape
 from kubarium.engine.placement.fit import Fit
@@ -73,3 +77,33 @@ def test_nested_checkpoints_undo_independently():
     snapshot.rollback(outer)
     assert snapshot.node_of(("ns", "kept")) is None
     snapshot.check()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=40))
+def test_rows_are_in_the_order_of_names_however_nodes_come_and_go(changes):
+    snapshot = Snapshot()
+    for comes, number in changes:
+        name = f"n{number * 7 % 13:02d}"
+        if comes:
+            snapshot.set_node(node(name))
+        else:
+            snapshot.remove_node(name)
+        rows = np.flatnonzero(snapshot.alive)
+        names = [snapshot.nodes[row].name for row in snapshot.by_name(rows)]
+        assert names == sorted(snapshot.rows)
+        if names:
+            scores = np.where(snapshot.alive, 1, -1)
+            assert snapshot.nodes[snapshot.best_row(scores)].name == names[0]
+
+
+def test_the_order_of_names_survives_growth_and_rollback():
+    snapshot = Snapshot()
+    snapshot.set_node(node("m"))
+    assert snapshot.by_name(np.flatnonzero(snapshot.alive))
+    mark = snapshot.checkpoint()
+    for i in range(200):
+        snapshot.set_node(node(f"n{i:03d}"))
+    snapshot.set_node(node("a"))
+    assert snapshot.nodes[snapshot.best_row(np.where(snapshot.alive, 1, -1))].name == "a"
+    snapshot.rollback(mark)
+    assert snapshot.by_name(np.flatnonzero(snapshot.alive)) == [snapshot.rows["m"]]

@@ -11,6 +11,7 @@ Simulation works on the same object: ``mark = snapshot.checkpoint()``, change it
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -94,6 +95,7 @@ class Snapshot:
         self.touched: list[int] = []
         self.touched_from = 0
         self._free_rows: list[int] = []
+        self._names: list[str] = []
         self._ranks: NDArray[np.int64] | None = None
         self._rows_by_name = True
         self._used_rows = 0
@@ -140,7 +142,7 @@ class Snapshot:
             self._homeless.setdefault(name, {})[pod.key] = pod
         self._write_node(row, Node(name, ()), old)
         del self.rows[name]
-        self._ranks = None
+        self._forget_rank(name, row)
         self.epoch += 1
         self.nodes[row] = None
         self.alive[row] = False
@@ -173,15 +175,39 @@ class Snapshot:
     def _name_ranks(self) -> NDArray[np.int64]:
         """The place of each row's node among all names; rows without a node come last."""
         if self._ranks is None:
-            ranks = np.full(self.capacity, self.capacity, np.int64)
-            for rank, name in enumerate(sorted(self.rows)):
-                ranks[self.rows[name]] = rank
-            self._ranks = ranks
-            self._rows_by_name = bool((np.diff(ranks) >= 0).all())
+            self._names = sorted(self.rows)
+            self._ranks = np.full(self.capacity, self.capacity, np.int64)
+            self._ranks[[self.rows[name] for name in self._names]] = np.arange(len(self._names))
+            self._check_order(self._ranks)
         return self._ranks
 
+    def _insert_rank(self, name: str, row: int) -> None:
+        """Keep ``_ranks`` current, if anybody has asked for them: a node comes."""
+        ranks = self._ranks
+        if ranks is None or len(ranks) != self.capacity:
+            self._ranks = None
+            return
+        rank = bisect_left(self._names, name)
+        self._names.insert(rank, name)
+        ranks[(ranks >= rank) & (ranks < self.capacity)] += 1
+        ranks[row] = rank
+        self._check_order(ranks)
+
+    def _forget_rank(self, name: str, row: int) -> None:
+        """As :meth:`_insert_rank`: a node goes."""
+        ranks = self._ranks
+        if ranks is None:
+            return
+        rank = bisect_left(self._names, name)
+        del self._names[rank]
+        ranks[row] = self.capacity
+        ranks[(ranks > rank) & (ranks < self.capacity)] -= 1
+        self._check_order(ranks)
+
+    def _check_order(self, ranks: NDArray[np.int64]) -> None:
+        self._rows_by_name = bool((ranks[1:] >= ranks[:-1]).all())
+
     def _new_row(self, name: str) -> int:
-        self._ranks = None
         if self._free_rows:
             row = self._free_rows.pop()
         else:
@@ -190,6 +216,7 @@ class Snapshot:
             row, self._used_rows = self._used_rows, self._used_rows + 1
         self.rows[name] = row
         self.alive[row] = True
+        self._insert_rank(name, row)
         return row
 
     def _grow(self, rows: int) -> None:

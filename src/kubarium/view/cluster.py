@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from kubarium.api.cel.clauses import clauses
 from kubarium.api.cel.sight import attributes_read
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
@@ -52,6 +53,7 @@ from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
 from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import PodReader, gang_key, is_finished
+from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import label_selector
 from kubarium.view.spreading import SPREADING_RESOURCES
 from kubarium.view.volumes import VOLUME_RESOURCES, VolumeBook
@@ -94,7 +96,12 @@ class ClusterView:
     def __init__(self, *, best_fit: bool = True) -> None:
         """``best_fit`` False makes device allocation take the first fit, as upstream does."""
         stock = Inventory(
-            device_selects(), best_fit=best_fit, derives=device_derives(), reads=attributes_read
+            device_selects(),
+            best_fit=best_fit,
+            derives=device_derives(),
+            reads=attributes_read,
+            quick=quick_selector,
+            clauses=clauses,
         )
         self.snapshot = Snapshot(stock)
         self.reader = PodReader()

@@ -45,6 +45,7 @@ from kubarium.engine.devices.model import (
 )
 from kubarium.engine.model import Claim
 from kubarium.view.device_taints import TaintRule, taints_of
+from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import node_selector_document, node_terms
 
 _Json = Mapping[str, Any]
@@ -76,6 +77,10 @@ def device_selects(*, list_attributes: bool = True, multiple_allocations: bool =
             )
         except CelCompileError as error:
             raise SelectorError(str(error), compile_time=True) from None
+        quick = quick_selector(expression)
+        [answer] = quick(driver, (device,)) if quick is not None else (None,)
+        if answer is not None:
+            return answer
         try:
             return selector.matches_prepared(_prepared(driver, device))
         except CelRuntimeError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubarium.engine import reasons
+from kubarium.engine.devices import inventory as stock_of_devices
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
     ALL,
@@ -251,8 +253,14 @@ def same_as_alone(fit, snapshot, wanted, preference):
 
 
 @checked
-@given(st.data())
-def test_shared_answers_equal_those_of_each_node(data):
+@given(st.data(), st.sampled_from([64, 0]))
+def test_shared_answers_equal_those_of_each_node(data, many):
+    """With ``many`` 0 every selector counts as one whose answers alone are compared."""
+    with patch.object(stock_of_devices, "MANY_COLUMNS", many):
+        shared_answers_equal_those_of_each_node(data)
+
+
+def shared_answers_equal_those_of_each_node(data):
     first = data.draw(st.booleans())
     inventory = Inventory(selects, best_fit=not first, reads=reads, derives=derives)
     snapshot = Snapshot(inventory)
@@ -344,6 +352,18 @@ def test_a_selector_that_names_one_device_finds_its_node(selector):
     fit.refresh()
     open_rows = fit.mask(snapshot.alive)
     assert [name for name, row in snapshot.rows.items() if open_rows[row]] == ["n7"]
+
+
+def test_nodes_that_answer_a_selector_alike_share_one_search():
+    """A uuid tells all 200 nodes apart, but no more than who has the one that is asked for."""
+    snapshot, asked = stock(200, 4)
+    request = Request("r", "c", ("uuid=n7-2",))
+    fit = DeviceFit(snapshot, (ClaimSpec((RequestEntry("r", (request,)),)),))
+    fit.refresh()
+    open_rows = fit.mask(snapshot.alive)
+    assert [name for name, row in snapshot.rows.items() if open_rows[row]] == ["n7"]
+    assert len(set(fit.kinds()[list(snapshot.rows.values())].tolist())) == 2
+    assert len(asked) <= 200 * 4 + 2 * 8
 
 
 # What tells two devices, or two slices, apart to a search: read by alike.py itself, or by the

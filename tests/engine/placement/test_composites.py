@@ -192,17 +192,39 @@ def sized(count):
     return [26, 27] * count + [26] * (count + 1)
 
 
+def says(verdict, undecided):
+    assert verdict.undecided == undecided
+    assert ("undecided: other arrangements may fit" in verdict.message()) == undecided
+    assert "at most" not in verdict.summary()
+
+
 @pytest.mark.parametrize(("count", "undecided"), [(3, False), (12, True)])
 def test_a_search_that_is_given_up_says_so_and_claims_nothing(count, undecided):
     nodes = [node(f"n{i:02d}", 100) for i in range(count)]
     sizes = sized(count)
     tree = composite("job", group("a", *sizes[::2]), group("b", *sizes[1::2]))
+    says(decide(placer_of(nodes), tree).gang_verdict, undecided)
+
+
+def lone_verdict(nodes, sizes):
     lone = group("a", *sizes)
     [gang] = plan_cycle(placer_of(nodes), [QueueItem(lone.pods, lone.gang)]).decisions
-    for verdict in (decide(placer_of(nodes), tree).gang_verdict, gang.gang_verdict):
-        assert verdict.undecided == undecided
-        assert ("undecided: other arrangements may fit" in verdict.message()) == undecided
-        assert "at most" not in verdict.summary()
+    return gang.gang_verdict
+
+
+@pytest.mark.parametrize(("count", "undecided"), [(12, False), (20, True)])
+def test_a_gang_whose_search_is_given_up_says_so_and_claims_nothing(count, undecided):
+    """Beside the large pod that every node takes, there is room for one small one, not for two."""
+    nodes = [node(f"n{i:02d}", 100 + i % 3) for i in range(count)]
+    says(lone_verdict(nodes, [52] * count + [28, 26] * (count // 2 + 1)), undecided)
+
+
+def test_a_gang_with_more_pods_than_its_sizes_leave_room_for_is_refused_without_a_search():
+    """No search of 5,000 placements could see through 200 pods: three fit on each node."""
+    nodes = [node(f"n{i:02d}", 100) for i in range(60)]
+    verdict = lone_verdict(nodes, sized(60))
+    says(verdict, undecided=False)
+    assert (verdict.needed, verdict.placed) == (181, 180)
 
 
 def test_a_nested_composite_that_does_not_fit_is_proven():
@@ -242,13 +264,14 @@ def test_too_many_ways_to_place_groups_are_given_up_undecided():
 
 
 def test_a_mixed_gang_beyond_the_limit_is_packed_and_else_undecided():
-    nodes = [node(f"n{i:02d}", 100) for i in range(70)]
-    for extra, placed in ((0, 210), (1, 0)):
-        lone = group("a", *([26, 27] * 105)[:210], *[26] * extra)
-        [decision] = plan_cycle(placer_of(nodes), [QueueItem(lone.pods, lone.gang)]).decisions
-        assert len(decision.placements) == placed
-    assert len(lone.pods) > MAX_PODS
-    assert decision.gang_verdict.undecided
+    nodes = [node(f"n{i:03d}", 100) for i in range(70)]
+    lone = group("a", *([26, 27] * 105)[:210])
+    [decision] = plan_cycle(placer_of(nodes), [QueueItem(lone.pods, lone.gang)]).decisions
+    assert len(decision.placements) == 210 > MAX_PODS
+    nodes = [node(f"n{i:03d}", 100) for i in range(105)]
+    verdict = lone_verdict(nodes, [52] * 105 + [28, 26] * 53)
+    assert verdict.needed > MAX_PODS
+    assert verdict.undecided
 
 
 def test_later_pods_of_a_running_composite_stay_in_its_domain():

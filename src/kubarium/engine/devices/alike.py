@@ -12,7 +12,7 @@ Kinds are small numbers for equal states. A node's is computed again only when i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
@@ -29,24 +29,39 @@ from kubarium.engine.devices.model import (
 from kubarium.engine.devices.pools import Pool, PoolKey, device_reaches
 from kubarium.engine.selectors import NodeTerm, Requirement
 
-# Fully qualified names of attributes; None is all of them.
-Sight = frozenset[str] | None
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A selector of which only the answer for each device is seen, not the attributes it reads."""
+
+    expression: str
+
+
+# Fully qualified names of attributes, and answers; None is all attributes.
+Sight = frozenset[str | Asked] | None
 
 # Equal states are looked up among this many; beyond, a state may get a second number.
 MAX_STATES = 200_000
 
-# CEL expression -> the attributes on which its outcome can depend.
-Reads = Callable[[str], Sight]
+# CEL expression -> the attributes on which its outcome can depend; None is all of them.
+Reads = Callable[[str], frozenset[str] | None]
+
+# (CEL expression, slice) -> what it says of each of the slice's devices.
+Answers = Callable[[str, Slice], Hashable]
 
 
-def reads_everything(expression: str) -> Sight:
+def reads_everything(expression: str) -> frozenset[str] | None:
     """The sight of a selector of which nothing is known."""
     return None
 
 
-def sight_of(specs: Iterable[ClaimSpec], classes: Mapping[str, DeviceClass], reads: Reads) -> Sight:
-    """The attributes that anything in the claims' specs, or their classes, can see."""
-    seen: set[str] = set()
+def sight_of(
+    specs: Iterable[ClaimSpec],
+    classes: Mapping[str, DeviceClass],
+    sees: Callable[[str], Sight],
+) -> Sight:
+    """What anything in the claims' specs, or their classes, can see; ``sees`` is of a selector."""
+    seen: set[str | Asked] = set()
     for spec in specs:
         seen.update(c.match or c.distinct for c in spec.constraints)
         for request in (r for entry in spec.requests for r in entry.alternatives):
@@ -54,7 +69,7 @@ def sight_of(specs: Iterable[ClaimSpec], classes: Mapping[str, DeviceClass], rea
                 return None  # what a derivation reads is not looked into
             owner = classes.get(request.device_class)
             for selector in (*(owner.selectors if owner else ()), *request.selectors):
-                more = reads(selector or "")
+                more = sees(selector or "")
                 if more is None:
                     return None
                 seen |= more
@@ -123,23 +138,32 @@ class Kinds:
         self,
         sight: Sight,
         ledger: Ledger,
-        bodies: Mapping[str, tuple[int, ...]],
+        bodies: Mapping[str, int],
+        names: Mapping[str, tuple[str, ...]],
         columns: Mapping[str, Mapping[str, int]],
         held: Mapping[PoolKey, Mapping[DeviceId, object]],
+        answers: Answers,
     ) -> None:
-        """``bodies`` has, for each slice by name, the number of each device's :func:`body`.
+        """``bodies`` has, for each slice by name, a number for all its devices' :func:`body`.
 
-        ``columns`` has the number of each of its :func:`columns`, ``held`` what devices in use take
-        of counters, by pool.
+        ``names`` has their names, ``columns`` the number of each of its :func:`columns`, ``held``
+        what devices in use take of counters, by pool.
         """
         self.sight = sight
+        self._attribute_names = sorted(name for name in sight or () if isinstance(name, str))
+        self._asked = [seen.expression for seen in sight or () if isinstance(seen, Asked)]
+        self._answers = answers
         self._ledger = ledger
         self._bodies = bodies
+        self._names = names
         self._columns = columns
         self._held = held
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._spellings: dict[str, tuple[str, ...]] = {}
         self._of_slice: dict[str, tuple[Slice, int, tuple[str, ...]]] = {}
+        # By node and pool, as _slice gives it for a slice; a changed pool is another object.
+        self._of_pool: dict[tuple[str, str, str], tuple[Pool, int, tuple[str, ...]]] = {}
         self._slices = Numbers()
+        self._uses = Numbers()
         self._states = Numbers()
 
     def forget_slice(self, name: str) -> None:
@@ -157,6 +181,13 @@ class Kinds:
         """
         return self._states.of(tuple([self._whole(item) for item in slices]))
 
+    def of_lone(self, item: Slice) -> int:
+        """:meth:`of_plain` of a single slice, which is what most nodes have."""
+        number, names = self._slice(item)
+        taken = self._ledger.taken(item.driver, item.pool)
+        # None leads, which no state of several slices does.
+        return self._states.of((None, number, tuple(map(taken.get, names)) if taken else None))
+
     def of_pools(self, pools: Iterable[Pool], node: str, labels: Mapping[str, str]) -> int:
         """The kind of any node, from its pools in first-fit order."""
         return self._states.of(tuple([self._pool(pool, node, labels) for pool in pools]))
@@ -170,33 +201,51 @@ class Kinds:
         if not pool.usable:
             # Messages name such a pool, so it stands only for itself.
             return (pool.driver, pool.name, pool.incomplete, pool.invalid)
+        number, names = self._made(pool, node, labels)
         taken = self._ledger.taken(pool.driver, pool.name)
+        state = tuple(map(taken.get, names)) if taken else None
+        return (number, state, self._charged(pool) if pool.counter_sets else None)
+
+    def _made(
+        self, pool: Pool, node: str, labels: Mapping[str, str]
+    ) -> tuple[int, tuple[str, ...]]:
+        """(number of what is seen of the pool, whoever holds what, names of its devices)."""
+        place = (node, pool.driver, pool.name)
+        known = self._of_pool.get(place)
+        if known is not None and known[0] is pool:
+            return known[1], known[2]
         parts: list[Hashable] = []
+        names: tuple[str, ...] = ()
         for item in pool.slices:
-            number, names = self._slice(item)
-            parts.append((number, tuple(map(taken.get, names)) if taken else None))
+            number, of_slice = self._slice(item)
+            names += of_slice
+            parts.append(number)
             if item.per_device:
                 reached = (device_reaches(item, d, node, labels) for d in item.devices)
                 parts.append(tuple(reached))
-        if not pool.counter_sets:
-            return tuple(parts)
         counters = tuple((name, tuple(book.items())) for name, book in pool.counter_sets.items())
-        return (tuple(parts), counters, self._charged(pool))
+        number = self._slices.of((tuple(parts), counters))
+        if len(self._of_pool) >= MAX_STATES:
+            self._of_pool.clear()
+        self._of_pool[place] = (pool, number, names)
+        return number, names
 
     def _charged(self, pool: Pool) -> Hashable:
         """What devices in use take from the pool's counters, whoever can reach them."""
-        book = self._held.get((pool.driver, pool.name), {})
+        book = self._held.get((pool.driver, pool.name))
+        if not book:
+            return None
         # A device of which nothing is known is named in the message.
-        return tuple(sorted(repr(d if uses is None else uses) for d, uses in book.items()))
+        uses = [device if uses is None else uses for device, uses in book.items()]
+        return tuple(sorted(map(self._uses.of, uses)))
 
     def _slice(self, item: Slice) -> tuple[int, tuple[str, ...]]:
         """(number of what is seen of the slice's devices, their names)."""
         known = self._of_slice.get(item.name)
         if known is not None and known[0] is item:
             return known[1], known[2]
-        names = tuple([device.name for device in item.devices])
-        key = (item.driver, item.skip_operations, self._bodies[item.name], self._attributes(item))
-        number = self._slices.of(key)
+        names = self._names[item.name]
+        number = self._slices.of((self._bodies[item.name], self._attributes(item)))
         self._of_slice[item.name] = (item, number, names)
         return number, names
 
@@ -204,36 +253,61 @@ class Kinds:
         columns = self._columns[item.name]
         if self.sight is None:
             return tuple(sorted(columns.items()))
-        return tuple([columns.get(name) for name in self._wanted(item.driver)])
+        seen: list[Hashable] = [columns.get(name) for name in self._wanted(item.driver)]
+        seen += [self._answers(expression, item) for expression in self._asked]
+        return tuple(seen)
 
     def _wanted(self, driver: str) -> tuple[str, ...]:
         """The names under which a device of the driver may carry what is seen."""
-        known = self._names.get(driver)
+        known = self._spellings.get(driver)
         if known is None:
-            full = sorted(self.sight or ())
+            full = self._attribute_names
             short = [n.partition("/")[2] for n in full if n.startswith(f"{driver}/")]
-            known = self._names[driver] = (*full, *short)
+            known = self._spellings[driver] = (*full, *short)
         return known
 
 
-def carried_over(
-    allocation: Allocation, here: Sequence[Slice], there: Sequence[Slice], node: str
-) -> Allocation:
-    """What a search on ``node`` gives, from what one gave on another node of the same kind.
+class Pattern:
+    """What a search gave on one node, to be had on every other node of the same kind.
 
-    Both nodes' slices are whole local pools in order of driver and pool, ``here`` of the node on
-    which the search ran.
+    The slices of both nodes are those of pools that are the node's own, in the order of pools.
     """
-    places = {
-        (item.driver, item.pool, device.name): (number, at)
-        for number, item in enumerate(here)
-        for at, device in enumerate(item.devices)
-    }
-    results: list[DeviceResult] = []
-    for result in allocation.results:
-        number, at = places[result.id]
-        item = there[number]
-        id_ = DeviceId(item.driver, item.pool, item.devices[at].name)
-        results.append(replace(result, id=id_))
-    scope = NodeScope((NodeTerm(fields=(Requirement("metadata.name", "In", (node,)),)),))
-    return Allocation(tuple(results), scope, allocation.chosen)
+
+    def __init__(self, allocations: Sequence[Allocation], slices: Sequence[Slice]) -> None:
+        """``slices`` are those of the node on which the search ran."""
+        self._allocations = tuple(allocations)
+        places = {
+            (item.driver, item.pool, device.name): (number, at)
+            for number, item in enumerate(slices)
+            for at, device in enumerate(item.devices)
+        }
+        self._places = [[places[r.id] for r in one.results] for one in allocations]
+
+    def on(self, slices: Sequence[Slice], node: str) -> tuple[Allocation, ...]:
+        """The same devices, by their place, on the node that has these slices."""
+        only = NodeTerm(fields=(Requirement("metadata.name", "In", (node,)),))
+        found: list[Allocation] = []
+        for one, places in zip(self._allocations, self._places, strict=True):
+            results: list[DeviceResult] = []
+            for result, (number, at) in zip(one.results, places, strict=True):
+                item = slices[number]
+                id_ = DeviceId(item.driver, item.pool, item.devices[at].name)
+                results.append(_elsewhere(result, id_))
+            scope = NodeScope((only,)) if results else one.scope
+            found.append(Allocation(tuple(results), scope, one.chosen))
+        return tuple(found)
+
+
+def _elsewhere(result: DeviceResult, id_: DeviceId) -> DeviceResult:
+    """``dataclasses.replace``, in a third of the time."""
+    return DeviceResult(
+        result.request,
+        id_,
+        result.admin_access,
+        result.shared,
+        result.consumed,
+        result.tolerations,
+        result.binding_conditions,
+        result.binding_failure_conditions,
+        result.skip_operations,
+    )

@@ -3,7 +3,7 @@
 First fit visits devices in upstream's order and its first complete solution is upstream's
 (``dynamic-resource-allocation/structured``); other preferences visit the same tree with better
 devices first. What keeps an infeasible search short is in ``pruning``; none of it changes the first
-solution found, and all of it starts at the first dead end, so that a search without one pays
+solution found, and all of it starts after a few dead ends, so that a search without them pays
 nothing for it.
 """
 
@@ -43,6 +43,9 @@ STEP_BUDGET = 200_000
 # Devices looked at by the bounds before a search is given up (about 1 s).
 WORK_BUDGET = 2_000_000
 
+
+# Dead ends before bounds, symmetry and memory are asked: about as dear as setting these up.
+PATIENCE = 8
 
 # Of the search itself, and of what it calls and is called by.
 _FRAMES_PER_REQUEST = 4
@@ -104,11 +107,12 @@ class Search:
             self._constraints,
         )
         self._pruning: Pruning | None = None
+        self._dead_ends = 0
         self.steps = 0
 
     @property
     def work(self) -> int:
-        """Devices looked at by the bounds; 0 in a search without a dead end."""
+        """Devices looked at by the bounds; 0 in a search with few dead ends."""
         return self._pruning.work if self._pruning else 0
 
     def run(self) -> list[Allocation] | None:
@@ -143,7 +147,7 @@ class Search:
         place = Place(0, 0, first[0], 0, 0, 0)
         hopeful = self._hopeful(place, self._prune().state(place))
         if hopeful:
-            self._pruning = None  # pay for no more of it before the first dead end
+            self._pruning = None  # pay for no more of it before there are dead ends
         return not hopeful
 
     def _hopeful(self, place: Place, state: Hashable) -> bool:
@@ -217,6 +221,8 @@ class Search:
         tried: set[Hashable] = set()
         for at in range(start, len(self._order)):
             candidate = self._order[at]
+            if not wanted.matched.get(candidate.position, True):
+                continue
             if tried and self._prune().stands_for(tried, candidate):
                 continue
             if not self._eligible(claim, wanted, candidate):
@@ -229,8 +235,11 @@ class Search:
             self._give_back(claim, wanted, candidate)
             if outcome is Outcome.TOO_MANY:
                 return outcome
+            self._dead_ends += 1
+            if self._pruning is None and self._dead_ends < PATIENCE:
+                continue
             if not bounded:
-                # The first dead end lies below: ask now what was not asked on the way down.
+                # Ask now what was not asked on the way down.
                 bounded = True
                 state = self._prune().state(place)
                 if not self._hopeful(place, state):
@@ -256,11 +265,11 @@ class Search:
     # One device: may it be taken, take it, give it back.
 
     def _eligible(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
-        if not self._free(claim, wanted, candidate):
-            return False
-        if not self.matching.matches(wanted, candidate):
-            return False
-        return self._attempt.has_capacity(wanted.request, candidate)
+        return (
+            self._free(claim, wanted, candidate)
+            and self.matching.matches(wanted, candidate)
+            and self._attempt.has_capacity(wanted.request, candidate)
+        )
 
     def _free(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
         if wanted.request.admin_access:
@@ -301,10 +310,11 @@ class Search:
 
     def _admitted(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
         states = self._constraints[claim]
-        return all(
-            states[i].admits(self.matching.value_of(wanted, candidate, states[i].name))
-            for i in wanted.constraints
-        )
+        for i in wanted.constraints:
+            value = self.matching.value_of(wanted, candidate, states[i].name)
+            if not states[i].admits(value):
+                return False
+        return True
 
     def _enter(self, claim: int, wanted: Wanted, candidate: Candidate) -> None:
         device, request = candidate.device, wanted.request

@@ -199,6 +199,7 @@ class Amounts:
     def more_nodes(self) -> Iterator[Change]:
         """More nodes like one that exists, in the domain that needs fewest."""
         best: Change | None = None
+        subject = self._case.subject
         for row, place in self._models():
             node = self._case.node(row)
             fresh = self._case.rooms.on_fresh(node)
@@ -207,9 +208,19 @@ class Amounts:
             guess = -(-self._case.missing // fresh) if self._case.subject.is_gang else 1
             if guess > MAX_ADDED:
                 continue
-            best = self._fewer(_nodes_like(self._case.snapshot, node, place), guess, best)
+            make = _nodes_like(self._case.snapshot, node, place)
+            if self._one_is_as_good_as_many:
+                best = best or (make(1) if self._case.trial.fits(subject, (make(1),)) else None)
+            else:
+                best = self._fewer(make, guess, best)
         if best is not None:
             yield best
+
+    @property
+    def _one_is_as_good_as_many(self) -> bool:
+        """Whether a single pod is looked at that a second node like the first cannot help."""
+        subject = self._case.subject
+        return not subject.is_gang and not subject.shape.looks_at_pods
 
     def _models(self) -> Iterator[tuple[int, str]]:
         """(row, place) of nodes of which a fresh one could help: one of each make and domain."""

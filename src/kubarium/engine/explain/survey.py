@@ -143,7 +143,7 @@ class _Surveyor:
         self._spec = spec
         self._entry = entry
         self._request = request
-        self._usable = usable
+        self._usable: list[bool] | None = usable.tolist() if usable is not None else None
         self._path = entry.path(request)
         owner = self._inventory.classes.get(request.device_class)
         self._missing = owner is None
@@ -154,12 +154,12 @@ class _Surveyor:
         ):
             for expression in selectors:
                 self._clauses += [(whose, clause) for clause in clauses(expression or "")]
-        self._whole = [s or "" for s in (*(owner.selectors if owner else ()), *request.selectors)]
         self._facts: dict[int, _Facts] = {}
         self._models: dict[int, Slice] = {}
         self._evaluated = 0
         self._failed: Counter[str] = Counter()
-        self._on_node: Counter[str] = Counter()
+        self._on_node: dict[str, int] = {}
+        self._names: dict[tuple[int, tuple[str, ...]], frozenset[str]] = {}
         self._free = self._free_usable = self._matching = self._devices = 0
         self._in_use: list[DeviceId] = []
         self._groups: dict[str, dict[str, Counter[object]]] = {}
@@ -175,7 +175,7 @@ class _Surveyor:
             )
         if not self._inventory.slices:
             notes.append("there are no ResourceSlices: no DRA driver publishes devices")
-        kinds = self._inventory.kinds(self._sight())
+        kinds = self._inventory.kinds(self._inventory.sight(c.text for _, c in self._clauses))
         of_kind: Counter[int] = Counter()
         for item, problem in self._inventory.slices_with_problems():
             if problem:
@@ -189,7 +189,7 @@ class _Surveyor:
                 self._models[kind] = item
             of_kind[kind] += 1
             if facts.matching:
-                self._use(item, facts)
+                self._use(item, kind, facts)
         counts = self._count_static(of_kind)
         most = self._on_node.pop("", 0) + max(self._on_node.values(), default=0)
         if most < self._request.count <= self._free:
@@ -211,15 +211,6 @@ class _Surveyor:
             tuple(notes),
             self._evaluated > MAX_EVALUATED,
         )
-
-    def _sight(self) -> frozenset[str] | None:
-        seen: set[str] = set()
-        for selector in self._whole:
-            more = self._inventory.reads(selector)
-            if more is None:
-                return None
-            seen |= more
-        return frozenset(seen)
 
     # What does not depend on who holds what.
 
@@ -296,40 +287,50 @@ class _Surveyor:
                         near += _values(item.driver, device, clause)
             if near:
                 break
-        return _nearest(clause, near)
+        hint, constants = _nearest(clause, near)
+        if near and self._inventory.reads_individual(clause.text):
+            # Only some of the devices were looked at, and another one's number is no advice.
+            return hint if hint.endswith("…") else f"{hint} …", ()
+        return hint, constants
 
     # What depends on it.
 
-    def _use(self, item: Slice, facts: _Facts) -> None:
+    def _use(self, item: Slice, kind: int, facts: _Facts) -> None:
         taken = self._inventory.ledger.taken(item.driver, item.pool)
-        grouped = bool(self._spec.constraints)
+        free: Sequence[int] = facts.matching
+        count = len(free)
         if facts.special:
             free = [i for i in facts.matching if self._is_free(item, item.devices[i])]
-        elif not taken:
-            free = list(facts.matching)
-        else:
-            free = [i for i in facts.matching if item.devices[i].name not in taken]
-            used = len(facts.matching) - len(free)
-            self._failed[IN_USE] += used
+            count = len(free)
+        elif taken:
+            used = taken.keys() & self._matching_names(item, kind, facts)
+            self._failed[IN_USE] += len(used)
             if used and len(self._in_use) < HOLDERS_SHOWN:
-                self._in_use += [
-                    DeviceId(item.driver, item.pool, item.devices[i].name)
-                    for i in facts.matching
-                    if item.devices[i].name in taken
-                ]
-        self._free += len(free)
-        self._on_node[item.node_name] += len(free)
-        if free and self._is_usable(item):
-            self._free_usable += len(free)
-        if grouped:
+                self._in_use += [DeviceId(item.driver, item.pool, name) for name in sorted(used)]
+            count -= len(used)
+        self._free += count
+        self._on_node[item.node_name] = self._on_node.get(item.node_name, 0) + count
+        if count and self._is_usable(item):
+            self._free_usable += count
+        if self._spec.constraints:
             for i in free:
-                self._group(item, item.devices[i])
+                if facts.special or item.devices[i].name not in taken:
+                    self._group(item, item.devices[i])
+
+    def _matching_names(self, item: Slice, kind: int, facts: _Facts) -> frozenset[str]:
+        """The names of the slice's matching devices; many slices use the same ones."""
+        names = self._inventory.device_names(item.name)
+        known = self._names.get((kind, names))
+        if known is None:
+            known = frozenset([names[i] for i in facts.matching])
+            self._names[kind, names] = known
+        return known
 
     def _is_usable(self, item: Slice) -> bool:
         if self._usable is None or not item.node_name:
             return True
         row = self._snapshot.rows.get(item.node_name)
-        return row is not None and bool(self._usable[row])
+        return row is not None and self._usable[row]
 
     def _is_free(self, item: Slice, device: Device) -> bool:
         """A device with counters or shares: whether the request could have it now."""

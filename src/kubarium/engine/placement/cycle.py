@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.gang import place_gang, settled_mask
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.preemption import preempt
+from kubarium.engine.placement.preemption import preempt, with_text
 from kubarium.engine.placement.tree import place_tree
 from kubarium.engine.plan import CyclePlan, Decision, Placement, QueueItem
 from kubarium.engine.snapshot import Snapshot
@@ -33,7 +33,7 @@ def plan_cycle(
     """
     snapshot = placer.snapshot
     decisions: list[Decision] = []
-    accounts: dict[object, Verdict] = {}
+    accounts = _Accounts()
     shadows = _Shadows(snapshot, nominated)
     for item in sorted(items, key=lambda item: item.order):
         if shadows.cast_for(item):
@@ -51,6 +51,43 @@ def plan_cycle(
         decisions.append(decision)
     shadows.lift()
     return CyclePlan(tuple(decisions))
+
+
+class _Accounts:
+    """What was said of pods that found no place since the last placement.
+
+    Until then another pod of the same shape, without claims, volumes or neighbours to look at,
+    fails for the same reasons, and no victims are found for it either.
+    """
+
+    def __init__(self) -> None:
+        self.verdicts: dict[object, Verdict] = {}
+        self._texts: dict[object, str] = {}
+
+    def clear(self) -> None:
+        """Something was placed, or counts as placed."""
+        self.verdicts.clear()
+        self._texts.clear()
+
+    def preempt(self, placer: Placer, decision: Decision) -> Decision:
+        """The decision after preemption, which is not tried twice for pods that are alike."""
+        item, pod = decision.item, decision.item.pods[0]
+        if item.gang or item.tree or pod.nominated_node or not _is_plain(placer.snapshot, pod):
+            return preempt(placer, decision)
+        key = (item.scheduler, pod.shape, pod.priority, item.preempts)
+        text = self._texts.get(key)
+        if text is not None:
+            return with_text(decision, text)
+        decision = preempt(placer, decision)
+        if decision.preemption is None:
+            self._texts[key] = decision.unplaced[0][1].preemption
+        return decision
+
+
+def _is_plain(snapshot: Snapshot, pod: Pod) -> bool:
+    """Whether nothing but the pod's shape decides where it fits."""
+    special = pod.claims or pod.has_volumes or pod.shape.looks_at_pods
+    return not special and not snapshot.tallies.anti_holders
 
 
 class _Shadows:
@@ -111,18 +148,16 @@ class _Shadows:
             self._snapshot.displace(key)
 
 
-def _decide(
-    placer: Placer, item: QueueItem, accounts: dict[object, Verdict], *, preemption: bool
-) -> Decision:
+def _decide(placer: Placer, item: QueueItem, accounts: _Accounts, *, preemption: bool) -> Decision:
     gang = item.gang
     if item.tree is not None:
         decision = place_tree(placer, item)
     elif gang is not None and gang.scheduled_count < gang.min_count:
         decision = place_gang(placer, item)
     else:
-        decision = _place_each(placer, item, accounts)
+        decision = _place_each(placer, item, accounts.verdicts)
     if preemption and decision.unplaced and not decision.placements:
-        decision = preempt(placer, decision)
+        decision = accounts.preempt(placer, decision)
     return decision
 
 
@@ -136,14 +171,9 @@ def _place_each(placer: Placer, item: QueueItem, accounts: dict[object, Verdict]
     placements: list[Placement] = []
     unplaced: list[tuple[Pod, Verdict]] = []
     for pod in item.pods:
-        alike = (
-            not pod.claims
-            and not pod.has_volumes
-            and not pod.shape.looks_at_pods
-            and within is None
-        )
+        alike = within is None and _is_plain(placer.snapshot, pod)
         known = accounts.get((item.scheduler, pod.shape)) if alike and not placements else None
-        if known is not None and not placer.snapshot.tallies.anti_holders:
+        if known is not None:
             verdict = Verdict(pod.key, known.nodes, known.counts, by_node=known.by_node)
             unplaced.append((pod, verdict))
             continue

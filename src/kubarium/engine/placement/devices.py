@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.devices.alike import Kinds, Sight, carried_over, sight_of
+from kubarium.engine.devices.alike import Kinds, Pattern, Sight, sight_of
 from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
-from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.devices.preference import IGNORE, DevicePreference
 from kubarium.engine.model import Claim, Key, Pod
 from kubarium.engine.placement.device_scores import DevicePacking
@@ -27,6 +27,9 @@ _UNBOUNDED = 1 << 40
 
 # Upstream: at most this many alternatives in a prioritised list.
 _MAX_ALTERNATIVES = 8
+
+# In place of the kind of a row.
+_NONE, _UNKNOWN = -1, -2
 
 # Reasons that hold whatever the claims are called.
 _NAMELESS = (reasons.CLAIMS, reasons.INVALID_POOLS, reasons.CLAIM_TIMEOUT)
@@ -106,25 +109,48 @@ class NodeKinds:
         self._snapshot = snapshot
         self._kinds = kinds
         self._seen = -1
-        # -1 where there is no node.
+        # _NONE where there is no node, _UNKNOWN where nobody has looked since the last change.
         self._of: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._complete = True
 
     def of(self) -> NDArray[np.int64]:
         """The kind of every row, as things are now."""
+        self._follow()
+        if not self._complete:
+            rows = np.flatnonzero(self._of == _UNKNOWN)
+            self._of[rows] = [self._kind(row) for row in rows.tolist()]
+            self._complete = True
+        return self._of
+
+    def one(self, row: int) -> int:
+        """The kind of one row, as things are now."""
+        self._follow()
+        known = self._of.item(row)
+        if known == _UNKNOWN:
+            known = self._of[row] = self._kind(row)
+        return known
+
+    def _follow(self) -> None:
+        """Forget the rows that changed."""
         snapshot = self._snapshot
         names, now = snapshot.inventory.changes_since(max(self._seen, 0))
         if now == self._seen and len(self._of) == snapshot.capacity:
-            return self._of
+            return
         if names is None or self._seen < 0 or len(self._of) != snapshot.capacity:
-            self._of = np.full(snapshot.capacity, -1, np.int64)
-            names = list(snapshot.rows)
-        for name in dict.fromkeys(names):
-            row = snapshot.rows.get(name)
-            node = snapshot.nodes[row] if row is not None else None
-            if row is not None and node is not None:
-                self._of[row] = snapshot.inventory.kind_of(self._kinds, name, node.labels)
+            self._of = np.where(snapshot.alive, _UNKNOWN, _NONE)
+        else:
+            for name in names:
+                row = snapshot.rows.get(name)
+                if row is not None:
+                    self._of[row] = _UNKNOWN
+        self._complete = False
         self._seen = now
-        return self._of
+
+    def _kind(self, row: int) -> int:
+        node = self._snapshot.nodes[row]
+        if node is None:
+            return _NONE
+        return self._snapshot.inventory.kind_of(self._kinds, node.name, node.labels)
 
 
 class KindBooks:
@@ -169,8 +195,8 @@ class DeviceFit:
         # By kind: why nothing is given, or how much the devices given are liked.
         self._refusals: dict[int, str] = {}
         self._liked: dict[int, int] = {}
-        # By kind: the slices of a node, and what a search gave there.
-        self._found: dict[int, tuple[Sequence[Slice], tuple[Allocation, ...]]] = {}
+        # By kind: what a search gave on a node of the kind.
+        self._found: dict[int, Pattern] = {}
         # Rows known to give nothing, so that a search for the best row need not ask them again.
         self.blocked: Mask = np.zeros(snapshot.capacity, np.bool_)
         self._kinds: NodeKinds | None = None
@@ -205,7 +231,7 @@ class DeviceFit:
         snapshot, inventory = self._snapshot, self._snapshot.inventory
         if self._kinds is None or self._class_epoch != inventory.class_epoch:
             specs = [spec for _, spec in self._specs]
-            sight = sight_of(specs, inventory.classes, inventory.reads)
+            sight = sight_of(specs, inventory.classes, inventory.sees)
             order = self._order or inventory.preference
             if sight is not None:
                 sight |= {attribute.name for attribute in order.attributes}
@@ -245,7 +271,7 @@ class DeviceFit:
     def kind(self, row: int) -> int:
         """The number of the row's device state: equal numbers give equal answers."""
         assert self._kinds is not None
-        return self._kinds.of().item(row)
+        return self._kinds.one(row)
 
     def rows_like(self, row: int) -> Mask:
         """All rows of the row's kind."""
@@ -277,13 +303,11 @@ class DeviceFit:
     def _carried(self, row: int) -> tuple[Allocation, ...] | None:
         """The row's answer by way of a node of its kind that has been asked."""
         node = self._snapshot.nodes[row]
-        known = self._found.get(self.kind(row))
+        known = self._found.get(self.kind(row)) if self._found else None
         if known is None or node is None:
             return None
-        there = self._snapshot.inventory.whole_slices(node.name)
-        if there is None:
-            return None
-        return tuple(carried_over(one, known[0], there, node.name) for one in known[1])
+        there = self._snapshot.inventory.own_slices(node.name, node.labels)
+        return None if there is None else known.on(there, node.name)
 
     def _ask(self, row: int) -> tuple[Allocation, ...] | str:
         node = self._snapshot.nodes[row]
@@ -299,11 +323,11 @@ class DeviceFit:
             return str(error)
         if found is None:
             return reasons.CLAIMS
-        slices = self._snapshot.inventory.whole_slices(node.name)
+        slices = self._snapshot.inventory.own_slices(node.name, node.labels)
         if slices is not None:
             if len(self._found) >= MAX_FOUND:
                 self._found.clear()
-            self._found[self.kind(row)] = (slices, tuple(found))
+            self._found[self.kind(row)] = Pattern(found, slices)
         return tuple(found)
 
     def refusal(self, row: int) -> str:

@@ -56,8 +56,9 @@ class Fit:
 
     def takes(self, row: int) -> bool:
         """Whether the row is feasible: cheaper than :meth:`refresh` for one row."""
-        self._update()
-        return self.total.item(row) >= 0
+        if self._epoch != self._snapshot.epoch:
+            self._update()
+        return self._passes(row)
 
     def _update(self) -> None:
         snapshot = self._snapshot
@@ -118,22 +119,26 @@ class Fit:
         self.total[~mask] = -1
 
     def _row(self, row: int) -> int:
-        snapshot = self._snapshot
-        if not self.static[row]:
+        if not self._passes(row):
             return -1
+        score = scores.resource_score(
+            self._snapshot, self.shape, self._wants, row, self._profile, self._counts
+        )
+        return score + self._images.item(row)
+
+    def _passes(self, row: int) -> bool:
+        """Whether static filters, resources and ports let the pod onto the row as it is now."""
+        snapshot = self._snapshot
+        if not self.static.item(row):
+            return False
         allocatable, requested = snapshot.allocatable, snapshot.requested
         if self._fits:
             if requested.item(3, row) >= allocatable.item(3, row):
-                return -1
+                return False
             for index, amount in self._needs:
                 if requested.item(index, row) + amount > allocatable.item(index, row):
-                    return -1
-        if self._ports and not self._ports_free(row):
-            return -1
-        score = scores.resource_score(
-            snapshot, self.shape, self._wants, row, self._profile, self._counts
-        )
-        return score + self._images.item(row)
+                    return False
+        return not self._ports or self._ports_free(row)
 
     def _ports_free(self, row: int) -> bool:
         for port in self._ports:

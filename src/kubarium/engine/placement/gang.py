@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Pod, PodShape
 from kubarium.engine.placement import packing
+from kubarium.engine.placement.ceiling import most_placed
 from kubarium.engine.placement.domains import (
     Domain,
     domains_of,
@@ -80,7 +81,7 @@ def place_gang(
         search.is_exact,
         attempt.account,
         domain=attempt.domain,
-        tried=0 if search.is_proven else budget.spent or len(item.pods),
+        tried=0 if search.is_proven else budget.tried or len(item.pods),
     )
     account = attempt.account
     assert account is not None
@@ -112,8 +113,10 @@ class _GangSearch:
         self._within = within
         self._budget = budget
         self._given_up = False
+        self._ruled_out = False
         self._exact: bool | None = None
         self._counted: Attempt | None = None  # what was placed one by one, for the verdict
+        self._greedy: dict[str, Attempt] = {}  # the same by domain, where it was not enough
         self._settled: int | None = None
         if gang.required_keys or gang.preferred_keys:
             self._settled = row_of_gangs(self._snapshot, (gang,))
@@ -128,8 +131,10 @@ class _GangSearch:
     @property
     def is_proven(self) -> bool:
         """Whether the failure means that there is no arrangement at all."""
-        return self.is_exact or (
-            not self._given_up and packing.devices_are_alike(self._snapshot, self._pods)
+        return (
+            self.is_exact
+            or self._ruled_out
+            or (not self._given_up and packing.devices_are_alike(self._snapshot, self._pods))
         )
 
     def run(self) -> Attempt | None:
@@ -156,6 +161,12 @@ class _GangSearch:
             return self._quick(self._needed, best.mask, best.name)
         return self._searched([(d.mask, d.name) for d in domains if d.room >= self._needed])
 
+    def _ceiling(self, within: Mask | None) -> int:
+        """At most so many of the pods can be placed together, in any arrangement."""
+        if self.is_exact:
+            return len(self._pods)  # placing one by one says it exactly
+        return most_placed(self._placer, self._pods, within)
+
     def _domains(self, keys: tuple[str, ...]) -> list[Domain]:
         room = room_for(self._placer, self._pods)
         return domains_of(self._snapshot, keys, room, self._within, self._settled)
@@ -164,7 +175,7 @@ class _GangSearch:
         """The first of the domains, tightest first, that takes every pod."""
         budget = Budget(PREFERENCE_BUDGET)
         for domain in by_data(self._placer, self._pods, domains):
-            if domain.room < len(self._pods):
+            if domain.room < len(self._pods) or self._ceiling(domain.mask) < len(self._pods):
                 continue
             attempt = self._quick(len(self._pods), domain.mask, domain.name)
             if attempt is None and search:
@@ -180,12 +191,19 @@ class _GangSearch:
         for domain in ordered:
             if domain.room <= most:
                 break  # no domain that follows can take more
-            mark = self._snapshot.checkpoint()
-            attempt = greedy(self._placer, self._pods, domain.mask, domain.name)
-            self._snapshot.rollback(mark)
+            if most > 0 and self._ceiling(domain.mask) <= most:
+                continue
+            attempt = self._greedy.get(domain.name) or self._one_by_one(domain)
             if len(attempt.placements) > most:
                 best, most, self._counted = domain, len(attempt.placements), attempt
         return best
+
+    def _one_by_one(self, domain: Domain) -> Attempt:
+        """What the domain takes; nothing of it is kept."""
+        mark = self._snapshot.checkpoint()
+        attempt = greedy(self._placer, self._pods, domain.mask, domain.name)
+        self._snapshot.rollback(mark)
+        return attempt
 
     def _quick(self, needed: int, within: Mask | None, name: str) -> Attempt | None:
         """One after the other, else largest first; None if neither places enough."""
@@ -195,8 +213,10 @@ class _GangSearch:
             self._snapshot.keep(mark)
             return attempt
         self._snapshot.rollback(mark)
-        self._counted = attempt
+        self._counted = self._greedy[name] = attempt
         if self.is_exact or len(self._pods) > packing.MAX_PACKED:
+            return None
+        if self._ceiling(within) < needed:
             return None
         trial = Trial(self._placer)
         if packing.pack(trial, self._pods, needed, within):
@@ -229,11 +249,13 @@ class _GangSearch:
 
     def _searched(self, places: list[tuple[Mask | None, str]]) -> Attempt:
         """An arrangement in one of the places; else what the best of them takes one by one."""
-        for mask, name in places:
+        hopeful = [(m, name) for m, name in places if self._ceiling(m) >= self._needed]
+        self._ruled_out = not hopeful
+        for mask, name in hopeful:
             attempt = self._arranged(self._needed, mask, name, self._budget)
             if attempt is not None:
                 return attempt
-        if self._budget.is_spent or len(self._pods) > packing.MAX_PODS:
+        if hopeful and (self._budget.is_spent or len(self._pods) > packing.MAX_PODS):
             self._given_up = True
         assert self._counted is not None
         return self._counted

@@ -173,6 +173,7 @@ class Arrangements:
         self._order = [fullest_rows(trial, members[0], within) for members in self._classes]
         self._used: dict[tuple[int, int], int] = {}  # (row, class) to the number of pods there
         self._failed: set[Hashable] = set()
+        self._likeness: dict[int, Hashable] = {}  # by row, until a pod comes or goes there
 
     def __iter__(self) -> Iterator[None]:
         return self._unordered(0) if self._any_order else self._ordered(0, 0, 0)
@@ -233,8 +234,10 @@ class Arrangements:
             return
         self._left[number] -= 1
         self._used[slot] = self._used.get(slot, 0) + 1
+        self._likeness.pop(row, None)
         yield
         self._trial.back_to(mark)
+        self._likeness.pop(row, None)
         self._left[number] += 1
         self._used[slot] -= 1
         if not self._used[slot]:
@@ -244,6 +247,10 @@ class Arrangements:
         """Equal for rows that no pod of the group can tell apart."""
         if self._distinct:
             return row
-        free = self._snapshot.allocatable[:, row] - self._snapshot.requested[:, row]
-        ports = tuple(sorted(p for p, users in self._snapshot.ports.items() if row in users))
-        return (free.tobytes(), tuple(bool(mask[row]) for mask in self._static), ports)
+        known = self._likeness.get(row)
+        if known is None:
+            free = self._snapshot.allocatable[:, row] - self._snapshot.requested[:, row]
+            ports = tuple(sorted(p for p, users in self._snapshot.ports.items() if row in users))
+            static = tuple(bool(mask[row]) for mask in self._static)
+            known = self._likeness[row] = (free.tobytes(), static, ports)
+        return known

@@ -49,12 +49,12 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     if not placer.profile.preempts:
         return decision
     if not decision.item.preempts:
-        return _with_text(decision, reasons.NEVER_PREEMPTS)
+        return with_text(decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
     if any(_room_is_coming(snapshot, pod) for pod in decision.item.pods) and not _lost(decision):
-        return _with_text(decision, reasons.PREEMPTION_COMING)
+        return with_text(decision, reasons.PREEMPTION_COMING)
     if snapshot.below(first.priority) is None:
-        return _with_text(decision, _unhelpful_text(placer, decision))
+        return with_text(decision, _unhelpful_text(placer, decision))
     if decision.gang_verdict is not None:
         found = _for_gang(placer, decision)
     elif decision.item.tree is not None and keeps_together(decision.item.tree):
@@ -63,7 +63,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         gang = decision.item.gang
         found = _for_pod(placer, first, settled_mask(snapshot, gang) if gang else None)
     if found is None:
-        return _with_text(decision, _unhelpful_text(placer, decision))
+        return with_text(decision, _unhelpful_text(placer, decision))
     units = tuple(units_of(snapshot, found.victims))
     return replace(decision, preemption=replace(found, units=units))
 
@@ -88,7 +88,8 @@ def _lower(snapshot: Snapshot, priority: int) -> list[Pod]:
     return [p for p, _ in snapshot.placed_pods() if p.priority < priority]
 
 
-def _with_text(decision: Decision, text: str) -> Decision:
+def with_text(decision: Decision, text: str) -> Decision:
+    """The decision with what preemption has to say about it."""
     verdicts = {id(v): replace(v, preemption=text) for _, v in decision.unplaced}
     gang = decision.gang_verdict
     if gang is not None and gang.first_failure is not None:

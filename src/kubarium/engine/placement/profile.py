@@ -7,6 +7,7 @@ defaults. One snapshot serves pods of several profiles; each profile has its own
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
 from kubarium.engine.model import PreferredTerm
@@ -126,7 +127,7 @@ class Profile:
             resource in self.ignored_resources or group in self.ignored_groups
         )
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether resources score as by default, for which there is a quick form for one row."""
         return self.strategy == Strategy() and self.balanced == ("cpu", "memory")

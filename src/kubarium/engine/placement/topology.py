@@ -58,6 +58,8 @@ def concerns(snapshot: Snapshot, pod: Pod) -> bool:
     if pod.shape.looks_at_pods:
         return True
     tallies = snapshot.tallies
+    if not (tallies.anti_holders or tallies.weight_holders or tallies.hard_holders):
+        return False
     return any(
         tallies.speaks_of(term, pod) and counts.any()
         for book in (tallies.anti_holders, tallies.weight_holders, tallies.hard_holders)

@@ -24,10 +24,11 @@ class OutOfBudgetError(Exception):
 
 @dataclass(slots=True)
 class Budget:
-    """The work left for one decision."""
+    """The work left for one decision; ``tried`` are placements, whatever each of them cost."""
 
     limit: int = SEARCH_BUDGET
     spent: int = 0
+    tried: int = 0
 
     def take(self, amount: int = 1) -> None:
         """Pay for placements to be tried; OutOfBudgetError when there is nothing left."""
@@ -35,6 +36,7 @@ class Budget:
             self.spent = self.limit
             raise OutOfBudgetError
         self.spent += amount
+        self.tried += 1
 
     @property
     def is_spent(self) -> bool:
