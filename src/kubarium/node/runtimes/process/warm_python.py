@@ -101,7 +101,9 @@ def can_run(command: Command, environment: Mapping[str, str], fresh: Fresh) -> b
         not os.path.isfile(program.what) or program.what.endswith((".pyc", ".zip", ".pyz"))
     ):
         return False
-    ours, theirs = dict(fresh.environment), shared_environment(environment)
+    # A Python that started this one has made its additions already.
+    ours = fresh.added_environment | fresh.environment
+    theirs = fresh.added_environment | shared_environment(environment)
     if program.is_launcher:  # which computes nothing itself
         ours.pop(THREADS, None)
         theirs.pop(THREADS, None)
@@ -221,7 +223,9 @@ def _main_of(program: Program, fresh: Fresh) -> Callable[[], object]:
         sys.path.insert(0, "")
         space["__loader__"] = BuiltinImporter
         return lambda: exec(compile(program.what, "<string>", "exec", dont_inherit=True), space)
-    path = os.path.abspath(program.what)
+    path = program.what
+    if not os.path.isabs(path):  # joined as CPython does it, which tidies nothing else
+        path = f"{os.getcwd()}/{path.removeprefix('./')}"
     sys.argv = [program.what, *program.arguments]
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     space.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))

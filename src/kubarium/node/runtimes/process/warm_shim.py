@@ -69,6 +69,13 @@ def _only_standard_streams() -> bool:
     return {0, 1, 2} <= found and not any(one > 2 and _is_open(one) for one in found)
 
 
+def _given_environment() -> dict[bytes, bytes]:
+    """Without what our own interpreter has added (PEP 538)."""
+    with open("/proc/self/environ", "rb") as file:
+        entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
+    return {name: value for name, equals, value in entries if equals}
+
+
 def _become(path: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
@@ -78,11 +85,11 @@ def _become(path: str, argv: list[str], environment: dict[bytes, bytes]) -> None
 def _end_as(status: int) -> None:
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        number = int(os.WTERMSIG(status))
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
-        os.kill(os.getpid(), number)
+        end = os.WTERMSIG(status)
+        if end != signal.SIGKILL:
+            signal.signal(end, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [end])
+        os.kill(os.getpid(), end)
     os._exit(os.WEXITSTATUS(status))
 
 
@@ -99,7 +106,7 @@ def main(address: str, programs: dict[str, tuple[str, str]]) -> None:
     """``programs``: by the path that we were called by, a name and where its program lies."""
     name, path = programs[sys.argv[0]]
     argv = [name, *sys.argv[1:]]
-    environment = dict(os.environb)
+    environment = _given_environment()
     if environment.get(b"_") == os.fsencode(sys.argv[0]):
         environment[b"_"] = os.fsencode(path)  # bash's own note of what it runs
     simple = _only_standard_streams()
@@ -121,15 +128,15 @@ def main(address: str, programs: dict[str, tuple[str, str]]) -> None:
     except OSError:
         answer = REFUSED
     if answer != STARTED:
-        for number in signal.valid_signals() - _ENDS:
-            if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
+        for signum in signal.valid_signals() - _ENDS:
+            if callable(signal.getsignal(signum)):
+                signal.signal(signum, signal.SIG_DFL)
         link.close()
         _become(path, argv, environment)
     for number in range(3):
         os.close(number)  # the program's alone, so that its end is the end of its output
     data = receive(link, 4)
-    _end_as(int.from_bytes(data, "little") if len(data) == 4 else int(signal.SIGKILL))
+    _end_as(int.from_bytes(data, "little") if len(data) == 4 else signal.SIGKILL.value)
 
 
 def _is_open(descriptor: int) -> bool:
