@@ -92,11 +92,17 @@ class Checkpoints:
             formats.write(state, file)
             file.flush()
             os.fsync(file.fileno())
-        about = {"file": part.name, "bytes": part.stat().st_size, "sha256": _digest(part)}
+        about = {"file": part.name, "bytes": part.stat().st_size, "sha256": digest(part)}
         about |= {"step": step, "writers": self._writers}
-        _write_whole(beside / f"rank-{self.rank:05d}.json", json.dumps(about))
+        write_whole(beside / f"rank-{self.rank:05d}.json", json.dumps(about))
         if self.rank == 0:
             self._commit(step, beside)
+
+    def begin(self, step: int, state: State) -> Callable[[], None]:
+        """Copy the state, so that training may go on and change it; what is returned saves the
+        copy, in any thread."""
+        copy = formats.copied(state)
+        return lambda: self.save(step, copy)
 
     def _commit(self, step: int, beside: Path) -> None:
         deadline = time.monotonic() + PARTS_TIMEOUT_S
@@ -143,25 +149,15 @@ class Checkpoints:
 
     def _look(self, step: int) -> Saved:
         folder = self.folder / f"step-{step:08d}"
-        abouts = [_about(path) for path in sorted(folder.glob("rank-*.json"))]
-        if not abouts:
-            raise CorruptCheckpointError(f"checkpoint {folder}: has no parts")
-        writers = int(abouts[0].get("writers", 0))
-        if len(abouts) != writers:
-            text = f"checkpoint {folder}: {len(abouts)} of {writers} parts are there"
-            raise CorruptCheckpointError(text)
+        abouts = parts_of(folder)
+        if "file" not in abouts[0]:
+            raise CorruptCheckpointError(
+                f"checkpoint {folder}: was written by torch.distributed.checkpoint (dcp=True)"
+            )
         # Each rank reads its own part, so each verifies its own.
-        mine = abouts[min(self.rank, writers - 1)]
-        part = folder / str(mine.get("file"))
-        if not part.is_file():
-            raise CorruptCheckpointError(f"checkpoint part {part}: is missing")
-        size = part.stat().st_size
-        if size != mine.get("bytes"):
-            text = f"checkpoint part {part}: {size} bytes, written with {mine.get('bytes')}"
-            raise CorruptCheckpointError(text)
-        if _digest(part) != mine.get("sha256"):
-            raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
-        return Saved(step, folder, writers)
+        mine = abouts[min(self.rank, len(abouts) - 1)]
+        verify(folder / str(mine["file"]), mine)
+        return Saved(step, folder, len(abouts))
 
     def load(self, saved: Saved, like: State) -> dict[str, Any]:
         """The state of a checkpoint, in the kind of ``like`` (NumPy or torch).
@@ -172,7 +168,8 @@ class Checkpoints:
         if self.sharded and saved.world != self._writers:
             raise ValueError(
                 f"{saved.folder}: written in {saved.world} parts, this world has {self._writers}"
-                " ranks; save whole states (sharded=False) to change the number of ranks"
+                " ranks; save whole states (sharded=False), or torch's with dcp=True, to change"
+                " the number of ranks"
             )
         about = _about(saved.folder / f"rank-{self.rank if self.sharded else 0:05d}.json")
         with (saved.folder / str(about["file"])).open("rb") as file:
@@ -182,6 +179,30 @@ class Checkpoints:
             text = f"checkpoint {saved.folder}: lacks {missing} and has {extra} beyond the state"
             raise CorruptCheckpointError(text)
         return state
+
+
+def parts_of(folder: Path) -> list[dict[str, Any]]:
+    """What the ranks say of their parts. CorruptCheckpointError unless all are there."""
+    abouts = [_about(path) for path in sorted(folder.glob("rank-*.json"))]
+    if not abouts:
+        raise CorruptCheckpointError(f"checkpoint {folder}: has no parts")
+    writers = int(abouts[0].get("writers", 0))
+    if len(abouts) != writers:
+        text = f"checkpoint {folder}: {len(abouts)} of {writers} parts are there"
+        raise CorruptCheckpointError(text)
+    return abouts
+
+
+def verify(part: Path, about: Mapping[str, Any], digests: bool = True) -> None:
+    """CorruptCheckpointError unless the file is as it was written."""
+    if not part.is_file():
+        raise CorruptCheckpointError(f"checkpoint part {part}: is missing")
+    size = part.stat().st_size
+    if size != about.get("bytes"):
+        text = f"checkpoint part {part}: {size} bytes, written with {about.get('bytes')}"
+        raise CorruptCheckpointError(text)
+    if digests and digest(part) != about.get("sha256"):
+        raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -194,12 +215,12 @@ def _about(path: Path) -> dict[str, Any]:
     return found
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a small file so that readers see all of it or nothing."""
     beside = path.with_name(f".{path.name}.tmp")
     with beside.open("w") as file:
