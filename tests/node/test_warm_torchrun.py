@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import re
 import signal
@@ -22,7 +21,7 @@ from .test_forkserver import LOOK, bench, until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="fork servers exist on Linux only"),
-    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
+    pytest.mark.torch,
     pytest.mark.timeout(300),
 ]
 RUN = ["torchrun"]

@@ -3,7 +3,6 @@
 Functions that are trained are sent as source: each imports all it needs.
 """
 
-import importlib.util
 import re
 
 import pytest
@@ -15,9 +14,6 @@ from tests.conftest import ROOT
 SDK = "0.5.0"
 kubeflow = pytest.importorskip("kubeflow.trainer", reason=f"needs kubeflow=={SDK}")
 sdk_options = pytest.importorskip("kubeflow.trainer.options", reason=f"needs kubeflow=={SDK}")
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="torch is not installed"
-)
 pytestmark = [
     pytest.mark.timeout(400),
     # The SDK's thread pools and sockets are closed by nobody.
@@ -198,7 +194,7 @@ def train_with_torch(steps=3):
     dist.destroy_process_group()
 
 
-@needs_torch
+@pytest.mark.torch
 def test_torch_ranks_hold_the_same_weights(client):
     trainer = kubeflow.CustomTrainer(
         func=train_with_torch, func_args={"steps": 4}, num_nodes=3, env={"OMP_NUM_THREADS": "1"}
@@ -212,7 +208,7 @@ def test_torch_ranks_hold_the_same_weights(client):
         assert f"rank {rank} of 3 same True" in said
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize(("annotation", "forked"), [("", True), ("off", False)])
 def test_torch_ranks_come_from_a_fork_server_unless_told_otherwise(client, annotation, forked):
     code = (

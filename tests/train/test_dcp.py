@@ -1,6 +1,5 @@
 """Checkpoints of torch in its distributed format: any number of ranks resumes, with the same bits."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,9 +11,6 @@ import pytest
 
 from kubarium.train.checkpoints import Checkpoints
 
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="torch is not installed"
-)
 pytestmark = pytest.mark.timeout(240)
 PROGRAM = Path(__file__).parent / "dcp_ranks.py"
 
@@ -36,7 +32,7 @@ def fit(folder, world, until=20, **options):
     return ("fit", folder, world, {"until": until, **options})
 
 
-@needs_torch
+@pytest.mark.torch
 def test_a_sharded_tensor_is_loaded_by_any_number_of_ranks(tmp_path):
     saved, *loaded = ranks(
         ("shards", tmp_path, 4, {"save": True}),
@@ -50,7 +46,7 @@ def test_a_sharded_tensor_is_loaded_by_any_number_of_ranks(tmp_path):
             assert answer == [True, [1.0, 1.0, 1.0], 7, [12 // len(found), 4]]
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("background", [True, False])
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, background):
     whole, first, second, other = ranks(
@@ -67,7 +63,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, background):
     assert other[2]["weights"] == whole[0]["weights"]
 
 
-@needs_torch
+@pytest.mark.torch
 def test_one_process_continues_what_two_began_and_the_other_way_round(tmp_path):
     *_, one, two = ranks(
         fit(tmp_path, 2, until=10, total=100),
@@ -79,7 +75,7 @@ def test_one_process_continues_what_two_began_and_the_other_way_round(tmp_path):
     assert [rank["seen"] for rank in two] == [240, 240]
 
 
-@needs_torch
+@pytest.mark.torch
 def test_all_ranks_pass_over_what_one_finds_rotten(tmp_path):
     ranks(fit(tmp_path, 2, until=10, total=100))
     [part] = (tmp_path / "step-00000010").glob("__1_*.distcp")
@@ -92,7 +88,7 @@ def test_all_ranks_pass_over_what_one_finds_rotten(tmp_path):
     assert [str(part) in note and "digest" in note for note in notes] == [True]
 
 
-@needs_torch
+@pytest.mark.torch
 def test_a_killed_rank_leaves_whole_checkpoints_only(tmp_path):
     _, again = ranks(
         fit(tmp_path, 2, total=100, until=50, every=1, die_at=9), fit(tmp_path, 2, until=11)
@@ -102,14 +98,14 @@ def test_a_killed_rank_leaves_whole_checkpoints_only(tmp_path):
     assert not list(tmp_path.glob(".step-0000000?.*"))  # the next save has swept up
 
 
-@needs_torch
+@pytest.mark.torch
 def test_only_the_newest_stay(tmp_path):
     ranks(fit(tmp_path, 2))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-00000010", "step-00000015", "step-00000020"]
 
 
-@needs_torch
+@pytest.mark.torch
 def test_what_does_not_fit_is_named(tmp_path):
     _, other, stranger = ranks(
         fit(tmp_path, 2, until=5), ("other", tmp_path, 2, {}), ("stranger", tmp_path / "x", 1, {})
@@ -121,7 +117,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     ]
 
 
-@needs_torch
+@pytest.mark.torch
 def test_each_store_names_the_other(tmp_path):
     ranks(fit(tmp_path / "torch", 1, until=5))
     said = []

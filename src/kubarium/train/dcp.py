@@ -159,9 +159,9 @@ class DistributedCheckpoints(Checkpoints):
                 process_group=self._group,
                 no_dist=self._group is None,
             )
-        except Exception as error:
-            if isinstance(error, OSError):
-                raise
+        except OSError:
+            raise
+        except (Exception, dcp.CheckpointException) as error:  # torch's is a BaseException
             text = f"checkpoint {saved.folder}: does not fit the state: {_first_line(error)}"
             raise CorruptCheckpointError(text) from error
         return _restored(like, flat)
