@@ -224,8 +224,8 @@ def _main_of(program: Program, fresh: Fresh) -> Callable[[], object]:
         space["__loader__"] = BuiltinImporter
         return lambda: exec(compile(program.what, "<string>", "exec", dont_inherit=True), space)
     path = program.what
-    if not os.path.isabs(path):  # joined as CPython does it, which tidies nothing else
-        path = f"{os.getcwd()}/{path.removeprefix('./')}"
+    if not os.path.isabs(path):  # joined as CPython does it, which tidies nothing
+        path = f"{os.getcwd()}/{path}"
     sys.argv = [program.what, *program.arguments]
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     space.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
