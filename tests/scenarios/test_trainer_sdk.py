@@ -134,9 +134,10 @@ def test_a_runtime_that_cannot_run_here_says_why(client, cluster):
         return [e for e in events if e["involvedObject"]["name"] in pods]
 
     texts = cluster.wait_until(
-        lambda: [e["message"] for e in told() if "cannot run here" in e["message"]]
+        lambda: [e["message"] for e in told() if "pip install deepspeed" in e["message"]]
     )
-    assert "SSH server that is configured inside the image" in texts[0]
+    assert "mpirun (Open MPI), through an SSH server" in texts[0]
+    assert "neither is needed by the runtime torch-distributed" in texts[0]
 
 
 def test_the_builtin_trainer_is_torchtunes_command(client, cluster):

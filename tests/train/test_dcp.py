@@ -1,4 +1,4 @@
-"""Checkpoints of torch in its distributed format: any number of ranks resumes, with the same bits."""
+"""Checkpoints in torch's distributed format: any number of ranks resumes with the same bits."""
 
 import json
 import os
