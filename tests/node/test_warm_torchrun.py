@@ -145,7 +145,9 @@ def test_restarts_redirects_and_modules_are_the_same():
         "import os, sys, time\nprint('attempt', os.environ['TORCHELASTIC_RESTART_COUNT'])\n"
         f"print('fork', {IS_FORK}, flush=True)\n"
         "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
-        "    time.sleep(100 * int(os.environ['RANK']))\n    sys.exit(1)"
+        "    if os.environ['RANK'] == '1':\n        open('ready', 'w')\n        time.sleep(100)\n"
+        "    while not os.path.exists('ready'):\n        time.sleep(0.1)\n"
+        "    os.remove('ready')\n    sys.exit(1)"
     )
     options = ["--max-restarts=1", "--redirects=0", "--tee=3", "--log-dir=logs"]
     status, lines = both(*RUN, *options, WORKERS, "-m", "again", files={"again.py": text})
