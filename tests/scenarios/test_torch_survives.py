@@ -113,16 +113,17 @@ def facts(text):
 class Training:
     """A cluster with one JobSet of the program."""
 
-    def __init__(self, cluster, command, step_time="0.03", memory="", **annotations):
+    def __init__(self, cluster, command, memory="", program=PROGRAM, **annotations):
         self.cluster = cluster
         self.folder, code = cluster.home / "checkpoints", cluster.home / "code"
         self.folder.mkdir(mode=0o777)
         code.mkdir()
-        (code / "train.py").write_text(PROGRAM)
+        (code / "train.py").write_text(program)
         index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+        # As Trainer's torch policy gives them.
         given = {"PET_NNODES": str(RANKS), "PET_NPROC_PER_NODE": "1", "PET_MASTER_PORT": "29500",
                  "PET_MASTER_ADDR": "train-workers-0-0.train", "OMP_NUM_THREADS": "1",
-                 "STEP_TIME": step_time}  # fmt: skip
+                 "STEP_TIME": "0.03"}  # fmt: skip
         rank = {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": index}}}
         container = {
             "name": "rank",
@@ -239,3 +240,41 @@ def test_a_rank_over_its_memory_limit_grows_in_place(start_cluster, uninterrupte
     assert all(message.startswith("rank 2 (pod train-workers-0-2-") for message in grown)
     assert not training.events("OOMKilling")
     assert facts(training.log(0)) == uninterrupted
+
+
+SLOW_RANK = """
+import os, time
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from kubarium import train
+
+dist.init_process_group("gloo")
+model = DistributedDataParallel(torch.nn.Linear(16, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+with train.Run("/checkpoints/torch", every=20, total=60, dcp=True) as run:
+    state = run.resume({"model": model, "optimizer": optimizer})
+    for step in run.steps():
+        torch.manual_seed(100 * step + run.rank)
+        batch = torch.randn(8, 16)
+        time.sleep(0.15 if run.rank == 1 else 0.03)
+        with run.waiting():
+            dist.barrier()
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+        run.save_if_due(state)
+dist.destroy_process_group()
+"""
+
+
+def test_a_straggler_under_torchrun_gets_its_score(start_cluster):
+    training = Training(start_cluster(), ["torchrun", "/code/train.py"], program=SLOW_RANK)
+    training.until_completed()
+    assert sorted(path.name for path in (training.folder / "torch").glob("step-*")) == [
+        f"step-{step:08d}" for step in (20, 40, 60)
+    ]
+    told = training.cluster.kubarium("goodput", "jobset/train").stdout
+    [(rank, score)] = re.findall(r"rank (\d) is slow: ([0-9.]+) times", told)
+    assert rank == "1"
+    assert float(score) > 1.5
