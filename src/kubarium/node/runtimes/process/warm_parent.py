@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import json
+import linecache
 import os
 import select
 import signal
@@ -113,6 +115,15 @@ def _import(names: str) -> str:
     return "" if _threads() == 1 else f"importing {names} has started threads"
 
 
+def _find_modules() -> None:
+    """What ``inspect`` works out once about all modules, and torch's launcher asks for: where their
+    files lie. Each fork would do it again, and touch every module's memory."""
+    inspect.getmodule(main.__code__)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torch.distributed.elastic.") or name == "torch.distributed.run":
+            linecache.getlines(getattr(module, "__file__", None) or "", vars(module))
+
+
 def main() -> None:
     """``sys.argv``: the level, the descriptor for events, the modules, seconds to stay idle."""
     level, events, names, idle_s = sys.argv[1:5]
@@ -127,6 +138,7 @@ def main() -> None:
     parent = WarmParent(level, int(events), fresh, float(idle_s))
     problem = _import(names)
     fresh.note_modules()
+    _find_modules()
     gc.collect()
     gc.freeze()  # keeps the collector from dirtying pages that the forks share
     parent.serve(problem)
