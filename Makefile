@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long test-clients lint bench validate setup clean
+.PHONY: demo test test-torch test-long test-clients lint bench validate setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   set up and run the demo: a deadlock, a gang, a recovery (under a minute)"
 	@echo "make test   set up and run linters, type checker and tests"
+	@echo "make test-torch  install torch and jax (CPU) and run the tests that need them"
 	@echo "make bench  measured side by side on this machine"
 
 $(VENV)/.base: pyproject.toml
@@ -33,6 +34,17 @@ lint: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2
+
+# Frameworks that nodes run: their CPU wheels take 0.8 GB and half a minute. Where they cannot be
+# installed, the reason is printed and the tests that need them skip, each saying so.
+FRAMEWORKS ?= torch==2.13.0 jax==0.7.2
+test-torch: $(VENV)/.dev
+	@for what in $(FRAMEWORKS); do \
+	  timeout 900 $(BIN)/pip install --quiet --disable-pip-version-check "$$what" \
+	    || echo "make test-torch: $$what cannot be installed (see above); its tests skip"; \
+	done
+	@du -sh $(VENV) | sed 's/^/with frameworks: /'
+	$(BIN)/pytest -n 2 -m "torch or jax" -rs --timeout 400
 
 test-long: $(VENV)/.dev
 	$(BIN)/pytest -n 2 -m "long" --timeout 900

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,19 @@ settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 ROOT = Path(__file__).parent.parent
+
+
+# Marks of tests that need a package which make test does not install.
+EXTRAS = ("torch", "jax")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for name in EXTRAS:
+        if find_spec(name) is None:
+            skip = pytest.mark.skip(reason=f"{name} is not installed (make test-torch)")
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(skip)
 
 
 def shared_folder() -> Path:

@@ -27,13 +27,17 @@ from kubarium.node.runtimes.process.engine import (
     User,
 )
 from kubarium.node.runtimes.process.forkserver import (
+    HEAVY,
     MAX_PARENTS,
     modules_for,
-    shared_environment,
 )
 from kubarium.node.runtimes.process.machine_files import folders_in_tmp, impassable_folders
 from kubarium.node.runtimes.process.rootfs import RootFs
-from kubarium.node.runtimes.process.warm_python import Program, parse
+from kubarium.node.runtimes.process.warm_commands import (
+    Program,
+    parse,
+    shared_environment,
+)
 from kubarium.node.runtimes.process.zygote import PLAIN, ROOT, USER_NAMESPACE
 
 from .conftest import RealClock
@@ -475,7 +479,7 @@ def test_modules_that_start_threads_or_fail_are_left_to_the_program(tmp_path):
 
 
 def test_only_images_with_heavy_modules_are_and_not_when_told_off():
-    assert modules_for(("torch",), {}) == ["numpy", "torch", "torch._dynamo"]
+    assert modules_for(("torch",), {}) == list(HEAVY["torch"])
     assert modules_for((), {}) == []
     for text in ("off", "false", "Off", "0"):
         assert modules_for(("torch",), {"kubarium.dev/fork-server": text}) == []

@@ -103,10 +103,20 @@ def test_a_training_image_without_its_framework_says_what_to_install(monkeypatch
         ImageCatalogue().resolve("docker.io/pytorch/pytorch:2")
 
 
-def test_images_that_need_their_own_ssh_server_say_so():
-    for framework in ("deepspeed", "mlx"):
-        with pytest.raises(UnknownImage, match="SSH server that is configured inside the image"):
-            ImageCatalogue().resolve(f"ghcr.io/kubeflow/trainer/{framework}-runtime")
+@pytest.mark.parametrize("framework", ["deepspeed", "mlx"])
+def test_images_for_mpi_say_all_that_is_missing_and_what_needs_none_of_it(framework, monkeypatch):
+    reference = f"ghcr.io/kubeflow/trainer/{framework}-runtime"
+    monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
+    with pytest.raises(UnknownImage) as caught:
+        ImageCatalogue().resolve(reference)
+    assert f"pip install {framework}" in str(caught.value)
+    assert "this machine has no mpirun and no sshd; neither is needed by" in str(caught.value)
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
+    with pytest.raises(UnknownImage, match="an SSH server set up as in it; neither is needed"):
+        ImageCatalogue().resolve(reference)
+    monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: object())
+    assert ImageCatalogue().resolve(reference).cmd == ("python3",)
 
 
 def test_the_cluster_file_can_map_them_all_the_same():

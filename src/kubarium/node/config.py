@@ -84,7 +84,8 @@ class ImageConfig:
     ``name`` is compared without tag and, if it has no slash, without registry and path; ``*`` at
     its end matches any rest. ``entrypoint`` and ``cmd`` are the image's; ``path`` is put in front
     of PATH. ``modules`` are the Python modules that the image would bring along: where this
-    machine lacks one, the image cannot be stood in for. ``impossible`` says why it cannot anywhere.
+    machine lacks one, the image cannot be stood in for. ``instead``: what needs no MPI, for images
+    whose own runtime does.
     """
 
     name: str
@@ -95,7 +96,7 @@ class ImageConfig:
     working_dir: str = ""
     uid: int | None = None
     modules: tuple[str, ...] = ()
-    impossible: str = ""
+    instead: str = ""
 
 
 @dataclass(frozen=True, slots=True)

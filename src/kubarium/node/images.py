@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,13 @@ def builtin_images() -> tuple[ImageConfig, ...]:
     return (*shells, *systems, python, own, agent, pause, *_training_images(python.path))
 
 
+# Frameworks whose stock runtimes use MPI, and how their programs run without.
+_OVER_MPI = {
+    "deepspeed": "the runtime torch-distributed, whose ranks deepspeed.init_distributed() joins",
+    "mlx": "a plain runtime and MLX's ring, which finds its peers by MLX_HOSTFILE and MLX_RANK",
+}
+
+
 def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:
     """What Kubeflow Trainer's runtimes run in: this machine's Python, if it has the framework."""
     frameworks = {
@@ -80,13 +88,11 @@ def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:
         command = ("python3", "-m", "kubarium.labs.initializer", step)
         name = f"kubeflow/trainer/{step}-initializer"
         found.append(ImageConfig(name, entrypoint=command, path=path))
-    over_ssh = (
-        "its MPI launcher reaches the nodes through an SSH server that is configured inside the "
-        "image; use a torch, jax or plain runtime, or map the image to programs of this machine"
-    )
-    for framework in ("deepspeed", "mlx"):
-        name = f"kubeflow/trainer/{framework}-runtime"
-        found.append(ImageConfig(name, impossible=over_ssh))
+    for name, instead in _OVER_MPI.items():
+        image = f"kubeflow/trainer/{name}-runtime"
+        found.append(
+            ImageConfig(image, cmd=("python3",), path=path, modules=(name,), instead=instead)
+        )
     return tuple(found)
 
 
@@ -148,16 +154,24 @@ def _any_matches(entries: Iterable[ImageConfig], reference: str) -> bool:
 
 def _check_possible(reference: str, entry: ImageConfig) -> None:
     """UnknownImage if this machine cannot stand in for an image that it knows."""
-    if entry.impossible:
-        raise UnknownImage(f'image "{reference}" cannot run here: {entry.impossible}')
     missing = [module for module in entry.modules if find_spec(module) is None]
     if missing:
         what = " ".join(missing)
         raise UnknownImage(
             f'image "{reference}" stands for this machine\'s Python with {what}, which '
             f"{sys.executable} does not have; install it there (pip install {what}), or map the "
-            "image under images: in the cluster file"
+            f"image under images: in the cluster file{_without_mpi(entry)}"
         )
+
+
+def _without_mpi(entry: ImageConfig) -> str:
+    """What else the image's runtime would need, and what needs nothing of it."""
+    if not entry.instead:
+        return ""
+    lacks = [name for name in ("mpirun", "sshd") if shutil.which(name, path=DEFAULT_PATH) is None]
+    text = "; its runtime starts ranks by mpirun (Open MPI), through an SSH server set up as in it"
+    text += f", and this machine has no {' and no '.join(lacks)}" if lacks else ""
+    return f"{text}; neither is needed by {entry.instead}"
 
 
 def repository_of(reference: str) -> str:

@@ -11,6 +11,8 @@
             state = update(state, gradient)
             run.save_if_due(state)
 
+With torch, ``dcp=True`` saves modules and optimizers so that any number of ranks can resume.
+
 Nothing here is needed to train on Kubarium, and nothing here needs Kubarium: outside it the run
 saves and resumes all the same, and reports go nowhere. It imports the standard library; NumPy is
 imported with the first NumPy state, torch with the first torch state.

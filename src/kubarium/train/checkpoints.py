@@ -96,11 +96,17 @@ class Checkpoints:
             formats.write(state, file)
             file.flush()
             os.fsync(file.fileno())
-        about = {"file": part.name, "bytes": part.stat().st_size, "sha256": _digest(part)}
+        about = {"file": part.name, "bytes": part.stat().st_size, "sha256": digest(part)}
         about |= {"step": step, "writers": self._writers}
-        _write_whole(beside / f"rank-{self.rank:05d}.json", json.dumps(about))
+        write_whole(beside / f"rank-{self.rank:05d}.json", json.dumps(about))
         if self.rank == 0:
             self._commit(step, beside)
+
+    def begin(self, step: int, state: State) -> Callable[[], None]:
+        """Copy the state, so that training may go on and change it; what is returned saves the
+        copy, in any thread."""
+        copy = formats.copied(state)
+        return lambda: self.save(step, copy)
 
     def _commit(self, step: int, beside: Path) -> None:
         deadline = time.monotonic() + PARTS_TIMEOUT_S
@@ -136,20 +142,15 @@ class Checkpoints:
         """Let the checkpoint of ``step`` stay until ``ident`` is no longer wanted; its size, and a
         digest over the digests of its parts. CorruptCheckpointError if it is not whole."""
         found = self._look(step)
-        self._verify_parts(found.folder)
+        files: dict[str, Mapping[str, Any]] = {}
+        for about in parts_of(found.folder):
+            files |= files_of(about)
+        for name, of_file in files.items():
+            verify(found.folder / name, of_file)
         (found.folder / f"{KEEP}{ident}").touch()
-        abouts = [_about(path) for path in sorted(found.folder.glob("rank-*.json"))]
-        text = "".join(str(about.get("sha256")) for about in abouts)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return {"bytes": sum(int(about.get("bytes", 0)) for about in abouts), "sha256": digest}
-
-    @staticmethod
-    def _verify_parts(folder: Path) -> None:
-        for path in sorted(folder.glob("rank-*.json")):
-            about = _about(path)
-            part = folder / str(about.get("file"))
-            if not part.is_file() or _digest(part) != about.get("sha256"):
-                raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
+        text = "".join(str(about["sha256"]) for about in files.values())
+        whole = hashlib.sha256(text.encode()).hexdigest()
+        return {"bytes": sum(int(about["bytes"]) for about in files.values()), "sha256": whole}
 
     def leave_aside(self, beyond: int, run: str) -> None:
         """Before a run that was taken back to a checkpoint saves for the first time: what lies
@@ -163,7 +164,7 @@ class Checkpoints:
                 shutil.rmtree(self.folder / f".aside-{place.name}", ignore_errors=True)
                 place.rename(self.folder / f".aside-{place.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(mark, run)
+        write_whole(mark, run)
 
     def is_restored(self, run: str) -> bool:
         """Whether ``run`` has saved here since it was taken back to a checkpoint."""
@@ -192,25 +193,15 @@ class Checkpoints:
         return self._verified(self.folder / f"step-{step:08d}", step)
 
     def _verified(self, folder: Path, step: int) -> Saved:
-        abouts = [_about(path) for path in sorted(folder.glob("rank-*.json"))]
-        if not abouts:
-            raise CorruptCheckpointError(f"checkpoint {folder}: has no parts")
-        writers = int(abouts[0].get("writers", 0))
-        if len(abouts) != writers:
-            text = f"checkpoint {folder}: {len(abouts)} of {writers} parts are there"
-            raise CorruptCheckpointError(text)
+        abouts = parts_of(folder)
+        if "file" not in abouts[0]:
+            raise CorruptCheckpointError(
+                f"checkpoint {folder}: was written by torch.distributed.checkpoint (dcp=True)"
+            )
         # Each rank reads its own part, so each verifies its own.
-        mine = abouts[min(self.rank, writers - 1)]
-        part = folder / str(mine.get("file"))
-        if not part.is_file():
-            raise CorruptCheckpointError(f"checkpoint part {part}: is missing")
-        size = part.stat().st_size
-        if size != mine.get("bytes"):
-            text = f"checkpoint part {part}: {size} bytes, written with {mine.get('bytes')}"
-            raise CorruptCheckpointError(text)
-        if _digest(part) != mine.get("sha256"):
-            raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
-        return Saved(step, folder, writers)
+        mine = abouts[min(self.rank, len(abouts) - 1)]
+        verify(folder / str(mine["file"]), mine)
+        return Saved(step, folder, len(abouts))
 
     def at(self, folder: Path, step: int) -> Saved:
         """The checkpoint ``folder`` (``…/step-…``), wherever it is, verified."""
@@ -225,7 +216,8 @@ class Checkpoints:
         if self.sharded and saved.world != self._writers:
             raise ValueError(
                 f"{saved.folder}: written in {saved.world} parts, this world has {self._writers}"
-                " ranks; save whole states (sharded=False) to change the number of ranks"
+                " ranks; save whole states (sharded=False), or torch's with dcp=True, to change"
+                " the number of ranks"
             )
         about = _about(saved.folder / f"rank-{self.rank if self.sharded else 0:05d}.json")
         with (saved.folder / str(about["file"])).open("rb") as file:
@@ -235,6 +227,36 @@ class Checkpoints:
             text = f"checkpoint {saved.folder}: lacks {missing} and has {extra} beyond the state"
             raise CorruptCheckpointError(text)
         return state
+
+
+def parts_of(folder: Path) -> list[dict[str, Any]]:
+    """What the ranks say of their parts. CorruptCheckpointError unless all are there."""
+    abouts = [_about(path) for path in sorted(folder.glob("rank-*.json"))]
+    if not abouts:
+        raise CorruptCheckpointError(f"checkpoint {folder}: has no parts")
+    writers = int(abouts[0].get("writers", 0))
+    if len(abouts) != writers:
+        text = f"checkpoint {folder}: {len(abouts)} of {writers} parts are there"
+        raise CorruptCheckpointError(text)
+    return abouts
+
+
+def files_of(about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The files of one rank's part by name, with sizes and digests: one, or several of torch's."""
+    several = about.get("files")
+    return dict(several) if isinstance(several, dict) else {str(about.get("file")): about}
+
+
+def verify(part: Path, about: Mapping[str, Any], digests: bool = True) -> None:
+    """CorruptCheckpointError unless the file is as it was written."""
+    if not part.is_file():
+        raise CorruptCheckpointError(f"checkpoint part {part}: is missing")
+    size = part.stat().st_size
+    if size != about.get("bytes"):
+        text = f"checkpoint part {part}: {size} bytes, written with {about.get('bytes')}"
+        raise CorruptCheckpointError(text)
+    if digests and digest(part) != about.get("sha256"):
+        raise CorruptCheckpointError(f"checkpoint part {part}: its digest is another one")
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -247,12 +269,12 @@ def _about(path: Path) -> dict[str, Any]:
     return found
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a small file so that readers see all of it or nothing."""
     beside = path.with_name(f".{path.name}.tmp")
     with beside.open("w") as file:

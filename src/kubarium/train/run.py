@@ -21,7 +21,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from kubarium.train import formats
 from kubarium.train.checkpoints import Checkpoints, CorruptCheckpointError, Saved
 from kubarium.train.progress import FOLDER_VARIABLE, Progress
 from kubarium.train.requests import Restore, SaveRequests
@@ -56,12 +55,17 @@ class Run:
         rank: int | None = None,
         world: int | None = None,
         sharded: bool = False,
+        dcp: bool = False,
         keep: int = 3,
         keep_every: int = 0,
         background: bool = True,
         agree: Callable[[bool], bool] | None = None,
     ) -> None:
         """``folder`` None saves nothing. ``every`` is in steps, ``total`` None is without end.
+
+        ``dcp``: the state is torch's (modules, optimizers, sharded tensors) and saved by
+        ``torch.distributed.checkpoint``, so that another number of ranks can resume. Initialize
+        ``torch.distributed`` before; a state's values are then restored in place.
 
         ``background``: a save stalls training only for a copy of the state. ``agree`` is given
         whether this rank wants to stop and returns whether any rank does (a max-reduction).
@@ -74,8 +78,15 @@ class Run:
         self.every, self.total = every, total
         self.step = 0
         self.progress = Progress(os.environ.get(FOLDER_VARIABLE), self.rank)
-        self.checkpoints = (
-            Checkpoints(
+        self.checkpoints: Checkpoints | None = None
+        if folder and dcp:
+            from kubarium.train.dcp import DistributedCheckpoints  # noqa: PLC0415 (imports torch)
+
+            self.checkpoints = DistributedCheckpoints(
+                folder, keep=keep, keep_every=keep_every, tell=self._note
+            )
+        elif folder:
+            self.checkpoints = Checkpoints(
                 folder,
                 rank=self.rank,
                 world=self.world,
@@ -84,9 +95,6 @@ class Run:
                 keep_every=keep_every,
                 tell=self._note,
             )
-            if folder
-            else None
-        )
         self._requests, self._restore = SaveRequests(self.progress), Restore.of_environment()
         self._asked: dict[int, list[str]] = {}
         self._background, self._agree = background, agree
@@ -207,22 +215,22 @@ class Run:
             return
         began, step = time.time(), self.step
         self._wait_for_save()
-        copy = formats.copied(state)
+        finish = self.checkpoints.begin(step, state)
         if self._background:
-            self._saving = threading.Thread(target=self._write, args=(step, copy), daemon=False)
+            self._saving = threading.Thread(target=self._write, args=(step, finish), daemon=False)
             self._saving.start()
         else:
-            self._write(step, copy)
+            self._write(step, finish)
             self._raise_save_error()
         self.progress.event("save", step=step, began=began, ended=time.time())
 
-    def _write(self, step: int, state: State) -> None:
-        assert self.checkpoints is not None
+    def _write(self, step: int, finish: Callable[[], None]) -> None:
         try:
+            assert self.checkpoints is not None
             self.checkpoints.wanted = self._requests.keep
             if self._restore is not None and self.rank == 0:
                 self.checkpoints.leave_aside(self._restore.step, self._restore.run)
-            self.checkpoints.save(step, state)
+            finish()
             self.progress.event("saved", step=step)
             self._answer(step)
         except BaseException as error:  # handed to the training thread, which raises it

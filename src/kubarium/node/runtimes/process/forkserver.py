@@ -15,16 +15,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import resource
-import shutil
 import signal
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubarium.node.runtimes.process.warm_python import parse
+from kubarium.node.runtimes.process.warm_commands import (
+    parents_environment,
+    resolve,
+    same_interpreter,
+)
 
 # Parents at a time; each holds what it has imported. Containers beyond start their own interpreter.
 MAX_PARENTS = 4
@@ -33,14 +35,8 @@ IDLE_S = 600
 ANNOTATION = "kubarium.dev/fork-server"
 OFF = ("off", "false", "0")
 # Image module -> what to import ahead. The first optimizer would import torch._dynamo.
-HEAVY = {"torch": ("numpy", "torch", "torch._dynamo")}
+HEAVY = {"torch": ("numpy", "torch", "torch._dynamo", "torch.distributed.run")}
 
-# Variables that differ between the ranks of a job and that no library reads while it is imported.
-_OF_RANK = re.compile(
-    r"PET_.*|KUBERNETES_.*|KUBEFLOW_.*|KUBARIUM_.*|DMLC_.*|JOB_COMPLETION_INDEX|"
-    r"(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|HOSTNAME|POD_.*|NODE_NAME|"
-    r".*_SERVICE_(HOST|PORT)(_.*)?|.*_PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?"
-)
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
     "from kubarium.node.runtimes.process.warm_parent import main; main()"
@@ -54,11 +50,6 @@ def modules_for(image_modules: tuple[str, ...], annotations: Mapping[str, str]) 
     if annotations.get(ANNOTATION, "").lower() in OFF:
         return []
     return list(dict.fromkeys(m for name in image_modules for m in HEAVY.get(name, ())))
-
-
-def shared_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the parent's environment must say for its children to be like fresh interpreters."""
-    return {k: v for k, v in sorted(environment.items()) if not _OF_RANK.fullmatch(k)}
 
 
 @dataclass(slots=True)
@@ -247,10 +238,10 @@ def _key_of(spec: Mapping[str, Any]) -> Key | None:
     """The environment that a container's parent must have; None if none can stand in."""
     if not spec.get("warm") or spec.get("beside"):
         return None
-    program = parse(spec["argv"], spec["env"])
-    if program is None:
+    command = resolve(spec["argv"], spec["env"])
+    if command is None or (command.program is None and spec.get("tty")):
         return None
-    python = shutil.which(spec["argv"][0], path=spec["env"].get("PATH", ""))
-    if python is None or not os.path.isabs(python):
-        return None
-    return python, tuple(spec["warm"]), tuple(shared_environment(spec["env"]).items())
+    usual = os.path.join(os.path.dirname(command.python), "python3")
+    python = usual if same_interpreter(usual, command.python) else command.python
+    environment = parents_environment(command, spec["env"])
+    return python, tuple(spec["warm"]), tuple(environment.items())

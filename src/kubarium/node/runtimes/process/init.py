@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import resource
@@ -27,8 +28,9 @@ from typing import Any, NoReturn
 
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs, build
-from kubarium.node.runtimes.process.warm_python import Fresh, can_run, parse
-from kubarium.node.runtimes.process.warm_python import run as run_warm
+from kubarium.node.runtimes.process.warm_commands import is_shell
+from kubarium.node.runtimes.process.warm_nursery import for_shell
+from kubarium.node.runtimes.process.warm_python import Fresh, run_command
 
 MAX_EVENT_BYTES = 4000
 # Output of an exec that is kept; kubelet keeps 10 KiB of a probe's, an event has to fit a pipe.
@@ -323,21 +325,24 @@ class Init:
             self._restrict()
             if self._spec.get("root") is None and sys.platform == "linux":
                 linux.die_with_parent(signal.SIGKILL)
-            self._run_warm(argv, problems)
-            _execute(argv, self._spec["env"])
+            _execute(argv, self._run_warm(argv, problems))
         except OSError as error:
             os.write(problems, (error.strerror or str(error)).encode())
         finally:
             os._exit(127)
 
-    def _run_warm(self, argv: list[str], problems: int) -> None:
-        """The main command in this very process, if it is a Python program that we can run."""
+    def _run_warm(self, argv: list[str], problems: int) -> dict[str, str]:
+        """The main command in this very process, if it is a Python program that we can run. A
+        shell is given an environment in which its Python programs can be forked."""
+        environment: dict[str, str] = self._spec["env"]
         if self._fresh is None or argv is not self._spec["argv"]:
-            return
-        program = parse(argv, self._spec["env"])
-        if program is not None and can_run(program, argv, self._spec["env"]):
-            self._control.detach()  # all descriptors are closed next, and this one only once
-            run_warm(program, argv, self._spec["env"], self._fresh, lambda: os.close(problems))
+            return environment
+        self._control.detach()  # all descriptors are closed next, and this one only once
+        run = functools.partial(run_command, fresh=self._fresh)
+        if is_shell(argv, environment):
+            return for_shell(environment, sys.executable, self._fresh.shim, run)
+        run(argv, environment, lambda: os.close(problems))
+        return environment
 
     def _restrict(self) -> None:
         """User, capabilities, privileges, system calls. The filter takes a privilege to install

@@ -33,7 +33,7 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_CAPBSET_DROP = 24
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_SET_NO_NEW_PRIVS = 38
 
 CAPABILITIES = {
@@ -191,6 +191,15 @@ def make_dumpable() -> None:
 def become_subreaper() -> None:
     """Orphaned descendants become our children."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_subreaper(on: bool) -> bool:
+    """Whether orphaned descendants become our children from now on; returns what was before."""
+    before = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.addressof(before))
+    if bool(before.value) != on:
+        _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
+    return bool(before.value)
 
 
 def forbid_new_privileges() -> None:

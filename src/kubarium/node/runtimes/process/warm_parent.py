@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import json
+import linecache
 import os
 import select
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
-from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process import linux, warm_shim
+from kubarium.node.runtimes.process.warm_commands import shared_environment
 from kubarium.node.runtimes.process.warm_python import Fresh
 from kubarium.node.runtimes.process.zygote import Zygote, fork_reparented
 
@@ -49,8 +53,12 @@ class WarmParent:
             if not data:
                 return
             *lines, self._received = (self._received + data).split(b"\n")
+            if not problem and self._fresh.is_stale():
+                problem = "what was imported has changed on disk"
             for line in lines:
                 self._answer(json.loads(line), problem)
+            if problem and self._fresh.is_stale():
+                return  # the next one asked will import it anew
 
     def _answer(self, request: dict[str, Any], problem: str) -> None:
         command = request["command"]
@@ -101,8 +109,19 @@ def _import(names: str) -> str:
         try:
             importlib.import_module(name)
         except Exception as error:
+            if "." in name:
+                continue  # a part that this version lacks
             return f"{name} cannot be imported: {error}"
     return "" if _threads() == 1 else f"importing {names} has started threads"
+
+
+def _find_modules() -> None:
+    """What ``inspect`` works out once about all modules, and torch's launcher asks for: where their
+    files lie. Each fork would do it again, and touch every module's memory."""
+    inspect.getmodule(main.__code__)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torch.distributed.elastic.") or name == "torch.distributed.run":
+            linecache.getlines(getattr(module, "__file__", None) or "", vars(module))
 
 
 def main() -> None:
@@ -112,9 +131,14 @@ def main() -> None:
     if sys.platform == "linux":
         linux.die_with_parent(signal.SIGKILL)
     sys.path[:] = sys.path[2:]  # without Kubarium's place and the current folder
-    fresh = Fresh(list(sys.path), _added_by_start())
+    added = _added_by_start()
+    given = {key: value for key, value in os.environ.items() if key not in added}
+    shim = Path(warm_shim.__file__).read_bytes()
+    fresh = Fresh(list(sys.path), added, shared_environment(given), shim)
     parent = WarmParent(level, int(events), fresh, float(idle_s))
     problem = _import(names)
+    fresh.note_modules()
+    _find_modules()
     gc.collect()
     gc.freeze()  # keeps the collector from dirtying pages that the forks share
     parent.serve(problem)

@@ -10,92 +10,123 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import functools
 import io
 import os
 import runpy
-import shutil
 import signal
 import sys
 import threading
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 from traceback import format_exception_only
 from types import TracebackType
 from typing import Any
 
 from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process.warm_commands import (
+    THREADS,
+    Command,
+    Program,
+    resolve,
+    same_interpreter,
+    shared_environment,
+)
+from kubarium.node.runtimes.process.warm_launcher import fork_workers_of
+from kubarium.node.runtimes.process.warm_nursery import beside_launcher, close_descriptors
 
 _FLUSH_FAILED = 120  # CPython's exit status for output that could not be written
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
-    """What an interpreter is asked to run. ``kind``: "code" (-c), "module" (-m) or "script"."""
-
-    kind: str
-    what: str
-    arguments: tuple[str, ...]
-    unbuffered: bool = False
-
-
-def parse(argv: list[str], environment: Mapping[str, str]) -> Program | None:
-    """The program of a Python command line; None if it is no such line, or says more to the
-    interpreter than we know to follow.
-
-    >>> parse(["python3", "-u", "train.py", "--lr", "1"], {})
-    Program(kind='script', what='train.py', arguments=('--lr', '1'), unbuffered=True)
-    """
-    if not argv or not _is_python(argv[0]):
-        return None
-    unbuffered = bool(environment.get("PYTHONUNBUFFERED"))
-    rest = argv[1:]
-    while rest and rest[0] == "-u":
-        unbuffered, rest = True, rest[1:]
-    if not rest or rest[0] == "-":
-        return None
-    if rest[0] in ("-c", "-m"):
-        kind = "code" if rest[0] == "-c" else "module"
-        return Program(kind, rest[1], tuple(rest[2:]), unbuffered) if len(rest) > 1 else None
-    if rest[0].startswith("-"):
-        return None
-    return Program("script", rest[0], tuple(rest[1:]), unbuffered)
-
-
-def _is_python(command: str) -> bool:
-    name = os.path.basename(command)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return name in ("python", "python3", f"python{version}")
-
-
-def can_run(program: Program, argv: list[str], environment: Mapping[str, str]) -> bool:
-    """Whether the command means our own interpreter to this user in here, and a script is a plain
-    file: folders and archives are the interpreter's to open."""
-    if shutil.which(argv[0], path=environment.get("PATH", "")) != sys.executable:
-        return False
-    return program.kind != "script" or (
-        os.path.isfile(program.what) and not program.what.endswith((".pyc", ".zip", ".pyz"))
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Fresh:
-    """What an interpreter of this environment has right after its start."""
+    """What an interpreter of this environment has right after its start, and what we have imported
+    since. ``modules``: of each top-level module its file, with its time and size then."""
 
     path: list[str]
     added_environment: dict[str, str]
+    environment: dict[str, str]
+    shim: bytes = b""
+    modules: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+
+    def note_modules(self) -> None:
+        """Everything is imported now."""
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if "." not in name and name not in ("__main__", "kubarium") and file:
+                with contextlib.suppress(OSError):
+                    self.modules[name] = (file, *_stamp(file))
+
+    def is_stale(self) -> bool:
+        """Whether a fresh interpreter would import something else by now (pip has run)."""
+        try:
+            return any(_stamp(file) != (when, size) for file, when, size in self.modules.values())
+        except OSError:
+            return True
+
+    def is_hidden_by(self, folder: str) -> bool:
+        """Whether a program that looks in ``folder`` first finds another module of a name."""
+        if folder in self.path:
+            return False
+        try:
+            with os.scandir(folder) as entries:
+                return any(self._is_ours(entry) for entry in entries)
+        except OSError:
+            return False
+
+    def _is_ours(self, entry: os.DirEntry[str]) -> bool:
+        stem, dot, suffix = entry.name.partition(".")
+        if stem not in self.modules:
+            return False
+        if dot:
+            return suffix.endswith(("py", "pyc", "so"))
+        return os.path.isfile(os.path.join(entry.path, "__init__.py"))
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    found = os.stat(file)
+    return found.st_mtime_ns, found.st_size
+
+
+def can_run(command: Command, environment: Mapping[str, str], fresh: Fresh) -> bool:
+    """Whether a fresh interpreter, started by this user in here, would have what we have: it is
+    ours, in the same environment, and finds the same modules. A script must be a plain file:
+    folders and archives are the interpreter's to open."""
+    program = command.program
+    if program is None or not same_interpreter(command.python, sys.executable):
+        return False
+    if program.kind == "script" and (
+        not os.path.isfile(program.what) or program.what.endswith((".pyc", ".zip", ".pyz"))
+    ):
+        return False
+    # A Python that started this one has made its additions already.
+    ours = fresh.added_environment | fresh.environment
+    theirs = fresh.added_environment | shared_environment(environment)
+    if program.is_launcher:  # which computes nothing itself
+        ours.pop(THREADS, None)
+        theirs.pop(THREADS, None)
+    folder = os.path.dirname(os.path.realpath(program.what)) if program.kind == "script" else "."
+    return ours == theirs and not fresh.is_stale() and not fresh.is_hidden_by(folder)
+
+
+def run_command(
+    argv: list[str], environment: Mapping[str, str], started: Callable[[], None], fresh: Fresh
+) -> None:
+    """``run`` for a command line, if it is a program that we can run."""
+    command = resolve(argv, environment)
+    if command is not None and can_run(command, environment, fresh):
+        run(command, environment, fresh, started)
 
 
 def run(
-    program: Program,
-    argv: list[str],
-    environment: Mapping[str, str],
-    fresh: Fresh,
-    started: Callable[[], None],
+    command: Command, environment: Mapping[str, str], fresh: Fresh, started: Callable[[], None]
 ) -> None:
     """Become the program and end with it. ``started`` is called when nothing can fail any more;
     who returns from here could not begin, and is to start an interpreter."""
+    program, nursery = command.program, None
+    assert program is not None
     try:
         os.environ.clear()
         os.environ.update({**fresh.added_environment, **environment})
@@ -104,13 +135,17 @@ def run(
         _forget_ourselves()
         _reseed()
         _open_streams(program.unbuffered)
-        sys.orig_argv = list(argv)
+        _name_interpreter(command)
+        if program.is_launcher and sys.platform == "linux":
+            nursery = beside_launcher(functools.partial(run_command, fresh=fresh))
         main = _main_of(program, fresh)
     except Exception:
         return
     started()
-    _close_descriptors()
+    close_descriptors({nursery.fileno()} if nursery else set())
     _set_signals()
+    if nursery is not None:
+        fork_workers_of(nursery)
     os._exit(_finish(_run_main(main)))
 
 
@@ -123,20 +158,21 @@ def _forget_ourselves() -> None:
         del sys.modules[name]
 
 
-def _close_descriptors() -> None:
-    try:
-        held = [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:  # no /proc in here
-        held = list(range(1024))
-    for number in held:
-        if number > 2:
-            with contextlib.suppress(OSError):
-                os.close(number)
+def _name_interpreter(command: Command) -> None:
+    """As the command says it: ``python`` and ``python3`` are the same one by other names."""
+    sys.orig_argv = list(command.line)
+    if command.python != sys.executable:
+        base = os.path.dirname(sys._base_executable)  # type: ignore[attr-defined]
+        beside = os.path.join(base, os.path.basename(command.python))
+        if os.path.exists(beside):
+            sys._base_executable = beside  # type: ignore[attr-defined]
+        sys.executable = command.python
 
 
 def _set_signals() -> None:
     """Python's own: the rest is as the container's start has left it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
 
@@ -177,6 +213,7 @@ def _main_of(program: Program, fresh: Fresh) -> Callable[[], object]:
     sys.modules["__main__"] = main
     sys.path[:] = fresh.path
     if program.kind == "module":
+        _forget(program.what)
         sys.argv = ["-m", *program.arguments]
         sys.path.insert(0, os.getcwd())
         run_module: Callable[[str], object] = runpy._run_module_as_main  # type: ignore[attr-defined]
@@ -186,7 +223,9 @@ def _main_of(program: Program, fresh: Fresh) -> Callable[[], object]:
         sys.path.insert(0, "")
         space["__loader__"] = BuiltinImporter
         return lambda: exec(compile(program.what, "<string>", "exec", dont_inherit=True), space)
-    path = os.path.abspath(program.what)
+    path = program.what
+    if not os.path.isabs(path):  # joined as CPython does it, which tidies nothing
+        path = f"{os.getcwd()}/{path}"
     sys.argv = [program.what, *program.arguments]
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     space.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
@@ -197,6 +236,15 @@ def _main_of(program: Program, fresh: Fresh) -> Callable[[], object]:
         exec(compile(source, path, "exec", dont_inherit=True), space)
 
     return run_script
+
+
+def _forget(module: str) -> None:
+    """A module that is about to be run is not imported yet."""
+    if module in sys.modules and not hasattr(sys.modules[module], "__path__"):
+        del sys.modules[module]
+        package, _, name = module.rpartition(".")
+        if package in sys.modules and hasattr(sys.modules[package], name):
+            delattr(sys.modules[package], name)
 
 
 # the program, and after
