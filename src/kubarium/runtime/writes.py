@@ -13,6 +13,7 @@ from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import MERGE_PATCH
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context
 
 
@@ -253,6 +254,7 @@ def is_controlled_by(document: Document, owner: Document) -> bool:
 CONTROLLER_UID = "controller-uid"
 
 
+@of_metadata
 def controller_uid_index(document: Document) -> Iterable[str]:
     """Index function: the uid of the controller. Add it under the name ``CONTROLLER_UID``."""
     for reference in document["metadata"].get("ownerReferences") or ():
