@@ -18,10 +18,15 @@ from kubarium.runtime.protocol import Context
 
 
 async def create(
-    context: Context, resource: Resource, document: Document, namespace: str = ""
+    context: Context,
+    resource: Resource,
+    document: Document,
+    namespace: str = "",
+    *,
+    fresh: bool = False,
 ) -> Document:
-    """Create and remember the answer."""
-    created = await context.client.create(resource, document, namespace)
+    """Create and remember the answer; ``fresh`` as in :class:`kubarium.client.protocol.Writer`."""
+    created = await context.client.create(resource, document, namespace, fresh=fresh)
     context.informers.get(resource).observe(created)
     return created
 
@@ -35,14 +40,26 @@ async def update(context: Context, resource: Resource, document: Document) -> Do
 
 
 async def update_status(
-    context: Context, resource: Resource, document: Document, status: Document
+    context: Context,
+    resource: Resource,
+    document: Document,
+    status: Document,
+    *,
+    fresh: bool = False,
 ) -> Document:
-    """Replace the status of ``document`` if it differs; Conflict when the object has moved on."""
+    """Replace the status of ``document`` if it differs; Conflict when the object has moved on.
+
+    ``fresh``: the status is the caller's to give away and has its kind's types for sure.
+    """
     if document.get("status", {}) == status:
         return document
     namespace = document["metadata"].get("namespace", "")
     updated = await context.client.update(
-        resource, {**document, "status": status}, namespace, subresource="status"
+        resource,
+        {**document, "status": status},
+        namespace,
+        subresource="status",
+        fresh=fresh,
     )
     context.informers.get(resource).observe(updated)
     return updated

@@ -225,7 +225,7 @@ class ClaimGenerator:
             return None
         claim = claim_from(template, pod, f"{name}-{entry}-", {POD_CLAIM_NAME: entry})
         try:
-            return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace)
+            return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace, fresh=True)
         except ApiError as error:
             self._failed(pod, entry, str(error))
             raise

@@ -261,7 +261,7 @@ class Committer:
         if not any(entry.get("uid") == user["uid"] for entry in reserved):
             reserved.append(user)
         status["reservedFor"] = reserved
-        await writes.update_status(self._context, RESOURCE_CLAIMS, document, status)
+        await writes.update_status(self._context, RESOURCE_CLAIMS, document, status, fresh=True)
         if extended_owner(document) == pod.uid:
             await self._extended.record(pod, key_of(document))
 
@@ -356,7 +356,6 @@ class Committer:
             "status": "False",
             "reason": code,
             "message": message,
-            "lastProbeTime": None,
         }
         if known.get("status") != "False":
             condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
