@@ -31,10 +31,12 @@ async def create(
     return created
 
 
-async def update(context: Context, resource: Resource, document: Document) -> Document:
+async def update(
+    context: Context, resource: Resource, document: Document, *, fresh: bool = False
+) -> Document:
     """Replace (with the document's resourceVersion as the condition) and remember the answer."""
     namespace = document["metadata"].get("namespace", "")
-    updated = await context.client.update(resource, document, namespace)
+    updated = await context.client.update(resource, document, namespace, fresh=fresh)
     context.informers.get(resource).observe(updated)
     return updated
 

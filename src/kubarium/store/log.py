@@ -30,6 +30,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import merge
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -166,6 +167,10 @@ def shard_prefix(key: str) -> str:
     return key[: key.find("/", first + 1) + 1] if first > 0 else ""
 
 
+# Ranges are asked for again and again: by admission, of every namespace.
+_whole = lru_cache(maxsize=4096)(shard_prefix)
+
+
 class Store:
     """The whole store in memory; subclasses make it durable."""
 
@@ -225,7 +230,7 @@ class Store:
         "\\0"), ``limit`` 0 means all, ``revision`` 0 means now. ApiError 410 if ``revision`` is
         compacted, 504 if it has not happened yet.
         """
-        whole = shard_prefix(prefix)
+        whole = _whole(prefix)
         if not revision and whole and not self._has_any(whole):
             return RangeResult([], self._revision, False, 0)
         low, high = max(prefix, start), prefix + END

@@ -247,9 +247,7 @@ class Committer:
     ) -> None:
         status = dict(document.get("status") or {})
         if allocation is not None and not status.get("allocation"):
-            document = await writes.add_finalizer(
-                self._context, RESOURCE_CLAIMS, document, FINALIZER
-            )
+            document = await self._protected(document)
             status["allocation"] = allocation_document(
                 document, allocation, self._view.class_documents.get, self._context.chance.uid
             )
@@ -264,6 +262,15 @@ class Committer:
         await writes.update_status(self._context, RESOURCE_CLAIMS, document, status, fresh=True)
         if extended_owner(document) == pod.uid:
             await self._extended.record(pod, key_of(document))
+
+    async def _protected(self, claim: Document) -> Document:
+        """The claim with the finalizer that keeps it while it is allocated."""
+        metadata = claim["metadata"]
+        held = metadata.get("finalizers") or []
+        if FINALIZER in held:
+            return claim
+        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, FINALIZER]}}
+        return await writes.update(self._context, RESOURCE_CLAIMS, changed, fresh=True)
 
     def _consumer(self, claim: Document, pod: Pod) -> Document:
         """The pod, or its group where the claim is the group's."""
