@@ -28,6 +28,8 @@ HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "src/kubarium/server/data/protobuf-1.37.json"
 KINDS = HERE.parent / "src/kubarium/api/data/kubernetes-1.37.json"
 META = "meta/v1"
+# Packages that are gone from kubernetes/api but served here, and the tag that still has them.
+RETIRED = {"scheduling/v1alpha2": "v0.36.3"}
 SPECIAL = {
     "resource.Quantity": "Q",
     f"{META}.Time": "T",
@@ -58,8 +60,8 @@ PROTOBUF = re.compile(r'protobuf:"(\w+),(\d+),(\w+)')
 JSON_TAG = re.compile(r'json:"([^"]*)"')
 
 
-def read(repository: str, path: str) -> str:
-    command = ["git", "-C", repository, "show", f"HEAD:{path}"]
+def read(repository: str, path: str, revision: str = "HEAD") -> str:
+    command = ["git", "-C", repository, "show", f"{revision}:{path}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -177,6 +179,8 @@ def main(api: str, apimachinery: str, output: str = "") -> None:
     types = Types()
     for path in files(api, r"\w+/v\w+/types\.go"):
         types.add(path.rpartition("/")[0], read(api, path))
+    for package, tag in RETIRED.items():
+        types.add(package, read(api, f"{package}/types.go", tag))
     for path in files(apimachinery, r"pkg/apis/meta/v1/[a-z_]+\.go"):
         types.add(META, read(apimachinery, path))
     messages = Messages(types)

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 VERSION = "1.37"
+# Versions that a release was the last to have: their definitions come from that release.
+RETIRED = {"1.36": "io.k8s.api.scheduling.v1alpha2."}
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / f"src/kubarium/api/data/kubernetes-{VERSION}.json"
 PREFIX = "#/$defs/"
@@ -36,11 +38,13 @@ TYPE_CODES = {
     "array": "a",
 }
 # Versions of one shape share their closed sets.
-TWINS = {
-    "resource.v1.": "resource.v1beta2.",
-    "scheduling.v1beta1.": "scheduling.v1alpha3.",
-    "admissionregistration.v1.": "admissionregistration.v1beta1.",
-}
+TWINS = (
+    ("resource.v1.", "resource.v1beta2."),
+    ("resource.v1.", "resource.v1beta1."),
+    ("resource.v1.ExactDeviceRequest", "resource.v1beta1.DeviceRequest"),
+    ("scheduling.v1beta1.", "scheduling.v1alpha3."),
+    ("admissionregistration.v1.", "admissionregistration.v1beta1."),
+)
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
@@ -49,7 +53,15 @@ FREE_FORM = {"io.k8s.apimachinery.pkg.runtime.RawExtension", f"{META}.FieldsV1"}
 
 
 def load_definitions() -> dict[str, Any]:
-    root = files("kubernetes_validate") / "kubernetes-json-schema" / f"v{VERSION}.0-local"
+    definitions = definitions_of(VERSION)
+    for release, prefix in RETIRED.items():
+        older = definitions_of(release).items()
+        definitions |= {name: node for name, node in older if name.startswith(prefix)}
+    return definitions
+
+
+def definitions_of(release: str) -> dict[str, Any]:
+    root = files("kubernetes_validate") / "kubernetes-json-schema" / f"v{release}.0-local"
     text = (root / "_definitions.json").read_text(encoding="utf-8")
     definitions: dict[str, Any] = json.loads(text)["$defs"]
     return definitions
@@ -81,7 +93,7 @@ class Distiller:
             if field not in self.source[prefix + definition]["properties"]:
                 raise SystemExit(f"enums-{VERSION}.txt: no field {path}")
             choices = ["" if value == "empty" else value for value in values]
-            for twin in (definition, *(definition.replace(v, t) for v, t in TWINS.items())):
+            for twin in (definition, *(definition.replace(v, t) for v, t in TWINS)):
                 if field in self.source.get(prefix + twin, {}).get("properties", {}):
                     table[f"{prefix}{twin}.{field}"] = choices
         return table

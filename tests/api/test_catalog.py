@@ -73,7 +73,7 @@ def test_selectable_fields_exist_in_the_schema(catalog):
 
 def test_groups_list_the_preferred_version_first(catalog):
     groups = catalog.groups()
-    assert groups["resource.k8s.io"] == ["v1", "v1beta2", "v1alpha3"]
+    assert groups["resource.k8s.io"] == ["v1", "v1beta2", "v1beta1", "v1alpha3"]
     assert next(iter(groups)) == ""
 
 

@@ -41,7 +41,7 @@ def test_annotations_say_how_long_a_pod_runs_and_how_it_ends():
                 "fails": {"kubarium.dev/exit-code": "7"},
                 "oom": {"kubarium.dev/oom": "true"},
             }.items():
-                await world.pod(name, annotations=annotations)
+                await world.pod(name, "work", annotations=annotations)
             for name, seconds, phase in (
                 ("plain", 1, "Succeeded"),
                 ("long", 5400, "Succeeded"),

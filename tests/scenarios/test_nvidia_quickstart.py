@@ -2,7 +2,7 @@
 
 The demos are told here in our own words; where the upstream data folder has the published manifests
 (``manifests/dra-driver-nvidia-gpu``), those of resource.k8s.io/v1 are played as they are; gpu-test7
-and gpu-test8 are published for v1beta1 only, which Kubernetes 1.37 does not serve.
+and gpu-test8 are published for v1beta1 and told here for v1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which kinds exist: resource, shape, names, scope, subresources. What discovery and routing read.
 
 Conversion: a kind that is served in several versions of the same shape differs only in
-``apiVersion``; ``Kind.storage`` says under which resource its objects are stored. The one pair
-with another shape, core/v1 and events.k8s.io/v1 Events, is translated by the server.
+``apiVersion``; ``Kind.storage`` says under which resource its objects are stored. The few versions
+with another shape (``api.versions``, and events.k8s.io/v1 Events) are translated by the server.
 """
 
 from __future__ import annotations

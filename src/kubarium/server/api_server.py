@@ -18,6 +18,7 @@ from kubarium.base.errors import method_not_allowed
 from kubarium.server.admission.plugins import default_chain
 from kubarium.server.authn import TokenAuthenticator
 from kubarium.server.authz import Authorizer
+from kubarium.server.conversion import is_reshaped
 from kubarium.server.custom_resources import CustomResources
 from kubarium.server.deletes import Deleted, Deletes, GracePeriod, check_delete_options
 from kubarium.server.documents import Documents
@@ -28,6 +29,7 @@ from kubarium.server.patching import Patch
 from kubarium.server.reads import Reads
 from kubarium.server.registry import Registry
 from kubarium.server.requests import Call, DeleteOptions, ListOptions, WatchOptions
+from kubarium.server.reshaped import Reshaped
 from kubarium.server.reviews import Reviews
 from kubarium.server.strategies.pods import grace_period
 from kubarium.server.strategies.table import strategies
@@ -90,6 +92,7 @@ class ApiServer:
             Documents(self.registry),
             self.deletes.finish,
         )
+        self._reshaped = Reshaped(self.registry, self.writes, self.deletes)
         self.custom_resources = CustomResources(
             self.registry, self.deletes, self.watches.end_resource
         )
@@ -134,6 +137,8 @@ class ApiServer:
         """Store a new object. ``document`` must be the caller's to give away."""
         if not kind.stored:
             return self._reviews.create(kind, document, namespace, call)
+        if is_reshaped(kind):
+            return self._reshaped.create(kind, document, namespace, call)
         return self.writes.create(kind, document, namespace, call)
 
     def create_subresource(
@@ -165,6 +170,8 @@ class ApiServer:
         if subresource == "scale":
             return Written(self.scale.update(kind, namespace, name, document, call), False)
         self._check_subresource(kind, subresource)
+        if is_reshaped(kind):
+            return self._reshaped.update(kind, document, namespace, name, call, subresource)
         return self.writes.update(kind, document, namespace, name, call, subresource, fresh)
 
     def patch(
@@ -180,12 +187,16 @@ class ApiServer:
         if subresource == "scale":
             return Written(self.scale.patch(kind, namespace, name, patch, call), False)
         self._check_subresource(kind, subresource)
+        if is_reshaped(kind):
+            return self._reshaped.patch(kind, name, patch, namespace, call, subresource)
         return self.writes.patch(kind, name, patch, namespace, call, subresource)
 
     def delete(
         self, kind: Kind, name: str, namespace: str, options: DeleteOptions, call: Call
     ) -> Deleted:
         """Delete an object, or mark it as being deleted."""
+        if is_reshaped(kind):
+            return self._reshaped.delete(kind, name, namespace, options, call)
         return self.deletes.delete(kind, name, namespace, options, call)
 
     async def delete_collection(
@@ -204,7 +215,7 @@ class ApiServer:
             metadata = document["metadata"]
             name, home = metadata["name"], metadata.get("namespace", "")
             if self.registry.find(kind, home, name) is not None:
-                deleted.append(self.deletes.delete(kind, name, home, options, call).document)
+                deleted.append(self.delete(kind, name, home, options, call).document)
             if number % DELETE_COLLECTION_STEP == 0:
                 await self.registry.clock.sleep(0)
         return deleted

@@ -148,6 +148,13 @@ def validate_create(
     return report.errors
 
 
+def validate_shape(kind: Kind, document: Document) -> list[FieldError]:
+    """What the kind's own schema demands of a document that is validated in another version."""
+    report = Report()
+    check_structure(kind.schema, document, None, report, ("metadata", "status"))
+    return report.errors
+
+
 def validate_update(kind: Kind, new: Document, old: Document) -> list[FieldError]:
     """All that is wrong with ``new`` as the next state of ``old``."""
     report = Report()

@@ -33,8 +33,11 @@ _MAY_BE_EMPTY = frozenset(
         ("apps.v1.ControllerRevision", "data"),
         ("resource.v1.DeviceTaint", "effect"),
         ("resource.v1beta2.DeviceTaint", "effect"),
+        ("resource.v1beta1.DeviceTaint", "effect"),
         ("resource.v1.DeviceCapacity", "value"),
         ("resource.v1beta2.DeviceCapacity", "value"),
+        ("resource.v1beta1.DeviceCapacity", "value"),
+        ("scheduling.v1alpha2.WorkloadSpec", "podGroupTemplates"),
     )
 )
 _META_REQUIREMENT = "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement"

@@ -3,12 +3,13 @@
 A pod's annotations say how it goes:
 
     kubarium.dev/start-delay    how long until its containers run              ("0s")
-    kubarium.dev/run-duration   how long they run; "never" = they do not end   (1s; never with
-                                restartPolicy Always)
-    kubarium.dev/exit-code      how they end                                   ("0")
+    kubarium.dev/run-duration   how long they run; "never" = they do not end   (what their commands
+                                say, else 1s; never with restartPolicy Always)
+    kubarium.dev/exit-code      how they end                            (what they say, else "0")
     kubarium.dev/oom            "true": they end as out of memory (137, OOMKilled)
 
-Durations are Go's ("1h30m", "250ms") or plain seconds. The same pod machine as for processes
+Durations are Go's ("1h30m", "250ms") or plain seconds. Of commands, ``sleep`` and the like are
+understood (``simulated_commands``). The same pod machine as for processes
 decides on phases, restarts and back-off; here its instructions are answered at once, or by a timer.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import heapq
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,6 +37,7 @@ from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
 from kubarium.node.runner import NodeFacts
+from kubarium.node.runtimes.simulated_commands import Outcome, told_by
 from kubarium.node.status_writer import StatusWriter
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
@@ -66,19 +69,28 @@ class Course:
     def of(pod: Document) -> Course:
         """Read a pod's annotations; BadAnnotation names the one that is wrong."""
         annotations = pod["metadata"].get("annotations") or {}
-        policy = pod["spec"].get("restartPolicy") or ALWAYS
-        default = "never" if policy == ALWAYS else f"{DEFAULT_RUN_S:g}s"
-        run = annotations.get(RUN_DURATION, default)
         oom = annotations.get(OOM, "false") == "true"
-        code = _read(annotations, EXIT_CODE, "0", int)
+        # Whoever says by annotation how the pod ends means that, not what its commands say.
+        told = None if annotations.keys() & {RUN_DURATION, EXIT_CODE, OOM} else told_by(pod)
+        code = _read(annotations, EXIT_CODE, str(told.exit_code if told else 0), int)
         if not 0 <= code <= 255:
             raise BadAnnotation(f"annotation {EXIT_CODE}: {code}: must be from 0 to 255")
         return Course(
             _read(annotations, START_DELAY, "0s", duration_s),
-            None if run == "never" else _read(annotations, RUN_DURATION, default, duration_s),
+            _run_s(pod, annotations, told),
             _OOM_CODE if oom else code,
             oom,
         )
+
+
+def _run_s(pod: Document, annotations: Mapping[str, str], told: Outcome | None) -> float | None:
+    if RUN_DURATION in annotations:
+        if annotations[RUN_DURATION] == "never":
+            return None
+        return _read(annotations, RUN_DURATION, "", duration_s)
+    if told is not None:
+        return None if math.isinf(told.run_s) else told.run_s
+    return None if (pod["spec"].get("restartPolicy") or ALWAYS) == ALWAYS else DEFAULT_RUN_S
 
 
 def _read(annotations: Mapping[str, str], key: str, default: str, parse: Callable[[str], T]) -> T:
