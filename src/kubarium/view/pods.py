@@ -322,7 +322,9 @@ def says_the_same(old: Document, new: Document) -> bool:
     spec = new.get("spec")
     if old.get("spec") is not spec or before.get("uid") != after.get("uid"):
         return False
-    if "deletionTimestamp" in after or before.get("labels") != after.get("labels"):
+    if "deletionTimestamp" in before or "deletionTimestamp" in after:
+        return False
+    if before.get("labels") != after.get("labels"):
         return False
     if before.get("annotations") != after.get("annotations"):
         return False
