@@ -26,8 +26,7 @@ PROJECTS = {
     "kueue": "*.yaml",
     "jobset": "*.yaml",
     "scheduler-plugins": "*_podgroups.yaml",
-    # Not the OptimizationJobs: nothing here searches hyperparameters.
-    "trainer": "*_*train*s.yaml",
+    "trainer": "*.yaml",
     "kserve": "*_localmodel*.yaml",
     "nvidia": "resource.nvidia.com_*.yaml",
 }

@@ -96,6 +96,14 @@ def definition(
 
 RANK_HISTORY = definition("RankHistory", ["ranks"], SCHEMA, COLUMNS)
 
+SELECTOR = record(
+    matchLabels={"type": "object", "additionalProperties": TEXT},
+    matchExpressions={
+        "type": "array",
+        "items": record(key=TEXT, operator=TEXT, values={"type": "array", "items": TEXT}),
+    },
+)
+
 FAULT_SPEC = record(
     action={
         "type": "string",
@@ -105,17 +113,18 @@ FAULT_SPEC = record(
             "Slow",
             "OutOfMemory",
             "CorruptFile",
+            "Partition",
+            "Loss",
+            "Delay",
             "LoseNode",
+            "DisconnectNode",
+            "PartitionNode",
             "DeviceUnhealthy",
         ],
     },
-    selector=record(
-        matchLabels={"type": "object", "additionalProperties": TEXT},
-        matchExpressions={
-            "type": "array",
-            "items": record(key=TEXT, operator=TEXT, values={"type": "array", "items": TEXT}),
-        },
-    ),
+    selector=SELECTOR,
+    peers=SELECTOR,
+    mode={"type": "string", "enum": ["One", "All"]},
     rank=WHOLE,
     container=TEXT,
     durationSeconds={"type": "number", "minimum": 0},
@@ -135,7 +144,7 @@ FAULT_STATUS = record(
     phase=TEXT,
     message=TEXT,
     injected=WHOLE,
-    healed=WHOLE,
+    inForce=WHOLE,
     nextAt=TEXT,
     history={"type": "array", "maxItems": 64, "items": record(number=WHOLE, at=TEXT, target=TEXT)},
 )

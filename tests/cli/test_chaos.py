@@ -22,11 +22,24 @@ def test_options_that_were_not_given_are_not_in_the_fault():
     }
 
 
+def test_the_other_side_of_a_partition_is_a_selector_too():
+    spec = {"peers": "role=server", "mode": "All"}
+    found = fault_document("partition", "app=train", spec)["spec"]
+    assert found["action"] == "Partition"
+    assert found["peers"]["matchExpressions"][0]["key"] == "role"
+    assert fault_document("partition", "", {"peers": "*"})["spec"]["peers"] == {}
+    assert "peers" not in fault_document("partition-node", "", {"peers": ""})["spec"]
+
+
 @pytest.mark.parametrize(
     ("action", "selector", "spec", "text"),
     [
         ("explode", "", {}, "'explode': write one of kill, stop, slow, out-of-memory"),
         ("kill", "a in (", {}, "--selector 'a in \\('"),
+        ("partition", "", {"peers": "a in ("}, "--peers 'a in \\('"),
+        ("kill", "", {"peers": "a=b"}, "spec.peers: Kill has no other side"),
+        ("loss", "", {"amount": 2}, "spec.amount: 2.0 must be above 0 and at most 1"),
+        ("partition", "", {"mode": "Some"}, "spec.mode: 'Some' is not one of One, All"),
         ("corrupt-file", "", {}, "spec.path: is empty"),
     ],
 )

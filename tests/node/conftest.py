@@ -174,6 +174,7 @@ async def process_world(level="", **config):
     """An agent with real processes in a directory of its own, which must be empty at the end."""
     root = tempfile.mkdtemp(prefix="kubarium-test-")
     nodes = config.pop("nodes", (NodeSpec("node-1"),))
+    config = {"pulls": False} | config
     try:
         settings = NodeConfig(nodes, PROCESS, root=root, isolation=level, **config)
         async with world_on(RealClock(), settings) as world:

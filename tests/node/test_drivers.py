@@ -145,6 +145,67 @@ def test_patching_the_node_resizes_the_pool_in_a_new_generation():
     virtual.run(main())
 
 
+def test_slices_that_somebody_deletes_or_changes_are_published_anew():
+    async def main():
+        async with with_devices(EXAMPLE) as world:
+            (first,) = await slices(world)
+            await world.client.delete(RESOURCE_SLICES, first["metadata"]["name"])
+            await world.context.clock.sleep(1)
+            (again,) = await slices(world)
+            assert again["spec"]["devices"] == first["spec"]["devices"]
+            assert again["metadata"]["uid"] != first["metadata"]["uid"]
+            spec = {**again["spec"], "devices": again["spec"]["devices"][:1]}
+            await world.client.update(RESOURCE_SLICES, {**again, "spec": spec})
+            await world.context.clock.sleep(1)
+            (mended,) = await slices(world)
+            assert len(mended["spec"]["devices"]) == 2
+            assert mended["spec"]["pool"]["generation"] == 2
+            await world.context.clock.sleep(5)
+            assert await slices(world) == [mended]
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DeviceConfig("nvidia", 2, model="A100", mig=True),
+        DeviceConfig("gpu.example.com", 2, partitions=4),
+        LAB,
+    ],
+)
+def test_slices_stay_as_they_are_while_nothing_changes(config):
+    async def main():
+        async with with_devices(config) as world:
+            before = await slices(world)
+            patch = {"metadata": {"annotations": {"some": "thing"}}}
+            await world.client.patch(NODES, "n1", patch)
+            await world.context.clock.sleep(5)
+            assert await slices(world) == before
+            await world.client.delete(RESOURCE_SLICES, before[-1]["metadata"]["name"])
+            await world.context.clock.sleep(1)
+            mended = await slices(world)
+            assert len(mended) == len(before)
+            await world.context.clock.sleep(60)
+            assert await slices(world) == mended
+
+    virtual.run(main())
+
+
+def test_a_node_that_somebody_deletes_comes_back_with_its_devices():
+    async def main():
+        async with with_devices(EXAMPLE) as world:
+            (first,) = await slices(world)
+            await world.client.delete(NODES, "n1")
+            await world.client.delete(RESOURCE_SLICES, first["metadata"]["name"])
+            await world.context.clock.sleep(700)
+            node = await world.client.get(NODES, "n1")
+            (again,) = await slices(world)
+            assert again["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"]
+
+    virtual.run(main())
+
+
 def test_large_pools_are_cut_into_slices_of_at_most_128():
     async def main():
         async with with_devices(DeviceConfig("gpu.example.com", 300)) as world:

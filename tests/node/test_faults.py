@@ -14,9 +14,11 @@ COUNTS = "import time, sys\nfor n in range(10**6): print(n, flush=True); time.sl
 
 
 async def order(world, name, **what):
-    text = json.dumps({"ident": f"uid/{what}", "container": "main", **what})
-    patch = {"metadata": {"annotations": {"kubarium.dev/fault": text}}}
+    """One Fault's order; the order itself, to be healed."""
+    given = {"ident": f"uid/{what}", "container": "main", "at": world.context.clock.now(), **what}
+    patch = {"metadata": {"annotations": {"fault.kubarium.dev/uid": json.dumps(given)}}}
     await world.client.patch(PODS, name, patch, "default")
+    return given
 
 
 async def counter(world, name="victim", **container):

@@ -93,7 +93,7 @@ def test_logs_of_what_is_not_there():
 def test_quiet_pods_make_no_events():
     async def main():
         async with simulated() as world:
-            await world.pod("p")
+            await world.pod("p", "exit 0")
             await world.phase("p", "Succeeded")
             assert (await world.client.list(EVENTS)).items == []
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import yaml
 
+from kubarium.node.network.trial import refusal
 from tests.conftest import ROOT, kubectls
 
 EXAMPLE = ROOT / "examples" / "training" / "survive.yaml"
@@ -130,3 +131,31 @@ def test_a_deleted_rank_takes_all_to_one_saved_step_and_no_step_is_lost(training
     assert [(s["outcome"], s["step"]) for s in ended] == [("ExitCode 143", step)] * 8
     training.wait_until(lambda: completed(training), 90, "the run completes")
     assert said(training, "done")[0]["weights"] == uninterrupted
+
+
+@pytest.mark.skipif(bool(refusal()), reason=f"no pod networks here: {refusal()}")
+def test_a_gang_under_a_partition_hangs_is_named_and_brought_back(training, uninterrupted):
+    fault = {
+        "apiVersion": "kubarium.dev/v1alpha1",
+        "kind": "Fault",
+        "metadata": {"name": "cut"},
+        "spec": {"action": "Partition", "rank": 5},
+    }
+    (training.home / "fault.json").write_text(json.dumps(fault))
+    training.kubectl("apply", "-f", str(training.home / "fault.json"))
+
+    def named():
+        events = training.get("events")["items"]
+        return [e["message"] for e in events if e["reason"] == "HangDetected"]
+
+    [message, *_] = training.wait_until(named, 30, "the hang is named")
+    assert "makes no progress" in message
+    training.wait_until(lambda: completed(training), 90, "the run completes")
+    assert training.get("jobset", "train")["status"]["restarts"] == 1
+    assert said(training, "done")[0]["weights"] == uninterrupted
+    training.wait_until(
+        lambda: training.get("fault", "cut")["status"]["phase"] == "Completed",
+        15,
+        "nothing in force",
+    )
+    training.kubectl("delete", "fault", "cut", "--timeout=10s")

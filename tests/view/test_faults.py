@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubarium.view.faults import Order, matches, order_of, plan_of
+from kubarium.view.faults import Order, matches, orders_of, plan_of
 
 
 def fault(**spec):
@@ -22,6 +22,11 @@ def pod(index, phase="Running", **labels):
         ({"action": "Explode"}, "spec.action: 'Explode' is not one of Kill, Stop"),
         ({"action": "CorruptFile"}, "spec.path: is empty"),
         ({"action": "DeviceUnhealthy", "device": "gpu-0"}, "spec.device: 'gpu-0': write driver"),
+        ({"action": "Delay", "amount": 1e9}, "spec.amount: 1000000000.0 must be above 0 and at"),
+        (
+            {"action": "Partition", "peers": {"matchExpressions": [{"key": "a", "operator": "X"}]}},
+            "spec.peers: ",
+        ),
         ({"action": "Slow", "amount": 2}, "spec.amount: 2.0 must be above 0 and below 1"),
         ({"action": "Kill", "durationSeconds": -1}, "durationSeconds: -1.0 must not be negative"),
         (
@@ -87,7 +92,8 @@ def test_only_what_runs_and_is_selected_may_be_hit():
 
 def test_an_order_survives_its_annotation_and_nonsense_is_no_order():
     order = Order("uid/3", "Slow", "main", 2.5, 0.1)
-    document = {"metadata": {"annotations": {"kubarium.dev/fault": order.text()}}}
-    assert order_of(document) == order
+    document = {"metadata": {"annotations": {"fault.kubarium.dev/uid": order.text()}}}
+    assert orders_of(document) == [order]
+    assert order.fault == "uid"
     for text in ("", "{", "[]", '{"surprise": 1}'):
-        assert order_of({"metadata": {"annotations": {"kubarium.dev/fault": text}}}) is None
+        assert orders_of({"metadata": {"annotations": {"fault.kubarium.dev/u": text}}}) == []

@@ -96,10 +96,12 @@ profiles:
       deviceSelection:
         strategy: Spread
         attributes: [{name: gpu.example.com/index, order: Descending}]
+        nodes: Pack
+        domains: [example.com/rack]
 """
     ).profiles
     order = AttributeOrder("gpu.example.com/index", descending=True)
-    assert profile.devices == DevicePreference("Spread", (order,))
+    assert profile.devices == DevicePreference("Spread", (order,), "Pack", ("example.com/rack",))
     assert read("profiles: [{}]").profiles[0].devices == DevicePreference()
 
 
@@ -114,6 +116,9 @@ SELECTION = "profiles[0].pluginConfig[0].args.deviceSelection"
         (DEVICES % "{attributes: [{name: index}]}", f"{SELECTION}.attributes[0].name"),
         (DEVICES % "{attributes: [{name: a/b, order: Up}]}", f"{SELECTION}.attributes[0].order"),
         (DEVICES % "{score: 1}", f"{SELECTION}.score"),
+        (DEVICES % "{nodes: Full}", f"{SELECTION}.nodes"),
+        (DEVICES % "{domains: rack}", f"{SELECTION}.domains"),
+        (DEVICES % "{domains: [1]}", f"{SELECTION}.domains[0]"),
         ("profile: []", "profile"),
         ("profiles: {}", "profiles"),
         ("profiles: [{}, {}]", "profiles[1].schedulerName"),

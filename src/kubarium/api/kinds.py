@@ -27,6 +27,7 @@ JOBS = Resource("batch", "v1", "jobs", "Job", True)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", True)
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True)
 NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", True)
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", False)
 PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", False)
 POD_GROUPS = Resource("scheduling.k8s.io", "v1beta1", "podgroups", "PodGroup", True)
 COMPOSITE_POD_GROUPS = Resource(
@@ -72,6 +73,10 @@ TRAINING_RUNTIMES = Resource(*_TRAINER, "trainingruntimes", "TrainingRuntime", T
 CLUSTER_TRAINING_RUNTIMES = Resource(
     *_TRAINER, "clustertrainingruntimes", "ClusterTrainingRuntime", False
 )
+OPTIMIZATION_JOBS = Resource(*_TRAINER, "optimizationjobs", "OptimizationJob", True)
+_KATIB = ("kubeflow.org", "v1beta1")
+EXPERIMENTS = Resource(*_KATIB, "experiments", "Experiment", True)
+TRIALS = Resource(*_KATIB, "trials", "Trial", True)
 FAULTS = Resource("kubarium.dev", "v1alpha1", "faults", "Fault", True)
 RANK_HISTORIES = Resource("kubarium.dev", "v1alpha1", "rankhistories", "RankHistory", True)
 COMPUTE_DOMAINS = Resource(

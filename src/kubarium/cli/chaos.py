@@ -7,8 +7,10 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from kubarium.api import selectors
-from kubarium.api.kinds import FAULTS
+from kubarium.api.kinds import EVENTS, FAULTS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import asking
@@ -38,7 +40,10 @@ def fault_document(action: str, selector: str, spec: dict[str, Any]) -> Document
     names = {_dashed(known): known for known in (*POD_ACTIONS, *NODE_ACTIONS)}
     if action.lower() not in names:
         raise ConfigError(f"{action!r}: write one of {', '.join(names)}")
-    wanted = {"action": names[action.lower()], "selector": _selector(selector), **_given(spec)}
+    given = _given(spec)
+    if "peers" in given:
+        given["peers"] = _selector("" if given["peers"] == "*" else given["peers"], "--peers")
+    wanted = {"action": names[action.lower()], "selector": _selector(selector), **given}
     fault: Document = {
         "apiVersion": FAULTS.api_version,
         "kind": FAULTS.kind,
@@ -57,11 +62,11 @@ def _dashed(action: str) -> str:
     return "".join(f"-{c.lower()}" if c.isupper() else c for c in action).lstrip("-")
 
 
-def _selector(text: str) -> Document:
+def _selector(text: str, option: str = "--selector") -> Document:
     try:
         clauses = selectors.parse_labels(text).requirements if text else ()
     except ApiError as error:
-        raise ConfigError(f"--selector {text!r}: {error}") from None
+        raise ConfigError(f"{option} {text!r}: {error}") from None
     expressions = [
         {"key": c.key, "operator": _OPERATORS[c.operator], "values": list(c.values)}
         for c in clauses
@@ -94,7 +99,8 @@ async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
     made = await client.create(FAULTS, fault, namespace)
     name = made["metadata"]["name"]
     out.print(f"fault/{name}: {fault['spec']['action']}")
-    told, message = 0, ""
+    told, message, told_end = 0, "", False
+    refused: dict[str, None] = {}
     try:
         while True:
             status = (await client.get(FAULTS, name, namespace)).get("status") or {}
@@ -105,11 +111,36 @@ async def _follow(client: HttpClient, fault: Document, namespace: str) -> None:
             if status.get("message") and status["message"] != message:
                 message = status["message"]
                 out.print(f"  {message}", markup=False)
+            for text in await _refusals(client, namespace, made, status, refused):
+                out.print(f"  [yellow]not injected[/]: {escape(text)}")
             if status.get("phase") == "Invalid":
                 raise ConfigError(f"fault/{name}: {message}")
             if status.get("phase") == "Completed":
                 return
+            if status.get("phase") == "InForce" and not told_end:
+                told_end = True
+                lasting = made["spec"].get("durationSeconds")
+                until = f"for {lasting:g} s" if lasting else "until Ctrl-C"
+                out.print(f"  in force {until}; then it is undone", markup=False)
             await asyncio.sleep(LOOK_S)
     finally:
         with contextlib.suppress(ApiError):
             await client.delete(FAULTS, name, namespace)
+
+
+async def _refusals(
+    client: HttpClient, namespace: str, fault: Document, status: Document, seen: dict[str, None]
+) -> list[str]:
+    """What nodes say of the Fault's victims: that it cannot be done there. Each once."""
+    if not status.get("history"):
+        return []
+    victims = {e["target"].partition("/")[2] for e in status["history"]}
+    began = fault["metadata"]["creationTimestamp"]
+    found = []
+    selector = "reason=FaultNotInjected"
+    for event in (await client.list(EVENTS, namespace, field_selector=selector)).items:
+        uid, name = event["metadata"]["uid"], event["involvedObject"]["name"]
+        if uid not in seen and name in victims and (event.get("lastTimestamp") or "") >= began:
+            seen[uid] = None
+            found.append(f"{name}: {event['message']}")
+    return found

@@ -20,7 +20,15 @@ from kubarium.cluster.clock import RealClock
 from kubarium.engine.training.goodput import ACCOUNTS, PRODUCTIVE
 from kubarium.view.goodput import RunReport, run_report
 
-_KINDS = {"jobset": JOB_SETS, "jobsets": JOB_SETS, "job": JOBS, "jobs": JOBS}
+# A TrainJob's JobSet has its name.
+_KINDS = {
+    "jobset": JOB_SETS,
+    "jobsets": JOB_SETS,
+    "trainjob": JOB_SETS,
+    "trainjobs": JOB_SETS,
+    "job": JOBS,
+    "jobs": JOBS,
+}
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 JOB_NAME = "batch.kubernetes.io/job-name"
 BAR = 32
@@ -65,7 +73,9 @@ async def _report(client: HttpClient, target: str, namespace: str) -> RunReport:
     kind, _, wanted = target.partition("/")
     resource = _KINDS.get(kind.lower())
     if resource is None or not wanted:
-        raise ConfigError(f"{target!r}: write jobset/NAME or job/NAME, such as jobset/train")
+        raise ConfigError(
+            f"{target!r}: write jobset/NAME, trainjob/NAME or job/NAME, such as jobset/train"
+        )
     owner = await client.get(resource, wanted, namespace)
     owner = {"kind": resource.kind, **owner}
     lists = await gather(client, (RANK_HISTORIES, JOBS), namespace)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kubarium import __version__
+from kubarium.base.errors import ConfigError
 from kubarium.cli.console import out, speaks_plainly
 
 app = typer.Typer(
@@ -80,16 +81,25 @@ def chaos(
     action: Annotated[
         str,
         typer.Argument(
-            help="kill, stop, slow, out-of-memory, corrupt-file, lose-node or device-unhealthy."
+            help="kill, stop, slow, out-of-memory, corrupt-file, partition, loss, delay; "
+            "lose-node, disconnect-node, partition-node, device-unhealthy."
         ),
     ],
     selector: Annotated[str, typer.Option("-l", "--selector", help="Labels, as app=train.")] = "",
     rank: Annotated[int | None, typer.Option(help="Only the pod of this completion index.")] = None,
     container: Annotated[str, typer.Option("-c", "--container", help="Container.")] = "",
-    duration: Annotated[float, typer.Option(help="Seconds that it lasts; 0: for good.")] = 0.0,
+    duration: Annotated[float, typer.Option(help="Seconds that it lasts; 0: until Ctrl-C.")] = 0.0,
     amount: Annotated[
-        float | None, typer.Option(help="slow: CPUs left; out-of-memory: MiB beyond the limit.")
+        float | None,
+        typer.Option(
+            help="slow: CPUs left; out-of-memory: MiB beyond the limit; loss: share of packets; "
+            "delay: milliseconds."
+        ),
     ] = None,
+    peers: Annotated[
+        str, typer.Option(help="partition, loss: labels of the other side; *: all pods.")
+    ] = "",
+    mode: Annotated[str, typer.Option(help="One of those that match, or All at once.")] = "One",
     path: Annotated[str, typer.Option(help="corrupt-file: a folder in the container.")] = "",
     device: Annotated[str, typer.Option(help="device-unhealthy: driver/device.")] = "",
     after: Annotated[float, typer.Option(help="Seconds until the first.")] = 0.0,
@@ -117,6 +127,8 @@ def chaos(
         "amount": amount,
         "path": path,
         "device": device,
+        "peers": peers,
+        "mode": "" if mode == "One" else mode.capitalize(),
         "schedule": schedule,
     }
     _load("cli.chaos").inject(action, selector, spec, namespace, name, kubeconfig, context)
@@ -125,18 +137,35 @@ def chaos(
 @app.command()
 @speaks_plainly
 def goodput(
-    target: Annotated[str, typer.Argument(help="jobset/NAME or job/NAME.")],
+    target: Annotated[
+        str, typer.Argument(help="jobset, trainjob or job/NAME; without one, all runs by team.")
+    ] = "",
+    by: Annotated[
+        str, typer.Option(help="What a team is: namespace, queue or label:KEY.")
+    ] = "namespace",
+    all_namespaces: Annotated[
+        bool, typer.Option("-A", "--all-namespaces", help="Runs of all namespaces.")
+    ] = False,
     namespace: Namespace = "default",
     name: Name = DEFAULT_NAME,
     kubeconfig: Kubeconfig = None,
     context: Context = "",
     output: Output = "text",
-    html: Annotated[Path | None, typer.Option(help="Write a timeline of all ranks here.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a timeline of all ranks (or the teams) here.")
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write a trace for chrome://tracing or Perfetto here.")
     ] = None,
 ) -> None:
-    """Where a training run's time went: kept, lost and why, rank by rank; how often to save."""
+    """Where a training run's time went: kept, lost and why, rank by rank; how often to save.
+    Without a run: where the time of all runs went, by team."""
+    if not target:
+        if trace is not None:
+            raise ConfigError("--trace: is of one run; name it, such as jobset/train")
+        scope = "" if all_namespaces or by == "namespace" else namespace
+        _load("cli.team_goodput").show(by, scope, name, kubeconfig, context, output, html)
+        return
     _load("cli.goodput").show(target, namespace, name, kubeconfig, context, output, html, trace)
 
 
@@ -218,6 +247,50 @@ def demo(
 ) -> None:
     """A deadlock, a gang and a recovery, with real processes, in under a minute."""
     _load("cli.demo").tell(keep)
+
+
+images = typer.Typer(help="The container images of a cluster's nodes.", no_args_is_help=True)
+app.add_typer(images, name="image")
+
+
+@images.command("load")
+@speaks_plainly
+def image_load(
+    files: Annotated[
+        list[Path], typer.Argument(help="OCI layouts (folder or tar), or tars of docker save.")
+    ],
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Call the image this.")] = None,
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Take images into the nodes' store, as `kind load` does; no registry is asked."""
+    _load("cli.images").load(files, tag or [], name)
+
+
+@images.command("pull")
+@speaks_plainly
+def image_pull(
+    references: Annotated[list[str], typer.Argument(help="Names, as docker pull takes them.")],
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Fetch images from their registries, through skopeo."""
+    _load("cli.images").pull(references, name)
+
+
+@images.command("ls")
+@speaks_plainly
+def image_ls(name: Name = DEFAULT_NAME, output: Output = "text") -> None:
+    """Images that are there, their size and where they came from."""
+    _load("cli.images").show(name, output)
+
+
+@images.command("rm")
+@speaks_plainly
+def image_rm(
+    names: Annotated[list[str], typer.Argument(help="Names or image ids.")],
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Remove images; what containers still run from goes when they end."""
+    _load("cli.images").remove(names, name)
 
 
 @app.command()

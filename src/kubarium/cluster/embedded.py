@@ -20,7 +20,7 @@ from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
-from kubarium.cluster import kubeconfig
+from kubarium.cluster import api_endpoint, kubeconfig
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
 from kubarium.cluster.agent_wire import AgentLaunch
@@ -41,6 +41,7 @@ from kubarium.control import (
     scheduling,
     storage,
     training,
+    tuning,
     workloads,
 )
 from kubarium.control.storage import OnDisk
@@ -68,7 +69,7 @@ COMPACT_EVERY_S = 5.0
 READY_PATIENCE_S = 10.0
 READY_PATIENCE_PER_NODE_S = 0.02
 AnyAgent = Agent | AgentProcess
-FAMILIES = (workloads, training, devices, gangs, queueing, faults)
+FAMILIES = (workloads, training, devices, gangs, queueing, faults, tuning)
 VOLUMES = "volumes"
 
 
@@ -132,6 +133,7 @@ class EmbeddedCluster:
         self.server.page_source = self.node_page
         port = access.port if access else 6443
         await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
+        await api_endpoint.publish(self.client, access.host if access else "127.0.0.1", port)
         configs = node_configs(
             self.file,
             self.node_root,

@@ -138,6 +138,9 @@ class PodShape:
     data_required: bool = False
     # What the node must have declared (NodeDeclaredFeatures), by name.
     features: tuple[str, ...] = ()
+    # Extended resources that devices of a class stand for: (name, class, amount). They are not
+    # among the requests, since claims ask for them, but may score (KEP-5004).
+    backed: tuple[tuple[str, str, int], ...] = ()
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -150,6 +153,13 @@ class PodShape:
     def request(self, resource: str) -> int:
         """The amount of one resource, 0 if none is asked for."""
         return dict(self.requests).get(resource, 0)
+
+    def devices_for(self, resource: str) -> tuple[str, int]:
+        """(class, amount) of a resource that devices stand for; ("", 0) of any other."""
+        for name, device_class, amount in self.backed:
+            if name == resource:
+                return device_class, amount
+        return "", 0
 
     @property
     def looks_at_pods(self) -> bool:

@@ -18,7 +18,8 @@ from kubarium.api.kinds import LEASES, NODES, PODS
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
-from kubarium.base.errors import ApiError, ConfigError, bad_request
+from kubarium.base.errors import ApiError, ConfigError, bad_request, internal
+from kubarium.node.absence import Absences
 from kubarium.node.config import (
     PROCESS,
     SIMULATED_CAPACITY,
@@ -44,6 +45,7 @@ from kubarium.node.drivers.publish import Publisher
 from kubarium.node.drivers.readings import Reading
 from kubarium.node.drivers.report import HealthReport
 from kubarium.node.drivers.schedule import HealthSchedule
+from kubarium.node.drivers.watch import SliceWatch
 from kubarium.node.isolation import Report
 from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
@@ -62,7 +64,6 @@ from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 from kubarium.runtime.writes import update_status
-from kubarium.view.faults import LOSE_NODE, order_of
 
 _LOG = logging.getLogger("kubarium.node")
 
@@ -85,8 +86,9 @@ class _Node:
     counts: dict[str, int]
     document: Document | None = None
     published: dict[str, tuple[int, dict[str, Health]]] = field(default_factory=dict)
+    # Drivers whose slices may not be there as they were published.
+    doubted: set[str] = field(default_factory=set)
     complained: dict[str, None] = field(default_factory=dict)
-    lost: tuple[str, float] = ("", 0.0)
 
 
 _NodeAction = Callable[[_Node], Awaitable[None]]
@@ -143,9 +145,14 @@ class Agent:
         ]
         self._domains = ComputeDomainDriver(context, set(in_fabrics)) if in_fabrics else None
         self._meter = Meter(context, drivers) if mine else None
+        self._slices = SliceWatch(context, self._slices_changed) if mine else None
         self._schedule = HealthSchedule(context, config.nodes, config.health_events)
         self._duration_s = lease_seconds(len(self._mine))
+        self._absences = Absences(self._leave, self._come_back)
+        # Pods of a node that is away, which the API has forgotten meanwhile.
+        self._unheard: dict[str, Document] = {}
         self._device_changes: asyncio.Queue[str] = asyncio.Queue()
+        self._returned: asyncio.Queue[str] = asyncio.Queue()
         self.ready = asyncio.Event()
 
     # What others ask ---------------------------------------------------------------------------
@@ -213,6 +220,8 @@ class Agent:
             pod = await self._context.client.get(PODS, name, namespace)
         if pod["spec"].get("nodeName") not in self._mine:
             raise bad_request(f'pod "{name}" does not run on a node of this agent')
+        if self._absences.away(pod["spec"]["nodeName"]):
+            raise internal(f'node "{pod["spec"]["nodeName"]}" is away: it does not answer')
         return pod
 
     async def close(self) -> None:
@@ -245,6 +254,9 @@ class Agent:
                 group.create_task(self._renew_leases())
                 group.create_task(self._refresh_status())
                 group.create_task(self._follow_devices())
+                group.create_task(self._follow_returns())
+                if self._slices is not None:
+                    await self._slices.start()
                 if self._proxy is not None:
                     group.create_task(self._proxy.run())
                 if self._health is not None:
@@ -274,6 +286,12 @@ class Agent:
         return node is not None and driver in node.publishers
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        pod = new or old
+        assert pod is not None
+        if self._absences.away(pod["spec"].get("nodeName", "")):
+            if new is None:
+                self._unheard[pod["metadata"]["uid"]] = pod
+            return
         if new is not None:
             node = self._mine.get(new["spec"].get("nodeName", ""))
             if node is not None:
@@ -314,6 +332,7 @@ class Agent:
         )
         try:
             node.document = await self._context.client.create(NODES, document)
+            node.doubted.update(node.published)  # what an earlier Node owned goes with it
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
@@ -340,6 +359,8 @@ class Agent:
         await self._write_status(node)
 
     async def _write_status(self, node: _Node) -> None:
+        if self._absences.away(node.spec.name):
+            return
         current = self._nodes.get(node.spec.name) or node.document
         assert current is not None
         facts = node.facts
@@ -353,23 +374,35 @@ class Agent:
         )
         node.document = await update_status(self._context, NODES, current, status)
 
-    def _is_lost(self, node: _Node) -> bool:
-        """Whether the node is to be silent, on purpose (a fault of action LoseNode)."""
-        order = order_of(self._nodes.get(node.spec.name) or {"metadata": {}})
-        if order is None or order.action != LOSE_NODE:
-            return False
-        now = self._context.clock.now()
-        ident, since = node.lost
-        if ident != order.ident:
-            node.lost = (order.ident, now)
-            since = now
-            for pod in self._pods.items():
-                if pod["spec"].get("nodeName") == node.spec.name:
-                    self._runner.pod_gone(pod)
-        return not order.duration_s or now - since < order.duration_s
+    def _leave(self, name: str, loses_pods: bool) -> None:
+        """A node goes away; what its pods have to say waits."""
+        self._runner.hold(name)
+        for pod in self._pods.items() if loses_pods else ():
+            if pod["spec"].get("nodeName") == name:
+                self._runner.pod_lost(pod)
+
+    def _come_back(self, name: str) -> None:
+        """It hears what it has missed, and is heard again."""
+        self._runner.let_go(name)
+        node = self._mine[name]
+        for uid, pod in list(self._unheard.items()):
+            if pod["spec"]["nodeName"] == name:
+                self._runner.pod_gone(self._unheard.pop(uid))
+        for pod in self._pods.items():
+            if pod["spec"].get("nodeName") == name:
+                self._runner.pod_seen(pod, node.facts)
+        self._returned.put_nowait(name)
+        if node.doubted:
+            self._device_changes.put_nowait(name)
+
+    async def _follow_returns(self) -> None:
+        while True:
+            node = self._mine[await self._returned.get()]
+            await self._try(self._renew, node)
+            await self._try(self._write_status, node)
 
     async def _renew(self, node: _Node) -> None:
-        if self._is_lost(node):
+        if self._absences.away(node.spec.name):
             return
         assert node.document is not None
         now = self._context.clock.now()
@@ -422,10 +455,20 @@ class Agent:
     def _node_changed(self, old: Document | None, new: Document | None) -> None:
         if new is None or new["metadata"]["name"] not in self._mine:
             return
+        self._absences.look(new)
         before = {} if old is None else old["metadata"].get("annotations") or {}
         after = new["metadata"].get("annotations") or {}
         if before != after:
             self._device_changes.put_nowait(new["metadata"]["name"])
+
+    def _slices_changed(self, name: str, driver: str) -> None:
+        node = self._mine.get(name)
+        if node is None or driver not in node.publishers:
+            return
+        node.doubted.add(driver)
+        # A Node that is gone is announced anew with its devices; one that is away comes back first.
+        if self._nodes.get(name) is not None and not self._absences.away(name):
+            self._device_changes.put_nowait(name)
 
     async def _follow_devices(self) -> None:
         while True:
@@ -437,8 +480,9 @@ class Agent:
         assert current is not None
         for driver, publisher in node.publishers.items():
             wanted = self._wanted(node, current, driver)
-            if node.published.get(driver) == wanted:
+            if node.published.get(driver) == wanted and driver not in node.doubted:
                 continue
+            node.doubted.discard(driver)
             if driver not in node.published:
                 await publisher.publish_class()
             await publisher.publish(current, *wanted)

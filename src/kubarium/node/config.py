@@ -133,6 +133,8 @@ class NodeConfig:
     no_network: str = ""
     # Whether pods go on when the agent is killed, for the next one to find.
     pods_survive: bool = False
+    # Whether registries may be asked for images (by skopeo, where it is installed).
+    pulls: bool = True
     health_events: tuple[HealthEvent, ...] = ()
 
 

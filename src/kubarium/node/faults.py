@@ -14,12 +14,15 @@ from kubarium.node.runtimes.process.streams import ExecResult
 from kubarium.node.training import processes
 from kubarium.view.faults import (
     CORRUPT_FILE,
+    DELAY,
     KILL,
+    MOMENTARY,
+    NETWORK_ACTIONS,
     OUT_OF_MEMORY,
     SLOW,
     STOP,
     Order,
-    order_of,
+    orders_of,
 )
 
 # Turns the middle byte of the newest file under $1 into another one.
@@ -34,6 +37,10 @@ printf '\\377\\000\\377' | dd of="$file" bs=1 seek="$at" conv=notrunc 2>/dev/nul
 # Holds as many bytes as it is given: tail keeps what has no line end.
 _FILL = "head -c {bytes} /dev/zero | tail -c {bytes} | (sleep {seconds}; cat) >/dev/null"
 _EXEC_TIMEOUT_S = 60.0
+_NO_NETWORK = (
+    "it has no network of its own: hostNetwork, or a machine that allows no pod networks "
+    "(see `kubarium status`)"
+)
 
 
 class Pods(Protocol):
@@ -47,6 +54,8 @@ class Pods(Protocol):
     def slow(self, uid: str, name: str, share: float | None) -> str: ...
     def memory_limit(self, uid: str, name: str) -> int | None: ...
     def process_ids(self, uid: str) -> dict[str, int]: ...
+    def has_network(self, uid: str) -> bool: ...
+    def delay(self, uid: str, milliseconds: float | None) -> str: ...
 
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
@@ -55,26 +64,38 @@ Tell = Callable[[Document, str, str, str], None]
 
 
 class FaultActor:
-    """Takes the orders of one agent's pods."""
+    """Takes the orders of one agent's pods. Partitions and losses are made by the network's rules
+    (:mod:`kubarium.view.cuts`); here they are only told of."""
 
     def __init__(self, clock: Clock, pods: Pods, spawn: Spawn, tell: Tell) -> None:
         self._clock = clock
         self._pods = pods
         self._spawn = spawn
         self._tell = tell
-        self._done: dict[str, str] = {}
+        self._began = clock.now()
+        # The last order of each Fault, by pod uid and the Fault's.
+        self._known: dict[str, dict[str, Order]] = {}
 
     def look(self, pod: Document) -> None:
-        """A pod was seen: carry out its order if it is a new one."""
-        order = order_of(pod)
-        uid = pod["metadata"]["uid"]
-        if order is None or self._done.get(uid) == order.ident:
+        """A pod was seen: carry out its orders, if they are new, and heal what is over."""
+        orders = orders_of(pod)
+        if not orders:
             return
-        self._done[uid] = order.ident
-        self._spawn(self._carry_out(pod, uid, order))
+        uid = pod["metadata"]["uid"]
+        known = self._known.setdefault(uid, {})
+        for order in orders:
+            before = known.get(order.fault)
+            if before == order:
+                continue
+            known[order.fault] = order
+            if order.healed:
+                self._spawn(self._undo(uid, order))
+            elif order.action not in MOMENTARY or order.at >= self._began:
+                # A kill that an agent before this one has seen is not done again.
+                self._spawn(self._carry_out(pod, uid, order))
 
     def forget(self, uid: str) -> None:
-        self._done.pop(uid, None)
+        self._known.pop(uid, None)
 
     async def _carry_out(self, pod: Document, uid: str, order: Order) -> None:
         attempts = self._pods.running_attempts(uid)
@@ -84,17 +105,19 @@ class FaultActor:
             self._tell(pod, "Warning", "FaultNotInjected", text)
             return
         problem = await self._act(uid, name, attempts[name], order)
+        whom = "the pod" if order.action in NETWORK_ACTIONS else f"container {name}"
         if problem:
-            text = f"{order.action} of container {name}: {problem}"
+            text = f"{order.action} of {whom}: {problem}"
             self._tell(pod, "Warning", "FaultNotInjected", text)
             return
         lasting = f" for {order.duration_s:g} s" if order.duration_s else ""
-        text = f"{order.action} of container {name}{lasting}, on purpose"
+        text = f"{order.action} of {whom}{lasting}, on purpose"
         self._tell(pod, "Warning", "FaultInjected", text)
         if order.duration_s and order.action in (STOP, SLOW):
+            # The order will be healed at that time too, unless the server is away.
             await self._clock.sleep(order.duration_s)
-            if self._pods.running_attempts(uid).get(name) == attempts[name]:
-                await self._undo(uid, name, order)
+            if self._known.get(uid, {}).get(order.fault) == order:
+                await self._undo(uid, order)
 
     async def _act(self, uid: str, name: str, attempt: int, order: Order) -> str:
         """Do it; "" or why it cannot be done."""
@@ -104,6 +127,10 @@ class FaultActor:
             await self._pods.signal_all(uid, name, signal.SIGSTOP)
         elif order.action == SLOW:
             return self._pods.slow(uid, name, order.amount)
+        elif order.action in NETWORK_ACTIONS:
+            if not self._pods.has_network(uid):
+                return _NO_NETWORK
+            return self._pods.delay(uid, order.amount) if order.action == DELAY else ""
         elif order.action == OUT_OF_MEMORY:
             return self._fill(uid, name, attempt, order)
         elif order.action == CORRUPT_FILE:
@@ -129,11 +156,18 @@ class FaultActor:
     async def _run(self, uid: str, name: str, attempt: int, argv: list[str]) -> None:
         await self._pods.execute(uid, name, attempt, argv, None)
 
-    async def _undo(self, uid: str, name: str, order: Order) -> None:
+    async def _undo(self, uid: str, order: Order) -> None:
+        """Safe to repeat: nobody may know any more what an earlier agent has done."""
+        running = self._pods.running_attempts(uid)
+        name = order.container or next(iter(running), "")
+        if name not in running:
+            return
         if order.action == STOP:
             await self._pods.signal_all(uid, name, signal.SIGCONT)
-        else:
+        elif order.action == SLOW:
             self._pods.slow(uid, name, None)
+        elif order.action == DELAY:
+            self._pods.delay(uid, None)
 
 
 def _offer_to_the_kernel(pid: int) -> None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from kubarium.base.errors import KubariumError
 from kubarium.node.config import ImageConfig
+from kubarium.node.oci.store import Record
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -21,6 +22,17 @@ class UnknownImage(KubariumError):
 
 class InvalidImageName(KubariumError):
     """The text is no image reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A real image: its layers as directories, from the top down, and what its config says beyond
+    what a stand-in has. ``user`` is the config's text."""
+
+    layers: tuple[str, ...]
+    user: str
+    stop_signal: str
+    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,8 @@ class Image:
     working_dir: str = ""
     uid: int | None = None
     modules: tuple[str, ...] = ()
+    # None: programs of this machine stand in for it.
+    stored: StoredImage | None = None
 
 
 def builtin_images() -> tuple[ImageConfig, ...]:
@@ -84,11 +98,20 @@ class ImageCatalogue:
     """Looks up image references; entries of the cluster file come before the built-in ones."""
 
     def __init__(self, given: Iterable[ImageConfig] = ()) -> None:
-        self._entries = (*given, *builtin_images())
+        self._given = tuple(given)
+        self._entries = (*self._given, *builtin_images())
 
     @property
     def names(self) -> list[str]:
         return sorted({entry.name for entry in self._entries})
+
+    def is_given(self, reference: str) -> bool:
+        """Whether the cluster file maps it; False if it is no reference."""
+        return _any_matches(self._given, reference)
+
+    def knows(self, reference: str) -> bool:
+        """Whether there is an entry, be it for an image that cannot be stood in for here."""
+        return _any_matches(self._entries, reference)
 
     def resolve(self, reference: str) -> Image:
         """The image that stands for ``reference``; UnknownImage or InvalidImageName."""
@@ -113,6 +136,14 @@ class ImageCatalogue:
             f"of this machine and knows {', '.join(self.names)}; map it under images: in the "
             f"cluster file, for example  images: {{{repository}: {{cmd: [sh]}}}}"
         )
+
+
+def _any_matches(entries: Iterable[ImageConfig], reference: str) -> bool:
+    try:
+        repository = repository_of(reference)
+    except InvalidImageName:
+        return False
+    return any(_matches(entry.name, repository) for entry in entries)
 
 
 def _check_possible(reference: str, entry: ImageConfig) -> None:

@@ -17,6 +17,8 @@ def referred_objects(pod: Document) -> list[tuple[Resource, str]]:
         found |= dict.fromkeys(_of_container(entry))
     for volume in spec.get("volumes") or ():
         found |= dict.fromkeys(_of_volume(volume))
+    for secret in spec.get("imagePullSecrets") or ():
+        found[(SECRETS, secret.get("name", ""))] = None
     return [(resource, name) for resource, name in found if name]
 
 

@@ -33,6 +33,18 @@ class PodRunner(Protocol):
         """A pod of one of our nodes has been removed from the API."""
         ...
 
+    def pod_lost(self, pod: Document) -> None:
+        """Its node went down with it: its processes end at once, and nobody is told."""
+        ...
+
+    def hold(self, node: str) -> None:
+        """What is to be written of a node's pods waits, until :meth:`let_go`."""
+        ...
+
+    def let_go(self, node: str) -> None:
+        """Write what has waited."""
+        ...
+
     async def start(self) -> None:
         """Before the nodes are announced."""
         ...

@@ -11,6 +11,7 @@ from typing import Any
 from kubarium.api.resource import Document
 from kubarium.node.environment import ConfigProblem
 from kubarium.node.isolation import PLAIN, ROOT, USER_NAMESPACE
+from kubarium.node.oci.users import Accounts, ImageUser
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.engine import User
 from kubarium.node.runtimes.process.seccomp import runtime_default
@@ -29,22 +30,47 @@ class Identity:
     no_new_privileges: bool = False
     # The filter of system calls; empty for none.
     seccomp: bytes = b""
+    # By the image's own accounts; "" where the machine's are meant.
+    home: str = ""
     shortfalls: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The accounts of a real image, and the one that its config names."""
+
+    accounts: Accounts
+    user: ImageUser
+
+
 def identity_of(
-    pod: Document, container: Mapping[str, Any], level: str, image_uid: int | None, label: str
+    pod: Document,
+    container: Mapping[str, Any],
+    level: str,
+    image_uid: int | None,
+    label: str,
+    known: Known | None = None,
 ) -> Identity:
-    """ConfigProblem where ``runAsNonRoot`` forbids the user (source: ``security_context.go``)."""
+    """ConfigProblem where ``runAsNonRoot`` forbids the user (source: ``security_context.go``);
+    ``known`` of a real image."""
     shared = pod["spec"].get("securityContext") or {}
     own = container.get("securityContext") or {}
     merged = {**shared, **{key: value for key, value in own.items() if value is not None}}
     asked = merged.get("runAsUser")
+    account = None
+    if known is not None:
+        account = known.user if asked is None else known.accounts.of_number(int(asked))
+        image_uid = account.uid
     default = image_uid if image_uid is not None else 0 if level != PLAIN else os.geteuid()
     uid = default if asked is None else int(asked)
-    _check_non_root(merged, asked, uid, label, container["name"])
-    gid = _group(merged, asked, uid, level)
+    _check_non_root(merged, asked, uid, label, container["name"], account)
+    if account is None or merged.get("runAsGroup") is not None:
+        gid = _group(merged, asked, uid, level)
+    else:
+        gid = account.gid
     groups = [int(g) for g in shared.get("supplementalGroups") or ()]
+    if account is not None and shared.get("supplementalGroupsPolicy") != "Strict":
+        groups += [group for group in account.groups if group not in groups]
     if shared.get("fsGroup") is not None:
         groups.append(int(shared["fsGroup"]))
     privileged = bool(own.get("privileged"))
@@ -60,6 +86,7 @@ def identity_of(
         bool(own.get("readOnlyRootFilesystem")),
         forbidden,
         program,
+        account.home if account is not None else "",
         [
             *_shortfalls(level, merged, uid, groups),
             *_unknown_profiles(pod, merged, confined and not program),
@@ -93,11 +120,23 @@ def _unknown_profiles(pod: Document, merged: Mapping[str, Any], unfiltered: bool
 
 
 def _check_non_root(
-    merged: Mapping[str, Any], asked: int | None, uid: int, label: str, name: str
+    merged: Mapping[str, Any],
+    asked: int | None,
+    uid: int,
+    label: str,
+    name: str,
+    account: ImageUser | None,
 ) -> None:
-    if not merged.get("runAsNonRoot") or uid != 0:
+    if not merged.get("runAsNonRoot"):
         return
     where = f'(pod: "{label}", container: {name})'
+    if asked is None and account is not None and account.named:
+        raise ConfigProblem(
+            f"container has runAsNonRoot and image has non-numeric user ({account.named}), cannot "
+            f"verify user is non-root {where}"
+        )
+    if uid != 0:
+        return
     if asked is not None:
         raise ConfigProblem(f"container's runAsUser breaks non-root policy {where}")
     raise ConfigProblem(f"container has runAsNonRoot and image will run as root {where}")

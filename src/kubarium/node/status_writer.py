@@ -29,6 +29,7 @@ StatusSource = Callable[[Document], Document]
 class _Work:
     namespace: str
     name: str
+    node: str
     status: StatusSource | None = None
     delete: bool = False
     queued: bool = False
@@ -44,6 +45,7 @@ class StatusWriter:
         self._work: dict[str, _Work] = {}
         self._queue: deque[str] = deque()
         self._ready = asyncio.Semaphore(0)
+        self._held: dict[str, None] = {}
 
     def write(self, pod: Document, status: StatusSource) -> None:
         """Have ``status`` written soon; a later call before that replaces it."""
@@ -57,6 +59,17 @@ class StatusWriter:
         work.delete = True
         self._enqueue(pod["metadata"]["uid"], work)
 
+    def hold(self, node: str) -> None:
+        """What is to be written of a node's pods waits."""
+        self._held[node] = None
+
+    def let_go(self, node: str) -> None:
+        """Write what has waited."""
+        self._held.pop(node, None)
+        for uid, work in self._work.items():
+            if work.node == node and (work.status is not None or work.delete):
+                self._enqueue(uid, work)
+
     def forget(self, uid: str) -> None:
         """The pod is gone."""
         self._work.pop(uid, None)
@@ -68,8 +81,9 @@ class StatusWriter:
 
     def _entry(self, pod: Document) -> _Work:
         metadata = pod["metadata"]
+        node = pod["spec"].get("nodeName", "")
         return self._work.setdefault(
-            metadata["uid"], _Work(metadata.get("namespace", ""), metadata["name"])
+            metadata["uid"], _Work(metadata.get("namespace", ""), metadata["name"], node)
         )
 
     def _enqueue(self, uid: str, work: _Work) -> None:
@@ -84,6 +98,9 @@ class StatusWriter:
             uid = self._queue.popleft()
             work = self._work.get(uid)
             if work is None:
+                continue
+            if work.node in self._held:
+                work.queued = False
                 continue
             try:
                 await self._carry_out(uid, work)

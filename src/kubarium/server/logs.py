@@ -8,6 +8,7 @@ from dataclasses import replace
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, bad_request
+from kubarium.view.tuning import COLLECTOR, METRICS
 
 LogSource = Callable[[str, str, LogOptions], AsyncIterator[bytes]]
 
@@ -28,6 +29,8 @@ def choose_container(pod: Document, wanted: str) -> str:
     containers = [c["name"] for c in spec.get("containers") or ()]
     initial = [c["name"] for c in spec.get("initContainers") or ()]
     ephemeral = [c["name"] for c in spec.get("ephemeralContainers") or ()]
+    if wanted == COLLECTOR and METRICS in (pod["metadata"].get("annotations") or {}):
+        return str(containers[0])  # its node reads the metrics from this output, without a sidecar
     if wanted:
         if wanted not in (*containers, *initial, *ephemeral):
             raise bad_request(f"container {wanted} is not valid for pod {name}")

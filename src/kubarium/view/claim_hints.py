@@ -64,9 +64,19 @@ def sentence(found: RequestSurvey) -> str:
             worst = max(killers, key=lambda clause: clause.alone)
             hint = f" ({worst.hint})" if worst.hint else ""
             return f"{head}: no device satisfies `{worst.text}`{hint}"
-        return f"{head}: none of {found.devices} devices match"
+        return f"{head}: none of {found.devices} devices match{_unusable(found)}"
     if found.notes:
         return f"{head}: {found.notes[0]}"
     if found.free < found.needed:
-        return f"{head}: {found.needed} devices needed, {found.matching} match, {found.free} free"
+        counts = f"{found.needed} devices needed, {found.matching} match, {found.free} free"
+        return f"{head}: {counts}{_unusable(found)}"
     return ""
+
+
+def _unusable(found: RequestSurvey) -> str:
+    """The pool with most devices of those that give none, and why."""
+    pools = {why: count for why, count in found.failed.items() if why.startswith("pool ")}
+    if not pools:
+        return ""
+    more = f", and {len(pools) - 1} more pools give none" if len(pools) > 1 else ""
+    return f"; {min(pools, key=lambda why: (-pools[why], why))}{more}"

@@ -82,7 +82,8 @@ class ExtendedResources:
         known = self._shapes.get(shape)
         if known is None:
             kept = tuple((n, a) for n, a in shape.requests if not self.class_for(n))
-            known = shape if kept == shape.requests else replace(shape, requests=kept)
+            backed = tuple((n, c, a) for n, a in shape.requests if (c := self.class_for(n)))
+            known = replace(shape, requests=kept, backed=backed) if backed else shape
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[shape] = known

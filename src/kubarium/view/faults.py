@@ -17,29 +17,42 @@ import orjson
 from kubarium.api.resource import Document
 from kubarium.api.selectors import label_selector
 from kubarium.base.chance import Chance
+from kubarium.base.errors import ApiError
 
 KILL, STOP, SLOW, OUT_OF_MEMORY = "Kill", "Stop", "Slow", "OutOfMemory"
 CORRUPT_FILE, LOSE_NODE, DEVICE_UNHEALTHY = "CorruptFile", "LoseNode", "DeviceUnhealthy"
-POD_ACTIONS = (KILL, STOP, SLOW, OUT_OF_MEMORY, CORRUPT_FILE)
-NODE_ACTIONS = (LOSE_NODE, DEVICE_UNHEALTHY)
+PARTITION, LOSS, DELAY = "Partition", "Loss", "Delay"
+PARTITION_NODE, DISCONNECT_NODE = "PartitionNode", "DisconnectNode"
+NETWORK_ACTIONS = (PARTITION, LOSS, DELAY)
+POD_ACTIONS = (KILL, STOP, SLOW, OUT_OF_MEMORY, CORRUPT_FILE, *NETWORK_ACTIONS)
+NODE_ACTIONS = (LOSE_NODE, DISCONNECT_NODE, PARTITION_NODE, DEVICE_UNHEALTHY)
+# Done once and over; all others last for their duration, or until the Fault is deleted.
+MOMENTARY = (KILL, OUT_OF_MEMORY, CORRUPT_FILE)
+# What has another side.
+BETWEEN = (PARTITION, LOSS, PARTITION_NODE)
+ONE, ALL = "One", "All"
 
-# The order to a node agent: JSON of an :class:`Order`, on the pod or node.
-ORDER = "kubarium.dev/fault"
+# Orders to a node agent, on the pod or node: this and the Fault's uid; the value is JSON of an
+# :class:`Order`. One Fault never overwrites another's.
+ORDER = "fault.kubarium.dev/"
 HEALTH = "kubarium.dev/device-health."
 INDEX = "batch.kubernetes.io/job-completion-index"
 
-# The share of a CPU that is left, and mebibytes beyond the limit.
-DEFAULT_AMOUNTS = {SLOW: 0.1, OUT_OF_MEMORY: 64}
+# The share of a CPU that is left, mebibytes beyond the limit, the share of packets that is lost,
+# and milliseconds that each takes longer.
+DEFAULT_AMOUNTS = {SLOW: 0.1, OUT_OF_MEMORY: 64, LOSS: 0.3, DELAY: 100}
 # Times that a Fault without ``times`` fires: once, unless it repeats.
 UNLIMITED = 1 << 30
+MAX_DELAY_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """One thing to do to a pod or node. ``ident`` is new for each: an order is carried out once.
 
-    ``duration_s`` 0 is for good. ``amount`` is the share of CPU left (Slow) or mebibytes more than
-    the limit (OutOfMemory).
+    ``at`` is when it was given. ``duration_s`` 0 is until it is healed: what lasts is undone when
+    the order says ``healed``. ``amount`` is as in a Fault. ``peers`` selects the other side of a
+    partition; None is everybody.
     """
 
     ident: str
@@ -48,21 +61,35 @@ class Order:
     duration_s: float = 0.0
     amount: float = 0.0
     path: str = ""
+    at: float = 0.0
+    peers: Document | None = None
+    healed: bool = False
+
+    @property
+    def fault(self) -> str:
+        """The uid of the Fault that it comes from."""
+        return self.ident.partition("/")[0]
+
+    @property
+    def in_force(self) -> bool:
+        """Whether it is something that lasts and is not over."""
+        return self.action not in MOMENTARY and not self.healed
 
     def text(self) -> str:
         """The annotation's value."""
         return orjson.dumps(self).decode()
 
 
-def order_of(document: Document) -> Order | None:
-    """The order on a pod or node; None without one, or with one that is not ours."""
-    text = (document["metadata"].get("annotations") or {}).get(ORDER)
-    if not text:
-        return None
-    try:
-        return Order(**orjson.loads(text))
-    except (orjson.JSONDecodeError, TypeError):
-        return None
+def orders_of(document: Document) -> list[Order]:
+    """The orders on a pod or node, by their Fault; what is not ours is passed over."""
+    found = []
+    for key, text in sorted((document["metadata"].get("annotations") or {}).items()):
+        if key.startswith(ORDER) and text:
+            try:
+                found.append(Order(**orjson.loads(text)))
+            except (orjson.JSONDecodeError, TypeError):
+                continue
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +104,8 @@ class Plan:
     amount: float
     path: str
     device: str
+    mode: str
+    peers: Document | None
     after_s: float
     every_s: float
     mean_s: float
@@ -101,6 +130,13 @@ class Plan:
         if not order:
             return None
         return order[Chance(f"{self.seed}/victims/{number}").below(len(order))]
+
+    def victims(self, candidates: Sequence[Document], number: int) -> list[Document]:
+        """Who is hit by the ``number``-th injection: one, or (mode All) whoever can be."""
+        if self.mode == ALL:
+            return sorted(candidates, key=lambda d: (rank_of(d), d["metadata"]["name"]))
+        chosen = self.victim(candidates, number)
+        return [] if chosen is None else [chosen]
 
 
 def rank_of(document: Document) -> int:
@@ -128,6 +164,22 @@ def plan_of(fault: Document) -> Plan:
     amount = float(spec.get("amount", DEFAULT_AMOUNTS.get(action, 0)))
     if action == SLOW and not 0 < amount < 1:
         raise ValueError(f"spec.amount: {amount} must be above 0 and below 1: the CPU that is left")
+    if action == LOSS and not 0 < amount <= 1:
+        text = "must be above 0 and at most 1: the share of packets that is lost"
+        raise ValueError(f"spec.amount: {amount} {text}")
+    if action == DELAY and not 0 < amount <= MAX_DELAY_MS:
+        text = f"must be above 0 and at most {MAX_DELAY_MS}: milliseconds"
+        raise ValueError(f"spec.amount: {amount} {text}")
+    peers = spec.get("peers")
+    if peers is not None and action not in BETWEEN:
+        raise ValueError(
+            f"spec.peers: {action} has no other side; use it with {', '.join(BETWEEN)}"
+        )
+    mode = spec.get("mode") or ONE
+    if mode not in (ONE, ALL):
+        raise ValueError(f"spec.mode: {mode!r} is not one of {ONE}, {ALL}")
+    for field, selector in (("selector", spec.get("selector")), ("peers", peers)):
+        _check_selector(field, selector)
     times = int(schedule.get("times") or (UNLIMITED if every or mean else 1))
     return Plan(
         action,
@@ -138,12 +190,21 @@ def plan_of(fault: Document) -> Plan:
         amount,
         spec.get("path", ""),
         spec.get("device", ""),
+        mode,
+        peers,
         _seconds(schedule, "afterSeconds"),
         every,
         mean,
         times,
         int(schedule.get("seed", 0)),
     )
+
+
+def _check_selector(field: str, selector: Document | None) -> None:
+    try:
+        label_selector(selector or {})
+    except ApiError as error:
+        raise ValueError(f"spec.{field}: {error}") from None
 
 
 def _seconds(section: Mapping[str, Any], name: str) -> float:

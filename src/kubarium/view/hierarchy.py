@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kubarium.api.resource import Document
-from kubarium.engine.explain import Explainer, Subject
+from kubarium.engine.explain import HierarchyQuestion, Subject
+from kubarium.engine.explain.hierarchy import GROUPS_TOLD
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import waiting_for
-from kubarium.engine.plan import Decision, QueueItem, Tree
+from kubarium.engine.plan import QueueItem, Tree
 from kubarium.engine.verdict import GangVerdict, Suggestion
 from kubarium.view.cluster import ClusterView
 from kubarium.view.explanation import Explanation
@@ -20,9 +21,6 @@ from kubarium.view.forest import disagreement
 from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated
-
-# Groups of a hierarchy whose account is given in full.
-GROUPS_TOLD = 3
 
 
 def composite_account(
@@ -88,28 +86,34 @@ def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
         "found_room": verdict.placed,
         "undecided": verdict.undecided,
     }
-    accounts = _accounts(view, tree, verdict)
+    question = HierarchyQuestion(Placer(snapshot), clauses_of, tree, verdict)
+    advice = question.advice()
+    accounts = _accounts(view, tree, question.failed, advice.of_groups)
     children = tuple(_of_verdict(child, accounts) for child in verdict.children)
-    return Explanation(title, "Pending", verdict.message(), facts=facts, children=children)
+    return Explanation(
+        title,
+        "Pending",
+        verdict.message(),
+        suggestions=advice.together,
+        facts=facts,
+        children=children,
+        commands=commands_of(view, advice.together),
+    )
 
 
-def _accounts(view: ClusterView, tree: Tree, verdict: GangVerdict) -> dict[Key, Explanation]:
-    """The accounts of the first groups that found no room, with the others in their places.
-
-    What would help the first of them is tried on the hierarchy as a whole.
-    """
+def _accounts(
+    view: ClusterView,
+    tree: Tree,
+    failed: Mapping[Key, GangVerdict],
+    advice: Mapping[Key, tuple[Suggestion, ...]],
+) -> dict[Key, Explanation]:
+    """The accounts of the first groups that found no room, with the others in their places."""
     snapshot = view.snapshot
     leaves = {leaf.key: leaf for leaf in tree.leaves() if leaf.pods}
-    failed = {child.gang: child for child in _failed(verdict) if child.gang in leaves}
-    shown = list(failed)[:GROUPS_TOLD]
     found: dict[Key, Explanation] = {}
-    for number, key in enumerate(shown):
+    for key in list(failed)[:GROUPS_TOLD]:
         placer, leaf = Placer(snapshot), leaves[key]
-        suggestions: tuple[Suggestion, ...] = ()
-        if not number:
-            whole = Subject(leaf.pods, leaf.gang, tree)
-            decision = Decision(whole.item, gang_verdict=failed[key])
-            suggestions = Explainer(placer, clauses_of).question(whole, decision).suggestions
+        suggestions = advice.get(key, ())
         mark = snapshot.checkpoint()
         for other in leaves.values():
             if other.key not in failed:
@@ -128,14 +132,6 @@ def _accounts(view: ClusterView, tree: Tree, verdict: GangVerdict) -> dict[Key, 
             commands=commands_of(view, suggestions),
         )
     return found
-
-
-def _failed(verdict: GangVerdict) -> Iterator[GangVerdict]:
-    """The pod groups that found no room, in order."""
-    for child in verdict.children:
-        if not child.composite and not child.waiting:
-            yield child
-        yield from _failed(child)
 
 
 def _of_verdict(verdict: GangVerdict, accounts: Mapping[Key, Explanation]) -> Explanation:

@@ -12,6 +12,8 @@ from kubarium.engine.devices.preference import (
     ASCENDING,
     BEST_FIT,
     DESCENDING,
+    DOMAIN_LABELS,
+    NODE_STRATEGIES,
     AttributeOrder,
     DevicePreference,
 )
@@ -190,7 +192,7 @@ def _devices(profile: Profile, args: Json, at: Path) -> Profile:
     """DynamicResourcesArgs.deviceSelection, which is ours; upstream's timeouts are not needed."""
     where: Path = (*at, "deviceSelection")
     given = mapping(args.get("deviceSelection") or {}, where)
-    known(given, ("strategy", "attributes"), where)
+    known(given, ("strategy", "attributes", "nodes", "domains"), where)
     strategy = choice(given, "strategy", DEVICE_STRATEGIES, where, BEST_FIT)
     orders: list[AttributeOrder] = []
     for i, item in entries(given.get("attributes"), (*where, "attributes")):
@@ -203,7 +205,12 @@ def _devices(profile: Profile, args: Json, at: Path) -> Profile:
             raise SchedulerConfigError((*here, "name"), problem)
         order = choice(one, "order", (ASCENDING, DESCENDING), here, ASCENDING)
         orders.append(AttributeOrder(name, order == DESCENDING))
-    return replace(profile, devices=DevicePreference(strategy, tuple(orders)))
+    nodes = choice(given, "nodes", NODE_STRATEGIES, where, "") if given.get("nodes") else ""
+    domains: tuple[str, ...] = DOMAIN_LABELS
+    if given.get("domains") is not None:
+        domains = tuple(_names(given["domains"], (*where, "domains")))
+    found = DevicePreference(strategy, tuple(orders), nodes, domains)
+    return replace(profile, devices=found)
 
 
 _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]]] = {

@@ -2,7 +2,7 @@
 
 from kubarium.api.kinds import FAULTS, NODES, PODS
 from kubarium.control.faults.controller import FaultController
-from kubarium.view.faults import order_of
+from kubarium.view.faults import orders_of
 
 
 async def started(world, pods=4):
@@ -33,8 +33,8 @@ def fault(name="f", **spec):
 
 
 async def orders(world):
-    found = {p["metadata"]["name"]: order_of(p) for p in await world.find(PODS)}
-    return {name: order for name, order in found.items() if order}
+    found = {p["metadata"]["name"]: orders_of(p) for p in await world.find(PODS)}
+    return {name: orders[0] for name, orders in found.items() if orders}
 
 
 def test_one_rank_is_hit_once(world_run):
@@ -44,7 +44,10 @@ def test_one_rank_is_hit_once(world_run):
         await world.settle()
         [(name, order)] = (await orders(world)).items()
         assert name == "rank-2"
-        assert (order.action, order.duration_s) == ("Stop", 3)
+        assert (order.action, order.duration_s, order.healed) == ("Stop", 3, False)
+        assert (await world.get(FAULTS, "f"))["status"]["phase"] == "InForce"
+        await world.settle(5)
+        assert (await orders(world))["rank-2"].healed
         status = (await world.get(FAULTS, "f"))["status"]
         assert status["phase"] == "Completed"
         assert [entry["target"] for entry in status["history"]] == ["Pod/rank-2"]
@@ -107,7 +110,7 @@ def test_a_device_is_well_again_when_its_time_is_over(world_run):
         key = "kubarium.dev/device-health.gpu.example.com"
         node = await world.get(NODES, "n")
         assert node["metadata"]["annotations"][key] == "gpu-3=Unhealthy"
-        assert (await world.get(FAULTS, "f"))["status"]["phase"] == "Waiting"
+        assert (await world.get(FAULTS, "f"))["status"]["phase"] == "InForce"
         await world.settle(40)
         node = await world.get(NODES, "n")
         assert node["metadata"]["annotations"][key] == "gpu-3=Healthy"
@@ -127,3 +130,48 @@ def test_a_fault_that_makes_no_sense_says_so_on_itself(world_run):
         assert await orders(world) == {}
 
     world_run(story)
+
+
+def test_what_lasts_ends_with_its_fault(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}})
+        await world.create(FAULTS, fault("cut", action="Partition", mode="All", peers={}))
+        await world.create(FAULTS, fault("slow", action="Slow", rank=1))
+        await world.create(FAULTS, fault("away", action="DisconnectNode"))
+        await world.settle(100)
+        pods = await world.find(PODS)
+        assert [len(orders_of(pod)) for pod in pods] == [1, 2, 1, 1]
+        assert all(o.in_force for pod in pods for o in orders_of(pod))
+        status = (await world.get(FAULTS, "cut"))["status"]
+        assert (status["phase"], status["inForce"], len(status["history"])) == ("InForce", 4, 4)
+        for name in ("cut", "slow", "away"):
+            await world.client.delete(FAULTS, name, "default")
+        await world.settle()
+        assert await world.find(FAULTS) == []
+        assert not any(o.in_force for pod in await world.find(PODS) for o in orders_of(pod))
+        assert orders_of(await world.get(NODES, "n")) == []
+
+    world_run(story)
+
+
+def test_repeated_faults_of_any_action_hit_the_same_again_and_are_all_undone(world_run):
+    async def story(world):
+        await started(world)
+        for action in ("Kill", "Stop", "Slow", "OutOfMemory", "Partition", "Loss", "Delay"):
+            schedule = {"meanSecondsBetween": 10, "times": 5, "seed": 4}
+            await world.create(
+                FAULTS,
+                fault(action.lower(), action=action, durationSeconds=2, schedule=schedule),
+            )
+        await world.settle(300)
+        found = {}
+        for one in await world.find(FAULTS):
+            assert one["status"]["phase"] == "Completed", one
+            assert one["status"]["injected"] == 5
+            found[one["metadata"]["name"]] = [e["target"] for e in one["status"]["history"]]
+        assert len({tuple(targets) for targets in found.values()}) == 1
+        assert not any(o.in_force for pod in await world.find(PODS) for o in orders_of(pod))
+        return found
+
+    assert world_run(story) == world_run(story)

@@ -53,6 +53,8 @@ PORT = HostPort("0.0.0.0", "TCP", 80)
 APP = LabelSelector((Requirement("app", "In", ("web",)),))
 APART = PodTerm("rack", APP, ("ns",))
 EVEN = SpreadConstraint("rack", 1, True, APP)
+FEATURE = "VolumeBindMountOptions"
+ZONE = "topology.kubernetes.io/zone"
 
 
 def selects(expression, driver, device):
@@ -187,6 +189,15 @@ class World:
                         labels[HOSTNAME_LABEL] = name
                     self.nodes.append(replace(node, name=name, labels=labels))
                     self.devices[name] = list(self.devices.get(node.name, ()))
+            case "add-node-at" | "restore-node":
+                self._add_node_at(at, suggestion)
+            case "upgrade-node" | "upgrade-nodes":
+                one = suggestion.kind == "upgrade-node"
+                names = [suggestion.node] if one else suggestion.subject.split(",")
+                self.nodes = [
+                    replace(n, features=n.features | {FEATURE}) if n.name in names else n
+                    for n in self.nodes
+                ]
             case "move-volume":
                 self.volume = replace(self.volume, terms=None, zones=())
             case "add-volume":
@@ -206,6 +217,19 @@ class World:
                 self.holders = [p for p in self.holders if "/".join(p.key) not in gone]
             case _:
                 self._relax(suggestion)
+
+    def _add_node_at(self, at, suggestion):
+        """A node like the one named, with the labels (or the name) that the suggestion gives."""
+        model = self.nodes[at]
+        self.added += 1
+        name, labels = f"new-{self.added}", dict(model.labels)
+        if suggestion.kind == "restore-node":
+            name = suggestion.subject
+            labels[HOSTNAME_LABEL] = name
+        else:
+            labels |= dict(pair.split("=") for pair in suggestion.subject.split(", "))
+        self.nodes.append(replace(model, name=name, labels=labels, unschedulable=False))
+        self.devices[name] = list(self.devices.get(model.name, ()))
 
     def _enlarge(self, at, suggestion):
         have = dict(self.nodes[at].allocatable)
@@ -245,6 +269,8 @@ class World:
             case "raise-skew":
                 [one] = shape.spread
                 self.shape = replace(shape, spread=(replace(one, max_skew=suggestion.amount),))
+            case "remove-feature":
+                self.shape = replace(shape, features=())
             case "prefer-data":
                 self.shape = replace(shape, data_required=False)
             case "remove-spread":
@@ -310,6 +336,7 @@ def shapes(draw):
         pod_anti_affinity=draw(st.sampled_from([(), (), (), (APART,)])),
         data=("model/x",),
         data_required=draw(st.sampled_from([False, False, False, True])),
+        features=draw(st.sampled_from([(), (), (), (FEATURE,)])),
     )
 
 
@@ -328,7 +355,7 @@ def plain_shapes(draw, focus):
 def volumes(draw, certain=False):
     """None, or a claim that limits its pods in one of the ways in which volumes do."""
     key = ("ns", "data")
-    forms = ["bound", "zone", "waits", "waits", "held", "attached"]
+    forms = ["bound", "zone", "local", "waits", "waits", "held", "attached"]
     form = draw(st.sampled_from(forms if certain else ["", "", "", *forms]))
     if not form:
         return None
@@ -337,6 +364,12 @@ def volumes(draw, certain=False):
     match form:
         case "bound":
             return replace(claim, terms=where)
+        case "local":
+            name = draw(st.sampled_from(["n0", "gone"]))
+            term = NodeTerm(fields=(Requirement("metadata.name", "In", (name,)),))
+            if draw(st.booleans()):
+                term = NodeTerm((Requirement(HOSTNAME_LABEL, "In", (name,)),))
+            return replace(claim, terms=(term,))
         case "zone":
             clause = Requirement("topology.kubernetes.io/zone", "In", ("z",))
             return replace(claim, zones=(clause,))
@@ -375,6 +408,7 @@ def worlds(draw):
             draw(st.sampled_from([(), (), (TAINT,)])),
             draw(st.sampled_from([False, False, True])),
             data=draw(st.sampled_from([(), (("model/x", 1),)])),
+            features=draw(st.sampled_from([frozenset(), frozenset((FEATURE,))])),
         )
         for i in range(draw(st.integers(1, 4)))
     ]
@@ -463,6 +497,12 @@ def relaxations(world):
         for skew in range(2, 5):
             wider = replace(shape, spread=(replace(one, max_skew=skew),))
             yield "raise-skew", replace(world, shape=wider)
+    if shape.features:
+        yield "remove-feature", replace(world, shape=replace(shape, features=()))
+        for i, node in enumerate(world.nodes):
+            able = replace(node, features=frozenset((FEATURE,)))
+            nodes = [*world.nodes[:i], able, *world.nodes[i + 1 :]]
+            yield "upgrade-node", replace(world, nodes=nodes)
     if shape.data_required:
         yield "prefer-data", replace(world, shape=replace(shape, data_required=False))
     if world.volume is not None:
@@ -484,6 +524,16 @@ def relaxations(world):
 def volume_relaxations(world, volume):
     if volume.terms is not None or volume.zones:
         yield "move-volume", replace(world, volume=replace(volume, terms=None, zones=()))
+    wanted = {RACK_A.key: "a"} if volume.terms == (NodeTerm((RACK_A,)),) else {}
+    wanted |= {ZONE: "z"} if volume.zones else {}
+    for node in world.nodes if wanted and not world.gang_size else ():
+        # A node without a zone is in every zone (upstream: VolumeZone).
+        here = {ZONE: "z", **node.labels} if ZONE in wanted else node.labels
+        if any(here.get(key) != value for key, value in wanted.items()):
+            labels = {**node.labels, **wanted}
+            there = replace(node, name="there", labels=labels, unschedulable=False)
+            devices = {**world.devices, "there": world.devices.get(node.name, [])}
+            yield "add-node-at", replace(world, nodes=[*world.nodes, there], devices=devices)
     if volume.choices is not None:
         more = replace(volume, choices=(*volume.choices, ("new", None)))
         yield "add-volume", replace(world, volume=more)

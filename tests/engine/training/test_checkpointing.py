@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,29 @@ def test_the_advice_is_within_a_tenth_of_the_best_of_a_simulated_sweep(cost_s):
     # The top of the curve is flat: every interval within 10 % of the advice is as good as the best.
     near = [i for i in kept if abs(i / advised.interval_s - 1) <= 0.16]
     assert max(kept[i] for i in near) >= kept[best] - 0.001
+
+
+def swept_best(model: CheckpointModel, around_s: float) -> float:
+    """The best interval that simulation finds: the same failures for all, and a parabola through
+    the top of the curve, which chance makes ragged."""
+    logs = [0.08 * k for k in range(-8, 9)]
+    kept = [
+        sum(simulated_kept(model, around_s * math.exp(x), seed, 4e6) for seed in range(8)) / 8
+        for x in logs
+    ]
+    curve, slope, _ = np.polyfit(logs, kept, 2)
+    assert curve < 0
+    return around_s * math.exp(-slope / (2 * curve))
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "between_s"), [(30.0, 1800.0), (120.0, 1800.0), (60.0, 900.0), (20.0, 600.0)]
+)
+def test_the_advised_interval_is_within_a_tenth_of_the_best_found_by_sweep(cost_s, between_s):
+    model = CheckpointModel(cost_s, between_s, restart_s=20.0, detect_s=5.0)
+    advised = advise(model, step_s=0.5).interval_s
+    for beside in (0.75, 1.0, 1.3):  # wherever the sweep begins
+        assert swept_best(model, advised * beside) == pytest.approx(advised, rel=0.1)
 
 
 def test_steps_are_whole_and_the_interval_in_use_is_judged():

@@ -18,6 +18,7 @@ from kubarium.api.validation import (
     devices,
     gangs,
     jobs,
+    network_policies,
     pod_updates,
     pods,
     policies,
@@ -83,7 +84,7 @@ _RULES: dict[tuple[str, str], Rules] = {
     ("discovery.k8s.io", "EndpointSlice"): Rules(
         core.check_endpoint_slice, core.check_endpoint_slice_update
     ),
-    ("networking.k8s.io", "NetworkPolicy"): Rules(policies.check_network_policy),
+    ("networking.k8s.io", "NetworkPolicy"): Rules(network_policies.check_network_policy),
     ("networking.k8s.io", "Ingress"): Rules(policies.check_ingress),
     ("node.k8s.io", "RuntimeClass"): Rules(
         policies.check_runtime_class, policies.check_runtime_class_update

@@ -145,34 +145,6 @@ def check_autoscaler(document: Document, report: Report) -> None:
 # --- networking ----------------------------------------------------------------------------------
 
 
-def check_network_policy(document: Document, report: Report) -> None:
-    """networking.k8s.io/v1 NetworkPolicy."""
-    spec = document.get("spec") or {}
-    check_label_selector(spec.get("podSelector"), at(_SPEC, "podSelector"), report)
-    for index, type_ in enumerate(spec.get("policyTypes") or ()):
-        if type_ not in ("Ingress", "Egress"):
-            path = at(_SPEC, "policyTypes", index)
-            report.not_supported(path, type_, ("Egress", "Ingress"))
-    for direction, side in (("ingress", "from"), ("egress", "to")):
-        for index, rule in enumerate(spec.get(direction) or ()):
-            for position, peer in enumerate(rule.get(side) or ()):
-                _check_peer(peer, at(_SPEC, direction, index, side, position), report)
-
-
-def _check_peer(peer: Document, path: Path, report: Report) -> None:
-    block = peer.get("ipBlock")
-    selectors = [f for f in ("podSelector", "namespaceSelector") if peer.get(f) is not None]
-    if block is None and not selectors:
-        report.required(path, "must specify a peer")
-    elif block is not None and selectors:
-        detail = "may not specify both ipBlock and another peer"
-        report.forbidden(path, detail)
-    for field in selectors:
-        check_label_selector(peer[field], at(path, field), report)
-    if block is not None and block.get("cidr"):
-        report.format(at(path, "ipBlock", "cidr"), block["cidr"], formats.cidr)
-
-
 def check_ingress(document: Document, report: Report) -> None:
     """networking.k8s.io/v1 Ingress."""
     spec = document.get("spec") or {}

@@ -1,6 +1,14 @@
-"""Carries out Faults: at each of its moments one victim gets an order, and the status says so."""
+"""Carries out Faults: at each of its moments victims get orders, and the status says so.
+
+An order is an annotation on the victim, so that it survives whoever reads it. What lasts is healed
+when its time is over or its Fault is deleted (a finalizer waits for that): an order on a pod then
+says so, for its node may be away just now; one on a node goes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
 
 from kubarium.api.kinds import FAULTS, NODES, PODS
 from kubarium.api.resource import Document, Resource
@@ -13,19 +21,24 @@ from kubarium.runtime.protocol import Context, Key
 from kubarium.view.faults import (
     DEVICE_UNHEALTHY,
     HEALTH,
-    LOSE_NODE,
+    MOMENTARY,
     NODE_ACTIONS,
     ORDER,
     Order,
     Plan,
     matches,
+    orders_of,
     plan_of,
 )
 
+FINALIZER = "kubarium.dev/heal"
 # Without anybody to hit, the Fault looks again after this long; the moment is not lost.
 NOBODY_S = 1.0
+# Victims may end before their time: what is in force is looked at this often.
+LOOK_S = 5.0
 # Injections that the status keeps.
 HISTORY = 64
+WAITING, IN_FORCE, COMPLETED, INVALID = "Waiting", "InForce", "Completed", "Invalid"
 
 
 class FaultController:
@@ -48,28 +61,35 @@ class FaultController:
 
     async def _reconcile(self, key: Key) -> float | None:
         fault = self._faults.get(key[1], key[0])
-        if fault is None or writes.is_terminating(fault):
+        if fault is None:
             return None
         status = fault.get("status") or {}
-        if status.get("phase") in ("Completed", "Invalid"):
+        if writes.is_terminating(fault):
+            await self._heal(fault, everything=True)
+            await writes.remove_finalizer(self._context, FAULTS, fault, FINALIZER)
+            return None
+        if status.get("phase") in (COMPLETED, INVALID):
             return None
         try:
             plan = plan_of(fault)
         except (ValueError, ApiError) as error:
-            await self._write(fault, {"phase": "Invalid", "message": str(error)})
+            await self._write(fault, {"phase": INVALID, "message": str(error)})
             self._recorder.event(fault, "Warning", "InvalidFault", str(error))
             return None
-        status, heal_s = await self._heal(status, plan)
+        if plan.action not in MOMENTARY:
+            fault = await writes.add_finalizer(self._context, FAULTS, fault, FINALIZER)
+        in_force, heal_s = await self._heal(fault)
+        status = {**(fault.get("status") or {}), "inForce": in_force}
         number = int(status.get("injected", 0))
         moment = plan.moment(number)
         if moment is None:
-            phase = "Completed" if heal_s is None else "Waiting"
+            phase = IN_FORCE if in_force else COMPLETED
             await self._write(fault, {**status, "phase": phase, "message": ""})
-            return heal_s
+            return min(heal_s or LOOK_S, LOOK_S) if in_force else None
         now = self._context.clock.now()
         due = parse_rfc3339(fault["metadata"]["creationTimestamp"]) + moment
         if due > now:
-            wanted = {**status, "phase": "Waiting", "nextAt": rfc3339(due)}
+            wanted = {**status, "phase": WAITING, "nextAt": rfc3339(due)}
             await self._write(fault, wanted)
             return min(due - now, heal_s) if heal_s is not None else due - now
         return await self._inject(fault, plan, number, status)
@@ -77,73 +97,107 @@ class FaultController:
     async def _inject(
         self, fault: Document, plan: Plan, number: int, status: Document
     ) -> float | None:
-        resource, victim = self._victim(fault, plan, number)
-        if victim is None:
+        resource, victims = self._victims(fault, plan, number)
+        if not victims:
             text = f"nobody to hit: no running {resource.kind} matches"
-            await self._write(fault, {**status, "phase": "Waiting", "message": text})
+            await self._write(fault, {**status, "phase": WAITING, "message": text})
             return NOBODY_S
-        name = victim["metadata"]["name"]
-        order = {"metadata": {"annotations": _order(fault, plan, number)}}
-        await writes.patch(self._context, resource, victim, order)
-        entry = {
-            "number": number,
-            "at": rfc3339(self._context.clock.now()),
-            "target": f"{resource.kind}/{name}",
-        }
-        history = [*(status.get("history") or ()), entry][-HISTORY:]
+        now = self._context.clock.now()
+        for victim in victims:
+            change = {"metadata": {"annotations": _order(fault, plan, number, now)}}
+            await writes.patch(self._context, resource, victim, change)
+        names = [victim["metadata"]["name"] for victim in victims]
+        entries = [
+            {"number": number, "at": rfc3339(now), "target": f"{resource.kind}/{name}"}
+            for name in names
+        ]
         done = {
             **status,
-            "phase": "Waiting",
+            "phase": WAITING,
             "message": "",
             "injected": number + 1,
-            "history": history,
+            "history": [*(status.get("history") or ()), *entries][-HISTORY:],
         }
         await self._write(fault, done)
-        text = f"injection {number + 1}: {plan.action} of {resource.kind} {name}"
+        text = f"injection {number + 1}: {plan.action} of {resource.kind} {', '.join(names[:8])}"
+        if len(names) > 8:
+            text += f" and {len(names) - 8} more"
         self._recorder.event(fault, "Normal", "FaultInjected", text)
         return 0.0
 
-    async def _heal(self, status: Document, plan: Plan) -> tuple[Document, float | None]:
-        """Devices that were only to be unhealthy for a while, and are well again; the status
-        without them, and when the next one is due."""
-        if plan.action != DEVICE_UNHEALTHY or not plan.duration_s:
-            return status, None
-        now, healed, due = self._context.clock.now(), int(status.get("healed", 0)), None
-        for entry in status.get("history") or ():
-            at = parse_rfc3339(entry["at"]) + plan.duration_s
-            if entry["number"] < healed:
+    async def _heal(self, fault: Document, everything: bool = False) -> tuple[int, float | None]:
+        """Undo what is over; how many orders are in force still, and when the next one ends."""
+        now, in_force = self._context.clock.now(), 0
+        next_s: float | None = None
+        for resource, document, order in self._ordered(fault):
+            left_s = order.at + order.duration_s - now if order.duration_s else None
+            if everything or (left_s is not None and left_s <= 0):
+                await self._undo(resource, document, order)
                 continue
-            if at > now:
-                due = at - now
-                break
-            driver, _, device = plan.device.partition("/")
-            change = {"metadata": {"annotations": {HEALTH + driver: f"{device}=Healthy"}}}
-            node = self._nodes.get(entry["target"].partition("/")[2])
-            if node is not None:
-                await writes.patch(self._context, NODES, node, change)
-            healed = entry["number"] + 1
-        return {**status, "healed": healed}, due
+            in_force += 1
+            if left_s is not None:
+                next_s = left_s if next_s is None else min(next_s, left_s)
+        return in_force, next_s
 
-    def _victim(self, fault: Document, plan: Plan, number: int) -> tuple[Resource, Document | None]:
+    def _ordered(self, fault: Document) -> Iterator[tuple[Resource, Document, Order]]:
+        """Pods and nodes that the Fault has something in force on."""
+        uid, namespace = fault["metadata"]["uid"], fault["metadata"]["namespace"]
+        for resource, documents in (
+            (PODS, self._pods.items(namespace)),
+            (NODES, self._nodes.items()),
+        ):
+            for document in documents:
+                if (document.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+                    continue
+                if ORDER + uid in (document["metadata"].get("annotations") or ()):
+                    for order in orders_of(document):
+                        if order.fault == uid and order.in_force:
+                            yield resource, document, order
+
+    async def _undo(self, resource: Resource, document: Document, order: Order) -> None:
+        key = ORDER + order.fault
+        change: dict[str, str | None] = {key: replace(order, healed=True).text()}
+        if resource is NODES:
+            change = {key: None}
+            if order.action == DEVICE_UNHEALTHY:
+                driver, _, device = order.path.partition("/")
+                change[HEALTH + driver] = f"{device}=Healthy"
+        try:
+            patch = {"metadata": {"annotations": change}}
+            await writes.patch(self._context, resource, document, patch)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise
+
+    def _victims(self, fault: Document, plan: Plan, number: int) -> tuple[Resource, list[Document]]:
         if plan.action in NODE_ACTIONS:
             found = [node for node in self._nodes.items() if matches(plan, node)]
-            return NODES, plan.victim(found, number)
+            return NODES, plan.victims(found, number)
         namespace = fault["metadata"]["namespace"]
         pods = [pod for pod in self._pods.items(namespace) if matches(plan, pod)]
-        return PODS, plan.victim(pods, number)
+        return PODS, plan.victims(pods, number)
 
     async def _write(self, fault: Document, status: Document) -> None:
         if status != (fault.get("status") or {}):
             await writes.update_status(self._context, FAULTS, fault, status)
 
 
-def _order(fault: Document, plan: Plan, number: int) -> dict[str, str]:
+def _order(fault: Document, plan: Plan, number: int, now: float) -> dict[str, str]:
     """The annotations that tell the node agent what to do."""
+    uid = fault["metadata"]["uid"]
+    path = plan.device if plan.action == DEVICE_UNHEALTHY else plan.path
+    order = Order(
+        f"{uid}/{number}",
+        plan.action,
+        plan.container,
+        plan.duration_s,
+        plan.amount,
+        path,
+        now,
+        plan.peers,
+    )
+    found = {ORDER + uid: order.text()}
     if plan.action == DEVICE_UNHEALTHY:
         driver, _, device = plan.device.partition("/")
-        return {HEALTH + driver: f"{device}=Unhealthy"}
-    ident = f"{fault['metadata']['uid']}/{number}"
-    if plan.action == LOSE_NODE:
-        return {ORDER: Order(ident, plan.action, "", plan.duration_s).text()}
-    order = Order(ident, plan.action, plan.container, plan.duration_s, plan.amount, plan.path)
-    return {ORDER: order.text()}
+        found[HEALTH + driver] = f"{device}=Unhealthy"
+    return found

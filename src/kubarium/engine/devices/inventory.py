@@ -36,6 +36,7 @@ from kubarium.engine.devices.model import (
     Selects,
     Slice,
 )
+from kubarium.engine.devices.occupancy import Occupancy, Units
 from kubarium.engine.devices.pools import Pool, PoolKey, gather, whole_pool
 from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
 from kubarium.engine.devices.request import (
@@ -414,6 +415,18 @@ class Inventory:
             self._held,
         )
         return Search(world, [NamedClaim(name, spec) for name, spec in claims])
+
+    def units(self, node: str, labels: Mapping[str, str], claims: Sequence[ClaimSpec]) -> Units:
+        """The node's devices that the claims could take, to ask how full they are."""
+        return Units(self.shelf(node, labels), claims, self.classes, self.selects)
+
+    def occupancy(self, units: Units) -> Occupancy:
+        """How full the units are now."""
+        return units.occupancy(self.ledger, self._held)
+
+    def free_devices(self, units: Units) -> int | None:
+        """How many whole devices are free; None if they can be shared, cut or come from afar."""
+        return None if self._wide else units.free_devices(self.ledger)
 
     def selects(self, expression: str, driver: str, device: Device) -> bool:
         """The injected predicate, asked once for each (expression, device)."""

@@ -165,6 +165,13 @@ class Request:
     # (name, CEL expression) of attributes that only constraints see; they hide the device's own.
     derived: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def least_devices(self) -> int:
+        """How many devices it takes from others: those given to administrators stay free."""
+        if self.admin_access:
+            return 0
+        return 1 if self.mode == ALL else self.count
+
 
 @dataclass(frozen=True, slots=True)
 class RequestEntry:
@@ -210,6 +217,13 @@ class ClaimSpec:
     @property
     def prioritised(self) -> bool:
         return any(entry.prioritised for entry in self.requests)
+
+    @property
+    def least_devices(self) -> int:
+        """How many devices it takes from others at least, whatever alternatives are given."""
+        return sum(
+            min((r.least_devices for r in entry.alternatives), default=0) for entry in self.requests
+        )
 
 
 @dataclass(frozen=True, slots=True)

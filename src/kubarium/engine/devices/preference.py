@@ -1,9 +1,12 @@
-"""Which of several devices that would do is the better one.
+"""Which of several devices that would do is the better one, and which node's.
 
 FirstFit keeps upstream's order, in which names are the only preference. BestFit fills what is open
 before it opens something whole, so that large requests of later claims still find room. Spread
 does the opposite: the least used first, so that pods disturb each other less. With each of them,
 attributes that an administrator names come first.
+
+Nodes are chosen in the same spirit unless said otherwise: Pack prefers those whose devices are in
+use already, Spread those with the most free, Ignore does not look, as upstream.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from kubarium.engine.devices.request import Candidate, Matching, Shelf, Wanted, 
 
 FIRST_FIT, BEST_FIT, SPREAD = "FirstFit", "BestFit", "Spread"
 STRATEGIES = (BEST_FIT, FIRST_FIT, SPREAD)
+PACK, IGNORE = "Pack", "Ignore"
+NODE_STRATEGIES = (PACK, SPREAD, IGNORE)
+# Labels of what should stay whole beside nodes: NVLink domains and racks.
+DOMAIN_LABELS = ("nvidia.com/gpu.clique", "topology.kubernetes.io/rack")
 ASCENDING, DESCENDING = "Ascending", "Descending"
 
 Rows = Sequence[Sequence[Sequence[Wanted]]]
@@ -43,14 +50,29 @@ class AttributeOrder:
 
 @dataclass(frozen=True, slots=True)
 class DevicePreference:
-    """The order in which devices are tried; the first complete solution is taken."""
+    """The order in which devices are tried; the first complete solution is taken.
+
+    ``nodes`` is how nodes are chosen by their devices, "" in the spirit of ``strategy``;
+    ``domains`` are labels whose values name groups of nodes that are treated alike.
+    """
 
     strategy: str = BEST_FIT
     attributes: tuple[AttributeOrder, ...] = ()
+    nodes: str = ""
+    domains: tuple[str, ...] = DOMAIN_LABELS
 
     @property
     def is_upstreams(self) -> bool:
         return self.strategy == FIRST_FIT and not self.attributes
+
+    @property
+    def is_default(self) -> bool:
+        return self.strategy == BEST_FIT and not self.attributes
+
+    @property
+    def node_strategy(self) -> str:
+        """Pack, Spread or Ignore."""
+        return self.nodes or {BEST_FIT: PACK, SPREAD: SPREAD}.get(self.strategy, IGNORE)
 
 
 DEFAULT_PREFERENCE = DevicePreference()
@@ -69,7 +91,7 @@ def ordered(
     if preference.is_upstreams:
         return candidates
     matches = any(state.constraint.match for states in constraints for state in states)
-    if shelf.plain and not matches and preference == DEFAULT_PREFERENCE:
+    if shelf.plain and not matches and preference.is_default:
         return shelf.by_size()
     by_strategy: Callable[[Candidate], tuple[object, ...]] | None = None
     if preference.strategy != FIRST_FIT:

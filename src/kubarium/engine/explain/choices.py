@@ -8,6 +8,7 @@ from dataclasses import replace
 from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
+from kubarium.engine.explain.features import upgraded
 from kubarium.engine.explain.obstacles import Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
@@ -19,7 +20,14 @@ from kubarium.engine.verdict import Suggestion
 CORDONS_TRIED = 4
 
 # Of these one node is enough of an example.
-ONE_IS_ENOUGH = ("uncordon", "add-resource", "lower-request", "raise-skew", "count-devices")
+ONE_IS_ENOUGH = (
+    "uncordon",
+    "upgrade-node",
+    "add-resource",
+    "lower-request",
+    "raise-skew",
+    "count-devices",
+)
 
 
 class Choices:
@@ -110,6 +118,7 @@ class Choices:
         """Cordons lifted, and for single pods resources added or asked for less of."""
         for group in self._case.groups:
             yield from self._uncordoned(group)
+            yield from self._upgraded(group)
             if not self._case.subject.is_gang and any(r.kind == "resource" for r in group.rules):
                 yield from self._of_resources(group)
             elif not self._case.subject.is_gang:
@@ -125,6 +134,19 @@ class Choices:
         )
         for row in group.rows[: CORDONS_TRIED if self._case.subject.is_gang else 1].tolist():
             yield replace(supplies.uncordoned(self._case.node(row)), lifts=bits, row=row)
+
+    def _upgraded(self, group: Group) -> Iterator[Change]:
+        """One node of the group, and for a gang all of them, declare what the pod needs."""
+        missing = [rule for rule in group.rules if rule.kind == "features"]
+        if not missing:
+            return
+        names = [str(rule.subject) for rule in missing]
+        bits = sum(self._case.obstacles.bit(rule) for rule in missing)
+        row = int(group.rows[0])
+        yield replace(upgraded([self._case.node(row)], names), lifts=bits, row=row)
+        if self._case.subject.is_gang and len(group.rows) > 1:
+            nodes = [self._case.node(row) for row in group.rows.tolist()]
+            yield replace(upgraded(nodes, names), lifts=bits)
 
     def _of_resources(self, group: Group) -> Iterator[Change]:
         shape = self._case.subject.shape

@@ -17,6 +17,7 @@ from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.choices import ONE_IS_ENOUGH, Choices
 from kubarium.engine.explain.ends import Ends
 from kubarium.engine.explain.obstacles import Obstacles
+from kubarium.engine.explain.places import nodes_at_volumes
 from kubarium.engine.explain.subject import ADD, Change, Subject
 from kubarium.engine.explain.survey import RequestSurvey
 from kubarium.engine.explain.trial import Trial
@@ -100,18 +101,22 @@ class Question:
     @cached_property
     def suggestions(self) -> tuple[Suggestion, ...]:
         """See :meth:`Explainer.suggest`."""
+        return tuple(dict.fromkeys(map(told, self.solutions)))
+
+    @cached_property
+    def solutions(self) -> list[tuple[Change, ...]]:
+        """The changes behind each suggestion: several that help only together, or one."""
         if not self.subject.pods:
-            return ()
-        found = list(self._single_changes())
-        found.sort(key=lambda change: change.cost)
-        told = dict.fromkeys(change.suggestion for change in found)
+            return []
+        found = sorted(self._single_changes(), key=lambda change: change.cost)
+        alone = [(change,) for change in found]
         if not found:
-            told |= dict.fromkeys(self._combinations(self._parts(), COMBINATIONS_TRIED))
-        elif found[0].cost >= ADD:
+            return [*self._combinations(self._parts(), COMBINATIONS_TRIED)]
+        if found[0].cost >= ADD:
             # All of it is for others to do: perhaps several wishes given up together would help.
             own = [change for change in self._parts() if change.cost < ADD]
-            told |= dict.fromkeys(self._combinations(own, COMBINATIONS_BESIDES))
-        return tuple(told)
+            return [*alone, *self._combinations(own, COMBINATIONS_BESIDES)]
+        return [*alone]
 
     @cached_property
     def _choices(self) -> list[Change]:
@@ -133,11 +138,17 @@ class Question:
         yield from self._amounts.smaller_gang()
         yield from self._amounts.more_devices()
         yield from self._amounts.more_nodes()
+        for change in nodes_at_volumes(self._case):
+            if change.suggestion.kind not in helped and self._case.trial.fits(
+                self.subject, (change,)
+            ):
+                helped.add(change.suggestion.kind)
+                yield change
         yield from Ends(self._case).all()
 
     # Several changes together.
 
-    def _combinations(self, parts: list[Change], most: int) -> Iterator[Suggestion]:
+    def _combinations(self, parts: list[Change], most: int) -> Iterator[tuple[Change, ...]]:
         """The smallest sets of changes that help together, cheapest first; ``most`` are tried."""
         tried = given = 0
         for size in range(2, TOGETHER + 1):
@@ -154,7 +165,7 @@ class Question:
                 if tried > most or self._case.trial.exhausted:
                     return
                 if self._case.trial.fits(self.subject, changes):
-                    yield _together(changes)
+                    yield changes
                     given += 1
                     if given == COMBINATIONS_GIVEN:
                         return
@@ -163,11 +174,15 @@ class Question:
 
     def _parts(self) -> list[Change]:
         """What may take part in a combination: amounts too, a few of each."""
-        found = [*self._choices, *self._amounts.for_combinations()]
+        there = nodes_at_volumes(self._case, alone=False)
+        found = [*self._choices, *self._amounts.for_combinations(), *there]
         return sorted(found, key=lambda change: change.cost)[:MAX_PARTS]
 
 
-def _together(changes: tuple[Change, ...]) -> Suggestion:
+def told(changes: tuple[Change, ...]) -> Suggestion:
+    """The changes as one suggestion."""
+    if len(changes) == 1:
+        return changes[0].suggestion
     parts = tuple(change.suggestion for change in changes)
     text = " and ".join(part.text for part in parts)
     return Suggestion("combination", text, parts=parts)

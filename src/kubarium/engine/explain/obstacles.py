@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.devices.model import AllocationError
 from kubarium.engine.explain import wishes
+from kubarium.engine.explain.features import feature_rules
 from kubarium.engine.explain.storage import volume_rules
 from kubarium.engine.explain.subject import Change
 from kubarium.engine.model import HostPort, Pod, PodTerm, SpreadConstraint
@@ -218,9 +219,8 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
         for name in shape.data:
             yield _data(snapshot, name)
     if shape.features and profile.filters("NodeDeclaredFeatures"):
-        text = f"does not declare {', '.join(shape.features)}"
-        mask = filters.declares(snapshot, shape.features)
-        yield Rule("features", reasons.FEATURES, text, mask)
+        for name, text, mask, lifts in feature_rules(snapshot, shape):
+            yield Rule("features", reasons.FEATURES, text, mask, lifts, name)
     if profile.filters("NodePorts"):
         for port in shape.ports:
             yield _port(snapshot, port)

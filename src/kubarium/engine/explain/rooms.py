@@ -100,7 +100,7 @@ class Rooms:
             lifted |= change.lifts
             row = max(row, change.row)
             # Fewer pods needed, or more room than is counted here.
-            everywhere = everywhere or change.gang is not None
+            everywhere = everywhere or change.gang is not None or change.fresh
         if everywhere:
             return True
         if row >= 0 and not self._subject.is_gang:

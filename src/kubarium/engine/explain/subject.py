@@ -28,7 +28,14 @@ class Subject:
         """All that is decided together."""
         if self.tree is None or self.gang is None:
             return QueueItem(self.pods, self.gang)
-        return QueueItem.of_tree(_with_leaf(self.tree, Leaf(self.gang, self.pods)))
+        return QueueItem.of_tree(self.whole)
+
+    @property
+    def whole(self) -> Tree:
+        """The tree with the subject as it is now."""
+        assert self.tree is not None
+        assert self.gang is not None
+        return _with_leaf(self.tree, Leaf(self.gang, self.pods))
 
     @property
     def shape(self) -> PodShape:
@@ -77,7 +84,7 @@ class Change:
 
     ``cluster`` changes the snapshot and returns what else must be undone besides a rollback.
     ``lifts`` are the numbers of the obstacles that the change may take away; ``row`` limits that to
-    one node.
+    one node. ``fresh`` changes add a node, which the obstacles of the others do not bound.
     """
 
     suggestion: Suggestion
@@ -88,6 +95,7 @@ class Change:
     cluster: Callable[[Snapshot], Undo | None] | None = None
     lifts: int = 0
     row: int = -1
+    fresh: bool = False
 
 
 # Costs: the pod's own wishes are the cheapest to change, then claims, then what others must do.

@@ -74,8 +74,6 @@ def more_devices(model: Slice, node: Node, count: int, class_name: str, place: s
     """Devices like the model's one, in a pool of their own on the node."""
     extra = replace(
         model,
-        name=_EXTRA,
-        pool=_EXTRA,
         generation=1,
         slice_count=1,
         node_name=node.name,
@@ -84,8 +82,11 @@ def more_devices(model: Slice, node: Node, count: int, class_name: str, place: s
 
     def change(snapshot: Snapshot) -> Undo:
         inventory = snapshot.inventory
-        inventory.set_slice(extra)
-        return lambda: inventory.remove_slice(_EXTRA)
+        name = _EXTRA
+        while name in inventory.slices:  # other changes may have added devices already
+            name += "~"
+        inventory.set_slice(replace(extra, name=name, pool=name))
+        return lambda: inventory.remove_slice(name)
 
     noun = "device" if count == 1 else "devices"
     text = f"add {count} more {noun} of class {class_name} on {place}"
@@ -128,8 +129,8 @@ def _accepts(snapshot: Snapshot, driver: str, device: Device, wanted: Sequence[s
         return False
 
 
-def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str) -> Change:
-    """Nodes like one that exists, with free devices like its own."""
+def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str, name: str = "") -> Change:
+    """Nodes like one that exists, with free devices like its own; ``name`` is for a single one."""
     local = snapshot.inventory.local_slices(model.name)
     devices = sum(len(item.devices) for item in local)
 
@@ -137,22 +138,24 @@ def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str) -> Chang
         inventory = snapshot.inventory
         made: list[str] = []
         limits = snapshot.volume_limits.get(model.name)
+        nodes: list[str] = []
         for number in range(count):
-            clone = _clone(model, number)
+            clone = _clone(model, name or _unused(snapshot, number))
             snapshot.set_node(clone)
+            nodes.append(clone.name)
             if limits is not None:
                 snapshot.volume_limits[clone.name] = limits
             for item in local:
-                name = f"{_EXTRA}-{number}-{item.name}"
-                pool = f"{_EXTRA}-{number}-{item.pool}"
-                inventory.set_slice(replace(item, name=name, pool=pool, node_name=clone.name))
-                made.append(name)
+                slice_name = f"{_EXTRA}-{clone.name}-{item.name}"
+                pool = f"{_EXTRA}-{clone.name}-{item.pool}"
+                inventory.set_slice(replace(item, name=slice_name, pool=pool, node_name=clone.name))
+                made.append(slice_name)
 
         def undo() -> None:
-            for name in made:
-                inventory.remove_slice(name)
-            for number in range(count):
-                snapshot.volume_limits.pop(f"{_EXTRA}-{number}", None)
+            for slice_name in made:
+                inventory.remove_slice(slice_name)
+            for node in nodes if limits is not None else ():
+                snapshot.volume_limits.pop(node, None)
 
         return undo
 
@@ -164,8 +167,14 @@ def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str) -> Chang
     )
 
 
-def _clone(node: Node, number: int) -> Node:
-    name = f"{_EXTRA}-{number}"
+def _unused(snapshot: Snapshot, number: int) -> str:
+    """A name that no node has: other changes may have added some already."""
+    while f"{_EXTRA}-{number}" in snapshot.rows:
+        number += 1
+    return f"{_EXTRA}-{number}"
+
+
+def _clone(node: Node, name: str) -> Node:
     labels = {**node.labels}
     if HOSTNAME_LABEL in labels:
         labels[HOSTNAME_LABEL] = name

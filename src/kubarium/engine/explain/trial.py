@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from kubarium.engine.devices.model import AllocationError
@@ -46,6 +47,20 @@ class Trial:
             if key in snapshot.claims and key not in snapshot.allocations
         ]
 
+    @contextmanager
+    def made(self, subject: Subject, changes: Iterable[Change]) -> Iterator[Subject]:
+        """The subject with the changes made, which are taken back at the end."""
+        mark = self.snapshot.checkpoint()
+        undo: list[Undo] = []
+        try:
+            for change in changes:
+                subject = self._made(subject, change, undo)
+            yield subject
+        finally:
+            self.snapshot.rollback(mark)
+            for step in reversed(undo):
+                step()
+
     def fits(self, subject: Subject, changes: Iterable[Change] = ()) -> bool:
         """Whether the subject could be placed once the changes are made; nothing is kept.
 
@@ -55,19 +70,11 @@ class Trial:
             return False
         self.tries_left -= 1
         self.pods_left -= len(subject.item.pods)
-        snapshot = self.snapshot
-        mark = snapshot.checkpoint()
-        undo: list[Undo] = []
         try:
-            for change in changes:
-                subject = self._made(subject, change, undo)
-            return self._places(subject)
+            with self.made(subject, changes) as changed:
+                return self._places(changed)
         except AllocationError:
             return False
-        finally:
-            snapshot.rollback(mark)
-            for step in reversed(undo):
-                step()
 
     def _places(self, subject: Subject) -> bool:
         item = subject.item

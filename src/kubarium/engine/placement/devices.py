@@ -12,14 +12,18 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.alike import Kinds, Sight, carried_over, sight_of
 from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
-from kubarium.engine.devices.preference import DevicePreference
+from kubarium.engine.devices.preference import IGNORE, DevicePreference
 from kubarium.engine.model import Claim, Key, Pod
+from kubarium.engine.placement.device_scores import DevicePacking
 from kubarium.engine.placement.node_claims import is_mapped
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
 
 # Kinds of nodes for which an answer is kept, for nodes of the same kind.
 MAX_FOUND = 4_096
+
+# Room where devices set no bound.
+_UNBOUNDED = 1 << 40
 
 # Upstream: at most this many alternatives in a prioritised list.
 _MAX_ALTERNATIVES = 8
@@ -153,8 +157,9 @@ class DeviceFit:
         specs: tuple[ClaimSpec, ...],
         preference: DevicePreference | None = None,
         books: KindBooks | None = None,
+        weight: int = 0,
     ) -> None:
-        """``books`` are shared with the other claims of a placer."""
+        """``books`` are shared with the other claims of a placer, ``weight`` is the score's."""
         self._snapshot = snapshot
         self._order = preference
         self._books = books if books is not None else KindBooks(snapshot)
@@ -171,6 +176,23 @@ class DeviceFit:
         self._kinds: NodeKinds | None = None
         self._class_epoch = -1
         self.prioritised = any(spec.prioritised for spec in specs)
+        # Nodes whose points are those of before; None: of all.
+        self._unscored: dict[str, None] | None = None
+        # By kind: how many whole devices are free; None if they can be shared or cut.
+        self._rooms: dict[int, int | None] = {}
+        self._packing = self._packing_of(preference or snapshot.inventory.preference, weight)
+
+    def _packing_of(self, order: DevicePreference, weight: int) -> DevicePacking | None:
+        """None if nodes have no points for their devices."""
+        entries = [entry for _, spec in self._specs for entry in spec.requests]
+        lists = sum(entry.prioritised for entry in entries)
+        # One place further down a list must weigh more than all that packing can.
+        most = MAX_SCORE // (_MAX_ALTERNATIVES * lists) - 1 if lists else MAX_SCORE
+        takes = any(not r.admin_access for entry in entries for r in entry.alternatives)
+        if order.node_strategy == IGNORE or not takes or most <= 0 or not weight:
+            return None
+        specs = [spec for _, spec in self._specs]
+        return DevicePacking(self._snapshot, specs, order, weight * most)
 
     def name_claims(self, keys: Sequence[Key]) -> None:
         """Whose names errors carry from now on."""
@@ -192,12 +214,17 @@ class DeviceFit:
             self._refusals.clear()
             self._liked.clear()
             self._found.clear()
+            self._rooms.clear()
+            self._unscored = None
+            if self._packing is not None:
+                self._packing.forget()
         names, now = inventory.changes_since(max(self._seen, 0))
         if now == self._seen and len(self.blocked) == snapshot.capacity:
             return
         if names is None or self._seen < 0 or len(self.blocked) != snapshot.capacity:
             self._answers.clear()
             self.blocked = np.zeros(snapshot.capacity, np.bool_)
+            self._unscored = None
             if self._refusals:
                 self.blocked = np.isin(self._kinds.of(), np.fromiter(self._refusals, np.int64))
             names = []
@@ -206,6 +233,8 @@ class DeviceFit:
             if row is not None:
                 self._answers.pop(row, None)
                 self.blocked[row] = False
+                if self._unscored is not None:
+                    self._unscored[name] = None
         self._seen = now
 
     def kinds(self) -> NDArray[np.int64]:
@@ -308,6 +337,36 @@ class DeviceFit:
         for _, refused in self.refusals(rows):
             passed &= ~refused
         return passed
+
+    def ranked(self, total: Scores) -> Scores:
+        """The total of each row with the points for its devices; -1 where nothing is given."""
+        packing = self._scored()
+        if packing is None:
+            return np.where(self.blocked, -1, total)
+        return np.where(self.blocked | (total < 0), -1, total + packing.points)
+
+    def _scored(self) -> DevicePacking | None:
+        packing = self._packing
+        if packing is not None and (self._unscored or self._unscored is None):
+            packing.refresh(None if self._unscored is None else [*self._unscored], self.kinds())
+            self._unscored = {}
+        return packing
+
+    def room(self, wanted: int) -> NDArray[np.int64]:
+        """Per row at most how often claims that together want so many devices could be served."""
+        kinds, snapshot = self.kinds(), self._snapshot
+        specs = [spec for _, spec in self._specs]
+        found, first, inverse = np.unique(kinds, return_index=True, return_inverse=True)
+        rooms = np.zeros(len(found), np.int64)
+        for at, (kind, row) in enumerate(zip(found.tolist(), first.tolist(), strict=True)):
+            node = snapshot.nodes[row]
+            known = self._rooms.get(kind, -1)
+            if known == -1 and node is not None:
+                units = snapshot.inventory.units(node.name, node.labels, specs)
+                known = self._rooms[kind] = snapshot.inventory.free_devices(units)
+            rooms[at] = _UNBOUNDED if known is None else max(known, 0)
+        of_rows: NDArray[np.int64] = rooms[inverse] // wanted
+        return of_rows
 
     def scores(self, feasible: Mask) -> Scores:
         """DynamicResources' score: earlier alternatives are better; scaled to 100."""

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.model import Gang, Key, Pod
+from kubarium.engine.placement.devices import claims_of
+from kubarium.engine.placement.place import Placer
 from kubarium.engine.snapshot import Mask, Snapshot
 
 
@@ -32,8 +35,12 @@ class Domain:
         return rows
 
 
-def room_for(snapshot: Snapshot, pods: Sequence[Pod]) -> NDArray[np.int64]:
-    """Per row at most how many of the pods its free resources could hold: a quick upper bound."""
+def room_for(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64]:
+    """Per row at most how many of the pods its free resources and devices could hold.
+
+    A quick upper bound.
+    """
+    snapshot = placer.snapshot
     least: dict[str, int] = dict(pods[0].shape.requests)
     for shape in dict.fromkeys(pod.shape for pod in pods):
         asked = dict(shape.requests)
@@ -45,7 +52,36 @@ def room_for(snapshot: Snapshot, pods: Sequence[Pod]) -> NDArray[np.int64]:
             room = np.minimum(
                 room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount
             )
+    by_devices = _device_room(placer, pods)
+    if by_devices is not None:
+        room = np.minimum(room, by_devices)
     return np.maximum(room, 0)
+
+
+def _device_room(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64] | None:
+    """Per row how many of the pods its free devices could serve at most.
+
+    None unless each pod has pending claims of its own, all of them alike.
+    """
+    snapshot = placer.snapshot
+    if not all(pod.claims for pod in pods):
+        return None
+    specs: dict[tuple[ClaimSpec, ...], None] = {}
+    seen: set[Key] = set()
+    for pod in pods:
+        found = [snapshot.claims.get(key) for key in pod.claims]
+        if any(claim is None or claim.key in seen for claim in found):
+            return None
+        seen.update(pod.claims)
+        specs[tuple(claim.spec for claim in found if claim is not None)] = None
+        if len(specs) > 1:
+            return None
+    claims = claims_of(snapshot, pods[0])
+    if claims.problem or claims.held:
+        return None
+    fit = placer.device_fit(claims)
+    wanted = sum(claim.spec.least_devices for claim in claims.pending)
+    return fit.room(wanted) if fit is not None and wanted > 0 else None
 
 
 def domains_of(

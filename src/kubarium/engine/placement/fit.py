@@ -21,8 +21,19 @@ _FULL_PASS_SHARE = 16
 class Fit:
     """Feasibility (static filters, ports, resources) and resource and image score of each row."""
 
-    def __init__(self, snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        shape: PodShape,
+        profile: Profile = DEFAULT,
+        counts: scores.Counts | None = None,
+    ) -> None:
+        """``counts`` gives the devices that stand for extended resources of the pod."""
         self._snapshot = snapshot
+        scored = {*(name for name, _ in profile.strategy.resources), *profile.balanced}
+        by_devices = any(name in scored for name, _, _ in shape.backed)
+        self._counts = counts if by_devices else None
+        self._devices_seen = -1
         self._profile = profile
         self._fits = profile.filters("NodeResourcesFit")
         self._ports = shape.ports if profile.filters("NodePorts") else ()
@@ -51,19 +62,30 @@ class Fit:
     def _update(self) -> None:
         snapshot = self._snapshot
         position = snapshot.touched_from + len(snapshot.touched)
+        by_devices = self._rows_by_devices() if self._counts is not None else []
         if self._epoch != snapshot.epoch:
             self._static_pass()
             self._full_pass()
-        elif self._seen < snapshot.touched_from:
+        elif self._seen < snapshot.touched_from or by_devices is None:
             self._full_pass()
-        elif self._seen != position:
-            rows = dict.fromkeys(snapshot.touched[self._seen - snapshot.touched_from :])
+        elif self._seen != position or by_devices:
+            touched = snapshot.touched[self._seen - snapshot.touched_from :]
+            rows = dict.fromkeys((*touched, *by_devices))
             if len(rows) * _FULL_PASS_SHARE > snapshot.capacity:
                 self._full_pass()
             else:
                 for row in rows:
                     self.total[row] = self._row(row)
         self._seen = position
+
+    def _rows_by_devices(self) -> list[int] | None:
+        """The rows whose devices changed since last asked; None: perhaps all."""
+        snapshot = self._snapshot
+        names, now = snapshot.inventory.changes_since(max(self._devices_seen, 0))
+        fresh, self._devices_seen = self._devices_seen < 0, now
+        if names is None or fresh:
+            return None
+        return [row for name in names if (row := snapshot.rows.get(name)) is not None]
 
     def _static_pass(self) -> None:
         snapshot, shape = self._snapshot, self.shape
@@ -91,7 +113,8 @@ class Fit:
         mask = self.static & filters.fitting(snapshot, shape, self._profile)
         if self._ports:
             mask &= filters.ports_free(snapshot, self._ports)
-        self.total = scores.resource_scores(snapshot, shape, self._profile) + self._images
+        resources = scores.resource_scores(snapshot, shape, self._profile, counts=self._counts)
+        self.total = resources + self._images
         self.total[~mask] = -1
 
     def _row(self, row: int) -> int:
@@ -107,7 +130,9 @@ class Fit:
                     return -1
         if self._ports and not self._ports_free(row):
             return -1
-        score = scores.resource_score(snapshot, self.shape, self._wants, row, self._profile)
+        score = scores.resource_score(
+            snapshot, self.shape, self._wants, row, self._profile, self._counts
+        )
         return score + self._images.item(row)
 
     def _ports_free(self, row: int) -> bool:

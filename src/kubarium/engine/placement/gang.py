@@ -157,13 +157,13 @@ class _GangSearch:
         return self._searched([(d.mask, d.name) for d in domains if d.room >= self._needed])
 
     def _domains(self, keys: tuple[str, ...]) -> list[Domain]:
-        room = room_for(self._snapshot, self._pods)
+        room = room_for(self._placer, self._pods)
         return domains_of(self._snapshot, keys, room, self._within, self._settled)
 
     def _whole_in(self, domains: list[Domain], search: bool = True) -> Attempt | None:
         """The first of the domains, tightest first, that takes every pod."""
         budget = Budget(PREFERENCE_BUDGET)
-        for domain in by_data(self._snapshot, self._pods, domains):
+        for domain in by_data(self._placer, self._pods, domains):
             if domain.room < len(self._pods):
                 continue
             attempt = self._quick(len(self._pods), domain.mask, domain.name)
@@ -239,12 +239,12 @@ class _GangSearch:
         return self._counted
 
 
-def by_data(snapshot: Snapshot, pods: Sequence[Pod], domains: list[Domain]) -> list[Domain]:
+def by_data(placer: Placer, pods: Sequence[Pod], domains: list[Domain]) -> list[Domain]:
     """The domains with most of the pods' data first; as they were where that is the same."""
     if not any(pod.shape.data for pod in pods):
         return domains
-    room = room_for(snapshot, pods)
-    return sorted(domains, key=lambda d: -locality(snapshot, pods, room, d.mask))
+    room = room_for(placer, pods)
+    return sorted(domains, key=lambda d: -locality(placer.snapshot, pods, room, d.mask))
 
 
 def greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str) -> Attempt:

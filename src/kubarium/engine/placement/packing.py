@@ -14,6 +14,7 @@ import numpy as np
 from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.model import Key, Pod, PodShape
 from kubarium.engine.placement import topology
+from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.trial import Budget, Trial
 from kubarium.engine.snapshot import Mask, Snapshot
 
@@ -26,7 +27,7 @@ MAX_PACKED = 2_000
 
 
 def alike_groups(snapshot: Snapshot, pods: Sequence[Pod]) -> list[list[Pod]]:
-    """The pods in classes of which any two can change places, largest requests first.
+    """The pods in classes of which any two can change places, most devices and requests first.
 
     Pods with volumes or with a claim that others share stay by themselves.
     """
@@ -35,7 +36,8 @@ def alike_groups(snapshot: Snapshot, pods: Sequence[Pod]) -> list[list[Pod]]:
         users[claim] = users.get(claim, 0) + 1
     size = {shape: _size(snapshot, shape) for shape in dict.fromkeys(p.shape for p in pods)}
     classes: dict[Hashable, list[Pod]] = {}
-    for pod in sorted(pods, key=lambda pod: (-size[pod.shape], pod.key)):
+    order = {pod.key: (-_devices(snapshot, pod), -size[pod.shape], pod.key) for pod in pods}
+    for pod in sorted(pods, key=lambda pod: order[pod.key]):
         classes.setdefault(_class_of(snapshot, pod, users), []).append(pod)
     return list(classes.values())
 
@@ -57,6 +59,12 @@ def _size(snapshot: Snapshot, shape: PodShape) -> float:
         total = int(snapshot.allocatable[snapshot.resource_index(name)].sum())
         shares.append(amount / total if total else 1.0)
     return max(shares)
+
+
+def _devices(snapshot: Snapshot, pod: Pod) -> int:
+    """How many devices the pod's claims want at least."""
+    claims = [snapshot.claims.get(key) for key in pod.claims]
+    return sum(claim.spec.least_devices for claim in claims if claim is not None)
 
 
 def are_alike(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
@@ -121,14 +129,18 @@ def _place_fullest(trial: Trial, pod: Pod, within: Mask | None) -> bool:
 
 
 def fullest_rows(trial: Trial, pod: Pod, within: Mask | None) -> list[int]:
-    """Feasible rows, those with the least free cpu and memory first."""
+    """Feasible rows: with the fewest free devices, then the least free cpu and memory, first."""
     snapshot = trial.snapshot
     mask = trial.placer.fit(pod.shape).refresh() >= 0
     if within is not None:
         mask &= within
     rows = np.flatnonzero(mask)
     free = snapshot.allocatable[:2, rows] - snapshot.requested[:2, rows]
-    order = np.lexsort((rows, free[1], free[0]))
+    keys = [rows, free[1], free[0]]
+    devices = trial.placer.device_fit(claims_of(snapshot, pod)) if pod.claims else None
+    if devices is not None:
+        keys.append(devices.room(1)[rows])
+    order = np.lexsort(keys)
     return [int(row) for row in rows[order]]
 
 

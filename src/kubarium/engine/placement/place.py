@@ -10,6 +10,7 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Key, Pod, PodShape
 from kubarium.engine.placement import filters, topology
+from kubarium.engine.placement.class_counts import ClassCounts
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, KindBooks, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
@@ -36,6 +37,7 @@ class Placer:
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
         self._kinds = KindBooks(snapshot)
+        self._counts = ClassCounts(snapshot, self._kinds)
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
         # Pods that count as placed although they only wait for room on a node.
         self.nominated: tuple[Key, ...] = ()
@@ -79,7 +81,9 @@ class Placer:
 
     def fit(self, shape: PodShape) -> Fit:
         """The shape's row scores, made on first use."""
-        found = self._fits.pop(shape, None) or Fit(self.snapshot, shape, self.profile)
+        found = self._fits.pop(shape, None) or Fit(
+            self.snapshot, shape, self.profile, self._counts.of
+        )
         self._fits[shape] = found
         if len(self._fits) > MAX_FITS:
             del self._fits[next(iter(self._fits))]
@@ -102,7 +106,11 @@ class Placer:
             return None
         specs = tuple(claim.spec for claim in claims.pending)
         found = self._devices.pop(specs, None) or DeviceFit(
-            self.snapshot, specs, self._preference, self._kinds
+            self.snapshot,
+            specs,
+            self._preference,
+            self._kinds,
+            self.profile.weights.DynamicResources,
         )
         self._devices[specs] = found
         if len(self._devices) > MAX_FITS:
@@ -201,7 +209,7 @@ class Placer:
         if devices is None and not weighs:
             row = self.snapshot.best_row(total)
             return Placement(pod, self._name(row)) if total[row] >= 0 else None
-        total = total.copy() if devices is None else np.where(devices.blocked, -1, total)
+        total = total.copy() if devices is None else devices.ranked(total)
         while True:
             row = self.snapshot.best_row(total)
             if total[row] < 0:

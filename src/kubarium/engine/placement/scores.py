@@ -7,6 +7,8 @@ stand together and must agree to the bit: a placement updates one node only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,20 +32,32 @@ _IMAGE_MAX_PER_CONTAINER = 1000 * _MEBI
 Scores = NDArray[np.int64]
 
 
+# For a device class the devices of each row and how many are in use.
+Counts = Callable[[str], tuple[Scores, Scores]]
+
+
 def resource_scores(
-    snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT, rows: slice = slice(None)
+    snapshot: Snapshot,
+    shape: PodShape,
+    profile: Profile = DEFAULT,
+    rows: slice = slice(None),
+    counts: Counts | None = None,
 ) -> Scores:
-    """NodeResourcesFit's strategy plus BalancedAllocation, weighted, for every row of ``rows``."""
+    """NodeResourcesFit's strategy plus BalancedAllocation, weighted, for every row of ``rows``.
+
+    ``counts`` is asked where devices stand for an extended resource; without it those do not score.
+    """
     weights = profile.weights
-    total = weights.NodeResourcesFit * _strategy_column(snapshot, shape, profile.strategy, rows)
+    strategy = _strategy_column(snapshot, shape, profile.strategy, rows, counts)
+    total = weights.NodeResourcesFit * strategy
     if weights.NodeResourcesBalancedAllocation and balanced(shape, profile) is not None:
-        share = _balance(snapshot, shape, profile.balanced, rows)
+        share = _balance(snapshot, shape, profile.balanced, rows, counts)
         total = total + weights.NodeResourcesBalancedAllocation * share
     return total
 
 
 def _strategy_column(
-    snapshot: Snapshot, shape: PodShape, strategy: Strategy, rows: slice
+    snapshot: Snapshot, shape: PodShape, strategy: Strategy, rows: slice, counts: Counts | None
 ) -> Scores:
     """The weighted mean of the resources' scores; a resource the node lacks has no weight."""
     size = len(snapshot.alive[rows])
@@ -51,29 +65,29 @@ def _strategy_column(
     ratio = strategy.kind == REQUESTED_TO_CAPACITY_RATIO
     table = np.array(strategy.ratio_table(), np.int64) if ratio else None
     for name, weight in strategy.resources:
-        found = _use(snapshot, shape, name, rows)
+        found = _use(snapshot, shape, name, rows, counts)
         if found is None:
             continue
         used, capacity = found
         if table is not None:
             percent = np.where(used > capacity, 100, used * 100 // np.maximum(capacity, 1))
             scores = table[np.clip(percent, 0, 100)]
-            counts = (capacity > 0) & (scores > 0)
+            weighed = (capacity > 0) & (scores > 0)
         elif strategy.kind == MOST_ALLOCATED:
             scores = np.minimum(used, capacity) * MAX_SCORE // np.maximum(capacity, 1)
-            counts = capacity > 0
+            weighed = capacity > 0
         else:
             scores = _least_column(used, capacity)
-            counts = capacity > 0
-        total += np.where(counts, scores * weight, 0)
-        weights += np.where(counts, weight, 0)
+            weighed = capacity > 0
+        total += np.where(weighed, scores * weight, 0)
+        weights += np.where(weighed, weight, 0)
     if ratio:
         return np.floor(total / np.maximum(weights, 1) + 0.5).astype(np.int64)
     return total // np.maximum(weights, 1)
 
 
 def _use(
-    snapshot: Snapshot, shape: PodShape, name: str, rows: slice
+    snapshot: Snapshot, shape: PodShape, name: str, rows: slice, counts: Counts | None
 ) -> tuple[Scores, Scores] | None:
     """(use with the pod, capacity) of a resource; None if it does not concern the pod."""
     if name in (CPU, MEMORY):
@@ -82,12 +96,29 @@ def _use(
         return used, snapshot.allocatable[index, rows]
     wanted = shape.request(name)
     if not wanted and name != EPHEMERAL:
-        return None
+        return _devices_in_use(shape, name, rows, counts)
     index = snapshot.resource_index(name)
     return snapshot.requested[index, rows] + wanted, snapshot.allocatable[index, rows]
 
 
-def _balance(snapshot: Snapshot, shape: PodShape, names: tuple[str, ...], rows: slice) -> Scores:
+def _devices_in_use(
+    shape: PodShape, name: str, rows: slice, counts: Counts | None
+) -> tuple[Scores, Scores] | None:
+    """(use with the pod, capacity) of an extended resource that devices stand for, if it is one."""
+    device_class, wanted = shape.devices_for(name)
+    if not wanted or counts is None:
+        return None
+    total, used = counts(device_class)
+    return used[rows] + wanted, total[rows]
+
+
+def _balance(
+    snapshot: Snapshot,
+    shape: PodShape,
+    names: tuple[str, ...],
+    rows: slice,
+    counts: Counts | None,
+) -> Scores:
     """What the pod does to the evenness of a node: 75 leaves it as it is, 50 to 100 spans the rest.
 
     Evenness is 100 less the deviation, in percent, of the shares of each resource that are taken.
@@ -104,6 +135,11 @@ def _balance(snapshot: Snapshot, shape: PodShape, names: tuple[str, ...], rows: 
     for name in names:
         wanted = shape.request(name)
         if not wanted and name not in (CPU, MEMORY, EPHEMERAL):
+            devices = _devices_in_use(shape, name, rows, counts)
+            if devices is not None:
+                with_pod, capacity = devices
+                before.append(_shares(with_pod - shape.devices_for(name)[1], capacity))
+                after.append(_shares(with_pod, capacity))
             continue
         index = snapshot.resource_index(name)
         used, capacity = snapshot.requested[index, rows], snapshot.allocatable[index, rows]
@@ -152,7 +188,7 @@ def _evenness(shares: list[NDArray[np.float64]], size: int) -> Scores:
 
 def balanced(shape: PodShape, profile: Profile = DEFAULT) -> tuple[int, int] | None:
     """The cpu and memory asked for; None for a pod that asks for nothing that is to be balanced."""
-    if not any(shape.request(name) for name in profile.balanced):
+    if not any(shape.request(name) or shape.devices_for(name)[1] for name in profile.balanced):
         return None
     return shape.request(CPU), shape.request(MEMORY)
 
@@ -178,10 +214,11 @@ def resource_score(
     wants: tuple[int, int] | None,
     row: int,
     profile: Profile = DEFAULT,
+    counts: Counts | None = None,
 ) -> int:
     """:func:`resource_scores` of one row."""
     if not profile.plain:
-        return int(resource_scores(snapshot, shape, profile, slice(row, row + 1))[0])
+        return int(resource_scores(snapshot, shape, profile, slice(row, row + 1), counts)[0])
     weights = profile.weights
     cpu_cap, memory_cap = snapshot.allocatable.item(0, row), snapshot.allocatable.item(1, row)
     least = known = 0

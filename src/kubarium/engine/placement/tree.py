@@ -352,7 +352,7 @@ class _TreeSearch:
 
     def _domains(self, group: Group, keys: tuple[str, ...], within: Mask | None) -> list[Domain]:
         pods = self._pods_of(group)
-        room = room_for(self._snapshot, pods)
+        room = room_for(self._placer, pods)
         return domains_of(self._snapshot, keys, room, within, self._row_of(group))
 
     def _row_of(self, group: Group) -> int | None:

@@ -9,6 +9,7 @@ from kubarium.api.kinds import DEVICE_CLASSES, RESOURCE_SLICES
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError
+from kubarium.base.quantity import QuantityError, canonical
 from kubarium.node.config import DeviceConfig
 from kubarium.node.drivers.health import Health, tainted
 from kubarium.node.drivers.profiles import (
@@ -163,9 +164,31 @@ def _number(slice_: Document) -> tuple[int, str]:
 
 
 def _bare(spec: Document) -> tuple[list[Document], list[Document]]:
-    """Counters and devices without taints."""
+    """Counters and devices without taints, amounts as the API server writes them."""
     devices = [
-        {key: value for key, value in device.items() if key != "taints"}
+        {key: _written(value) for key, value in device.items() if key != "taints"}
         for device in spec.get("devices") or ()
     ]
-    return spec.get("sharedCounters") or [], devices
+    return [_written(counters) for counters in spec.get("sharedCounters") or ()], devices
+
+
+def _written(value: Any) -> Any:
+    """With every ``value`` that is an amount in its canonical form: 1024Mi is 1Gi."""
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _amount(v) if k in _AMOUNTS else _written(v) for k, v in value.items()}
+
+
+# Fields of capacities, counters and request policies that are quantities.
+_AMOUNTS = frozenset(("value", "default", "min", "max", "step", "validValues"))
+
+
+def _amount(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_amount(item) for item in value]
+    try:
+        return canonical(value)
+    except QuantityError:
+        return value

@@ -56,6 +56,7 @@ PREPARE_BACKOFF_S = 0.5
 PREPARE_BACKOFF_MAX_S = 122.0
 # A configuration error is looked at again with every sync of the pod.
 CONFIG_RETRY_S = 10.0
+_IMAGE_REASONS = ("InvalidImageName", "ErrImageNeverPull")
 # What a container still gets for SIGTERM when hooks have used up the grace period.
 MINIMUM_GRACE_S = 2.0
 
@@ -380,7 +381,9 @@ class PodMachine:
             self._deadlines[("retry", event.name)] = now + record.image_backoff_s
             self._deadlines[("image", event.name)] = now + 1.0
         else:
-            self._record("Warning", "Failed", f"Error: {event.message}", event.name)
+            # Of images kubelet says the reason here: what is wrong has an event of its own.
+            text = event.reason if event.reason in _IMAGE_REASONS else event.message
+            self._record("Warning", "Failed", f"Error: {text}", event.name)
             self._deadlines[("retry", event.name)] = now + CONFIG_RETRY_S
         self._publish()
 

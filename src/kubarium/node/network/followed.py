@@ -6,8 +6,16 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from kubarium.api.kinds import ENDPOINT_SLICES, NAMESPACES, NETWORK_POLICIES, PODS, SERVICES
+from kubarium.api.kinds import (
+    ENDPOINT_SLICES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SERVICES,
+)
 from kubarium.api.resource import Document
+from kubarium.engine.network.cuts import Cut
 from kubarium.engine.network.policy import decide
 from kubarium.node.network.dns.zone import ZoneSources
 from kubarium.node.network.netlink.wire import NetlinkError
@@ -15,12 +23,14 @@ from kubarium.node.network.pod_network import PodNetwork, addresses_in_use
 from kubarium.node.network.rules import World
 from kubarium.node.network.services import Backend, Balanced, balanced, service_of
 from kubarium.runtime.protocol import Context, Informers
+from kubarium.view.cuts import cuts
+from kubarium.view.faults import orders_of
 from kubarium.view.network import network_pods, network_policy
 
 _LOG = logging.getLogger("kubarium.node")
 # Changes that come together (a gang's addresses) become one set of rules.
 _GATHER_S = 0.02
-_BY_SERVICE, _BY_ADDRESS = "service", "network-address"
+_BY_SERVICE, _BY_ADDRESS, _ORDERED = "service", "network-address", "fault-orders"
 _FOLLOWED = (SERVICES, ENDPOINT_SLICES, PODS, NAMESPACES, NETWORK_POLICIES)
 
 
@@ -34,6 +44,9 @@ class FollowedNetwork:
         self._api = api
         self._informers = {r: context.informers.get(r) for r in _FOLLOWED}
         self._informers[ENDPOINT_SLICES].add_index(_BY_SERVICE, service_of)
+        self._nodes = context.informers.get(NODES)
+        for informer in (self._nodes, self._informers[PODS]):
+            informer.add_index(_ORDERED, _ordered)
         self._dirty = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -42,8 +55,15 @@ class FollowedNetwork:
         for informer in self._informers.values():
             await informer.wait_synced()
             informer.on_change(lambda old, new: self._dirty.set())
+        await self._nodes.wait_synced()
+        self._nodes.on_change(self._node_changed)
         self._write()
         await self._network.serve()
+
+    def _node_changed(self, old: Document | None, new: Document | None) -> None:
+        """Nodes are written to all the time; only faults matter here."""
+        if any(d is not None and any(orders_of(d)) for d in (old, new)):
+            self._dirty.set()
 
     async def run(self) -> None:
         while True:
@@ -83,9 +103,15 @@ class FollowedNetwork:
         policies = [network_policy(p) for p in self._informers[NETWORK_POLICIES].items()]
         pods = self._informers[PODS].items() if policies else []
         access = decide(policies, network_pods(pods, self._informers[NAMESPACES].items(), attached))
-        return World(
-            self._network.plan, tuple(self._services()), access, addresses_in_use(attached)
-        )
+        links = addresses_in_use(attached)
+        services = tuple(self._services())
+        return World(self._network.plan, services, access, links, self._cuts())
+
+    def _cuts(self) -> tuple[Cut, ...]:
+        pods, nodes = self._informers[PODS], self._nodes
+        if not any(i.by_index(_ORDERED, "yes") for i in (pods, nodes)):
+            return ()
+        return cuts(pods.items(), nodes.items(), self._network.attached)
 
     def _services(self) -> Iterable[Balanced]:
         for service in self._informers[SERVICES].items():
@@ -120,6 +146,10 @@ def zone_sources(informers: Informers) -> ZoneSources:
             *pods.by_index(_BY_ADDRESS, address),
         ],
     )
+
+
+def _ordered(document: Document) -> Iterable[str]:
+    return ("yes",) if orders_of(document) else ()
 
 
 def _cluster_ip(service: Document) -> Iterable[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 from kubarium.base.errors import KubariumError
 from kubarium.node.network.dns.server import DnsServer
-from kubarium.node.network.netlink import links
+from kubarium.node.network.netlink import links, queues
 from kubarium.node.network.netlink.channel import NETFILTER, ROUTE, Channel
 from kubarium.node.network.netlink.wire import NetlinkError
 from kubarium.node.network.plan import NetworkPlan
@@ -185,6 +186,23 @@ class PodNetwork:
         if self._attached.pop(uid, None) is not None and self._router is not None:
             with contextlib.suppress(NetlinkError):
                 self._router.routes.ask(links.delete_link(link_name(uid)))
+
+    def delay(self, uid: str, milliseconds: float | None) -> str:
+        """Hold back what a pod is sent (None: no more); "" or why that cannot be."""
+        if self._router is None or uid not in self._attached:
+            return "it has no network of its own"
+        routes, link = self._router.routes, link_name(uid)
+        try:
+            index = links.link_indexes(routes.dump(links.all_links()))[link]
+            if milliseconds is None:
+                routes.ask(queues.undelayed(index))
+            else:
+                routes.ask(queues.delayed(index, milliseconds))
+        except NetlinkError as error:
+            if error.number == errno.ENOENT and milliseconds is not None:
+                return "this machine's kernel has no netem (module sch_netem)"
+            return "" if milliseconds is None else str(error)
+        return ""
 
     def apply(self, world: World) -> None:
         """Make the router's rules those of ``world``. NetlinkError if the kernel refuses them."""

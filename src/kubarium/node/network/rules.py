@@ -6,6 +6,7 @@ are already there go on (the kernel remembers them).
     prerouting -150   leaving     may this pod talk to something outside the cluster?
     prerouting -100   services    cluster IP → one of its endpoints; outside → the relay
     prerouting    0   refuse      cluster IPs without endpoints
+    input, forward -10 cut...     what is broken on purpose, of open connections too
     input             local       what pods may ask of the router itself: names, the relay
     forward           between     policies of both ends
     postrouting 100   hairpin     a pod that reaches itself through a service
@@ -17,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
+from kubarium.engine.network.cuts import Cut
 from kubarium.engine.network.policy import Access, Allowed
-from kubarium.engine.network.ranges import EVERYWHERE, Ranges
+from kubarium.engine.network.ranges import EVERYWHERE, Ranges, contains
 from kubarium.node.network.netlink import nft
 from kubarium.node.network.netlink.wire import Message
 from kubarium.node.network.plan import NetworkPlan
@@ -39,6 +41,7 @@ class World:
     services: tuple[Balanced, ...] = ()
     access: Mapping[int, Access] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
+    cuts: tuple[Cut, ...] = ()
 
 
 def relayed(world: World) -> dict[Backend, tuple[Backend, ...]]:
@@ -81,6 +84,7 @@ class _Table:
         self._services()
         self._refuse()
         self._local()
+        self._cut()
         self._between()
         self._hairpin()
         return self._messages
@@ -180,6 +184,54 @@ class _Table:
                 # A node always reaches its pods: probes come from there.
                 others = nft.came_in_by(UPLINK, differs=True)
                 self._add("between", others, nft.goes_out_by(link), nft.jump(chain))
+
+    # Faults ------------------------------------------------------------------------------------
+
+    def _cut(self) -> None:
+        """Each cut has a chain for what its members send and one for what they get."""
+        if not self._world.cuts:
+            return
+        self._hooked("cut-forwarded", "filter", nft.FORWARD, -10)
+        self._hooked("cut-local", "filter", nft.INPUT, -10)
+        # Where there is no uplink, the node asks its pods from here.
+        self._add("cut-local", nft.by_who_answers(), nft.verdict(nft.RETURN))
+        for number, cut in enumerate(self._world.cuts):
+            links = [
+                link
+                for address, link in sorted(self._world.links.items())
+                if contains(cut.members, int(IPv4Address(address)))
+            ]
+            drop = [nft.by_chance(cut.share), nft.verdict(nft.DROP)]
+            for incoming in (False, True):
+                name = f"cut-{number}-{'in' if incoming else 'out'}"
+                self._messages += self._cut_chain(name, cut, incoming, drop)
+                for link in links:
+                    by = nft.goes_out_by(link) if incoming else nft.came_in_by(link)
+                    self._add("cut-forwarded", by, nft.jump(name))
+            if cut.peers is None:
+                for link in links:
+                    self._add("cut-local", nft.came_in_by(link), *drop)
+
+    def _cut_chain(self, name: str, cut: Cut, incoming: bool, drop: list[bytes]) -> list[Message]:
+        found = [nft.chain(TABLE, name)]
+        stay = nft.verdict(nft.RETURN)
+        if cut.peers is not None:
+            if cut.peers:
+                peers = self._peers(cut.peers, incoming, found)
+                found.append(nft.rule(TABLE, name, [peers, *drop]))
+            return found
+        own = self._peers(cut.members, incoming, found)
+        found.append(nft.rule(TABLE, name, [own, stay]))
+        # The node that it is on reaches it, and is answered.
+        if incoming:
+            asked = nft.came_in_by(UPLINK) + nft.by_who_answers()
+            found.append(nft.rule(TABLE, name, [asked, *drop]))
+            found.append(nft.rule(TABLE, name, [nft.came_in_by(UPLINK), stay]))
+        else:
+            answers = nft.goes_out_by(UPLINK) + nft.by_who_answers()
+            found.append(nft.rule(TABLE, name, [answers, stay]))
+        found.append(nft.rule(TABLE, name, drop))
+        return found
 
     def _chain(self, rules: tuple[Allowed, ...], incoming: bool) -> str:
         """The chain that returns for what is allowed and drops the rest; pods share it."""

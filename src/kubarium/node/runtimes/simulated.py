@@ -41,6 +41,7 @@ from kubarium.node.runtimes.simulated_commands import Outcome, told_by
 from kubarium.node.status_writer import StatusWriter
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
+from kubarium.view.faults import KILL, MOMENTARY, OUT_OF_MEMORY, orders_of
 
 T = TypeVar("T")
 
@@ -154,12 +155,16 @@ class SimulatedRunner:
     ) -> None:
         self.context = context
         self.clock = context.clock
+        self._began = context.clock.now()
         self.recorder = recorder
         self.addresses = AddressPool(POD_NETWORK)
         self.writer = StatusWriter(context)
         self.timers = Timers(context.clock)
         self._drivers = drivers
         self._pods: dict[str, SimulatedPod] = {}
+        # Pods that went down with their node; faults that pods have suffered, by their Fault.
+        self._lost: dict[str, bool] = {}
+        self._ordered: dict[str, dict[str, str]] = {}
         self._resizer = Resizer(context.clock, self._pods, _NoLimits())
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -180,14 +185,42 @@ class SimulatedRunner:
         uid = pod["metadata"]["uid"]
         known = self._pods.get(uid)
         if known is None:
-            known = self._pods[uid] = SimulatedPod(self, pod, node)
+            survived = self._lost.pop(uid, True)
+            known = self._pods[uid] = SimulatedPod(self, pod, node, survived)
         elif known.has_seen(pod):
             return
         known.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
+        self._suffer(known, pod)
+
+    def _suffer(self, known: SimulatedPod, pod: Document) -> None:
+        """Carry out the faults that end containers; others show only in processes."""
+        for order in orders_of(pod):
+            if order.healed or self._ordered.get(known.uid, {}).get(order.fault) == order.ident:
+                continue
+            self._ordered.setdefault(known.uid, {})[order.fault] = order.ident
+            if order.action in MOMENTARY and order.at < self._began:
+                continue  # an agent before this one has seen it
+            if order.action in (KILL, OUT_OF_MEMORY):
+                known.kill(order.container, order.action == OUT_OF_MEMORY)
+            else:
+                text = f"{order.action}: the pod is simulated: it has no processes to suffer it"
+                self.recorder.event(pod, "Warning", "FaultNotInjected", text)
+
+    def pod_lost(self, pod: Document) -> None:
+        self.pod_gone(pod)
+        self._lost[pod["metadata"]["uid"]] = False
+
+    def hold(self, node: str) -> None:
+        self.writer.hold(node)
+
+    def let_go(self, node: str) -> None:
+        self.writer.let_go(node)
 
     def pod_gone(self, pod: Document) -> None:
         uid = pod["metadata"]["uid"]
+        self._lost.pop(uid, None)
+        self._ordered.pop(uid, None)
         known = self._pods.pop(uid, None)
         if known is not None:
             known.gone = True
@@ -241,10 +274,13 @@ class _NoLimits:
 class SimulatedPod:
     """One pod: its machine, answered by the course that its annotations set."""
 
-    def __init__(self, runner: SimulatedRunner, pod: Document, node: NodeFacts) -> None:
+    def __init__(
+        self, runner: SimulatedRunner, pod: Document, node: NodeFacts, survived: bool = True
+    ) -> None:
+        """``survived``: what ran when an earlier agent ended goes on."""
         self._runner = runner
         self.node = node
-        self.machine = PodMachine(pod, runner.clock.now(), keeps_running=True)
+        self.machine = PodMachine(pod, runner.clock.now(), keeps_running=survived)
         self._uid: str = pod["metadata"]["uid"]
         self._inbox: list[ev.Event] = []
         self._busy = False
@@ -279,12 +315,29 @@ class SimulatedPod:
         )
         self._runner.timers.at(started_at + run_s, lambda: self._end(ended))
 
+    @property
+    def uid(self) -> str:
+        return self._uid
+
+    def kill(self, name: str, out_of_memory: bool) -> None:
+        """End a container (the first one that runs, if not named) as SIGKILL does."""
+        for record in self.machine.containers:
+            if record.state is State.RUNNING and record.plan.name == (name or record.plan.name):
+                self._end(
+                    ev.ContainerExited(
+                        record.plan.name, record.attempt, _OOM_CODE, 9, out_of_memory
+                    )
+                )
+                return
+
     def has_seen(self, pod: Document) -> bool:
         """Take in a document that brings no news: all that differs is the status, ours mostly."""
         old, new = self.machine.pod["metadata"], pod["metadata"]
         same = pod["spec"] is self.machine.pod["spec"] and all(
             new.get(field) == old.get(field) for field in _NEWS
         )
+        if new.get("annotations") != old.get("annotations") and orders_of(pod):
+            same = False
         if same:
             self.machine.pod = pod
         return same

@@ -16,6 +16,7 @@ from kubarium.server.admission.pod_groups import protect_group
 from kubarium.server.admission.priority import only_one_default, resolve_priority
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
+from kubarium.server.admission.runtime_class import apply_runtime_class, check_overhead
 from kubarium.server.admission.service_account import give_service_account
 from kubarium.server.admission.storage_class import set_default_class
 from kubarium.server.admission.tolerations import tolerate_briefly
@@ -76,6 +77,8 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("Trainer", check_train_job, _TRAIN_JOBS, _ON_WRITE, validating=True),
             Plugin("Trainer", check_runtime, _RUNTIMES, _ON_WRITE, validating=True),
             Plugin("DefaultStorageClass", set_default_class, _VOLUME_CLAIMS, _ON_CREATE),
+            Plugin("RuntimeClass", apply_runtime_class, _PODS, _ON_CREATE),
+            Plugin("RuntimeClass", check_overhead, _PODS, _ON_CREATE, validating=True),
             Plugin("Kueue", default_queueing, _QUEUED | _QUEUES, _ON_CREATE),
             Plugin("Kueue", check_queueing, _QUEUEING, _ON_WRITE, _WITH_STATUS, validating=True),
             # Last: what is refused for another reason must not be charged.

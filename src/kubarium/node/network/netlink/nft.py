@@ -36,6 +36,7 @@ _INTERVAL_END = 1
 # Elements in one message: an attribute holds 64 KiB.
 _ELEMENTS_AT_ONCE = 1000
 _SNAT, _DNAT = 0, 1
+_CHANCES = 10_000
 _IPV4_ADDRESS_TYPE = 7
 # Bits of the connection's state and status.
 _ESTABLISHED_OR_RELATED = 2 | 4
@@ -208,10 +209,10 @@ def came_in_by(link: str, differs: bool = False) -> bytes:
     return load + _equals(link.encode().ljust(16, b"\0"), differs)
 
 
-def goes_out_by(link: str) -> bytes:
+def goes_out_by(link: str, differs: bool = False) -> bytes:
     """``oifname``."""
     load = _expression("meta", big32(1, _R1), big32(2, 7))
-    return load + _equals(link.encode().ljust(16, b"\0"))
+    return load + _equals(link.encode().ljust(16, b"\0"), differs)
 
 
 def of_known_connection() -> bytes:
@@ -222,6 +223,11 @@ def of_known_connection() -> bytes:
 def redirected() -> bytes:
     """``ct status dnat``."""
     return _connection(2, _STATUS_DNAT)
+
+
+def by_who_answers() -> bytes:
+    """``ct direction reply``."""
+    return _expression("ct", big32(1, _R1), big32(2, 1)) + _equals(b"\1")
 
 
 def _connection(key: int, bits: int) -> bytes:
@@ -235,6 +241,20 @@ def every(count: int) -> bytes:
         return b""
     turn = _expression("numgen", big32(1, _R1), big32(2, count), big32(3, 0), big32(4, 0))
     return turn + _equals(struct.pack("=I", 0))
+
+
+def by_chance(share: float) -> bytes:
+    """This share of all packets, drawn for each."""
+    count = min(max(round(share * _CHANCES), 0), _CHANCES)
+    if count == _CHANCES:
+        return b""
+    drawn = _expression("numgen", big32(1, _R1), big32(2, _CHANCES), big32(3, 1), big32(4, 0))
+    # What is compared for order has to be in network byte order.
+    turned = _expression(
+        "byteorder", big32(1, _R1), big32(2, _R1), big32(3, 1), big32(4, 4), big32(5, 4)
+    )
+    below = _expression("cmp", big32(1, _R1), big32(2, 2), _value(3, struct.pack(">I", count)))
+    return drawn + turned + below
 
 
 def source_is(share: int, count: int) -> bytes:

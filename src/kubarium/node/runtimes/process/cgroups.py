@@ -108,11 +108,19 @@ def pod_amounts(pod: Document, pids: int | None = DEFAULT_PIDS) -> Amounts:
     more = math.ceil(1000 * claims.get("cpu", 0))
     found = replace(_raised(found, claims), milli_cpu_request=found.milli_cpu_request + more)
     own = container_amounts(spec.get("resources"))
-    return replace(
+    whole = replace(
         found,
         memory=own.memory or found.memory,
         milli_cpu=own.milli_cpu or found.milli_cpu,
         milli_cpu_request=own.milli_cpu_request or found.milli_cpu_request,
+    )
+    # What the runtime itself takes (a RuntimeClass's) is on top of all that.
+    extra = container_amounts({"limits": spec.get("overhead") or {}})
+    return replace(
+        whole,
+        memory=whole.memory and whole.memory + (extra.memory or 0),
+        milli_cpu=whole.milli_cpu and whole.milli_cpu + (extra.milli_cpu or 0),
+        milli_cpu_request=whole.milli_cpu_request + extra.milli_cpu_request,
     )
 
 

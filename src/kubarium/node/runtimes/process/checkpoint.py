@@ -25,6 +25,8 @@ class StartedContainer:
     attempt: int
     image_id: str
     started_at: float = 0.0
+    # The image's, instead of SIGTERM.
+    stop_signal: str = ""
 
 
 @dataclass(slots=True)

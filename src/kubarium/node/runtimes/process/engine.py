@@ -39,6 +39,7 @@ __all__ = [
     "ProcessEngine",
     "ProcessSession",
     "ProcessSpec",
+    "RuntimeCall",
     "StartError",
     "User",
 ]
@@ -82,6 +83,15 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeCall:
+    """An OCI runtime that is to start the container, and the config.json to give it."""
+
+    name: str
+    path: str
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """All that is needed to start one container."""
 
@@ -104,6 +114,8 @@ class ProcessSpec:
     tty: bool = False
     # What the fork server that it may come from has imported; empty: it starts by itself.
     warm: list[str] = field(default_factory=list)
+    # None: our own init starts the command by itself.
+    runtime: RuntimeCall | None = None
 
 
 @dataclass(slots=True)

@@ -269,12 +269,21 @@ class Init:
             self._streams[read] = name
 
     def _start_on_terminal(self) -> None:
-        terminal = _Terminal.open(self._spec.get("user"))
-        self._main = self._fork(self._spec["argv"], (terminal.slave,) * 3, terminal=True)
-        os.close(terminal.slave)
-        self._streams[terminal.master] = "stdout"
+        self._main, master = self._fork_on_terminal(self._spec["argv"])
+        self._streams[master] = "stdout"
         if self._spec.get("stdin"):
-            self._stdin = os.dup(terminal.master)
+            self._stdin = os.dup(master)
+
+    def _fork_on_terminal(self, argv: list[str]) -> tuple[int, int]:
+        """Like :meth:`_fork`, with a new terminal: (process, our end of it)."""
+        terminal = _Terminal.open(self._spec.get("user"))
+        try:
+            return self._fork(argv, (terminal.slave,) * 3, terminal=True), terminal.master
+        except OSError:
+            os.close(terminal.master)
+            raise
+        finally:
+            os.close(terminal.slave)
 
     def _fork(self, argv: list[str], streams: tuple[int, ...], terminal: bool = False) -> int:
         """Start ``argv`` as the container's user with these as its standard streams (-1: none);
@@ -434,15 +443,14 @@ class Init:
         streams: list[int] = []
         try:
             if message["tty"]:
-                terminal = _Terminal.open(self._spec.get("user"))
-                given["terminal"], streams = terminal.master, [terminal.slave] * 3
+                pid, given["terminal"] = self._fork_on_terminal(message["argv"])
             else:
                 for name in ("stdin", "stdout", "stderr"):
                     read, write = os.pipe() if name in message["streams"] else (-1, -1)
                     inner, outer = (read, write) if name == "stdin" else (write, read)
                     streams.append(inner)
                     given[name] = outer
-            pid = self._fork(message["argv"], tuple(streams), message["tty"])
+                pid = self._fork(message["argv"], tuple(streams))
             self._execs[pid] = _Exec(message["exec"], pid)
             _give(peer, given)
         except OSError as error:

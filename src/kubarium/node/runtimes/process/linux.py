@@ -102,6 +102,8 @@ DEFAULT_CAPABILITIES = [
     "AUDIT_WRITE",
 ]
 
+_CAPABILITY_HEADER = (0x20080522, 0)
+
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -225,13 +227,23 @@ def limit_capabilities(kept: frozenset[int]) -> None:
             raise
 
 
-def set_capabilities(kept: frozenset[int]) -> None:
-    """Permitted and effective become ``kept``, as far as we have it ourselves (this machine may be
-    a container that lacks some); inheritable becomes empty."""
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+def permitted_capabilities() -> frozenset[str]:
+    """Those that we may use ourselves, by name: this machine may be a container that lacks some."""
+    mask = _permitted()
+    return frozenset(name for name, number in CAPABILITIES.items() if mask >> number & 1)
+
+
+def _permitted() -> int:
     data = (ctypes.c_uint32 * 6)()
-    _call("capget", header, data)
-    mask = sum(1 << number for number in kept) & (data[1] | data[4] << 32)
+    _call("capget", (ctypes.c_uint32 * 2)(*_CAPABILITY_HEADER), data)
+    return int(data[1] | data[4] << 32)
+
+
+def set_capabilities(kept: frozenset[int]) -> None:
+    """Permitted and effective become ``kept``, as far as we have it ourselves; inheritable becomes
+    empty."""
+    header = (ctypes.c_uint32 * 2)(*_CAPABILITY_HEADER)
+    mask = sum(1 << number for number in kept) & _permitted()
     low, high = mask & 0xFFFFFFFF, mask >> 32
     data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
     _call("capset", header, data)

@@ -31,13 +31,7 @@ from kubarium.node.environment import (
     container_environment,
     expand,
 )
-from kubarium.node.images import (
-    DEFAULT_PATH,
-    Image,
-    ImageCatalogue,
-    InvalidImageName,
-    UnknownImage,
-)
+from kubarium.node.images import DEFAULT_PATH, Image, ImageCatalogue
 from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.logs import read_log
 from kubarium.node.network.dial import Dialer
@@ -46,7 +40,16 @@ from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import pod_hostname
 from kubarium.node.network.pod_network import POD_SOCKETS, ROUTER_SOCKETS, PodNetwork
 from kubarium.node.network.resolv import asks_cluster, resolv_conf
+from kubarium.node.oci.errors import ImageProblem
+from kubarium.node.oci.provide import Images
+from kubarium.node.oci.pull import Skopeo, remove_leftovers
+from kubarium.node.oci.store import ImageStore
+from kubarium.node.oci.tree import LayeredTree
+from kubarium.node.oci.users import Accounts
 from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
+from kubarium.node.runtimes.oci.config import signal_number
+from kubarium.node.runtimes.oci.handlers import Handlers, UnknownHandler
+from kubarium.node.runtimes.oci.start import find_handlers, runtime_call
 from kubarium.node.runtimes.process import checkpoint, machine_files, measured
 from kubarium.node.runtimes.process.cgroups import (
     Amounts,
@@ -69,7 +72,7 @@ from kubarium.node.runtimes.process.forkserver import modules_for
 from kubarium.node.runtimes.process.init import OUTCOME
 from kubarium.node.runtimes.process.memory_watch import MemoryWatch, Tell
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
-from kubarium.node.security import Identity, home_of, identity_of, sysctls_of
+from kubarium.node.security import Identity, Known, home_of, identity_of, sysctls_of
 from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
 from kubarium.view.memory import KILLED
@@ -77,6 +80,8 @@ from kubarium.view.memory import KILLED
 _TERMINATION_BYTES = 4096
 # Of a container that is gone without having said how it ended.
 _LOST = ExitStatus(137, 0)
+# The store of container images, below the agent's folder.
+IMAGES = "images"
 _FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
 
 
@@ -119,6 +124,7 @@ class _Pod:
     limits: dict[str, int | None] = field(default_factory=dict)  # name -> bytes of memory
     whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)
+    stop_signals: dict[str, str] = field(default_factory=dict)  # name -> its image's
     checkpoint: Checkpoint | None = None
     # Volumes of an adopted pod, until they have been looked at again.
     adopting: asyncio.Task[None] | None = None
@@ -154,7 +160,10 @@ class ProcessPods:
         self._on_exit = on_exit
         self._warn = warn
         self._root = Path(config.root).resolve()
-        self._images = ImageCatalogue(config.images)
+        store = ImageStore(self._root / IMAGES, clock.now)
+        puller = Skopeo.find(store) if config.pulls else None
+        self.images = Images(ImageCatalogue(config.images), store, clock, puller)
+        self.handlers = Handlers()
         name = runtime_name(config.root) if config.pods_survive else ""
         self._engine = ProcessEngine(clock, self._exited, name)
         self._found: dict[str, Checkpoint] = {}
@@ -190,6 +199,8 @@ class ProcessPods:
             self._submounts = machine_files.submounts(str(self._root))
         if self._engine.level == isolation.ROOT:
             self._passable = machine_files.impassable_folders()
+        self.handlers = await find_handlers(self._engine, self._clock, self._root)
+        await asyncio.to_thread(self._tidy_images)
         if self._network is not None:
             router = Network(ROUTER_SOCKETS, self._network.build)
             if found:
@@ -197,6 +208,19 @@ class ProcessPods:
                 self._engine.remember_router(router)
             else:
                 await self._engine.open_router(router)
+
+    def _tidy_images(self) -> None:
+        """What an agent that was killed has left in the store."""
+        store = self.images.store
+        remove_leftovers(store.root)
+        store.keep_leases(
+            {
+                _ident(uid, name, started.attempt)
+                for uid, found in self._found.items()
+                for name, started in found.containers.items()
+            }
+        )
+        store.clean()
 
     def _read_checkpoints(self) -> None:
         for place in (self._root / "pods").iterdir():
@@ -218,7 +242,7 @@ class ProcessPods:
     def report(self) -> isolation.Report:
         """The isolation in force."""
         limits = self._groups.controllers
-        return isolation.report_for(
+        found = isolation.report_for(
             self._engine.level,
             self._engine.refusals,
             limits,
@@ -226,6 +250,8 @@ class ProcessPods:
             self._config.network,
             self._config.no_network,
         )
+        there, missing = self.handlers.lines()
+        return replace(found, applied=(*found.applied, *there), missing=(*found.missing, *missing))
 
     # Pods --------------------------------------------------------------------------------------
 
@@ -303,6 +329,7 @@ class ProcessPods:
             pod.limits[name] = container_amounts(found.resources.get(name)).memory
             self._idents[ident] = (uid, name, started.attempt)
             pod.running[name] = None
+            pod.stop_signals[name] = started.stop_signal
             self.memory.set(facts.pod, name, pod.groups[name], pod.limits[name])
         pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
 
@@ -360,6 +387,12 @@ class ProcessPods:
         assert self._network is not None
         domain = self._config.cluster_domain
         return resolv_conf(pod, self._network.plan.router, domain, machine)
+
+    def delay(self, uid: str, milliseconds: float | None) -> str:
+        """Hold back what the pod is sent; None: no more. "" or why that cannot be."""
+        if self._network is None:
+            return "it has no network of its own"
+        return self._network.delay(uid, milliseconds)
 
     def has_network(self, uid: str) -> bool:
         """Whether the pod has a network of its own now."""
@@ -451,23 +484,16 @@ class ProcessPods:
 
     # Containers --------------------------------------------------------------------------------
 
-    def find_image(self, container: Mapping[str, Any]) -> Image:
-        """The image that stands for a container's; StartFailed in kubelet's words."""
-        reference = container.get("image") or ""
-        try:
-            return self._images.resolve(reference)
-        except InvalidImageName as error:
-            raise StartFailed("InvalidImageName", str(error)) from error
-        except UnknownImage as error:
-            if container.get("imagePullPolicy") == "Never":
-                text = f'Container image "{reference}" is not present with pull policy of Never'
-                raise StartFailed("ErrImageNeverPull", text) from error
-            raise StartFailed("ErrImagePull", str(error)) from error
-
     async def start_container(
-        self, uid: str, container: Mapping[str, Any], attempt: int, image: Image
+        self,
+        uid: str,
+        container: Mapping[str, Any],
+        attempt: int,
+        image: Image,
+        handler: str = "",
     ) -> Prepared:
-        """Start one attempt of a container; StartFailed if it does not come to run."""
+        """Start one attempt of a container; StartFailed if it does not come to run. ``handler`` is
+        its pod's RuntimeClass's."""
         pod = self._pods[uid]
         if pod.adopting is not None:
             await pod.adopting
@@ -476,30 +502,52 @@ class ProcessPods:
         try:
             self._make_group(pod, container, attempt)
             spec = self._spec(pod, container, attempt, image)
+            spec = self._with_runtime(spec, image, handler)
+            if image.stored is not None:
+                self.images.store.lease(ident, image.stored.record)
         except ConfigProblem as problem:
             raise StartFailed("CreateContainerConfigError", str(problem)) from problem
-        except OSError as error:
+        except (OSError, ImageProblem, UnknownHandler) as error:
             raise StartFailed("CreateContainerError", str(error)) from error
         self._idents[ident] = (uid, name, attempt)
         pod.containers[name] = ident
         pod.running[name] = None
-        started = StartedContainer(attempt, image.image_id)
+        stop_signal = image.stored.stop_signal if image.stored is not None else ""
+        pod.stop_signals[name] = stop_signal
+        started = StartedContainer(attempt, image.image_id, stop_signal=stop_signal)
         self._write_down(pod, container, started)
         try:
             await self._engine.start_container(ident, uid, spec)
         except StartError as error:
             self._idents.pop(ident, None)
             pod.running.pop(name, None)
+            self.images.store.release(ident)
+            # Of an OCI runtime the words are its own; of ours, runc's.
+            init = "runc create failed: unable to start container process: error during container "
+            why = f"{error}" if spec.runtime is not None else f"{init}init: {error}"
             raise StartFailed(
                 "StartError",
                 "failed to create containerd task: failed to create shim task: OCI runtime create "
-                "failed: runc create failed: unable to start container process: error during "
-                f"container init: {error}",
+                f"failed: {why}",
             ) from error
         started.started_at = self._clock.now()
         self._write_down(pod, container, started)
         self.memory.set(pod.facts.pod, name, pod.groups[name], pod.limits[name])
         return Prepared(f"kubarium://{ident}", image.image_id)
+
+    def _with_runtime(self, spec: ProcessSpec, image: Image, handler: str) -> ProcessSpec:
+        """By what the container is started: our own init, unless it runs from a real image and an
+        OCI runtime is there."""
+        self.handlers.check(handler)
+        if image.stored is None:
+            return spec
+        if self._engine.level == isolation.PLAIN:
+            raise ImageProblem(
+                f'image "{image.reference}" takes a root file system of its own, and this machine '
+                "allows no mount namespaces: see kubarium status"
+            )
+        program = self.handlers.program(handler)
+        return spec if program is None else replace(spec, runtime=runtime_call(program, spec))
 
     @staticmethod
     def _write_down(pod: _Pod, container: Mapping[str, Any], started: StartedContainer) -> None:
@@ -524,9 +572,12 @@ class ProcessPods:
     async def send_signal(self, uid: str, name: str, attempt: int, signal_name: str) -> None:
         ident = self._ident(uid, name, attempt)
         if ident is not None:
-            number = getattr(signal, signal_name, signal.SIGTERM)
+            pod = self._pods[uid]
+            lifecycle = _container(pod.facts.pod, name).get("lifecycle") or {}
+            if signal_name == "SIGTERM" and not lifecycle.get("stopSignal"):
+                signal_name = pod.stop_signals.get(name) or signal_name
             with contextlib.suppress(StartError):
-                await self._engine.send_signal(ident, int(number))
+                await self._engine.send_signal(ident, signal_number(signal_name))
 
     async def execute(
         self, uid: str, name: str, attempt: int, argv: list[str], timeout_s: float | None
@@ -598,6 +649,15 @@ class ProcessPods:
         except OSError:
             return 0
 
+    def log_path(self, uid: str, name: str) -> Path | None:
+        """The log of a container's newest attempt, if it has one."""
+        pod = self._pods.get(uid)
+        if pod is None:
+            return None
+        attempts = (int(path.stem) for path in (pod.place / "logs" / name).glob("*.log"))
+        newest = max(attempts, default=None)
+        return None if newest is None else pod.place / "logs" / name / f"{newest}.log"
+
     # Faults on purpose (see node.faults)
 
     def running_attempts(self, uid: str) -> dict[str, int]:
@@ -651,6 +711,7 @@ class ProcessPods:
         if known is None:
             return
         uid, name, attempt = known
+        self.images.store.release(ident)
         pod = self._pods.get(uid)
         message, out_of_memory = "", False
         if pod is not None:
@@ -685,7 +746,8 @@ class ProcessPods:
         document, name = pod.facts.pod, container["name"]
         metadata = document["metadata"]
         label = f"{metadata['name']}_{metadata.get('namespace', '')}({metadata['uid']})"
-        who = identity_of(document, container, self._engine.level, image.uid, label)
+        known = _accounts(image)
+        who = identity_of(document, container, self._engine.level, image.uid, label, known)
         self._tell(pod, name, who)
         environment = self._environment(pod, container, image, who)
         argv = command_line(container, image.entrypoint, image.cmd, environment)
@@ -698,7 +760,9 @@ class ProcessPods:
         if self._engine.level == isolation.PLAIN:
             working_dir = self._plain_root(pod, container, place, working_dir, environment)
         else:
-            root = self._root_fs(pod, container, attempt, place, working_dir, who, environment)
+            root = self._root_fs(
+                pod, container, attempt, place, working_dir, who, environment, image
+            )
         return ProcessSpec(
             argv,
             environment,
@@ -713,7 +777,9 @@ class ProcessPods:
             stdin=bool(container.get("stdin")),
             stdin_once=bool(container.get("stdinOnce")),
             tty=bool(container.get("tty")),
-            warm=modules_for(image.modules, metadata.get("annotations") or {}),
+            warm=[]
+            if image.stored is not None
+            else modules_for(image.modules, metadata.get("annotations") or {}),
         )
 
     def _tell(self, pod: _Pod, name: str, who: Identity) -> None:
@@ -727,7 +793,8 @@ class ProcessPods:
         self, pod: _Pod, container: Mapping[str, Any], image: Image, who: Identity
     ) -> dict[str, str]:
         path = ":".join((*image.path, DEFAULT_PATH))
-        base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home_of(who.uid)}
+        home = who.home or home_of(who.uid)
+        base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home}
         own = container_environment(pod.facts, container, self._sources.objects)
         training = self._training_env(pod)
         return {**base, **image.env, **training, **own, **_edits(pod, container["name"]).env}
@@ -748,6 +815,7 @@ class ProcessPods:
         working_dir: str,
         who: Identity,
         env: Mapping[str, str],
+        image: Image,
     ) -> RootFs:
         binds = [self._bind(pod, mount, container["name"], env) for mount in _mounts(container)]
         binds.append(Bind(str(pod.place / "etc/hosts"), "/etc/hosts", False, False))
@@ -755,6 +823,8 @@ class ProcessPods:
         if self._network is not None:
             resolv = str(pod.place / "etc/resolv.conf")
             binds.append(Bind(resolv, "/etc/resolv.conf", False, False))
+        elif image.stored is not None and RESOLVERS_FILE.exists():
+            binds.append(Bind(str(RESOLVERS_FILE.resolve()), "/etc/resolv.conf", True, False))
         if is_rank(pod.facts.pod):
             folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
             binds.append(Bind(str(folder), FOLDER, False, True))
@@ -766,7 +836,8 @@ class ProcessPods:
         os.chmod(message, 0o666)
         target = container.get("terminationMessagePath") or "/dev/termination-log"
         binds.append(Bind(str(message), target, False, False))
-        binds += self._programs(pod, name)
+        if image.stored is None:
+            binds += self._programs(pod, name)
         return RootFs(
             str(place),
             sorted(binds, key=lambda bind: bind.target),
@@ -781,6 +852,7 @@ class ProcessPods:
             cgroups=self._groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
             own_network=self.has_network(pod.facts.pod["metadata"]["uid"]),
             accelerators=_edits(pod, name).nodes,
+            layers=list(image.stored.layers) if image.stored is not None else [],
         )
 
     def _bind(self, pod: _Pod, mount: Mapping[str, Any], name: str, env: Mapping[str, str]) -> Bind:
@@ -884,6 +956,14 @@ def runtime_name(root: str) -> str:
 
 def _ident(uid: str, name: str, attempt: int) -> str:
     return hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
+
+
+def _accounts(image: Image) -> Known | None:
+    """Of a real image; ImageProblem if its config names a user that it does not have."""
+    if image.stored is None:
+        return None
+    accounts = Accounts.of(LayeredTree(image.stored.layers))
+    return Known(accounts, accounts.resolve(image.stored.user))
 
 
 def _mounts(container: Mapping[str, Any]) -> list[Mapping[str, Any]]:

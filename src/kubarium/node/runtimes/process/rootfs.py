@@ -9,12 +9,15 @@ locked), each top-level directory gets its own, or is bound read-only if that fa
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubarium.node.runtimes.process import linux
+from kubarium.node.runtimes.process.image_root import layered
+from kubarium.node.runtimes.process.proc_files import protect
 
 # Made afresh for each container, or not shown at all.
 _PRIVATE = frozenset({"proc", "sys", "dev", "run", "old_root", "lost+found", "tmp"})
@@ -58,6 +61,8 @@ class RootFs:
     own_network: bool = False
     # NVIDIA's files below /dev that the container is given; None is all that there are.
     accelerators: Sequence[str] | None = None
+    # Of a real image: its layers from the top down. Empty: the machine's own files.
+    layers: list[str] = field(default_factory=list)
 
 
 def build(root: RootFs) -> None:
@@ -66,7 +71,7 @@ def build(root: RootFs) -> None:
     linux.mount(
         "tmpfs", root.place, "tmpfs", linux.MS_NOSUID, f"size={root.scratch_bytes},mode=755"
     )
-    merged = _layers(root)
+    merged = layered(root.place, root.layers) if root.layers else _layers(root)
     _private_directories(merged, root)
     os.mkdir(f"{merged}/{_OLD}", 0o700)
     linux.pivot_root(merged, f"{merged}/{_OLD}")
@@ -77,7 +82,8 @@ def build(root: RootFs) -> None:
     linux.unmount(f"/{_OLD}")
     os.rmdir(f"/{_OLD}")
     if root.readonly:
-        linux.mount(None, "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY)
+        flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
+        linux.mount(None, "/", None, flags | (linux.MS_NODEV if root.layers else 0))
 
 
 def _layers(root: RootFs) -> str:
@@ -156,13 +162,8 @@ def _try_readonly(target: str) -> None:
 
 
 def _private_directories(merged: str, root: RootFs) -> None:
-    for name in ("proc", "sys", "dev", "run", "tmp"):
-        os.makedirs(f"{merged}/{name}", exist_ok=True)
-    linux.mount("tmpfs", f"{merged}/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-    linux.mount("tmpfs", f"{merged}/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
-    for path in root.kept_tmp:
-        os.makedirs(merged + path, exist_ok=True)
-        linux.mount(path, merged + path, None, linux.MS_BIND | linux.MS_REC)
+    if not root.layers:
+        _hide_machines_own(merged, root)
     try:
         linux.mount("proc", f"{merged}/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV)
     except OSError:
@@ -172,7 +173,20 @@ def _private_directories(merged: str, root: RootFs) -> None:
     if not root.privileged:
         _try_readonly(f"{merged}/sys")
         _show_cgroups(f"{merged}/sys/fs/cgroup", root.cgroups)
-    _devices(f"{merged}/dev", root)
+    make_devices(f"{merged}/dev", root)
+    if not root.privileged:
+        protect(merged)
+
+
+def _hide_machines_own(merged: str, root: RootFs) -> None:
+    """What the machine keeps in /run and /tmp is none of a container's business."""
+    for name in ("proc", "sys", "dev", "run", "tmp"):
+        os.makedirs(f"{merged}/{name}", exist_ok=True)
+    linux.mount("tmpfs", f"{merged}/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+    linux.mount("tmpfs", f"{merged}/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
+    for path in root.kept_tmp:
+        os.makedirs(merged + path, exist_ok=True)
+        linux.mount(path, merged + path, None, linux.MS_BIND | linux.MS_REC)
 
 
 def _show_sys(target: str, own_network: bool) -> None:
@@ -205,9 +219,14 @@ def _show_cgroups(target: str, own: list[tuple[str, str]]) -> None:
     _try_readonly(target)
 
 
-def _devices(target: str, root: RootFs) -> None:
+def make_devices(target: str, root: RootFs) -> None:
+    """What a container sees as /dev."""
+    os.makedirs(f"{root.place}/nodes", exist_ok=True)
     if root.privileged:
         linux.mount("/dev", target, None, linux.MS_BIND | linux.MS_REC)
+        # Runtimes give a container's streams to its user.
+        null = _own_node("/dev/null", f"{root.place}/nodes/null")
+        linux.mount(null, f"{target}/null", None, linux.MS_BIND)
         return
     # Device files are bound in one by one; one that a container makes here opens nothing.
     flags = linux.MS_NOSUID | linux.MS_NODEV
@@ -216,6 +235,8 @@ def _devices(target: str, root: RootFs) -> None:
         source, inner = f"/dev/{name}", f"{target}/{name}"
         if not os.path.exists(source):
             continue
+        if name in _DEVICES:
+            source = _own_node(source, f"{root.place}/nodes/{name}")
         os.makedirs(os.path.dirname(inner), exist_ok=True)
         if os.path.isdir(source):
             os.mkdir(inner)
@@ -236,6 +257,18 @@ def _devices(target: str, root: RootFs) -> None:
     os.chmod(f"{target}/shm", 0o1777)
     if root.shm:
         linux.mount(root.shm, f"{target}/shm", None, linux.MS_BIND)
+
+
+def _own_node(source: str, own: str) -> str:
+    """A file for the same device, whose owner and mode are not the machine's to lose; the machine's
+    where we may make none."""
+    try:
+        os.mknod(own, stat.S_IFCHR | 0o666, os.stat(source).st_rdev)
+        os.chmod(own, 0o666)
+        os.close(os.open(own, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError as error:
+        return own if error.errno == errno.ENXIO else source  # no terminal at all is no refusal
+    return own
 
 
 def accelerators(present: Sequence[str], given: Sequence[str] | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from kubarium.node.drivers.prepare import (
 )
 from kubarium.node.environment import Sources
 from kubarium.node.faults import FaultActor
+from kubarium.node.images import Image
 from kubarium.node.isolation import Report
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
@@ -49,12 +51,18 @@ from kubarium.node.network.hosts import HostsFiles
 from kubarium.node.network.names import NameSources
 from kubarium.node.network.pod_network import PodNetwork
 from kubarium.node.network.ports import open_port, open_port_inside
+from kubarium.node.oci.errors import PullProblem
+from kubarium.node.oci.keeper import ImageKeeper
+from kubarium.node.oci.pull import pull_secrets
 from kubarium.node.references import referred_objects
 from kubarium.node.resizing import Resizer
 from kubarium.node.runner import NodeFacts
+from kubarium.node.runtimes.oci.classes import RuntimeClasses
+from kubarium.node.runtimes.oci.handlers import UnknownHandler
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
 from kubarium.node.status_writer import StatusWriter
+from kubarium.node.training.metrics import MetricsReader
 from kubarium.node.training.watch import TrainingWatch, is_rank
 from kubarium.node.volumes import MountProblem, VolumeSources
 from kubarium.runtime.events import EventRecorder
@@ -87,6 +95,7 @@ class ProcessRunner:
         self.writer = StatusWriter(context)
         self._drivers = drivers
         self._actors: dict[str, PodActor] = {}
+        self._again: dict[str, tuple[Document, NodeFacts]] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         informers = context.informers
         for resource in (*_READ, RESOURCE_CLAIMS):
@@ -115,9 +124,13 @@ class ProcessRunner:
             network,
         )
         self.dialer = self.pods.dialer
+        self.classes = RuntimeClasses(context)
+        nodes = [node.name for node in config.nodes]
+        self._keeper = ImageKeeper(context, self.pods.images.store, nodes, recorder)
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
+        self._metrics = MetricsReader(context.clock, self)
         self._faults = FaultActor(context.clock, self.pods, self.spawn, recorder.event)
 
     def _volume_sources(self, config: NodeConfig, is_root: bool) -> VolumeSources:
@@ -200,12 +213,14 @@ class ProcessRunner:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writer.run())
                 group.create_task(self._hosts.run())
+                group.create_task(self._keeper.run())
                 if self._network is not None:
                     group.create_task(self._network.run())
                 group.create_task(self._refresh())
                 group.create_task(self.pods.watch_memory())
                 group.create_task(self.pods.memory.run())
                 group.create_task(self.training.run())
+                group.create_task(self._metrics.run())
                 group.create_task(self._resizer.run())
         finally:
             for actor in self._actors.values():
@@ -222,6 +237,9 @@ class ProcessRunner:
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         uid = pod["metadata"]["uid"]
         actor = self._actors.get(uid)
+        if actor is not None and actor.leaves:
+            self._again[uid] = (pod, node)  # its node was lost and is back before it has ended
+            return
         if actor is None:
             adopted = self.pods.find(uid)
             actor = self._actors[uid] = PodActor(self, pod, node, adopted)
@@ -235,21 +253,42 @@ class ProcessRunner:
         actor.deliver(ev.PodSynced(pod))
         self._resizer.look(uid)
         self._faults.look(pod)
+        self._metrics.look(pod)
 
     def pod_gone(self, pod: Document) -> None:
+        self._again.pop(pod["metadata"]["uid"], None)
         actor = self._actors.get(pod["metadata"]["uid"])
         if actor is not None:
             actor.gone()
+
+    def pod_lost(self, pod: Document) -> None:
+        actor = self._actors.get(pod["metadata"]["uid"])
+        if actor is not None:
+            actor.gone()
+            self.spawn(self._kill(pod["metadata"]["uid"]))
+
+    async def _kill(self, uid: str) -> None:
+        for name in list(self.pods.running_attempts(uid)):
+            await self.pods.signal_all(uid, name, signal.SIGKILL)
+
+    def hold(self, node: str) -> None:
+        self.writer.hold(node)
+
+    def let_go(self, node: str) -> None:
+        self.writer.let_go(node)
 
     def drop(self, uid: str) -> None:
         """An actor has nothing left to do and its pod is gone."""
         self._actors.pop(uid, None)
         self.training.drop(uid)
         self._faults.forget(uid)
+        self._metrics.drop(uid)
         self.pods.forget(uid)
         self.addresses.give_back(uid)
         self.writer.forget(uid)
         self._resizer.freed()
+        if again := self._again.pop(uid, None):
+            self.pod_seen(*again)
 
     def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         return self.pods.logs(pod, options)
@@ -282,6 +321,9 @@ class ProcessRunner:
 
     def output_bytes(self, uid: str, name: str) -> int:
         return self.pods.output_bytes(uid, name)
+
+    def log_path(self, uid: str, name: str) -> Path | None:
+        return self.pods.log_path(uid, name)
 
     def join_training(self, pod: Document) -> None:
         """A container of ``pod`` starts: follow its training, if it is a rank."""
@@ -316,6 +358,7 @@ class ProcessRunner:
     ) -> None:
         actor = self._actors.get(uid)
         if actor is not None:
+            self._metrics.read(uid)
             event = ev.ContainerExited(
                 name, attempt, status.code, status.signal, out_of_memory, message
             )
@@ -345,6 +388,29 @@ class ProcessRunner:
             except ApiError as error:
                 if error.reason != "NotFound":
                     _LOG.warning("%s %s/%s: %s", resource.plural, namespace, name, error)
+
+    async def check_handler(self, pod: Document) -> None:
+        """Whether this node has what the pod's RuntimeClass asks for; PrepareFailed."""
+        try:
+            await self.classes.fetch(pod)
+            self.pods.handlers.check(self.classes.handler(pod))
+        except UnknownHandler as error:
+            text = f"Failed to create pod sandbox: {error}"
+            raise PrepareFailed("FailedCreatePodSandBox", text) from error
+
+    async def provide_image(
+        self, pod: Document, container: Mapping[str, Any], handler: str
+    ) -> Image:
+        """The image of a container; PullProblem."""
+        auths = pull_secrets(pod, self.secret)
+
+        def tell(kind: str, reason: str, text: str) -> None:
+            self.recorder.event(pod, kind, reason, text)
+
+        return await self.pods.images.provide(container, handler, auths, tell)
+
+    def secret(self, namespace: str, name: str) -> Document | None:
+        return self.context.informers.get(SECRETS).get(name, namespace)
 
     async def prepare(self, facts: PodFacts, devices: Mapping[str, Edits]) -> None:
         """Make the pod's place and join it to the network; PrepareFailed."""
@@ -457,6 +523,11 @@ class PodActor:
             self._timer = None
 
     @property
+    def leaves(self) -> bool:
+        """Whether its pod is gone, and only processes remain to end."""
+        return self._gone
+
+    @property
     def machine(self) -> PodMachine:
         return self._machine
 
@@ -502,6 +573,7 @@ class PodActor:
     async def _prepare(self) -> None:
         try:
             facts = self.facts()
+            await self._runner.check_handler(self._pod)
             await self._runner.fetch(self._pod)
             devices = await self._runner.prepare_devices(self._pod)
             await self._runner.prepare(facts, devices)
@@ -530,16 +602,14 @@ class PodActor:
             container = {**container, "resources": self._machine.allocated[name]}
         self._starting[(name, attempt)] = None
         try:
-            image = self._runner.pods.find_image(container)
-            text = (
-                f'Container image "{image.reference}" already present on machine '
-                "and can be accessed by the pod"
-            )
-            self._do_Record(ev.Record("Normal", "Pulled", text, name))
+            handler = self._runner.classes.handler(self._pod)
+            image = await self._runner.provide_image(self._pod, container, handler)
             await self._runner.fetch(self._pod)
             self._runner.join_training(self._pod)
-            started = await self._runner.pods.start_container(self._uid, container, attempt, image)
-        except StartFailed as failure:
+            started = await self._runner.pods.start_container(
+                self._uid, container, attempt, image, handler
+            )
+        except (StartFailed, PullProblem) as failure:
             del self._starting[(name, attempt)]
             self.deliver(ev.ContainerStartFailed(name, attempt, failure.reason, str(failure)))
             return

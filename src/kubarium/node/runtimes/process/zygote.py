@@ -29,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubarium.node.runtimes.oci.shim import Shim
 from kubarium.node.runtimes.process import linux, networks
 from kubarium.node.runtimes.process.forkserver import Forked, ForkServers
 from kubarium.node.runtimes.process.group_files import remove_groups
@@ -352,8 +353,8 @@ class Zygote:
             os.dup2(null, 0)
             os.setsid()
             limits, spec = self._limits, command["spec"]
-            init = Init(command["id"], spec, control[0], self._events, limits)
-            init.run(sandbox.namespaces)
+            kind = Shim if spec.get("runtime") else Init
+            kind(command["id"], spec, control[0], self._events, limits).run(sandbox.namespaces)
         finally:
             os._exit(1)
 

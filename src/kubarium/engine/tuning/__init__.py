@@ -1,0 +1,1 @@
+"""Hyperparameter search: which assignments to try, when to stop, which was best. Pure."""

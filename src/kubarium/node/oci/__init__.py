@@ -1,0 +1,1 @@
+"""Container images: references, the content store, layers unpacked, what a config says."""

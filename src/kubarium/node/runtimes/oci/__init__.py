@@ -1,0 +1,1 @@
+"""Containers started by an OCI runtime (crun, runc) that the machine has."""
