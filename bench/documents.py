@@ -14,6 +14,9 @@ ZONE = "topology.kubernetes.io/zone"
 RACK = "kubarium.dev/rack"
 DRIVER = "gpu.example.com"
 PARTITIONED = "partitioned.example.com"
+DAEMON_NODE = "scheduler-perf-node"
+NVIDIA = "gpu.nvidia.com"
+NVIDIA_CEL = f'device.driver == "{NVIDIA}"'
 MATCHING = f'device.attributes["{DRIVER}"].model == "A100"'
 
 
@@ -33,7 +36,7 @@ def node(number: int, *, cpu: str = "4", zones: int = 3, racks: int = 50) -> Doc
 
 def daemon_node() -> Document:
     """node-with-name: the one node to which all pods of the DaemonSet shape are pinned."""
-    return _node("scheduler-perf-node", "4", "90000", {HOSTNAME: "scheduler-perf-node"})
+    return _node(DAEMON_NODE, "4", "90000", {HOSTNAME: DAEMON_NODE})
 
 
 def _node(name: str, cpu: str, pods: str, labels: dict[str, str]) -> Document:
@@ -83,7 +86,7 @@ def high_priority() -> Document:
 
 
 def daemon_pod() -> Document:
-    field = {"key": "metadata.name", "operator": "In", "values": ["scheduler-perf-node"]}
+    field = {"key": "metadata.name", "operator": "In", "values": [DAEMON_NODE]}
     required = {"nodeSelectorTerms": [{"matchFields": [field]}]}
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
     return pod("", prefix="daemonset-", affinity=affinity)
@@ -209,15 +212,20 @@ def _slice(
     return _object("resource.k8s.io/v1", "ResourceSlice", name, spec)
 
 
-def one_device(cel: str = "") -> Document:
+def one_device(cel: str = "", class_name: str = "gpu") -> Document:
     """A claim's spec: one device, with or without a selector of its own."""
-    return {"devices": {"requests": [_request("gpu", "gpu", cel)]}}
+    return {"devices": {"requests": [_request("gpu", class_name, cel)]}}
 
 
 def shared_memory() -> Document:
     """A claim's spec: 8 GiB of a device that others use too (consumable capacity)."""
-    request = _request("gpu", "gpu")
-    request["exactly"]["capacity"] = {"requests": {"memory": "8Gi"}}
+    return part_of_device({"memory": "8Gi"})
+
+
+def part_of_device(amounts: dict[str, str], class_name: str = "gpu") -> Document:
+    """A claim's spec: these amounts of a device that others use too."""
+    request = _request("gpu", class_name)
+    request["exactly"]["capacity"] = {"requests": amounts}
     return {"devices": {"requests": [request]}}
 
 
@@ -231,6 +239,21 @@ def with_backtracking() -> Document:
     requests = [_request("any", "partitioned"), _request("half", "partitioned", selector)]
     same_chip = {"requests": ["any", "half"], "matchAttribute": f"{PARTITIONED}/chip"}
     return {"devices": {"requests": requests, "constraints": [same_chip]}}
+
+
+def with_backtracking_mig() -> Document:
+    """The same of GPUs that can be cut into instances: a whole one, first in the list, leaves none.
+
+    Its class takes whole GPUs and instances alike: ``device_class(NVIDIA_CEL, driver=NVIDIA)``.
+    """
+    of_driver = f'device.attributes["{NVIDIA}"]'
+    selector = f'{of_driver}.type == "mig" && {of_driver}.profile == "3g.20gb"'
+    requests = [_request("any", "gpu"), _request("half", "gpu", selector)]
+    same_gpu = {
+        "requests": ["any", "half"],
+        "matchAttribute": "resource.kubernetes.io/pciBusID",
+    }
+    return {"devices": {"requests": requests, "constraints": [same_gpu]}}
 
 
 def _request(name: str, class_name: str, cel: str = "") -> Document:

@@ -2,46 +2,42 @@
 
     python bench/scheduler.py [--quick] [part of a row's name ...]
 
-Two kinds of rows. *bare*: as in upstream's own benchmark, the API server, the scheduler and the
-claim controller in one process; nodes are objects that nobody stands behind, and a pod is done when
-it is bound. *nodes*: the whole control plane with simulated nodes, and a pod is done when it is
-Running. In both, the pods are created within the measured time, through the API, and every pod
-costs its events too. Rates are in wall time, less the time for which this process waited for a
+Every shape (shapes.py) is run twice. *bare*: as in upstream's own benchmark, the API server, the
+scheduler and the claim controller in one process; nodes are objects that nobody stands behind, and
+a pod is done when it is bound. *nodes*: the whole control plane with simulated nodes, and a pod is
+done when it is Running. In both, the pods are created within the measured time, through the API,
+and every pod costs its events too. Each row is a process of its own, so that no row pays for what
+another one left behind. Rates are in wall time, less the time for which the process waited for a
 core that others held (``/proc/thread-self/schedstat``); those of CPU time are beside them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import documents as d
 from documents import Document
+from shapes import SHAPES, Shape
 
 from kubarium.api.catalog import Catalog
-from kubarium.api.kinds import (
-    DEVICE_CLASSES,
-    NODES,
-    POD_GROUPS,
-    PODS,
-    PRIORITY_CLASSES,
-    RESOURCE_CLAIM_TEMPLATES,
-    RESOURCE_SLICES,
-    SERVICES,
-)
+from kubarium.api.kinds import NODES, PODS
 from kubarium.base.chance import Chance
 from kubarium.client.protocol import Client
 from kubarium.cluster.bootstrap import bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.collector import tune_collector
 from kubarium.cluster.embedded import CONTROLLER_USER, SCHEDULER_USER, EmbeddedCluster
-from kubarium.cluster.file import ClusterFile, NodePool
+from kubarium.cluster.file import ClusterFile
 from kubarium.control import devices, scheduling
 from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Context
@@ -51,9 +47,9 @@ from kubarium.store import MemoryStore, Store
 
 NAMESPACE = "default"
 CREATED_AT_ONCE = 50  # pods between two turns of the others
-PATIENCE_S = 600.0
+PATIENCE_S = 300.0  # for the pods of a shape; then the row is given up
+ROW_S = 600.0  # for a row, set-up included
 QUICK = 10  # how much smaller --quick makes everything
-EXTENDED = "example.com/gpu"
 
 
 class Rows(Protocol):
@@ -65,12 +61,13 @@ class Rows(Protocol):
 
 
 @dataclass
-class Plane:
-    """A control plane to measure, and when it is done with a pod."""
+class ControlPlane:
+    """A control plane to measure, and when it is done with a pod. Satisfies ``shapes.Plane``."""
 
     client: Client
     store: Store
-    is_done: Callable[[Document], bool]
+    runs_pods: bool
+    _beside: list[asyncio.Future[None]] = field(default_factory=list)
 
     async def create(self, resource: object, made: Iterator[Document] | Sequence[Document]) -> None:
         """Create objects, letting the others work in between."""
@@ -84,17 +81,26 @@ class Plane:
         """Create pods, and return once ``wanted`` of all that come are done."""
         watch = await self.client.watch(PODS, NAMESPACE, resource_version=str(self.store.revision))
         creating = asyncio.ensure_future(self.create(PODS, pods))
+        is_done = is_running if self.runs_pods else is_bound
         done: dict[str, None] = {}
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while len(done) < wanted:
                     for event in await watch.next_batch():
-                        if event.type == "MODIFIED" and self.is_done(event.object):
+                        if event.type == "MODIFIED" and is_done(event.object):
                             done[event.object["metadata"]["name"]] = None
             await creating
         finally:
             watch.close()
             creating.cancel()
+
+    def beside(self, work: Awaitable[None]) -> None:
+        """Have work done until :meth:`rest`."""
+        self._beside.append(asyncio.ensure_future(work))
+
+    def rest(self) -> None:
+        while self._beside:
+            self._beside.pop().cancel()
 
 
 def is_bound(pod: Document) -> bool:
@@ -106,7 +112,7 @@ def is_running(pod: Document) -> bool:
 
 
 @asynccontextmanager
-async def bare() -> AsyncIterator[Plane]:
+async def bare() -> AsyncIterator[ControlPlane]:
     """API server, scheduler and the controllers of claims."""
     clock, chance, store = RealClock(), Chance(1), MemoryStore()
     server = ApiServer(store, Catalog.builtin(), clock, chance.fork("server"))
@@ -119,7 +125,7 @@ async def bare() -> AsyncIterator[Plane]:
         tasks += [asyncio.ensure_future(c.run()) for c in family.components(context)]
     await informers.wait_synced()
     try:
-        yield Plane(client, store, is_bound)
+        yield ControlPlane(client, store, False)
     finally:
         for task in tasks:
             task.cancel()
@@ -128,357 +134,22 @@ async def bare() -> AsyncIterator[Plane]:
 
 
 @asynccontextmanager
-async def simulated(nodes: int, gpus: int) -> AsyncIterator[Plane]:
+async def simulated(shape: Shape) -> AsyncIterator[ControlPlane]:
     """The whole control plane, with nodes that run pods."""
-    capacity = {"cpu": "4", "memory": "32Gi", "pods": "110"}
-    listed = [{"profile": d.DRIVER, "count": gpus}] if gpus else []
-    pool = NodePool("node", nodes, "simulated", capacity, devices=listed)
-    cluster = EmbeddedCluster(ClusterFile([pool]), RealClock(), Chance(1))
+    cluster = EmbeddedCluster(ClusterFile(shape.node_pools()), RealClock(), Chance(1))
     async with cluster.running():
-        yield Plane(cluster.client, cluster.store, is_running)
-
-
-# Shapes
-
-Prepare = Callable[[Plane, "Shape"], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What there is before, what comes, and how much of it has to find a place."""
-
-    name: str
-    compare: str
-    nodes: int
-    measured: int
-    pod: Callable[[], Document] = d.pod
-    initial: int = 0
-    initial_pod: Callable[[], Document] = d.pod
-    cpu: str = "4"
-    prepare: Prepare | None = None
-    pods: Callable[[Shape], Iterator[Document]] | None = None
-    gangs: tuple[int, int, str] = (0, 0, "")  # how many, of how many, within one of what
-    devices_per_node: int = 0
-    initial_placed: bool = True
-
-    def smaller(self, by: int) -> Shape:
-        """The same shape with fewer nodes and pods."""
-        count, size, topology = self.gangs
-        if count * size:
-            count, size = (count // by, size) if count >= by * 5 else (count, max(size // by, 2))
-        return Shape(
-            **{
-                **self.__dict__,
-                "nodes": max(self.nodes // by, 1),
-                "measured": count * size or self.measured // by,
-                "initial": self.initial // by,
-                "gangs": (count, size, topology),
-            }
-        )
-
-
-def plain(shape: Shape) -> Iterator[Document]:
-    document = shape.pod()
-    return (document for _ in range(shape.measured))
-
-
-def members(shape: Shape) -> Iterator[Document]:
-    count, size, _ = shape.gangs
-    for number in range(count):
-        document = d.member(f"gang-{number:04d}")
-        for _ in range(size):
-            yield document
-
-
-async def with_gangs(plane: Plane, shape: Shape) -> None:
-    count, size, topology = shape.gangs
-    groups = [d.gang(f"gang-{number:04d}", size, topology) for number in range(count)]
-    await plane.create(POD_GROUPS, groups)
-
-
-async def with_daemon_node(plane: Plane, shape: Shape) -> None:
-    await plane.create(NODES, [d.daemon_node()])
-
-
-async def with_priority(plane: Plane, shape: Shape) -> None:
-    await plane.create(PRIORITY_CLASSES, [d.priority_class()])
-
-
-def devices_of(
-    class_: Document, claim: Document | None, slices: Callable[[str, int], list[Document]]
-) -> Prepare:
-    """A class, a claim template and the devices of every node."""
-
-    async def prepare(plane: Plane, shape: Shape) -> None:
-        await plane.create(DEVICE_CLASSES, [class_])
-        if claim is not None:
-            await plane.create(RESOURCE_CLAIM_TEMPLATES, [d.claim_template(claim)])
-        for number in range(shape.nodes):
-            made = slices(f"node-{number:05d}", shape.devices_per_node)
-            await plane.create(RESOURCE_SLICES, made)
-
-    return prepare
-
-
-def gpus(node: str, count: int) -> list[Document]:
-    return [d.slice_of_gpus(node, count)]
-
-
-def shared_gpus(node: str, count: int) -> list[Document]:
-    return [d.slice_of_gpus(node, count, shared=True)]
-
-
-CHURN_EVERY = 500  # pods; upstream: once a second at some 700 pods a second
-
-
-def churning(shape: Shape) -> Iterator[Document]:
-    """Plain pods; every now and then a pod that fits nowhere is among them."""
-    document, huge = shape.pod(), d.pod("9", prefix="huge-", priorityClassName="high")
-    for number in range(shape.measured):
-        if number % CHURN_EVERY == 0:
-            yield huge
-        yield document
-
-
-async def with_churn(plane: Plane, shape: Shape) -> None:
-    """A node and a service come, and go when the next ones come, for as long as pods come."""
-    await with_priority(plane, shape)
-
-    async def churn() -> None:
-        step = 0
-        while True:
-            await plane.create(NODES, [d.node(90_000 + step)])
-            await plane.create(SERVICES, [d.service(f"churn-{step}")])
-            await asyncio.sleep(0.25)
-            await plane.client.delete(NODES, f"node-{90_000 + step:05d}")
-            await plane.client.delete(SERVICES, f"churn-{step}", NAMESPACE)
-            step += 1
-
-    BESIDE.append(asyncio.ensure_future(churn()))
-
-
-BESIDE: list[asyncio.Future[None]] = []
-
-
-def drivers_own(cel: str = "") -> Prepare:
-    """The nodes' own driver has published class and devices already."""
-
-    async def prepare(plane: Plane, shape: Shape) -> None:
-        claim = d.one_device(cel)
-        claim["devices"]["requests"][0]["exactly"]["deviceClassName"] = d.DRIVER
-        await plane.create(RESOURCE_CLAIM_TEMPLATES, [d.claim_template(claim)])
-
-    return prepare
-
-
-def device_shape(
-    name: str,
-    compare: str,
-    prepare: Prepare,
-    pod: Callable[[], Document] = d.with_claim,
-    **rest: int,
-) -> Shape:
-    """5,000 devices on 500 nodes: half are taken before, the rest is measured."""
-    return Shape(
-        name,
-        compare,
-        500,
-        rest.get("measured", 2500),
-        pod,
-        rest.get("initial", 2500),
-        pod,
-        "64",
-        prepare,
-        devices_per_node=rest.get("devices", 10),
-    )
-
-
-def gang_shape(name: str, count: int, size: int, topology: str = "") -> Shape:
-    return Shape(
-        name,
-        "no threshold",
-        5000,
-        count * size,
-        cpu="32",
-        prepare=with_gangs,
-        pods=members,
-        gangs=(count, size, topology),
-    )
-
-
-DRA = "upstream: 40 to 250 /s"
-DRIVER_CEL = f'device.driver == "{d.DRIVER}"'
-SHAPES = (
-    Shape("SchedulingBasic 5,000 nodes 10,000 pods", "680 /s", 5000, 10000, initial=1000),
-    Shape("SchedulingBasic 5,000 nodes 50,000 pods", "810 /s", 5000, 50000, initial=1000),
-    Shape("SchedulingBasic 15,000 nodes 30,000 pods", "", 15000, 30000),
-    Shape(
-        "SchedulingDaemonset 15,000 nodes 30,000 pods",
-        "1,100 /s",
-        15000,
-        30000,
-        d.daemon_pod,
-        prepare=with_daemon_node,
-    ),
-    Shape(
-        "PreemptionAsync 5,000 nodes 5,000 pods",
-        "570 /s",
-        5000,
-        5000,
-        d.high_priority,
-        20000,
-        d.low_priority,
-        prepare=with_priority,
-    ),
-    Shape(
-        "Unschedulable 5,000 nodes 10,000 pods",
-        "590 /s",
-        5000,
-        10000,
-        initial=200,
-        initial_pod=lambda: d.pod("9"),
-        initial_placed=False,
-    ),
-    Shape(
-        "PodAntiAffinity 5,000 nodes 2,000 pods",
-        "60 /s",
-        5000,
-        2000,
-        lambda: d.attracted("green", d.HOSTNAME, anti=True),
-        1000,
-    ),
-    Shape(
-        "PodAffinity 5,000 nodes 5,000 pods",
-        "35 /s",
-        5000,
-        5000,
-        lambda: d.attracted("blue", d.ZONE),
-        5000,
-    ),
-    Shape(
-        "PreferredPodAffinity 5,000 nodes 5,000 pods",
-        "90 /s",
-        5000,
-        5000,
-        lambda: d.attracted("red", d.HOSTNAME, preferred=True),
-        5000,
-    ),
-    Shape(
-        "PreferredPodAntiAffinity 5,000 nodes 5,000 pods",
-        "90 /s",
-        5000,
-        5000,
-        lambda: d.attracted("yellow", d.HOSTNAME, anti=True, preferred=True),
-        5000,
-    ),
-    Shape(
-        "NodeAffinity 5,000 nodes 10,000 pods",
-        "220 /s",
-        5000,
-        10000,
-        lambda: d.in_zones("zone-0", "zone-1"),
-        5000,
-    ),
-    Shape(
-        "TopologySpreading 5,000 nodes 5,000 pods",
-        "",
-        5000,
-        5000,
-        lambda: d.spread(hard=True),
-        5000,
-    ),
-    Shape(
-        "PreferredTopologySpreading 5,000 nodes 5,000 pods",
-        "",
-        5000,
-        5000,
-        lambda: d.spread(hard=False),
-        5000,
-    ),
-    Shape(
-        "SchedulingWithMixedChurn 5,000 nodes 10,000 pods",
-        "710 /s",
-        5000,
-        10000,
-        prepare=with_churn,
-        pods=churning,
-    ),
-    device_shape(
-        "DRA claim templates, 500 nodes, no CEL",
-        DRA,
-        devices_of(d.device_class(), d.one_device(), gpus),
-    ),
-    device_shape(
-        "DRA claim templates, 500 nodes, CEL in class and claim",
-        DRA,
-        devices_of(d.device_class(DRIVER_CEL), d.one_device(d.MATCHING), gpus),
-    ),
-    device_shape(
-        "DRA extended resource, 500 nodes",
-        "180 /s",
-        devices_of(d.device_class(DRIVER_CEL, extended=EXTENDED), None, gpus),
-        lambda: d.with_extended_resource(EXTENDED),
-    ),
-    device_shape(
-        "DRA consumable capacity, 500 nodes",
-        "no threshold",
-        devices_of(d.device_class(), d.shared_memory(), shared_gpus),
-        devices=1,
-    ),
-    device_shape(
-        "DRA partitionable with backtracking, 500 nodes",
-        "no threshold",
-        devices_of(d.device_class(driver=d.PARTITIONED), d.with_backtracking(), d.partition_slices),
-        initial=1000,
-        measured=1000,
-        devices=5,
-    ),
-    gang_shape("Gangs 1,000 of 3 on 5,000 nodes", 1000, 3),
-    gang_shape("Gangs 9 of 1,000 on 5,000 nodes", 9, 1000),
-    gang_shape("Gangs 10 of 5,000 on 5,000 nodes", 10, 5000),
-    gang_shape("Topology gangs 750 of 4, 50 racks", 750, 4, d.RACK),
-    gang_shape("Topology gangs 9 of 1,000, 3 zones", 9, 1000, d.ZONE),
-)
-
-# On simulated nodes, until Running.
-ON_NODES = (
-    Shape("SchedulingBasic 5,000 nodes 10,000 pods", "680 /s", 5000, 10000, initial=1000),
-    Shape("SchedulingBasic 5,000 nodes 50,000 pods", "810 /s", 5000, 50000, initial=1000),
-    Shape("SchedulingBasic 15,000 nodes 30,000 pods", "", 15000, 30000),
-    Shape(
-        "DRA claim templates, 500 nodes, no CEL",
-        DRA,
-        500,
-        2500,
-        d.with_claim,
-        2500,
-        d.with_claim,
-        prepare=drivers_own(),
-        devices_per_node=10,
-    ),
-    Shape(
-        "DRA claim templates, 500 nodes, CEL in class and claim",
-        DRA,
-        500,
-        2500,
-        d.with_claim,
-        2500,
-        d.with_claim,
-        prepare=drivers_own(DRIVER_CEL),
-        devices_per_node=10,
-    ),
-    gang_shape("Gangs 1,000 of 3 on 5,000 nodes", 1000, 3),
-    gang_shape("Gangs 9 of 1,000 on 5,000 nodes", 9, 1000),
-)
+        yield ControlPlane(cluster.client, cluster.store, True)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Pods a second, by the clock and by this process's CPU time; writes a pod."""
+    """Pods a second, by the clock and by CPU time; writes a pod; what the row took."""
 
     clock: float
     cpu: float
     writes: float
+    memory_gb: float = 0.0  # the most that the row's process ever had
+    row_s: float = 0.0  # the whole row, set-up and end included
 
 
 def waited_s() -> float:
@@ -489,7 +160,7 @@ def waited_s() -> float:
         return 0.0
 
 
-async def measure(shape: Shape, plane: Plane) -> Rates:
+async def measure(shape: Shape, plane: ControlPlane) -> Rates:
     """Fill the cluster, then time the pods that come."""
     if shape.prepare is not None:
         await shape.prepare(plane, shape)
@@ -502,12 +173,11 @@ async def measure(shape: Shape, plane: Plane) -> Rates:
     await asyncio.sleep(0.1)
     revision = plane.store.revision
     cpu, clock, waited = time.process_time(), time.perf_counter(), waited_s()
-    await plane.place((shape.pods or plain)(shape), shape.measured)
+    await plane.place(shape.arriving(), shape.measured)
     cpu, waited = time.process_time() - cpu, waited_s() - waited
     clock = time.perf_counter() - clock - waited
     writes = (plane.store.revision - revision) / shape.measured
-    while BESIDE:
-        BESIDE.pop().cancel()
+    plane.rest()
     return Rates(shape.measured / clock, shape.measured / cpu, writes)
 
 
@@ -518,27 +188,56 @@ async def on_bare_nodes(shape: Shape) -> Rates:
 
 
 async def on_simulated_nodes(shape: Shape) -> Rates:
-    async with simulated(shape.nodes, shape.devices_per_node) as plane:
+    async with simulated(shape) as plane:
         return await measure(shape, plane)
 
 
-Way = tuple[str, tuple[Shape, ...], Callable[[Shape], Awaitable[Rates]]]
-WAYS: tuple[Way, ...] = (
-    ("bare", SHAPES, on_bare_nodes),
-    ("nodes", ON_NODES, on_simulated_nodes),
-)
+WAYS: dict[str, Callable[[Shape], Awaitable[Rates]]] = {
+    "bare": on_bare_nodes,
+    "nodes": on_simulated_nodes,
+}
+ONE_ROW = "--row"  # of this file's own processes: way, number of the shape, how much smaller
+
+
+def run_here(way: str, number: int, smaller_by: int) -> Rates:
+    """One row in this process."""
+    began = time.perf_counter()
+    tune_collector()
+    shape = SHAPES[number]
+    shape = shape.smaller(smaller_by) if smaller_by > 1 else shape
+    rates = asyncio.run(WAYS[way](shape))  # type: ignore[arg-type]
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return Rates(rates.clock, rates.cpu, rates.writes, used, time.perf_counter() - began)
+
+
+def run_apart(way: str, number: int, smaller_by: int) -> Rates | str:
+    """One row in a process of its own, or why there is no result."""
+    command = [sys.executable, __file__, ONE_ROW, way, str(number), str(smaller_by)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ROW_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"given up after {ROW_S:.0f} s"
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return Rates(**json.loads(lines[-1]))
 
 
 def bench_scheduler(report: Rows, only: Sequence[str] = (), *, quick: bool = False) -> None:
-    """Every shape once; ``only`` picks rows by parts of their names."""
-    tune_collector()
-    for way, shapes, run in WAYS:
-        for shape in shapes:
+    """Every shape both ways; ``only`` picks rows by parts of their names."""
+    for way in WAYS:
+        for number, shape in enumerate(SHAPES):
             figure = f"{way}: {shape.name}"
             if only and not any(part.lower() in figure.lower() for part in only):
                 continue
-            rates = asyncio.run(run(shape.smaller(QUICK) if quick else shape))  # type: ignore[arg-type]
-            beside = f"{rates.cpu:,.0f} a CPU second, {rates.writes:.1f} writes a pod"
+            rates = run_apart(way, number, QUICK if quick else 1)
+            if isinstance(rates, str):
+                report.add("scheduler", figure, [0.0], "pods/s", f"failed: {rates}")
+                continue
+            beside = (
+                f"{rates.cpu:,.0f} a CPU second, {rates.writes:.1f} writes a pod; "
+                f"row: {rates.row_s:.0f} s, {rates.memory_gb:.1f} GB"
+            )
             threshold = f"; {shape.compare}" if shape.compare else ""
             report.add("scheduler", figure, [rates.clock], "pods/s", beside + threshold)
 
@@ -550,6 +249,14 @@ class _Lines:
         print(f"{figure:62} {values[0]:8,.0f} {unit} {compare}", flush=True)
 
 
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == [ONE_ROW]:
+        way, number, smaller_by = arguments[1:]
+        print(json.dumps(asdict(run_here(way, int(number), int(smaller_by)))))
+        return
+    names = [name for name in arguments if name != "--quick"]
+    bench_scheduler(_Lines(), names, quick="--quick" in arguments)
+
+
 if __name__ == "__main__":
-    names = [name for name in sys.argv[1:] if name != "--quick"]
-    bench_scheduler(_Lines(), names, quick="--quick" in sys.argv[1:])
+    main(sys.argv[1:])

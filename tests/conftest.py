@@ -12,10 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from kubarium.server.local import LocalClient
+
 # The same examples on every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# What components say of the documents that they write is not taken on trust here.
+LocalClient.checks_fresh = True
 
 ROOT = Path(__file__).parent.parent
 

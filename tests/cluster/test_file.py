@@ -3,7 +3,7 @@
 import pytest
 
 from kubarium.base.errors import ConfigError
-from kubarium.cluster.file import read_cluster_file
+from kubarium.cluster.file import NodePool, read_cluster_file
 
 GOOD = """\
 apiVersion: kubarium.dev/v1alpha1
@@ -26,6 +26,12 @@ def write(tmp_path, text):
     path = tmp_path / "cluster.yaml"
     path.write_text(text)
     return path
+
+
+def test_labels_may_hold_the_number_of_the_node():
+    pool = NodePool("rack", 2, labels={"slot": "u{index}", "kind": "gpu"})
+    labels = [pool.labels_of(number) for number in range(2)]
+    assert labels == [{"slot": "u0", "kind": "gpu"}, {"slot": "u1", "kind": "gpu"}]
 
 
 def test_pools_deal_topology_values_in_turn(tmp_path):

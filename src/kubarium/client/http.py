@@ -297,6 +297,7 @@ class HttpClient:
         subresource: str = "",
         dry_run: bool = False,
         field_manager: str = "",
+        fresh: bool = False,
     ) -> Document:
         path = _path(resource, namespace, name, subresource)
         parameters = self._write_parameters(dry_run, field_manager)
@@ -311,6 +312,7 @@ class HttpClient:
         subresource: str = "",
         dry_run: bool = False,
         field_manager: str = "",
+        fresh: bool = False,
     ) -> Document:
         metadata = document["metadata"]
         namespace = namespace or metadata.get("namespace", "")

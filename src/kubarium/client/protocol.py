@@ -74,8 +74,13 @@ class Writer(Protocol):
         subresource: str = "",
         dry_run: bool = False,
         field_manager: str = "",
+        fresh: bool = False,
     ) -> Document:
-        """``name`` with ``subresource`` posts to a subresource (binding, eviction, token)."""
+        """``name`` with ``subresource`` posts to a subresource (binding, eviction, token).
+
+        A ``fresh`` document is the caller's to give away, and has the fields and types of its kind
+        for sure, no nulls and canonical quantities: in process it is neither copied nor converted.
+        """
         ...
 
     async def update(
@@ -87,7 +92,10 @@ class Writer(Protocol):
         subresource: str = "",
         dry_run: bool = False,
         field_manager: str = "",
-    ) -> Document: ...
+        fresh: bool = False,
+    ) -> Document:
+        """``fresh`` as in :meth:`create`; of the parts that the write is about."""
+        ...
 
     async def patch(
         self,

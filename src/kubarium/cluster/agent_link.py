@@ -150,6 +150,8 @@ class AgentProcess:
             control.close()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(process, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                await asyncio.shield(asyncio.to_thread(os.waitpid, self._pid, 0))
             os.close(process)
             self._pid = 0
 

@@ -57,9 +57,10 @@ class NodePool:
             yield from (f"{self.name}-{index}" for index in range(self.count))
 
     def labels_of(self, index: int) -> dict[str, str]:
-        """The labels of the pool's node number ``index``."""
+        """The labels of the pool's node number ``index``, which ``{index}`` in a value becomes."""
+        own = {key: text.replace("{index}", str(index)) for key, text in self.labels.items()}
         dealt = {key: values[index % len(values)] for key, values in self.topology.items()}
-        return self.labels | dealt
+        return own | dealt
 
 
 @dataclass(frozen=True, slots=True)

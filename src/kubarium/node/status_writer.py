@@ -22,7 +22,7 @@ WORKERS = 4
 _CONFLICT_RETRY_S = 0.02
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
 
-# Makes the status to write from the newest document.
+# Makes the status to write from the newest document: a fresh one of the right types, without nulls.
 StatusSource = Callable[[Document], Document]
 
 
@@ -122,7 +122,7 @@ class StatusWriter:
             return
         if work.status is not None:
             source = work.status
-            await update_status(self._context, PODS, pod, source(pod))
+            await update_status(self._context, PODS, pod, source(pod), fresh=True)
             if work.status is source:
                 work.status = None
         elif work.delete:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.runtime.informer import key_of
+from kubarium.runtime.parts import EVERYTHING, reads
 from kubarium.runtime.protocol import Context, Informer, Key
 from kubarium.runtime.queue import WorkQueue
 
@@ -75,6 +76,8 @@ class Controller:
     ) -> Informer:
         """Reconcile the keys that ``map_fn`` gives for every old and new state of an object.
 
+        ``map_fn`` may say which parts of an object it reads (``runtime.parts``).
+
         Without ``map_fn``: the object's own key.
         """
         informer = self.reads(resource)
@@ -85,8 +88,12 @@ class Controller:
             if document is not None:
                 queue.add(key_of(document))
 
+        parts = reads(map_fn) if map_fn is not None else EVERYTHING
+
         def mapped(old: Document | None, new: Document | None) -> None:
             assert map_fn is not None
+            if new is not None and not parts & informer.changed:
+                old = None  # maps to the same
             for document in (old, new):
                 if document is not None:
                     for key in map_fn(document):

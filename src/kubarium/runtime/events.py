@@ -186,16 +186,14 @@ class EventRecorder:
             "count": 1,
         }
         try:
-            await self._context.client.create(EVENTS, document, namespace)
+            await self._context.client.create(EVENTS, document, namespace, fresh=True)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
-            document["metadata"] = {
-                "name": f"{name}{self._context.chance.suffix()}"[-MAX_NAME:],
-                "namespace": namespace,
-            }
+            name = f"{name}{self._context.chance.suffix()}"[-MAX_NAME:]
+            document["metadata"] = {"name": name, "namespace": namespace}
             await self._context.client.create(EVENTS, document, namespace)
-        return _Seen(document["metadata"]["name"], namespace, 1, now, now)
+        return _Seen(name, namespace, 1, now, now)
 
 
 def _reference(document: Document) -> Document:

@@ -24,6 +24,7 @@ from kubarium.api.resource import Document, Resource, WatchEvent
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Reader
+from kubarium.runtime.parts import EVERYTHING, changed_parts, reads
 from kubarium.runtime.protocol import ChangeHandler, Key
 
 _LOG = logging.getLogger("kubarium.informer")
@@ -49,10 +50,14 @@ def revision_of(document: Document) -> int:
 
 @dataclass(slots=True)
 class _Index:
-    """Objects by the strings that ``values`` gives, each bucket in order of arrival."""
+    """Keys by the strings that ``values`` gives, each bucket in order of arrival.
+
+    ``parts``: a change of no other parts of an object cannot change what ``values`` gives.
+    """
 
     values: Callable[[Document], Iterable[str]]
-    buckets: dict[str, dict[Key, Document]] = field(default_factory=dict)
+    parts: int
+    buckets: dict[str, dict[Key, None]] = field(default_factory=dict)
     by_key: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     def put(self, key: Key, document: Document) -> None:
@@ -62,16 +67,15 @@ class _Index:
         else:
             new = tuple(dict.fromkeys(values))
         old = self.by_key.get(key, ())
-        if not new and not old:
+        if old == new:
             return
-        if old != new:
-            self._leave(key, [value for value in old if value not in new])
-            if new:
-                self.by_key[key] = new
-            else:
-                self.by_key.pop(key, None)
+        self._leave(key, [value for value in old if value not in new])
+        if new:
+            self.by_key[key] = new
+        else:
+            self.by_key.pop(key, None)
         for value in new:
-            self.buckets.setdefault(value, {})[key] = document
+            self.buckets.setdefault(value, {})[key] = None
 
     def drop(self, key: Key) -> None:
         self._leave(key, self.by_key.pop(key, ()))
@@ -110,6 +114,7 @@ class SharedInformer:
         self._order: list[Key] = []
         self._indexes: dict[str, _Index] = {}
         self._handlers: list[ChangeHandler] = []
+        self.changed = EVERYTHING
         self._synced = asyncio.Event()
         self._revision = 0  # all changes of this resource up to here have been delivered
         self._resume_from = ""
@@ -121,6 +126,8 @@ class SharedInformer:
         return self._documents.get((namespace, name))
 
     def items(self, namespace: str = "") -> list[Document]:
+        if not self._documents:
+            return []
         if not namespace:
             return [self._documents[key] for key in self._order]
         first = bisect_left(self._order, (namespace, ""))
@@ -133,14 +140,15 @@ class SharedInformer:
     def add_index(self, name: str, values: Callable[[Document], Iterable[str]]) -> None:
         if name in self._indexes:
             return
-        index = _Index(values)
+        index = _Index(values, reads(values))
         for key in self._order:
             index.put(key, self._documents[key])
         self._indexes[name] = index
 
     def by_index(self, name: str, value: str) -> list[Document]:
         """In order of arrival in the bucket. KeyError when the index was never added."""
-        return list(self._indexes[name].buckets.get(value, {}).values())
+        keys = self._indexes[name].buckets.get(value)
+        return [self._documents[key] for key in keys] if keys else []
 
     def on_change(self, handler: ChangeHandler) -> None:
         self._handlers.append(handler)
@@ -284,9 +292,11 @@ class SharedInformer:
         if held is None:
             insort(self._order, key)
         self._documents[key] = document
+        changed = EVERYTHING if held is None else changed_parts(held, document)
         for index in self._indexes.values():
-            index.put(key, document)
-        self._tell(held, document)
+            if index.parts & changed:
+                index.put(key, document)
+        self._tell(held, document, changed)
 
     def _drop(self, key: Key, last: Document) -> None:
         del self._documents[key]
@@ -295,8 +305,9 @@ class SharedInformer:
             index.drop(key)
         self._tell(last, None)
 
-    def _tell(self, old: Document | None, new: Document | None) -> None:
+    def _tell(self, old: Document | None, new: Document | None, changed: int = EVERYTHING) -> None:
         for handler in self._handlers:
+            self.changed = changed  # a handler's own writes may have told of other changes
             self._call(handler, old, new)
 
     def _call(self, handler: ChangeHandler, old: Document | None, new: Document | None) -> None:

@@ -21,6 +21,9 @@ ChangeHandler = Callable[[Document | None, Document | None], None]
 class Informer(Protocol):
     """A watched, indexed, read-only copy of one resource. Documents in it must not be changed."""
 
+    changed: int
+    """While a handler begins to run: the parts that may have changed (see ``runtime.parts``)."""
+
     def get(self, name: str, namespace: str = "") -> Document | None: ...
 
     def items(self, namespace: str = "") -> list[Document]:
@@ -28,7 +31,10 @@ class Informer(Protocol):
         ...
 
     def add_index(self, name: str, values: Callable[[Document], Iterable[str]]) -> None:
-        """Index objects by the strings that ``values`` gives; idempotent by name."""
+        """Index objects by the strings that ``values`` gives; idempotent by name.
+
+        ``values`` may say which parts of an object it reads (``runtime.parts``).
+        """
         ...
 
     def by_index(self, name: str, value: str) -> list[Document]: ...

@@ -13,35 +13,55 @@ from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import MERGE_PATCH
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context
 
 
 async def create(
-    context: Context, resource: Resource, document: Document, namespace: str = ""
+    context: Context,
+    resource: Resource,
+    document: Document,
+    namespace: str = "",
+    *,
+    fresh: bool = False,
 ) -> Document:
-    """Create and remember the answer."""
-    created = await context.client.create(resource, document, namespace)
+    """Create and remember the answer; ``fresh`` as in :class:`kubarium.client.protocol.Writer`."""
+    created = await context.client.create(resource, document, namespace, fresh=fresh)
     context.informers.get(resource).observe(created)
     return created
 
 
-async def update(context: Context, resource: Resource, document: Document) -> Document:
+async def update(
+    context: Context, resource: Resource, document: Document, *, fresh: bool = False
+) -> Document:
     """Replace (with the document's resourceVersion as the condition) and remember the answer."""
     namespace = document["metadata"].get("namespace", "")
-    updated = await context.client.update(resource, document, namespace)
+    updated = await context.client.update(resource, document, namespace, fresh=fresh)
     context.informers.get(resource).observe(updated)
     return updated
 
 
 async def update_status(
-    context: Context, resource: Resource, document: Document, status: Document
+    context: Context,
+    resource: Resource,
+    document: Document,
+    status: Document,
+    *,
+    fresh: bool = False,
 ) -> Document:
-    """Replace the status of ``document`` if it differs; Conflict when the object has moved on."""
+    """Replace the status of ``document`` if it differs; Conflict when the object has moved on.
+
+    ``fresh``: the status is the caller's to give away and has its kind's types for sure.
+    """
     if document.get("status", {}) == status:
         return document
     namespace = document["metadata"].get("namespace", "")
     updated = await context.client.update(
-        resource, {**document, "status": status}, namespace, subresource="status"
+        resource,
+        {**document, "status": status},
+        namespace,
+        subresource="status",
+        fresh=fresh,
     )
     context.informers.get(resource).observe(updated)
     return updated
@@ -253,6 +273,7 @@ def is_controlled_by(document: Document, owner: Document) -> bool:
 CONTROLLER_UID = "controller-uid"
 
 
+@of_metadata
 def controller_uid_index(document: Document) -> Iterable[str]:
     """Index function: the uid of the controller. Add it under the name ``CONTROLLER_UID``."""
     for reference in document["metadata"].get("ownerReferences") or ():

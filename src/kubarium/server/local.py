@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kubarium.api.catalog import Kind
-from kubarium.api.decode import identify
+from kubarium.api.decode import conform, identify
 from kubarium.api.resource import Document, ListResult, Resource, copy_document
 from kubarium.server.api_server import ApiServer
 from kubarium.server.documents import STRICT, take_in
@@ -19,6 +19,15 @@ from kubarium.server.requests import Call, DeleteOptions, ListOptions, Requester
 from kubarium.server.watches import WatchStream
 
 JsonPatch = list[Document]
+
+
+def _check_fresh(kind: Kind, document: Document) -> None:
+    """AssertionError for a document that does not conform to its kind as its writer said."""
+    conforming = copy_document(document)
+    unknown = conform(kind, conforming)
+    assert not unknown, f"{kind.resource.kind}: {unknown}"
+    for name, value in document.items():
+        assert value == conforming.get(name), f"{kind.resource.kind}.{name}: {value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,9 @@ class LocalClient:
 
     ``manager`` is the field manager of its writes, "" for the user's name.
     """
+
+    # Whether documents that are said to conform are looked at all the same: in tests.
+    checks_fresh = False
 
     def __init__(self, server: ApiServer, user: str | Requester, manager: str = "") -> None:
         self._server = server
@@ -118,16 +130,20 @@ class LocalClient:
         subresource: str = "",
         dry_run: bool = False,
         field_manager: str = "",
+        fresh: bool = False,
     ) -> Document:
         call = self._call(field_manager, dry_run)
-        fresh = copy_document(document)
-        namespace = namespace or fresh.get("metadata", {}).get("namespace", "")
+        own = document if fresh else copy_document(document)
+        namespace = namespace or own.get("metadata", {}).get("namespace", "")
         kind = self._kind(resource)
         if subresource:
-            return self._server.create_subresource(kind, namespace, name, subresource, fresh, call)
-        identify(kind, fresh)
-        take_in(kind, fresh, [], call)
-        return self._server.create(kind, fresh, namespace, call)
+            return self._server.create_subresource(kind, namespace, name, subresource, own, call)
+        identify(kind, own)
+        if not fresh:
+            take_in(kind, own, [], call)
+        elif self.checks_fresh:
+            _check_fresh(kind, own)
+        return self._server.create(kind, own, namespace, call)
 
     async def update(
         self,
@@ -138,13 +154,16 @@ class LocalClient:
         subresource: str = "",
         dry_run: bool = False,
         field_manager: str = "",
+        fresh: bool = False,
     ) -> Document:
         call = self._call(field_manager, dry_run)
         metadata = document["metadata"]
         namespace = namespace or metadata.get("namespace", "")
         kind = self._kind(resource)
+        if fresh and self.checks_fresh:
+            _check_fresh(kind, document)
         return self._server.update(
-            kind, document, namespace, metadata["name"], call, subresource
+            kind, document, namespace, metadata["name"], call, subresource, fresh
         ).document
 
     async def patch(

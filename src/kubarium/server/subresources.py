@@ -125,7 +125,6 @@ class Binding:
         condition = {
             "type": "PodScheduled",
             "status": "True",
-            "lastProbeTime": None,
             "lastTransitionTime": self._registry.now(),
         }
         return [*(c for c in conditions if c.get("type") != "PodScheduled"), condition]

@@ -30,6 +30,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import merge
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -131,11 +132,12 @@ Listeners = dict[str, tuple[Subscription, ...]]
 class _Shard:
     """All keys of one resource: their order, their changes, and who watches them."""
 
-    __slots__ = ("history", "keys", "listeners", "odd_listeners", "prefix")
+    __slots__ = ("changed_at", "history", "keys", "listeners", "odd_listeners", "prefix")
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.keys = SortedKeys()
+        self.changed_at = 0
         self.history: list[Change] = []
         self.listeners: Listeners = {}  # by the shard's prefix, or prefix + "namespace/"
         self.odd_listeners: Listeners = {}  # any longer prefix: asked one by one
@@ -161,8 +163,12 @@ def shard_prefix(key: str) -> str:
     """``/core/pods/`` of ``/core/pods/default/web``; "" if ``key`` has not two whole segments."""
     if not key.startswith("/"):
         return ""
-    end = key.find("/", key.find("/", 1) + 1) if key.find("/", 1) > 0 else -1
-    return key[: end + 1]
+    first = key.find("/", 1)
+    return key[: key.find("/", first + 1) + 1] if first > 0 else ""
+
+
+# Ranges are asked for again and again: by admission, of every namespace.
+_whole = lru_cache(maxsize=4096)(shard_prefix)
 
 
 class Store:
@@ -174,7 +180,7 @@ class Store:
         self._records: dict[str, Record] = {}
         self._shards: dict[str, _Shard] = {}
         self._wide_listeners: Listeners = {}  # prefixes that span shards
-        self._undelivered: deque[Change] = deque()
+        self._undelivered: deque[tuple[_Shard, Change]] = deque()
         self._delivering = False
         self._marks: deque[tuple[float, int]] = deque()  # (time, revision then), for tick()
 
@@ -197,6 +203,15 @@ class Store:
         """The newest version of ``key``, or None."""
         return self._records.get(key)
 
+    def changed_at(self, prefix: str) -> int:
+        """The revision of the last change of any key of a resource (``/group/plural/``).
+
+        0 if there was none since this process began; what was worked out from a range of the
+        resource holds as long as this stays what it is.
+        """
+        shard = self._shards.get(prefix)
+        return shard.changed_at if shard is not None else 0
+
     def get_at(self, key: str, revision: int) -> Record | None:
         """``key`` as it was at ``revision``; ApiError 410 if that is compacted, 504 if to come."""
         self._check_readable(revision, paging=False)
@@ -215,7 +230,8 @@ class Store:
         "\\0"), ``limit`` 0 means all, ``revision`` 0 means now. ApiError 410 if ``revision`` is
         compacted, 504 if it has not happened yet.
         """
-        if not revision and shard_prefix(prefix) and not self._has_any(prefix):
+        whole = _whole(prefix)
+        if not revision and whole and not self._has_any(whole):
             return RangeResult([], self._revision, False, 0)
         low, high = max(prefix, start), prefix + END
         if revision and revision != self._revision:
@@ -289,10 +305,10 @@ class Store:
         self._apply(shard, change)
         if self._revision - self._compacted > HISTORY_CHANGES + HISTORY_SLACK:
             self.compact(self._revision - HISTORY_CHANGES)
-        self._publish(change)
+        self._publish(shard, change)
 
     def _apply(self, shard: _Shard, change: Change) -> None:
-        self._revision = change.revision
+        self._revision = shard.changed_at = change.revision
         shard.history.append(change)
         if change.kind == DELETE:
             del self._records[change.key]
@@ -351,20 +367,19 @@ class Store:
 
         subscription._detach = detach
 
-    def _publish(self, change: Change) -> None:
+    def _publish(self, shard: _Shard, change: Change) -> None:
         """Deliver, unless a delivery is under way: then a sink wrote, and its turn comes after."""
-        self._undelivered.append(change)
+        self._undelivered.append((shard, change))
         if self._delivering:
             return
         self._delivering = True
         try:
             while self._undelivered:
-                self._deliver(self._undelivered.popleft())
+                self._deliver(*self._undelivered.popleft())
         finally:
             self._delivering = False
 
-    def _deliver(self, change: Change) -> None:
-        shard = self._shards[shard_prefix(change.key)]
+    def _deliver(self, shard: _Shard, change: Change) -> None:
         for subscription in shard.interested(change.key):
             subscription.offer(change)
         for prefix, subscriptions in list(self._wide_listeners.items()):
@@ -439,10 +454,10 @@ class Store:
             shard = self._shards[prefix] = _Shard(prefix)
         return shard
 
-    def _has_any(self, prefix: str) -> bool:
-        """Whether the shard of ``prefix`` holds anything: most questions of admission are about
+    def _has_any(self, whole: str) -> bool:
+        """Whether that shard holds anything: most questions of admission are about
         kinds (quotas, limit ranges) of which there is nothing."""
-        shard = self._shards.get(shard_prefix(prefix))
+        shard = self._shards.get(whole)
         return shard is not None and bool(shard.keys)
 
     def _shards_of(self, prefix: str) -> list[_Shard]:

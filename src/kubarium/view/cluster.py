@@ -52,7 +52,7 @@ from kubarium.view.forest import Forest
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
 from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
-from kubarium.view.pods import PodReader, gang_key, is_finished
+from kubarium.view.pods import PodReader, gang_key, is_finished, says_the_same, start_time
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import label_selector
 from kubarium.view.spreading import SPREADING_RESOURCES
@@ -333,10 +333,24 @@ class ClusterView:
             self.snapshot.remove_claim(pending_key(key))
         elif node:
             self._bound[key] = None
-            self.snapshot.place(self.pod(new), node)
+            known = self.snapshot.placed(key) if old is not None else None
+            if known is None or not self._is_known(known, old, new):
+                self.snapshot.place(self.pod(new), node)
+            elif (started := start_time(new)) != known.started:
+                self.snapshot.place(replace(known, started=started), node)
         elif key in self._bound:  # another pod of the same name
             del self._bound[key]
             self.snapshot.displace(key)
+
+    def _is_known(self, known: Pod, old: Document | None, new: Document) -> bool:
+        """Whether all that a placed pod's row is made of, but when it started, is as it was."""
+        return (
+            old is not None
+            and not known.terminating
+            and known.uid not in self._extended_of
+            and says_the_same(old, new)
+            and self.extended.stripped(known.shape) is known.shape
+        )
 
     def _note_member(self, key: Key, group: Key, new: Document | None) -> None:
         members = self._members.setdefault(group, {})

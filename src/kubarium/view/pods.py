@@ -300,6 +300,40 @@ class PodReader:
         return found
 
 
+# What a row is made of, of a status.
+_IN_STATUS = (
+    "resourceClaimStatuses",
+    "nodeAllocatableResourceClaimStatuses",
+    "nominatedNodeName",
+)
+
+
+def start_time(document: Document) -> float:
+    """When the pod's node took it up; 0 if it has not."""
+    return seconds((document.get("status") or {}).get("startTime"))
+
+
+def says_the_same(old: Document, new: Document) -> bool:
+    """Whether two versions of a pod with a node give the same row, apart from its start time.
+
+    Quick, and so false for some that do.
+    """
+    before, after = old["metadata"], new["metadata"]
+    spec = new.get("spec")
+    if old.get("spec") is not spec or before.get("uid") != after.get("uid"):
+        return False
+    if "deletionTimestamp" in before or "deletionTimestamp" in after:
+        return False
+    if before.get("labels") != after.get("labels"):
+        return False
+    if before.get("annotations") != after.get("annotations"):
+        return False
+    was, status = old.get("status") or {}, new.get("status") or {}
+    if any(was.get(name) != status.get(name) for name in _IN_STATUS):
+        return False
+    return resized(old) is spec and resized(new) is spec
+
+
 def _values(spec: Document) -> list[Any] | None:
     """The parts of a spec that its shape is made of; None if labels and namespace matter too."""
     if spec.get("topologySpreadConstraints") or spec.get("affinity"):
@@ -315,8 +349,8 @@ def resized(document: Document) -> Document:
     that the node calls infeasible does not count as wanted.
     """
     spec: Document = document.get("spec") or {}
-    status = document.get("status") or {}
-    if not any(k in status for k in ("containerStatuses", "initContainerStatuses", "resources")):
+    status = document.get("status")
+    if not status or _is_settled(spec, status):
         return spec
     statuses = {
         s.get("name"): s
@@ -349,6 +383,28 @@ def resized(document: Document) -> Document:
         if asked != named:
             changed["resources"] = {**whole, "requests": asked}
     return {**spec, **changed} if changed else spec
+
+
+def _is_settled(spec: Document, status: Document) -> bool:
+    """Whether it is seen at once that what the node says it gave is what the spec asks for."""
+    if status.get("resources") is not None and spec.get("resources"):
+        return False
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        entries = status.get(kind)
+        if not entries:
+            continue
+        containers = spec.get("containers" if kind == "containerStatuses" else "initContainers")
+        asked = {
+            c.get("name"): (c.get("resources") or {}).get("requests") for c in containers or ()
+        }
+        for entry in entries:
+            held = entry.get("resources")
+            if held is None:
+                continue
+            wanted, given = asked.get(entry.get("name")) or {}, held.get("requests")
+            if (entry.get("allocatedResources") or {}) != wanted or (given and given != wanted):
+                return False
+    return True
 
 
 def _is_sidecar(container: Document) -> bool:

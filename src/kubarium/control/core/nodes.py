@@ -18,6 +18,7 @@ from kubarium.control.core import taints
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
 
 LEASE_NAMESPACE = "kube-node-lease"
@@ -265,6 +266,7 @@ async def mark_disrupted(
             raise
 
 
+@of_spec
 def node_index(pod: Document) -> Iterable[str]:
     """Index function: ``spec.nodeName``."""
     name = pod["spec"].get("nodeName")

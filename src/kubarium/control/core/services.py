@@ -12,6 +12,7 @@ from kubarium.control.core import endpoints as model
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.elastic import hostname_of
 
@@ -125,7 +126,7 @@ class EndpointsController:
             if len(self._indexed) >= MOST_LABEL_INDEXES:
                 return self._pods.items(namespace)
             index = self._indexed[label] = f"pod-by-label/{label}"
-            self._pods.add_index(index, partial(_label_value, label))
+            self._pods.add_index(index, of_metadata(partial(_label_value, label)))
         return self._pods.by_index(index, f"{namespace}/{value}")
 
     async def _write_slices(

@@ -18,6 +18,7 @@ from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata, of_spec
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.consumers import group_claims, is_shared
 
@@ -63,11 +64,13 @@ def owning_pod(claim: Document, kind: str = "Pod") -> tuple[str, str]:
     return "", ""
 
 
+@of_metadata
 def _owner_uids(claim: Document) -> Iterable[str]:
     uid = owning_pod(claim)[1]
     return (uid,) if uid else ()
 
 
+@of_spec
 def _group_names(pod: Document) -> Iterable[str]:
     name = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
     return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
@@ -222,7 +225,7 @@ class ClaimGenerator:
             return None
         claim = claim_from(template, pod, f"{name}-{entry}-", {POD_CLAIM_NAME: entry})
         try:
-            return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace)
+            return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace, fresh=True)
         except ApiError as error:
             self._failed(pod, entry, str(error))
             raise

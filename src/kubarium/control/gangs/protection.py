@@ -13,6 +13,7 @@ from kubarium.api.kinds import COMPOSITE_POD_GROUPS, POD_GROUPS, PODS
 from kubarium.api.resource import Document
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
+from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
 
 _BY_GROUP = "pods-by-schedulinggroup"
@@ -29,6 +30,7 @@ def _parent_of(group: Document) -> str:
     return name
 
 
+@of_spec
 def _by_group(pod: Document) -> Iterable[str]:
     name = _group_of(pod)
     return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
@@ -49,6 +51,7 @@ class GroupProtection:
         self._pods = self.controller.watches(PODS, self._of_pod)
         self._pods.add_index(_BY_GROUP, _by_group)
 
+    @of_spec
     def _of_pod(self, pod: Document) -> list[Key]:
         """Only groups that wait to go: most changes of pods concern none."""
         name, namespace = _group_of(pod), pod["metadata"]["namespace"]

@@ -247,9 +247,7 @@ class Committer:
     ) -> None:
         status = dict(document.get("status") or {})
         if allocation is not None and not status.get("allocation"):
-            document = await writes.add_finalizer(
-                self._context, RESOURCE_CLAIMS, document, FINALIZER
-            )
+            document = await self._protected(document)
             status["allocation"] = allocation_document(
                 document, allocation, self._view.class_documents.get, self._context.chance.uid
             )
@@ -261,9 +259,18 @@ class Committer:
         if not any(entry.get("uid") == user["uid"] for entry in reserved):
             reserved.append(user)
         status["reservedFor"] = reserved
-        await writes.update_status(self._context, RESOURCE_CLAIMS, document, status)
+        await writes.update_status(self._context, RESOURCE_CLAIMS, document, status, fresh=True)
         if extended_owner(document) == pod.uid:
             await self._extended.record(pod, key_of(document))
+
+    async def _protected(self, claim: Document) -> Document:
+        """The claim with the finalizer that keeps it while it is allocated."""
+        metadata = claim["metadata"]
+        held = metadata.get("finalizers") or []
+        if FINALIZER in held:
+            return claim
+        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, FINALIZER]}}
+        return await writes.update(self._context, RESOURCE_CLAIMS, changed, fresh=True)
 
     def _consumer(self, claim: Document, pod: Pod) -> Document:
         """The pod, or its group where the claim is the group's."""
@@ -339,9 +346,18 @@ class Committer:
             self.events.event(document, "Normal", "Scheduled", text)
 
     async def refuse(
-        self, pod: Pod, message: str, code: str = UNSCHEDULABLE, *, event: bool = True
+        self,
+        pod: Pod,
+        message: str,
+        code: str = UNSCHEDULABLE,
+        *,
+        event: bool = True,
+        nominated: str = "",
     ) -> None:
-        """Record on the pod why it has no node, if that is news; a repeated event only counts."""
+        """Record on the pod why it has no node, if that is news; a repeated event only counts.
+
+        In the same write: ``nominated``, the node on which room is being made for it.
+        """
         namespace, name = pod.key
         document = self._pods.get(name, namespace)
         if document is None or document["metadata"].get("uid") != pod.uid:
@@ -349,18 +365,19 @@ class Committer:
         if event:
             self.events.event(document, "Warning", "FailedScheduling", message)
         known = writes.find_condition(document, "PodScheduled") or {}
-        if known.get("status") == "False" and known.get("message") == message:
-            return
-        condition = {
-            "type": "PodScheduled",
-            "status": "False",
-            "reason": code,
-            "message": message,
-            "lastProbeTime": None,
-        }
-        if known.get("status") != "False":
-            condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
-        await self._patch_pod(pod, {"conditions": [condition]})
+        status: Document = {"nominatedNodeName": nominated} if nominated else {}
+        if known.get("status") != "False" or known.get("message") != message:
+            condition = {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": code,
+                "message": message,
+            }
+            if known.get("status") != "False":
+                condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
+            status["conditions"] = [condition]
+        if status:
+            await self._patch_pod(pod, status)
 
     async def hold(self, pod: Pod, message: str, code: str = UNSCHEDULABLE) -> None:
         """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
@@ -397,18 +414,16 @@ class Committer:
             self.events.event(document, "Warning", "FailedScheduling", message)
 
     async def preempt(self, preemption: Preemption) -> None:
-        """Delete the victims, telling each why, and nominate the nodes they make room on.
-
-        A pod that grows where it runs (KEP-5836) is not nominated.
-        """
+        """Delete the victims, telling each why; the pods are nominated already."""
         preemptor, _ = preemption.nominations[0]
-        for pod, node in preemption.nominations:
-            if not self._runs(pod):
-                await self.nominate(pod, node)
         for composite, key in preemption.units:
             await self._disrupted(composite, key)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
+
+    def nominations(self, preemption: Preemption) -> dict[Key, str]:
+        """The nodes to nominate, by pod; one that grows where it runs (KEP-5836) is not."""
+        return {pod.key: node for pod, node in preemption.nominations if not self._runs(pod)}
 
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}

@@ -658,10 +658,16 @@ class Scheduler:
         hint = self._hints.of(decision, self._context.clock.monotonic())
         if text:
             text = f"{text}{hint}"
+        preemption, committer = decision.preemption, self._committer
+        nominated = committer.nominations(preemption) if preemption is not None else {}
         for pod, verdict in decision.unplaced:
-            await self._committer.refuse(pod, text or f"{verdict.message()}{hint}")
-        if decision.preemption is not None:
-            await self._committer.preempt(decision.preemption)
+            node = nominated.pop(pod.key, "")
+            await committer.refuse(pod, text or f"{verdict.message()}{hint}", nominated=node)
+        if preemption is not None:
+            for pod, _ in preemption.nominations:
+                if pod.key in nominated:
+                    await committer.nominate(pod, nominated[pod.key])
+            await committer.preempt(preemption)
         await self._conditions.decided(decision, text)
 
     def _evicted(self, key: ItemKey) -> None:

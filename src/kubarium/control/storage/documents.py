@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kubarium.api.resource import Document
+from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Key
 from kubarium.view.volumes import volume_keys
 
@@ -46,6 +47,7 @@ def claim_of(volume: Document) -> Key | None:
     return (owner.get("namespace", ""), owner.get("name", "")) if owner else None
 
 
+@of_spec
 def claims_index(pod: Document) -> Iterable[str]:
     """``namespace/name`` of each claim that the pod uses."""
     return (f"{namespace}/{name}" for namespace, name in volume_keys(pod))

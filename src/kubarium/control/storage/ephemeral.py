@@ -11,6 +11,7 @@ from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
 
 
@@ -72,6 +73,7 @@ class EphemeralVolumes:
                 raise
 
 
+@of_spec
 def _with_templates(pod: Document) -> list[Key]:
     volumes = (pod.get("spec") or {}).get("volumes") or ()
     if not any(volume.get("ephemeral") for volume in volumes):

@@ -20,6 +20,7 @@ from kubarium.control.training.ranks import Warnings, named
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.stalls import POLICY, STALLED, STOPPED, TIMEOUT, hang_policy
 
@@ -121,6 +122,7 @@ class HangController:
             await writes.delete(self._context, PODS, pod, grace_period_s=0)
 
 
+@of_metadata
 def _gang_of(pod: Document) -> Iterator[Key]:
     """The gang of a pod that asks for the watch: its JobSet, else its Job."""
     annotations = pod["metadata"].get("annotations") or {}

@@ -37,6 +37,7 @@ from kubarium.control.training.status import (
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 
 OWN_NAME = "jobset.sigs.k8s.io/jobset-controller"
@@ -266,6 +267,7 @@ def key_of(jobset: Document) -> Key:
     return jobset["metadata"]["namespace"], jobset["metadata"]["name"]
 
 
+@of_metadata
 def _jobset_of_pod(pod: Document) -> Iterable[str]:
     """ "namespace/jobset" of a pod that says it belongs to one."""
     name = (pod["metadata"].get("labels") or {}).get(JOBSET_NAME)

@@ -20,6 +20,7 @@ from kubarium.control.training.ranks import INDEX, Warnings, named
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Informer, Key
 from kubarium.view.memory import (
     ANY_INDEX,
@@ -162,6 +163,7 @@ class MemoryController:
         return None if found is None else {"kind": kind, **found}
 
 
+@of_metadata
 def _with_policy(pod: Document) -> Iterator[Key]:
     """Only pods that have a policy are looked at."""
     if POLICY in (pod["metadata"].get("annotations") or {}):

@@ -16,6 +16,7 @@ from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Informer
 
 ORPHANS = "orphans-by-namespace"
@@ -185,6 +186,7 @@ async def slow_start(count: int, create_one: Callable[[int], Awaitable[object]])
     return done
 
 
+@of_metadata
 def orphan_namespace_index(pod: Document) -> Iterable[str]:
     """Index function for ``ORPHANS``: the namespace of a pod that has no controller."""
     if writes.controller_of(pod) is None:

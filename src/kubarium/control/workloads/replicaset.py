@@ -15,6 +15,7 @@ from kubarium.control.workloads.pods import ORPHANS, PodControl
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 
 # Pods created or deleted in one reconcile (upstream BurstReplicas).
@@ -42,6 +43,7 @@ class ReplicaSetController:
     async def run(self) -> None:
         await self.controller.run()
 
+    @of_metadata
     def _sets_of(self, pod: Document) -> list[Key]:
         namespace = pod["metadata"]["namespace"]
         reference = writes.controller_of(pod)

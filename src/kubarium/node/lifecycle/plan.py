@@ -80,9 +80,22 @@ def container_plans(pod: Document) -> list[ContainerPlan]:
     """Init containers and sidecars in order, then the main containers."""
     spec = pod["spec"]
     policy = spec.get("restartPolicy") or ALWAYS
-    plans = [_plan(entry, policy, init=True) for entry in spec.get("initContainers") or ()]
-    plans += [_plan(entry, policy, init=False) for entry in spec.get("containers") or ()]
-    return plans + ephemeral_plans(pod)
+    first, main = spec.get("initContainers"), spec.get("containers")
+    key = (id(first), id(main), policy)
+    known = _PLANS.get(key)
+    if known is None:
+        plans = [_plan(entry, policy, init=True) for entry in first or ()]
+        plans += [_plan(entry, policy, init=False) for entry in main or ()]
+        if len(_PLANS) >= _PLANS_KEPT:
+            _PLANS.clear()
+        known = _PLANS[key] = (first, main, plans)
+    return known[2] + ephemeral_plans(pod)
+
+
+# Pods of one template share the lists of their containers. To be held here is what keeps another
+# list from taking over an id.
+_PLANS: dict[tuple[int, int, str], tuple[Any, Any, list[ContainerPlan]]] = {}
+_PLANS_KEPT = 256
 
 
 def ephemeral_plans(pod: Document) -> list[ContainerPlan]:

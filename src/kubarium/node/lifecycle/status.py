@@ -159,7 +159,6 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
             "type": condition.type,
             "status": text,
             "observedGeneration": generation,
-            "lastProbeTime": None,
             "lastTransitionTime": rfc3339(machine.condition_times[condition.type][1]),
         }
         if condition.reason:
@@ -187,7 +186,6 @@ def _noted(machine: PodMachine, now: float) -> list[Document]:
                 "type": kind,
                 "status": "True",
                 "observedGeneration": noted.generation,
-                "lastProbeTime": None,
                 "lastTransitionTime": rfc3339(since),
                 "reason": noted.reason,
                 "message": noted.message,
@@ -205,7 +203,6 @@ def _resize_condition(machine: PodMachine, found: ResizeCondition, now: float) -
         "type": found.type,
         "status": "True",
         "observedGeneration": found.generation,
-        "lastProbeTime": None,
         "lastTransitionTime": rfc3339(known[1]),
     }
     texts = (("reason", found.reason), ("message", found.message))

@@ -5,11 +5,15 @@ Source: upstream ``plugin/pkg/admission/priority/admission.go``.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from kubarium.api.resource import Document
 from kubarium.base.errors import FieldError, forbidden, invalid
 from kubarium.server.admission.chain import Attempt
+from kubarium.store.log import Store
 
-_CLASSES = "/scheduling.k8s.io/priorityclasses/-/"
+_CLASSES_SHARD = "/scheduling.k8s.io/priorityclasses/"
+_CLASSES = f"{_CLASSES_SHARD}-/"
 DEFAULT_PREEMPTION = "PreemptLowerPriority"
 
 
@@ -58,8 +62,20 @@ def _class_of(attempt: Attempt, name: str) -> Document:
 
 def _global_default(attempt: Attempt) -> Document | None:
     """The class for pods that name none: of several, the one with the lowest value."""
+    store = attempt.registry.store
+    known = _defaults.get(store)
+    if known is None or known[0] != store.changed_at(_CLASSES_SHARD):
+        known = _defaults[store] = (store.changed_at(_CLASSES_SHARD), _find_default(store))
+    return known[1]
+
+
+# By store: when its classes had changed last, and which of them was the default then.
+_defaults: WeakKeyDictionary[Store, tuple[int, Document | None]] = WeakKeyDictionary()
+
+
+def _find_default(store: Store) -> Document | None:
     found: Document | None = None
-    for record in attempt.registry.store.range(_CLASSES).records:
+    for record in store.range(_CLASSES).records:
         candidate = record.value
         if candidate.get("globalDefault") and (
             found is None or candidate.get("value", 0) < found.get("value", 0)

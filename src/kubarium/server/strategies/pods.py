@@ -66,7 +66,6 @@ def prepare_create(registry: Registry, call: Call, pod: Document) -> None:
             {
                 "type": "PodScheduled",
                 "status": "False",
-                "lastProbeTime": None,
                 "lastTransitionTime": registry.now(),
                 "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",

@@ -26,6 +26,7 @@ from kubarium.control.workloads.statefulset.identity import make_revision, templ
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 
 DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet", True)
@@ -82,6 +83,7 @@ class DaemonSetController:
     async def run(self) -> None:
         await self.controller.run()
 
+    @of_metadata
     def _sets_of(self, pod: Document) -> list[Key]:
         namespace = pod["metadata"]["namespace"]
         reference = writes.controller_of(pod)

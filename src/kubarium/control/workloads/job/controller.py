@@ -37,6 +37,7 @@ from kubarium.control.workloads.pods import (
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.elastic import is_spare
 
@@ -322,6 +323,7 @@ def _earliest(*waits: float | None) -> float | None:
     return min((wait for wait in waits if wait is not None), default=None)
 
 
+@of_metadata
 def _tracked_index(pod: Document) -> Iterable[str]:
     """ "namespace/job" of a pod that holds the tracking finalizer."""
     if not is_tracked(pod):

@@ -17,6 +17,7 @@ from kubarium.control.workloads.statefulset import identity
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet", True)
@@ -63,6 +64,7 @@ class StatefulSetController:
     async def run(self) -> None:
         await self.controller.run()
 
+    @of_metadata
     def _sets_of(self, pod: Document) -> list[Key]:
         namespace = pod["metadata"]["namespace"]
         reference = writes.controller_of(pod)
