@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,11 @@ from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node import claimed, isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
-from kubarium.node.drivers.prepare import ANY_OTHER, Edits
+from kubarium.node.drivers.prepare import Edits
 from kubarium.node.environment import (
     ConfigProblem,
-    command_line,
-    container_environment,
-    expand,
 )
-from kubarium.node.images import DEFAULT_PATH, Image, ImageCatalogue
+from kubarium.node.images import Image, ImageCatalogue
 from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.logs import read_log
 from kubarium.node.network.dial import Dialer
@@ -44,8 +41,6 @@ from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.provide import Images
 from kubarium.node.oci.pull import Skopeo, remove_leftovers
 from kubarium.node.oci.store import ImageStore
-from kubarium.node.oci.tree import LayeredTree
-from kubarium.node.oci.users import Accounts
 from kubarium.node.probes import ERROR, FAILURE, SUCCESS, Outcome, network_probe
 from kubarium.node.runtimes.oci.config import signal_number
 from kubarium.node.runtimes.oci.handlers import Handlers, UnknownHandler
@@ -60,6 +55,7 @@ from kubarium.node.runtimes.process.cgroups import (
     widest,
 )
 from kubarium.node.runtimes.process.checkpoint import Checkpoint, StartedContainer
+from kubarium.node.runtimes.process.container_spec import ContainerSpecs, Warn, training_folder
 from kubarium.node.runtimes.process.engine import (
     ExecResult,
     ExitStatus,
@@ -69,21 +65,18 @@ from kubarium.node.runtimes.process.engine import (
     ProcessSpec,
     StartError,
 )
-from kubarium.node.runtimes.process.forkserver import modules_for
 from kubarium.node.runtimes.process.init import OUTCOME
 from kubarium.node.runtimes.process.memory_watch import Groups, MemoryWatch, Tell
-from kubarium.node.runtimes.process.rootfs import Bind, RootFs
-from kubarium.node.security import Identity, Known, home_of, identity_of, sysctls_of
-from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
+from kubarium.node.runtimes.process.pod_logs import termination_message, why_no_log
+from kubarium.node.runtimes.process.pod_records import PodRecord, container_of
+from kubarium.node.security import sysctls_of
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
 from kubarium.view.memory import KILLED
 
-_TERMINATION_BYTES = 4096
 # Of a container that is gone without having said how it ended.
 _LOST = ExitStatus(137, 0)
 # The store of container images, below the agent's folder.
 IMAGES = "images"
-_FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
 
 
 class StartFailed(KubariumError):
@@ -110,33 +103,8 @@ class Prepared:
     image_id: str
 
 
-@dataclass(slots=True)
-class _Pod:
-    """One pod's place and what has been made there."""
-
-    facts: PodFacts
-    place: Path
-    volumes: PodVolumes
-    devices: Mapping[str, Edits]
-    containers: dict[str, str] = field(default_factory=dict)  # name -> current container ident
-    running: dict[str, None] = field(default_factory=dict)
-    groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
-    measured: dict[str, int] = field(default_factory=dict)  # ident -> bytes it was killed for
-    limits: dict[str, int | None] = field(default_factory=dict)  # name -> bytes of memory
-    whole: Amounts = field(default_factory=Amounts)
-    told: dict[str, None] = field(default_factory=dict)
-    stop_signals: dict[str, str] = field(default_factory=dict)  # name -> its image's
-    checkpoint: Checkpoint | None = None
-    # Volumes of an adopted pod, until they have been looked at again.
-    adopting: asyncio.Task[None] | None = None
-
-
-_NOTHING = Edits()
-
 # (pod uid, container, attempt, status, termination message, out of memory)
 OnExit = Callable[[str, str, int, ExitStatus, str, bool], None]
-# (pod, reason, message): a warning event about a pod
-Warn = Callable[[Document, str, str], None]
 
 
 class ProcessPods:
@@ -175,11 +143,9 @@ class ProcessPods:
         self._measured = measured.MeasuredMemory(self._init_of)
         self.memory = MemoryWatch(clock, self._memory, on_pressure)
         self._on_pressure = on_pressure
-        self._pods: dict[str, _Pod] = {}
+        self._pods: dict[str, PodRecord] = {}
         self._idents: dict[str, tuple[str, str, int]] = {}
-        self._passable: list[str] = []
-        self._kept_tmp: list[str] = []
-        self._submounts: list[str] = []
+        self._specs = ContainerSpecs(volumes.objects, warn, network is not None)
 
     async def start(self) -> None:
         """Take over what an earlier agent left running; otherwise clear its files and start the
@@ -197,11 +163,13 @@ class ProcessPods:
         self._engine.groups = self._groups.folders
         if not found:
             await self._engine.start((wanted,) if wanted else isolation.LEVELS)
+        self._specs.level, self._specs.groups = self._engine.level, self._groups
+        machine = self._specs.machine
         if self._engine.level != isolation.PLAIN:
-            self._kept_tmp = machine_files.folders_in_tmp()
-            self._submounts = machine_files.submounts(str(self._root))
+            machine.kept_tmp = machine_files.folders_in_tmp()
+            machine.submounts = machine_files.submounts(str(self._root))
         if self._engine.level == isolation.ROOT:
-            self._passable = machine_files.impassable_folders()
+            machine.passable = machine_files.impassable_folders()
         self.handlers = await find_handlers(self._engine, self._clock, self._root)
         await asyncio.to_thread(self._tidy_images)
         if self._network is not None:
@@ -272,7 +240,7 @@ class ProcessPods:
             await volumes.set_up()
         except MountProblem as problem:
             raise PrepareFailed("FailedMount", str(problem)) from problem
-        self._pods[uid] = _Pod(facts, place, volumes, devices)
+        self._pods[uid] = PodRecord(facts, place, volumes, devices)
         (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
         network = self._network_of(facts)
         asks = network is not None and asks_cluster(facts.pod)
@@ -327,7 +295,7 @@ class ProcessPods:
         found = self._found.pop(uid)
         place = self._root / "pods" / uid
         volumes = PodVolumes(facts, place / "volumes", self._sources)
-        pod = self._pods[uid] = _Pod(facts, place, volumes, found.devices, checkpoint=found)
+        pod = self._pods[uid] = PodRecord(facts, place, volumes, found.devices, checkpoint=found)
         network = self._network_of(facts) if found.own_network else None
         if network is not None and self._network is not None:
             self._network.adopt(uid, found.address)
@@ -348,7 +316,7 @@ class ProcessPods:
             self.memory.set(facts.pod, name, pod.groups[name], pod.limits[name])
         pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
 
-    async def _look_at_volumes(self, pod: _Pod) -> None:
+    async def _look_at_volumes(self, pod: PodRecord) -> None:
         """Bring them up to date; what fails now is tried again with the next refresh."""
         try:
             await pod.volumes.set_up()
@@ -384,7 +352,7 @@ class ProcessPods:
             shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
 
     @staticmethod
-    def _log(pod: _Pod, name: str, attempt: int) -> Path:
+    def _log(pod: PodRecord, name: str, attempt: int) -> Path:
         return pod.place / "logs" / name / f"{attempt}.log"
 
     def _network_of(self, facts: PodFacts) -> Network | None:
@@ -452,7 +420,7 @@ class ProcessPods:
                 for name in list(pod.running):
                     await self._measure(pod, name)
 
-    async def _count(self, pod: _Pod) -> None:
+    async def _count(self, pod: PodRecord) -> None:
         """Kill the containers of a pod that has more processes than it may."""
         most = self._pids.get(pod.facts.pod["spec"].get("nodeName", ""), DEFAULT_PIDS)
         inits = [self._engine.pid_of(pod.containers[name]) for name in pod.running]
@@ -473,7 +441,7 @@ class ProcessPods:
         name = next((n for n in pod.running if pod.groups.get(n) == group), "") if pod else ""
         return self._engine.pid_of(pod.containers[name]) if pod and name else 0
 
-    async def _measure(self, pod: _Pod, name: str) -> None:
+    async def _measure(self, pod: PodRecord, name: str) -> None:
         limit = pod.limits.get(name)
         ident = pod.containers[name]
         init = self._engine.pid_of(ident)
@@ -495,7 +463,7 @@ class ProcessPods:
             return
         wanted = {
             name: container_amounts(
-                _container(pod, name).get("resources"), claimed.of_container(pod, name)
+                container_of(pod, name).get("resources"), claimed.of_container(pod, name)
             )
             for name in names
         }
@@ -546,7 +514,7 @@ class ProcessPods:
         ident = _ident(uid, name, attempt)
         try:
             self._make_group(pod, container, attempt)
-            spec = self._spec(pod, container, attempt, image)
+            spec = self._specs.spec(pod, container, attempt, image, self.has_network(uid))
             spec = self._with_runtime(spec, image, handler)
             if image.stored is not None:
                 self.images.store.lease(ident, image.stored.record)
@@ -595,14 +563,16 @@ class ProcessPods:
         return spec if program is None else replace(spec, runtime=runtime_call(program, spec))
 
     @staticmethod
-    def _write_down(pod: _Pod, container: Mapping[str, Any], started: StartedContainer) -> None:
+    def _write_down(
+        pod: PodRecord, container: Mapping[str, Any], started: StartedContainer
+    ) -> None:
         if pod.checkpoint is not None:
             pod.checkpoint.containers[container["name"]] = started
             pod.checkpoint.resources[container["name"]] = container.get("resources")
             with contextlib.suppress(OSError):  # a full disk: it will not be found again
                 pod.checkpoint.write(pod.place)
 
-    def _make_group(self, pod: _Pod, container: Mapping[str, Any], attempt: int) -> None:
+    def _make_group(self, pod: PodRecord, container: Mapping[str, Any], attempt: int) -> None:
         """A fresh one for each attempt: counters start at zero. OSError if it cannot be made."""
         uid, name = pod.facts.pod["metadata"]["uid"], container["name"]
         former = pod.groups.get(name)
@@ -618,7 +588,7 @@ class ProcessPods:
         ident = self._ident(uid, name, attempt)
         if ident is not None:
             pod = self._pods[uid]
-            lifecycle = _container(pod.facts.pod, name).get("lifecycle") or {}
+            lifecycle = container_of(pod.facts.pod, name).get("lifecycle") or {}
             if signal_name == "SIGTERM" and not lifecycle.get("stopSignal"):
                 signal_name = pod.stop_signals.get(name) or signal_name
             with contextlib.suppress(StartError):
@@ -710,7 +680,7 @@ class ProcessPods:
 
     def training_folder(self, uid: str) -> Path:
         """Where a rank's programs report, as seen from outside the pod."""
-        return self._root / "pods" / uid / "train"
+        return training_folder(self._root / "pods" / uid)
 
     def output_bytes(self, uid: str, name: str) -> int:
         """What a container has written to its current log."""
@@ -755,7 +725,7 @@ class ProcessPods:
             return "it does not run"
         if "cpu" not in self._groups.controllers:
             return "this machine lets us limit no CPU"
-        amounts = container_amounts(_container(pod.facts.pod, name).get("resources"))
+        amounts = container_amounts(container_of(pod.facts.pod, name).get("resources"))
         if share is not None:
             amounts = replace(amounts, milli_cpu=max(1, int(share * 1000)))
         try:
@@ -792,11 +762,11 @@ class ProcessPods:
             pod.running.pop(name, None)
             self.memory.drop(uid, name)
             out_of_memory = self._ran_out_of_memory(pod, name, ident, status)
-            message = self._termination_message(pod, name, attempt, status)
+            message = termination_message(pod, name, attempt, status)
             shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
         self._on_exit(uid, name, attempt, status, message, out_of_memory)
 
-    def _ran_out_of_memory(self, pod: _Pod, name: str, ident: str, status: ExitStatus) -> bool:
+    def _ran_out_of_memory(self, pod: PodRecord, name: str, ident: str, status: ExitStatus) -> bool:
         """Whether something in the container was killed for its memory; tells of it."""
         usage = self._groups.usage(pod.facts.pod["metadata"]["uid"], pod.groups.get(name, ""))
         peak = pod.measured.pop(ident, usage.peak_memory if usage.oom_kills else 0)
@@ -812,198 +782,7 @@ class ProcessPods:
             self._on_pressure(uid, name, KILLED, f"{said}, exit code {status.code}")
         return True
 
-    # What is started ---------------------------------------------------------------------------
-
-    def _spec(
-        self, pod: _Pod, container: Mapping[str, Any], attempt: int, image: Image
-    ) -> ProcessSpec:
-        document, name = pod.facts.pod, container["name"]
-        metadata = document["metadata"]
-        label = f"{metadata['name']}_{metadata.get('namespace', '')}({metadata['uid']})"
-        known = _accounts(image)
-        who = identity_of(document, container, self._engine.level, image.uid, label, known)
-        self._tell(pod, name, who)
-        environment = self._environment(pod, container, image, who)
-        argv = command_line(container, image.entrypoint, image.cmd, environment)
-        place = pod.place / "containers" / f"{name}_{attempt}"
-        place.mkdir(parents=True, exist_ok=True)
-        log = pod.place / "logs" / name / f"{attempt}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        working_dir = container.get("workingDir") or image.working_dir or "/"
-        root: RootFs | None = None
-        if self._engine.level == isolation.PLAIN:
-            working_dir = self._plain_root(pod, container, place, working_dir, environment)
-        else:
-            root = self._root_fs(
-                pod, container, attempt, place, working_dir, who, environment, image
-            )
-        return ProcessSpec(
-            argv,
-            environment,
-            working_dir,
-            str(log),
-            who.user,
-            root,
-            who.no_new_privileges,
-            who.seccomp.hex(),
-            joins=self._groups.joins(metadata["uid"], pod.groups[name]),
-            beside=pod.containers.get(container.get("targetContainerName") or "", ""),
-            stdin=bool(container.get("stdin")),
-            stdin_once=bool(container.get("stdinOnce")),
-            tty=bool(container.get("tty")),
-            warm=[]
-            if image.stored is not None
-            else modules_for(image.modules, metadata.get("annotations") or {}),
-        )
-
-    def _tell(self, pod: _Pod, name: str, who: Identity) -> None:
-        """Say once for each container what of its securityContext cannot be honoured."""
-        if who.shortfalls and name not in pod.told:
-            pod.told[name] = None
-            text = f"Container {name}: this agent cannot apply {'; '.join(who.shortfalls)}"
-            self._warn(pod.facts.pod, "SecurityContextNotApplied", text)
-
-    def _environment(
-        self, pod: _Pod, container: Mapping[str, Any], image: Image, who: Identity
-    ) -> dict[str, str]:
-        path = ":".join((*image.path, DEFAULT_PATH))
-        home = who.home or home_of(who.uid)
-        base = {"PATH": path, "HOSTNAME": pod_hostname(pod.facts.pod), "HOME": home}
-        own = container_environment(pod.facts, container, self._sources.objects)
-        training = self._training_env(pod)
-        return {**base, **image.env, **training, **own, **_edits(pod, container["name"]).env}
-
-    def _training_env(self, pod: _Pod) -> dict[str, str]:
-        if not is_rank(pod.facts.pod):
-            return {}
-        folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
-        seen = str(folder) if self._engine.level == isolation.PLAIN else FOLDER
-        return {FOLDER_VARIABLE: seen}
-
-    def _root_fs(
-        self,
-        pod: _Pod,
-        container: Mapping[str, Any],
-        attempt: int,
-        place: Path,
-        working_dir: str,
-        who: Identity,
-        env: Mapping[str, str],
-        image: Image,
-    ) -> RootFs:
-        binds = [self._bind(pod, mount, container["name"], env) for mount in _mounts(container)]
-        binds.append(Bind(str(pod.place / "etc/hosts"), "/etc/hosts", False, False))
-        binds.append(Bind(str(pod.place / "etc/hostname"), "/etc/hostname", False, False))
-        if self._network is not None:
-            resolv = str(pod.place / "etc/resolv.conf")
-            binds.append(Bind(resolv, "/etc/resolv.conf", False, False))
-        elif image.stored is not None and RESOLVERS_FILE.exists():
-            binds.append(Bind(str(RESOLVERS_FILE.resolve()), "/etc/resolv.conf", True, False))
-        if is_rank(pod.facts.pod):
-            folder = self.training_folder(pod.facts.pod["metadata"]["uid"])
-            binds.append(Bind(str(folder), FOLDER, False, True))
-        name = container["name"]
-        message = self._termination_file(pod, name, attempt)
-        message.touch()
-        # The last one stays until its status has surely been written, also by another agent.
-        self._termination_file(pod, name, attempt - 2).unlink(missing_ok=True)
-        os.chmod(message, 0o666)
-        target = container.get("terminationMessagePath") or "/dev/termination-log"
-        binds.append(Bind(str(message), target, False, False))
-        if image.stored is None:
-            binds += self._programs(pod, name)
-        return RootFs(
-            str(place),
-            sorted(binds, key=lambda bind: bind.target),
-            who.read_only_root,
-            who.privileged,
-            working_dir=working_dir,
-            shm=str(pod.place / "shm"),
-            owner=(who.user.uid, who.user.gid) if who.user and not who.user.map else (0, 0),
-            passable=self._passable,
-            submounts=self._submounts,
-            kept_tmp=self._kept_tmp,
-            cgroups=self._groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
-            own_network=self.has_network(pod.facts.pod["metadata"]["uid"]),
-            accelerators=_edits(pod, name).nodes,
-            layers=list(image.stored.layers) if image.stored is not None else [],
-        )
-
-    def _bind(self, pod: _Pod, mount: Mapping[str, Any], name: str, env: Mapping[str, str]) -> Bind:
-        path = pod.volumes.paths.get(mount["name"])
-        if path is None:
-            raise ConfigProblem(f"volumeMounts: volume {mount['name']!r} of {name} not found")
-        sub = mount.get("subPath") or expand(mount.get("subPathExpr") or "", env)
-        if sub:
-            path = self._sub_path(path, sub)
-        return Bind(
-            str(path), mount["mountPath"], bool(mount.get("readOnly")), directory=path.is_dir()
-        )
-
-    @staticmethod
-    def _sub_path(path: Path, sub: str) -> Path:
-        inside = Path(os.path.realpath(path / sub))
-        if not inside.is_relative_to(os.path.realpath(path)):
-            raise ConfigProblem(f'subPath "{sub}" leaves its volume')
-        if not inside.exists():
-            inside.mkdir(parents=True)
-            os.chmod(inside, 0o777)
-        return inside
-
-    def _programs(self, pod: _Pod, container: str) -> list[Bind]:
-        """Programs that come with the container's devices; the machine's own of that name wins."""
-        binds = []
-        for target, text in _edits(pod, container).programs.items():
-            if shutil.which(os.path.basename(target)):
-                continue
-            source = pod.place / "programs" / container / os.path.basename(target)
-            source.parent.mkdir(parents=True, exist_ok=True)
-            source.write_text(text)
-            source.chmod(0o755)
-            binds.append(Bind(str(source), target, True, False))
-        return binds
-
-    def _plain_root(
-        self,
-        pod: _Pod,
-        container: Mapping[str, Any],
-        place: Path,
-        working_dir: str,
-        environment: dict[str, str],
-    ) -> str:
-        """Without namespaces: a folder in which the mount paths are links to the volumes."""
-        for mount in _mounts(container):
-            bind = self._bind(pod, mount, container["name"], environment)
-            link = place / bind.target.lstrip("/")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(bind.source)
-        environment["KUBARIUM_ROOT"] = str(place)
-        environment["KUBARIUM_HOSTS_FILE"] = str(pod.place / "etc/hosts")
-        if _mounts(container) and "mounts" not in pod.told:
-            pod.told["mounts"] = None
-            text = "Mount paths are not visible without namespaces; see $KUBARIUM_ROOT instead"
-            self._warn(pod.facts.pod, "MountPathsNotVisible", text)
-        inside = place / working_dir.lstrip("/")
-        if working_dir != "/" and os.path.isdir(working_dir):
-            return working_dir
-        inside.mkdir(parents=True, exist_ok=True)
-        return str(inside)
-
     # Logs and messages -------------------------------------------------------------------------
-
-    @staticmethod
-    def _termination_file(pod: _Pod, name: str, attempt: int) -> Path:
-        return pod.place / "etc" / f"termination-{name}-{attempt}"
-
-    def _termination_message(self, pod: _Pod, name: str, attempt: int, status: ExitStatus) -> str:
-        path = self._termination_file(pod, name, attempt)
-        text = ""
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            text = file.read(_TERMINATION_BYTES).decode(errors="replace")
-        policy = _container(pod.facts.pod, name).get("terminationMessagePolicy")
-        if not text and status.code and policy == "FallbackToLogsOnError":
-            text = _last_output(pod.place / "logs" / name / f"{attempt}.log")
-        return text
 
     def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         """The output of one container of ``pod``; ApiError 400 if there is none to show."""
@@ -1013,7 +792,7 @@ class ProcessPods:
         attempts = sorted(int(path.stem) for path in folder.glob("*.log")) if folder else []
         shown = attempts[:-1] if options.previous else attempts
         if folder is None or not shown:
-            raise bad_request(_no_log(pod, name, options.previous))
+            raise bad_request(why_no_log(pod, name, options.previous))
         attempt, ident = shown[-1], known.containers.get(name, "") if known else ""
 
         def running() -> bool:
@@ -1032,62 +811,5 @@ def _ident(uid: str, name: str, attempt: int) -> str:
     return hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
 
 
-def _accounts(image: Image) -> Known | None:
-    """Of a real image; ImageProblem if its config names a user that it does not have."""
-    if image.stored is None:
-        return None
-    accounts = Accounts.of(LayeredTree(image.stored.layers))
-    return Known(accounts, accounts.resolve(image.stored.user))
-
-
-def _mounts(container: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return list(container.get("volumeMounts") or ())
-
-
-def _container(pod: Document, name: str) -> Mapping[str, Any]:
-    """The spec of a container; {} if the pod has none of that name."""
-    spec = pod["spec"]
-    entries = [
-        *(spec.get("initContainers") or ()),
-        *(spec.get("containers") or ()),
-        *(spec.get("ephemeralContainers") or ()),
-    ]
-    return next((entry for entry in entries if entry["name"] == name), {})
-
-
 def _mebibytes(amount: int) -> str:
     return f"{amount / (1 << 20):.0f}Mi"
-
-
-def _no_log(pod: Document, name: str, previous: bool) -> str:
-    pod_name = pod["metadata"]["name"]
-    if previous:
-        return f'previous terminated container "{name}" in pod "{pod_name}" not found'
-    status = pod.get("status") or {}
-    entries = [
-        *(status.get("initContainerStatuses") or ()),
-        *(status.get("containerStatuses") or ()),
-        *(status.get("ephemeralContainerStatuses") or ()),
-    ]
-    for entry in entries:
-        if entry["name"] == name and (entry.get("state") or {}).get("waiting"):
-            reason = entry["state"]["waiting"].get("reason", "")
-            text = "trying and failing to pull image" if "ImagePull" in reason else reason
-            waiting = "is waiting to start"
-            return f'container "{name}" in pod "{pod_name}" {waiting}: {text}'
-    return f'container "{name}" in pod "{pod_name}" is not available'
-
-
-def _edits(pod: _Pod, container: str) -> Edits:
-    """What a container gets for its devices."""
-    return pod.devices.get(container) or pod.devices.get(ANY_OTHER) or _NOTHING
-
-
-def _last_output(path: Path) -> str:
-    """The end of a log, as a termination message."""
-    try:
-        lines = path.read_bytes().split(b"\n")[-_FALLBACK_LINES - 1 :]
-    except OSError:
-        return ""
-    texts = [line.split(b" ", 3)[3] for line in lines if line.count(b" ") >= 3]
-    return b"".join(text + b"\n" for text in texts)[-_FALLBACK_BYTES:].decode(errors="replace")

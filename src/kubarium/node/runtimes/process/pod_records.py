@@ -1,0 +1,55 @@
+"""One pod of the process runtime: its place and what has been made there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kubarium.api.resource import Document
+from kubarium.node.downward import PodFacts
+from kubarium.node.drivers.prepare import ANY_OTHER, Edits
+from kubarium.node.runtimes.process.cgroups import Amounts
+from kubarium.node.runtimes.process.checkpoint import Checkpoint
+from kubarium.node.volumes import PodVolumes
+
+
+@dataclass(slots=True)
+class PodRecord:
+    """A pod that was prepared or found."""
+
+    facts: PodFacts
+    place: Path
+    volumes: PodVolumes
+    devices: Mapping[str, Edits]
+    containers: dict[str, str] = field(default_factory=dict)  # name -> current container ident
+    running: dict[str, None] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
+    measured: dict[str, int] = field(default_factory=dict)  # ident -> bytes it was killed for
+    limits: dict[str, int | None] = field(default_factory=dict)  # name -> bytes of memory
+    whole: Amounts = field(default_factory=Amounts)
+    told: dict[str, None] = field(default_factory=dict)
+    stop_signals: dict[str, str] = field(default_factory=dict)  # name -> its image's
+    checkpoint: Checkpoint | None = None
+    # Volumes of an adopted pod, until they have been looked at again.
+    adopting: asyncio.Task[None] | None = None
+
+    def edits(self, container: str) -> Edits:
+        """What a container gets for its devices."""
+        return self.devices.get(container) or self.devices.get(ANY_OTHER) or _NOTHING
+
+
+_NOTHING = Edits()
+
+
+def container_of(pod: Document, name: str) -> Mapping[str, Any]:
+    """The spec of a container; {} if the pod has none of that name."""
+    spec = pod["spec"]
+    entries = [
+        *(spec.get("initContainers") or ()),
+        *(spec.get("containers") or ()),
+        *(spec.get("ephemeralContainers") or ()),
+    ]
+    return next((entry for entry in entries if entry["name"] == name), {})
