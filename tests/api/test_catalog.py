@@ -14,7 +14,7 @@ def catalog() -> Catalog:
 
 def named_resources() -> list[Resource]:
     ours = [value for value in vars(kinds).values() if isinstance(value, Resource)]
-    bundled = ("x-k8s.io", "kubeflow.org", ".nvidia.com", "kubarium.dev")
+    bundled = ("x-k8s.io", "kubeflow.org", ".nvidia.com", "kubarium.dev", "checkpoint.k8s.io")
     return [resource for resource in ours if not resource.group.endswith(bundled)]
 
 

@@ -393,8 +393,18 @@ def test_a_lost_node_is_survived(gang):
     gang.start(4, 20000, annotations={"kubarium.dev/spares": "2"})
     gang.wait_until(lambda: len(spares(gang)) == 2, 30, "spares")
     assert {pod["spec"]["nodeName"] for pod in pods(gang)} == {"node-0", "node-1"}
-    gang.kubarium("chaos", "lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "120")
+    lose = ("chaos", "lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "120")
+    command = [sys.executable, "-m", "kubarium.cli.main", *lose]
+    # Stays until the fault is undone; without it, the cluster undoes it by itself.
+    losing = subprocess.Popen(command, env=gang.environment, stdout=subprocess.DEVNULL)
+    try:
+        _survives_a_lost_node(gang)
+    finally:
+        losing.send_signal(signal.SIGINT)
+        losing.wait(60)
 
+
+def _survives_a_lost_node(gang):
     def ranks_elsewhere():
         by_name = {pod["metadata"]["name"]: pod["spec"].get("nodeName") for pod in pods(gang)}
         return {by_name.get(entry["pod"]) for entry in record(gang)["ranks"]} == {"node-0"}
