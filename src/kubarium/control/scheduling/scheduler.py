@@ -37,7 +37,7 @@ from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.resizes import Resizes
 from kubarium.engine import reasons
-from kubarium.engine.model import Key, Pod
+from kubarium.engine.model import Key, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
@@ -180,17 +180,34 @@ class Scheduler:
         if new is None:
             return None
         if resource == NODES:
-            name, snapshot = new["metadata"]["name"], self.view.snapshot
-            # Nodes also shape the domains in which others are counted.
-            return lambda item: (
-                self._queue.listens(item, Event.PODS)
-                or any(placer.profile is not DEFAULT for placer in self._placers.values())
-                or wakeups.node_helps(snapshot, name, self._pods_of(item))
-            )
+            return self._node_hint(new["metadata"]["name"])
         if resource == PERSISTENT_VOLUME_CLAIMS:
             key = key_of(new)
             return lambda item: any(key in pod.volumes for pod in self._pods_of(item))
         return None
+
+    def _node_hint(self, name: str) -> Callable[[ItemKey], bool]:
+        """Whether a node helps an item; of pods that wait in great number and are alike, one is
+        looked at."""
+        snapshot = self.view.snapshot
+        customised = any(placer.profile is not DEFAULT for placer in self._placers.values())
+        known: dict[PodShape, bool] = {}
+
+        def helps(item: ItemKey) -> bool:
+            # Nodes also shape the domains in which others are counted.
+            if customised or self._queue.listens(item, Event.PODS):
+                return True
+            document = None if item.gang else self._waiting.get(item.key)
+            if document is None:
+                return wakeups.node_helps(snapshot, name, self._pods_of(item))
+            shape = self.view.reader.shape(document)
+            found = known.get(shape)
+            if found is None:
+                found = wakeups.node_helps(snapshot, name, self._pods_of(item))
+                known[shape] = found
+            return found
+
+        return helps
 
     def _pods_of(self, item: ItemKey) -> list[Pod]:
         """The waiting pods of an item."""
