@@ -184,6 +184,40 @@ def test_a_running_container_gets_its_new_limits_without_a_restart():
     asyncio.run(main())
 
 
+def test_the_status_says_what_the_pod_as_a_whole_was_granted():
+    async def main():
+        async with process_world() as world:
+            whole = resources("256Mi", "500m")
+            await world.pod("p", container={"resources": resources("64Mi")}, resources=whole)
+            await world.phase("p", "Running")
+            status = (await world.get("p"))["status"]
+            assert status["resources"] == whole
+            assert status["allocatedResources"] == whole["requests"]
+            more = resources("512Mi", "500m")
+            patch = {"spec": {"resources": more}}
+            await world.client.patch(PODS, "p", patch, "default", subresource="resize")
+            status = await status_until(
+                world, "p", lambda s: s.get("resources") == more, "the pod has more"
+            )
+            assert status["allocatedResources"] == more["requests"]
+            assert held(status) == "64Mi"
+            assert status["containerStatuses"][0]["restartCount"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_pod_without_resources_of_its_own_shows_none():
+    async def main():
+        async with process_world() as world:
+            await world.pod("p", container={"resources": resources("64Mi")})
+            await world.phase("p", "Running")
+            status = (await world.get("p"))["status"]
+            assert "resources" not in status
+            assert "allocatedResources" not in status
+
+    asyncio.run(main())
+
+
 def test_a_container_whose_policy_says_so_is_restarted_with_its_new_limits():
     async def main():
         async with process_world() as world:

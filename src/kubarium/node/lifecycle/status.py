@@ -24,6 +24,7 @@ from kubarium.node.lifecycle.plan import (
     qos_class,
 )
 from kubarium.node.lifecycle.records import ContainerRecord, State, Termination
+from kubarium.node.lifecycle.resize import POD
 from kubarium.view import elastic
 from kubarium.view.memory import PRESSURE
 from kubarium.view.stalls import STALLED
@@ -82,8 +83,24 @@ def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
         status["ephemeralContainerStatuses"] = [
             container_status(r, phase, "ContainerCreating", machine) for r in added
         ]
+    status |= _pod_level(machine)
     _keep_device_health(machine.pod.get("status") or {}, status)
     return status
+
+
+def _pod_level(machine: PodMachine) -> Document:
+    """What of ``spec.resources`` is granted and in force, for a pod that has any (KEP-5419)."""
+    wanted = machine.pod["spec"].get("resources")
+    if not wanted or machine.finished:
+        return {}
+    actual, granted = machine.actual.get(POD, wanted), machine.allocated.get(POD, wanted)
+    found: Document = {}
+    shown = {key: actual[key] for key in ("limits", "requests") if actual.get(key)}
+    if shown:
+        found["resources"] = shown
+    if granted.get("requests"):
+        found["allocatedResources"] = granted["requests"]
+    return found
 
 
 def _keep_device_health(before: Document, status: Document) -> None:
