@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def record(cluster) -> dict:
-    [path] = cluster.home.rglob("server.json")
+    [path] = cluster.home.glob("clusters/*/server.json")
     return json.loads(path.read_text())
 
 
