@@ -34,7 +34,8 @@ dist.init_process_group("gloo")
 total = torch.tensor([1.0 + dist.get_rank()])
 dist.all_reduce(total)
 fork = b"warm_" + b"parent" in open("/proc/self/cmdline", "rb").read()
-print(dist.get_rank(), dist.get_world_size(), total.item(), torch.get_num_threads(), "fork", fork)
+line = f"{dist.get_rank()} {dist.get_world_size()} {total.item()} {torch.get_num_threads()}"
+os.write(1, f"{line} fork {fork}\\n".encode())  # at once: another worker writes to the same pipe
 dist.destroy_process_group()
 """
 # What differs from run to run.
@@ -183,7 +184,13 @@ def test_sigterm_ends_the_workers(tmp_path):
                 await b.engine.send_signal(ident, signal.SIGTERM)
                 found.append(plain((await b.exit_of(ident), b.log(ident))))
                 await until(lambda found=below: not any(p.is_running() for p in found))
-            assert found[0] == found[1]
+            # Where in its code the launcher is told, and how often it warns, is chance.
+            said = ("told", "death signal, shutting down workers", "got signal: 15")
+            cold, warm = (
+                (status, [any(text in line for line in lines) for text in said])
+                for status, lines in found
+            )
+            assert cold == warm
             assert sum("told" in line for line in found[1][1]) == 2
 
     asyncio.run(main())
