@@ -155,3 +155,19 @@ class Controller:
             return
         self._logged[place] = None
         self._log.error("%s: %r", name, error, exc_info=error)
+
+
+class ControllerComponent:
+    """A component that is one controller and nothing beside it: subclasses make ``controller``.
+
+    Satisfies :class:`kubarium.runtime.protocol.Component`.
+    """
+
+    controller: Controller
+
+    @property
+    def name(self) -> str:
+        return self.controller.name
+
+    async def run(self) -> None:
+        await self.controller.run()

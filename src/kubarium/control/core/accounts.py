@@ -6,7 +6,7 @@ from kubarium.api.kinds import CONFIG_MAPS, NAMESPACES, SERVICE_ACCOUNTS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.protocol import Context, Key
 
 DEFAULT_ACCOUNT = "default"
@@ -18,7 +18,7 @@ _DESCRIPTION = (
 )
 
 
-class NamespaceDefaults:
+class NamespaceDefaults(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context, root_ca: str = "") -> None:
@@ -29,13 +29,6 @@ class NamespaceDefaults:
         self._namespaces = self.controller.watches(NAMESPACES, _as_key)
         self._accounts = self.controller.watches(SERVICE_ACCOUNTS, _namespace_if_default)
         self._config_maps = self.controller.watches(CONFIG_MAPS, _namespace_if_ca)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         name = key[1]

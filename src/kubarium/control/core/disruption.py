@@ -13,7 +13,7 @@ from kubarium.api.resource import Document, Resource
 from kubarium.api.selectors import label_selector
 from kubarium.base.clock import parse_rfc3339
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 
@@ -34,7 +34,7 @@ class BudgetError(Exception):
     """The budget cannot be worked out; the message goes into its condition."""
 
 
-class DisruptionController:
+class DisruptionController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -50,13 +50,6 @@ class DisruptionController:
         self._pods.on_change(self._pod_changed)
         for informer in (*self._owners.values(), self._deployments):
             informer.on_change(self._owner_changed)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         for pod in (old, new):

@@ -13,7 +13,7 @@ from kubarium.base.errors import ApiError
 from kubarium.control.core import taints
 from kubarium.control.core.nodes import mark_disrupted, node_index
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.protocol import Context, Key
 
 # Ended pods that are kept (--terminated-pod-gc-threshold).
@@ -24,7 +24,7 @@ _BY_NODE = "pod-by-node"
 _EVERYTHING: Key = ("", "")
 
 
-class PodGarbage:
+class PodGarbage(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`.
 
     Keys are names of nodes; the empty one stands for the limit on ended pods.
@@ -41,13 +41,6 @@ class PodGarbage:
         self._pods.add_index(_BY_NODE, node_index)
         self._nodes.on_change(self._node_changed)
         self._pods.on_change(self._pod_changed)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _node_changed(self, old: Document | None, new: Document | None) -> None:
         if new is None and old is not None:

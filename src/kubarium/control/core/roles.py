@@ -12,11 +12,11 @@ from kubarium.api.resource import Document
 from kubarium.api.selectors import label_selector
 from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.protocol import Context, Key
 
 
-class ClusterRoleAggregation:
+class ClusterRoleAggregation(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -24,13 +24,6 @@ class ClusterRoleAggregation:
         self._roles = context.informers.get(CLUSTER_ROLES)
         self.controller = Controller("clusterrole-aggregation-controller", context, self._reconcile)
         self.controller.watches(CLUSTER_ROLES, self._aggregating)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _aggregating(self, changed: Document) -> list[Key]:
         """The roles whose rules may come from ``changed``: any that selects at all."""

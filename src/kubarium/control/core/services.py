@@ -10,7 +10,7 @@ from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
 from kubarium.control.core import endpoints as model
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
@@ -25,7 +25,7 @@ GATHER_S = 0.1
 GATHER_FROM = 50
 
 
-class EndpointsController:
+class EndpointsController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -43,13 +43,6 @@ class EndpointsController:
         self._slices.add_index(_BY_SERVICE, _slice_index)
         self._legacy = self.controller.watches(ENDPOINTS)
         self._pods.on_change(self._pod_changed)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         if old is not None and new is not None and _view(old) == _view(new):

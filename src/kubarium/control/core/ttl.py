@@ -6,24 +6,17 @@ from kubarium.api.kinds import JOBS
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.protocol import Context, Key
 
 
-class TtlAfterFinished:
+class TtlAfterFinished(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.controller = Controller("ttl-after-finished-controller", context, self._reconcile)
         self._jobs = self.controller.watches(JOBS, _if_limited)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         job = self._jobs.get(key[1], key[0])

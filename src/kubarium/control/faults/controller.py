@@ -15,7 +15,7 @@ from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import parse_rfc3339, rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.faults import (
@@ -41,7 +41,7 @@ HISTORY = 64
 WAITING, IN_FORCE, COMPLETED, INVALID = "Waiting", "InForce", "Completed", "Invalid"
 
 
-class FaultController:
+class FaultController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -51,13 +51,6 @@ class FaultController:
         self._faults = self.controller.watches(FAULTS)
         self._pods = self.controller.reads(PODS)
         self._nodes = self.controller.reads(NODES)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         fault = self._faults.get(key[1], key[0])

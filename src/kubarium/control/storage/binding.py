@@ -23,7 +23,7 @@ from kubarium.control.storage.documents import (
     waits_for_consumer,
 )
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.volumes import (
@@ -40,7 +40,7 @@ _PROVISIONERS = ("volume.kubernetes.io/storage-provisioner",)
 _EVERY_CLAIM: Key = ("", "")
 
 
-class VolumeBinder:
+class VolumeBinder(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`. Keys: ("", name) is a volume."""
 
     def __init__(self, context: Context) -> None:
@@ -52,13 +52,6 @@ class VolumeBinder:
         self._pods = self.controller.watches(PODS, volume_keys)
         self._pods.add_index("claims", claims_index)
         self._events = EventRecorder(context, "persistentvolume-controller")
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _volume_keys(self, volume: Document) -> list[Key]:
         """The volume, its claim, or every claim that could take it."""

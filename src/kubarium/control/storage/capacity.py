@@ -15,7 +15,7 @@ from kubarium.base.errors import ApiError
 from kubarium.control.storage.documents import PROVISIONER
 from kubarium.engine.model import HOSTNAME_LABEL
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.nodes import MAX_AMOUNT, amount
 from kubarium.view.volumes import CSI_CAPACITIES, CSI_DRIVERS, STORAGE_CLASSES
@@ -49,7 +49,7 @@ def _home(volume: Document) -> str:
     return ""
 
 
-class StorageCapacities:
+class StorageCapacities(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -60,13 +60,6 @@ class StorageCapacities:
         self._volumes = self.controller.watches(PERSISTENT_VOLUMES, self._if_counted)
         self._drivers = self.controller.reads(CSI_DRIVERS)
         self._published = self.controller.reads(CSI_CAPACITIES)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _ours(self) -> list[Document]:
         return [c for c in self._classes.items() if c.get("provisioner") == PROVISIONER]

@@ -9,13 +9,13 @@ from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PODS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
 
 
-class EphemeralVolumes:
+class EphemeralVolumes(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -24,13 +24,6 @@ class EphemeralVolumes:
         self._pods = self.controller.watches(PODS, _with_templates)
         self._claims = self.controller.watches(PERSISTENT_VOLUME_CLAIMS, _pod_of)
         self._events = EventRecorder(context, "ephemeral_volume")
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         pod = self._pods.get(key[1], key[0])

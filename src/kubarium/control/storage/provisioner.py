@@ -27,7 +27,7 @@ from kubarium.control.storage.documents import (
 )
 from kubarium.engine.model import HOSTNAME_LABEL
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.volumes import STORAGE_CLASSES, class_of
@@ -76,7 +76,7 @@ class OnDisk:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class HostPathProvisioner:
+class HostPathProvisioner(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`. Keys: ("", name) is a volume."""
 
     def __init__(self, context: Context, directories: Directories) -> None:
@@ -87,13 +87,6 @@ class HostPathProvisioner:
         self._volumes = self.controller.watches(PERSISTENT_VOLUMES, _own_volume)
         self._classes = self.controller.watches(STORAGE_CLASSES, self._claims_of)
         self._events = EventRecorder(context, PROVISIONER)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _claims_of(self, owner: Document) -> list[Key]:
         name = owner["metadata"]["name"]

@@ -13,7 +13,7 @@ from kubarium.api.kinds import GANG_CHECKPOINTS, JOBS, POD_CHECKPOINTS, PODS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import parse_rfc3339
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view import checkpoints as view
 from kubarium.view.elastic import index_of, is_spare
@@ -28,7 +28,7 @@ _LABELS = {
 }
 
 
-class PodCheckpointController:
+class PodCheckpointController(ControllerComponent):
     """PodCheckpoints without a pod. Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -36,13 +36,6 @@ class PodCheckpointController:
         self.controller = Controller("pod-checkpoint-controller", context, self._reconcile)
         self._checkpoints = self.controller.watches(POD_CHECKPOINTS)
         self._pods = self.controller.reads(PODS)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         checkpoint = self._checkpoints.get(key[1], key[0])
@@ -81,7 +74,7 @@ class PodCheckpointController:
         await _write(self._context, POD_CHECKPOINTS, checkpoint, status)
 
 
-class GangCheckpointController:
+class GangCheckpointController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -92,13 +85,6 @@ class GangCheckpointController:
         self._parts.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
         self._pods = self.controller.reads(PODS)
         self._jobs = self.controller.reads(JOBS)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         gang = self._gangs.get(key[1], key[0])

@@ -17,7 +17,7 @@ from kubarium.api.resource import Document
 from kubarium.control.training.ranks import INDEX
 from kubarium.engine.training import gang
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view import elastic
@@ -59,7 +59,7 @@ class Gang:
         return [index for index in range(self.completions) if index not in held]
 
 
-class ElasticController:
+class ElasticController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -76,13 +76,6 @@ class ElasticController:
         self._broken: dict[str, float] = {}
         self._lost: dict[str, dict[str, str]] = {}
         self._warned: dict[str, str] = {}
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _jobs_on(self, node: Document) -> Iterable[Key]:
         """Gangs with a pod on a node that is not well."""

@@ -18,7 +18,7 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.control.training.ranks import Warnings, named
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
@@ -63,7 +63,7 @@ def culprits(stalled: Sequence[StalledRank], running: int) -> list[StalledRank]:
     return [rank for rank in stalled if rank.place != usual]
 
 
-class HangController:
+class HangController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -73,13 +73,6 @@ class HangController:
         self._pods = self.controller.watches(PODS, _gang_of)
         self._pods.add_index("gangs", lambda pod: ("/".join(key) for key in _gang_of(pod)))
         self._warnings = Warnings(self._recorder, self._pods)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         pods = [p for p in self._pods.by_index("gangs", "/".join(key)) if _runs(p)]

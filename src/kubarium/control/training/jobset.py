@@ -35,7 +35,7 @@ from kubarium.control.training.status import (
     sort_children,
 )
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
@@ -44,7 +44,7 @@ OWN_NAME = "jobset.sigs.k8s.io/jobset-controller"
 _JOBSET_PODS = "jobset"
 
 
-class JobSetController:
+class JobSetController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -60,13 +60,6 @@ class JobSetController:
         self._pods.add_index(_JOBSET_PODS, _jobset_of_pod)
         self._pods.on_change(self._pod_changed)
         self._jobs.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         """Only a JobSet that restarts in place looks at pods."""

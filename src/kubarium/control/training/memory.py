@@ -18,7 +18,7 @@ from kubarium.base.quantity import format_quantity, parse_quantity
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.training.ranks import INDEX, Warnings, named
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Informer, Key
@@ -44,7 +44,7 @@ from kubarium.view.memory import (
 RESIZE_PENDING = "PodResizePending"
 
 
-class MemoryController:
+class MemoryController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -55,13 +55,6 @@ class MemoryController:
         self._jobs = self.controller.reads(JOBS)
         self._jobsets = self.controller.reads(JOB_SETS)
         self._warnings = Warnings(self._recorder, self._pods)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> None:
         pod = self._pods.get(key[1], key[0])

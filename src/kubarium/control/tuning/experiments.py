@@ -18,7 +18,7 @@ from kubarium.control.tuning.trials import is_over
 from kubarium.engine.tuning import search as engine
 from kubarium.engine.tuning.space import Assignment
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
@@ -65,7 +65,7 @@ _ENDS = {
 }
 
 
-class ExperimentController:
+class ExperimentController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -77,13 +77,6 @@ class ExperimentController:
         self._runtimes = self.controller.reads(TRAINING_RUNTIMES)
         self._cluster_runtimes = self.controller.reads(CLUSTER_TRAINING_RUNTIMES)
         self._trials.add_index("experiments", lambda t: map("/".join, _owning_experiment(t)))
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> None:
         experiment = self._experiments.get(key[1], key[0])

@@ -31,7 +31,7 @@ from kubarium.control.tuning.trials import LAST_METRICS_S, is_over
 from kubarium.engine.tuning import search as engine
 from kubarium.engine.tuning.space import Assignment
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
@@ -50,7 +50,7 @@ COMPLETE, FAILED = "Complete", "Failed"
 LABEL = "trainer.kubeflow.org/optimizationjob"
 
 
-class OptimizationJobController:
+class OptimizationJobController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -64,13 +64,6 @@ class OptimizationJobController:
         self._pods.add_index(BY_TRIAL, trial_of)
         self._runtimes = self.controller.reads(TRAINING_RUNTIMES)
         self._cluster_runtimes = self.controller.reads(CLUSTER_TRAINING_RUNTIMES)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _of_pod(self, pod: Document) -> Iterable[Key]:
         name = (pod["metadata"].get("labels") or {}).get(TRIAL_LABEL, "")

@@ -29,7 +29,7 @@ from kubarium.control.tuning.runs import (
     trial_of,
 )
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
@@ -46,7 +46,7 @@ LAST_METRICS_S = 5.0
 ENDED = ("Succeeded", "Failed", "Killed", "MetricsUnavailable", "EarlyStopped")
 
 
-class TrialController:
+class TrialController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -63,13 +63,6 @@ class TrialController:
         self._experiments = self.controller.watches(EXPERIMENTS, self._trials_of)
         self._runtimes = self.controller.reads(TRAINING_RUNTIMES)
         self._cluster_runtimes = self.controller.reads(CLUSTER_TRAINING_RUNTIMES)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _trials_of(self, experiment: Document) -> Iterable[Key]:
         """An experiment that is over ends its trials."""

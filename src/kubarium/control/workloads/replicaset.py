@@ -13,7 +13,7 @@ from kubarium.api.selectors import label_selector
 from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.pods import ORPHANS, PodControl
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
@@ -22,7 +22,7 @@ from kubarium.runtime.protocol import Context, Key
 BURST = 500
 
 
-class ReplicaSetController:
+class ReplicaSetController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -35,13 +35,6 @@ class ReplicaSetController:
         self._pods = self.controller.watches(PODS, self._sets_of)
         self._pods.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
         self._pods.add_index(ORPHANS, podlib.orphan_namespace_index)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     @of_metadata
     def _sets_of(self, pod: Document) -> list[Key]:

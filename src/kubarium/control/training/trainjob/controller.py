@@ -26,7 +26,7 @@ from kubarium.client.protocol import APPLY_PATCH
 from kubarium.control.training.trainjob import objects
 from kubarium.control.training.trainjob.status import StatusDraft
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
@@ -35,7 +35,7 @@ FIELD_MANAGER = "trainer"
 MAX_MESSAGE = 950  # of an error in an event, whose limit is 1024
 
 
-class TrainJobController:
+class TrainJobController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -49,13 +49,6 @@ class TrainJobController:
         self._groups = self.controller.reads(COSCHEDULING_GROUPS)
         self._runtimes = self.controller.reads(TRAINING_RUNTIMES)
         self._cluster_runtimes = self.controller.reads(CLUSTER_TRAINING_RUNTIMES)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         trainjob = self._trainjobs.get(key[1], key[0])

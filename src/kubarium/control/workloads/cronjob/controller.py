@@ -13,7 +13,7 @@ from kubarium.base.errors import ApiError
 from kubarium.control.workloads.cronjob.schedule import Schedule, ScheduleError, parse
 from kubarium.control.workloads.pods import is_namespace_terminating
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 
@@ -23,7 +23,7 @@ SCHEDULED_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 MOST_MISSED = 100
 
 
-class CronJobController:
+class CronJobController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -33,13 +33,6 @@ class CronJobController:
         self._cron_jobs = self.controller.watches(CRON_JOBS)
         self._jobs = self.controller.watches(JOBS, _owning_cron_job)
         self._jobs.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     async def _reconcile(self, key: Key) -> float | None:
         cron_job = self._cron_jobs.get(key[1], key[0])

@@ -24,7 +24,7 @@ from kubarium.control.workloads.deployment.history import same_template
 from kubarium.control.workloads.pods import ORPHANS, PodControl
 from kubarium.control.workloads.statefulset.identity import make_revision, template_of
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
@@ -58,7 +58,7 @@ class _Plan:
         self.wait_s = seconds if self.wait_s is None else min(self.wait_s, seconds)
 
 
-class DaemonSetController:
+class DaemonSetController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -75,13 +75,6 @@ class DaemonSetController:
         self._nodes = self.controller.reads(NODES)
         self._nodes.on_change(self._node_changed)
         self._failures: dict[tuple[str, str], _Backoff] = {}
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     @of_metadata
     def _sets_of(self, pod: Document) -> list[Key]:

@@ -14,12 +14,12 @@ from kubarium.control.workloads.deployment import history, rollout
 from kubarium.control.workloads.deployment import status as state
 from kubarium.control.workloads.deployment.rollout import DESIRED, replicas_of, wanted_by
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 
 
-class DeploymentController:
+class DeploymentController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -33,13 +33,6 @@ class DeploymentController:
         self._pods = self.controller.reads(PODS)
         self._pods.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
         self._pods.on_change(self._pod_changed)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     def _deployments_of(self, replica_set: Document) -> list[Key]:
         namespace = replica_set["metadata"]["namespace"]

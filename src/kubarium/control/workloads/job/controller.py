@@ -35,7 +35,7 @@ from kubarium.control.workloads.pods import (
     slow_start,
 )
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
@@ -50,7 +50,7 @@ _GATHER_S_PER_POD = 0.0005
 _MODES = ("NonIndexed", "Indexed")
 
 
-class JobController:
+class JobController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context, backoff: BackoffTimes | None = None) -> None:
@@ -69,13 +69,6 @@ class JobController:
         self._pods.add_index(_TRACKED, _tracked_index)
         self._pods.on_change(self._pod_changed)
         self._groups = JobGroups(context, self.controller, self._recorder)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     # from pods to Jobs
 

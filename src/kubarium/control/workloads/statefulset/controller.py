@@ -15,7 +15,7 @@ from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.deployment.history import same_template
 from kubarium.control.workloads.statefulset import identity
 from kubarium.runtime import writes
-from kubarium.runtime.controller import Controller
+from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
@@ -40,7 +40,7 @@ class Revisions:
         return self.current["metadata"]["name"], self.update["metadata"]["name"]
 
 
-class StatefulSetController:
+class StatefulSetController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
 
     def __init__(self, context: Context) -> None:
@@ -56,13 +56,6 @@ class StatefulSetController:
         self._claims = self.controller.reads(PERSISTENT_VOLUME_CLAIMS)
         self._gone: dict[Key, float] = {}
         self._pods.on_change(self._pod_changed)
-
-    @property
-    def name(self) -> str:
-        return self.controller.name
-
-    async def run(self) -> None:
-        await self.controller.run()
 
     @of_metadata
     def _sets_of(self, pod: Document) -> list[Key]:
