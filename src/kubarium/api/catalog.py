@@ -13,6 +13,7 @@ from typing import Any
 
 from kubarium.api.resource import Document, Resource
 from kubarium.api.schema import BuiltinSchemas, Schema, builtin_schemas
+from kubarium.api.versions import SHAPES, Shape
 
 CRUD_VERBS = (
     "create",
@@ -72,7 +73,8 @@ class Kind:
     """A served kind. Compared by identity; ``resource`` is its value.
 
     ``storage`` is the resource under which objects are kept (another version of the same kind, or
-    core events for events.k8s.io). ``custom`` kinds come from a CustomResourceDefinition. Kinds
+    core events for events.k8s.io); ``shape`` translates if that version has other fields, which is
+    also where such a kind is written. ``custom`` kinds come from a CustomResourceDefinition. Kinds
     whose ``verbs`` are only "create" are reviews: answered, never stored.
     """
 
@@ -88,6 +90,7 @@ class Kind:
     verbs: tuple[str, ...] = CRUD_VERBS
     columns: tuple[PrinterColumn, ...] | None = None
     scale: ScalePaths | None = None
+    shape: Shape | None = None
     custom: bool = False
     deprecation_warning: str = ""
 
@@ -151,6 +154,7 @@ def _builtin_kind(schemas: BuiltinSchemas, row: dict[str, Any]) -> Kind:
         selectable_fields=_object_selectors(namespaced) | listed,
         verbs=CREATE_ONLY if row.get("create_only") else CRUD_VERBS,
         scale=_WORKLOAD_SCALE if "scale" in subresources else None,
+        shape=SHAPES.get((resource.api_version, name)),
     )
 
 

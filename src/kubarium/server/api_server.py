@@ -18,7 +18,6 @@ from kubarium.base.errors import method_not_allowed
 from kubarium.server.admission.plugins import default_chain
 from kubarium.server.authn import TokenAuthenticator
 from kubarium.server.authz import Authorizer
-from kubarium.server.conversion import is_reshaped
 from kubarium.server.custom_resources import CustomResources
 from kubarium.server.deletes import Deleted, Deletes, GracePeriod, check_delete_options
 from kubarium.server.documents import Documents
@@ -137,7 +136,7 @@ class ApiServer:
         """Store a new object. ``document`` must be the caller's to give away."""
         if not kind.stored:
             return self._reviews.create(kind, document, namespace, call)
-        if is_reshaped(kind):
+        if kind.shape is not None:
             return self._reshaped.create(kind, document, namespace, call)
         return self.writes.create(kind, document, namespace, call)
 
@@ -170,7 +169,7 @@ class ApiServer:
         if subresource == "scale":
             return Written(self.scale.update(kind, namespace, name, document, call), False)
         self._check_subresource(kind, subresource)
-        if is_reshaped(kind):
+        if kind.shape is not None:
             return self._reshaped.update(kind, document, namespace, name, call, subresource)
         return self.writes.update(kind, document, namespace, name, call, subresource, fresh)
 
@@ -187,7 +186,7 @@ class ApiServer:
         if subresource == "scale":
             return Written(self.scale.patch(kind, namespace, name, patch, call), False)
         self._check_subresource(kind, subresource)
-        if is_reshaped(kind):
+        if kind.shape is not None:
             return self._reshaped.patch(kind, name, patch, namespace, call, subresource)
         return self.writes.patch(kind, name, patch, namespace, call, subresource)
 
@@ -195,7 +194,7 @@ class ApiServer:
         self, kind: Kind, name: str, namespace: str, options: DeleteOptions, call: Call
     ) -> Deleted:
         """Delete an object, or mark it as being deleted."""
-        if is_reshaped(kind):
+        if kind.shape is not None:
             return self._reshaped.delete(kind, name, namespace, options, call)
         return self.deletes.delete(kind, name, namespace, options, call)
 

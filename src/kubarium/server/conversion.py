@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from kubarium.api.catalog import Kind
 from kubarium.api.resource import Document, Resource
-from kubarium.api.versions import SHAPES
 
 Translator = Callable[[Document], Document]
 
@@ -41,29 +40,27 @@ _TRANSLATORS: dict[tuple[str, str, str], Translator] = {
 }
 
 
-def is_reshaped(kind: Kind) -> bool:
-    """Whether ``kind`` is written by way of the version that is stored."""
-    return (kind.resource.api_version, kind.resource.kind) in SHAPES
-
-
 def convert(document: Document, wanted: Resource) -> Document:
-    """``document`` as ``wanted`` is served: a new top level over shared parts."""
+    """``document`` in another version of its shape (or as the other kind of Event): a new top level
+    over shared parts."""
     translate = _TRANSLATORS.get((document["apiVersion"], wanted.api_version, wanted.kind))
-    if translate is None:
-        shape = SHAPES.get((wanted.api_version, wanted.kind))
-        translate = shape.from_stored if shape else dict
-    converted = translate(document)
-    if converted is document:
-        converted = dict(document)
+    converted = translate(document) if translate else dict(document)
     converted["apiVersion"] = wanted.api_version
     return converted
 
 
+def as_served(kind: Kind, stored: Document) -> Document:
+    """A stored document as ``kind`` is served: a new top level over shared parts."""
+    if kind.shape is None:
+        return convert(stored, kind.resource)
+    return kind.shape.from_stored(stored) | {"apiVersion": kind.resource.api_version}
+
+
 def as_stored(kind: Kind, document: Document, stored: Document | None) -> Document:
-    """A document in a reshaped kind's version in the version that is stored, with a top level and
-    metadata of its own; ``stored`` is what is there now, or None."""
-    shape = SHAPES[kind.resource.api_version, kind.resource.kind]
-    new = shape.to_stored(document, stored) | {"apiVersion": kind.storage.api_version}
+    """A document in the version of a kind of another shape, in the version that is stored; with a
+    top level and metadata of its own. ``stored`` is what is there now, or None."""
+    assert kind.shape is not None
+    new = kind.shape.to_stored(document, stored) | {"apiVersion": kind.storage.api_version}
     if isinstance(new.get("metadata"), dict):
         new["metadata"] = dict(new["metadata"])
     return new

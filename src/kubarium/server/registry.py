@@ -13,7 +13,7 @@ from kubarium.api.resource import Document
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock, rfc3339
 from kubarium.base.errors import ApiError, conflict, not_found
-from kubarium.server.conversion import convert
+from kubarium.server.conversion import as_served, convert
 from kubarium.store.log import CasError, Record, Store
 
 CLUSTER_SCOPE = "-"
@@ -66,7 +66,7 @@ class Registry:
         """A stored document in the version of ``kind``; itself if it is kept in that version."""
         if stored["apiVersion"] == kind.resource.api_version:
             return stored
-        return convert(stored, kind.resource)
+        return as_served(kind, stored)
 
     def missing(self, kind: Kind, name: str) -> ApiError:
         """404 for ``name``."""
