@@ -77,7 +77,20 @@ def test_both_ways_of_saying_how_a_shutdown_goes():
         ({"evictionHard": {"memory.available": "120%"}}, None, "0% to 100%"),
         ({"evictionHard": {"memory.available": "-1"}}, None, "negative"),
         ({"evictionSoft": {"memory.available": "1Gi"}}, None, "evictionSoftGracePeriod"),
+        ({"evictionHard": {"memory.available": "x%"}}, None, "'x%' must be from 0% to 100%"),
+        ({"evictionHard": {"memory.available": "1/0%"}}, None, "'1/0%' must be from 0%"),
+        (
+            {"evictionSoftGracePeriod": {"memory.free": "1m"}},
+            ("evictionSoftGracePeriod", "memory.free"),
+            "known: memory.available",
+        ),
         ({"shutdownGracePeriod": "soon"}, ("shutdownGracePeriod",), "'soon'"),
+        ({"shutdownGracePeriod": "soon"}, None, "is no duration; write it as 30s"),
+        (
+            {"shutdownGracePeriodCriticalPods": "20s"},
+            ("shutdownGracePeriodCriticalPods",),
+            "20s is more than shutdownGracePeriod, which is 0s",
+        ),
         (
             {"shutdownGracePeriod": "10s", "shutdownGracePeriodCriticalPods": "20s"},
             ("shutdownGracePeriodCriticalPods",),
