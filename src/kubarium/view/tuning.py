@@ -6,6 +6,7 @@ Source: Katib ``experiment_types.go``, ``trial_types.go`` and its validator; Tra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -158,6 +159,9 @@ def _parameter(given: Document) -> Parameter:
 def _ranged(
     name: str, kind: str, low: float, high: float, step: float, log: bool, where: str
 ) -> Parameter:
+    for field, value in (("min", low), ("max", high), ("step", step)):
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: {field} {value:g} must be a finite number")
     if low > high:
         raise ValueError(f"{where}: min {low:g} is above max {high:g}")
     if log and low <= 0:
@@ -319,9 +323,10 @@ def value_of(observation: Document | None, objective: Objective) -> float | None
     for metric in (observation or {}).get("metrics") or ():
         if metric.get("name") == objective.metric:
             try:
-                return float(metric[objective.strategy(objective.metric)])
+                value = float(metric[objective.strategy(objective.metric)])
             except (KeyError, ValueError):
                 return None
+            return value if math.isfinite(value) else None  # as nodes read metrics
     return None
 
 
