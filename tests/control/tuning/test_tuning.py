@@ -216,6 +216,19 @@ def test_what_cannot_be_searched_says_why(world_run, changed, text):
     world_run(story)
 
 
+def test_an_experiment_whose_trials_are_refused_says_why(world_run):
+    async def story(world):
+        await begin(world)
+        name = "e" * 70  # too long for the label of its trials
+        await world.create(EXPERIMENTS, experiment(name))
+        await world.settle()
+        text = condition(await world.get(EXPERIMENTS, name), "Failed")["message"]
+        assert "a trial is refused: " in text
+        assert "metadata.labels" in text
+
+    world_run(story)
+
+
 def optimization_job(**changed):
     template = {
         "spec": {

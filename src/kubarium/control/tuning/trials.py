@@ -20,10 +20,12 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339, rfc3339
 from kubarium.base.errors import ApiError
+from kubarium.control.tuning.conditions import is_over, note
 from kubarium.control.tuning.runs import (
     BY_TRIAL,
     RESOURCES,
     begin_run,
+    is_final,
     primary_pods,
     runtime_of,
     trial_of,
@@ -122,7 +124,7 @@ class TrialController:
         try:
             await begin_run(self._context, trial, runtime)
         except ApiError as error:
-            if error.code not in (400, 403, 404, 422):
+            if not is_final(error):
                 raise
             draft.end("Failed", "TrialFailed", f"Trial has failed: {error}")
 
@@ -140,9 +142,8 @@ class TrialController:
             draft.status["observation"] = {"metrics": metrics}
         if any((p.get("status") or {}).get("phase") != "Pending" for p in pods):
             draft.note("Running", "TrialRunning", "Trial is running")
-        conditions = {c["type"]: c for c in (run.get("status") or {}).get("conditions") or ()}
-        failed = conditions.get(end_condition(spec, FAILURE)) or {}
-        done = conditions.get(end_condition(spec, SUCCESS)) or {}
+        failed = writes.find_condition(run, end_condition(spec, FAILURE)) or {}
+        done = writes.find_condition(run, end_condition(spec, SUCCESS)) or {}
         if failed.get("status") == "True":
             text = failed.get("message") or failed.get("reason") or "its run has failed"
             draft.end("Failed", "TrialFailed", f"Trial has failed: {text}")
@@ -182,27 +183,14 @@ class _Draft:
         self.note("Created", "TrialCreated", "Trial is created")
 
     def note(self, type_: str, reason: str, message: str, status: str = "True") -> None:
-        held = self.status.get("conditions") or ()
-        now = rfc3339(self.now)
-        before: Document = next((c for c in held if c["type"] == type_), {})
-        if (before.get("status"), before.get("reason")) == (status, reason):
-            return
-        self.status["conditions"] = writes.set_condition(
-            held, type_, status, reason, message, self.now, lastUpdateTime=now
-        )
+        note(self.status, self.now, type_, reason, message, status)
 
     def end(self, type_: str, reason: str, message: str) -> None:
-        if any(c["type"] == "Running" for c in self.status.get("conditions") or ()):
+        if writes.find_condition(self.status, "Running"):
             self.note("Running", reason, message, "False")
         self.note(type_, reason, message)
         self.status["completionTime"] = rfc3339(self.now)
         self.over, self.said = type_, (reason, message)
-
-
-def is_over(document: Document, types: Iterable[str]) -> bool:
-    """Whether one of these conditions is true."""
-    conditions = (document.get("status") or {}).get("conditions") or ()
-    return any(c["type"] in types and c["status"] == "True" for c in conditions)
 
 
 def _owning_trial(document: Document) -> Iterable[Key]:
