@@ -185,17 +185,7 @@ def _number(space: Document, key: str, where: str) -> float | None:
 
 def _check_template(template: Document, names: Iterable[str]) -> None:
     run = template.get("trialSpec")
-    if not isinstance(run, dict):
-        raise ValueError(
-            "spec.trialTemplate.trialSpec: must be specified (a configMap is not served)"
-        )
-    kind = (run.get("apiVersion"), run.get("kind"))
-    if kind not in RUN_KINDS:
-        known = ", ".join(f"{kind} ({version})" for version, kind in RUN_KINDS)
-        raise ValueError(
-            f"spec.trialTemplate.trialSpec.kind: {kind[1]!r} of {kind[0]!r} is not "
-            f"served; write one of {known}"
-        )
+    _check_run(run, "spec.trialTemplate.trialSpec")
     for field in (SUCCESS, FAILURE):
         end_condition(template, field)
     text = orjson.dumps(run).decode()
@@ -218,13 +208,38 @@ def _check_template(template: Document, names: Iterable[str]) -> None:
             )
 
 
+def check_trial(trial: Document) -> None:
+    """Raises ValueError for one that somebody has made by hand, and wrongly."""
+    spec = trial["spec"]
+    _check_run(spec.get("runSpec"), "spec.runSpec")
+    experiment_objective(spec.get("objective") or {})
+    for field in (SUCCESS, FAILURE):
+        end_condition(spec, field, "spec")
+
+
+def _check_run(run: Any, where: str) -> None:
+    if not isinstance(run, dict):
+        raise ValueError(f"{where}: must be specified (a configMap is not served)")
+    kind = (run.get("apiVersion"), run.get("kind"))
+    if kind not in RUN_KINDS:
+        known = ", ".join(f"{kind} ({version})" for version, kind in RUN_KINDS)
+        raise ValueError(
+            f"{where}.kind: {kind[1]!r} of {kind[0]!r} is not served; write one of {known}"
+        )
+    path, value = f"{where}.spec", run.get("spec")
+    if kind[1] == "Job" and isinstance(value, dict):
+        path, value = f"{path}.template", value.get("template")
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: must be specified for a {kind[1]}")
+
+
 RUN_KINDS = (
     ("trainer.kubeflow.org/v1alpha1", "TrainJob"),
     ("batch/v1", "Job"),
 )
 
 
-def end_condition(template: Document, field: str) -> str:
+def end_condition(template: Document, field: str, where: str = "spec.trialTemplate") -> str:
     """The condition's type that says that a run has ended so. ValueError if it is not said the
     usual way."""
     text = template.get(field)
@@ -233,7 +248,7 @@ def end_condition(template: Document, field: str) -> str:
     found = _CONDITION.match(text)
     if found is None:
         usual = 'status.conditions.#(type=="Complete")#|#(status=="True")#'
-        raise ValueError(f"spec.trialTemplate.{field}: {text!r} is not understood; as {usual}")
+        raise ValueError(f"{where}.{field}: {text!r} is not understood; as {usual}")
     return found.group(1)
 
 

@@ -216,6 +216,38 @@ def test_what_cannot_be_searched_says_why(world_run, changed, text):
     world_run(story)
 
 
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        (None, "runSpec: must be specified"),
+        ({"apiVersion": "v1", "kind": "Pod"}, "runSpec.kind: 'Pod' of 'v1' is not served; write"),
+        ({"apiVersion": "batch/v1", "kind": "Job"}, "runSpec.spec: must be specified for a Job"),
+        ({"apiVersion": "batch/v1", "kind": "Job", "spec": {}}, "runSpec.spec.template: must be"),
+    ],
+)
+def test_a_run_that_cannot_be_says_why(world_run, run, text):
+    async def story(world):
+        await begin(world)
+        template = {"trialSpec": run} if run else {}
+        await world.create(EXPERIMENTS, experiment(trialTemplate=template))
+        trial = {
+            "apiVersion": "kubeflow.org/v1beta1",
+            "kind": "Trial",
+            "metadata": {"name": "own", "namespace": "default"},
+            "spec": {
+                "objective": {"type": "minimize", "objectiveMetricName": "loss"},
+                **({"runSpec": run} if run else {}),
+            },
+        }
+        await world.create(TRIALS, trial)
+        await world.settle()
+        assert text in condition(await world.get(TRIALS, "own"), "Failed")["message"]
+        said = condition(await world.get(EXPERIMENTS, "exp"), "Failed")["message"]
+        assert text.replace("runSpec", "trialSpec") in said
+
+    world_run(story)
+
+
 def test_an_experiment_whose_trials_are_refused_says_why(world_run):
     async def story(world):
         await begin(world)

@@ -11,9 +11,7 @@ from collections.abc import Iterable
 from kubarium.api.kinds import (
     CLUSTER_TRAINING_RUNTIMES,
     EXPERIMENTS,
-    JOBS,
     PODS,
-    TRAIN_JOBS,
     TRAINING_RUNTIMES,
     TRIALS,
 )
@@ -37,6 +35,7 @@ from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
     FAILURE,
     SUCCESS,
+    check_trial,
     end_condition,
     experiment_objective,
     observation_of,
@@ -58,7 +57,7 @@ class TrialController:
         self._trials = self.controller.watches(TRIALS)
         self._runs = {
             kind: self.controller.watches(resource, _owning_trial)
-            for kind, resource in (("TrainJob", TRAIN_JOBS), ("Job", JOBS))
+            for kind, resource in RESOURCES.items()
         }
         self._pods = self.controller.watches(PODS, _measured_trial)
         self._pods.add_index(BY_TRIAL, trial_of)
@@ -89,6 +88,13 @@ class TrialController:
         if trial is None or writes.is_terminating(trial) or is_over(trial, ENDED):
             return None
         draft = _Draft(trial, self._context.clock.now())
+        try:
+            check_trial(trial)
+        except ValueError as error:
+            draft.end("Failed", "TrialFailed", f"Trial has failed: {error}")
+            await writes.update_status(self._context, TRIALS, trial, draft.status)
+            self._tell(trial, draft)
+            return None
         wanted = trial["spec"]["runSpec"]
         kind = wanted["kind"]
         run = self._runs[kind].get(key[1], key[0])
