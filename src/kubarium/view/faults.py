@@ -126,7 +126,7 @@ class Plan:
     def victim(self, candidates: Sequence[Document], number: int) -> Document | None:
         """Who is hit by the ``number``-th injection; candidates are taken in order of their rank
         and name, so that who came first does not matter."""
-        order = sorted(candidates, key=lambda d: (rank_of(d), d["metadata"]["name"]))
+        order = _in_order(candidates)
         if not order:
             return None
         return order[Chance(f"{self.seed}/victims/{number}").below(len(order))]
@@ -134,9 +134,13 @@ class Plan:
     def victims(self, candidates: Sequence[Document], number: int) -> list[Document]:
         """Who is hit by the ``number``-th injection: one, or (mode All) whoever can be."""
         if self.mode == ALL:
-            return sorted(candidates, key=lambda d: (rank_of(d), d["metadata"]["name"]))
+            return _in_order(candidates)
         chosen = self.victim(candidates, number)
         return [] if chosen is None else [chosen]
+
+
+def _in_order(candidates: Sequence[Document]) -> list[Document]:
+    return sorted(candidates, key=lambda d: (rank_of(d), d["metadata"]["name"]))
 
 
 def rank_of(document: Document) -> int:

@@ -17,7 +17,7 @@ import orjson
 from kubarium.api.resource import Document
 from kubarium.engine.tuning.search import Search
 from kubarium.engine.tuning.space import CATEGORICAL, DISCRETE, DOUBLE, INT, Assignment, Parameter
-from kubarium.engine.tuning.suggest import ALGORITHMS, GRID, RANDOM
+from kubarium.engine.tuning.suggest import ALGORITHMS, GRID, RANDOM, STARTUP_TRIALS
 
 EXPERIMENT_LABEL, TRIAL_LABEL = "katib.kubeflow.org/experiment", "katib.kubeflow.org/trial"
 # On a trial (or the TrainJob of one): its number and assignment.
@@ -107,10 +107,11 @@ _SETTINGS = ("random_state", "n_startup_trials")
 def _startup(settings: Mapping[Any, Any]) -> int:
     text = settings.get("n_startup_trials")
     if text is None:
-        return 10
+        return STARTUP_TRIALS
     if not str(text).isdecimal():
         raise ValueError(
-            f"spec.algorithm.algorithmSettings: n_startup_trials: {text!r} is no whole number"
+            f"spec.algorithm.algorithmSettings: n_startup_trials: {text!r} is no whole "
+            "number; write one, as 10"
         )
     return int(text)
 

@@ -126,16 +126,14 @@ class TrialController:
         return None
 
     async def _begin(self, trial: Document, wanted: Document, draft: _Draft) -> None:
-        runtime = self._runtime(wanted, trial["metadata"]["namespace"])
+        namespace = trial["metadata"]["namespace"]
+        runtime = runtime_of(wanted, namespace, self._runtimes, self._cluster_runtimes)
         try:
             await begin_run(self._context, trial, runtime)
         except ApiError as error:
             if not is_final(error):
                 raise
             draft.end("Failed", "TrialFailed", f"Trial has failed: {error}")
-
-    def _runtime(self, wanted: Document, namespace: str) -> Document | None:
-        return runtime_of(wanted, namespace, self._runtimes, self._cluster_runtimes)
 
     def _follow(self, trial: Document, run: Document, draft: _Draft) -> float | None:
         """Take over what the run says; seconds until the last metrics are waited for, or None."""
