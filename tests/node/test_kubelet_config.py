@@ -56,6 +56,11 @@ def test_own_thresholds_replace_the_defaults_unless_they_are_to_be_merged():
     assert len(merged.thresholds) == 4
 
 
+def test_a_pids_limit_of_zero_is_none_as_for_kubelet():
+    limits = [read_kubelet_config({"podPidsLimit": most}).pids_limit for most in (-1, 0, 7)]
+    assert limits == [None, None, 7]
+
+
 def test_both_ways_of_saying_how_a_shutdown_goes():
     simple = read_kubelet_config(
         {"shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "10s"}

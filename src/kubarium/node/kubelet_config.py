@@ -115,7 +115,7 @@ def read_kubelet_config(given: Mapping[str, Any]) -> KubeletConfig:
         _duration(given, "evictionPressureTransitionPeriod", "5m"),
         _shutdown(given),
         given.get("staticPodPath", ""),
-        None if pids < 0 else pids,
+        pids if pids > 0 else None,
     )
 
 
