@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from own_crds import NUMBER, TEXT, WHOLE, definition, whole
+
 OUTPUT = Path(__file__).parent.parent / "src/kubarium/api/data/crds/katib.json"
 
-TEXT, WHOLE, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 ANY = {"x-kubernetes-preserve-unknown-fields": True}
 OPEN = {"type": "object"} | ANY
 
@@ -123,55 +124,18 @@ COLUMNS = [
 ]
 
 
-def definition(kind: str, spec: object, status: object) -> dict[str, object]:
-    singular = kind.lower()
-    schema = {
-        "type": "object",
-        "properties": {
-            "apiVersion": TEXT,
-            "kind": TEXT,
-            "metadata": {"type": "object"},
-            "spec": spec,
-            "status": status,
-        },
-        "required": ["spec"],
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{singular}s.kubeflow.org"},
-        "spec": {
-            "group": "kubeflow.org",
-            "names": {
-                "kind": kind,
-                "listKind": f"{kind}List",
-                "plural": f"{singular}s",
-                "singular": singular,
-                "categories": ["all", "kubeflow", "katib"],
-            },
-            "scope": "Namespaced",
-            "versions": [
-                {
-                    "name": "v1beta1",
-                    "served": True,
-                    "storage": True,
-                    "schema": {"openAPIV3Schema": schema},
-                    "subresources": {"status": {}},
-                    "additionalPrinterColumns": [
-                        {"name": name, "type": type_, "jsonPath": path}
-                        for name, type_, path in COLUMNS
-                    ],
-                }
-            ],
-            "conversion": {"strategy": "None"},
-        },
-    }
+NAMES = {"categories": ["all", "kubeflow", "katib"]}
+
+
+def katib(kind: str, spec: object, status: object) -> dict[str, object]:
+    schema = whole(spec, status) | {"required": ["spec"]}
+    return definition(kind, NAMES, schema, COLUMNS, "kubeflow.org", "v1beta1")
 
 
 if __name__ == "__main__":
     found = [
-        definition("Experiment", EXPERIMENT, EXPERIMENT_STATUS),
-        definition("Trial", TRIAL, TRIAL_STATUS),
+        katib("Experiment", EXPERIMENT, EXPERIMENT_STATUS),
+        katib("Trial", TRIAL, TRIAL_STATUS),
     ]
     OUTPUT.write_text(json.dumps(found, separators=(",", ":")) + "\n", encoding="utf-8")
     print(OUTPUT.name)

@@ -17,6 +17,12 @@ def record(**properties: object) -> dict[str, object]:
     return {"type": "object", "properties": properties}
 
 
+def whole(spec: object, status: object) -> dict[str, object]:
+    """The schema of an object."""
+    metadata = {"type": "object"}
+    return record(apiVersion=TEXT, kind=TEXT, metadata=metadata, spec=spec, status=status)
+
+
 SPAN = record(
     what=TEXT,
     began=NUMBER,
@@ -27,10 +33,7 @@ SPAN = record(
     first={"type": "boolean"},
 ) | {"required": ["what", "began", "ended"]}
 
-SCHEMA = record(
-    apiVersion=TEXT,
-    kind=TEXT,
-    metadata={"type": "object"},
+SCHEMA = whole(
     spec=record(
         rank={"type": "integer", "minimum": -1},
         podName=TEXT,
@@ -65,12 +68,13 @@ COLUMNS = [
 
 def definition(
     kind: str,
-    short: list[str],
+    names: dict[str, list[str]],
     schema: dict[str, object],
     columns: list[tuple[str, str, str]],
     group: str = "kubarium.dev",
+    version: str = "v1alpha1",
 ) -> dict[str, object]:
-    """A CustomResourceDefinition with a status."""
+    """A CustomResourceDefinition with a status; ``names``: short ones, and categories."""
     singular = kind.lower()
     plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
     approval: dict[str, object] = {}
@@ -87,12 +91,12 @@ def definition(
                 "listKind": f"{kind}List",
                 "plural": plural,
                 "singular": singular,
-                "shortNames": short,
-            },
+            }
+            | names,
             "scope": "Namespaced",
             "versions": [
                 {
-                    "name": "v1alpha1",
+                    "name": version,
                     "served": True,
                     "storage": True,
                     "schema": {"openAPIV3Schema": schema},
@@ -108,7 +112,7 @@ def definition(
     }
 
 
-RANK_HISTORY = definition("RankHistory", ["ranks"], SCHEMA, COLUMNS)
+RANK_HISTORY = definition("RankHistory", {"shortNames": ["ranks"]}, SCHEMA, COLUMNS)
 
 SELECTOR = record(
     matchLabels={"type": "object", "additionalProperties": TEXT},
@@ -165,15 +169,8 @@ FAULT_STATUS = record(
 
 FAULT = definition(
     "Fault",
-    ["chaos"],
-    record(
-        apiVersion=TEXT,
-        kind=TEXT,
-        metadata={"type": "object"},
-        spec=FAULT_SPEC,
-        status=FAULT_STATUS,
-    )
-    | {"required": ["spec"]},
+    {"shortNames": ["chaos"]},
+    whole(FAULT_SPEC, FAULT_STATUS) | {"required": ["spec"]},
     [
         ("Action", "string", ".spec.action"),
         ("Injected", "integer", ".status.injected"),
@@ -210,11 +207,8 @@ READY = ".status.conditions[?(@.type=='Ready')]"
 # As KEP-5823 has it, and beside it what a checkpoint of a rank is: a step, and a digest.
 POD_CHECKPOINT = definition(
     "PodCheckpoint",
-    [],
-    record(
-        apiVersion=TEXT,
-        kind=TEXT,
-        metadata={"type": "object"},
+    {"shortNames": []},
+    whole(
         spec=record(
             sourcePod=record(name=NAME, uid=TEXT) | {"required": ["name"]},
             timeoutSeconds=TIMEOUT,
@@ -258,11 +252,8 @@ POD_CHECKPOINT = definition(
 
 GANG_CHECKPOINT = definition(
     "GangCheckpoint",
-    ["gckpt"],
-    record(
-        apiVersion=TEXT,
-        kind=TEXT,
-        metadata={"type": "object"},
+    {"shortNames": ["gckpt"]},
+    whole(
         spec=record(
             target=record(kind={"type": "string", "enum": ["JobSet", "Job"]}, name=NAME)
             | {"required": ["kind", "name"]},

@@ -41,6 +41,9 @@ def test_the_other_side_of_a_partition_is_a_selector_too():
         ("loss", "", {"amount": 2}, "spec.amount: 2.0 must be above 0 and at most 1"),
         ("partition", "", {"mode": "Some"}, "spec.mode: 'Some' is not one of One, All"),
         ("corrupt-file", "", {}, "spec.path: is empty"),
+        ("explode", "", {}, "^action 'explode': "),
+        ("slow", "", {"amount": 0.0}, "spec.amount: 0.0 must be above 0 and below 1"),
+        ("kill", "", {"schedule": {"times": 0}}, "spec.schedule.times: 0 must be at least 1"),
     ],
 )
 def test_wrong_options_are_named(action, selector, spec, text):

@@ -49,14 +49,18 @@ def test_images_are_loaded_listed_and_removed(command, tmp_path):
 
 def test_bad_input_is_one_line(command, tmp_path):
     IMAGE.layout(tmp_path / "layout")
+    (tmp_path / "text").write_text("text")
     for arguments, words in (
         (("load", tmp_path / "none"), "no such file or directory"),
+        (("load", tmp_path / "text"), "no tar archive: give an OCI layout, or what docker save"),
         (("load", tmp_path / "layout"), "has no name: give it one"),
         (("load", tmp_path / "layout", "--tag", "UPPER"), "'UPPER' is no image name"),
         (("rm", "ghost"), "no image 'ghost' here: see kubarium image ls"),
         (("pull", "oci:/srv/app"), "kubarium image load"),
     ):
-        output = " ".join(command(*arguments, code=2).split())
+        output = command(*arguments, code=2)
+        assert len(output.splitlines()) == 1
+        output = " ".join(output.split())
         assert words in output
         assert "Traceback" not in output
 

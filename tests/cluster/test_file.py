@@ -49,6 +49,7 @@ def test_pools_deal_topology_values_in_turn(tmp_path):
         ("count: 3", "cuont: 3", 7, ["cuont", "did you mean 'count'?"]),
         ("count: 3", "count: three", 7, ["nodePools[0].count", "'three'", "integer"]),
         ("count: 3", "count: 0", 7, ["0 is outside 1"]),
+        ("count: 3", "kubelet: {podPidsLimit: -3}", 7, ["podPidsLimit", "-3 is less than -1"]),
         ("count: 3", "count: true", 7, ["boolean"]),
         ("memory: 8Gi", "memory: 8Gb", 8, ["capacity.memory", "'8Gb'", "64Mi"]),
         (

@@ -56,6 +56,11 @@ def test_own_thresholds_replace_the_defaults_unless_they_are_to_be_merged():
     assert len(merged.thresholds) == 4
 
 
+def test_a_pids_limit_of_zero_is_none_as_for_kubelet():
+    limits = [read_kubelet_config({"podPidsLimit": most}).pids_limit for most in (-1, 0, 7)]
+    assert limits == [None, None, 7]
+
+
 def test_both_ways_of_saying_how_a_shutdown_goes():
     simple = read_kubelet_config(
         {"shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "10s"}
@@ -77,7 +82,20 @@ def test_both_ways_of_saying_how_a_shutdown_goes():
         ({"evictionHard": {"memory.available": "120%"}}, None, "0% to 100%"),
         ({"evictionHard": {"memory.available": "-1"}}, None, "negative"),
         ({"evictionSoft": {"memory.available": "1Gi"}}, None, "evictionSoftGracePeriod"),
+        ({"evictionHard": {"memory.available": "x%"}}, None, "'x%' must be from 0% to 100%"),
+        ({"evictionHard": {"memory.available": "1/0%"}}, None, "'1/0%' must be from 0%"),
+        (
+            {"evictionSoftGracePeriod": {"memory.free": "1m"}},
+            ("evictionSoftGracePeriod", "memory.free"),
+            "known: memory.available",
+        ),
         ({"shutdownGracePeriod": "soon"}, ("shutdownGracePeriod",), "'soon'"),
+        ({"shutdownGracePeriod": "soon"}, None, "is no duration; write it as 30s"),
+        (
+            {"shutdownGracePeriodCriticalPods": "20s"},
+            ("shutdownGracePeriodCriticalPods",),
+            "20s is more than shutdownGracePeriod, which is 0s",
+        ),
         (
             {"shutdownGracePeriod": "10s", "shutdownGracePeriodCriticalPods": "20s"},
             ("shutdownGracePeriodCriticalPods",),

@@ -30,6 +30,15 @@ def pod(index, phase="Running", **labels):
         ({"action": "Slow", "amount": 2}, "spec.amount: 2.0 must be above 0 and below 1"),
         ({"action": "Kill", "durationSeconds": -1}, "durationSeconds: -1.0 must not be negative"),
         (
+            {"action": "Kill", "schedule": {"afterSeconds": -1}},
+            "^spec.schedule.afterSeconds: -1.0 must not be negative",
+        ),
+        (
+            {"action": "Stop", "durationSeconds": float("inf")},
+            "^spec.durationSeconds: inf must be a number of seconds",
+        ),
+        ({"action": "LoseNode", "rank": 1}, "^spec.rank: 1: LoseNode hits nodes"),
+        (
             {"action": "Kill", "schedule": {"everySeconds": 1, "meanSecondsBetween": 2}},
             "give everySeconds or meanSecondsBetween, not both",
         ),

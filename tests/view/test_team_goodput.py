@@ -113,7 +113,7 @@ def test_teams_are_namespaces_queues_or_labels():
     assert blue.worst == "queue"
 
 
-@pytest.mark.parametrize("by", ["team", "label", ""])
+@pytest.mark.parametrize("by", ["team", "label", "", "label:", "label:a b"])
 def test_what_is_no_team_is_refused(by):
     with pytest.raises(ValueError, match="write namespace, queue or label:KEY"):
         teams([], by)

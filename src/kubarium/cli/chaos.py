@@ -39,7 +39,7 @@ def fault_document(action: str, selector: str, spec: dict[str, Any]) -> Document
     """The Fault that the options describe; ConfigError names what is wrong with them."""
     names = {_dashed(known): known for known in (*POD_ACTIONS, *NODE_ACTIONS)}
     if action.lower() not in names:
-        raise ConfigError(f"{action!r}: write one of {', '.join(names)}")
+        raise ConfigError(f"action {action!r}: write one of {', '.join(names)}")
     given = _given(spec)
     if "peers" in given:
         given["peers"] = _selector("" if given["peers"] == "*" else given["peers"], "--peers")
@@ -85,12 +85,16 @@ _OPERATORS = {
 }
 
 
+# Of the options whose default is not zero.
+_ZERO_SAYS_SOMETHING = ("rank", "amount", "times")
+
+
 def _given(spec: dict[str, Any]) -> dict[str, Any]:
     """What was asked for: options left alone say nothing."""
     found: dict[str, Any] = {}
     for key, value in spec.items():
         kept = _given(value) if isinstance(value, dict) else value
-        if kept not in (None, "", 0.0, {}) or (key == "rank" and kept == 0):
+        if kept not in (None, "", 0, {}) or (key in _ZERO_SAYS_SOMETHING and kept == 0):
             found[key] = kept
     return found
 

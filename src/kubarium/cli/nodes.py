@@ -11,6 +11,7 @@ from kubarium.base.duration import duration_s
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
+from kubarium.cli.status import is_ready
 from kubarium.client.http import HttpClient
 from kubarium.view.shutdown import ANNOTATION, CONFIGURED, is_ordered
 
@@ -62,7 +63,7 @@ async def _start(client: HttpClient, name: str) -> None:
     if not is_ordered(await _node(client, name)):
         raise ConfigError(f"node {name} is not shut down; kubectl get node {name} says how it is")
     await _annotate(client, name, None)
-    while not _is_ready(await _node(client, name)):  # noqa: ASYNC110 (another process)
+    while not is_ready(await _node(client, name)):  # noqa: ASYNC110 (another process)
         await asyncio.sleep(_LOOK_S)
     out.print(f"node {name} is ready")
 
@@ -79,8 +80,3 @@ async def _node(client: HttpClient, name: str) -> Document:
 
 async def _annotate(client: HttpClient, name: str, value: str | None) -> None:
     await client.patch(NODES, name, {"metadata": {"annotations": {ANNOTATION: value}}})
-
-
-def _is_ready(node: Document) -> bool:
-    conditions = (node.get("status") or {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

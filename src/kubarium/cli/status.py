@@ -29,7 +29,7 @@ async def status_report(client: HttpClient, record: ServerRecord) -> dict[str, A
         "version": version["gitVersion"],
         "readyAfterSeconds": record.ready_after_s,
         "memoryBytes": _memory_bytes(process) if process else 0,
-        "nodes": {"total": len(nodes), "ready": sum(map(_is_ready, nodes))},
+        "nodes": {"total": len(nodes), "ready": sum(map(is_ready, nodes))},
         "pods": _count_phases(pods),
         "devices": {
             "total": sum(len(s["spec"].get("devices", [])) for s in slices),
@@ -53,7 +53,8 @@ def _memory_bytes(server: psutil.Process) -> int:
     return found
 
 
-def _is_ready(node: Document) -> bool:
+def is_ready(node: Document) -> bool:
+    """Whether the node says so."""
     conditions = node.get("status", {}).get("conditions", [])
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 

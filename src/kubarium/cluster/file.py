@@ -266,7 +266,8 @@ class _Checker:
         if isinstance(value, int) and not isinstance(value, bool):
             low, high = schema.get("minimum", value), schema.get("maximum", value)
             if not low <= value <= high:
-                self.fail(at, f"{value} is outside {low} to {high}")
+                limits = f"outside {low} to {high}" if "maximum" in schema else f"less than {low}"
+                self.fail(at, f"{value} is {limits}")
         if isinstance(value, str):
             if len(value) > schema.get("maxLength", len(value)):
                 self.fail(at, f"{value!r} is longer than {schema['maxLength']} characters")

@@ -5,6 +5,7 @@ Source: ``k8s.io/kubelet/config/v1beta1``; thresholds as in ``pkg/kubelet/evicti
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import ConfigError
-from kubarium.base.quantity import QuantityError, parse_quantity
+from kubarium.base.quantity import parse_quantity
 
 T = TypeVar("T")
 
@@ -77,10 +78,11 @@ class FieldError(ConfigError):
 def read_amount(text: object) -> Amount:
     """``500Mi`` or ``10%``; ValueError says what is wrong."""
     if isinstance(text, str) and text.endswith("%"):
-        share = Fraction(text.removesuffix("%")) / 100
-        if not 0 <= share <= 1:
-            raise ValueError(f"{text!r} must be from 0% to 100%")
-        return Amount(share=share)
+        with contextlib.suppress(ValueError, ZeroDivisionError):
+            share = Fraction(text.removesuffix("%")) / 100
+            if 0 <= share <= 1:
+                return Amount(share=share)
+        raise ValueError(f"{text!r} must be from 0% to 100%")
     value = parse_quantity(text)
     if value < 0:
         raise ValueError(f"{text!r} must not be negative")
@@ -92,16 +94,13 @@ def read_kubelet_config(given: Mapping[str, Any]) -> KubeletConfig:
     hard = dict(given.get("evictionHard", DEFAULT_HARD))
     if given.get("mergeDefaultEvictionSettings"):
         hard = DEFAULT_HARD | hard
-    reclaim = _amounts(given.get("evictionMinimumReclaim", {}), "evictionMinimumReclaim")
+    reclaim = _by_signal(given, "evictionMinimumReclaim", read_amount)
     thresholds = [
         Threshold(signal, value, 0.0, reclaim.get(signal, Amount()))
-        for signal, value in _amounts(hard, "evictionHard").items()
+        for signal, value in _amounts({"evictionHard": hard}, "evictionHard").items()
     ]
-    periods = {
-        signal: _duration(text, ("evictionSoftGracePeriod", signal))
-        for signal, text in given.get("evictionSoftGracePeriod", {}).items()
-    }
-    for signal, value in _amounts(given.get("evictionSoft", {}), "evictionSoft").items():
+    periods = _by_signal(given, "evictionSoftGracePeriod", _seconds)
+    for signal, value in _amounts(given, "evictionSoft").items():
         if signal not in periods:
             raise FieldError(
                 ("evictionSoft", signal),
@@ -109,35 +108,38 @@ def read_kubelet_config(given: Mapping[str, Any]) -> KubeletConfig:
                 f"{signal}: add it to evictionSoftGracePeriod",
             )
         thresholds.append(Threshold(signal, value, periods[signal], reclaim.get(signal, Amount())))
-    transition = given.get("evictionPressureTransitionPeriod", "5m")
     pids = given.get("podPidsLimit", DEFAULT_PIDS_LIMIT)
     return KubeletConfig(
         tuple(thresholds),
         float(given.get("evictionMaxPodGracePeriod", 0)),
-        _duration(transition, ("evictionPressureTransitionPeriod",)),
+        _duration(given, "evictionPressureTransitionPeriod", "5m"),
         _shutdown(given),
         given.get("staticPodPath", ""),
-        None if pids < 0 else pids,
+        pids if pids > 0 else None,
     )
 
 
-def _amounts(given: Mapping[str, object], field: str) -> dict[str, Amount]:
+def _by_signal(given: Mapping[str, Any], field: str, reader: Callable[[Any], T]) -> dict[str, T]:
     found = {}
-    for signal, text in given.items():
+    for signal, text in given.get(field, {}).items():
         if signal not in SIGNALS:
             text = f"unknown eviction signal {signal!r}; known: {', '.join(SIGNALS)}"
             raise FieldError((field, signal), text)
-        found[signal] = _read(read_amount, text, (field, signal))
-    # Zero never is less than what is there: it turns a threshold off.
-    return {s: v for s, v in found.items() if v.absolute or v.share or field.endswith("Reclaim")}
+        found[signal] = _read(reader, text, (field, signal))
+    return found
+
+
+def _amounts(given: Mapping[str, Any], field: str) -> dict[str, Amount]:
+    """Without those of zero: never less is there, so that they turn a threshold off."""
+    found = _by_signal(given, field, read_amount)
+    return {signal: amount for signal, amount in found.items() if amount.absolute or amount.share}
 
 
 def _shutdown(given: Mapping[str, Any]) -> tuple[ShutdownGroup, ...]:
     """Groups from the lowest priority. Both ways of saying it exclude each other."""
     groups = given.get("shutdownGracePeriodByPodPriority")
-    total_s = _duration(given.get("shutdownGracePeriod", "0s"), ("shutdownGracePeriod",))
-    critical = ("shutdownGracePeriodCriticalPods",)
-    critical_s = _duration(given.get(critical[0], "0s"), critical)
+    total_s = _duration(given, "shutdownGracePeriod", "0s")
+    critical_s = _duration(given, "shutdownGracePeriodCriticalPods", "0s")
     if groups and (total_s or critical_s):
         raise FieldError(
             ("shutdownGracePeriodByPodPriority",),
@@ -149,10 +151,13 @@ def _shutdown(given: Mapping[str, Any]) -> tuple[ShutdownGroup, ...]:
             for group in groups
         ]
         return tuple(sorted(found, key=lambda group: group.priority))
+    if critical_s > total_s:
+        raise FieldError(
+            ("shutdownGracePeriodCriticalPods",),
+            f"{critical_s:g}s is more than shutdownGracePeriod, which is {total_s:g}s",
+        )
     if not total_s:
         return ()
-    if critical_s > total_s:
-        raise FieldError(critical, f"{critical_s:g}s is more than shutdownGracePeriod")
     from_critical = ShutdownGroup(CRITICAL_PRIORITY, critical_s)
     return (ShutdownGroup(0, total_s - critical_s), from_critical)
 
@@ -160,17 +165,18 @@ def _shutdown(given: Mapping[str, Any]) -> tuple[ShutdownGroup, ...]:
 CRITICAL_PRIORITY = 2_000_000_000
 
 
-def _duration(text: object, path: tuple[str | int, ...]) -> float:
-    seconds = _read(lambda given: duration_s(str(given)), text, path)
-    if seconds < 0:
-        raise FieldError(path, f"{text!r} must not be negative")
-    return seconds
+def _seconds(text: object) -> float:
+    return duration_s(str(text))
+
+
+def _duration(given: Mapping[str, Any], field: str, default: str) -> float:
+    return _read(_seconds, given.get(field, default), (field,))
 
 
 def _read(reader: Callable[[Any], T], text: object, path: tuple[str | int, ...]) -> T:
     try:
         return reader(text)
-    except (ValueError, QuantityError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise FieldError(path, f"cannot read {text!r}: {error}") from None
 
 

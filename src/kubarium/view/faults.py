@@ -126,7 +126,7 @@ class Plan:
     def victim(self, candidates: Sequence[Document], number: int) -> Document | None:
         """Who is hit by the ``number``-th injection; candidates are taken in order of their rank
         and name, so that who came first does not matter."""
-        order = sorted(candidates, key=lambda d: (rank_of(d), d["metadata"]["name"]))
+        order = _in_order(candidates)
         if not order:
             return None
         return order[Chance(f"{self.seed}/victims/{number}").below(len(order))]
@@ -134,9 +134,13 @@ class Plan:
     def victims(self, candidates: Sequence[Document], number: int) -> list[Document]:
         """Who is hit by the ``number``-th injection: one, or (mode All) whoever can be."""
         if self.mode == ALL:
-            return sorted(candidates, key=lambda d: (rank_of(d), d["metadata"]["name"]))
+            return _in_order(candidates)
         chosen = self.victim(candidates, number)
         return [] if chosen is None else [chosen]
+
+
+def _in_order(candidates: Sequence[Document]) -> list[Document]:
+    return sorted(candidates, key=lambda d: (rank_of(d), d["metadata"]["name"]))
 
 
 def rank_of(document: Document) -> int:
@@ -153,7 +157,8 @@ def plan_of(fault: Document) -> Plan:
         known = ", ".join((*POD_ACTIONS, *NODE_ACTIONS))
         raise ValueError(f"spec.action: {action!r} is not one of {known}")
     schedule = spec.get("schedule") or {}
-    every, mean = _seconds(schedule, "everySeconds"), _seconds(schedule, "meanSecondsBetween")
+    every = _seconds(schedule, "spec.schedule", "everySeconds")
+    mean = _seconds(schedule, "spec.schedule", "meanSecondsBetween")
     if every and mean:
         raise ValueError("spec.schedule: give everySeconds or meanSecondsBetween, not both")
     if action == CORRUPT_FILE and not spec.get("path"):
@@ -175,24 +180,31 @@ def plan_of(fault: Document) -> Plan:
         raise ValueError(
             f"spec.peers: {action} has no other side; use it with {', '.join(BETWEEN)}"
         )
+    rank = spec.get("rank")
+    if rank is not None and action in NODE_ACTIONS:
+        raise ValueError(f"spec.rank: {rank}: {action} hits nodes, which have none; use selector")
     mode = spec.get("mode") or ONE
     if mode not in (ONE, ALL):
         raise ValueError(f"spec.mode: {mode!r} is not one of {ONE}, {ALL}")
     for field, selector in (("selector", spec.get("selector")), ("peers", peers)):
         _check_selector(field, selector)
-    times = int(schedule.get("times") or (UNLIMITED if every or mean else 1))
+    times = schedule.get("times")
+    if times is None:
+        times = UNLIMITED if every or mean else 1
+    if times < 1:
+        raise ValueError(f"spec.schedule.times: {times} must be at least 1; leave it out for one")
     return Plan(
         action,
         spec.get("selector") or {},
-        spec.get("rank"),
+        rank,
         spec.get("container", ""),
-        _seconds(spec, "durationSeconds"),
+        _seconds(spec, "spec", "durationSeconds"),
         amount,
         spec.get("path", ""),
         spec.get("device", ""),
         mode,
         peers,
-        _seconds(schedule, "afterSeconds"),
+        _seconds(schedule, "spec.schedule", "afterSeconds"),
         every,
         mean,
         times,
@@ -207,10 +219,11 @@ def _check_selector(field: str, selector: Document | None) -> None:
         raise ValueError(f"spec.{field}: {error}") from None
 
 
-def _seconds(section: Mapping[str, Any], name: str) -> float:
+def _seconds(section: Mapping[str, Any], where: str, name: str) -> float:
     value = float(section.get(name) or 0)
-    if value < 0:
-        raise ValueError(f"{name}: {value} must not be negative")
+    if not 0 <= value < math.inf:
+        what = "must not be negative" if value < 0 else "must be a number of seconds"
+        raise ValueError(f"{where}.{name}: {value} {what}")
     return value
 
 
@@ -220,7 +233,7 @@ def matches(plan: Plan, document: Document) -> bool:
     if not label_selector(plan.selector).matches(labels):
         return False
     if plan.action in NODE_ACTIONS:
-        return plan.rank is None
+        return True
     if plan.rank is not None and (INDEX not in labels or rank_of(document) != plan.rank):
         return False
     running = (document.get("status") or {}).get("phase") == "Running"

@@ -23,6 +23,6 @@ def ordered_grace_s(node: Document) -> float | None:
     says it in a way that cannot be read."""
     text = (node["metadata"].get("annotations") or {}).get(ANNOTATION, CONFIGURED)
     try:
-        return None if text == CONFIGURED else max(duration_s(text), 0.0)
+        return None if text == CONFIGURED else duration_s(text)
     except ValueError:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kubarium.api.formats import qualified_name
 from kubarium.api.resource import Document
 from kubarium.engine.training.goodput import ACCOUNTS, PRODUCTIVE, UNALLOCATED
 from kubarium.view.goodput import RunReport, run_report
@@ -114,7 +115,8 @@ def reports(
 def teams(runs: Iterable[Run], by: str) -> list[Team]:
     """Runs together, the team with most time first. ``by``: namespace, queue or label:KEY;
     ValueError otherwise."""
-    if by not in (NAMESPACE, QUEUE_NAME) and not by.removeprefix(LABEL) != by:
+    key = by.removeprefix(LABEL)
+    if by not in (NAMESPACE, QUEUE_NAME) and (key == by or qualified_name(key)):
         raise ValueError(f"--by {by!r}: write {NAMESPACE}, {QUEUE_NAME} or {LABEL}KEY")
     grouped: dict[str, list[Run]] = {}
     for run in runs:

@@ -6,6 +6,7 @@ Source: Katib ``experiment_types.go``, ``trial_types.go`` and its validator; Tra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import orjson
 from kubarium.api.resource import Document
 from kubarium.engine.tuning.search import Search
 from kubarium.engine.tuning.space import CATEGORICAL, DISCRETE, DOUBLE, INT, Assignment, Parameter
-from kubarium.engine.tuning.suggest import ALGORITHMS, GRID, RANDOM
+from kubarium.engine.tuning.suggest import ALGORITHMS, GRID, RANDOM, STARTUP_TRIALS
 
 EXPERIMENT_LABEL, TRIAL_LABEL = "katib.kubeflow.org/experiment", "katib.kubeflow.org/trial"
 # On a trial (or the TrainJob of one): its number and assignment.
@@ -106,10 +107,11 @@ _SETTINGS = ("random_state", "n_startup_trials")
 def _startup(settings: Mapping[Any, Any]) -> int:
     text = settings.get("n_startup_trials")
     if text is None:
-        return 10
+        return STARTUP_TRIALS
     if not str(text).isdecimal():
         raise ValueError(
-            f"spec.algorithm.algorithmSettings: n_startup_trials: {text!r} is no whole number"
+            f"spec.algorithm.algorithmSettings: n_startup_trials: {text!r} is no whole "
+            "number; write one, as 10"
         )
     return int(text)
 
@@ -158,6 +160,9 @@ def _parameter(given: Document) -> Parameter:
 def _ranged(
     name: str, kind: str, low: float, high: float, step: float, log: bool, where: str
 ) -> Parameter:
+    for field, value in (("min", low), ("max", high), ("step", step)):
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: {field} {value:g} must be a finite number")
     if low > high:
         raise ValueError(f"{where}: min {low:g} is above max {high:g}")
     if log and low <= 0:
@@ -181,17 +186,7 @@ def _number(space: Document, key: str, where: str) -> float | None:
 
 def _check_template(template: Document, names: Iterable[str]) -> None:
     run = template.get("trialSpec")
-    if not isinstance(run, dict):
-        raise ValueError(
-            "spec.trialTemplate.trialSpec: must be specified (a configMap is not served)"
-        )
-    kind = (run.get("apiVersion"), run.get("kind"))
-    if kind not in RUN_KINDS:
-        known = ", ".join(f"{kind} ({version})" for version, kind in RUN_KINDS)
-        raise ValueError(
-            f"spec.trialTemplate.trialSpec.kind: {kind[1]!r} of {kind[0]!r} is not "
-            f"served; write one of {known}"
-        )
+    _check_run(run, "spec.trialTemplate.trialSpec")
     for field in (SUCCESS, FAILURE):
         end_condition(template, field)
     text = orjson.dumps(run).decode()
@@ -214,13 +209,38 @@ def _check_template(template: Document, names: Iterable[str]) -> None:
             )
 
 
+def check_trial(trial: Document) -> None:
+    """Raises ValueError for one that somebody has made by hand, and wrongly."""
+    spec = trial["spec"]
+    _check_run(spec.get("runSpec"), "spec.runSpec")
+    experiment_objective(spec.get("objective") or {})
+    for field in (SUCCESS, FAILURE):
+        end_condition(spec, field, "spec")
+
+
+def _check_run(run: Any, where: str) -> None:
+    if not isinstance(run, dict):
+        raise ValueError(f"{where}: must be specified (a configMap is not served)")
+    kind = (run.get("apiVersion"), run.get("kind"))
+    if kind not in RUN_KINDS:
+        known = ", ".join(f"{kind} ({version})" for version, kind in RUN_KINDS)
+        raise ValueError(
+            f"{where}.kind: {kind[1]!r} of {kind[0]!r} is not served; write one of {known}"
+        )
+    path, value = f"{where}.spec", run.get("spec")
+    if kind[1] == "Job" and isinstance(value, dict):
+        path, value = f"{path}.template", value.get("template")
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: must be specified for a {kind[1]}")
+
+
 RUN_KINDS = (
     ("trainer.kubeflow.org/v1alpha1", "TrainJob"),
     ("batch/v1", "Job"),
 )
 
 
-def end_condition(template: Document, field: str) -> str:
+def end_condition(template: Document, field: str, where: str = "spec.trialTemplate") -> str:
     """The condition's type that says that a run has ended so. ValueError if it is not said the
     usual way."""
     text = template.get(field)
@@ -229,7 +249,7 @@ def end_condition(template: Document, field: str) -> str:
     found = _CONDITION.match(text)
     if found is None:
         usual = 'status.conditions.#(type=="Complete")#|#(status=="True")#'
-        raise ValueError(f"spec.trialTemplate.{field}: {text!r} is not understood; as {usual}")
+        raise ValueError(f"{where}.{field}: {text!r} is not understood; as {usual}")
     return found.group(1)
 
 
@@ -319,9 +339,10 @@ def value_of(observation: Document | None, objective: Objective) -> float | None
     for metric in (observation or {}).get("metrics") or ():
         if metric.get("name") == objective.metric:
             try:
-                return float(metric[objective.strategy(objective.metric)])
+                value = float(metric[objective.strategy(objective.metric)])
             except (KeyError, ValueError):
                 return None
+            return value if math.isfinite(value) else None  # as nodes read metrics
     return None
 
 

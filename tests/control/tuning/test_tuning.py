@@ -15,6 +15,7 @@ from kubarium.base.clock import rfc3339
 from kubarium.control.core.garbage import GarbageCollector
 from kubarium.control.core.served import ServedResources
 from kubarium.control.tuning import components
+from kubarium.view.tuning import numbered
 
 READ = "metrics.kubarium.dev/read"
 
@@ -189,6 +190,18 @@ def test_failures_and_silence_count_against_the_experiment(world_run):
             {"parameters": [{"name": "lr", "parameterType": "double", "feasibleSpace": {}}]},
             "min and max must be specified",
         ),
+        (
+            {
+                "parameters": [
+                    {
+                        "name": "n",
+                        "parameterType": "int",
+                        "feasibleSpace": {"min": "1", "max": "1e999"},
+                    }
+                ]
+            },
+            "spec.parameters[n]: max inf must be a finite number",
+        ),
     ],
 )
 def test_what_cannot_be_searched_says_why(world_run, changed, text):
@@ -199,6 +212,51 @@ def test_what_cannot_be_searched_says_why(world_run, changed, text):
         found = await world.get(EXPERIMENTS, "exp")
         assert text in condition(found, "Failed")["message"]
         assert await world.find(TRIALS) == []
+
+    world_run(story)
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        (None, "runSpec: must be specified"),
+        ({"apiVersion": "v1", "kind": "Pod"}, "runSpec.kind: 'Pod' of 'v1' is not served; write"),
+        ({"apiVersion": "batch/v1", "kind": "Job"}, "runSpec.spec: must be specified for a Job"),
+        ({"apiVersion": "batch/v1", "kind": "Job", "spec": {}}, "runSpec.spec.template: must be"),
+    ],
+)
+def test_a_run_that_cannot_be_says_why(world_run, run, text):
+    async def story(world):
+        await begin(world)
+        template = {"trialSpec": run} if run else {}
+        await world.create(EXPERIMENTS, experiment(trialTemplate=template))
+        trial = {
+            "apiVersion": "kubeflow.org/v1beta1",
+            "kind": "Trial",
+            "metadata": {"name": "own", "namespace": "default"},
+            "spec": {
+                "objective": {"type": "minimize", "objectiveMetricName": "loss"},
+                **({"runSpec": run} if run else {}),
+            },
+        }
+        await world.create(TRIALS, trial)
+        await world.settle()
+        assert text in condition(await world.get(TRIALS, "own"), "Failed")["message"]
+        said = condition(await world.get(EXPERIMENTS, "exp"), "Failed")["message"]
+        assert text.replace("runSpec", "trialSpec") in said
+
+    world_run(story)
+
+
+def test_an_experiment_whose_trials_are_refused_says_why(world_run):
+    async def story(world):
+        await begin(world)
+        name = "e" * 70  # too long for the label of its trials
+        await world.create(EXPERIMENTS, experiment(name))
+        await world.settle()
+        text = condition(await world.get(EXPERIMENTS, name), "Failed")["message"]
+        assert "a trial is refused: " in text
+        assert "metadata.labels" in text
 
     world_run(story)
 
@@ -286,5 +344,23 @@ def test_an_optimization_job_without_any_result_fails_and_says_so(world_run):
         await report(world, job["metadata"]["name"], None)
         found = await world.get(OPTIMIZATION_JOBS, "opt")
         assert condition(found, "Failed")["message"] == "no trial has reported accuracy"
+
+    world_run(story)
+
+
+def test_a_trial_that_reports_no_number_is_not_the_best(world_run):
+    async def story(world):
+        await begin(world)
+        await runtime(world)
+        await world.create(OPTIMIZATION_JOBS, optimization_job(numTrials=2))
+        await world.settle()
+        jobs = sorted(await world.find(TRAIN_JOBS), key=numbered)
+        first, second = (job["metadata"]["name"] for job in jobs)
+        await report(world, first, "nan")
+        await report(world, second, "0.9")
+        await world.settle(10)
+        found = await world.get(OPTIMIZATION_JOBS, "opt")
+        assert condition(found, "Complete")["message"].startswith("1 of 2 trials succeeded")
+        assert found["status"]["result"]["trainJobName"] == second
 
     world_run(story)

@@ -49,6 +49,15 @@ def test_a_grid_is_walked_once_with_the_last_parameter_fastest():
     ]  # fmt: skip
 
 
+def test_a_point_of_a_huge_grid_costs_no_more_than_one_of_a_small_one():
+    huge = Parameter("huge", "int", 0, 10**12 - 1)
+    assert grid_point((huge, OPTIMIZER), 10**12 + 1) == (
+        ("huge", str(10**12 // 2)),
+        ("optimizer", "adam"),
+    )
+    assert grid_point((huge, OPTIMIZER), 2 * 10**12) is None
+
+
 def test_a_grid_over_what_cannot_be_counted_says_what_is_missing():
     with pytest.raises(ValueError, match=r"parameter x: a grid needs feasibleSpace\.step"):
         grid_point((X,), 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
 from kubarium.api.validation.containers import check_resources
 from kubarium.api.validation.report import Report
@@ -20,46 +21,48 @@ _STATIC = "kubernetes.io/config.mirror"
 
 def check_resize(new: Document, old: Document) -> list[FieldError]:
     """Errors of a resize from ``old`` to ``new``, both whole pods."""
+    report = Report()
     if _STATIC in (old["metadata"].get("annotations") or {}):
-        return [FieldError("Forbidden", "", detail="static pods cannot be resized")]
-    errors: list[FieldError] = []
+        report.forbidden(None, "static pods cannot be resized")
+        return report.errors
     for part in ("containers", "initContainers"):
         before = {c["name"]: c for c in old["spec"].get(part) or ()}
         for index, container in enumerate(new["spec"].get(part) or ()):
-            path = f"spec.{part}[{index}].resources"
             former = before.get(container["name"], container)
-            sidecar = part == "containers" or container.get("restartPolicy") == "Always"
-            found = _check(container.get("resources"), former.get("resources"), path)
-            changed = (container.get("resources") or {}) != (former.get("resources") or {})
-            if changed and not found:
-                report = Report()
-                at = ((((None, "spec"), part), index), "resources")
-                check_resources(container.get("resources") or {}, at, report)
-                found = report.errors
-            if not sidecar and changed:
-                detail = "resources for non-sidecar init containers are immutable"
-                found = [FieldError("Forbidden", path, detail=detail)]
-            errors += found
-    return errors + _check(
-        new["spec"].get("resources"), old["spec"].get("resources"), "spec.resources"
-    )
+            _check_container(container, former, part, at(None, "spec", part, index), report)
+    after, before = (pod["spec"].get("resources") or {} for pod in (new, old))
+    _check_changes(after, before, at(None, "spec", "resources"), report)
+    return report.errors
 
 
-def _check(
-    new: Mapping[str, Any] | None, old: Mapping[str, Any] | None, path: str
-) -> list[FieldError]:
-    errors = []
+def _check_container(
+    container: Document, former: Document, part: str, path: Path, report: Report
+) -> None:
+    after, before = container.get("resources") or {}, former.get("resources") or {}
+    place = at(path, "resources")
+    if after == before:
+        return
+    if part == "initContainers" and container.get("restartPolicy") != "Always":
+        report.forbidden(place, "resources for non-sidecar init containers are immutable")
+    elif _check_changes(after, before, place, report):
+        check_resources(after, place, report)
+
+
+def _check_changes(
+    new: Mapping[str, Any], old: Mapping[str, Any], path: Path, report: Report
+) -> bool:
+    """Whether only amounts of cpu and memory change."""
+    known = len(report.errors)
     for part in ("requests", "limits"):
-        after, before = (new or {}).get(part) or {}, (old or {}).get(part) or {}
+        after, before = new.get(part) or {}, old.get(part) or {}
+        place = at(path, part)
         for name in dict.fromkeys([*after, *before]):
-            removed = name in before and name not in after
-            if name in _RESIZABLE and removed:
-                detail = f"resource {part} cannot be removed"
-                errors.append(FieldError("Forbidden", f"{path}.{part}", detail=detail))
-            elif name not in _RESIZABLE and _amount(after.get(name)) != _amount(before.get(name)):
-                detail = "only cpu and memory resources are mutable"
-                errors.append(FieldError("Forbidden", f"{path}.{part}.{name}", detail=detail))
-    return errors
+            if name in _RESIZABLE:
+                if name not in after:
+                    report.forbidden(place, f"resource {part} cannot be removed")
+            elif _amount(after.get(name)) != _amount(before.get(name)):
+                report.forbidden(at(place, name), "only cpu and memory resources are mutable")
+    return len(report.errors) == known
 
 
 def _amount(text: object) -> object:

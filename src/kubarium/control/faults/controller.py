@@ -171,8 +171,7 @@ class FaultController(ControllerComponent):
         return PODS, plan.victims(pods, number)
 
     async def _write(self, fault: Document, status: Document) -> None:
-        if status != (fault.get("status") or {}):
-            await writes.update_status(self._context, FAULTS, fault, status)
+        await writes.update_status(self._context, FAULTS, fault, status)
 
 
 def _order(fault: Document, plan: Plan, number: int, now: float) -> dict[str, str]:

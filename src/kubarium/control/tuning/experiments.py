@@ -13,8 +13,8 @@ from kubarium.api.kinds import CLUSTER_TRAINING_RUNTIMES, EXPERIMENTS, TRAINING_
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError
-from kubarium.control.tuning.runs import begin_run, runtime_of, trial_name
-from kubarium.control.tuning.trials import is_over
+from kubarium.control.tuning.conditions import is_over, note
+from kubarium.control.tuning.runs import begin_run, is_final, runtime_of, trial_name
 from kubarium.engine.tuning import search as engine
 from kubarium.engine.tuning.space import Assignment
 from kubarium.runtime import writes
@@ -88,27 +88,26 @@ class ExperimentController(ControllerComponent):
             if writes.is_controlled_by(trial, experiment)
         ]
         status: Document = dict(experiment.get("status") or {})
-        status.setdefault("startTime", rfc3339(self._context.clock.now()))
+        now = self._context.clock.now()
+        status.setdefault("startTime", rfc3339(now))
         if is_over(experiment, ("Succeeded", "Failed")):
             _summarise(status, trials)
             await writes.update_status(self._context, EXPERIMENTS, experiment, status)
             return
-        self._note(status, "Created", "ExperimentCreated", "Experiment is created")
+        note(status, now, "Created", "ExperimentCreated", "Experiment is created")
         try:
             search, objective = experiment_search(experiment)
             decision = engine.decide(search, [t for d in trials if (t := trial_of(d, objective))])
-        except ValueError as error:
-            self._end(
-                experiment,
-                status,
-                "Failed",
-                "ExperimentFailed",
-                f"Experiment has failed because it cannot be read: {error}",
-            )
+            for number, assignment in decision.begin:
+                trials.append(await self._begin(experiment, objective, number, assignment))
+        except (ValueError, ApiError) as error:
+            if not is_final(error):
+                raise
+            what = "a trial is refused" if isinstance(error, ApiError) else "it cannot be read"
+            text = f"Experiment has failed because {what}: {error}"
+            self._end(experiment, status, "Failed", "ExperimentFailed", text)
             await writes.update_status(self._context, EXPERIMENTS, experiment, status)
             return
-        for number, assignment in decision.begin:
-            trials.append(await self._begin(experiment, objective, number, assignment))
         _summarise(status, trials)
         if decision.best is not None:
             best = next(t for t in trials if t["metadata"]["name"] == decision.best.name)
@@ -120,7 +119,7 @@ class ExperimentController(ControllerComponent):
         if decision.end:
             self._end(experiment, status, *_ENDS[decision.end])
         else:
-            self._note(status, "Running", "ExperimentRunning", "Experiment is running")
+            note(status, now, "Running", "ExperimentRunning", "Experiment is running")
         await writes.update_status(self._context, EXPERIMENTS, experiment, status)
 
     async def _begin(
@@ -163,32 +162,20 @@ class ExperimentController(ControllerComponent):
             await begin_run(self._context, made, runtime)
         return made
 
-    def _note(
-        self, status: Document, type_: str, reason: str, message: str, value: str = "True"
-    ) -> None:
-        held, now = status.get("conditions") or (), self._context.clock.now()
-        before: Document = next((c for c in held if c["type"] == type_), {})
-        if (before.get("status"), before.get("reason")) != (value, reason):
-            status["conditions"] = writes.set_condition(
-                held, type_, value, reason, message, now, lastUpdateTime=rfc3339(now)
-            )
-
     def _end(
         self, experiment: Document, status: Document, type_: str, reason: str, message: str
     ) -> None:
-        self._note(status, "Running", reason, message, "False")
-        self._note(status, type_, reason, message)
-        status["completionTime"] = rfc3339(self._context.clock.now())
+        now = self._context.clock.now()
+        note(status, now, "Running", reason, message, "False")
+        note(status, now, type_, reason, message)
+        status["completionTime"] = rfc3339(now)
         kind = "Normal" if type_ == "Succeeded" else "Warning"
         self._recorder.event(experiment, kind, reason, message)
 
 
 def state_of(trial: Document) -> str:
     """The first of Katib's states that is true; Created before any."""
-    conditions = {
-        c["type"]: c["status"] for c in (trial.get("status") or {}).get("conditions") or ()
-    }
-    return next((s for s in _STATES if conditions.get(s) == "True"), "Created")
+    return next((s for s in _STATES if writes.condition_is_true(trial, s)), "Created")
 
 
 def trial_of(trial: Document, objective: Objective) -> engine.Trial | None:

@@ -18,8 +18,10 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import ApiError
+from kubarium.control.tuning.conditions import is_over
 from kubarium.control.tuning.runs import (
     BY_TRIAL,
+    is_final,
     primary_pods,
     runtime_of,
     training_job,
@@ -27,7 +29,7 @@ from kubarium.control.tuning.runs import (
     trial_of,
     watched,
 )
-from kubarium.control.tuning.trials import LAST_METRICS_S, is_over
+from kubarium.control.tuning.trials import LAST_METRICS_S
 from kubarium.engine.tuning import search as engine
 from kubarium.engine.tuning.space import Assignment
 from kubarium.runtime import writes
@@ -87,7 +89,7 @@ class OptimizationJobController(ControllerComponent):
             for number, assignment in decision.begin:
                 await self._begin(job, objective, number, assignment)
         except (ValueError, ApiError) as error:
-            if isinstance(error, ApiError) and error.code not in (400, 403, 404, 422):
+            if not is_final(error):
                 raise
             self._end(job, status, FAILED, "OptimizationFailed", str(error))
             await writes.update_status(self._context, OPTIMIZATION_JOBS, job, status)

@@ -95,3 +95,8 @@ def trial_of(pod: Document) -> Iterable[str]:
     """For an index: the trial that a pod belongs to."""
     trial = (pod["metadata"].get("labels") or {}).get(TRIAL_LABEL)
     return (f"{pod['metadata']['namespace']}/{trial}",) if trial else ()
+
+
+def is_final(error: Exception) -> bool:
+    """Whether trying again would end the same: what is asked for is refused or makes no sense."""
+    return not isinstance(error, ApiError) or error.code in (400, 403, 404, 422)

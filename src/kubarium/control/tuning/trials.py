@@ -11,19 +11,19 @@ from collections.abc import Iterable
 from kubarium.api.kinds import (
     CLUSTER_TRAINING_RUNTIMES,
     EXPERIMENTS,
-    JOBS,
     PODS,
-    TRAIN_JOBS,
     TRAINING_RUNTIMES,
     TRIALS,
 )
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339, rfc3339
 from kubarium.base.errors import ApiError
+from kubarium.control.tuning.conditions import is_over, note
 from kubarium.control.tuning.runs import (
     BY_TRIAL,
     RESOURCES,
     begin_run,
+    is_final,
     primary_pods,
     runtime_of,
     trial_of,
@@ -35,6 +35,7 @@ from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
     FAILURE,
     SUCCESS,
+    check_trial,
     end_condition,
     experiment_objective,
     observation_of,
@@ -56,7 +57,7 @@ class TrialController(ControllerComponent):
         self._trials = self.controller.watches(TRIALS)
         self._runs = {
             kind: self.controller.watches(resource, _owning_trial)
-            for kind, resource in (("TrainJob", TRAIN_JOBS), ("Job", JOBS))
+            for kind, resource in RESOURCES.items()
         }
         self._pods = self.controller.watches(PODS, _measured_trial)
         self._pods.add_index(BY_TRIAL, trial_of)
@@ -80,6 +81,13 @@ class TrialController(ControllerComponent):
         if trial is None or writes.is_terminating(trial) or is_over(trial, ENDED):
             return None
         draft = _Draft(trial, self._context.clock.now())
+        try:
+            check_trial(trial)
+        except ValueError as error:
+            draft.end("Failed", "TrialFailed", f"Trial has failed: {error}")
+            await writes.update_status(self._context, TRIALS, trial, draft.status)
+            self._tell(trial, draft)
+            return None
         wanted = trial["spec"]["runSpec"]
         kind = wanted["kind"]
         run = self._runs[kind].get(key[1], key[0])
@@ -111,16 +119,14 @@ class TrialController(ControllerComponent):
         return None
 
     async def _begin(self, trial: Document, wanted: Document, draft: _Draft) -> None:
-        runtime = self._runtime(wanted, trial["metadata"]["namespace"])
+        namespace = trial["metadata"]["namespace"]
+        runtime = runtime_of(wanted, namespace, self._runtimes, self._cluster_runtimes)
         try:
             await begin_run(self._context, trial, runtime)
         except ApiError as error:
-            if error.code not in (400, 403, 404, 422):
+            if not is_final(error):
                 raise
             draft.end("Failed", "TrialFailed", f"Trial has failed: {error}")
-
-    def _runtime(self, wanted: Document, namespace: str) -> Document | None:
-        return runtime_of(wanted, namespace, self._runtimes, self._cluster_runtimes)
 
     def _follow(self, trial: Document, run: Document, draft: _Draft) -> float | None:
         """Take over what the run says; seconds until the last metrics are waited for, or None."""
@@ -133,9 +139,8 @@ class TrialController(ControllerComponent):
             draft.status["observation"] = {"metrics": metrics}
         if any((p.get("status") or {}).get("phase") != "Pending" for p in pods):
             draft.note("Running", "TrialRunning", "Trial is running")
-        conditions = {c["type"]: c for c in (run.get("status") or {}).get("conditions") or ()}
-        failed = conditions.get(end_condition(spec, FAILURE)) or {}
-        done = conditions.get(end_condition(spec, SUCCESS)) or {}
+        failed = writes.find_condition(run, end_condition(spec, FAILURE)) or {}
+        done = writes.find_condition(run, end_condition(spec, SUCCESS)) or {}
         if failed.get("status") == "True":
             text = failed.get("message") or failed.get("reason") or "its run has failed"
             draft.end("Failed", "TrialFailed", f"Trial has failed: {text}")
@@ -175,27 +180,14 @@ class _Draft:
         self.note("Created", "TrialCreated", "Trial is created")
 
     def note(self, type_: str, reason: str, message: str, status: str = "True") -> None:
-        held = self.status.get("conditions") or ()
-        now = rfc3339(self.now)
-        before: Document = next((c for c in held if c["type"] == type_), {})
-        if (before.get("status"), before.get("reason")) == (status, reason):
-            return
-        self.status["conditions"] = writes.set_condition(
-            held, type_, status, reason, message, self.now, lastUpdateTime=now
-        )
+        note(self.status, self.now, type_, reason, message, status)
 
     def end(self, type_: str, reason: str, message: str) -> None:
-        if any(c["type"] == "Running" for c in self.status.get("conditions") or ()):
+        if writes.find_condition(self.status, "Running"):
             self.note("Running", reason, message, "False")
         self.note(type_, reason, message)
         self.status["completionTime"] = rfc3339(self.now)
         self.over, self.said = type_, (reason, message)
-
-
-def is_over(document: Document, types: Iterable[str]) -> bool:
-    """Whether one of these conditions is true."""
-    conditions = (document.get("status") or {}).get("conditions") or ()
-    return any(c["type"] in types and c["status"] == "True" for c in conditions)
 
 
 def _owning_trial(document: Document) -> Iterable[Key]:

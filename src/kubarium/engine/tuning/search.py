@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kubarium.engine.tuning.space import Assignment, Parameter
-from kubarium.engine.tuning.suggest import Observed, suggest
+from kubarium.engine.tuning.suggest import STARTUP_TRIALS, Observed, suggest
 
 CREATED, RUNNING, SUCCEEDED, FAILED = "Created", "Running", "Succeeded", "Failed"
 KILLED, METRICS_UNAVAILABLE = "Killed", "MetricsUnavailable"
@@ -31,7 +31,7 @@ class Search:
     seed: str
     most_failed: int | None = None
     goal: float | None = None
-    startup: int = 10
+    startup: int = STARTUP_TRIALS
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ Values are strings, as they are put into a trial's template.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, product
 
 from kubarium.base.chance import Chance
 
@@ -53,31 +52,37 @@ class Parameter:
         value = min(max(value, self.low), self.high)
         return str(round(value)) if self.kind == INT else f"{value:.12g}"
 
-    def grid(self) -> Iterator[str]:
-        """All values in order; ValueError if they cannot be counted."""
+    def grid_size(self) -> int:
+        """How many values a grid has of it; ValueError if they cannot be counted."""
         if self.choices:
-            yield from self.choices
-            return
+            return len(self.choices)
+        return math.floor((self.high - self.low) / self._grid_step() + 1e-9) + 1
+
+    def grid_value(self, index: int) -> str:
+        """The ``index``-th of them, in order."""
+        if self.choices:
+            return self.choices[index]
+        value = self.low + index * self._grid_step()
+        return str(round(value)) if self.kind == INT else f"{value:.12g}"
+
+    def _grid_step(self) -> float:
         step = self.step or (1.0 if self.kind == INT else 0.0)
         if not step:
             raise ValueError(
                 f"parameter {self.name}: a grid needs feasibleSpace.step for a {self.kind} "
                 "(or a list of values, or another algorithm)"
             )
-        count = math.floor((self.high - self.low) / step + 1e-9)
-        for number in range(count + 1):
-            value = self.low + number * step
-            yield str(round(value)) if self.kind == INT else f"{value:.12g}"
+        return step
 
 
 def grid_point(parameters: Sequence[Parameter], number: int) -> Assignment | None:
     """The ``number``-th point of the grid, the last parameter running fastest; None beyond its
-    end. ValueError as for :meth:`Parameter.grid`."""
-    lists = [list(parameter.grid()) for parameter in parameters]
-    if number >= math.prod(len(values) for values in lists):
-        return None
-    [values] = islice(product(*lists), number, number + 1)
-    return tuple((p.name, value) for p, value in zip(parameters, values, strict=True))
+    end. ValueError as for :meth:`Parameter.grid_size`."""
+    found = []
+    for parameter in reversed(parameters):
+        number, index = divmod(number, parameter.grid_size())
+        found.append((parameter.name, parameter.grid_value(index)))
+    return None if number else tuple(reversed(found))
 
 
 def random_point(parameters: Sequence[Parameter], chance: Chance) -> Assignment:

@@ -78,8 +78,13 @@ def open_files(path: str) -> Iterator[Files]:
                 found = ArchiveFiles(path, archive)
         except FileNotFoundError as error:
             raise ImageProblem(f"{path}: no such file or directory") from error
-        except (OSError, EOFError, tarfile.TarError) as error:
-            raise ImageProblem(f"{path} is no directory and no tar archive: {error}") from error
+        except OSError as error:
+            raise ImageProblem(f"{path} cannot be read: {error.strerror or error}") from error
+        except (EOFError, tarfile.TarError) as error:
+            raise ImageProblem(
+                f"{path} is no directory and no tar archive: give an OCI layout, or what docker "
+                "save has written"
+            ) from error
         try:
             yield found
         except (tarfile.TarError, EOFError) as error:
