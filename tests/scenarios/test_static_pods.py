@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -182,6 +183,33 @@ def test_a_directory_may_come_later(tmp_path):
         await cluster.until_true(PODS, "web-node-0", "Ready")
 
     run_virtual(story, file=nodes(tmp_path / "later"))
+
+
+AWAY = {"kubarium.dev/shutdown": "configured"}
+CUT_OFF = {
+    "fault.kubarium.dev/uid": json.dumps({"ident": "uid/0", "action": "DisconnectNode", "at": 0})
+}
+
+
+@pytest.mark.parametrize("order", [AWAY, CUT_OFF], ids=["off", "cut off"])
+def test_a_node_that_comes_back_does_not_run_the_mirror(tmp_path, order):
+    write(tmp_path, "web.yaml", manifest())
+
+    async def story(cluster):
+        await cluster.until_true(PODS, "web-node-0", "Ready")
+        [uid] = cluster.embedded.agents[0]._runner.actors
+        await cluster.client.patch(NODES, "node-0", {"metadata": {"annotations": order}})
+
+        async def silent():
+            return (await cluster.condition(NODES, "node-0", "Ready"))["status"] == "Unknown"
+
+        await cluster.until(silent, 120, "it is silent")
+        over = {"metadata": {"annotations": dict.fromkeys(order)}}
+        await cluster.client.patch(NODES, "node-0", over)
+        await cluster.until_true(NODES, "node-0", "Ready")
+        assert list(cluster.embedded.agents[0]._runner.actors) == [uid]
+
+    run_virtual(story, file=nodes(tmp_path))
 
 
 FILE = """
