@@ -13,7 +13,7 @@ from kubarium.api.kinds import NODES, PODS
 from kubarium.base.errors import ApiError
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.testing import run_virtual
-from tests.scenarios.conftest import RawClient
+from tests.scenarios.conftest import RawClient, cluster_of
 from tests.scenarios.test_crash import (
     MARKER,
     agents,
@@ -224,19 +224,14 @@ spec:
 
 @pytest.mark.timeout(120)
 def test_a_static_pod_of_processes_outlives_its_agent_and_ends_with_its_manifest(tmp_path):
-    from tests.conftest import RunningCluster
-
-    home, static = tmp_path / "home", tmp_path / "static"
-    home.mkdir()
+    static = tmp_path / "static"
     static.mkdir()
-    (tmp_path / "cluster.yaml").write_text(FILE)
     counting = manifest("count")
     script = f"n=0; while true; do echo $n; n=$((n+1)); sleep 0.1; done # {MARKER}"
     counting["spec"]["containers"][0]["command"] = ["sh", "-c", script]
     counting["spec"]["terminationGracePeriodSeconds"] = 1
     write(static, "count.yaml", counting)
-    cluster = RunningCluster(home, "-f", str(tmp_path / "cluster.yaml"))
-    try:
+    with cluster_of(tmp_path, FILE) as cluster:
         api = RawClient(cluster.kubeconfig)
         before = until(lambda: known(api) and running(api, "count-node-0"), "it runs")
         assert cluster.kubectl("exec", "count-node-0", "--", "echo", "inside").split() == ["inside"]
@@ -257,8 +252,6 @@ def test_a_static_pod_of_processes_outlives_its_agent_and_ends_with_its_manifest
         (static / "count.yaml").unlink()
         until(lambda: not known(api), "the mirror goes")
         assert not [p for p in marked_processes() if "sh" in p.cmdline()[:1]]
-    finally:
-        cluster.stop()
 
 
 def known(api):
