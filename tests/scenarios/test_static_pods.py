@@ -175,6 +175,21 @@ def test_what_is_no_pod_is_reported_and_harms_nobody(tmp_path):
     run_virtual(story, file=nodes(tmp_path))
 
 
+def test_what_is_no_file_is_reported_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").mkdir()
+    (tmp_path / "c.yaml").symlink_to("/dev/zero")
+    write(tmp_path, "web.yaml", manifest())
+
+    async def story(cluster):
+        await cluster.until_true(PODS, "web-node-0", "Ready")
+        await cluster.clock.sleep(5)
+        said = sorted(e["message"] for e in await cluster.events("InvalidStaticPod"))
+        assert said == [f"{tmp_path}/{name}.yaml: is no regular file" for name in "abc"]
+
+    run_virtual(story, file=nodes(tmp_path))
+
+
 def test_a_directory_may_come_later(tmp_path):
     async def story(cluster):
         await cluster.clock.sleep(5)

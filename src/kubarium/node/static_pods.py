@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +143,8 @@ class StaticPods:
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if folder.seen.get(path.name) == stamp:
                 return
+            if not stat.S_ISREG(status.st_mode):  # to read a pipe would be to wait for its writer
+                raise BadManifest("is no regular file")
             if status.st_size > MAX_BYTES:
                 raise BadManifest(f"larger than {MAX_BYTES} bytes")
             pod = self._parse(path.read_bytes(), folder.node.name)
