@@ -21,6 +21,7 @@ from kubarium.api.defaulting import default
 from kubarium.api.kinds import PODS
 from kubarium.api.resource import Document
 from kubarium.api.validation import validate_create
+from kubarium.api.validation.gangs import SYSTEM_PRIORITIES
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, KubariumError
 from kubarium.node.eviction.manager import Evictable, Tell
@@ -40,7 +41,6 @@ _LOG = logging.getLogger("kubarium.node")
 LOOK_S = 1.0
 MAX_BYTES = 10 << 20
 _ENDINGS = (".yaml", ".yml", ".json")
-_PRIORITIES = {"system-node-critical": 2_000_001_000, "system-cluster-critical": 2_000_000_000}
 # A static pod stays on its node whatever befalls it.
 _STAYS = {"operator": "Exists", "effect": "NoExecute"}
 
@@ -191,8 +191,8 @@ class StaticPods:
         spec["nodeName"] = node
         spec.pop("serviceAccountName", None)
         spec["tolerations"] = [*(spec.get("tolerations") or ()), _STAYS]
-        if spec.get("priorityClassName") in _PRIORITIES:
-            spec["priority"] = _PRIORITIES[spec["priorityClassName"]]
+        if spec.get("priorityClassName") in SYSTEM_PRIORITIES:
+            spec["priority"] = SYSTEM_PRIORITIES[spec["priorityClassName"]]
         metadata["uid"] = digest
         metadata["annotations"] = (metadata.get("annotations") or {}) | {
             CONFIG_HASH: digest,

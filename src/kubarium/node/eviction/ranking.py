@@ -11,6 +11,7 @@ from kubarium.api.resource import Document
 from kubarium.base.quantity import QuantityError, canonical, format_quantity, whole
 from kubarium.node.eviction.usage import INODES, PROCESSES, STORAGE, PodUsage, Signal
 from kubarium.node.kubelet_config import Threshold
+from kubarium.node.lifecycle.plan import priority_of
 from kubarium.view.pods import pod_requests
 
 REASON = "Evicted"
@@ -27,9 +28,8 @@ def ranked(
     def key(pod: Document) -> tuple[bool, int, int]:
         used = usage.get(pod["metadata"]["uid"], _NONE).of(resource)
         asked = requested(pod, resource)
-        priority = int(pod["spec"].get("priority") or 0)
         exceeds = resource != PROCESSES and used > asked
-        return (not exceeds, priority, asked - used)
+        return (not exceeds, priority_of(pod), asked - used)
 
     return sorted(pods, key=key)
 
