@@ -296,3 +296,33 @@ def test_memory_in_use_is_not_taken_away():
             assert status["containerStatuses"][0]["restartCount"] == 0
 
     asyncio.run(main())
+
+
+class Recorded:
+    """Control groups of a machine that has them for CPUs: what was set last."""
+
+    controllers = ("cpu",)
+
+    def __init__(self):
+        self.last = None
+
+    def set(self, uid, name, amounts):
+        self.last = amounts
+
+
+def test_a_container_that_was_slowed_has_what_it_was_resized_to_again(monkeypatch):
+    async def main():
+        async with process_world() as world:
+            await world.pod("p", container={"resources": resources("64Mi", "100m")})
+            uid = (await world.phase("p", "Running"))["metadata"]["uid"]
+            await resize(world, "p", resources("64Mi", "200m"))
+            await world.event("p", "ResizeCompleted")
+            pods, groups = world.agent._runner.pods, Recorded()
+            with monkeypatch.context() as patched:
+                patched.setattr(pods, "_groups", groups)
+                assert pods.slow(uid, "main", 0.05) == ""
+                assert groups.last.milli_cpu == 50
+                assert pods.slow(uid, "main", None) == ""
+                assert (groups.last.milli_cpu, groups.last.memory) == (200, 64 << 20)
+
+    asyncio.run(main())

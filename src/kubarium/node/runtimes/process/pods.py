@@ -312,11 +312,11 @@ class ProcessPods:
             pod.groups[name] = f"{name}_{started.attempt}"
             held = resources.get(name, found.resources.get(name))
             claims = claimed.of_container(facts.pod, name)
-            pod.limits[name] = container_amounts(held, claims).memory
+            pod.amounts[name] = container_amounts(held, claims)
             self._idents[ident] = (uid, name, started.attempt)
             pod.running[name] = None
             pod.stop_signals[name] = started.stop_signal
-            self.memory.set(facts.pod, name, pod.groups[name], pod.limits[name])
+            self.memory.set(facts.pod, name, pod.groups[name], pod.memory_limit(name))
         pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
 
     async def _look_at_volumes(self, pod: PodRecord) -> None:
@@ -441,7 +441,7 @@ class ProcessPods:
         return self._engine.pid_of(pod.containers[name]) if pod and name else 0
 
     async def _measure(self, pod: PodRecord, name: str) -> None:
-        limit = pod.limits.get(name)
+        limit = pod.memory_limit(name)
         ident = pod.containers[name]
         init = self._engine.pid_of(ident)
         uid = pod.facts.pod["metadata"]["uid"]
@@ -473,7 +473,7 @@ class ProcessPods:
         for name, amounts in wanted.items():
             if name in known.groups:
                 self._groups.set(uid, known.groups[name], amounts)
-                known.limits[name] = amounts.memory
+                known.amounts[name] = amounts
                 self.memory.set(pod, name, known.groups[name], amounts.memory)
         self._groups.set(uid, "", whole)
         known.whole = whole
@@ -544,7 +544,7 @@ class ProcessPods:
             ) from error
         started.started_at = self._clock.now()
         self._write_down(pod, container, started)
-        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.limits[name])
+        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.memory_limit(name))
         return Prepared(f"kubarium://{ident}", image.image_id)
 
     def _with_runtime(self, spec: ProcessSpec, image: Image, handler: str) -> ProcessSpec:
@@ -579,8 +579,7 @@ class ProcessPods:
             self._groups.remove(uid, former)
         pod.groups[name] = f"{name}_{attempt}"
         claims = claimed.of_container(pod.facts.pod, name)
-        amounts = container_amounts(container.get("resources"), claims)
-        pod.limits[name] = amounts.memory
+        amounts = pod.amounts[name] = container_amounts(container.get("resources"), claims)
         self._groups.create_container(uid, pod.groups[name], amounts)
 
     async def send_signal(self, uid: str, name: str, attempt: int, signal_name: str) -> None:
@@ -723,7 +722,7 @@ class ProcessPods:
             return "it does not run"
         if "cpu" not in self._groups.controllers:
             return "this machine lets us limit no CPU"
-        amounts = container_amounts(container_of(pod.facts.pod, name).get("resources"))
+        amounts = pod.amounts[name]
         if share is not None:
             amounts = replace(amounts, milli_cpu=max(1, int(share * 1000)))
         try:
@@ -735,7 +734,7 @@ class ProcessPods:
     def memory_limit(self, uid: str, name: str) -> int | None:
         """The container's memory limit in force, in bytes."""
         pod = self._pods.get(uid)
-        return pod.limits.get(name) if pod else None
+        return pod.memory_limit(name) if pod else None
 
     def process_ids(self, uid: str) -> dict[str, int]:
         """The running containers' first processes, by container name; for tools that look."""
@@ -770,7 +769,7 @@ class ProcessPods:
         peak = pod.measured.pop(ident, usage.peak_memory if usage.oom_kills else 0)
         if not peak or status.code == 0:
             return False
-        held = pod.limits.get(name)
+        held = pod.memory_limit(name)
         limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
         text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
