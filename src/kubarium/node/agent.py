@@ -346,6 +346,7 @@ class Agent:
 
     def _node_started(self, name: str) -> None:
         """A node that was off is on again: see what has come for it."""
+        self._static.begin_anew(name)
         for pod in self._pods_on(name):
             self._runner.pod_seen(pod, self._mine[name].facts)
         self._status_changes.put_nowait(name)

@@ -229,6 +229,12 @@ class StaticPods:
             pod = _with_status(pod, mirror.get("status") or {})
         self._run_pod(pod, folder.node)
 
+    def begin_anew(self, node: str) -> None:
+        """A node is on again: what its shutdown has ended is forgotten, and so started."""
+        for uid, actor in list(self._actors.items()):
+            if actor.node.name == node and actor.machine.finished and self.is_known(uid):
+                self._drop_pod(actor.machine.pod)
+
     def _end_removed(self) -> None:
         """End pods whose manifests are gone, with their time; forget them when they have."""
         for uid, actor in list(self._actors.items()):
