@@ -207,12 +207,15 @@ CUT_OFF = {
 
 
 @pytest.mark.parametrize("order", [AWAY, CUT_OFF], ids=["off", "cut off"])
-def test_a_node_that_comes_back_does_not_run_the_mirror(tmp_path, order):
+def test_a_node_that_comes_back_runs_its_static_pod_and_not_the_mirror(tmp_path, order):
     write(tmp_path, "web.yaml", manifest())
 
     async def story(cluster):
-        await cluster.until_true(PODS, "web-node-0", "Ready")
-        [uid] = cluster.embedded.agents[0]._runner.actors
+        other = manifest("other", nodeName="node-0", tolerations=[{"operator": "Exists"}])
+        await cluster.apply(other)
+        for name in ("web-node-0", "other"):
+            await cluster.until_true(PODS, name, "Ready")
+        before = set(cluster.embedded.agents[0]._runner.actors)
         await cluster.client.patch(NODES, "node-0", {"metadata": {"annotations": order}})
 
         async def silent():
@@ -222,7 +225,10 @@ def test_a_node_that_comes_back_does_not_run_the_mirror(tmp_path, order):
         over = {"metadata": {"annotations": dict.fromkeys(order)}}
         await cluster.client.patch(NODES, "node-0", over)
         await cluster.until_true(NODES, "node-0", "Ready")
-        assert list(cluster.embedded.agents[0]._runner.actors) == [uid]
+        await cluster.until_true(PODS, "web-node-0", "Ready")
+        if order is CUT_OFF:
+            await cluster.until_true(PODS, "other", "Ready")
+        assert set(cluster.embedded.agents[0]._runner.actors) == before
 
     run_virtual(story, file=nodes(tmp_path))
 

@@ -453,6 +453,9 @@ class Agent:
                 self._runner.pod_gone(self._unheard.pop(uid))
         for pod in self._pods_on(name):
             self._runner.pod_seen(pod, node.facts)
+        for uid, actor in self._runner.actors.items():
+            if actor.node.name == name:  # others may have said of them that they are not ready
+                self._runner.publish(uid)
         self._returned.put_nowait(name)
         if node.doubted:
             self._device_changes.put_nowait(name)
