@@ -72,6 +72,14 @@ class World:
         }
         return await self.create(PODS, document, namespace)
 
+    async def resize(self, name, resources, **more):
+        """Ask for other resources of a pod's container main, in place."""
+        change = {"spec": {"containers": [{"name": "main", "resources": resources, **more}]}}
+        kind = "application/strategic-merge-patch+json"
+        await self.client.patch(
+            PODS, name, change, "default", subresource="resize", patch_type=kind
+        )
+
     async def get(self, name, namespace="default"):
         return await self.client.get(PODS, name, namespace)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from types import SimpleNamespace
 
 from kubarium.api.kinds import PODS
+from kubarium.node.faults import FaultActor
 
 from .conftest import process_world
 
@@ -126,5 +128,43 @@ def test_what_cannot_be_done_is_said():
                 return any("no file under /nowhere" in m for _, m in await world.events("victim"))
 
             await world.until(said, "the second order's answer")
+
+    asyncio.run(story())
+
+
+class OnePod:
+    """A pod with a network of its own: how long it is held back, and what runs in it."""
+
+    def __init__(self):
+        self.held, self.running = None, {"main": 0}
+
+    def running_attempts(self, uid):
+        return self.running
+
+    def has_network(self, uid):
+        return True
+
+    def delay(self, uid, milliseconds):
+        self.held = milliseconds
+        return ""
+
+
+def test_a_delay_is_healed_while_nothing_of_the_pod_runs():
+    async def story():
+        pods, tasks = OnePod(), []
+        clock = SimpleNamespace(now=lambda: 0.0)
+        actor = FaultActor(clock, pods, tasks.append, lambda *said: None)
+
+        async def look(**more):
+            given = json.dumps({"ident": "uid/0", "action": "Delay", "at": 0, "amount": 50} | more)
+            annotations = {"fault.kubarium.dev/uid": given}
+            actor.look({"metadata": {"uid": "pod", "annotations": annotations}})
+            await tasks.pop()
+
+        await look()
+        assert pods.held == 50
+        pods.running = {}  # between two attempts
+        await look(healed=True)
+        assert pods.held is None
 
     asyncio.run(story())

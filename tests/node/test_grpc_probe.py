@@ -121,4 +121,5 @@ def test_nobody_there():
 
     port, (outcome, message) = asyncio.run(main())
     assert outcome == "failure"
-    assert message.startswith(f'error: failed to connect service at "127.0.0.1:{port}": ')
+    where = f'"127.0.0.1:{port}"'
+    assert message == f"error: failed to connect service at {where}: connection refused"

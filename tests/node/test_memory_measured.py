@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from kubarium.api.kinds import PODS
 from kubarium.node.config import NodeSpec
 from kubarium.node.kubelet_config import read_kubelet_config
 from kubarium.node.runtimes.process import memory_watch
@@ -68,12 +67,7 @@ def test_with_a_policy_it_is_stopped_until_it_has_grown_and_goes_on_in_the_same_
             assert "of its limit 100Mi" in found["message"]
             await asyncio.sleep(1.5)  # it would have all that it wants by now
             assert "has" not in await world.log("hog")
-            change = {"name": "main", "resources": {"limits": {"memory": "300Mi"}}}
-            kind = "application/strategic-merge-patch+json"
-            patch = {"spec": {"containers": [change]}}
-            await world.client.patch(
-                PODS, "hog", patch, "default", subresource="resize", patch_type=kind
-            )
+            await world.resize("hog", {"limits": {"memory": "300Mi"}})
 
             async def grown():
                 return "has" in await world.log("hog")
@@ -110,15 +104,7 @@ def test_a_limit_below_what_is_measured_is_refused():
             await world.pod("hog", container=container)
             await world.phase("hog", "Running")
             await asyncio.sleep(0.5)
-            patch = {
-                "spec": {
-                    "containers": [{"name": "main", "resources": {"limits": {"memory": "40Mi"}}}]
-                }
-            }
-            kind = "application/strategic-merge-patch+json"
-            await world.client.patch(
-                PODS, "hog", patch, "default", subresource="resize", patch_type=kind
-            )
+            await world.resize("hog", {"limits": {"memory": "40Mi"}})
 
             async def refused():
                 conditions = (await world.get("hog"))["status"]["conditions"]

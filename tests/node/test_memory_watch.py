@@ -46,13 +46,6 @@ async def short(world, name):
     return await world.until(question, "condition memory.kubarium.dev/main")
 
 
-async def grow(world, name, limit):
-    change = {"name": "main", "resources": {"limits": {"memory": limit}}}
-    kind = "application/strategic-merge-patch+json"
-    patch = {"spec": {"containers": [change]}}
-    await world.client.patch(PODS, name, patch, "default", subresource="resize", patch_type=kind)
-
-
 def test_a_burst_beyond_the_limit_waits_and_goes_on_in_the_same_process():
     async def story():
         async with process_world() as world:
@@ -60,7 +53,7 @@ def test_a_burst_beyond_the_limit_waits_and_goes_on_in_the_same_process():
             condition = await short(world, "hog")
             assert condition["reason"] == "AtLimit"
             assert "of its limit 64Mi, peak" in condition["message"]
-            await grow(world, "hog", "160Mi")
+            await world.resize("hog", {"limits": {"memory": "160Mi"}})
 
             async def grown():
                 return "has" in await world.log("hog")

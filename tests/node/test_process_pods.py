@@ -382,6 +382,32 @@ def test_volumes_appear_at_their_paths(needs_namespaces, tmp_path):
     asyncio.run(main())
 
 
+def test_labels_in_a_volume_follow_the_pod():
+    async def main():
+        async with process_world() as world:
+            items = [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]
+            volumes = [{"name": "info", "downwardAPI": {"items": items}}]
+            mounts = [{"name": "info", "mountPath": "/info"}]
+            follow = "while sleep 0.05; do cat ${KUBARIUM_ROOT:-}/info/labels; echo; done"
+            entry = {"volumeMounts": mounts}
+            await world.pod("v", follow, labels={"k": "v"}, container=entry, volumes=volumes)
+            await world.phase("v", "Running")
+
+            async def said(text):
+                return text in (await world.log("v")).splitlines()
+
+            await world.until(lambda: said('k="v"'), "its first labels")
+            await world.client.patch(PODS, "v", {"metadata": {"labels": {"k": "w"}}}, "default")
+
+            async def refreshed():
+                await world.agent._runner.refresh_volumes()
+                return await said('k="w"')
+
+            await world.until(refreshed, "its new labels")
+
+    asyncio.run(main())
+
+
 def test_two_containers_share_a_volume_and_what_they_write_stays_inside(needs_namespaces):
     async def main():
         async with process_world() as world:

@@ -136,12 +136,6 @@ def test_room_that_is_being_made_for_an_important_resize_is_not_taken_by_a_lesse
 # On real processes ---------------------------------------------------------------------------
 
 
-async def resize(world, name, wanted, **more):
-    patch = {"spec": {"containers": [{"name": "main", "resources": wanted, **more}]}}
-    kind = "application/strategic-merge-patch+json"
-    await world.client.patch(PODS, name, patch, "default", subresource="resize", patch_type=kind)
-
-
 async def status_until(world, name, test, what):
     async def question():
         status = (await world.get(name))["status"]
@@ -167,7 +161,7 @@ def test_a_running_container_gets_its_new_limits_without_a_restart():
             )
             await world.pod("p", script, container={"resources": resources("64Mi")})
             await world.phase("p", "Running")
-            await resize(world, "p", resources("128Mi"))
+            await world.resize("p", resources("128Mi"))
             status = await status_until(world, "p", lambda s: held(s) == "128Mi", "resized")
             entry = status["containerStatuses"][0]
             assert entry["restartCount"] == 0
@@ -226,11 +220,11 @@ def test_a_container_whose_policy_says_so_is_restarted_with_its_new_limits():
             trap = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
             await world.pod("p", trap, container=container, restartPolicy="OnFailure")
             await world.phase("p", "Running")
-            await resize(world, "p", resources("96Mi"))
+            await world.resize("p", resources("96Mi"))
             status = await status_until(world, "p", lambda s: held(s) == "96Mi", "restarted")
             assert status["containerStatuses"][0]["restartCount"] == 1
             await world.event("p", "ResizeCompleted")
-            await resize(world, "p", resources("96Mi", "200m"))  # cpu needs none
+            await world.resize("p", resources("96Mi", "200m"))  # cpu needs none
 
             def cpu(status):
                 limits = status["containerStatuses"][0]["resources"]["limits"]
@@ -252,7 +246,7 @@ def test_what_does_not_fit_waits_until_another_pod_has_gone():
                     terminationGracePeriodSeconds=0,
                 )
                 await world.phase(name, "Running")
-            await resize(world, "first", resources("2Gi"))
+            await world.resize("first", resources("2Gi"))
 
             def pending(reason):
                 def test(status):
@@ -262,7 +256,7 @@ def test_what_does_not_fit_waits_until_another_pod_has_gone():
                 return test
 
             await status_until(world, "first", pending("Infeasible"), "infeasible")
-            await resize(world, "first", resources("800Mi"))
+            await world.resize("first", resources("800Mi"))
             status = await status_until(world, "first", pending("Deferred"), "deferred")
             assert held(status) == "400Mi"
             found = condition(status, "PodResizePending")
@@ -284,7 +278,7 @@ def test_memory_in_use_is_not_taken_away():
             await world.pod("p", hog, container={"resources": resources("200Mi")})
             await world.phase("p", "Running")
             await asyncio.sleep(0.5)
-            await resize(world, "p", resources("40Mi"))
+            await world.resize("p", resources("40Mi"))
 
             def failed(status):
                 found = condition(status, "PodResizeInProgress")
@@ -294,5 +288,35 @@ def test_memory_in_use_is_not_taken_away():
             assert held(status) == "200Mi"
             assert status["containerStatuses"][0]["allocatedResources"]["memory"] == "40Mi"
             assert status["containerStatuses"][0]["restartCount"] == 0
+
+    asyncio.run(main())
+
+
+class Recorded:
+    """Control groups of a machine that has them for CPUs: what was set last."""
+
+    controllers = ("cpu",)
+
+    def __init__(self):
+        self.last = None
+
+    def set(self, uid, name, amounts):
+        self.last = amounts
+
+
+def test_a_container_that_was_slowed_has_what_it_was_resized_to_again(monkeypatch):
+    async def main():
+        async with process_world() as world:
+            await world.pod("p", container={"resources": resources("64Mi", "100m")})
+            uid = (await world.phase("p", "Running"))["metadata"]["uid"]
+            await world.resize("p", resources("64Mi", "200m"))
+            await world.event("p", "ResizeCompleted")
+            pods, groups = world.agent._runner.pods, Recorded()
+            with monkeypatch.context() as patched:
+                patched.setattr(pods, "_groups", groups)
+                assert pods.slow(uid, "main", 0.05) == ""
+                assert groups.last.milli_cpu == 50
+                assert pods.slow(uid, "main", None) == ""
+                assert (groups.last.milli_cpu, groups.last.memory) == (200, 64 << 20)
 
     asyncio.run(main())

@@ -5,6 +5,8 @@ import http.client
 import json
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,16 +90,26 @@ class RawClient:
 
 
 def server_log(cluster: RunningCluster) -> str:
-    return "\n".join(path.read_text() for path in cluster.home.rglob("server.log"))
+    # Not below that: folders of pods come and go while one looks.
+    return "\n".join(path.read_text() for path in cluster.home.glob("clusters/*/server.log"))
+
+
+@contextmanager
+def cluster_of(home: Path, text: str) -> Iterator[RunningCluster]:
+    """A cluster as the cluster file ``text`` says, which is written to ``home``."""
+    described = home / "cluster.yaml"
+    described.write_text(text)
+    cluster = RunningCluster(home, "-f", str(described))
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="module")
 def module_cluster(tmp_path_factory):
     """One cluster for all tests of a module; its log must not hold a traceback at the end."""
-    home = tmp_path_factory.mktemp("cluster")
-    described = home / "cluster.yaml"
-    described.write_text(
-        """
+    described = """
 apiVersion: kubarium.dev/v1alpha1
 kind: Cluster
 spec:
@@ -106,11 +118,9 @@ spec:
       count: 2
       devices: [{profile: gpu.example.com, count: 2}]
 """
-    )
-    cluster = RunningCluster(home, "-f", str(described))
-    yield cluster
-    log = server_log(cluster)
-    cluster.stop()
+    with cluster_of(tmp_path_factory.mktemp("cluster"), described) as cluster:
+        yield cluster
+        log = server_log(cluster)
     assert "Traceback" not in log, log[-4000:]
 
 

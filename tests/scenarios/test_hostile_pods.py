@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import RunningCluster
-from tests.scenarios.conftest import RawClient, server_log
+from tests.scenarios.conftest import RawClient, cluster_of, server_log
 from tests.scenarios.test_crash import (
     MARKER,
     PODS,
@@ -31,11 +30,8 @@ spec:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    home = tmp_path_factory.mktemp("hostile")
-    (home / "cluster.yaml").write_text(FILE)
-    started = RunningCluster(home, "-f", str(home / "cluster.yaml"))
-    yield started
-    started.stop()
+    with cluster_of(tmp_path_factory.mktemp("hostile"), FILE) as started:
+        yield started
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from kubarium.node.kubelet_config import ShutdownGroup
 from kubarium.node.shutdown import group_of
 from kubarium.testing import run_virtual
 from kubarium.view.shutdown import ANNOTATION
-from tests.scenarios.conftest import RawClient
+from tests.scenarios.conftest import RawClient, cluster_of
 from tests.scenarios.test_crash import MARKER, agents, marked_processes, running, status, until
 
 MESSAGE = "Pod was terminated in response to imminent node shutdown."
@@ -143,15 +143,8 @@ spec:
 
 @pytest.fixture
 def cluster(tmp_path):
-    from tests.conftest import RunningCluster
-
-    home = tmp_path / "home"
-    home.mkdir()
-    path = tmp_path / "cluster.yaml"
-    path.write_text(FILE)
-    started = RunningCluster(home, "-f", str(path))
-    yield started
-    started.stop()
+    with cluster_of(tmp_path, FILE) as started:
+        yield started
 
 
 def trapping(name, seconds, node="node-0"):

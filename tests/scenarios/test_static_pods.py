@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -12,7 +13,7 @@ from kubarium.api.kinds import NODES, PODS
 from kubarium.base.errors import ApiError
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.testing import run_virtual
-from tests.scenarios.conftest import RawClient
+from tests.scenarios.conftest import RawClient, cluster_of
 from tests.scenarios.test_crash import (
     MARKER,
     agents,
@@ -174,6 +175,21 @@ def test_what_is_no_pod_is_reported_and_harms_nobody(tmp_path):
     run_virtual(story, file=nodes(tmp_path))
 
 
+def test_what_is_no_file_is_reported_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").mkdir()
+    (tmp_path / "c.yaml").symlink_to("/dev/zero")
+    write(tmp_path, "web.yaml", manifest())
+
+    async def story(cluster):
+        await cluster.until_true(PODS, "web-node-0", "Ready")
+        await cluster.clock.sleep(5)
+        said = sorted(e["message"] for e in await cluster.events("InvalidStaticPod"))
+        assert said == [f"{tmp_path}/{name}.yaml: is no regular file" for name in "abc"]
+
+    run_virtual(story, file=nodes(tmp_path))
+
+
 def test_a_directory_may_come_later(tmp_path):
     async def story(cluster):
         await cluster.clock.sleep(5)
@@ -182,6 +198,39 @@ def test_a_directory_may_come_later(tmp_path):
         await cluster.until_true(PODS, "web-node-0", "Ready")
 
     run_virtual(story, file=nodes(tmp_path / "later"))
+
+
+AWAY = {"kubarium.dev/shutdown": "configured"}
+CUT_OFF = {
+    "fault.kubarium.dev/uid": json.dumps({"ident": "uid/0", "action": "DisconnectNode", "at": 0})
+}
+
+
+@pytest.mark.parametrize("order", [AWAY, CUT_OFF], ids=["off", "cut off"])
+def test_a_node_that_comes_back_runs_its_static_pod_and_not_the_mirror(tmp_path, order):
+    write(tmp_path, "web.yaml", manifest())
+
+    async def story(cluster):
+        other = manifest("other", nodeName="node-0", tolerations=[{"operator": "Exists"}])
+        await cluster.apply(other)
+        for name in ("web-node-0", "other"):
+            await cluster.until_true(PODS, name, "Ready")
+        before = set(cluster.embedded.agents[0]._runner.actors)
+        await cluster.client.patch(NODES, "node-0", {"metadata": {"annotations": order}})
+
+        async def silent():
+            return (await cluster.condition(NODES, "node-0", "Ready"))["status"] == "Unknown"
+
+        await cluster.until(silent, 120, "it is silent")
+        over = {"metadata": {"annotations": dict.fromkeys(order)}}
+        await cluster.client.patch(NODES, "node-0", over)
+        await cluster.until_true(NODES, "node-0", "Ready")
+        await cluster.until_true(PODS, "web-node-0", "Ready")
+        if order is CUT_OFF:
+            await cluster.until_true(PODS, "other", "Ready")
+        assert set(cluster.embedded.agents[0]._runner.actors) == before
+
+    run_virtual(story, file=nodes(tmp_path))
 
 
 FILE = """
@@ -196,19 +245,14 @@ spec:
 
 @pytest.mark.timeout(120)
 def test_a_static_pod_of_processes_outlives_its_agent_and_ends_with_its_manifest(tmp_path):
-    from tests.conftest import RunningCluster
-
-    home, static = tmp_path / "home", tmp_path / "static"
-    home.mkdir()
+    static = tmp_path / "static"
     static.mkdir()
-    (tmp_path / "cluster.yaml").write_text(FILE)
     counting = manifest("count")
     script = f"n=0; while true; do echo $n; n=$((n+1)); sleep 0.1; done # {MARKER}"
     counting["spec"]["containers"][0]["command"] = ["sh", "-c", script]
     counting["spec"]["terminationGracePeriodSeconds"] = 1
     write(static, "count.yaml", counting)
-    cluster = RunningCluster(home, "-f", str(tmp_path / "cluster.yaml"))
-    try:
+    with cluster_of(tmp_path, FILE) as cluster:
         api = RawClient(cluster.kubeconfig)
         before = until(lambda: known(api) and running(api, "count-node-0"), "it runs")
         assert cluster.kubectl("exec", "count-node-0", "--", "echo", "inside").split() == ["inside"]
@@ -229,8 +273,6 @@ def test_a_static_pod_of_processes_outlives_its_agent_and_ends_with_its_manifest
         (static / "count.yaml").unlink()
         until(lambda: not known(api), "the mirror goes")
         assert not [p for p in marked_processes() if "sh" in p.cmdline()[:1]]
-    finally:
-        cluster.stop()
 
 
 def known(api):

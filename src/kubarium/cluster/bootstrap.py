@@ -97,7 +97,6 @@ def _agent_policy() -> list[Document]:
             ("discovery.k8s.io", ["endpointslices"], _READ),
             ("checkpoint.k8s.io", ["podcheckpoints"], _READ),
             ("checkpoint.k8s.io", ["podcheckpoints/status"], ["get", "patch", "update"]),
-            ("kubarium.dev", ["rankhistories"], ["patch", "update"]),
             ("networking.k8s.io", ["networkpolicies"], _READ),
             ("resource.k8s.io", ["resourceclaims", "deviceclasses"], [*_READ, *_WRITE]),
             ("resource.k8s.io", ["resourceclaims/status"], ["get", "patch", "update"]),

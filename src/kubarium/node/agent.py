@@ -346,10 +346,18 @@ class Agent:
 
     def _node_started(self, name: str) -> None:
         """A node that was off is on again: see what has come for it."""
-        for pod in self._pods.items():
-            if pod["spec"].get("nodeName") == name:
-                self._runner.pod_seen(pod, self._mine[name].facts)
+        self._static.begin_anew(name)
+        for pod in self._pods_on(name):
+            self._runner.pod_seen(pod, self._mine[name].facts)
         self._status_changes.put_nowait(name)
+
+    def _pods_on(self, name: str) -> list[Document]:
+        """The API's pods of a node; what mirrors its static ones is not to be run."""
+        return [
+            pod
+            for pod in self._pods.items()
+            if pod["spec"].get("nodeName") == name and not is_mirror(pod)
+        ]
 
     # Nodes -------------------------------------------------------------------------------------
 
@@ -433,9 +441,8 @@ class Agent:
     def _leave(self, name: str, loses_pods: bool) -> None:
         """A node goes away; what its pods have to say waits."""
         self._runner.hold(name)
-        for pod in self._pods.items() if loses_pods else ():
-            if pod["spec"].get("nodeName") == name:
-                self._runner.pod_lost(pod)
+        for pod in self._pods_on(name) if loses_pods else ():
+            self._runner.pod_lost(pod)
 
     def _come_back(self, name: str) -> None:
         """It hears what it has missed, and is heard again."""
@@ -444,9 +451,11 @@ class Agent:
         for uid, pod in list(self._unheard.items()):
             if pod["spec"]["nodeName"] == name:
                 self._runner.pod_gone(self._unheard.pop(uid))
-        for pod in self._pods.items():
-            if pod["spec"].get("nodeName") == name:
-                self._runner.pod_seen(pod, node.facts)
+        for pod in self._pods_on(name):
+            self._runner.pod_seen(pod, node.facts)
+        for uid, actor in self._runner.actors.items():
+            if actor.node.name == name:  # others may have said of them that they are not ready
+                self._runner.publish(uid)
         self._returned.put_nowait(name)
         if node.doubted:
             self._device_changes.put_nowait(name)

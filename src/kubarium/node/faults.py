@@ -158,6 +158,9 @@ class FaultActor:
 
     async def _undo(self, uid: str, order: Order) -> None:
         """Safe to repeat: nobody may know any more what an earlier agent has done."""
+        if order.action == DELAY:  # the pod's, whether or not anything runs in it just now
+            self._pods.delay(uid, None)
+            return
         running = self._pods.running_attempts(uid)
         name = order.container or next(iter(running), "")
         if name not in running:
@@ -166,8 +169,6 @@ class FaultActor:
             await self._pods.signal_all(uid, name, signal.SIGCONT)
         elif order.action == SLOW:
             self._pods.slow(uid, name, None)
-        elif order.action == DELAY:
-            self._pods.delay(uid, None)
 
 
 def _offer_to_the_kernel(pid: int) -> None:

@@ -7,8 +7,6 @@ has, and no more of gRPC than is here. Imported when the first such probe is mad
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Awaitable, Callable
 
 import h2.config
 import h2.connection
@@ -16,9 +14,8 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
-_Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Connect = Callable[[str, int, ssl.SSLContext | None], Awaitable[_Opened]]
-SUCCESS, FAILURE = "success", "failure"
+from kubarium.node.probes import FAILURE, SUCCESS, Connect, Outcome, reason
+
 _READ_BYTES = 64 * 1024
 # A health answer is two bytes; more than this is not one.
 _MAX_ANSWER_BYTES = 4096
@@ -42,7 +39,7 @@ class RpcError(Exception):
 
 async def grpc_probe(
     host: str, port: int, service: str, timeout_s: float, connect: Connect
-) -> tuple[str, str]:
+) -> Outcome:
     """(outcome, message) in kubelet's words; a failure of any kind is a failed probe."""
     address = f"{host}:{port}"
     writer: asyncio.StreamWriter | None = None
@@ -51,8 +48,8 @@ async def grpc_probe(
             try:
                 reader, writer = await connect(host, port, None)
             except OSError as error:
-                why = (error.strerror or str(error)).lower()
-                return FAILURE, f'error: failed to connect service at "{address}": {why}'
+                what = f'failed to connect service at "{address}"'
+                return FAILURE, f"error: {what}: {reason(error)}"
             status = await _check(reader, writer, address, service)
     except TimeoutError:
         if writer is None:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
 
+from kubarium.api.resource import Document
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import ConfigError
 from kubarium.base.quantity import parse_quantity
+from kubarium.node.lifecycle.plan import priority_of
+from kubarium.node.runner import CONFIG_SOURCE
 
 T = TypeVar("T")
 
@@ -24,6 +27,7 @@ SIGNALS = (MEMORY, NODE_FS, NODE_INODES, IMAGE_FS, IMAGE_INODES, PIDS)
 # the machine, where a disk that is 90 % full is nothing special.
 DEFAULT_HARD = {MEMORY: "100Mi", NODE_FS: "500Mi", NODE_INODES: "5%"}
 DEFAULT_PIDS_LIMIT = 4096
+CRITICAL_PRIORITY = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +166,6 @@ def _shutdown(given: Mapping[str, Any]) -> tuple[ShutdownGroup, ...]:
     return (ShutdownGroup(0, total_s - critical_s), from_critical)
 
 
-CRITICAL_PRIORITY = 2_000_000_000
-
-
 def _seconds(text: object) -> float:
     return duration_s(str(text))
 
@@ -180,8 +181,7 @@ def _read(reader: Callable[[Any], T], text: object, path: tuple[str | int, ...])
         raise FieldError(path, f"cannot read {text!r}: {error}") from None
 
 
-def is_critical(pod: Mapping[str, Any]) -> bool:
+def is_critical(pod: Document) -> bool:
     """Pods that a node does not do without: static ones, and those of system priority."""
-    # As kubernetes.io/config.source says (see node.runner).
-    source = (pod["metadata"].get("annotations") or {}).get("kubernetes.io/config.source", "api")
-    return source != "api" or int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY
+    source = (pod["metadata"].get("annotations") or {}).get(CONFIG_SOURCE, "api")
+    return source != "api" or priority_of(pod) >= CRITICAL_PRIORITY

@@ -67,7 +67,7 @@ async def tcp_probe(
     except TimeoutError:
         return FAILURE, f"dial tcp {host}:{port}: i/o timeout"
     except OSError as error:
-        return FAILURE, f"dial tcp {host}:{port}: connect: {_reason(error)}"
+        return FAILURE, f"dial tcp {host}:{port}: connect: {reason(error)}"
     writer.close()
     return SUCCESS, ""
 
@@ -132,11 +132,12 @@ async def _get(
 
 def _dial(error: Exception, host: str, port: int) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"dial tcp {host}:{port}: connect: {_reason(error)}"
+        return f"dial tcp {host}:{port}: connect: {reason(error)}"
     return str(error)
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why a connection was not made, in the kernel's words."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return (error.strerror or str(error)).lower()

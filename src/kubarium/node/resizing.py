@@ -16,6 +16,7 @@ from kubarium.base.clock import Clock
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.conditions import IN_PROGRESS, PENDING, ResizeCondition
 from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.plan import priority_of
 from kubarium.node.lifecycle.records import State
 from kubarium.node.lifecycle.resize import (
     DEFERRED,
@@ -133,7 +134,7 @@ class Resizer:
             if not found.reason and self._steps_back(uid, actor):
                 found = Verdict(DEFERRED, "Node is making room for a resize of higher priority")
             if found.reason == DEFERRED:
-                self._first.setdefault(actor.node.name, _priority(pod))
+                self._first.setdefault(actor.node.name, priority_of(pod))
             if found.reason:
                 conditions.append(ResizeCondition(PENDING, found.reason, found.message, generation))
                 self._tell(actor, pending, found)
@@ -163,7 +164,7 @@ class Resizer:
         return (
             bool(grows)
             and node in self._first
-            and self._first[node] > _priority(actor.machine.pod)
+            and self._first[node] > priority_of(actor.machine.pod)
             and any(
                 other.machine.terminating and not other.machine.finished
                 for other in self._pods.values()
@@ -220,10 +221,6 @@ class Resizer:
         text = f"Pod resize completed for generation {generation}"
         actor.deliver(ev.ResizeNoted("Normal", "ResizeCompleted", text))
         self.freed()
-
-
-def _priority(pod: Document) -> int:
-    return int(pod["spec"].get("priority") or 0)
 
 
 def _differs(first: Mapping[str, Resources], second: Mapping[str, Resources]) -> bool:

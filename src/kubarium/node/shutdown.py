@@ -15,6 +15,7 @@ from kubarium.base.clock import Clock
 from kubarium.node.eviction.manager import Evictable, Tell
 from kubarium.node.kubelet_config import CRITICAL_PRIORITY, KubeletConfig, ShutdownGroup
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle.plan import priority_of
 from kubarium.view.shutdown import is_ordered, ordered_grace_s
 
 REASON = "Terminated"
@@ -127,7 +128,7 @@ class NodeShutdown:
                 for actor in self._pods.values()
                 if actor.node.name == name
                 and not actor.machine.finished
-                and group_of(groups, _priority(actor)) == index
+                and group_of(groups, priority_of(actor.machine.pod)) == index
             ]
             for actor in pods:
                 actor.deliver(ev.Terminate(REASON, MESSAGE, group.period_s, disrupts=True))
@@ -137,7 +138,3 @@ class NodeShutdown:
                     break
                 await self._clock.sleep(_LOOK_S)
         self._off[name] = None
-
-
-def _priority(actor: Evictable) -> int:
-    return int(actor.machine.pod["spec"].get("priority") or 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from kubarium.api.defaulting import default
 from kubarium.api.kinds import PODS
 from kubarium.api.resource import Document
 from kubarium.api.validation import validate_create
+from kubarium.api.validation.gangs import SYSTEM_PRIORITIES
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, KubariumError
 from kubarium.node.eviction.manager import Evictable, Tell
@@ -39,7 +41,6 @@ _LOG = logging.getLogger("kubarium.node")
 LOOK_S = 1.0
 MAX_BYTES = 10 << 20
 _ENDINGS = (".yaml", ".yml", ".json")
-_PRIORITIES = {"system-node-critical": 2_000_001_000, "system-cluster-critical": 2_000_000_000}
 # A static pod stays on its node whatever befalls it.
 _STAYS = {"operator": "Exists", "effect": "NoExecute"}
 
@@ -142,6 +143,8 @@ class StaticPods:
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if folder.seen.get(path.name) == stamp:
                 return
+            if not stat.S_ISREG(status.st_mode):  # to read a pipe would be to wait for its writer
+                raise BadManifest("is no regular file")
             if status.st_size > MAX_BYTES:
                 raise BadManifest(f"larger than {MAX_BYTES} bytes")
             pod = self._parse(path.read_bytes(), folder.node.name)
@@ -188,8 +191,8 @@ class StaticPods:
         spec["nodeName"] = node
         spec.pop("serviceAccountName", None)
         spec["tolerations"] = [*(spec.get("tolerations") or ()), _STAYS]
-        if spec.get("priorityClassName") in _PRIORITIES:
-            spec["priority"] = _PRIORITIES[spec["priorityClassName"]]
+        if spec.get("priorityClassName") in SYSTEM_PRIORITIES:
+            spec["priority"] = SYSTEM_PRIORITIES[spec["priorityClassName"]]
         metadata["uid"] = digest
         metadata["annotations"] = (metadata.get("annotations") or {}) | {
             CONFIG_HASH: digest,
@@ -225,6 +228,12 @@ class StaticPods:
         if mirror is not None and identity(mirror) == uid:
             pod = _with_status(pod, mirror.get("status") or {})
         self._run_pod(pod, folder.node)
+
+    def begin_anew(self, node: str) -> None:
+        """A node is on again: what its shutdown has ended is forgotten, and so started."""
+        for uid, actor in list(self._actors.items()):
+            if actor.node.name == node and actor.machine.finished and self.is_known(uid):
+                self._drop_pod(actor.machine.pod)
 
     def _end_removed(self) -> None:
         """End pods whose manifests are gone, with their time; forget them when they have."""

@@ -19,7 +19,7 @@ PREEMPTION_POLICIES = ("Never", "PreemptLowerPriority")
 _MIN_COUNT, _MIN_GROUP_COUNT = "minCount", "minGroupCount"
 _TEMPLATES = ("podGroupTemplates", "compositePodGroupTemplates")
 _SYSTEM_PREFIX = "system-"
-_SYSTEM_PRIORITIES = {
+SYSTEM_PRIORITIES = {
     "system-cluster-critical": 2_000_000_000,
     "system-node-critical": 2_000_001_000,
 }
@@ -30,15 +30,15 @@ def check_priority_class(document: Document, report: Report) -> None:
     name = (document.get("metadata") or {}).get("name") or ""
     value = document.get("value") or 0
     if name.startswith(_SYSTEM_PREFIX):
-        if _SYSTEM_PRIORITIES.get(name) != value:
+        if SYSTEM_PRIORITIES.get(name) != value:
             path = at(None, "metadata", "name")
             detail = (
                 "priority class names with 'system-' prefix are reserved for system use only. "
                 f"error: {name} is not a known system priority class"
             )
-            if name in _SYSTEM_PRIORITIES:
+            if name in SYSTEM_PRIORITIES:
                 detail = detail.rpartition("error: ")[0] + (
-                    f"error: value of {name} PriorityClass must be {_SYSTEM_PRIORITIES[name]}"
+                    f"error: value of {name} PriorityClass must be {SYSTEM_PRIORITIES[name]}"
                 )
             report.forbidden(path, detail)
     elif value > HIGHEST_USER_PRIORITY:

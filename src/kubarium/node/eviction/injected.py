@@ -14,9 +14,8 @@ from collections.abc import Mapping
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
-from kubarium.base.quantity import QuantityError, whole
 from kubarium.node.eviction.manager import Evictable
-from kubarium.node.eviction.usage import ContainerUsage, Observed, PodUsage, Signal
+from kubarium.node.eviction.usage import ContainerUsage, Observed, PodUsage, Signal, amount_of
 from kubarium.node.kubelet_config import IMAGE_FS, MEMORY, NODE_FS, PIDS
 from kubarium.node.runner import NodeFacts
 
@@ -48,32 +47,20 @@ class InjectedUsage:
 
     async def observe(self, node: NodeFacts, pods: Mapping[str, Evictable]) -> Observed:
         usage = {uid: _usage(actor.machine.pod) for uid, actor in pods.items()}
-        memory = _amount(node.allocatable.get("memory", "0"))
-        storage = _amount(node.allocatable.get("ephemeral-storage", "0"))
-        disk = _left(storage, sum(used.storage for used in usage.values()))
+        memory = amount_of(node.allocatable.get("memory", "0"))
+        storage = amount_of(node.allocatable.get("ephemeral-storage", "0"))
+        disk = Signal.beside(sum(used.storage for used in usage.values()), storage)
         signals = {
-            MEMORY: _left(memory, sum(used.memory for used in usage.values())),
+            MEMORY: Signal.beside(sum(used.memory for used in usage.values()), memory),
             NODE_FS: disk,
             IMAGE_FS: disk,
-            PIDS: _left(MAX_PIDS, sum(used.processes for used in usage.values())),
+            PIDS: Signal.beside(sum(used.processes for used in usage.values()), MAX_PIDS),
         }
         return Observed(signals, usage)
 
 
-def _left(capacity: int, used: int) -> Signal:
-    return Signal(max(capacity - used, 0), capacity)
-
-
 def _usage(pod: Document) -> PodUsage:
     annotations = pod["metadata"].get("annotations") or {}
-    memory, storage, pids = (_amount(annotations.get(name, "0")) for name in _ALL)
+    memory, storage, pids = (amount_of(annotations.get(name, "0")) for name in _ALL)
     first = pod["spec"]["containers"][0]["name"]
     return PodUsage({first: ContainerUsage(memory, storage)}, processes=pids)
-
-
-def _amount(text: object) -> int:
-    """What cannot be read is nothing."""
-    try:
-        return whole(text)
-    except QuantityError:
-        return 0

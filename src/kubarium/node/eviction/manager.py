@@ -65,7 +65,7 @@ Tell = Callable[[str, str, str, str], None]
 class _Node:
     pressure: Pressure
     config: KubeletConfig
-    facts: NodeFacts | None = None
+    facts: NodeFacts
     leaving: str = ""  # uid of the pod that was evicted last
     since: float = 0.0
 
@@ -120,7 +120,6 @@ class EvictionManager:
                     await self._look(name, self._nodes[name], pods)
 
     async def _look(self, name: str, node: _Node, pods: dict[str, Evictable]) -> None:
-        assert node.facts is not None
         found = await self._meter.observe(node.facts, pods)
         now = self._clock.now()
         before = node.pressure.conditions

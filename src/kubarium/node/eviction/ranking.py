@@ -8,9 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kubarium.api.resource import Document
-from kubarium.base.quantity import QuantityError, canonical, format_quantity, whole
-from kubarium.node.eviction.usage import INODES, PROCESSES, STORAGE, PodUsage, Signal
+from kubarium.base.quantity import canonical, format_quantity
+from kubarium.node.eviction.usage import (
+    INODES,
+    PROCESSES,
+    STORAGE,
+    PodUsage,
+    Signal,
+    amount_of,
+)
 from kubarium.node.kubelet_config import Threshold
+from kubarium.node.lifecycle.plan import priority_of
 from kubarium.view.pods import pod_requests
 
 REASON = "Evicted"
@@ -27,9 +35,8 @@ def ranked(
     def key(pod: Document) -> tuple[bool, int, int]:
         used = usage.get(pod["metadata"]["uid"], _NONE).of(resource)
         asked = requested(pod, resource)
-        priority = int(pod["spec"].get("priority") or 0)
         exceeds = resource != PROCESSES and used > asked
-        return (not exceeds, priority, asked - used)
+        return (not exceeds, priority_of(pod), asked - used)
 
     return sorted(pods, key=key)
 
@@ -56,7 +63,7 @@ def low_message(
         found = usage.containers.get(container["name"])
         used = 0 if found is None else found.storage if resource == STORAGE else found.memory
         asked = ((container.get("resources") or {}).get("requests") or {}).get(resource, "0")
-        if used > _bytes(asked):
+        if used > amount_of(asked):
             text += (
                 f"Container {container['name']} was using {_kibibytes(used)}, request is "
                 f"{canonical(asked)}, has larger consumption of {resource}. "
@@ -73,13 +80,6 @@ def _kibibytes(used: int) -> str:
     return format_quantity(used >> 10 << 10, binary=True)
 
 
-def _bytes(text: object) -> int:
-    try:
-        return whole(text)
-    except QuantityError:
-        return 0
-
-
 # Local storage -----------------------------------------------------------------------------------
 
 
@@ -89,7 +89,7 @@ def storage_excess(pod: Document, usage: PodUsage) -> str:
     for volume in spec.get("volumes") or ():
         source = volume.get("emptyDir") or {}
         limit, used = source.get("sizeLimit"), usage.volumes.get(volume["name"])
-        if used is not None and limit is not None and 0 < _bytes(limit) < used:
+        if used is not None and limit is not None and 0 < amount_of(limit) < used:
             name = volume["name"]
             return f'Usage of EmptyDir volume "{name}" exceeds the limit "{canonical(limit)}". '
     containers = [c for part in ("containers", "initContainers") for c in spec.get(part) or ()]
@@ -100,15 +100,15 @@ def storage_excess(pod: Document, usage: PodUsage) -> str:
     }
     whole_pod = _limit(spec.get("resources"))
     mains = [container["name"] for container in spec.get("containers") or ()]
-    total = sum(_bytes(limits[name]) for name in mains if name in limits)
-    most = _bytes(whole_pod) if whole_pod is not None else total
+    total = sum(amount_of(limits[name]) for name in mains if name in limits)
+    most = amount_of(whole_pod) if whole_pod is not None else total
     # As upstream: those without a limit have their share of what the others may take.
     if most and usage.storage > most:
         shown = format_quantity(most, binary=True)
         return f"Pod ephemeral local storage usage exceeds the total limit of containers {shown}. "
     for name, limit in limits.items():
         found = usage.containers.get(name)
-        if found is not None and 0 < _bytes(limit) < found.storage:
+        if found is not None and 0 < amount_of(limit) < found.storage:
             shown = canonical(limit)
             return f'Container {name} exceeded its local ephemeral storage limit "{shown}". '
     return ""

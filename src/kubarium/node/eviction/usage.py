@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kubarium.base.quantity import QuantityError, whole
 from kubarium.node.kubelet_config import (
     IMAGE_FS,
     IMAGE_INODES,
@@ -39,6 +40,19 @@ class Signal:
 
     available: int
     capacity: int
+
+    @staticmethod
+    def beside(used: int, capacity: int) -> Signal:
+        """What is left beside what is used; nothing if that is more than there is."""
+        return Signal(max(capacity - used, 0), capacity)
+
+
+def amount_of(text: object) -> int:
+    """A quantity in bytes or pieces; what cannot be read is nothing."""
+    try:
+        return whole(text)
+    except QuantityError:
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

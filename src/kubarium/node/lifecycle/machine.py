@@ -19,17 +19,13 @@ kubelet's ``kuberuntime_manager.go`` (computePodActions), ``prober/worker.go``, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.conditions import (
-    NotedCondition,
-    ResizeCondition,
-)
+from kubarium.node.lifecycle.conditions import NotedCondition, ResizeCondition
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
     INIT,
@@ -155,7 +151,7 @@ class PodMachine:
         self.add_ephemeral()
         after = (self.deleting, self.pod["metadata"].get("deletionGracePeriodSeconds"))
         if after != before:
-            self._shorten_grace(now)
+            self._shorten_grace(now + self._grace())
         if generation != self.pod["metadata"].get("generation") and not self.finished:
             self.publish()
 
@@ -180,11 +176,7 @@ class PodMachine:
             self.disrupted = (BY_KUBELET, event.message)
         self._record("Warning", event.reason, event.message)
         grace_s = self._grace() if event.grace_s is None else min(event.grace_s, self._grace())
-        self.stop_by = min(now + grace_s, self.stop_by or math.inf)
-        for record in self.containers:
-            key = ("kill", record.plan.name)
-            if key in self.deadlines:
-                self.deadlines[key] = min(self.deadlines[key], self.stop_by)
+        self._shorten_grace(now + grace_s)
         self.publish()
 
     def _on_Prepared(self, event: ev.Prepared, now: float) -> None:
@@ -586,11 +578,9 @@ class PodMachine:
         grace = spec.get("terminationGracePeriodSeconds")
         return 30.0 if grace is None else float(grace)
 
-    def _shorten_grace(self, now: float) -> None:
-        """A second delete with less grace moves the kill forward, never back."""
-        stop_by = now + self._grace()
-        if self.stop_by is None or stop_by < self.stop_by:
-            self.stop_by = stop_by
+    def _shorten_grace(self, stop_by: float) -> None:
+        """To be told again with less grace moves the kill forward, never back."""
+        self.stop_by = stop_by if self.stop_by is None else min(stop_by, self.stop_by)
         for record in self.containers:
             key = ("kill", record.plan.name)
             if key in self.deadlines:

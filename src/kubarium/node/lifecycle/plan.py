@@ -125,6 +125,11 @@ def _plan(entry: dict[str, Any], pod_policy: str, init: bool) -> ContainerPlan:
     )
 
 
+def priority_of(pod: Document) -> int:
+    """The priority that admission has given the pod."""
+    return int(pod["spec"].get("priority") or 0)
+
+
 def qos_class(pod: Document) -> str:
     """Guaranteed, Burstable or BestEffort (source: ``pkg/apis/core/v1/helper/qos``)."""
     spec = pod["spec"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.base.quantity import parse_quantity
-from kubarium.node.lifecycle.plan import qos_class
+from kubarium.node.lifecycle.plan import priority_of, qos_class
 from kubarium.view.nodes import amount
 from kubarium.view.pods import pod_requests
 
@@ -113,4 +113,4 @@ def retry_order(pod: Document, allocated: Document, since: float) -> tuple[int, 
     held = requested(allocated)
     grows = any(more[name] > held[name] for name in RESIZABLE)
     rank = {"Guaranteed": 0, "Burstable": 1}.get(qos_class(pod), 2)
-    return (int(grows), -int(pod["spec"].get("priority") or 0), rank, since)
+    return (int(grows), -priority_of(pod), rank, since)

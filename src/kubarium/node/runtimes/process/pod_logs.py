@@ -18,6 +18,11 @@ def log_path(place: Path, name: str, attempt: int) -> Path:
     return place / "logs" / name / f"{attempt}.log"
 
 
+def logged_attempts(place: Path, name: str) -> list[int]:
+    """The attempts of a container whose logs are there, the newest one last."""
+    return sorted(int(path.stem) for path in (place / "logs" / name).glob("*.log"))
+
+
 def termination_file(place: Path, name: str, attempt: int) -> Path:
     """Where a container may write why it ended."""
     return place / "etc" / f"termination-{name}-{attempt}"

@@ -28,13 +28,18 @@ class PodRecord:
     running: dict[str, None] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
     measured: dict[str, int] = field(default_factory=dict)  # ident -> bytes it was killed for
-    limits: dict[str, int | None] = field(default_factory=dict)  # name -> bytes of memory
+    amounts: dict[str, Amounts] = field(default_factory=dict)  # name -> what is in force
     whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)
     stop_signals: dict[str, str] = field(default_factory=dict)  # name -> its image's
     checkpoint: Checkpoint | None = None
     # Volumes of an adopted pod, until they have been looked at again.
     adopting: asyncio.Task[None] | None = None
+
+    def memory_limit(self, name: str) -> int | None:
+        """A container's memory limit in force, in bytes."""
+        amounts = self.amounts.get(name)
+        return amounts.memory if amounts else None
 
     def edits(self, container: str) -> Edits:
         """What a container gets for its devices."""

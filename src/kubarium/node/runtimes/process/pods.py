@@ -25,9 +25,7 @@ from kubarium.node import claimed, isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
 from kubarium.node.drivers.prepare import Edits
-from kubarium.node.environment import (
-    ConfigProblem,
-)
+from kubarium.node.environment import ConfigProblem
 from kubarium.node.images import Image, ImageCatalogue
 from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.logs import read_log
@@ -67,7 +65,12 @@ from kubarium.node.runtimes.process.engine import (
 )
 from kubarium.node.runtimes.process.init import OUTCOME
 from kubarium.node.runtimes.process.memory_watch import Groups, MemoryWatch, Tell
-from kubarium.node.runtimes.process.pod_logs import termination_message, why_no_log
+from kubarium.node.runtimes.process.pod_logs import (
+    log_path,
+    logged_attempts,
+    termination_message,
+    why_no_log,
+)
 from kubarium.node.runtimes.process.pod_records import PodRecord, container_of
 from kubarium.node.security import sysctls_of
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
@@ -285,7 +288,7 @@ class ProcessPods:
         """Or whether the agent was killed between writing it down and doing it."""
         if started.started_at or self._engine.is_running(_ident(uid, name, started.attempt)):
             return True
-        log = self._root / "pods" / uid / "logs" / name / f"{started.attempt}.log"
+        log = log_path(self._root / "pods" / uid, name, started.attempt)
         return checkpoint.outcome(log, OUTCOME) is not None
 
     def adopt(self, facts: PodFacts, resources: Mapping[str, Mapping[str, Any]]) -> None:
@@ -309,11 +312,11 @@ class ProcessPods:
             pod.groups[name] = f"{name}_{started.attempt}"
             held = resources.get(name, found.resources.get(name))
             claims = claimed.of_container(facts.pod, name)
-            pod.limits[name] = container_amounts(held, claims).memory
+            pod.amounts[name] = container_amounts(held, claims)
             self._idents[ident] = (uid, name, started.attempt)
             pod.running[name] = None
             pod.stop_signals[name] = started.stop_signal
-            self.memory.set(facts.pod, name, pod.groups[name], pod.limits[name])
+            self.memory.set(facts.pod, name, pod.groups[name], pod.memory_limit(name))
         pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
 
     async def _look_at_volumes(self, pod: PodRecord) -> None:
@@ -328,7 +331,7 @@ class ProcessPods:
         pod = self._pods[uid]
         for name, ident in list(pod.containers.items()):
             attempt = self._idents[ident][2]
-            ended = checkpoint.outcome(self._log(pod, name, attempt), OUTCOME)
+            ended = checkpoint.outcome(log_path(pod.place, name, attempt), OUTCOME)
             if ended is not None:
                 self._exited(ident, ExitStatus(ended[0], ended[1]))
             elif not self._engine.is_running(ident):
@@ -350,10 +353,6 @@ class ProcessPods:
             with contextlib.suppress(StartError):
                 await self._engine.remove_sandbox(uid)
             shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
-
-    @staticmethod
-    def _log(pod: PodRecord, name: str, attempt: int) -> Path:
-        return pod.place / "logs" / name / f"{attempt}.log"
 
     def _network_of(self, facts: PodFacts) -> Network | None:
         """The pod's own network, unless it asks for the node's or there are none."""
@@ -442,7 +441,7 @@ class ProcessPods:
         return self._engine.pid_of(pod.containers[name]) if pod and name else 0
 
     async def _measure(self, pod: PodRecord, name: str) -> None:
-        limit = pod.limits.get(name)
+        limit = pod.memory_limit(name)
         ident = pod.containers[name]
         init = self._engine.pid_of(ident)
         uid = pod.facts.pod["metadata"]["uid"]
@@ -474,7 +473,7 @@ class ProcessPods:
         for name, amounts in wanted.items():
             if name in known.groups:
                 self._groups.set(uid, known.groups[name], amounts)
-                known.limits[name] = amounts.memory
+                known.amounts[name] = amounts
                 self.memory.set(pod, name, known.groups[name], amounts.memory)
         self._groups.set(uid, "", whole)
         known.whole = whole
@@ -545,7 +544,7 @@ class ProcessPods:
             ) from error
         started.started_at = self._clock.now()
         self._write_down(pod, container, started)
-        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.limits[name])
+        self.memory.set(pod.facts.pod, name, pod.groups[name], pod.memory_limit(name))
         return Prepared(f"kubarium://{ident}", image.image_id)
 
     def _with_runtime(self, spec: ProcessSpec, image: Image, handler: str) -> ProcessSpec:
@@ -580,8 +579,7 @@ class ProcessPods:
             self._groups.remove(uid, former)
         pod.groups[name] = f"{name}_{attempt}"
         claims = claimed.of_container(pod.facts.pod, name)
-        amounts = container_amounts(container.get("resources"), claims)
-        pod.limits[name] = amounts.memory
+        amounts = pod.amounts[name] = container_amounts(container.get("resources"), claims)
         self._groups.create_container(uid, pod.groups[name], amounts)
 
     async def send_signal(self, uid: str, name: str, attempt: int, signal_name: str) -> None:
@@ -689,7 +687,7 @@ class ProcessPods:
         if pod is None or known is None:
             return 0
         try:
-            return (pod.place / "logs" / name / f"{known[2]}.log").stat().st_size
+            return log_path(pod.place, name, known[2]).stat().st_size
         except OSError:
             return 0
 
@@ -698,9 +696,8 @@ class ProcessPods:
         pod = self._pods.get(uid)
         if pod is None:
             return None
-        attempts = (int(path.stem) for path in (pod.place / "logs" / name).glob("*.log"))
-        newest = max(attempts, default=None)
-        return None if newest is None else pod.place / "logs" / name / f"{newest}.log"
+        attempts = logged_attempts(pod.place, name)
+        return log_path(pod.place, name, attempts[-1]) if attempts else None
 
     # Faults on purpose (see node.faults)
 
@@ -725,7 +722,7 @@ class ProcessPods:
             return "it does not run"
         if "cpu" not in self._groups.controllers:
             return "this machine lets us limit no CPU"
-        amounts = container_amounts(container_of(pod.facts.pod, name).get("resources"))
+        amounts = pod.amounts[name]
         if share is not None:
             amounts = replace(amounts, milli_cpu=max(1, int(share * 1000)))
         try:
@@ -737,7 +734,7 @@ class ProcessPods:
     def memory_limit(self, uid: str, name: str) -> int | None:
         """The container's memory limit in force, in bytes."""
         pod = self._pods.get(uid)
-        return pod.limits.get(name) if pod else None
+        return pod.memory_limit(name) if pod else None
 
     def process_ids(self, uid: str) -> dict[str, int]:
         """The running containers' first processes, by container name; for tools that look."""
@@ -772,7 +769,7 @@ class ProcessPods:
         peak = pod.measured.pop(ident, usage.peak_memory if usage.oom_kills else 0)
         if not peak or status.code == 0:
             return False
-        held = pod.limits.get(name)
+        held = pod.memory_limit(name)
         limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
         text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
@@ -788,17 +785,17 @@ class ProcessPods:
         """The output of one container of ``pod``; ApiError 400 if there is none to show."""
         uid, name = pod["metadata"]["uid"], options.container
         known = self._pods.get(uid)
-        folder = None if known is None else known.place / "logs" / name
-        attempts = sorted(int(path.stem) for path in folder.glob("*.log")) if folder else []
+        attempts = logged_attempts(known.place, name) if known else []
         shown = attempts[:-1] if options.previous else attempts
-        if folder is None or not shown:
+        if known is None or not shown:
             raise bad_request(why_no_log(pod, name, options.previous))
-        attempt, ident = shown[-1], known.containers.get(name, "") if known else ""
+        attempt, ident = shown[-1], known.containers.get(name, "")
 
         def running() -> bool:
             return self._idents.get(ident) == (uid, name, attempt)
 
-        return read_log(str(folder / f"{attempt}.log"), options, self._clock, running)
+        path = log_path(known.place, name, attempt)
+        return read_log(str(path), options, self._clock, running)
 
 
 def runtime_name(root: str) -> str:

@@ -257,7 +257,14 @@ class ProcessRunner:
     async def _refresh(self) -> None:
         while True:
             await self.context.clock.sleep(_REFRESH_S)
-            await self.pods.refresh_volumes()
+            await self.refresh_volumes()
+
+    async def refresh_volumes(self) -> None:
+        """Bring what is mounted up to date, with the pods' labels and annotations as they are."""
+        for uid, actor in self._actors.items():
+            if self.pods.place(uid) is not None and not actor.machine.finished:
+                self.pods.update(actor.facts())
+        await self.pods.refresh_volumes()
 
     def pod_seen(self, pod: Document, node: NodeFacts) -> None:
         uid = pod["metadata"]["uid"]

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubarium.base.clock import Clock
-from kubarium.base.quantity import QuantityError, whole
 from kubarium.node.eviction import disk, machine
 from kubarium.node.eviction.manager import Evictable
 from kubarium.node.eviction.ranking import has_storage_limits
-from kubarium.node.eviction.usage import ContainerUsage, Observed, PodUsage, Signal
+from kubarium.node.eviction.usage import ContainerUsage, Observed, PodUsage, Signal, amount_of
 from kubarium.node.kubelet_config import (
     IMAGE_FS,
     IMAGE_INODES,
@@ -139,8 +138,4 @@ def _signals(
 
 
 def _left(node: NodeFacts, resource: str, used: int) -> Signal:
-    try:
-        capacity = whole(node.allocatable.get(resource, "0"))
-    except QuantityError:
-        capacity = 0
-    return Signal(max(capacity - used, 0), capacity)
+    return Signal.beside(used, amount_of(node.allocatable.get(resource, "0")))
