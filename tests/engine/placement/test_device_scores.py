@@ -36,6 +36,7 @@ from kubarium.engine.devices.preference import (
 )
 from kubarium.engine.model import Claim, Gang, Node, Pod, PodShape, PreferredTerm
 from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import (
     LEAST_ALLOCATED,
@@ -248,6 +249,24 @@ def test_a_node_that_comes_or_goes_is_seen():
     assert place(placer, "p2", 1) is None
     snapshot.inventory.set_slice(Slice("n01", "d", "n01", 2, 1, tuple(gpus(2)), node_name="n01"))
     assert place(placer, "p3", 1) == "n01"
+
+
+def _points(placer, name="asks"):
+    """The points of each row's devices, for a claim of one GPU."""
+    snapshot = placer.snapshot
+    fit = placer.device_fit(claims_of(snapshot, with_claim(snapshot, name, spec_of(1))))
+    return fit.ranked(np.where(snapshot.alive, 0, -1)).tolist()
+
+
+def test_a_row_without_its_node_does_not_speak_for_nodes_like_the_one_that_went():
+    snapshot = world([8, 8])
+    placer = Placer(snapshot)
+    before = _points(placer)
+    fit = placer.device_fit(claims_of(snapshot, with_claim(snapshot, "asks", spec_of(1))))
+    snapshot.remove_node("n00")
+    fit.refresh()
+    assert fit.room(1)[snapshot.rows["n01"]] == 8
+    assert _points(placer)[1] == before[1]
 
 
 counts = st.lists(st.sampled_from([1, 1, 2, 8]), min_size=4, max_size=24)
