@@ -258,6 +258,14 @@ def _points(placer, name="asks"):
     return fit.ranked(np.where(snapshot.alive, 0, -1)).tolist()
 
 
+def test_a_node_that_went_is_no_longer_the_measure_of_others():
+    snapshot = world([2, 8], labels={0: {CLIQUE: "a"}, 1: {CLIQUE: "a"}})
+    placer = Placer(snapshot)
+    before = _points(placer)
+    snapshot.remove_node("n01")
+    assert before != _points(placer) == _points(Placer(snapshot))
+
+
 def test_a_row_without_its_node_does_not_speak_for_nodes_like_the_one_that_went():
     snapshot = world([8, 8])
     placer = Placer(snapshot)
@@ -267,6 +275,23 @@ def test_a_row_without_its_node_does_not_speak_for_nodes_like_the_one_that_went(
     fit.refresh()
     assert fit.room(1)[snapshot.rows["n01"]] == 8
     assert _points(placer)[1] == before[1]
+
+
+def test_a_node_is_looked_at_once_for_each_change_of_its_devices(monkeypatch):
+    placer = Placer(world([2] * 50))
+    place(placer, "p0", 1)
+    looked = []
+    inventory = placer.snapshot.inventory
+    kind_of = inventory.kind_of
+
+    def look(kinds, node, labels):
+        looked.append(node)
+        return kind_of(kinds, node, labels)
+
+    monkeypatch.setattr(inventory, "kind_of", look)
+    for i in range(1, 5):
+        place(placer, f"p{i}", 1)
+    assert looked == ["n00", "n00", "n01", "n01"]
 
 
 counts = st.lists(st.sampled_from([1, 1, 2, 8]), min_size=4, max_size=24)

@@ -11,7 +11,7 @@ Columns are kept current row by row; nodes of one kind have one answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,18 +61,24 @@ class DevicePacking:
         self._of_kind.clear()
         self._epoch = -1
 
-    def refresh(self, names: Sequence[str] | None, kinds: NDArray[np.int64]) -> None:
-        """Bring the points up to date: the nodes whose devices changed (None: all), all kinds."""
+    def refresh(
+        self,
+        names: Iterable[str] | None,
+        kind: Callable[[int], int],
+        kinds: Callable[[], NDArray[np.int64]],
+    ) -> None:
+        """Bring the points up to date: ``names`` are the nodes whose devices changed, None is all.
+
+        ``kind`` says that of one row; ``kinds`` of every row, which is asked for only where that
+        many are wanted.
+        """
         snapshot = self._snapshot
-        if names is None or self._epoch != snapshot.epoch or len(self.points) != len(kinds):
-            self._epoch = snapshot.epoch
-            self._all(kinds)
-            return
-        for name in names:
-            row = snapshot.rows.get(name)
-            if row is not None and not self._one(row, kinds.item(row)):
-                self._all(kinds)
+        if names is not None and self._epoch == snapshot.epoch:
+            rows = [row for name in names if (row := snapshot.rows.get(name)) is not None]
+            if all(self._one(row, kind(row)) for row in rows):
                 return
+        self._epoch = snapshot.epoch
+        self._all(kinds())
 
     def _all(self, kinds: NDArray[np.int64]) -> None:
         size = self._snapshot.capacity

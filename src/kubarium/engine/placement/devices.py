@@ -373,8 +373,8 @@ class DeviceFit:
 
     def _scored(self) -> DevicePacking | None:
         packing = self._packing
-        if packing is not None and (self._unscored or self._unscored is None):
-            packing.refresh(None if self._unscored is None else [*self._unscored], self.kinds())
+        if packing is not None:
+            packing.refresh(self._unscored, self.kind, self.kinds)
             self._unscored = {}
         return packing
 
