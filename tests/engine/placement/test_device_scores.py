@@ -277,6 +277,18 @@ def test_a_row_without_its_node_does_not_speak_for_nodes_like_the_one_that_went(
     assert _points(placer)[1] == before[1]
 
 
+@pytest.mark.parametrize("far", [0, 1])
+def test_devices_from_afar_do_not_count_although_they_look_like_a_nodes_own(far):
+    snapshot = world([0, 0, 4], labels={far: {CLIQUE: "a"}})
+    near = snapshot.nodes[1 - far].name
+    term = NodeTerm((Requirement(CLIQUE, "In", ("a",)),))
+    inventory = snapshot.inventory
+    inventory.set_slice(Slice("x", "d", "x", 1, 1, tuple(gpus(2)), node_terms=(term,)))
+    inventory.set_slice(Slice("y", "d", "y", 1, 1, tuple(gpus(2)), node_name=near))
+    points = _points(Placer(snapshot))
+    assert (points[far], points[1 - far]) == (0, 60)  # of 120: half of what the largest has
+
+
 def test_a_node_is_looked_at_once_for_each_change_of_its_devices(monkeypatch):
     placer = Placer(world([2] * 50))
     place(placer, "p0", 1)
