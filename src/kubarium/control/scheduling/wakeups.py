@@ -149,10 +149,10 @@ def _differ(old: Document | None, new: Document | None) -> bool:
 # Hints: whether a change helps one item
 
 
-def node_helps(snapshot: Snapshot, name: str, pods: Iterable[Pod]) -> bool:
-    """Whether one of the pods could go to the node if nothing ran on it."""
+def node_helps(snapshot: Snapshot, name: str, shape: PodShape) -> bool:
+    """Whether a pod of the shape could run on the node if nothing else did."""
     row = snapshot.rows.get(name)
-    return row is not None and any(filters.could_hold(snapshot, pod.shape, row) for pod in pods)
+    return row is not None and filters.could_hold(snapshot, shape, row)
 
 
 def looks_at_one_node(snapshot: Snapshot, pod: Pod) -> bool:
