@@ -37,6 +37,7 @@ class Nominations:
 
     def put(self, pod: Pod, node: str, victims: tuple[Pod, ...] = ()) -> None:
         """These victims make room for the pod on this node, and no longer on another."""
+        self.disturb(pod.key)  # under the shape that it had
         known = self._by_pod.get(pod.key)
         if known is not None and known[1] != node:
             self._leave(pod.key, known[1])
