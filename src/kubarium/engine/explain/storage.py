@@ -50,11 +50,11 @@ def volume_rules(snapshot: Snapshot, pod: Pod, profile: Profile) -> Iterator[Fou
             text = f"can attach no more volumes of {', '.join(drivers)}"
             yield "volume-limit", reason, text, mask, [], pod
     waiting = [c for c in claims if c.choices is not None and c.key not in snapshot.assumed_volumes]
-    if len(waiting) > 1:
+    bindings = [mask for reason, mask in together if reason == reasons.VOLUME_BINDING]
+    if len(waiting) > 1 and bindings:
         names = ", ".join(c.key[1] for c in waiting)
         text = f"too few volumes for claims {names} together"
         lifts = [_fresh_volume(c, format_quantity(c.size, binary=True)) for c in waiting]
-        bindings = [mask for reason, mask in together if reason == reasons.VOLUME_BINDING]
         yield "volume", reasons.VOLUME_BINDING, text, bindings[-1], lifts, None
 
 
