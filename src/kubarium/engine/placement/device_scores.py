@@ -81,8 +81,6 @@ class DevicePacking:
         self._all(kinds())
 
     def _all(self, kinds: NDArray[np.int64]) -> None:
-        size = self._snapshot.capacity
-        self._free, self._total = np.zeros(size), np.zeros(size)
         found, first, inverse = np.unique(kinds, return_index=True, return_inverse=True)
         known = [
             self._occupancy(kind, row) if kind >= 0 else EMPTY
@@ -96,7 +94,7 @@ class DevicePacking:
             for key in self._keys
             if (domains := _Domains.of(self._snapshot, key, self._free, self._total)) is not None
         ]
-        self.points = np.zeros(size, np.int64)
+        self.points = np.zeros(len(kinds), np.int64)
         self._score(np.flatnonzero(self._total > 0))
 
     def _one(self, row: int, kind: int) -> bool:
@@ -148,6 +146,7 @@ class DevicePacking:
                 return EMPTY
             if len(self._of_kind) > _MAX_KINDS:
                 self._of_kind.clear()
+                self._units.clear()
             units = self._units_of(node.name, node.labels)
             known = self._of_kind[kind] = self._snapshot.inventory.occupancy(units)
         return known
