@@ -48,6 +48,14 @@ class Attached:
             mask &= (limits == _NONE) | (more == 0) | (self._counts[driver] + more <= limits)
         return mask
 
+    def on(self, snapshot: Snapshot, row: int, driver: str) -> tuple[int, int] | None:
+        """(volumes attached, limit) of one row; None without a limit."""
+        self._refresh(snapshot)
+        limits = self._limits.get(driver)
+        if limits is None or limits[row] == _NONE:
+            return None
+        return self._counts[driver].item(row), limits.item(row)
+
     def _refresh(self, snapshot: Snapshot) -> None:
         now = snapshot.touched_from + len(snapshot.touched)
         if self._rows != snapshot.capacity or self._seen < snapshot.touched_from:

@@ -30,7 +30,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.api.resource import Document, Resource
 from kubarium.engine.devices.inventory import Inventory
-from kubarium.engine.model import Budget, Claim, Gang, Key, Pod
+from kubarium.engine.model import Budget, Claim, Gang, Key, Pod, PodShape
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.device_taints import TaintRule, taint_rule
 from kubarium.view.devices import (
@@ -158,8 +158,8 @@ class ClusterView:
         if there is one, else one that exists only in the snapshot until the pod is committed.
         """
         row = self.reader.row(document)
-        shape = self.extended.stripped(row.shape)
-        if shape is row.shape or any(map(self._advertised, set(row.shape.requests))):
+        shape = self._stripped(row.shape)
+        if shape is row.shape:
             return row
         key = self._extended_of.get(row.uid)
         if key is None and not (document.get("spec") or {}).get("nodeName"):
@@ -167,6 +167,17 @@ class ClusterView:
             spec = claim_spec_document(self.extended.mapped(document["spec"]))
             self.snapshot.claims[key] = Claim(key, claim_spec(spec))
         return replace(row, shape=shape, claims=(*row.claims, key) if key else row.claims)
+
+    def shape(self, document: Document) -> PodShape:
+        """The shape that :meth:`pod` gives a pod without a node, and nothing else of it."""
+        return self._stripped(self.reader.shape(document))
+
+    def _stripped(self, shape: PodShape) -> PodShape:
+        """Without the extended resources that claims ask for; the same if there are none."""
+        stripped = self.extended.stripped(shape)
+        if stripped is shape or any(map(self._advertised, set(shape.requests))):
+            return shape
+        return stripped
 
     def _advertised(self, request: tuple[str, int]) -> bool:
         """Whether a node itself has the resource, as with a device plugin, which then serves it."""

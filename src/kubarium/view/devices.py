@@ -321,23 +321,14 @@ class ClaimReader:
             if len(self._specs) >= MAX_CLAIM_SPECS:
                 self._specs.clear()
             known = self._specs[id(spec)] = (spec, claim_spec(spec))
-        return _claim_row(document, known[1])
-
-
-def claim_row(document: Document) -> Claim:
-    """A ResourceClaim without its allocation (see :func:`allocation_row`)."""
-    return _claim_row(document, claim_spec(document.get("spec") or {}))
-
-
-def _claim_row(document: Document, spec: ClaimSpec) -> Claim:
-    metadata = document["metadata"]
-    return Claim(
-        (metadata.get("namespace", ""), metadata["name"]),
-        spec,
-        metadata.get("uid", ""),
-        len((document.get("status") or {}).get("reservedFor") or ()),
-        "deletionTimestamp" in metadata,
-    )
+        metadata = document["metadata"]
+        return Claim(
+            (metadata.get("namespace", ""), metadata["name"]),
+            known[1],
+            metadata.get("uid", ""),
+            len((document.get("status") or {}).get("reservedFor") or ()),
+            "deletionTimestamp" in metadata,
+        )
 
 
 def claim_spec(spec: _Json) -> ClaimSpec:

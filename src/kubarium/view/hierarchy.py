@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from kubarium.api.resource import Document
 from kubarium.engine.explain import HierarchyQuestion, Subject
-from kubarium.engine.explain.hierarchy import GROUPS_TOLD
+from kubarium.engine.explain.hierarchy import GROUPS_TOLD, others_placed
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
-from kubarium.engine.placement.gang import place_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import QueueItem, Tree
@@ -108,18 +107,13 @@ def _accounts(
     advice: Mapping[Key, tuple[Suggestion, ...]],
 ) -> dict[Key, Explanation]:
     """The accounts of the first groups that found no room, with the others in their places."""
-    snapshot = view.snapshot
     leaves = {leaf.key: leaf for leaf in tree.leaves() if leaf.pods}
     found: dict[Key, Explanation] = {}
     for key in list(failed)[:GROUPS_TOLD]:
-        placer, leaf = Placer(snapshot), leaves[key]
+        placer, leaf = Placer(view.snapshot), leaves[key]
         suggestions = advice.get(key, ())
-        mark = snapshot.checkpoint()
-        for other in leaves.values():
-            if other.key not in failed:
-                place_gang(placer, QueueItem(other.pods, other.gang))
-        account = account_of(view, placer, Subject(leaf.pods, leaf.gang), advise=False)
-        snapshot.rollback(mark)
+        with others_placed(placer, tree, failed):
+            account = account_of(view, placer, Subject(leaf.pods, leaf.gang), advise=False)
         found[key] = Explanation(
             "",
             "",

@@ -1,8 +1,9 @@
-"""The ResourceClaims that a pod waits for before the scheduler can look at it at all."""
+"""What a pod names and is not there: ResourceClaims that it waits for, and misspelt names."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
+from difflib import get_close_matches
 
 from kubarium.api.resource import Document
 from kubarium.engine import reasons
@@ -29,3 +30,11 @@ def missing_claim(pod: Document, claims: Container[Key]) -> str:
             return reasons.claim_missing(*key)
         return reasons.claim_not_created(metadata.get("namespace", ""), metadata["name"])
     return ""
+
+
+def no_such(kind: str, name: str, known: Collection[str], most: int) -> str:
+    """That nothing is called so, and what may be meant; ``most`` of the known are named."""
+    close = get_close_matches(name, known, 1, 0.6)
+    there = ", ".join(sorted(known)[:most]) or "none"
+    instead = f"did you mean {close[0]}?" if close else f"there is {there}"
+    return f"no {kind} is called {name}; {instead}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 from kubarium.api.cel.clauses import clauses as cel_clauses
@@ -21,6 +20,7 @@ from kubarium.engine.plan import Decision
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import ClusterView
+from kubarium.view.missing import no_such
 from kubarium.view.remedies import command
 
 # Nodes named of those that fail the same rules, in text and in JSON, and groups of them in text.
@@ -114,13 +114,8 @@ def missing_classes(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[str, ...]:
         for entry in claim.spec.requests
         for request in entry.alternatives
     }
-    lines: list[str] = []
-    for name in sorted(wanted - set(known)):
-        close = get_close_matches(name, known, 1, 0.6)
-        there = ", ".join(sorted(known)[:CLASSES_NAMED]) or "none"
-        instead = f"did you mean {close[0]}?" if close else f"there is {there}"
-        lines.append(f"no DeviceClass is called {name}; {instead}")
-    return tuple(lines)
+    missing = sorted(wanted - set(known))
+    return tuple(no_such("DeviceClass", name, known, CLASSES_NAMED) for name in missing)
 
 
 def _unlisted(snapshot: Snapshot, node: str) -> str:

@@ -249,7 +249,7 @@ class PodReader:
             claims,
             "deletionTimestamp" in metadata,
             status.get("nominatedNodeName") or "",
-            seconds(status.get("startTime")),
+            start_time(document),
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
             pod_parts(document) if claims or shares else (),

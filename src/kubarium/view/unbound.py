@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 
 from kubarium.api.resource import Document
 from kubarium.engine.model import Key
+from kubarium.view.missing import no_such
 from kubarium.view.volumes import (
     NO_PROVISIONER,
     VolumeBook,
@@ -25,7 +25,8 @@ def unbound(book: VolumeBook, keys: tuple[Key, ...]) -> Iterator[str]:
     for key in keys:
         claim = book.claims.get(key)
         if claim is None:
-            yield _instead("volume claim", key[1], [n for ns, n in book.claims if ns == key[0]])
+            known = [name for namespace, name in book.claims if namespace == key[0]]
+            yield no_such("volume claim", key[1], known, NAMED)
             continue
         volume = (claim.get("spec") or {}).get("volumeName") or ""
         if is_bound(claim):
@@ -44,7 +45,7 @@ def _source(claim: Document, owner: Document | None, classes: Mapping[str, Docum
     if owner is None:
         if not name:
             return "names no StorageClass, so that only a volume without one can serve it"
-        return _instead("StorageClass", name, list(classes))
+        return no_such("StorageClass", name, classes, NAMED)
     provisioner = owner.get("provisioner") or NO_PROVISIONER
     if provisioner == NO_PROVISIONER:
         return f"StorageClass {name} makes no volumes: one has to be created"
@@ -69,10 +70,3 @@ def _volumes(claim: Document, book: VolumeBook) -> Iterator[str]:
         if why and told < NAMED:
             told += 1
             yield f"volume {volume['metadata']['name']}: {why}"
-
-
-def _instead(kind: str, name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, 1, 0.6)
-    there = ", ".join(sorted(known)[:NAMED]) or "none"
-    instead = f"did you mean {close[0]}?" if close else f"there is {there}"
-    return f"no {kind} is called {name}; {instead}"

@@ -109,3 +109,15 @@ def test_a_pod_that_came_in_the_place_of_a_victim_is_not_waited_for():
     snapshot.displace(victim.key)
     snapshot.place(sized("web-0", 2, uid="second"), "n")
     assert not book.is_coming(snapshot, waits.key)
+
+
+def test_a_patient_pod_that_asks_for_something_else_is_known_under_one_shape_only():
+    snapshot, book = Snapshot(), Nominations()
+    for name in NODES:
+        snapshot.set_node(Node(name, (("cpu", CPU), ("pods", 110))))
+    for cpu in (1, 2):
+        book.put(sized("new", cpu), NODES[0])
+        book.be_patient(("ns", "new"))
+    assert book.room_on(snapshot, NODES[1]) == ([], [("ns", "new")])
+    book.drop(("ns", "new"))
+    assert book.room_on(snapshot, NODES[1]) == ([], [])

@@ -36,6 +36,7 @@ from kubarium.engine.devices.preference import (
 )
 from kubarium.engine.model import Claim, Gang, Node, Pod, PodShape, PreferredTerm
 from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import (
     LEAST_ALLOCATED,
@@ -248,6 +249,61 @@ def test_a_node_that_comes_or_goes_is_seen():
     assert place(placer, "p2", 1) is None
     snapshot.inventory.set_slice(Slice("n01", "d", "n01", 2, 1, tuple(gpus(2)), node_name="n01"))
     assert place(placer, "p3", 1) == "n01"
+
+
+def _points(placer, name="asks"):
+    """The points of each row's devices, for a claim of one GPU."""
+    snapshot = placer.snapshot
+    fit = placer.device_fit(claims_of(snapshot, with_claim(snapshot, name, spec_of(1))))
+    return fit.ranked(np.where(snapshot.alive, 0, -1)).tolist()
+
+
+def test_a_node_that_went_is_no_longer_the_measure_of_others():
+    snapshot = world([2, 8], labels={0: {CLIQUE: "a"}, 1: {CLIQUE: "a"}})
+    placer = Placer(snapshot)
+    before = _points(placer)
+    snapshot.remove_node("n01")
+    assert before != _points(placer) == _points(Placer(snapshot))
+
+
+def test_a_row_without_its_node_does_not_speak_for_nodes_like_the_one_that_went():
+    snapshot = world([8, 8])
+    placer = Placer(snapshot)
+    before = _points(placer)
+    fit = placer.device_fit(claims_of(snapshot, with_claim(snapshot, "asks", spec_of(1))))
+    snapshot.remove_node("n00")
+    fit.refresh()
+    assert fit.room(1)[snapshot.rows["n01"]] == 8
+    assert _points(placer)[1] == before[1]
+
+
+@pytest.mark.parametrize("far", [0, 1])
+def test_devices_from_afar_do_not_count_although_they_look_like_a_nodes_own(far):
+    snapshot = world([0, 0, 4], labels={far: {CLIQUE: "a"}})
+    near = snapshot.nodes[1 - far].name
+    term = NodeTerm((Requirement(CLIQUE, "In", ("a",)),))
+    inventory = snapshot.inventory
+    inventory.set_slice(Slice("x", "d", "x", 1, 1, tuple(gpus(2)), node_terms=(term,)))
+    inventory.set_slice(Slice("y", "d", "y", 1, 1, tuple(gpus(2)), node_name=near))
+    points = _points(Placer(snapshot))
+    assert (points[far], points[1 - far]) == (0, 60)  # of 120: half of what the largest has
+
+
+def test_a_node_is_looked_at_once_for_each_change_of_its_devices(monkeypatch):
+    placer = Placer(world([2] * 50))
+    place(placer, "p0", 1)
+    looked = []
+    inventory = placer.snapshot.inventory
+    kind_of = inventory.kind_of
+
+    def look(kinds, node, labels):
+        looked.append(node)
+        return kind_of(kinds, node, labels)
+
+    monkeypatch.setattr(inventory, "kind_of", look)
+    for i in range(1, 5):
+        place(placer, f"p{i}", 1)
+    assert looked == ["n00", "n00", "n01", "n01"]
 
 
 counts = st.lists(st.sampled_from([1, 1, 2, 8]), min_size=4, max_size=24)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from kubarium.control.scheduling import wakeups
 from kubarium.engine.model import Key, Pod, PodShape
+from kubarium.engine.placement.preemption import room_is_coming
 from kubarium.engine.snapshot import Snapshot
 
 Nomination = tuple[Pod, str]
@@ -37,6 +38,7 @@ class Nominations:
 
     def put(self, pod: Pod, node: str, victims: tuple[Pod, ...] = ()) -> None:
         """These victims make room for the pod on this node, and no longer on another."""
+        self.disturb(pod.key)  # under the shape that it had
         known = self._by_pod.get(pod.key)
         if known is not None and known[1] != node:
             self._leave(pod.key, known[1])
@@ -81,7 +83,7 @@ class Nominations:
         chosen = (v for other in self._by_node[node] for v in self._victims[other])
         if any((known := there.get(v.key)) is not None and known.uid == v.uid for v in chosen):
             return True
-        return any(p.preempted and p.priority < pod.priority for p in there.values())
+        return room_is_coming(snapshot, pod, node)
 
     def give_up(self, key: Key) -> None:
         """The pod's victims will not go, or not all."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cache, partial
 from typing import TypeVar
 
 from kubarium.api.kinds import (
@@ -37,7 +38,7 @@ from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.resizes import Resizes
 from kubarium.engine import reasons
-from kubarium.engine.model import Key, Pod, PodShape
+from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
@@ -187,32 +188,26 @@ class Scheduler:
         return None
 
     def _node_hint(self, name: str) -> Callable[[ItemKey], bool]:
-        """Whether a node helps an item; of pods that wait in great number and are alike, one is
-        looked at."""
-        snapshot = self.view.snapshot
+        """Whether a node helps an item; of many pods that are alike, one is looked at."""
         customised = any(placer.profile is not DEFAULT for placer in self._placers.values())
-        known: dict[PodShape, bool] = {}
+        node_helps = cache(partial(wakeups.node_helps, self.view.snapshot, name))
 
         def helps(item: ItemKey) -> bool:
             # Nodes also shape the domains in which others are counted.
             if customised or self._queue.listens(item, Event.PODS):
                 return True
-            document = None if item.gang else self._waiting.get(item.key)
-            if document is None:
-                return wakeups.node_helps(snapshot, name, self._pods_of(item))
-            shape = self.view.reader.shape(document)
-            found = known.get(shape)
-            if found is None:
-                found = wakeups.node_helps(snapshot, name, self._pods_of(item))
-                known[shape] = found
-            return found
+            return any(node_helps(self.view.shape(pod)) for pod in self._documents_of(item))
 
         return helps
 
+    def _documents_of(self, item: ItemKey) -> Iterator[Document]:
+        """The waiting pods of an item, as they were written."""
+        keys = self._members.pods_of(item) if item.gang else (item.key,)
+        return (self._waiting[key] for key in keys if key in self._waiting)
+
     def _pods_of(self, item: ItemKey) -> list[Pod]:
         """The waiting pods of an item."""
-        keys = self._members.pods_of(item) if item.gang else (item.key,)
-        return [self.view.pod(self._waiting[key]) for key in keys if key in self._waiting]
+        return [self.view.pod(document) for document in self._documents_of(item)]
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         if old is not None and new is not None and _uid(old) != _uid(new):

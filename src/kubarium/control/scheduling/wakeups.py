@@ -19,6 +19,7 @@ from kubarium.control.scheduling.queue import Event
 from kubarium.engine import reasons
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement import filters
+from kubarium.engine.placement.cycle import is_plain
 from kubarium.engine.plan import Decision
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.locality import CACHED, LOCALITY_RESOURCES
@@ -149,39 +150,22 @@ def _differ(old: Document | None, new: Document | None) -> bool:
 # Hints: whether a change helps one item
 
 
-def node_helps(snapshot: Snapshot, name: str, pods: Iterable[Pod]) -> bool:
-    """Whether one of the pods could go to the node if nothing ran on it."""
+def node_helps(snapshot: Snapshot, name: str, shape: PodShape) -> bool:
+    """Whether a pod of the shape could run on the node if nothing else did."""
     row = snapshot.rows.get(name)
-    return row is not None and any(filters.could_hold(snapshot, pod.shape, row) for pod in pods)
+    return row is not None and filters.could_hold(snapshot, shape, row)
 
 
 def looks_at_one_node(snapshot: Snapshot, pod: Pod) -> bool:
     """Whether what leaves one node can help the pod on that node only."""
-    return not (
-        pod.claims
-        or pod.has_volumes
-        or pod.gang is not None
-        or pod.shape.looks_at_pods
-        or snapshot.tallies.anti_holders
-    )
+    return pod.gang is None and is_plain(snapshot, pod)
 
 
 def room_helps(snapshot: Snapshot, name: str, shape: PodShape, promised: Iterable[Pod]) -> bool:
     """Whether the node has room for one more pod beside those that were promised room there."""
     row = snapshot.rows.get(name)
-    if row is None:
-        return False
-    others = tuple(promised)
-    index = snapshot.resource_index("pods")
-    if snapshot.requested.item(index, row) + len(others) >= snapshot.allocatable.item(index, row):
-        return False
-    for resource, wanted in shape.requests:
-        index = snapshot.resource_index(resource)
-        taken = snapshot.requested.item(index, row)
-        taken += sum(pod.shape.request(resource) for pod in others)
-        if wanted > 0 and taken + wanted > snapshot.allocatable.item(index, row):
-            return False
-    return True
+    beside = [pod.shape for pod in promised]
+    return row is not None and filters.resources_on(snapshot, shape, row, beside)
 
 
 def placement_helps(snapshot: Snapshot, placed: Iterable[Pod], pods: Iterable[Pod]) -> bool:

@@ -4,7 +4,8 @@ A search sees of a device its driver, capacity, counters, taints and flags, whet
 those attributes that the selectors and constraints of the claim name. Not its name, nor its pool's,
 nor an attribute that nobody asks for, such as a uuid. Two nodes whose pools are equal in what is
 seen, device by device in first-fit order, span the same search tree, so that both searches fail
-alike or both succeed, with the device at the same place.
+alike or both succeed, with the device at the same place. That devices are the node's own is seen
+too: of a node's kind is also told how full it is (see ``occupancy``).
 
 Kinds are small numbers for equal states. A node's is computed again only when its devices changed.
 """
@@ -83,6 +84,7 @@ def body(device: Device) -> Hashable:
         device.taints,
         device.allow_multiple,
         device.binds_to_node,
+        bool(device.node_name),
         device.binding_conditions,
         device.binding_failure_conditions,
         device.node_resources,

@@ -179,7 +179,7 @@ class Inventory:
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
         bodies = tuple([self._body_numbers.of(body(d)) for d in item.devices])
-        made = (item.driver, item.skip_operations, bodies)
+        made = (item.driver, item.skip_operations, bool(item.node_name), bodies)
         self._bodies[item.name] = self._body_numbers.of(made)
         self._names[item.name] = tuple([device.name for device in item.devices])
         numbers = self._column_numbers

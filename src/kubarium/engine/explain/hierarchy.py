@@ -9,7 +9,8 @@ and their number of groups, is lifted too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from kubarium.engine.devices.model import AllocationError
@@ -118,23 +119,30 @@ class HierarchyQuestion:
         self, tree: Tree, failed: dict[Key, GangVerdict], leaf: Leaf
     ) -> list[tuple[Change, ...]]:
         """What makes room for the group beside those that have it: one way of each kind."""
-        snapshot = self._placer.snapshot
-        mark = snapshot.checkpoint()
-        try:
-            for other in tree.leaves():
-                if other.key not in failed and other.pods:
-                    place_gang(self._placer, QueueItem(other.pods, other.gang))
+        with others_placed(self._placer, tree, failed):
             decision = Decision(QueueItem(leaf.pods, leaf.gang), gang_verdict=failed[leaf.key])
             subject = Subject(leaf.pods, leaf.gang)
             solutions = Question(self._placer, self._clauses, subject, decision).solutions
-        finally:
-            snapshot.rollback(mark)
         # The end of pods that the hierarchy itself would only bring is no way.
         kept: dict[tuple[str, ...], tuple[Change, ...]] = {}
         for changes in solutions:
             if all(change.suggestion.kind not in ("free-pod", "free-pods") for change in changes):
                 kept.setdefault(tuple(c.suggestion.kind for c in changes), changes)
         return list(kept.values())
+
+
+@contextmanager
+def others_placed(placer: Placer, tree: Tree, failed: Container[Key]) -> Iterator[None]:
+    """Meanwhile the groups that have room are in their places."""
+    snapshot = placer.snapshot
+    mark = snapshot.checkpoint()
+    try:
+        for other in tree.leaves():
+            if other.key not in failed and other.pods:
+                place_gang(placer, QueueItem(other.pods, other.gang))
+        yield
+    finally:
+        snapshot.rollback(mark)
 
 
 def failed_groups(tree: Tree, verdict: GangVerdict) -> dict[Key, GangVerdict]:

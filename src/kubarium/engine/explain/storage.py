@@ -50,11 +50,11 @@ def volume_rules(snapshot: Snapshot, pod: Pod, profile: Profile) -> Iterator[Fou
             text = f"can attach no more volumes of {', '.join(drivers)}"
             yield "volume-limit", reason, text, mask, [], pod
     waiting = [c for c in claims if c.choices is not None and c.key not in snapshot.assumed_volumes]
-    if len(waiting) > 1:
+    bindings = [mask for reason, mask in together if reason == reasons.VOLUME_BINDING]
+    if len(waiting) > 1 and bindings:
         names = ", ".join(c.key[1] for c in waiting)
         text = f"too few volumes for claims {names} together"
         lifts = [_fresh_volume(c, format_quantity(c.size, binary=True)) for c in waiting]
-        bindings = [mask for reason, mask in together if reason == reasons.VOLUME_BINDING]
         yield "volume", reasons.VOLUME_BINDING, text, bindings[-1], lifts, None
 
 
@@ -111,26 +111,11 @@ def _unbound(claim: VolumeClaim, size: str) -> str:
 
 
 def limits_on(snapshot: Snapshot, pod: Pod, row: int) -> str:
-    """``3 of 3 attached`` for each driver whose limit the row would exceed."""
-    node = snapshot.nodes[row]
+    """``3 of 3 attached`` for each driver of which the row has a limit."""
     claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
-    wanted = {c.attaches for c in claims if c.attaches is not None}
-    limits = snapshot.volume_limits.get(node.name, {}) if node is not None else {}
-    there = _attached(snapshot, row)
-    shown = []
-    for driver in sorted({driver for driver, _ in wanted} & limits.keys()):
-        used = sum(d == driver for d, _ in there)
-        shown.append(f"{used} of {limits[driver]} attached")
-    return ", ".join(shown)
-
-
-def _attached(snapshot: Snapshot, row: int) -> set[tuple[str, str]]:
-    """(driver, volume) of all that is attached to the row's node, or is for a pod there."""
-    keys = dict.fromkeys(key for pod in snapshot.pods_on[row].values() for key in pod.volumes)
-    claims = (snapshot.volumes.get(key) for key in keys)
-    used = {c.attaches for c in claims if c is not None and c.attaches is not None}
-    node = snapshot.nodes[row]
-    return used | snapshot.attachments.get(node.name, frozenset()) if node is not None else used
+    drivers = sorted({c.attaches[0] for c in claims if c.attaches is not None})
+    known = (snapshot.attached.on(snapshot, row, driver) for driver in drivers)
+    return ", ".join(f"{used} of {limit} attached" for used, limit in filter(None, known))
 
 
 # What would help.

@@ -72,7 +72,7 @@ class _Accounts:
     def preempt(self, placer: Placer, decision: Decision) -> Decision:
         """The decision after preemption, which is not tried twice for pods that are alike."""
         item, pod = decision.item, decision.item.pods[0]
-        if item.gang or item.tree or pod.nominated_node or not _is_plain(placer.snapshot, pod):
+        if item.gang or item.tree or pod.nominated_node or not is_plain(placer.snapshot, pod):
             return preempt(placer, decision)
         key = (item.scheduler, pod.shape, pod.priority, item.preempts)
         text = self._texts.get(key)
@@ -84,7 +84,7 @@ class _Accounts:
         return decision
 
 
-def _is_plain(snapshot: Snapshot, pod: Pod) -> bool:
+def is_plain(snapshot: Snapshot, pod: Pod) -> bool:
     """Whether nothing but the pod's shape decides where it fits."""
     special = pod.claims or pod.has_volumes or pod.shape.looks_at_pods
     return not special and not snapshot.tallies.anti_holders
@@ -171,7 +171,7 @@ def _place_each(placer: Placer, item: QueueItem, accounts: dict[object, Verdict]
     placements: list[Placement] = []
     unplaced: list[tuple[Pod, Verdict]] = []
     for pod in item.pods:
-        alike = within is None and _is_plain(placer.snapshot, pod)
+        alike = within is None and is_plain(placer.snapshot, pod)
         known = accounts.get((item.scheduler, pod.shape)) if alike and not placements else None
         if known is not None:
             verdict = Verdict(pod.key, known.nodes, known.counts, by_node=known.by_node)

@@ -11,7 +11,7 @@ Columns are kept current row by row; nodes of one kind have one answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,22 +61,26 @@ class DevicePacking:
         self._of_kind.clear()
         self._epoch = -1
 
-    def refresh(self, names: Sequence[str] | None, kinds: NDArray[np.int64]) -> None:
-        """Bring the points up to date: the nodes whose devices changed (None: all), all kinds."""
+    def refresh(
+        self,
+        names: Iterable[str] | None,
+        kind: Callable[[int], int],
+        kinds: Callable[[], NDArray[np.int64]],
+    ) -> None:
+        """Bring the points up to date: ``names`` are the nodes whose devices changed, None is all.
+
+        ``kind`` says that of one row; ``kinds`` of every row, which is asked for only where that
+        many are wanted.
+        """
         snapshot = self._snapshot
-        if names is None or self._epoch != snapshot.epoch or len(self.points) != len(kinds):
-            self._epoch = snapshot.epoch
-            self._all(kinds)
-            return
-        for name in names:
-            row = snapshot.rows.get(name)
-            if row is not None and not self._one(row, kinds.item(row)):
-                self._all(kinds)
+        if names is not None and self._epoch == snapshot.epoch:
+            rows = [row for name in names if (row := snapshot.rows.get(name)) is not None]
+            if all(self._one(row, kind(row)) for row in rows):
                 return
+        self._epoch = snapshot.epoch
+        self._all(kinds())
 
     def _all(self, kinds: NDArray[np.int64]) -> None:
-        size = self._snapshot.capacity
-        self._free, self._total = np.zeros(size), np.zeros(size)
         found, first, inverse = np.unique(kinds, return_index=True, return_inverse=True)
         known = [
             self._occupancy(kind, row) if kind >= 0 else EMPTY
@@ -90,7 +94,7 @@ class DevicePacking:
             for key in self._keys
             if (domains := _Domains.of(self._snapshot, key, self._free, self._total)) is not None
         ]
-        self.points = np.zeros(size, np.int64)
+        self.points = np.zeros(len(kinds), np.int64)
         self._score(np.flatnonzero(self._total > 0))
 
     def _one(self, row: int, kind: int) -> bool:
@@ -142,6 +146,7 @@ class DevicePacking:
                 return EMPTY
             if len(self._of_kind) > _MAX_KINDS:
                 self._of_kind.clear()
+                self._units.clear()
             units = self._units_of(node.name, node.labels)
             known = self._of_kind[kind] = self._snapshot.inventory.occupancy(units)
         return known

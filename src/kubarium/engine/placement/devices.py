@@ -108,7 +108,7 @@ class NodeKinds:
     def __init__(self, snapshot: Snapshot, kinds: Kinds) -> None:
         self._snapshot = snapshot
         self._kinds = kinds
-        self._seen = -1
+        self._seen = self._epoch = -1
         # _NONE where there is no node, _UNKNOWN where nobody has looked since the last change.
         self._of: NDArray[np.int64] = np.zeros(0, np.int64)
         self._complete = True
@@ -134,7 +134,7 @@ class NodeKinds:
         """Forget the rows that changed."""
         snapshot = self._snapshot
         names, now = snapshot.inventory.changes_since(max(self._seen, 0))
-        if now == self._seen and len(self._of) == snapshot.capacity:
+        if now == self._seen and self._epoch == snapshot.epoch:
             return
         if names is None or self._seen < 0 or len(self._of) != snapshot.capacity:
             self._of = np.where(snapshot.alive, _UNKNOWN, _NONE)
@@ -143,8 +143,10 @@ class NodeKinds:
                 row = snapshot.rows.get(name)
                 if row is not None:
                     self._of[row] = _UNKNOWN
+            if self._epoch != snapshot.epoch:
+                self._of[~snapshot.alive] = _NONE
         self._complete = False
-        self._seen = now
+        self._seen, self._epoch = now, snapshot.epoch
 
     def _kind(self, row: int) -> int:
         node = self._snapshot.nodes[row]
@@ -371,8 +373,8 @@ class DeviceFit:
 
     def _scored(self) -> DevicePacking | None:
         packing = self._packing
-        if packing is not None and (self._unscored or self._unscored is None):
-            packing.refresh(None if self._unscored is None else [*self._unscored], self.kinds())
+        if packing is not None:
+            packing.refresh(self._unscored, self.kind, self.kinds)
             self._unscored = {}
         return packing
 

@@ -6,7 +6,7 @@ are in topology.py, devices in devices.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -183,17 +183,28 @@ def static_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
 
 def room_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
     """Ports and resources of one row."""
-    allocatable, requested = snapshot.allocatable, snapshot.requested
-    if requested.item(3, row) >= allocatable.item(3, row):
+    if not resources_on(snapshot, shape, row):
         return False
-    for name, amount in shape.requests:
-        index = snapshot.resource_index(name)
-        allocatable, requested = snapshot.allocatable, snapshot.requested
-        if amount > 0 and requested.item(index, row) + amount > allocatable.item(index, row):
-            return False
     for port in shape.ports:
         taken = snapshot.ports.get((port.protocol, port.port), {}).get(row, ())
         if any(port.collides(other) for other in taken):
+            return False
+    return True
+
+
+def resources_on(
+    snapshot: Snapshot, shape: PodShape, row: int, beside: Sequence[PodShape] = ()
+) -> bool:
+    """Whether one row has what the pod asks for, and what those ``beside`` it do."""
+    if snapshot.requested.item(3, row) + len(beside) >= snapshot.allocatable.item(3, row):
+        return False
+    for name, amount in shape.requests:
+        index = snapshot.resource_index(name)
+        wanted = amount
+        for other in beside:
+            wanted += other.request(name)
+        free = snapshot.allocatable.item(index, row) - snapshot.requested.item(index, row)
+        if amount > 0 and wanted > free:
             return False
     return True
 

@@ -51,7 +51,8 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     if not decision.item.preempts:
         return with_text(decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
-    if any(_room_is_coming(snapshot, pod) for pod in decision.item.pods) and not _lost(decision):
+    coming = any(room_is_coming(snapshot, pod, pod.nominated_node) for pod in decision.item.pods)
+    if coming and not _lost(decision):
         return with_text(decision, reasons.PREEMPTION_COMING)
     if snapshot.below(first.priority) is None:
         return with_text(decision, _unhelpful_text(placer, decision))
@@ -68,9 +69,9 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     return replace(decision, preemption=replace(found, units=units))
 
 
-def _room_is_coming(snapshot: Snapshot, pod: Pod) -> bool:
+def room_is_coming(snapshot: Snapshot, pod: Pod, node: str) -> bool:
     """Whether victims on the pod's nominated node are still going away: then no more are chosen."""
-    row = snapshot.rows.get(pod.nominated_node)
+    row = snapshot.rows.get(node)
     return row is not None and any(
         p.preempted and p.priority < pod.priority for p in snapshot.pods_on[row].values()
     )
