@@ -238,15 +238,16 @@ def report_of(pod: Document) -> Report | None:
 
 def world_of(pod: Document) -> dict[str, Any]:
     """The rank that the pod has been given; {} if none."""
-    return _json((pod["metadata"].get("annotations") or {}).get(WORLD, ""))
+    return from_text((pod["metadata"].get("annotations") or {}).get(WORLD, ""))
 
 
 def record_of(job: Document) -> dict[str, Any]:
     """The gang's record; {} before its first attempt."""
-    return _json((job["metadata"].get("annotations") or {}).get(GANG, ""))
+    return from_text((job["metadata"].get("annotations") or {}).get(GANG, ""))
 
 
-def _json(text: str) -> dict[str, Any]:
+def from_text(text: str) -> dict[str, Any]:
+    """What :func:`as_text` wrote; {} for any other text."""
     try:
         found = json.loads(text) if text else {}
     except ValueError:

@@ -3,15 +3,14 @@ how its launcher says it goes. Files in, facts out; :mod:`kubarium.node.training
 
 from __future__ import annotations
 
-import contextlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from kubarium.api.resource import Document
-from kubarium.node.training.history import History
+from kubarium.node.training.history import IMPORT, History
 from kubarium.view import elastic
 
 WORLD_FILE, STATE_FILE = "world.json", "launch.json"
@@ -21,7 +20,7 @@ LOOK_S = 0.05
 START_S = 2.0
 
 SPARE, RENDEZVOUS = "spare", "rendezvous"
-RESTART, RESIZE, IMPORT = "restart", "resize", "import"
+RESTART, RESIZE = "restart", "resize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,6 @@ class Launch:
     world: int = 0
     _stamp: int = 0
     noted: elastic.Report | None = None
-    waits_for_start: bool = field(default=False)
 
     @property
     def runs(self) -> bool:
@@ -53,10 +51,7 @@ class Launch:
 
     def tell(self, text: str) -> None:
         """Hand over a rank (``kubarium.dev/world``)."""
-        beside = self.folder / f".{WORLD_FILE}"
-        with contextlib.suppress(OSError):
-            beside.write_text(text)
-            beside.rename(self.folder / WORLD_FILE)
+        if write_whole(self.folder / WORLD_FILE, text):
             self.told = text
 
     def restart(self) -> None:
@@ -85,11 +80,15 @@ class Launch:
 
 def attempt_in(text: str) -> tuple[int, bool]:
     """(number, whether ranks may first save) of what a pod is told."""
+    found = elastic.from_text(text)
+    return _number(found, "attempt"), bool(found.get("gentle"))
+
+
+def _number(told: dict[str, Any], name: str) -> int:
     try:
-        found = json.loads(text) if text else {}
-        return int(found.get("attempt", 0)), bool(found.get("gentle"))
-    except (ValueError, TypeError, AttributeError):
-        return 0, False
+        return int(told.get(name, 0))
+    except (ValueError, TypeError):
+        return 0
 
 
 def book(
@@ -104,7 +103,7 @@ def book(
         history.ready(now.at)
     if now.state != elastic.RUNNING:
         return
-    size = _world_in(launch.told)
+    size = _number(elastic.from_text(launch.told), "world")
     if before is None or before.state == elastic.WAITING:
         since = before.at if before is not None else now.at
         history.between(SPARE if was_spare else RENDEZVOUS, since, now.at)
@@ -116,11 +115,15 @@ def book(
     launch.world = size
 
 
-def _world_in(text: str) -> int:
+def write_whole(path: Path, text: str) -> bool:
+    """Write a small file so that readers see all of it or nothing; whether that could be done."""
+    beside = path.with_name(f".{path.name}")
     try:
-        return int(json.loads(text).get("world", 0))
-    except (ValueError, TypeError, AttributeError):
-        return 0
+        beside.write_text(text)
+        beside.rename(path)
+    except OSError:
+        return False
+    return True
 
 
 def wanted_world(pod: Document) -> str:
