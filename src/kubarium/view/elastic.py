@@ -47,10 +47,9 @@ HOSTNAME = "kubarium.dev/hostname"
 GANG = "kubarium.dev/gang"
 COMPLETED, GIVEN_UP = "kubarium.dev/gang-completed", "kubarium.dev/gang-given-up"
 
-# The node's word on the launcher: a condition of the pod.
+# The node's word on the launcher: a condition of the pod, its reason a state of
+# :mod:`kubarium.engine.training.gang`.
 CONDITION = "gang.kubarium.dev/rank"
-WAITING, RUNNING, FAILED = "Waiting", "Running", "Failed"
-STOPPED, SUCCEEDED = "Stopped", "Succeeded"
 
 LAUNCHER = ("-m", "kubarium.train.launch", "--")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?")

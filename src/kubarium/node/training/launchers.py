@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from kubarium.api.resource import Document
+from kubarium.engine.training.gang import RUNNING, WAITING
 from kubarium.node.training.history import IMPORT, History
 from kubarium.view import elastic
 
@@ -47,7 +48,7 @@ class Launch:
     @property
     def runs(self) -> bool:
         """Whether a command of an attempt runs."""
-        return self.said is not None and self.said.state == elastic.RUNNING
+        return self.said is not None and self.said.state == RUNNING
 
     def tell(self, text: str) -> None:
         """Hand over a rank (``kubarium.dev/world``)."""
@@ -99,12 +100,12 @@ def book(
     was_spare: bool,
 ) -> None:
     """Write what a change of the launcher means for where the rank's time goes."""
-    if now.state == elastic.WAITING and before is None:
+    if now.state == WAITING and before is None:
         history.ready(now.at)
-    if now.state != elastic.RUNNING:
+    if now.state != RUNNING:
         return
     size = _number(elastic.from_text(launch.told), "world")
-    if before is None or before.state == elastic.WAITING:
+    if before is None or before.state == WAITING:
         since = before.at if before is not None else now.at
         history.between(SPARE if was_spare else RENDEZVOUS, since, now.at)
         history.begin(now.at, IMPORT)

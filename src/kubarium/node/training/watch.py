@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kubarium.api.resource import Document
+from kubarium.engine.training.gang import RUNNING
 from kubarium.node.training import launchers, processes
 from kubarium.node.training.checkpoints import FILE as SAVE_FILE
 from kubarium.node.training.checkpoints import request_text
@@ -231,7 +232,7 @@ class TrainingWatch:
         said = launch.said
         if said is None:
             return
-        if said.state == elastic.RUNNING:
+        if said.state == RUNNING:
             newest = self._newest(uid)
             begun = newest is not None and newest.began_at >= said.at
             if not begun and self._clock.now() - said.at < launchers.START_S:
@@ -261,7 +262,7 @@ class TrainingWatch:
         was_spare = elastic.HOSTNAME in (rank.pod["metadata"].get("annotations") or {})
         history = self.recorder.of(rank.pod).history
         launchers.book(history, launch, before, now, was_spare)
-        if now.state == elastic.RUNNING:
+        if now.state == RUNNING:
             rank.progress = {}
             rank.requests = {}
             rank.rules.clear()
