@@ -67,25 +67,27 @@ class Gang:
 
     def ranks(self) -> dict[int, psutil.Process]:
         """The ranks' processes as the machine sees them."""
-        found: dict[int, psutil.Process] = {}
-        for process in psutil.process_iter(["cmdline", "environ"]):
-            environment = process.info["environ"] or {}
-            mine = environment.get("KUBARIUM_BENCH") == str(self.home)
-            if mine and "kubarium.labs.survive" in (process.info["cmdline"] or ()):
-                found[int(environment["JOB_COMPLETION_INDEX"])] = process
-        return found
+        return {
+            int(environment["JOB_COMPLETION_INDEX"]): process
+            for process, environment in self._processes("kubarium.labs.survive")
+        }
 
     def launchers(self) -> dict[str, psutil.Process]:
         """The first processes of pods whose ranks restart in place, by the pods' host names."""
         found: dict[str, psutil.Process] = {}
+        for process, environment in self._processes("kubarium.train.launch"):
+            name = environment.get("HOSTNAME", "")
+            if name not in found or process.pid in _ancestors(found[name]):
+                found[name] = process
+        return found
+
+    def _processes(self, module: str) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+        """Those that run ``module`` in one of the gang's pods, with their environments."""
         for process in psutil.process_iter(["cmdline", "environ"]):
             environment = process.info["environ"] or {}
             mine = environment.get("KUBARIUM_BENCH") == str(self.home)
-            if mine and "kubarium.train.launch" in (process.info["cmdline"] or ()):
-                name = environment.get("HOSTNAME", "")
-                if name not in found or process.pid in _ancestors(found[name]):
-                    found[name] = process
-        return found
+            if mine and module in (process.info["cmdline"] or ()):
+                yield process, environment
 
     def saved(self) -> int:
         """The newest step that is whole on disk."""

@@ -92,6 +92,20 @@ class RunningCluster:
     def get(self, *arguments: str) -> dict:
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
+    def apply(self, document: dict) -> str:
+        path = self.home / "document.json"
+        path.write_text(json.dumps(document))
+        return self.kubectl("apply", "-f", str(path))
+
+    def has(self, condition: str, kind: str, name: str) -> bool:
+        """Whether a condition of an object is True."""
+        conditions = self.get(kind, name).get("status", {}).get("conditions", ())
+        return any(c["type"] == condition and c["status"] == "True" for c in conditions)
+
+    def events(self, reason: str) -> list[str]:
+        """The messages of the events with this reason."""
+        return [e["message"] for e in self.get("events")["items"] if e["reason"] == reason]
+
     def _run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=90

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import yaml
 
 from tests.conftest import ROOT, kubectls
 
+from .ranks import run_ranks
 from .test_crash import agents
 
 pytestmark = [
@@ -75,9 +75,7 @@ def gang(start_cluster):
     cluster.folder.mkdir(mode=0o777)
 
     def start(ranks, steps, **more):
-        document = jobset(cluster.folder, ranks, steps, **more)
-        (cluster.home / "train.json").write_text(json.dumps(document))
-        cluster.kubectl("apply", "-f", str(cluster.home / "train.json"))
+        cluster.apply(jobset(cluster.folder, ranks, steps, **more))
         cluster.wait_until(
             lambda: len(list(cluster.folder.glob("step-*"))) > 1, 60, "two checkpoints"
         )
@@ -101,27 +99,8 @@ def uninterrupted():
 
 
 def run_bare(steps, ranks):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "kubarium.labs.survive"]
-    processes = [
-        subprocess.Popen(
-            [*command, f"--steps={steps}", f"--shards={SHARDS}"],
-            env={  # as bare as a pod's: variables of the shell may choose other BLAS kernels
-                "PATH": os.environ["PATH"],
-                "RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=90)[0] for process in processes]
-    return json.loads(outputs[0].splitlines()[-1])["weights"]
+    command = ["-m", "kubarium.labs.survive", f"--steps={steps}", f"--shards={SHARDS}"]
+    return json.loads(run_ranks(command, ranks, 90).splitlines()[-1])["weights"]
 
 
 def pods(cluster, selector=""):
@@ -145,10 +124,6 @@ def spares(cluster):
 def record(cluster):
     job = cluster.get("job", "train-workers-0")
     return json.loads(job["metadata"]["annotations"].get("kubarium.dev/gang", "{}"))
-
-
-def events(cluster, reason):
-    return [e["message"] for e in cluster.get("events")["items"] if e["reason"] == reason]
 
 
 def waits(pod):
@@ -177,8 +152,7 @@ def processes_of(cluster, pod):
 
 
 def completed(cluster):
-    conditions = cluster.get("jobset", "train").get("status", {}).get("conditions", ())
-    return any(c["type"] == "Completed" and c["status"] == "True" for c in conditions)
+    return cluster.has("Completed", "jobset", "train")
 
 
 def final_weights(cluster):
@@ -200,7 +174,7 @@ def test_a_spare_takes_the_rank_of_a_killed_pod(gang, uninterrupted):
     lost = rank_pod(gang, 2)
     launcher, _ = processes_of(gang, lost)
     os.kill(launcher.pid, signal.SIGKILL)
-    [text] = gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    [text] = gang.wait_until(lambda: gang.events("SparePromoted"), 30, "a promotion")
     assert text.startswith(f"spare {name} has taken rank 2 of pod {lost['metadata']['name']} (")
     assert "exit code 137" in text
     assert "; 4 ranks go on from step " in text
@@ -222,7 +196,7 @@ def test_a_rank_that_dies_brings_all_back_in_the_same_pods(gang, uninterrupted):
     pod = rank_pod(gang, 1)
     _, command = processes_of(gang, pod)
     os.kill(command.pid, signal.SIGKILL)
-    [text] = gang.wait_until(lambda: events(gang, "GangRestarted"), 30, "a restart")
+    [text] = gang.wait_until(lambda: gang.events("GangRestarted"), 30, "a restart")
     assert text.startswith(
         f"attempt 2: rank 1 (pod {pod['metadata']['name']}) ended with exit code 137; "
         "3 ranks go on from step "
@@ -237,7 +211,7 @@ def test_a_container_that_is_started_again_joins_its_gang(gang, uninterrupted):
     before = {pod["metadata"]["uid"] for pod in pods(gang)}
     launcher, _ = processes_of(gang, rank_pod(gang, 0))
     os.kill(launcher.pid, signal.SIGKILL)
-    gang.wait_until(lambda: events(gang, "GangRestarted"), 40, "a restart")
+    gang.wait_until(lambda: gang.events("GangRestarted"), 40, "a restart")
     gang.wait_until(lambda: completed(gang), 60, "the run completes")
     assert {pod["metadata"]["uid"] for pod in pods(gang)} == before
     restarts = [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods(gang)]
@@ -252,7 +226,7 @@ def test_the_first_rank_is_deleted_and_no_step_is_lost(gang, uninterrupted):
     before = {path.name for path in gang.folder.glob("step-*")}
     name = rank_pod(gang, 0)["metadata"]["name"]
     gang.kubectl("delete", "pod", name, "--wait=false")
-    [text] = gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    [text] = gang.wait_until(lambda: gang.events("SparePromoted"), 30, "a promotion")
     assert f"has taken rank 0 of pod {name} (deleted); 4 ranks go on from step " in text
     step = int(text.rpartition(" ")[2])
     assert f"step-{step:08d}" not in before, "all ranks have saved the step at which they stopped"
@@ -277,14 +251,14 @@ def test_without_room_the_gang_goes_on_smaller_and_grows_again(gang, uninterrupt
     gang.kubectl("cordon", *nodes)
     launcher, _ = processes_of(gang, rank_pod(gang, 1))
     os.kill(launcher.pid, signal.SIGKILL)
-    [text] = gang.wait_until(lambda: events(gang, "GangShrunk"), 30, "it shrinks")
+    [text] = gang.wait_until(lambda: gang.events("GangShrunk"), 30, "it shrinks")
     assert "rank 1 (pod train-workers-0-1-" in text
     assert "lost, 4 ranks become 3; 3 ranks go on from step " in text
     ranks = record(gang)["ranks"]
     assert [entry["index"] for entry in ranks] == [0, 2, 3]
     before = {path.name for path in gang.folder.glob("step-*")}
     gang.kubectl("uncordon", *nodes)
-    [text] = gang.wait_until(lambda: events(gang, "GangGrown"), 40, "it grows")
+    [text] = gang.wait_until(lambda: gang.events("GangGrown"), 40, "it grows")
     assert "room for more: 3 ranks become 4; 4 ranks go on from step " in text
     step = int(text.rpartition(" ")[2])
     assert f"step-{step:08d}" not in before, "growing loses no step"
@@ -317,9 +291,8 @@ def test_a_gang_that_fails_again_and_again_is_given_up(gang):
     [entry] = document["spec"]["replicatedJobs"]
     container = entry["template"]["spec"]["template"]["spec"]["containers"][0]
     container["command"], container["args"] = ["python", "-c", "raise SystemExit(9)"], []
-    (gang.home / "train.json").write_text(json.dumps(document))
-    gang.kubectl("apply", "-f", str(gang.home / "train.json"))
-    [text] = gang.wait_until(lambda: events(gang, "GangGivenUp"), 40, "it is given up")
+    gang.apply(document)
+    [text] = gang.wait_until(lambda: gang.events("GangGivenUp"), 40, "it is given up")
     assert "ended with exit code 9; that was failure 3 in a row without a new checkpoint" in text
     assert text.endswith("kubarium.dev/max-restarts allows 2")
     gang.wait_until(
@@ -341,13 +314,12 @@ def test_a_program_that_knows_nothing_of_it_survives_too(gang):
         "--checkpoint-every=25",
         "--checkpoint-dir=/checkpoints",
     ]
-    (gang.home / "train.json").write_text(json.dumps(document))
-    gang.kubectl("apply", "-f", str(gang.home / "train.json"))
+    gang.apply(document)
     gang.wait_until(lambda: list(gang.folder.glob("step-*")), 60, "a checkpoint")
     gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
     launcher, _ = processes_of(gang, rank_pod(gang, 1))
     os.kill(launcher.pid, signal.SIGKILL)
-    [text] = gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    [text] = gang.wait_until(lambda: gang.events("SparePromoted"), 30, "a promotion")
     assert text.endswith("3 ranks go on from their last checkpoint")
     gang.wait_until(lambda: completed(gang), 60, "the run completes")
 
@@ -357,7 +329,7 @@ def test_a_rank_that_hangs_is_replaced_and_the_accounts_add_up(gang):
     gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
     _, command = processes_of(gang, rank_pod(gang, 2))
     os.kill(command.pid, signal.SIGSTOP)
-    [text] = gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    [text] = gang.wait_until(lambda: gang.events("SparePromoted"), 30, "a promotion")
     assert "has taken rank 2 of pod" in text
     gang.wait_until(lambda: completed(gang), 60, "the run completes")
     report = json.loads(gang.kubarium("goodput", "jobset/train", "--output", "json").stdout)
@@ -381,9 +353,9 @@ def test_the_agent_may_die_and_the_gang_is_still_looked_after(gang, uninterrupte
     os.kill(launcher.pid, signal.SIGKILL)
     agent.kill()
     gang.wait_until(lambda: [a for a in agents(gang) if a.pid != agent.pid], 30, "a new agent")
-    gang.wait_until(lambda: events(gang, "SparePromoted"), 40, "a promotion")
+    gang.wait_until(lambda: gang.events("SparePromoted"), 40, "a promotion")
     gang.kubectl("delete", "pod", rank_pod(gang, 0)["metadata"]["name"], "--wait=false")
-    gang.wait_until(lambda: len(events(gang, "SparePromoted")) > 1, 40, "another promotion")
+    gang.wait_until(lambda: len(gang.events("SparePromoted")) > 1, 40, "another promotion")
     gang.wait_until(lambda: completed(gang), 60, "the run completes")
     assert final_weights(gang) == uninterrupted(1500)
 
@@ -421,10 +393,10 @@ def _survives_a_lost_node(gang, lost):
         return len(places) == 4 and lost not in places
 
     gang.wait_until(ranks_elsewhere, 90, "all ranks are on the other node")
-    gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a spare has taken a rank")
+    gang.wait_until(lambda: gang.events("SparePromoted"), 30, "a spare has taken a rank")
     known = max(gang.folder.glob("step-*"))
     gang.wait_until(lambda: max(gang.folder.glob("step-*")) > known, 30, "new steps")
-    gang.wait_until(lambda: events(gang, "RankLost"), 60, "the node is known to be lost")
+    gang.wait_until(lambda: gang.events("RankLost"), 60, "the node is known to be lost")
     gang.wait_until(ranks_elsewhere, 60, "all ranks are on the other node")
 
 
@@ -444,19 +416,16 @@ def test_a_train_job_has_spares_by_its_runtime(gang):
     ]
     job["spec"]["trainer"]["env"] = [{"name": "TEST_FOLDER", "value": str(gang.folder)}]
     for document in (runtime, job):
-        (gang.home / "document.json").write_text(json.dumps(document))
-        gang.kubectl("apply", "-f", str(gang.home / "document.json"))
+        gang.apply(document)
     gang.wait_until(lambda: list(gang.folder.glob("step-*")), 60, "a checkpoint")
     gang.wait_until(lambda: spares(gang) and waits(spares(gang)[0]), 30, "the spare is warm")
     launcher, _ = processes_of(gang, rank_pod(gang, 0))
     os.kill(launcher.pid, signal.SIGKILL)
-    gang.wait_until(lambda: events(gang, "SparePromoted"), 30, "a promotion")
+    gang.wait_until(lambda: gang.events("SparePromoted"), 30, "a promotion")
 
-    def complete():
-        conditions = gang.get("trainjob", "spirals").get("status", {}).get("conditions", ())
-        return any(c["type"] == "Complete" and c["status"] == "True" for c in conditions)
-
-    gang.wait_until(complete, 60, "the TrainJob completes")
+    gang.wait_until(
+        lambda: gang.has("Complete", "trainjob", "spirals"), 60, "the TrainJob completes"
+    )
 
 
 def test_a_plain_job_that_is_scaled_takes_its_gang_along(gang, uninterrupted):
@@ -464,8 +433,7 @@ def test_a_plain_job_that_is_scaled_takes_its_gang_along(gang, uninterrupted):
     [entry] = document["spec"]["replicatedJobs"]
     spec = entry["template"]["spec"] | {"completionMode": "Indexed"}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "plain"}, "spec": spec}
-    (gang.home / "job.json").write_text(json.dumps(job))
-    gang.kubectl("apply", "-f", str(gang.home / "job.json"))
+    gang.apply(job)
     gang.wait_until(lambda: len(list(gang.folder.glob("step-*"))) > 1, 60, "two checkpoints")
     for size in (4, 3):
         change = {"spec": {"completions": size, "parallelism": size}}
@@ -478,9 +446,5 @@ def test_a_plain_job_that_is_scaled_takes_its_gang_along(gang, uninterrupted):
 
         gang.wait_until(all_train, 30, f"{size} ranks train")
 
-    def complete():
-        conditions = gang.get("job", "plain").get("status", {}).get("conditions", ())
-        return any(c["type"] == "Complete" and c["status"] == "True" for c in conditions)
-
-    gang.wait_until(complete, 60, "the Job completes")
+    gang.wait_until(lambda: gang.has("Complete", "job", "plain"), 60, "the Job completes")
     assert final_weights(gang) == uninterrupted(1200)

@@ -38,12 +38,6 @@ def checkpoint(name="before", target="train", kind="GangCheckpoint", **spec):
     }
 
 
-def apply(cluster, document):
-    path = cluster.home / "document.json"
-    path.write_text(json.dumps(document))
-    return cluster.kubectl("apply", "-f", str(path))
-
-
 def over(cluster, kind, name):
     for condition in cluster.get(kind, name).get("status", {}).get("conditions", ()):
         if condition["reason"] not in ("Pending", "CheckpointInProgress"):
@@ -53,7 +47,7 @@ def over(cluster, kind, name):
 
 def test_a_gang_is_saved_at_one_step_and_another_gang_goes_on_from_it(gang, uninterrupted):
     gang.start(4, 900, annotations={})
-    apply(gang, checkpoint())
+    gang.apply(checkpoint())
     found = gang.wait_until(lambda: over(gang, "gangcheckpoint", "before"), 30, "it is over")
     assert (found["status"], found["reason"]) == ("True", "CheckpointCompleted")
     status = gang.get("gangcheckpoint", "before")["status"]
@@ -76,7 +70,7 @@ def test_a_gang_is_saved_at_one_step_and_another_gang_goes_on_from_it(gang, unin
     again = jobset(gang.folder, 2, 700, {"kubarium.dev/restore-from": "gangcheckpoint/before"})
     env = again["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     env["containers"][0]["env"][0]["value"] = "2"
-    apply(gang, again)
+    gang.apply(again)
     gang.wait_until(lambda: completed(gang), 60, "the restored run completes")
     starts = [
         json.loads(line)
@@ -89,11 +83,11 @@ def test_a_gang_is_saved_at_one_step_and_another_gang_goes_on_from_it(gang, unin
 
 
 def test_a_checkpoint_that_cannot_be_taken_says_why(gang):
-    apply(gang, checkpoint("nobody", "no-such-jobset"))
+    gang.apply(checkpoint("nobody", "no-such-jobset"))
     found = gang.wait_until(lambda: over(gang, "gangcheckpoint", "nobody"), 20, "it is over")
     assert found["reason"] == "CheckpointFailed"
     assert found["message"] == "JobSet no-such-jobset has no rank that runs"
-    apply(gang, checkpoint("gone", "no-such-pod", "PodCheckpoint"))
+    gang.apply(checkpoint("gone", "no-such-pod", "PodCheckpoint"))
     found = gang.wait_until(lambda: over(gang, "podcheckpoint", "gone"), 20, "it is over")
     assert (found["reason"], found["message"]) == (
         "CheckpointFailed",
@@ -102,17 +96,17 @@ def test_a_checkpoint_that_cannot_be_taken_says_why(gang):
     job = jobset(gang.folder, 1, 1, {})
     spec = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     spec["containers"][0]["command"], spec["containers"][0]["args"] = ["sleep", "60"], []
-    apply(gang, job)
+    gang.apply(job)
     gang.wait_until(
         lambda: [p for p in pods(gang) if p["status"]["phase"] == "Running"], 20, "runs"
     )
     [pod] = pods(gang)
-    apply(gang, checkpoint("silent", pod["metadata"]["name"], "PodCheckpoint"))
+    gang.apply(checkpoint("silent", pod["metadata"]["name"], "PodCheckpoint"))
     found = gang.wait_until(lambda: over(gang, "podcheckpoint", "silent"), 20, "it is over")
     assert "wrap its training loop in kubarium.train" in found["message"]
     replaced = checkpoint("replaced", pod["metadata"]["name"], "PodCheckpoint")
     replaced["spec"]["sourcePod"]["uid"] = "0b3fbbf0-0000-4000-8000-000000000001"
-    apply(gang, replaced)
+    gang.apply(replaced)
     found = gang.wait_until(lambda: over(gang, "podcheckpoint", "replaced"), 20, "it is over")
     assert found["reason"] == "SourcePodReplaced"
     text = gang.kubectl(

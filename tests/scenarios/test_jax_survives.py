@@ -1,6 +1,5 @@
 """JAX ranks find each other by what Trainer gives them, and come back when one is hit."""
 
-import json
 import re
 
 import pytest
@@ -79,24 +78,18 @@ def test_a_killed_rank_brings_all_back_to_the_last_save_with_the_same_bits(start
     folder = cluster.home / "checkpoints"
     folder.mkdir(mode=0o777)
 
-    def apply(document):
-        (cluster.home / "document.json").write_text(json.dumps(document))
-        cluster.kubectl("apply", "-f", str(cluster.home / "document.json"))
-
     def until_complete(name):
-        def complete():
-            status = cluster.get("trainjob", name).get("status", {})
-            return any(c["type"] == "Complete" for c in status.get("conditions", ()))
-
-        cluster.wait_until(complete, 200, f"{name} completes")
+        cluster.wait_until(
+            lambda: cluster.has("Complete", "trainjob", name), 200, f"{name} completes"
+        )
         return cluster.kubectl("logs", "-l", f"{JOBSET}={name},{INDEX}=0", "--tail=-1")
 
-    apply(runtime(folder))
-    apply(job("calm"))
+    cluster.apply(runtime(folder))
+    cluster.apply(job("calm"))
     calm = until_complete("calm")
     assert "rank 0 of 2 began at 0" in calm
     (folder / "last.npz").unlink()
-    apply(job("hit"))
+    cluster.apply(job("hit"))
     cluster.wait_until((folder / "last.npz").exists, 100, "a checkpoint")
     pid = (folder / "pid-1").read_text()
     selector = f"{JOBSET}=hit,{INDEX}=1"

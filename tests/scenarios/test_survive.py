@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 
 import psutil
 import pytest
@@ -13,6 +10,8 @@ import yaml
 
 from kubarium.node.network.trial import refusal
 from tests.conftest import ROOT, kubectls
+
+from .ranks import run_ranks
 
 EXAMPLE = ROOT / "examples" / "training" / "survive.yaml"
 
@@ -35,8 +34,7 @@ def training(start_cluster):
         "--every=25",
         "--folder=/checkpoints",
     ]
-    (cluster.home / "train.json").write_text(json.dumps(jobset))
-    cluster.kubectl("apply", "-f", str(cluster.home / "train.json"))
+    cluster.apply(jobset)
     cluster.folder = folder
     cluster.wait_until(lambda: len(list(folder.glob("step-*"))) > 1, 60, "two checkpoints")
     return cluster
@@ -45,26 +43,8 @@ def training(start_cluster):
 @pytest.fixture(scope="module")
 def uninterrupted():
     """The weights that the same eight ranks end with when nothing happens to them."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "kubarium.labs.survive", "--steps=600"],
-            env={  # as bare as a pod's: variables of the shell may choose other BLAS kernels
-                "PATH": os.environ["PATH"],
-                "RANK": str(rank),
-                "WORLD_SIZE": "8",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(8)
-    ]
-    outputs = [rank.communicate(timeout=90)[0] for rank in ranks]
-    return json.loads(outputs[0].splitlines()[-1])["weights"]
+    text = run_ranks(["-m", "kubarium.labs.survive", "--steps=600"], 8, 90)
+    return json.loads(text.splitlines()[-1])["weights"]
 
 
 def said(cluster, event):
@@ -81,8 +61,7 @@ def histories(cluster):
 
 
 def completed(cluster):
-    conditions = cluster.get("jobset", "train").get("status", {}).get("conditions", ())
-    return any(c["type"] == "Completed" and c["status"] == "True" for c in conditions)
+    return cluster.has("Completed", "jobset", "train")
 
 
 def process_of(rank):
@@ -98,11 +77,9 @@ def process_of(rank):
 def test_a_stopped_rank_is_named_and_the_gang_brought_back(training, uninterrupted):
     os.kill(process_of("5").pid, signal.SIGSTOP)
 
-    def named():
-        events = training.get("events")["items"]
-        return [e["message"] for e in events if e["reason"] == "HangDetected"]
-
-    [message, *_] = training.wait_until(named, 15, "the hang is named")
+    [message, *_] = training.wait_until(
+        lambda: training.events("HangDetected"), 15, "the hang is named"
+    )
     assert message.startswith("rank 5 (pod train-workers-0-5-")
     assert "was stopped by a signal" in message
     assert "main (" in message
@@ -141,14 +118,11 @@ def test_a_gang_under_a_partition_hangs_is_named_and_brought_back(training, unin
         "metadata": {"name": "cut"},
         "spec": {"action": "Partition", "rank": 5},
     }
-    (training.home / "fault.json").write_text(json.dumps(fault))
-    training.kubectl("apply", "-f", str(training.home / "fault.json"))
+    training.apply(fault)
 
-    def named():
-        events = training.get("events")["items"]
-        return [e["message"] for e in events if e["reason"] == "HangDetected"]
-
-    [message, *_] = training.wait_until(named, 30, "the hang is named")
+    [message, *_] = training.wait_until(
+        lambda: training.events("HangDetected"), 30, "the hang is named"
+    )
     assert "makes no progress" in message
     training.wait_until(lambda: completed(training), 90, "the run completes")
     assert training.get("jobset", "train")["status"]["restarts"] == 1

@@ -3,17 +3,14 @@
 Its loop, its checkpoint and its resume are the user's own, under torchrun and under plain Python.
 """
 
-import json
-import os
 import re
-import socket
-import subprocess
-import sys
 
 import pytest
 
 from kubarium.node.runtimes.process.cgroups import Cgroups
 from tests.conftest import kubectls
+
+from .ranks import run_ranks
 
 pytestmark = [
     pytest.mark.torch,
@@ -81,27 +78,8 @@ def uninterrupted(tmp_path_factory):
     """The losses and weights of the same ranks when nothing happens to them."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "train.py").write_text(PROGRAM)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(folder / "train.py"), str(folder), str(STEPS)],
-            env={  # as bare as a pod's: variables of the shell may choose other kernels
-                "PATH": os.environ["PATH"],
-                "RANK": str(rank),
-                "WORLD_SIZE": str(RANKS),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    return facts(outputs[0])
+    command = [str(folder / "train.py"), str(folder), str(STEPS)]
+    return facts(run_ranks(command, RANKS, 300))
 
 
 def facts(text):
@@ -155,8 +133,7 @@ class Training:
                 "replicatedJobs": [{"name": "workers", "template": {"spec": job}}],
             },
         }
-        (cluster.home / "train.json").write_text(json.dumps(jobset))
-        cluster.kubectl("apply", "-f", str(cluster.home / "train.json"))
+        cluster.apply(jobset)
 
     def pod(self, rank):
         selector = f"batch.kubernetes.io/job-completion-index={rank}"
@@ -176,18 +153,12 @@ class Training:
         self.cluster.kubectl("exec", self.pod(rank), "--", "kill", f"-{name}", pid)
 
     def until_completed(self):
-        def completed():
-            found = self.cluster.get("jobset", "train").get("status", {}).get("conditions", ())
-            return any(c["type"] == "Completed" and c["status"] == "True" for c in found)
-
-        self.cluster.wait_until(completed, 300, "the run completes")
+        self.cluster.wait_until(
+            lambda: self.cluster.has("Completed", "jobset", "train"), 300, "the run completes"
+        )
 
     def restarts(self):
         return self.cluster.get("jobset", "train")["status"].get("restarts", 0)
-
-    def events(self, reason):
-        events = self.cluster.get("events")["items"]
-        return [e["message"] for e in events if e["reason"] == reason]
 
 
 @pytest.mark.parametrize("how", COMMANDS)
@@ -214,7 +185,7 @@ def test_a_stopped_worker_of_torchrun_is_named_with_its_stack(start_cluster, uni
     training.until_saved()
     training.signal(2, "STOP")
     [message, *_] = training.cluster.wait_until(
-        lambda: training.events("HangDetected"), 60, "the hang is named"
+        lambda: training.cluster.events("HangDetected"), 60, "the hang is named"
     )
     assert message.startswith("rank 2 (pod train-workers-0-2-")
     assert "was stopped by a signal" in message
@@ -235,10 +206,10 @@ def test_a_rank_over_its_memory_limit_grows_in_place(start_cluster, uninterrupte
     training = Training(start_cluster(), command, memory="128Mi", **options)
     training.until_completed()
     assert training.restarts() == 0
-    grown = training.events("MemoryGrown")
+    grown = training.cluster.events("MemoryGrown")
     assert grown
     assert all(message.startswith("rank 2 (pod train-workers-0-2-") for message in grown)
-    assert not training.events("OOMKilling")
+    assert not training.cluster.events("OOMKilling")
     assert facts(training.log(0)) == uninterrupted
 
 

@@ -1,6 +1,7 @@
 """Checkpoints that somebody asks for, and runs that begin from one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -52,6 +53,20 @@ def test_the_step_asked_for_is_saved_verified_and_kept_beyond_its_time(tmp_path,
     assert found["a"]["bytes"] > 0
     assert len(found["a"]["sha256"]) == 64
     assert found["late"]["error"] == "asked for step 1 when the rank had done step 2"
+
+
+def test_a_copy_that_somebody_made_of_a_kept_checkpoint_stops_no_save(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+
+    def before(made, step):
+        if step == 2:
+            ask(tmp_path, ("a", 7), keep=["a"])
+        if step == 15:
+            made._wait_for_save()
+            shutil.copytree(folder / "step-00000007", folder / "step-best")
+
+    assert run(folder, 50, monkeypatch, tmp_path, before) == sum(range(51))
+    assert (folder / "step-best").is_dir()
 
 
 def test_what_nobody_wants_any_more_is_retired(tmp_path, monkeypatch):

@@ -126,7 +126,7 @@ def _print(report: RunReport) -> None:
         text = f"  attempt {attempt.number}: {attempt.ranks} ranks{step}{who}: {attempt.why}"
         out.print(text, markup=False)
     if report.spare_s:
-        beside = report.spare_s / (accounts.wall_s * accounts.ranks or 1) * 100
+        beside = report.spare_s / (accounts.rank_seconds or 1) * 100
         out.print(f"  spares waited for {report.spare_s:.1f} s, {beside:.1f} % beside the ranks")
     for rank, score in report.scores.items():
         if score == score and score > SLOW:

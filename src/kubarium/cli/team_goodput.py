@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -18,7 +18,7 @@ from kubarium.cli.timeline import COLOURS
 from kubarium.client.gather import gather
 from kubarium.client.http import HttpClient
 from kubarium.cluster.clock import RealClock
-from kubarium.engine.training.goodput import ACCOUNTS
+from kubarium.engine.training.goodput import ACCOUNTS, Accounts
 from kubarium.view.team_goodput import Run, Team, reports, teams
 
 BAR = 12
@@ -108,9 +108,8 @@ def _section(team: Team) -> str:
         f"{team.effective * 100:.1f} % = scheduling {team.scheduling_goodput * 100:.1f} % × "
         f"runtime {team.runtime_goodput * 100:.1f} %"
     )
-    shares = {a: team.share(a) for a in ACCOUNTS}
-    head = f"<h2>{html.escape(team.name)}</h2><p>{figures}</p>{_bar(shares, team.seconds, 26)}"
-    ordered = sorted(team.runs, key=lambda r: -r.report.accounts.wall_s * r.report.accounts.ranks)
+    head = f"<h2>{html.escape(team.name)}</h2><p>{figures}</p>{_bar(team, 26)}"
+    ordered = sorted(team.runs, key=lambda run: -run.report.accounts.rank_seconds)
     rows = "".join(_row(run) for run in ordered)
     return (
         f"<section>{head}<table><tr><th>run</th><th class=n>time</th>"
@@ -121,20 +120,21 @@ def _section(team: Team) -> str:
 
 def _row(run: Run) -> str:
     accounts = run.report.accounts
-    bar = _bar({a: accounts.share(a) for a in ACCOUNTS}, accounts.seconds, 14)
     return (
         f"<tr><td>{html.escape(run.namespace)}/{html.escape(run.report.title)}</td>"
         f"<td class=n>{accounts.wall_s:.0f} s × {accounts.ranks}</td>"
-        f"<td class=n>{accounts.effective * 100:.1f} %</td><td class=b>{bar}</td></tr>"
+        f"<td class=n>{accounts.effective * 100:.1f} %</td>"
+        f"<td class=b>{_bar(accounts, 14)}</td></tr>"
     )
 
 
-def _bar(shares: dict[str, float], seconds: Mapping[str, float], height: int) -> str:
+def _bar(accounts: Accounts, height: int) -> str:
+    shares = ((a, accounts.share(a)) for a in ACCOUNTS)
     parts = "".join(
         f'<div style="flex:{share:.5f};background:{COLOURS[a]}" '
         f'title="{html.escape(a.replace("_", " "))}: {share * 100:.1f} % '
-        f'({seconds[a]:.1f} s)"></div>'
-        for a, share in shares.items()
+        f'({accounts.seconds[a]:.1f} s)"></div>'
+        for a, share in shares
         if share > 0.0005
     )
     return f'<div class="bar" style="height:{height}px">{parts}</div>'

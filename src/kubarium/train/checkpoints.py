@@ -116,7 +116,7 @@ class Checkpoints:
                 missing = sorted(set(range(self._writers)) - there)
                 raise TimeoutError(f"step {step}: no checkpoint part came from ranks {missing}")
             time.sleep(POLL_S)
-        final = self.folder / f"step-{step:08d}"
+        final = self.place(step)
         if final.exists():  # the step was done again after a failure; the newer part counts
             shutil.rmtree(final)
         beside.rename(final)
@@ -129,47 +129,52 @@ class Checkpoints:
             for mark in self.folder.glob(f"step-*/{KEEP}*"):
                 if mark.name.removeprefix(KEEP) not in self.wanted:
                     mark.unlink(missing_ok=True)
-        kept = {int(mark.parent.name[5:]) for mark in self.folder.glob(f"step-*/{KEEP}*")}
-        steps = sorted(s for s in self._steps() if s <= newest and s not in kept)
+        steps = [s for s in self._steps() if s <= newest and not self._is_kept(s)]
         for step in steps[: -self._keep]:
             if not (self._keep_every and step % self._keep_every == 0):
-                shutil.rmtree(self.folder / f"step-{step:08d}", ignore_errors=True)
+                shutil.rmtree(self.place(step), ignore_errors=True)
         for left in self.folder.glob(".step-*.tmp"):
             if int(left.name[6:14]) < newest:
                 shutil.rmtree(left, ignore_errors=True)
 
+    def _is_kept(self, step: int) -> bool:
+        return any(self.place(step).glob(f"{KEEP}*"))
+
     def keep(self, step: int, ident: str) -> dict[str, Any]:
         """Let the checkpoint of ``step`` stay until ``ident`` is no longer wanted; its size, and a
         digest over the digests of its parts. CorruptCheckpointError if it is not whole."""
-        found = self._look(step)
+        folder = self.place(step)
         files: dict[str, Mapping[str, Any]] = {}
-        for about in parts_of(found.folder):
+        for about in parts_of(folder):
             files |= files_of(about)
         for name, of_file in files.items():
-            verify(found.folder / name, of_file)
-        (found.folder / f"{KEEP}{ident}").touch()
+            verify(folder / name, of_file)
+        (folder / f"{KEEP}{ident}").touch()
         text = "".join(str(about["sha256"]) for about in files.values())
         whole = hashlib.sha256(text.encode()).hexdigest()
         return {"bytes": sum(int(about["bytes"]) for about in files.values()), "sha256": whole}
 
     def leave_aside(self, beyond: int, run: str) -> None:
         """Before a run that was taken back to a checkpoint saves for the first time: what lies
-        beyond it belongs to another course, and is put aside unless somebody wants it."""
-        mark = self.folder / RESTORED
-        if mark.exists() and mark.read_text() == run:
+        beyond it belongs to another course, and is put aside, whoever wants it."""
+        if self.is_restored(run):
             return
         for step in self._steps():
-            place = self.folder / f"step-{step:08d}"
+            place = self.place(step)
             if step > beyond:
                 shutil.rmtree(self.folder / f".aside-{place.name}", ignore_errors=True)
                 place.rename(self.folder / f".aside-{place.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(mark, run)
+        write_whole(self.folder / RESTORED, run)
 
     def is_restored(self, run: str) -> bool:
         """Whether ``run`` has saved here since it was taken back to a checkpoint."""
         mark = self.folder / RESTORED
         return mark.exists() and mark.read_text() == run
+
+    def place(self, step: int) -> Path:
+        """Where the checkpoint of a step is, once it is whole."""
+        return self.folder / f"step-{step:08d}"
 
     def _steps(self) -> list[int]:
         found = (path.name[5:] for path in self.folder.glob("step-*") if path.is_dir())
@@ -184,15 +189,13 @@ class Checkpoints:
             if at_most is not None and step > at_most:
                 continue
             try:
-                return self._look(step)
+                return self.at(self.place(step), step)
             except CorruptCheckpointError as error:
                 self._tell(f"{error}; going back to the one before")
         return None
 
-    def _look(self, step: int) -> Saved:
-        return self._verified(self.folder / f"step-{step:08d}", step)
-
-    def _verified(self, folder: Path, step: int) -> Saved:
+    def at(self, folder: Path, step: int) -> Saved:
+        """The checkpoint ``folder`` (``…/step-…``), wherever it is, verified."""
         abouts = parts_of(folder)
         if "file" not in abouts[0]:
             raise CorruptCheckpointError(
@@ -202,10 +205,6 @@ class Checkpoints:
         mine = abouts[min(self.rank, len(abouts) - 1)]
         verify(folder / str(mine["file"]), mine)
         return Saved(step, folder, len(abouts))
-
-    def at(self, folder: Path, step: int) -> Saved:
-        """The checkpoint ``folder`` (``…/step-…``), wherever it is, verified."""
-        return self._verified(folder, step)
 
     def load(self, saved: Saved, like: State) -> dict[str, Any]:
         """The state of a checkpoint, in the kind of ``like`` (NumPy or torch).

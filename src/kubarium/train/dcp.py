@@ -129,7 +129,8 @@ class DistributedCheckpoints(Checkpoints):
         torch.distributed.all_reduce(pair, torch.distributed.ReduceOp.MIN, group=self._group)
         return int(pair[0]), -int(pair[1])
 
-    def _verified(self, folder: Path, step: int) -> Saved:
+    def at(self, folder: Path, step: int) -> Saved:
+        """As in Checkpoints; this rank verifies its share of the digests."""
         abouts = checkpoints.parts_of(folder)
         files: dict[str, dict[str, Any]] = {}
         for about in abouts:

@@ -82,7 +82,7 @@ class SaveRequests:
     def kept(self, ids: list[str], step: int, checkpoints: Checkpoints) -> None:
         """This rank has saved ``step``: the first rank, once all parts are in place, keeps the
         whole and says what is in it."""
-        folder = str(checkpoints.folder / f"step-{step:08d}")
+        folder = str(checkpoints.place(step))
         if checkpoints.rank != 0:
             for ident in ids:
                 self.answer(ident, step, folder=folder, writes=False)

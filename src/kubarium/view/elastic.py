@@ -47,10 +47,9 @@ HOSTNAME = "kubarium.dev/hostname"
 GANG = "kubarium.dev/gang"
 COMPLETED, GIVEN_UP = "kubarium.dev/gang-completed", "kubarium.dev/gang-given-up"
 
-# The node's word on the launcher: a condition of the pod.
+# The node's word on the launcher: a condition of the pod, its reason a state of
+# :mod:`kubarium.engine.training.gang`.
 CONDITION = "gang.kubarium.dev/rank"
-WAITING, RUNNING, FAILED = "Waiting", "Running", "Failed"
-STOPPED, SUCCEEDED = "Stopped", "Succeeded"
 
 LAUNCHER = ("-m", "kubarium.train.launch", "--")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?")
@@ -238,15 +237,16 @@ def report_of(pod: Document) -> Report | None:
 
 def world_of(pod: Document) -> dict[str, Any]:
     """The rank that the pod has been given; {} if none."""
-    return _json((pod["metadata"].get("annotations") or {}).get(WORLD, ""))
+    return from_text((pod["metadata"].get("annotations") or {}).get(WORLD, ""))
 
 
 def record_of(job: Document) -> dict[str, Any]:
     """The gang's record; {} before its first attempt."""
-    return _json((job["metadata"].get("annotations") or {}).get(GANG, ""))
+    return from_text((job["metadata"].get("annotations") or {}).get(GANG, ""))
 
 
-def _json(text: str) -> dict[str, Any]:
+def from_text(text: str) -> dict[str, Any]:
+    """What :func:`as_text` wrote; {} for any other text."""
     try:
         found = json.loads(text) if text else {}
     except ValueError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubarium.api.formats import qualified_name
 from kubarium.api.resource import Document
-from kubarium.engine.training.goodput import ACCOUNTS, PRODUCTIVE, UNALLOCATED
+from kubarium.engine.training.goodput import ACCOUNTS, PRODUCTIVE, Accounts
 from kubarium.view.goodput import RunReport, run_report
 
 NAMESPACE, QUEUE_NAME, LABEL = "namespace", "queue", "label:"
@@ -32,35 +32,11 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
-    """Sums over a team's runs; ``rank_seconds`` is what the accounts add up to."""
+class Team(Accounts):
+    """The sums over a team's runs, their ranks' times one after the other as those of one rank."""
 
     name: str
     runs: tuple[Run, ...]
-    seconds: Mapping[str, float]
-    rank_seconds: float
-
-    def share(self, account: str) -> float:
-        """An account's part of the team's time, 0 to 1; 0 for a team without time."""
-        return self.seconds[account] / self.rank_seconds if self.rank_seconds else 0.0
-
-    @property
-    def effective(self) -> float:
-        """Kept progress over everything, queueing included."""
-        return self.share(PRODUCTIVE)
-
-    @property
-    def scheduling_goodput(self) -> float:
-        """The share of time in which the gangs held their resources."""
-        if not self.rank_seconds:
-            return 0.0
-        return 1.0 - sum(self.share(account) for account in UNALLOCATED)
-
-    @property
-    def runtime_goodput(self) -> float:
-        """Kept progress over the time in which resources were held."""
-        held = self.scheduling_goodput
-        return self.share(PRODUCTIVE) / held if held > 0 else 0.0
 
     @property
     def worst(self) -> str:
@@ -128,7 +104,7 @@ def teams(runs: Iterable[Run], by: str) -> list[Team]:
 def _sum(name: str, runs: Sequence[Run]) -> Team:
     accounts = [run.report.accounts for run in runs]
     seconds = {a: sum(one.seconds[a] for one in accounts) for a in ACCOUNTS}
-    return Team(name, tuple(runs), seconds, sum(one.wall_s * one.ranks for one in accounts))
+    return Team(sum(one.rank_seconds for one in accounts), 1, seconds, name, tuple(runs))
 
 
 def _team(run: Run, by: str) -> str:

@@ -73,6 +73,16 @@ class Play:
     def __init__(self, world, name="js"):
         self.world, self.name = world, name
 
+    async def go_through(self, story):
+        """Each step: words to act on, what must hold, or what to call."""
+        for step in story:
+            if isinstance(step, str):
+                await self.act(step)
+            elif isinstance(step, dict):
+                await self.check(step)
+            else:
+                await step(self)
+
     async def act(self, text):
         verb, _, rest = text.partition(" ")
         if verb == "wait":
@@ -211,13 +221,7 @@ def tell(world_run):
             made = await world.create(JOB_SETS, copy_document(case.jobset))
             play = Play(world, made["metadata"]["name"])
             await world.settle(3)
-            for step in case.story:
-                if isinstance(step, str):
-                    await play.act(step)
-                elif isinstance(step, dict):
-                    await play.check(step)
-                else:
-                    await step(play)
+            await play.go_through(case.story)
 
         world_run(story)
 

@@ -34,17 +34,22 @@ class Play:
     def __init__(self, world):
         self.world = world
 
-    async def start(self, document):
+    async def create(self, document):
+        """A gang whose pods no node has taken up."""
         await self.world.install("jobset.x-k8s.io")
         served = ServedResources(self.world.context)
+        self.elastic = ElasticController(self.world.context)
         await self.world.start(
             JobSetController(self.world.context),
             JobController(self.world.context),
-            ElasticController(self.world.context),
+            self.elastic,
             GarbageCollector(self.world.context, served),
         )
         await self.world.create(JOB_SETS, document)
         await self.world.settle()
+
+    async def start(self, document):
+        await self.create(document)
         for _ in range(2):  # ranks, then spares
             for pod in await self.world.live_pods():
                 if not pod["spec"].get("nodeName"):
@@ -252,18 +257,24 @@ def test_a_job_that_is_scaled_takes_its_gang_along(world_run):
     world_run(told(story))
 
 
+def test_a_job_that_is_gone_is_forgotten(world_run):
+    async def story(world, play):
+        await play.start(gang({"kubarium.dev/spares": "1"}))
+        await play.train()
+        before = await world.get(JOBS, JOB)
+        assert set(play.elastic._memories) == {before["metadata"]["uid"]}
+        await world.client.delete(JOBS, JOB, "default", propagation_policy="Background")
+        await world.settle(4)
+        after = await world.get(JOBS, JOB)
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert set(play.elastic._memories) <= {after["metadata"]["uid"]}
+
+    world_run(told(story))
+
+
 def test_what_never_came_up_fails_the_job_as_anywhere(world_run):
     async def story(world, play):
-        await world.install("jobset.x-k8s.io")
-        served = ServedResources(world.context)
-        await world.start(
-            JobSetController(world.context),
-            JobController(world.context),
-            ElasticController(world.context),
-            GarbageCollector(world.context, served),
-        )
-        await world.create(JOB_SETS, gang({"kubarium.dev/spares": "1"}))
-        await world.settle()
+        await play.create(gang({"kubarium.dev/spares": "1"}))
         await world.set_phase(await play.pod(0), "Failed", exit_code=127)
         await world.settle()
         jobset = await world.get(JOB_SETS, "train")

@@ -250,13 +250,7 @@ def test_published_examples_end_as_their_documents_say(world_run, shared, path, 
         await world.create(JOB_SETS, document)
         play = PodPlay(world, document["metadata"]["name"])
         await world.settle(5)
-        for step in steps:
-            if isinstance(step, str):
-                await play.act(step)
-            elif isinstance(step, dict):
-                await play.check(step)
-            else:
-                await step(play)
+        await play.go_through(steps)
 
     world_run(story)
 

@@ -128,3 +128,9 @@ def test_unknown_names_and_backward_runs_are_refused():
         account([[Span(0, 1, "coffee")]], 0, 1)
     with pytest.raises(ValueError, match="ends at 1, before it begins at 2"):
         account([], 2, 1)
+
+
+def test_a_run_without_time_has_held_nothing():
+    found = account([], 10, 20)
+    assert (found.rank_seconds, found.effective) == (0, 0)
+    assert (found.scheduling_goodput, found.runtime_goodput) == (0, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubarium.api.kinds import GANG_CHECKPOINTS, JOBS, POD_CHECKPOINTS, PODS
+from kubarium.api.kinds import GANG_CHECKPOINTS, POD_CHECKPOINTS, PODS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import parse_rfc3339
 from kubarium.runtime import writes
@@ -43,35 +43,32 @@ class PodCheckpointController(ControllerComponent):
             return None
         name = (checkpoint["spec"].get("sourcePod") or {}).get("name", "")
         pod = self._pods.get(name, key[0])
-        now = self._context.clock.now()
-        age_s = now - parse_rfc3339(checkpoint["metadata"]["creationTimestamp"])
+        created = parse_rfc3339(checkpoint["metadata"]["creationTimestamp"])
+        age_s = self._context.clock.now() - created
         if pod is None:
             if age_s < GRACE_S:
                 return GRACE_S - age_s
-            await self._fail(checkpoint, f"pod {name} not found")
+            await self._write(checkpoint, view.FAILED, f"pod {name} not found")
         elif (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            await self._fail(checkpoint, f"pod {name} has ended")
+            await self._write(checkpoint, view.FAILED, f"pod {name} has ended")
         elif not view.ready_condition(checkpoint):
-            status = view.with_condition(checkpoint, view.PENDING, "waits for the pod's node", now)
-            await _write(self._context, POD_CHECKPOINTS, checkpoint, status)
+            await self._write(checkpoint, view.PENDING, "waits for the pod's node")
             return view.timeout_s(checkpoint)
         elif view.ready_condition(checkpoint)["reason"] == view.PENDING:
             left_s = view.timeout_s(checkpoint) - age_s
             if left_s > 0:
                 return left_s
             text = f"no node has taken it up within {view.timeout_s(checkpoint):g} s"
-            await self._fail(checkpoint, text)
+            await self._write(checkpoint, view.FAILED, text)
         else:  # its node sees to it, unless it has gone
             left_s = view.timeout_s(checkpoint) + NODE_GRACE_S - age_s
             if left_s > 0:
                 return left_s
-            await self._fail(checkpoint, "its node has not finished it in time")
+            await self._write(checkpoint, view.FAILED, "its node has not finished it in time")
         return None
 
-    async def _fail(self, checkpoint: Document, text: str) -> None:
-        now = self._context.clock.now()
-        status = view.with_condition(checkpoint, view.FAILED, text, now)
-        await _write(self._context, POD_CHECKPOINTS, checkpoint, status)
+    async def _write(self, checkpoint: Document, reason: str, text: str) -> None:
+        await _write(self._context, POD_CHECKPOINTS, checkpoint, reason, text)
 
 
 class GangCheckpointController(ControllerComponent):
@@ -84,7 +81,6 @@ class GangCheckpointController(ControllerComponent):
         self._parts = self.controller.watches(POD_CHECKPOINTS, _gang_of)
         self._parts.add_index(writes.CONTROLLER_UID, writes.controller_uid_index)
         self._pods = self.controller.reads(PODS)
-        self._jobs = self.controller.reads(JOBS)
 
     async def _reconcile(self, key: Key) -> float | None:
         gang = self._gangs.get(key[1], key[0])
@@ -120,8 +116,11 @@ class GangCheckpointController(ControllerComponent):
             part = _part(gang, pod)
             names.append(part["metadata"]["name"])
             await writes.create(self._context, POD_CHECKPOINTS, part, gang["metadata"]["namespace"])
-        text = f"{len(ranks)} ranks save at a common step"
-        await self._write(gang, view.IN_PROGRESS, text, ranks=len(ranks), podCheckpoints=names)
+        await self._say_begun(gang, names)
+
+    async def _say_begun(self, gang: Document, parts: list[str]) -> None:
+        text = f"{len(parts)} ranks save at a common step"
+        await self._write(gang, view.IN_PROGRESS, text, ranks=len(parts), podCheckpoints=parts)
 
     async def _judge(self, gang: Document, parts: list[Document]) -> None:
         wrong = [part for part in parts if view.is_over(part) and not view.is_ready(part)]
@@ -134,9 +133,7 @@ class GangCheckpointController(ControllerComponent):
         wanted = int((gang.get("status") or {}).get("ranks") or 0)
         ready = [part for part in parts if view.is_ready(part)]
         if not wanted:  # what was begun was not written down
-            names = sorted(str(part["metadata"]["name"]) for part in parts)
-            text = f"{len(parts)} ranks save at a common step"
-            await self._write(gang, view.IN_PROGRESS, text, ranks=len(parts), podCheckpoints=names)
+            await self._say_begun(gang, sorted(str(part["metadata"]["name"]) for part in parts))
             return
         if len(ready) < wanted:
             return
@@ -168,14 +165,19 @@ class GangCheckpointController(ControllerComponent):
         return None
 
     async def _write(self, gang: Document, reason: str, text: str, **facts: object) -> None:
-        now = self._context.clock.now()
-        status = view.with_condition(gang, reason, text, now, **facts)
-        await _write(self._context, GANG_CHECKPOINTS, gang, status)
+        await _write(self._context, GANG_CHECKPOINTS, gang, reason, text, **facts)
 
 
 async def _write(
-    context: Context, resource: Resource, document: Document, status: Document
+    context: Context,
+    resource: Resource,
+    document: Document,
+    reason: str,
+    text: str,
+    **facts: object,
 ) -> None:
+    """Its condition Ready, and facts."""
+    status = view.with_condition(document, reason, text, context.clock.now(), **facts)
     await writes.patch(context, resource, document, {"status": status}, subresource="status")
 
 

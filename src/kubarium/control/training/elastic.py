@@ -14,7 +14,8 @@ from typing import Any
 
 from kubarium.api.kinds import JOBS, NODES, PODS
 from kubarium.api.resource import Document
-from kubarium.control.training.ranks import INDEX
+from kubarium.control.training.ranks import INDEX, Warnings
+from kubarium.control.training.status import finished_type
 from kubarium.engine.training import gang
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
@@ -32,11 +33,23 @@ SILENT_S = 3.0
 
 
 @dataclass(slots=True)
+class Memory:
+    """What is known of a Job's gang beside its documents; only durations and wording hang on it.
+
+    Since when its attempt is broken, and how pods (by uid) were lost.
+    """
+
+    broken_since: float | None = None
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Gang:
     """One Job's pods as they are now."""
 
     job: Document
     policy: ElasticPolicy
+    memory: Memory
     live: list[Document] = field(default_factory=list)
     spares: list[Document] = field(default_factory=list)
     leaving: list[Document] = field(default_factory=list)
@@ -58,6 +71,11 @@ class Gang:
         held = {elastic.index_of(pod) for pod in self.live}
         return [index for index in range(self.completions) if index not in held]
 
+    @property
+    def by_uid(self) -> dict[str, Document]:
+        """The live pods."""
+        return {pod["metadata"]["uid"]: pod for pod in self.live}
+
 
 class ElasticController(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`."""
@@ -71,11 +89,13 @@ class ElasticController(ControllerComponent):
         self._pods.add_index(_PODS_OF_JOB, lambda pod: ("/".join(key) for key in _job_of(pod)))
         self._pods.add_index(_PODS_OF_NODE, _node_of)
         self._nodes = self.controller.watches(NODES, self._jobs_on)
-        # By Job: since when its attempt is broken, how pods (by uid) were lost, and what was warned
-        # of. Only durations and wording hang on these.
-        self._broken: dict[str, float] = {}
-        self._lost: dict[str, dict[str, str]] = {}
-        self._warned: dict[str, str] = {}
+        self._warnings = Warnings(self._recorder, self._jobs)
+        self._memories: dict[str, Memory] = {}
+        self._jobs.on_change(self._job_changed)
+
+    def _job_changed(self, old: Document | None, new: Document | None) -> None:
+        if old is not None and new is None:
+            self._memories.pop(old["metadata"]["uid"], None)
 
     def _jobs_on(self, node: Document) -> Iterable[Key]:
         """Gangs with a pod on a node that is not well."""
@@ -87,10 +107,8 @@ class ElasticController(ControllerComponent):
         job = self._jobs.get(key[1], key[0])
         if job is None:
             return None
-        uid = job["metadata"]["uid"]
-        if writes.is_terminating(job) or _is_finished(job):
-            for memory in (self._broken, self._lost, self._warned):
-                memory.pop(uid, None)
+        if writes.is_terminating(job) or finished_type(job):
+            self._memories.pop(job["metadata"]["uid"], None)
             return None
         policy = elastic.policy_of(job)
         if policy is None:
@@ -115,16 +133,11 @@ class ElasticController(ControllerComponent):
         if found is None:
             return
         path, value, why = found
-        text = f"spec.{path}: {value!r} {why}"
-        uid = job["metadata"]["uid"]
-        if self._warned.get(uid) != text:
-            self._warned[uid] = text
-            self._recorder.event(job, "Warning", "InvalidElasticPolicy", text)
+        self._warnings.tell(job, "InvalidElasticPolicy", f"spec.{path}: {value!r} {why}")
 
     def _look(self, key: Key, job: Document, policy: ElasticPolicy) -> Gang:
-        found = Gang(job, policy)
         uid = job["metadata"]["uid"]
-        lost = self._lost.setdefault(uid, {})
+        found = Gang(job, policy, self._memories.setdefault(uid, Memory()))
         for pod in self._pods.by_index(_PODS_OF_JOB, "/".join(key)):
             owner = writes.controller_of(pod)
             if owner is None or owner["uid"] != uid:
@@ -134,7 +147,7 @@ class ElasticController(ControllerComponent):
             if phase in ("Succeeded", "Failed") or writes.is_terminating(pod):
                 if index >= 0:
                     text = f"pod {pod['metadata']['name']} {_why(pod)}"
-                    lost.setdefault(pod["metadata"]["uid"], text)
+                    found.memory.lost.setdefault(pod["metadata"]["uid"], text)
                 if phase not in ("Succeeded", "Failed"):
                     found.leaving.append(pod)
                 continue
@@ -161,8 +174,7 @@ class ElasticController(ControllerComponent):
             self._recorder.event(world.job, "Warning", "RankLost", text)
             if index >= 0:
                 about = f"pod {pod['metadata']['name']}: {why}"
-                lost = self._lost.setdefault(world.job["metadata"]["uid"], {})
-                lost[pod["metadata"]["uid"]] = about
+                world.memory.lost[pod["metadata"]["uid"]] = about
             await writes.delete(self._context, PODS, pod, grace_period_s=0)
             given_up = True
         return given_up
@@ -171,7 +183,7 @@ class ElasticController(ControllerComponent):
         """Give spares the indexes that are missing."""
         if not record or world.job["spec"].get("suspend"):
             return False
-        world = await self._replace_fallen(world)
+        await self._replace_fallen(world)
         pairs = list(zip(world.missing, world.spares, strict=False))
         for index, spare in pairs:
             hostname = f"{world.job['metadata']['name']}-{index}"
@@ -186,7 +198,7 @@ class ElasticController(ControllerComponent):
             await writes.patch(self._context, PODS, spare, {"metadata": change})
         return bool(pairs)
 
-    async def _replace_fallen(self, world: Gang) -> Gang:
+    async def _replace_fallen(self, world: Gang) -> None:
         """A rank whose container has ended and waits to be started again: with a spare that is up,
         its pod is given up."""
         ready = sum(1 for pod in world.spares if elastic.report_of(pod) is not None)
@@ -194,23 +206,23 @@ class ElasticController(ControllerComponent):
         for pod in world.live:
             if ready and _has_fallen(pod):
                 ready -= 1
-                lost = self._lost.setdefault(world.job["metadata"]["uid"], {})
-                lost[pod["metadata"]["uid"]] = f"pod {pod['metadata']['name']} {_why(pod)}"
+                text = f"pod {pod['metadata']['name']} {_why(pod)}"
+                world.memory.lost[pod["metadata"]["uid"]] = text
                 await writes.delete(self._context, PODS, pod, grace_period_s=0)
             else:
                 kept.append(pod)
         world.live = kept
-        return world
 
     # Attempts
 
     async def _advance(self, world: Gang, record: dict[str, Any]) -> float | None:
-        uid = world.job["metadata"]["uid"]
-        now = self._context.clock.now()
+        now, memory = self._context.clock.now(), world.memory
         members = list(_members(world.live))
         if world.job["spec"].get("suspend") or not members:
-            self._broken.pop(uid, None)
+            memory.broken_since = None
             return None
+        if memory.broken_since is None:
+            memory.broken_since = now
         up = {member.uid for member in members}
         absent = [pod for pod in world.live if pod["metadata"]["uid"] not in up]
         scene = gang.Scene(
@@ -218,17 +230,17 @@ class ElasticController(ControllerComponent):
             frozenset(p["metadata"]["uid"] for p in world.leaving if _may_save(p)),
             sum(1 for pod in absent if pod["spec"].get("nodeName")),
             bool(absent) and all(_is_unschedulable(pod) for pod in absent),
-            now - self._broken.setdefault(uid, now),
+            now - memory.broken_since,
         )
         attempt = _attempt(record)
         decision = gang.decide(attempt, scene, world.sizes)
         if decision.what == gang.WAIT and not decision.is_broken:
-            self._broken.pop(uid, None)
+            memory.broken_since = None
             await self._hand_out(world, record)
             return await self._tell(world, record)
         if decision.what == gang.WAIT:
             return decision.look_in_s
-        self._broken.pop(uid, None)
+        memory.broken_since = None
         if decision.what == gang.DONE:
             record = {**record, "done": True}
             world.job = await self._keep(world.job, record)
@@ -247,9 +259,9 @@ class ElasticController(ControllerComponent):
     ) -> dict[str, Any]:
         """The record of the attempt that begins, with what is to be told once it trains."""
         before = record.get("ranks") or []
-        by_uid = {pod["metadata"]["uid"]: pod for pod in world.live}
+        by_uid = world.by_uid
         chosen = [by_uid[uid] for uid in decision.ranks]
-        known = self._lost.pop(world.job["metadata"]["uid"], {})
+        known, world.memory.lost = world.memory.lost, {}
         gone = [before[rank] for rank in decision.lost]
         lost = {int(e["index"]): known.get(e["uid"], f"pod {e['pod']}") for e in gone}
         names = {pod["metadata"]["name"]: rank for rank, pod in enumerate(chosen)}
@@ -292,12 +304,11 @@ class ElasticController(ControllerComponent):
         }
 
     async def _keep(self, job: Document, record: dict[str, Any]) -> Document:
-        change = {"uid": job["metadata"]["uid"], "annotations": {elastic.GANG: _text(record)}}
-        return await writes.patch(self._context, JOBS, job, {"metadata": change})
+        return await self._annotate(job, {elastic.GANG: elastic.as_text(record)})
 
     async def _hand_out(self, world: Gang, record: dict[str, Any]) -> None:
         """Every pod of the attempt is told its rank."""
-        by_uid = {pod["metadata"]["uid"]: pod for pod in world.live}
+        by_uid = world.by_uid
         ranks = record.get("ranks") or []
         if not ranks:
             return
@@ -332,7 +343,7 @@ class ElasticController(ControllerComponent):
         """Once the attempt trains: from which step, how many ranks, and which spares among them."""
         if not record.get("untold"):
             return None
-        by_uid = {pod["metadata"]["uid"]: pod for pod in world.live}
+        by_uid = world.by_uid
         reports = [
             elastic.report_of(by_uid[e["uid"]]) for e in record["ranks"] if e["uid"] in by_uid
         ]
@@ -365,25 +376,24 @@ class ElasticController(ControllerComponent):
         """All ranks have succeeded: let them go, and the Job end with as many as there are."""
         await self._hand_out(world, record)
         uids = {entry["uid"] for entry in record["ranks"]}
-        if any(pod["metadata"]["uid"] in uids for pod in world.live):
+        if uids & world.by_uid.keys():
             return
         if len(uids) < world.completions:
-            change = {elastic.COMPLETED: str(len(uids))}
-            await self._end(world.job, change)
+            await self._annotate(world.job, {elastic.COMPLETED: str(len(uids))})
 
     async def _abandon(self, world: Gang, record: dict[str, Any], found: gang.Decision) -> None:
-        by_uid = {pod["metadata"]["uid"]: pod for pod in world.live}
+        by_uid = world.by_uid
         before = record.get("ranks") or []
         failed = [(before[rank], by_uid.get(before[rank]["uid"])) for rank in found.failed]
         why = _reason(len(before), len(before), found, failed, {})
         text = f"{why}; that was failure {found.failures} in a row without a new checkpoint, "
         text += f"{elastic.MAX_RESTARTS} allows {world.sizes.restarts}"
         self._recorder.event(world.job, "Warning", "GangGivenUp", text)
-        await self._end(world.job, {elastic.GIVEN_UP: text})
+        await self._annotate(world.job, {elastic.GIVEN_UP: text})
 
-    async def _end(self, job: Document, annotations: dict[str, str]) -> None:
+    async def _annotate(self, job: Document, annotations: dict[str, str]) -> Document:
         change = {"uid": job["metadata"]["uid"], "annotations": annotations}
-        await writes.patch(self._context, JOBS, job, {"metadata": change})
+        return await writes.patch(self._context, JOBS, job, {"metadata": change})
 
 
 # What documents say ------------------------------------------------------------------------------
@@ -405,13 +415,6 @@ def _job_of(pod: Document) -> Iterator[Key]:
 def _node_of(pod: Document) -> Iterable[str]:
     node = pod["spec"].get("nodeName")
     return (node,) if node and elastic.asks(pod["metadata"].get("annotations")) else ()
-
-
-def _is_finished(job: Document) -> bool:
-    return any(
-        c.get("type") in ("Complete", "Failed") and c.get("status") == "True"
-        for c in (job.get("status") or {}).get("conditions") or ()
-    )
 
 
 def _is_lost(node: Document) -> bool:
@@ -557,7 +560,3 @@ def _event(record: dict[str, Any]) -> str:
     if now < before:
         return "GangShrunk"
     return "GangGrown" if now > before else "GangRestarted"
-
-
-def _text(record: dict[str, Any]) -> str:
-    return elastic.as_text(record)

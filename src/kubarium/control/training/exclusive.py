@@ -10,15 +10,17 @@ from __future__ import annotations
 from kubarium.api.admission.jobset_pods import JOBSET_NAME
 from kubarium.api.kinds import POD_GROUPS
 from kubarium.api.resource import Document
-from kubarium.control.training.children import exclusive_topology, job_name
-from kubarium.runtime.writes import controller_of, owner_reference
+from kubarium.control.training.children import job_name
+from kubarium.runtime.writes import owner_reference
 
 
-def group(jobset: Document, entry: Document, index: int, job: Document | None) -> Document:
+def group(
+    jobset: Document, entry: Document, index: int, topology: str, job: Document | None
+) -> Document:
     """The PodGroup of one Job, named as the Job; ``job`` is the live one, if there is one."""
     spec: Document = {
         "schedulingPolicy": {"gang": {"minCount": pods_together(entry, job)}},
-        "schedulingConstraints": {"topology": [{"key": exclusive_topology(jobset, entry)}]},
+        "schedulingConstraints": {"topology": [{"key": topology}]},
     }
     pod = entry["template"]["spec"].get("template") or {}
     priority = (pod.get("spec") or {}).get("priorityClassName")
@@ -50,12 +52,6 @@ def pods_together(entry: Document, job: Document | None) -> int:
     if spec.get("completions") is not None:
         together = min(together, int(spec["completions"]))
     return max(together, 1)
-
-
-def is_mine(document: Document, jobset: Document) -> bool:
-    """Whether the group was made for this JobSet, not by somebody under the same name."""
-    reference = controller_of(document)
-    return reference is not None and reference["uid"] == jobset["metadata"]["uid"]
 
 
 def differs(held: Document, wanted: Document) -> bool:

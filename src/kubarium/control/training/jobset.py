@@ -37,6 +37,7 @@ from kubarium.control.training.status import (
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.informer import key_of
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 
@@ -200,25 +201,23 @@ class JobSetController(ControllerComponent):
     ) -> None:
         taken = children.names()
         topology = make.exclusive_topology(jobset, entry)
+        active = {job["metadata"]["name"]: job for job in children.active}
         for index in range(make.replicas_of(entry)):
+            name = make.job_name(jobset, entry, index)
             if topology:
-                await self._ensure_group(jobset, entry, index, children)
-            if make.job_name(jobset, entry, index) not in taken:
+                wanted = exclusive.group(jobset, entry, index, topology, active.get(name))
+                await self._ensure_group(jobset, wanted)
+            if name not in taken:
                 own = draft.job_restarts(entry["name"], index)
                 job = make.child_job(jobset, entry, index, draft.restarts, own)
                 await self._create(jobset, JOBS, job, "JobCreationFailed")
 
-    async def _ensure_group(
-        self, jobset: Document, entry: Document, index: int, children: ChildJobs
-    ) -> None:
+    async def _ensure_group(self, jobset: Document, wanted: Document) -> None:
         """The PodGroup of a Job that has a topology domain to itself."""
-        name = make.job_name(jobset, entry, index)
-        job = next((job for job in children.active if job["metadata"]["name"] == name), None)
-        wanted = exclusive.group(jobset, entry, index, job)
-        group = self._groups.get(name, jobset["metadata"]["namespace"])
+        group = self._groups.get(wanted["metadata"]["name"], jobset["metadata"]["namespace"])
         if group is None:
             await self._create(jobset, POD_GROUPS, wanted, "PodGroupCreationFailed")
-        elif exclusive.is_mine(group, jobset) and exclusive.differs(group, wanted):
+        elif writes.is_controlled_by(group, jobset) and exclusive.differs(group, wanted):
             change = {"spec": {"schedulingPolicy": wanted["spec"]["schedulingPolicy"]}}
             await writes.patch(self._context, POD_GROUPS, group, change)
 
@@ -253,11 +252,6 @@ class JobSetController(ControllerComponent):
         pod = job["spec"]["template"]
         spec = {**job["spec"], "suspend": False, "template": _merged_template(pod, template)}
         await writes.update(self._context, JOBS, {**job, "spec": spec})
-
-
-def key_of(jobset: Document) -> Key:
-    """(namespace, name)."""
-    return jobset["metadata"]["namespace"], jobset["metadata"]["name"]
 
 
 @of_metadata

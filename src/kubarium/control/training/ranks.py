@@ -17,20 +17,20 @@ def named(pod: Document) -> str:
 
 
 class Warnings:
-    """Each warning about a pod once, however often it is found; forgotten with the pod."""
+    """Each warning about an object once, however often it is found; forgotten with the object."""
 
-    def __init__(self, recorder: EventRecorder, pods: Informer) -> None:
+    def __init__(self, recorder: EventRecorder, objects: Informer) -> None:
         self._recorder = recorder
         self._told: dict[str, dict[str, None]] = {}
-        pods.on_change(self._changed)
+        objects.on_change(self._changed)
 
     def _changed(self, old: Document | None, new: Document | None) -> None:
         if old is not None and new is None:
             self._told.pop(old["metadata"]["uid"], None)
 
-    def tell(self, pod: Document, reason: str, text: str, about: str = "") -> None:
+    def tell(self, document: Document, reason: str, text: str, about: str = "") -> None:
         """``about`` is what makes it the same warning; the text itself unless given."""
-        told = self._told.setdefault(pod["metadata"]["uid"], {})
+        told = self._told.setdefault(document["metadata"]["uid"], {})
         if (about or text) not in told:
             told[about or text] = None
-            self._recorder.event(pod, "Warning", reason, text)
+            self._recorder.event(document, "Warning", reason, text)

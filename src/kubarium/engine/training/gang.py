@@ -15,7 +15,7 @@ those that do, in the order of their indexes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 WAITING, RUNNING, FAILED = "Waiting", "Running", "Failed"
 STOPPED, SUCCEEDED = "Stopped", "Succeeded"
@@ -137,9 +137,9 @@ def decide(attempt: Attempt, scene: Scene, sizes: Sizes) -> Decision:
         is_broken=True,
     )
     if state.running and state.failed and scene.broken_s < GATHER_S:
-        return _with(found, look_in_s=GATHER_S - scene.broken_s)
+        return replace(found, look_in_s=GATHER_S - scene.broken_s)
     if failures > sizes.restarts:
-        return _with(found, what=GIVE_UP)
+        return replace(found, what=GIVE_UP)
     ready = _in_order(scene.members)[: sizes.wanted]
     if len(ready) < sizes.wanted:
         needed_s = min(sizes.wait_s, HOPELESS_S) if scene.hopeless else sizes.wait_s
@@ -148,10 +148,10 @@ def decide(attempt: Attempt, scene: Scene, sizes: Sizes) -> Decision:
         if len(ready) < sizes.least:
             return found
         if scene.broken_s < needed_s:
-            return _with(found, look_in_s=needed_s - scene.broken_s)
+            return replace(found, look_in_s=needed_s - scene.broken_s)
     leaving = {attempt.ranks[rank][0] for rank in state.lost} <= scene.leaving
     gentle = bool(state.running) and leaving and not state.failed
-    return _with(found, what=BEGIN, ranks=tuple(m.uid for m in ready), gentle=gentle)
+    return replace(found, what=BEGIN, ranks=tuple(m.uid for m in ready), gentle=gentle)
 
 
 def _grow(
@@ -191,24 +191,3 @@ def _in_order(members: Sequence[Member]) -> list[Member]:
     for member in sorted(members, key=lambda m: (m.index, -m.attempt, m.uid)):
         best.setdefault(member.index, member)
     return list(best.values())
-
-
-def _with(
-    decision: Decision,
-    *,
-    what: str = WAIT,
-    ranks: tuple[str, ...] = (),
-    gentle: bool = False,
-    look_in_s: float | None = None,
-) -> Decision:
-    return Decision(
-        what,
-        ranks,
-        gentle,
-        decision.lost,
-        decision.failed,
-        decision.failures,
-        decision.saved,
-        True,
-        look_in_s,
-    )

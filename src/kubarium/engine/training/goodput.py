@@ -87,10 +87,14 @@ class Accounts:
     ranks: int
     seconds: Mapping[str, float]
 
+    @property
+    def rank_seconds(self) -> float:
+        """What the accounts add up to."""
+        return self.wall_s * self.ranks
+
     def share(self, account: str) -> float:
         """An account's part of all rank-seconds, 0 to 1; 0 for a run without time."""
-        total = self.wall_s * self.ranks
-        return self.seconds[account] / total if total else 0.0
+        return self.seconds[account] / self.rank_seconds if self.rank_seconds else 0.0
 
     @property
     def effective(self) -> float:
@@ -99,7 +103,9 @@ class Accounts:
 
     @property
     def scheduling_goodput(self) -> float:
-        """The share of time in which the whole gang held its resources."""
+        """The share of time in which the whole gang held its resources; 0 without time."""
+        if not self.rank_seconds:
+            return 0.0
         return 1.0 - sum(self.share(account) for account in UNALLOCATED)
 
     @property
@@ -110,7 +116,7 @@ class Accounts:
 
     def check(self) -> None:
         """Raise AssertionError unless the accounts sum to wall time × ranks."""
-        total, wanted = sum(self.seconds.values()), self.wall_s * self.ranks
+        total, wanted = sum(self.seconds.values()), self.rank_seconds
         assert abs(total - wanted) <= 1e-6 * max(wanted, 1.0), f"{total} of {wanted} s"
         assert all(value >= 0 for value in self.seconds.values()), dict(self.seconds)
 

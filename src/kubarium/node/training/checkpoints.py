@@ -5,7 +5,7 @@ went. Upstream's kubelet has the same part (KEP-5823); what is saved here is wha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from kubarium.api.kinds import POD_CHECKPOINTS, PODS
@@ -18,7 +18,6 @@ from kubarium.view import checkpoints as view
 
 FILE = "save.json"
 LOOK_S = 0.2
-_BY_POD = "checkpoints-by-pod"
 
 
 class Ranks(Protocol):
@@ -42,7 +41,6 @@ class PodCheckpoints:
         self._is_mine = is_mine
         self.controller = Controller("pod-checkpoints", context, self._reconcile, workers=2)
         self._checkpoints = self.controller.watches(POD_CHECKPOINTS)
-        self._checkpoints.add_index(_BY_POD, _pod_of)
         self._pods = context.informers.get(PODS)
 
     async def run(self) -> None:
@@ -97,7 +95,7 @@ class PodCheckpoints:
             await self._write(checkpoint, view.FAILED, wrong)
             return None
         whole = next((a for a in answers if a.get("writes")), None)
-        if answers and whole is not None:
+        if whole is not None:
             place = {"container": pod["spec"]["containers"][0]["name"], "path": whole["folder"]}
             facts = {
                 "step": int(whole["step"]),
@@ -121,12 +119,6 @@ class PodCheckpoints:
         await writes.patch(
             self._context, POD_CHECKPOINTS, checkpoint, {"status": status}, subresource="status"
         )
-
-
-def _pod_of(checkpoint: Document) -> Iterator[str]:
-    name = (checkpoint["spec"].get("sourcePod") or {}).get("name")
-    if name:
-        yield f"{checkpoint['metadata']['namespace']}/{name}"
 
 
 def request_text(requests: dict[str, int], keep: list[str]) -> str:

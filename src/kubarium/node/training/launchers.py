@@ -3,15 +3,15 @@ how its launcher says it goes. Files in, facts out; :mod:`kubarium.node.training
 
 from __future__ import annotations
 
-import contextlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from kubarium.api.resource import Document
-from kubarium.node.training.history import History
+from kubarium.engine.training.gang import RUNNING, WAITING
+from kubarium.node.training.history import IMPORT, History
 from kubarium.view import elastic
 
 WORLD_FILE, STATE_FILE = "world.json", "launch.json"
@@ -21,7 +21,7 @@ LOOK_S = 0.05
 START_S = 2.0
 
 SPARE, RENDEZVOUS = "spare", "rendezvous"
-RESTART, RESIZE, IMPORT = "restart", "resize", "import"
+RESTART, RESIZE = "restart", "resize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,15 @@ class Launch:
     world: int = 0
     _stamp: int = 0
     noted: elastic.Report | None = None
-    waits_for_start: bool = field(default=False)
 
     @property
     def runs(self) -> bool:
         """Whether a command of an attempt runs."""
-        return self.said is not None and self.said.state == elastic.RUNNING
+        return self.said is not None and self.said.state == RUNNING
 
     def tell(self, text: str) -> None:
         """Hand over a rank (``kubarium.dev/world``)."""
-        beside = self.folder / f".{WORLD_FILE}"
-        with contextlib.suppress(OSError):
-            beside.write_text(text)
-            beside.rename(self.folder / WORLD_FILE)
+        if write_whole(self.folder / WORLD_FILE, text):
             self.told = text
 
     def restart(self) -> None:
@@ -85,11 +81,15 @@ class Launch:
 
 def attempt_in(text: str) -> tuple[int, bool]:
     """(number, whether ranks may first save) of what a pod is told."""
+    found = elastic.from_text(text)
+    return _number(found, "attempt"), bool(found.get("gentle"))
+
+
+def _number(told: dict[str, Any], name: str) -> int:
     try:
-        found = json.loads(text) if text else {}
-        return int(found.get("attempt", 0)), bool(found.get("gentle"))
-    except (ValueError, TypeError, AttributeError):
-        return 0, False
+        return int(told.get(name, 0))
+    except (ValueError, TypeError):
+        return 0
 
 
 def book(
@@ -100,12 +100,12 @@ def book(
     was_spare: bool,
 ) -> None:
     """Write what a change of the launcher means for where the rank's time goes."""
-    if now.state == elastic.WAITING and before is None:
+    if now.state == WAITING and before is None:
         history.ready(now.at)
-    if now.state != elastic.RUNNING:
+    if now.state != RUNNING:
         return
-    size = _world_in(launch.told)
-    if before is None or before.state == elastic.WAITING:
+    size = _number(elastic.from_text(launch.told), "world")
+    if before is None or before.state == WAITING:
         since = before.at if before is not None else now.at
         history.between(SPARE if was_spare else RENDEZVOUS, since, now.at)
         history.begin(now.at, IMPORT)
@@ -116,11 +116,15 @@ def book(
     launch.world = size
 
 
-def _world_in(text: str) -> int:
+def write_whole(path: Path, text: str) -> bool:
+    """Write a small file so that readers see all of it or nothing; whether that could be done."""
+    beside = path.with_name(f".{path.name}")
     try:
-        return int(json.loads(text).get("world", 0))
-    except (ValueError, TypeError, AttributeError):
-        return 0
+        beside.write_text(text)
+        beside.rename(path)
+    except OSError:
+        return False
+    return True
 
 
 def wanted_world(pod: Document) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kubarium.api.resource import Document
+from kubarium.engine.training.gang import RUNNING
 from kubarium.node.training import launchers, processes
 from kubarium.node.training.checkpoints import FILE as SAVE_FILE
 from kubarium.node.training.checkpoints import request_text
-from kubarium.node.training.launchers import Launch
+from kubarium.node.training.launchers import Launch, write_whole
 from kubarium.node.training.progress import RankProgress, stop_step
 from kubarium.node.training.recorder import Recorder
 from kubarium.node.training.stacks import kernel_wait, python_stack, shown
@@ -162,11 +163,7 @@ class TrainingWatch:
         rank = self._ranks.get(uid)
         if rank is None:
             return
-        gang = [
-            other
-            for other in self._ranks.values()
-            if other.gang == rank.gang and (other.launch is None or other.launch.runs)
-        ]
+        gang = self._training_with(rank)
         if any((other.folder / STOP_FILE).exists() for other in gang):
             return  # agreed on already
         for other in gang:
@@ -175,7 +172,15 @@ class TrainingWatch:
         if step is None:
             return
         for other in gang:
-            _write_whole(other.folder / STOP_FILE, json.dumps({"step": step}))
+            write_whole(other.folder / STOP_FILE, json.dumps({"step": step}))
+
+    def _training_with(self, rank: _Rank) -> list[_Rank]:
+        """The rank's gang as far as it trains: no spare, and nobody who waits for a new attempt."""
+        return [
+            other
+            for other in self._ranks.values()
+            if other.gang == rank.gang and (other.launch is None or other.launch.runs)
+        ]
 
     # Checkpoints that somebody asks for
 
@@ -184,11 +189,7 @@ class TrainingWatch:
         rank = self._ranks.get(uid)
         if rank is None:
             return "the pod is no rank of a Job, or does not run"
-        gang = [
-            other
-            for other in self._ranks.values()
-            if other.gang == rank.gang and (other.launch is None or other.launch.runs)
-        ]
+        gang = self._training_with(rank)
         if any(ident in other.requests for other in gang):
             return ""  # asked for already, with another rank's
         for other in gang:
@@ -199,7 +200,7 @@ class TrainingWatch:
         for other in gang:
             other.requests[ident] = step
             text = request_text(other.requests, keep)
-            _write_whole(other.folder / SAVE_FILE, text)
+            write_whole(other.folder / SAVE_FILE, text)
         return ""
 
     def kept(self, uid: str, ident: str) -> list[dict[str, Any]]:
@@ -231,7 +232,7 @@ class TrainingWatch:
         said = launch.said
         if said is None:
             return
-        if said.state == elastic.RUNNING:
+        if said.state == RUNNING:
             newest = self._newest(uid)
             begun = newest is not None and newest.began_at >= said.at
             if not begun and self._clock.now() - said.at < launchers.START_S:
@@ -261,7 +262,7 @@ class TrainingWatch:
         was_spare = elastic.HOSTNAME in (rank.pod["metadata"].get("annotations") or {})
         history = self.recorder.of(rank.pod).history
         launchers.book(history, launch, before, now, was_spare)
-        if now.state == elastic.RUNNING:
+        if now.state == RUNNING:
             rank.progress = {}
             rank.requests = {}
             rank.rules.clear()
@@ -371,10 +372,3 @@ def _reports(folder: Path) -> Iterator[Path]:
         for entry in os.scandir(folder):
             if entry.name.startswith("progress-") and entry.is_file(follow_symlinks=False):
                 yield Path(entry.path)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
-    with contextlib.suppress(OSError):
-        beside.write_text(text)
-        beside.rename(path)
