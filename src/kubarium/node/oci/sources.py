@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from kubarium.node.oci.config import INDEXES, MOST_JSON_BYTES, parse_json
+from kubarium.node.oci.config import MOST_JSON_BYTES, parse_json
 from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.reference import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE
 
@@ -120,10 +120,6 @@ class Listed:
     entry: dict[str, Any]
     tag: str
     name: str
-
-    @property
-    def is_index(self) -> bool:
-        return self.entry.get("mediaType") in INDEXES
 
 
 def list_layout(files: Files) -> list[Listed]:
