@@ -202,6 +202,9 @@ def test_variants():
         ("index.json", '{"manifests": [{"digest": 1}]}', "digest 1 is not"),
         ("oci-layout", '{"imageLayoutVersion": "9"}', "'9' is not 1.0.0"),
         ("oci-layout", "", "is no JSON"),
+        ("index.json", '{"manifests": [{"annotations": "x"}]}', "annotations 'x' is no object"),
+        ("index.json", '{"manifests": [{"annotations": {"a": 1}}]}', "digest None is not"),
+        ("index.json", "[" * 100_000, "is no JSON"),
     ],
 )
 def test_broken_layouts_say_what_is_wrong(store, tmp_path, name, text, match):
@@ -209,6 +212,19 @@ def test_broken_layouts_say_what_is_wrong(store, tmp_path, name, text, match):
     (tmp_path / "a" / name).write_text(text)
     with pytest.raises(ImageProblem, match=match):
         found(store, tmp_path / "a")
+
+
+def test_a_layouts_entries_without_digests_are_named(store, tmp_path):
+    Built([BASE]).layout(tmp_path / "a")
+    (tmp_path / "a/index.json").write_text('{"manifests": [{}, {"digest": 1}]}')
+    with pytest.raises(ImageProblem, match=r"has no image 'v1' \(there: \?, 1\)"):
+        find_at_path(store, parse_reference(f"oci:{tmp_path}/a:v1"))
+
+
+def test_a_saved_images_names_are_a_list(store, tmp_path):
+    (tmp_path / "manifest.json").write_text('[{"Config": "c", "Layers": [], "RepoTags": 5}]')
+    with pytest.raises(ImageProblem, match=r"manifest\.json: RepoTags 5 is no list"):
+        load(store, str(tmp_path))
 
 
 def test_paths_that_hold_no_image(store, tmp_path):

@@ -105,7 +105,7 @@ def parse_json(data: bytes, what: str) -> Document:
     """A JSON object; ImageProblem."""
     try:
         found = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImageProblem(f"{what} is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise ImageProblem(f"{what} is {type(found).__name__}, not a JSON object")

@@ -135,7 +135,9 @@ def list_layout(files: Files) -> list[Listed]:
     found_all = []
     for entry in entries:
         notes = entry.get("annotations") or {}
-        found_all.append(Listed(entry, notes.get(_TAG) or "", notes.get(_NAME) or ""))
+        if not isinstance(notes, dict):
+            raise ImageProblem(f"{files.what}: index.json: annotations {notes!r} is no object")
+        found_all.append(Listed(entry, str(notes.get(_TAG) or ""), str(notes.get(_NAME) or "")))
     return found_all
 
 
@@ -144,12 +146,12 @@ def pick(listed: list[Listed], tag: str, what: str) -> list[Listed]:
     if not listed:
         raise ImageProblem(f"{what} holds no image")
     if tag:
-        found = [one for one in listed if tag in (one.tag, one.name) or one.entry["digest"] == tag]
+        found = [one for one in listed if tag in (one.tag, one.name, one.entry.get("digest"))]
     else:
         found = listed if len({(one.tag, one.name) for one in listed}) == 1 else []
     if found:
         return found
-    names = ", ".join(one.tag or one.name or one.entry.get("digest", "?") for one in listed)
+    names = ", ".join(one.tag or one.name or str(one.entry.get("digest", "?")) for one in listed)
     if tag:
         raise ImageProblem(f"{what} has no image {tag!r} (there: {names})")
     raise ImageProblem(f"{what} has several images: name one of {names} after the path")
@@ -176,6 +178,8 @@ def list_saved(files: Files) -> list[Saved]:
         config, layers, names = entry.get("Config"), entry.get("Layers"), entry.get("RepoTags")
         if not isinstance(config, str) or not isinstance(layers, list):
             raise ImageProblem(f"{what}: an entry lacks Config or Layers")
+        if not isinstance(names or [], list):
+            raise ImageProblem(f"{what}: RepoTags {names!r} is no list")
         found.append(Saved(config, tuple(map(str, layers)), tuple(map(str, names or ()))))
     return found
 
