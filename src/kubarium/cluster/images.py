@@ -41,7 +41,7 @@ def load_images(state: StateDirectory, path: Path, names: Sequence[str]) -> list
     try:
         loaded = load(store, str(path), names)
         for name in loaded:
-            store.unpacked(store.records()[name])
+            store.settle(name, store.records()[name])
     except ImageProblem as problem:
         raise ConfigError(str(problem)) from None
     except OSError as error:
@@ -64,7 +64,7 @@ def pull_image(state: StateDirectory, name: str) -> str:
         if reference.of_files:
             raise ConfigError(f"{name!r} is no registry's: use kubarium image load")
         record = asyncio.run(skopeo.pull(reference, {}))
-        store.unpacked(record)
+        store.settle(reference.canonical, record)
     except (ImageProblem, PullProblem) as problem:
         raise ConfigError(f"{name}: {problem}") from None
     return reference.canonical
