@@ -67,6 +67,8 @@ def pull_image(state: StateDirectory, name: str) -> str:
         store.settle(reference.canonical, record)
     except (ImageProblem, PullProblem) as problem:
         raise ConfigError(f"{name}: {problem}") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: the image store: {error}") from None
     return reference.canonical
 
 
@@ -92,7 +94,10 @@ def remove_images(state: StateDirectory, names: Sequence[str]) -> tuple[list[str
         if not found:
             raise ConfigError(f"no image {name!r} here: see kubarium image ls")
         gone += found
-    return gone, store.remove(gone)
+    try:
+        return gone, store.remove(gone)
+    except OSError as error:
+        raise ConfigError(f"{', '.join(gone)}: the image store: {error}") from None
 
 
 def _canonical(name: str) -> list[str]:
