@@ -68,6 +68,15 @@ def kubectls() -> list[str]:
     return [found, *(str(path) for path in beside)]
 
 
+def _without_registries(folder: Path) -> Path:
+    """A folder for the front of PATH: no test asks a registry of the world's, skopeo or not."""
+    folder.mkdir(exist_ok=True)
+    stand_in = folder / "skopeo"
+    stand_in.write_text("#!/bin/sh\necho 'tests ask no registries' >&2\nexit 1\n")
+    stand_in.chmod(0o755)
+    return folder
+
+
 class RunningCluster:
     """A cluster that ``kubarium up --detach`` started under a home of its own."""
 
@@ -75,6 +84,7 @@ class RunningCluster:
         self.home = home
         self.kubeconfig = home / "kubectl-config"
         self.environment = os.environ | {
+            "PATH": f"{_without_registries(home / 'no-registries')}:{os.environ['PATH']}",
             "KUBARIUM_HOME": str(home),
             "KUBECONFIG": str(self.kubeconfig),
             "HOME": str(home),

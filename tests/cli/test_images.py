@@ -47,6 +47,30 @@ def test_images_are_loaded_listed_and_removed(command, tmp_path):
     assert "no images" in command("ls")
 
 
+def test_a_broken_store_is_one_line(command, tmp_path, monkeypatch):
+    IMAGE.archive(tmp_path / "saved.tar", names=["team/app:v1"])
+    command("load", tmp_path / "saved.tar")
+    [lock] = tmp_path.rglob("images/lock")
+    lock.unlink()
+    lock.mkdir()
+
+    class Puller:
+        async def pull(self, reference, auths):
+            with store.locked():
+                raise AssertionError
+
+    def find(found):
+        nonlocal store
+        store = found
+        return Puller()
+
+    store = None
+    monkeypatch.setattr("kubarium.cluster.images.Skopeo.find", find)
+    for arguments in (("rm", "team/app:v1"), ("pull", "team/app:v1")):
+        output = command(*arguments, code=2).replace("\n", "")
+        assert "team/app:v1: the image store: [Errno 21] Is a directory" in output
+
+
 def test_bad_input_is_one_line(command, tmp_path):
     IMAGE.layout(tmp_path / "layout")
     (tmp_path / "text").write_text("text")

@@ -41,7 +41,7 @@ def load_images(state: StateDirectory, path: Path, names: Sequence[str]) -> list
     try:
         loaded = load(store, str(path), names)
         for name in loaded:
-            store.unpacked(store.records()[name])
+            store.settle(name, store.records()[name])
     except ImageProblem as problem:
         raise ConfigError(str(problem)) from None
     except OSError as error:
@@ -64,9 +64,11 @@ def pull_image(state: StateDirectory, name: str) -> str:
         if reference.of_files:
             raise ConfigError(f"{name!r} is no registry's: use kubarium image load")
         record = asyncio.run(skopeo.pull(reference, {}))
-        store.unpacked(record)
+        store.settle(reference.canonical, record)
     except (ImageProblem, PullProblem) as problem:
         raise ConfigError(f"{name}: {problem}") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: the image store: {error}") from None
     return reference.canonical
 
 
@@ -92,7 +94,10 @@ def remove_images(state: StateDirectory, names: Sequence[str]) -> tuple[list[str
         if not found:
             raise ConfigError(f"no image {name!r} here: see kubarium image ls")
         gone += found
-    return gone, store.remove(gone)
+    try:
+        return gone, store.remove(gone)
+    except OSError as error:
+        raise ConfigError(f"{', '.join(gone)}: the image store: {error}") from None
 
 
 def _canonical(name: str) -> list[str]:

@@ -369,6 +369,8 @@ class Agent:
                 await self._insist(self._announce, waiting.pop())
 
         async with asyncio.TaskGroup() as group:
+            if self._process is not None:  # meanwhile: pods come after this
+                group.create_task(self._process.pods.try_runtimes())
             for _ in range(min(_WORKERS, len(waiting))):
                 group.create_task(work())
 

@@ -122,6 +122,7 @@ def test_secrets_of_both_forms_and_broken_ones():
         "new": data(".dockerconfigjson", {"auths": {"a": {"auth": "1"}}}),
         "old": data(".dockercfg", {"b": {"auth": "2"}}),
         "broken": data(".dockerconfigjson", "{"),
+        "odd": data(".dockerconfigjson", {"auths": "text"}),
         "other": data("key", "text"),
     }
     names = [*secrets, "absent"]

@@ -85,6 +85,11 @@ def test_stop_signals(name, number):
     assert signal_number(name) == number
 
 
+@pytest.mark.parametrize("name", ["0", "999", "9" * 5000, "²", "HUP+²", "RTMIN+99", "_IGN", "_DFL"])
+def test_stop_signals_that_no_machine_has_are_sigterm(name):
+    assert signal_number(name) == 15
+
+
 def test_handlers():
     crun = Program("crun", "/usr/bin/crun", "1.2")
     found = Handlers({"crun": crun}, refusals={"runc": "not installed"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,11 +11,13 @@ import sys
 
 import pytest
 
+from kubarium.cluster.clock import RealClock
 from kubarium.node.oci import load as loading
 from kubarium.node.oci.collect import Disk, may_go, status_images
 from kubarium.node.oci.config import Platform, this_platform
-from kubarium.node.oci.errors import ImageProblem
+from kubarium.node.oci.errors import ImageProblem, PullProblem
 from kubarium.node.oci.load import find_at_path, load
+from kubarium.node.oci.provide import Images
 from kubarium.node.oci.reference import parse_reference
 from kubarium.node.oci.store import LOADED, PULLED, ImageStore, Record
 from kubarium.node.oci.tree import LayeredTree
@@ -106,7 +109,8 @@ def test_corrupt_short_and_missing_blobs_are_named(store, tmp_path):
     assert os.listdir(store.root / "blobs/sha256") == []
 
 
-def test_a_layer_that_is_not_what_its_config_says_is_refused(store, tmp_path):
+def lying_layout(path):
+    """An image whose config tells of another layer."""
     built = Built([BASE, TOP])
     real = built.blobs
 
@@ -121,11 +125,47 @@ def test_a_layer_that_is_not_what_its_config_says_is_refused(store, tmp_path):
         return sha256(text), blobs | {sha256(data): data, sha256(text): text}
 
     built.blobs = lying
-    built.layout(tmp_path / "a")
+    built.layout(path)
+
+
+def test_a_layer_that_is_not_what_its_config_says_is_refused(store, tmp_path):
+    lying_layout(tmp_path / "a")
     record = found(store, tmp_path / "a")
     with pytest.raises(ImageProblem, match="is corrupt: it unpacks to"):
         store.unpacked(record)
     assert [n for n in os.listdir(store.root / "layers") if n.startswith(".")] == []
+
+
+def test_an_image_that_cannot_be_unpacked_is_not_there(store, tmp_path):
+    lying_layout(tmp_path / "a")
+    images = Images(None, store, RealClock())
+    container = {"image": f"oci:{tmp_path}/a"}
+    told = []
+
+    def provide():
+        asyncio.run(images.provide(container, "namespaces", {}, lambda *one: told.append(one[1])))
+
+    for _ in range(2):  # the second time, too, it says what is wrong
+        with pytest.raises(PullProblem, match="is corrupt: it unpacks to"):
+            provide()
+    assert told == ["Pulling", "Pulling"]
+    assert store.records() == {}
+    assert os.listdir(store.root / "blobs/sha256") == os.listdir(store.root / "layers") == []
+    shutil.rmtree(tmp_path / "a")
+    Built([BASE, TOP]).layout(tmp_path / "a")
+    provide()
+    assert told[2:] == ["Pulling", "Pulled"]
+
+
+@pytest.mark.timeout(20)
+def test_nobody_waits_for_a_load_to_clean_up(store, tmp_path):
+    Built([BASE]).layout(tmp_path / "a")
+    record = found(store, tmp_path / "a")
+    (store.root / "names.json").write_text("{}")
+    with ImageStore(store.root, lambda: 1000.0).locked():
+        assert store.clean() == 0
+        assert store.has(record.manifest)
+    assert store.clean() > 0
 
 
 def test_a_blob_that_rots_in_the_store_is_found_out(store, tmp_path):
@@ -202,6 +242,9 @@ def test_variants():
         ("index.json", '{"manifests": [{"digest": 1}]}', "digest 1 is not"),
         ("oci-layout", '{"imageLayoutVersion": "9"}', "'9' is not 1.0.0"),
         ("oci-layout", "", "is no JSON"),
+        ("index.json", '{"manifests": [{"annotations": "x"}]}', "annotations 'x' is no object"),
+        ("index.json", '{"manifests": [{"annotations": {"a": 1}}]}', "digest None is not"),
+        ("index.json", "[" * 100_000, "is no JSON"),
     ],
 )
 def test_broken_layouts_say_what_is_wrong(store, tmp_path, name, text, match):
@@ -209,6 +252,19 @@ def test_broken_layouts_say_what_is_wrong(store, tmp_path, name, text, match):
     (tmp_path / "a" / name).write_text(text)
     with pytest.raises(ImageProblem, match=match):
         found(store, tmp_path / "a")
+
+
+def test_a_layouts_entries_without_digests_are_named(store, tmp_path):
+    Built([BASE]).layout(tmp_path / "a")
+    (tmp_path / "a/index.json").write_text('{"manifests": [{}, {"digest": 1}]}')
+    with pytest.raises(ImageProblem, match=r"has no image 'v1' \(there: \?, 1\)"):
+        find_at_path(store, parse_reference(f"oci:{tmp_path}/a:v1"))
+
+
+def test_a_saved_images_names_are_a_list(store, tmp_path):
+    (tmp_path / "manifest.json").write_text('[{"Config": "c", "Layers": [], "RepoTags": 5}]')
+    with pytest.raises(ImageProblem, match=r"manifest\.json: RepoTags 5 is no list"):
+        load(store, str(tmp_path))
 
 
 def test_paths_that_hold_no_image(store, tmp_path):

@@ -44,6 +44,19 @@ def test_users_that_an_image_does_not_have(text):
         ACCOUNTS.resolve(text)
 
 
+@pytest.mark.parametrize("text", ["²", "app:²", "9" * 5000, "big"])
+def test_what_only_looks_like_a_number_is_a_name(text):
+    accounts = Accounts(PASSWD + "big:x:9999999999:1:::\nodd2:x:²:1:::\n", GROUP + "odd:x:²:\n")
+    with pytest.raises(ImageProblem, match=r"unable to find (user|group) .*: no matching entries"):
+        accounts.resolve(text)
+
+
+@pytest.mark.parametrize("text", ["2147483648", "app:2147483648", "99999999999"])
+def test_numbers_that_are_no_users(text):
+    with pytest.raises(ImageProblem, match="uids and gids must be in range 0-2147483647, not "):
+        ACCOUNTS.resolve(text)
+
+
 def identity(user, pod=None, own=None):
     document = {"spec": {"securityContext": pod or {}}}
     container = {"name": "c", "securityContext": own or {}}

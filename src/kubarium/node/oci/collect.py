@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from kubarium.api.resource import Document
+from kubarium.node.oci.reference import FILES
 from kubarium.node.oci.store import LOADED, Record
 
 # kubelet's imageGCHighThresholdPercent, imageGCLowThresholdPercent, imageMinimumGCAge.
@@ -58,7 +59,7 @@ def status_images(records: Mapping[str, Record]) -> list[Document]:
 
 def _names(name: str, record: Record) -> list[str]:
     """By digest, by tag, and as people write it: the scheduler compares texts."""
-    if name.startswith(("oci:", "oci-archive:", "docker-archive:")):
+    if name.partition(":")[0] in FILES:
         return [name]
     repository = name.partition("@")[0]
     head, slash, tail = repository.rpartition("/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import os
 import shutil
@@ -86,7 +85,7 @@ def _through(program: str, stream: IO[bytes]) -> Iterator[IO[bytes]]:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            yield io.BufferedReader(cast("Any", process.stdout))
+            yield process.stdout
             problem = process.stderr.read().decode(errors="replace").strip()
         except BaseException:
             process.kill()

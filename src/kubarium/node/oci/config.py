@@ -105,7 +105,7 @@ def parse_json(data: bytes, what: str) -> Document:
     """A JSON object; ImageProblem."""
     try:
         found = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImageProblem(f"{what} is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise ImageProblem(f"{what} is {type(found).__name__}, not a JSON object")
@@ -133,6 +133,14 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
     return Manifest(descriptor(document.get("config"), f"{what}: config"), found)
 
 
+def _platform(given: Document, usual_os: str = "") -> Platform:
+    return Platform(
+        str(given.get("os") or usual_os),
+        str(given.get("architecture") or ""),
+        str(given.get("variant") or ""),
+    )
+
+
 def parse_config(data: bytes, what: str) -> Config:
     document = parse_json(data, what)
     own = document.get("config") or {}
@@ -143,13 +151,8 @@ def parse_config(data: bytes, what: str) -> Config:
     texts: list[Any] = ids if isinstance(ids, list) else [None]
     if not all(isinstance(text, str) and _DIGEST.fullmatch(text) for text in texts):
         raise ImageProblem(f"{what}: rootfs.diff_ids is no list of sha256 digests")
-    found = Platform(
-        str(document.get("os") or "linux"),
-        str(document.get("architecture") or ""),
-        str(document.get("variant") or ""),
-    )
     return Config(
-        found,
+        _platform(document, "linux"),
         tuple(texts),
         _texts(own, "Entrypoint", what),
         _texts(own, "Cmd", what),
@@ -176,11 +179,7 @@ def choose(entries: Sequence[object], wanted: Platform, what: str) -> Descriptor
         given = entry.get("platform")
         if not isinstance(given, dict):
             return descriptor(entry, what)
-        found = Platform(
-            str(given.get("os") or ""),
-            str(given.get("architecture") or ""),
-            str(given.get("variant") or ""),
-        )
+        found = _platform(given)
         if wanted.runs(found):
             return descriptor(entry, what)
         if found.os != "unknown":  # attestations are listed as such

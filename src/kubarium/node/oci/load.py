@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import IO
 
 from kubarium.node.oci.compression import suffix_of
@@ -62,7 +63,7 @@ def find_at_path(store: ImageStore, reference: Reference, wanted: Platform | Non
         else:
             listed = pick(list_layout(files), reference.tag, reference.path)
             record = _take_listed(store, files, listed, wanted)
-        found = Record(record.manifest, record.config, record.size, FOUND, stamp, record.index)
+        found = replace(record, stamp=stamp)
         store.remember(reference.canonical, found)
     return found
 
@@ -95,8 +96,7 @@ def load(
         for record, own in found:
             for name in names or own:
                 full = _canonical(name)
-                kept = Record(record.manifest, record.config, record.size, origin, "", record.index)
-                store.remember(full, kept)
+                store.remember(full, replace(record, origin=origin))
                 loaded.append(full)
         if not loaded:
             raise ImageProblem(

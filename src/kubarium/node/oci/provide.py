@@ -140,9 +140,8 @@ class Images:
         return record
 
     def _take(self, reference: Reference) -> Record:
-        """Also unpacks: an image that cannot be is not there."""
         record = find_at_path(self.store, reference)
-        self.store.unpacked(record)
+        self.store.settle(reference.canonical, record)
         return record
 
     async def _fetch_from_registry(
@@ -166,7 +165,7 @@ class Images:
         if known is None or known.index != await self._puller.digest(reference, auths):
             record = await self._puller.pull(reference, auths)
         assert record is not None
-        await asyncio.to_thread(self.store.unpacked, record)
+        await asyncio.to_thread(self.store.settle, reference.canonical, record)
         self._tell_pulled(reference, record, began, since, tell)
         return record
 

@@ -143,7 +143,8 @@ def pull_secrets(
     for reference in pod["spec"].get("imagePullSecrets") or ():
         data = (secret(namespace, reference.get("name", "")) or {}).get("data") or {}
         for key, auths in _configs(data.items()):
-            found |= auths.get("auths") or {} if key == ".dockerconfigjson" else auths
+            given = auths.get("auths") if key == ".dockerconfigjson" else auths
+            found |= given if isinstance(given, dict) else {}
     return found
 
 

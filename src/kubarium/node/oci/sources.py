@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from kubarium.node.oci.config import INDEXES, MOST_JSON_BYTES, parse_json
+from kubarium.node.oci.config import MOST_JSON_BYTES, parse_json
 from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.reference import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE
 
@@ -126,10 +126,6 @@ class Listed:
     tag: str
     name: str
 
-    @property
-    def is_index(self) -> bool:
-        return self.entry.get("mediaType") in INDEXES
-
 
 def list_layout(files: Files) -> list[Listed]:
     """All images that ``index.json`` names."""
@@ -144,7 +140,9 @@ def list_layout(files: Files) -> list[Listed]:
     found_all = []
     for entry in entries:
         notes = entry.get("annotations") or {}
-        found_all.append(Listed(entry, notes.get(_TAG) or "", notes.get(_NAME) or ""))
+        if not isinstance(notes, dict):
+            raise ImageProblem(f"{files.what}: index.json: annotations {notes!r} is no object")
+        found_all.append(Listed(entry, str(notes.get(_TAG) or ""), str(notes.get(_NAME) or "")))
     return found_all
 
 
@@ -153,12 +151,12 @@ def pick(listed: list[Listed], tag: str, what: str) -> list[Listed]:
     if not listed:
         raise ImageProblem(f"{what} holds no image")
     if tag:
-        found = [one for one in listed if tag in (one.tag, one.name) or one.entry["digest"] == tag]
+        found = [one for one in listed if tag in (one.tag, one.name, one.entry.get("digest"))]
     else:
         found = listed if len({(one.tag, one.name) for one in listed}) == 1 else []
     if found:
         return found
-    names = ", ".join(one.tag or one.name or one.entry.get("digest", "?") for one in listed)
+    names = ", ".join(one.tag or one.name or str(one.entry.get("digest", "?")) for one in listed)
     if tag:
         raise ImageProblem(f"{what} has no image {tag!r} (there: {names})")
     raise ImageProblem(f"{what} has several images: name one of {names} after the path")
@@ -185,6 +183,8 @@ def list_saved(files: Files) -> list[Saved]:
         config, layers, names = entry.get("Config"), entry.get("Layers"), entry.get("RepoTags")
         if not isinstance(config, str) or not isinstance(layers, list):
             raise ImageProblem(f"{what}: an entry lacks Config or Layers")
+        if not isinstance(names or [], list):
+            raise ImageProblem(f"{what}: RepoTags {names!r} is no list")
         found.append(Saved(config, tuple(map(str, layers)), tuple(map(str, names or ()))))
     return found
 

@@ -69,13 +69,14 @@ class ImageStore:
         self._budget = budget or Budget(str(root))
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = True) -> Iterator[None]:
+        """BlockingIOError if others hold the lock and we do not ``wait``."""
         for folder in (self._blobs, self._layers, self._leases):
             folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         # Not for everyone: images may hold set-user-id programs and secrets.
         os.chmod(self.root, 0o700)
         with open(self.root / "lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield
 
     # Names -------------------------------------------------------------------------------------
@@ -194,6 +195,14 @@ class ImageStore:
             found.insert(0, str(place / "fs"))
         return found
 
+    def settle(self, name: str, record: Record) -> None:
+        """Unpack what has just been taken in; an image that cannot be unpacked is not there."""
+        try:
+            self.unpacked(record)
+        except ImageProblem:
+            self.remove([name])
+            raise
+
     def _unpack(self, layer: str, diff_id: str, place: Path, below: list[str]) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self._layers))
         what = f"layer {layer}"
@@ -243,11 +252,15 @@ class ImageStore:
         return found
 
     def clean(self) -> int:
-        """Remove what no name and no container needs, and what broken loads have left."""
+        """Remove what no name and no container needs, and what broken loads have left; not while
+        an image is being loaded, which may take minutes."""
         if not self.root.is_dir():
             return 0
-        with self.locked():
-            return self._sweep(self.records())
+        try:
+            with self.locked(wait=False):
+                return self._sweep(self.records())
+        except BlockingIOError:
+            return 0
 
     def _sweep(self, records: dict[str, Record]) -> int:
         blobs: set[str] = set()

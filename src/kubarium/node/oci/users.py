@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.tree import LayeredTree
+
+_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+# What runc takes, too.
+_MOST = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +28,8 @@ class Accounts:
     """The two files, parsed; lines that are broken are no lines."""
 
     def __init__(self, passwd: str, group: str) -> None:
-        self._users = [f for f in _fields(passwd, 7) if f[2].isdigit() and f[3].isdigit()]
-        self._groups = [f for f in _fields(group, 4) if f[2].isdigit()]
+        self._users = [f for f in _fields(passwd, 7) if _is_id(f[2]) and _is_id(f[3])]
+        self._groups = [f for f in _fields(group, 4) if _is_id(f[2])]
 
     @staticmethod
     def of(tree: LayeredTree) -> Accounts:
@@ -34,7 +39,7 @@ class Accounts:
     def resolve(self, text: str) -> ImageUser:
         """``user[:group]``, each a name or a number; "" is root. ImageProblem in runc's words."""
         user, colon, group = text.partition(":")
-        found = self.of_number(int(user)) if user.isdigit() else self._of_name(user)
+        found = self.of_number(_id(user)) if _NUMBER.fullmatch(user) else self._of_name(user)
         if not colon:
             return found
         return ImageUser(found.uid, self._group(group), found.groups, found.home, found.named)
@@ -62,12 +67,22 @@ class Accounts:
         return ImageUser(int(fields[2]), gid, groups, fields[5] or "/")
 
     def _group(self, name: str) -> int:
-        if name.isdigit():
-            return int(name)
+        if _NUMBER.fullmatch(name):
+            return _id(name)
         for fields in self._groups:
             if fields[0] == name:
                 return int(fields[2])
         raise ImageProblem(f"unable to find group {name}: no matching entries in group file")
+
+
+def _is_id(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and int(text) <= _MOST
+
+
+def _id(number: str) -> int:
+    if not _is_id(number):
+        raise ImageProblem(f"uids and gids must be in range 0-{_MOST}, not {number}")
+    return int(number)
 
 
 def _fields(text: str, least: int) -> list[list[str]]:

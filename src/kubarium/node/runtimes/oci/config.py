@@ -6,6 +6,7 @@ not named; the same goes for the control groups. The root and /dev stand ready b
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Collection
 from typing import Any
@@ -23,6 +24,7 @@ _ARCHITECTURES = {
     "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
 }
 _NOT_PERMITTED, _NO_SUCH_CALL = 1, 38
+_NUMBER = re.compile(r"[0-9]{1,3}", re.ASCII)
 
 
 def runtime_config(spec: ProcessSpec, machine: str, allowed: Collection[str]) -> Document:
@@ -132,10 +134,9 @@ def signal_number(name: str) -> int:
     >>> signal_number("QUIT"), signal_number("SIGRTMIN+3"), signal_number("9x")
     (3, 37, 15)
     """
-    if name.isdigit():
-        return int(name)
     stem, _, more = name.upper().removeprefix("SIG").partition("+")
-    number = getattr(signal, f"SIG{stem}", None)
-    if number is None or (more and not more.isdigit()):
-        return int(signal.SIGTERM)
-    return int(number) + int(more or 0)
+    known = signal.Signals.__members__.get(f"SIG{stem}", 0)
+    number = int(name) if _NUMBER.fullmatch(name) else int(known)
+    if more:
+        number = number + int(more) if known and _NUMBER.fullmatch(more) else 0
+    return number if number in signal.valid_signals() else int(signal.SIGTERM)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubarium.base.errors import KubariumError
 
 PROCESS, NAMESPACES, CRUN, RUNC = "process", "namespaces", "crun", "runc"
 _PROGRAMS = (CRUN, RUNC)
-_EVERY = (PROCESS, NAMESPACES, *_PROGRAMS)
 # Where packages put them, beside what PATH says: agents often have a user's.
 _MORE_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _ANSWER_S = 5.0
@@ -80,13 +78,11 @@ class Handlers:
         ]
 
 
-def find_programs(is_root: bool, allowed: Sequence[str] = _PROGRAMS) -> Handlers:
+def find_programs(is_root: bool) -> Handlers:
     """What is installed; whether it works here is for a trial to say."""
     found = Handlers()
     for name in _PROGRAMS:
         path = shutil.which(name) or shutil.which(name, path=_MORE_PATH)
-        if name not in allowed:
-            continue
         if path is None:
             found.refusals[name] = "not installed"
         elif not is_root:

@@ -150,17 +150,11 @@ class Shim(Init):
         pid = os.fork()
         if pid == 0:
             self._become_runtime(argv, streams)
-        status = self._wait(pid)
-        if status:
-            raise OSError(0, _problem(log) or f"{runtime['name']} ended with status {status}")
-
-    def _wait(self, pid: int) -> int:
-        """Of the runtime only: what ends meanwhile is reaped by our loop."""
-        while True:
-            try:
-                return os.waitpid(pid, 0)[1]
-            except InterruptedError:
-                continue
+        # Of the runtime only: what ends meanwhile is reaped by our loop.
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code:
+            how = f"exit status {code}" if code > 0 else f"signal {-code}"
+            raise OSError(0, _problem(log) or f"{runtime['name']} ended with {how}")
 
     def _become_runtime(self, argv: list[str], streams: tuple[int, ...]) -> NoReturn:
         try:

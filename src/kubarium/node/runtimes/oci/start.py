@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from kubarium.base.clock import Clock
@@ -64,7 +65,7 @@ async def _try(engine: ProcessEngine, clock: Clock, program: Program, root: Path
         await engine.create_sandbox(sandbox, "trial", [])
         try:
             started = engine.start_container(
-                name, sandbox, _with(spec, runtime_call(program, spec))
+                name, sandbox, replace(spec, runtime=runtime_call(program, spec))
             )
             await asyncio.wait_for(started, _TRIAL_S)
             while engine.is_running(name):
@@ -80,7 +81,3 @@ async def _try(engine: ProcessEngine, clock: Clock, program: Program, root: Path
         for suffix in (".log", ".exit"):
             (root / f"{name}{suffix}").unlink(missing_ok=True)
     return ""
-
-
-def _with(spec: ProcessSpec, call: RuntimeCall) -> ProcessSpec:
-    return ProcessSpec(spec.argv, spec.env, spec.cwd, spec.log, spec.user, spec.root, runtime=call)

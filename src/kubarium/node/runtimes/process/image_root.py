@@ -12,9 +12,9 @@ import shutil
 import stat
 from collections.abc import Sequence
 
+from kubarium.node.oci.tree import is_opaque, is_whiteout
 from kubarium.node.runtimes.process import linux
 
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 _EVERY_USER = "4294967295"
 _PLACES = ("proc", "sys", "dev")
 
@@ -80,9 +80,9 @@ def copy_layer(layer: str, target: str) -> None:
         found = entry.stat(follow_symlinks=False)
         is_folder = stat.S_ISDIR(found.st_mode)
         keeps = is_folder and os.path.isdir(place) and not os.path.islink(place)
-        if os.path.lexists(place) and (not keeps or _hides(entry.path)):
+        if os.path.lexists(place) and (not keeps or is_opaque(entry.path)):
             _remove(place)
-        if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+        if is_whiteout(found):
             continue
         if is_folder:
             os.makedirs(place, exist_ok=True)
@@ -97,14 +97,6 @@ def copy_layer(layer: str, target: str) -> None:
             os.chown(place, found.st_uid, found.st_gid, follow_symlinks=False)
         if not stat.S_ISLNK(found.st_mode):
             os.chmod(place, stat.S_IMODE(found.st_mode))
-
-
-def _hides(folder: str) -> bool:
-    for name in _OPAQUE:
-        with contextlib.suppress(OSError):
-            if os.getxattr(folder, name, follow_symlinks=False) == b"y":
-                return True
-    return False
 
 
 def _remove(place: str) -> None:

@@ -173,7 +173,6 @@ class ProcessPods:
             machine.submounts = machine_files.submounts(str(self._root))
         if self._engine.level == isolation.ROOT:
             machine.passable = machine_files.impassable_folders()
-        self.handlers = await find_handlers(self._engine, self._clock, self._root)
         await asyncio.to_thread(self._tidy_images)
         if self._network is not None:
             router = Network(ROUTER_SOCKETS, self._network.build)
@@ -182,6 +181,10 @@ class ProcessPods:
                 self._engine.remember_router(router)
             else:
                 await self._engine.open_router(router)
+
+    async def try_runtimes(self) -> None:
+        """Learn which handlers there are: before the first pod, and :meth:`report`, need them."""
+        self.handlers = await find_handlers(self._engine, self._clock, self._root)
 
     def _tidy_images(self) -> None:
         """What an agent that was killed has left in the store."""

@@ -27,7 +27,7 @@ from kubarium.node.runtimes.process.warm_commands import (
     resolve,
     same_interpreter,
 )
-from kubarium.node.runtimes.process.warm_shim import HEADER_BYTES, REFUSED, STARTED
+from kubarium.node.runtimes.process.warm_shim import HEADER_BYTES, REFUSED, STARTED, receive
 
 # Standard streams, working folder, and a launcher's answer.
 _DESCRIPTORS = 5
@@ -55,12 +55,7 @@ class Request:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         size = int.from_bytes(header, "little")
-        data = b""
-        while len(data) < min(size, _MAX_REQUEST):
-            piece = link.recv(size - len(data))
-            if not piece:
-                break
-            data += piece
+        data = receive(link, min(size, _MAX_REQUEST))
         if len(header) < HEADER_BYTES or len(data) != size or len(descriptors) < 4:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -79,6 +74,11 @@ class Request:
         if self.new_session:
             os.setsid()
         _restore(self.state)
+
+    def run_by(self, run: Run, started: Callable[[], None]) -> None:
+        """The program, in this process; ``started`` as ``warm_python.run`` calls it."""
+        environment = {os.fsdecode(k): os.fsdecode(v) for k, v in self.environment.items()}
+        run(self.argv, environment, started)
 
 
 def _restore(state: Mapping[str, Any]) -> None:
@@ -171,8 +171,7 @@ def _become_worker(request: Request, launcher: int, group: int, run: Run) -> NoR
             if not request.new_session:
                 os.setpgid(0, group)
             request.take_over()
-            environment = {os.fsdecode(k): os.fsdecode(v) for k, v in request.environment.items()}
-            run(request.argv, environment, lambda: _say(answer, STARTED))
+            request.run_by(run, lambda: _say(answer, STARTED))
     except Exception:
         pass
     finally:
@@ -230,13 +229,12 @@ class _ShellNursery:
             signal.set_wakeup_fd(-1)
             os.setpgid(0, 0)
             request.take_over()
-            environment = {os.fsdecode(k): os.fsdecode(v) for k, v in request.environment.items()}
             run = self.run
             for other in self.customers.values():
                 other.detach()  # every descriptor is closed by the program's start
             self.listener.detach()
             number = link.detach()
-            run(request.argv, environment, lambda: _say(number, STARTED))
+            request.run_by(run, lambda: _say(number, STARTED))
             _say(number, REFUSED)
         except Exception:
             with contextlib.suppress(OSError):
