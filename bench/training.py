@@ -55,6 +55,17 @@ class Gang:
             raise RuntimeError(f"{arguments}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    @contextmanager
+    def fault(self, *arguments: str) -> Iterator[None]:
+        """``kubarium chaos`` of something that lasts: it stays until the end of the block."""
+        command = [sys.executable, "-m", "kubarium.cli.main", "chaos", *arguments]
+        ordered = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            ordered.send_signal(signal.SIGINT)  # undoes it, as Ctrl-C does
+            ordered.wait(60)
+
     def kubectl(self, *arguments: str, text: str = "") -> str:
         command = ["kubectl", *arguments]
         done = subprocess.run(
@@ -209,16 +220,17 @@ def _pods_lost(world: Gang, report: Rows, trials: int, spares: int) -> None:
 
 def _node_lost(world: Gang, report: Rows, spares: int) -> None:
     """Until new steps, from the moment when the node stops answering."""
-    before = world.saved()
-    world.kubarium("chaos", "lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "90")
-    began = time.perf_counter()
     known = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
-    world.until(lambda: world.kubectl("get", "node", "node-1", "-o", known) != "True", "it is lost")
-    noticed = time.perf_counter()
-    world.until(lambda: "GangRestarted" in _reasons(world), "the gang is back")
-    before = world.saved()
-    world.until(lambda: world.saved() > before, "new steps")
-    ended = time.perf_counter()
+    began = time.perf_counter()
+    with world.fault("lose-node", "-l", "kubernetes.io/hostname=node-1", "--duration", "300"):
+        world.until(
+            lambda: world.kubectl("get", "node", "node-1", "-o", known) != "True", "it is lost"
+        )
+        noticed = time.perf_counter()
+        world.until(lambda: "GangRestarted" in _reasons(world), "the gang is back")
+        before = world.saved()
+        world.until(lambda: world.saved() > before, "new steps")
+        ended = time.perf_counter()
     how = f"{spares} spare" if spares else "no spare"
     report.add("training", f"a node is lost: until noticed, {how}", [noticed - began], "s")
     report.add("training", f"from then to new steps, {how}", [ended - noticed], "s")
