@@ -50,7 +50,7 @@ def most_placed(placer: Placer, pods: Sequence[Pod], within: Mask | None) -> int
 def _able(placer: Placer, shape: PodShape, within: Mask | None) -> Mask:
     """Nodes that the shape may go to, room aside."""
     fit = placer.fit(shape)
-    fit.refresh()
+    fit.refresh_static()
     return fit.static if within is None else fit.static & within
 
 

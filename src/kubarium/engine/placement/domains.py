@@ -124,6 +124,16 @@ def domains_of(
     return sorted(found, key=lambda domain: (domain.room, domain.name))
 
 
+def holes(snapshot: Snapshot, mask: Mask, static: Sequence[Mask]) -> bytes:
+    """Equal for nodes with the same free amounts, as often each, whichever nodes they are.
+
+    ``static`` are masks that tell nodes apart besides.
+    """
+    free = (snapshot.allocatable - snapshot.requested)[:, mask]
+    rows = np.vstack([free, *(one[mask] for one in static)]).T
+    return rows[np.lexsort(rows.T)].tobytes()
+
+
 def missing_key(snapshot: Snapshot, keys: tuple[str, ...]) -> str:
     """The key that no node carries; all of them if only their combination is missing."""
     for key in keys:

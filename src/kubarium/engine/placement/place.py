@@ -167,9 +167,13 @@ class Placer:
         fit = self.fit(pod.shape)
         total = fit.refresh()
         devices = self.device_fit(claims)
-        narrowed = near or within is not None or bool(claims.held or pod.has_volumes)
+        narrowed = near or bool(claims.held or pod.has_volumes)
         if narrowed or (devices and devices.prioritised):
             total = self._narrowed(pod, claims, within, fit, devices, near)
+        elif within is not None and fit.has_relative:
+            total = fit.with_relative((fit.total >= 0) & within)
+        elif within is not None:
+            total = np.where(within, total, -1)
         return total, devices
 
     def _narrowed(
