@@ -40,14 +40,17 @@ def room_for(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64]:
 
     A quick upper bound.
     """
-    snapshot = placer.snapshot
+    snapshot, profile = placer.snapshot, placer.profile
     least: dict[str, int] = dict(pods[0].shape.requests)
     for shape in dict.fromkeys(pod.shape for pod in pods):
         asked = dict(shape.requests)
         least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
-    room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
+    if profile.filters("NodeResourcesFit"):
+        room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
+    else:
+        least, room = {}, np.where(snapshot.alive, len(pods), 0)
     for name, amount in least.items():
-        if amount > 0:
+        if amount > 0 and not profile.ignores(name):
             index = snapshot.resource_index(name)
             room = np.minimum(
                 room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount
