@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ from kubarium.engine.tallies import Counts, Tallies
 
 EPHEMERAL, PODS = "ephemeral-storage", "pods"
 _FIRST_ROWS = 64
+_T = TypeVar("_T")
 
 # Rows touched are remembered this far back; readers that are further behind start afresh.
 MAX_TOUCHED = 200_000
@@ -104,6 +106,14 @@ class Snapshot:
         self._log: list[Callable[[], None]] = []
         self._recording = 0
         self._released: dict[Key, Allocation] = {}
+        self._shared: dict[Callable[[Snapshot], object], object] = {}
+
+    def shared(self, make: Callable[[Snapshot], _T]) -> _T:
+        """What readers keep of the snapshot, made once for all of them; ``make`` is its key."""
+        found = self._shared.get(make)
+        if found is None:
+            found = self._shared[make] = make(self)
+        return cast("_T", found)
 
     # Nodes
 

@@ -21,9 +21,9 @@ Column = NDArray[np.int64]
 class ClassCounts:
     """(devices, devices in use) of each row for any class, kept current."""
 
-    def __init__(self, snapshot: Snapshot, books: KindBooks) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._books = books
+        self._books = snapshot.shared(KindBooks)
         self._of: dict[str, _OfClass] = {}
         self._class_epoch = -1
 

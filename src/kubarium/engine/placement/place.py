@@ -11,7 +11,7 @@ from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Key, Pod, PodShape
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.class_counts import ClassCounts
-from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, KindBooks, claims_of, held_mask
+from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
 from kubarium.engine.placement.node_claims import charged, lacking, shares_of
@@ -36,8 +36,7 @@ class Placer:
         self._preference = None if profile is DEFAULT else profile.devices
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
-        self._kinds = KindBooks(snapshot)
-        self._counts = ClassCounts(snapshot, self._kinds)
+        self._counts = snapshot.shared(ClassCounts)
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
         # Pods that count as placed although they only wait for room on a node.
         self.nominated: tuple[Key, ...] = ()
@@ -109,7 +108,6 @@ class Placer:
             self.snapshot,
             specs,
             self._preference,
-            self._kinds,
             self.profile.weights.DynamicResources,
         )
         self._devices[specs] = found
