@@ -520,16 +520,13 @@ class Snapshot:
             self.deallocate(key)
 
     def reclaimable(self, key: Key) -> bool:
-        """Whether the claim still has its devices, or those it released are all free."""
+        """Whether the claim still has its devices, or could have those it released again."""
         if key in self.allocations:
             return True
         allocation = self._released.get(key)
         if allocation is None:
             return True
-        ledger = self.inventory.ledger
-        return not any(
-            ledger.in_use(result.id) for result in allocation.results
-        ) and self.inventory.counters_suffice(allocation)
+        return self.inventory.could_take_again(allocation)
 
     def reclaim(self, key: Key) -> None:
         """Allocate again what :meth:`release` gave up; nothing if it released nothing."""

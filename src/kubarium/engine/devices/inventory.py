@@ -24,6 +24,7 @@ from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
     Allocation,
+    Amount,
     AttributeValue,
     ClaimSpec,
     CounterUse,
@@ -329,10 +330,42 @@ class Inventory:
                 return result.id
         return None
 
+    def could_take_again(self, allocation: Allocation) -> bool:
+        """Whether all that the allocation held could be given to it once more.
+
+        Whole devices must be free; of shared ones its shares must be left. What administrators look
+        at may be in use.
+        """
+        more: dict[DeviceId, dict[str, Amount]] = {}
+        for result in allocation.results:
+            if result.admin_access:
+                continue
+            if self.ledger.exclusive(result.id):
+                return False
+            if not result.shared:
+                if self.ledger.shared(result.id):
+                    return False
+                continue
+            share = more.setdefault(result.id, {})
+            for name, amount in result.consumed:
+                share[name] = share.get(name, 0) + amount
+        return all(
+            self._has_left(id_, share) for id_, share in more.items()
+        ) and self.counters_suffice(allocation)
+
+    def _has_left(self, id_: DeviceId, share: Mapping[str, Amount]) -> bool:
+        device, used = self.device(id_), self.ledger.consumed(id_)
+        return device is not None and all(
+            name in device.capacity
+            and used.get(name, 0) + amount <= device.capacity[name].value
+            for name, amount in share.items()
+        )
+
     def counters_suffice(self, allocation: Allocation) -> bool:
         """Whether the pools of devices that are not in use have counters left for all of them."""
         for driver, pool in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
-            names = {r.id.device for r in allocation.results if r.id.pool == pool}
+            here = [r for r in allocation.results if r.id[:2] == (driver, pool)]
+            names = {r.id.device for r in here if not r.admin_access}
             slices = self._by_pool.get((driver, pool), {}).values()
             newest = max((s.generation for s in slices), default=0)
             current = [s for s in slices if s.generation == newest]
