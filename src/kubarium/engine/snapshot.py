@@ -258,6 +258,7 @@ class Snapshot:
             (node.labels, node.taints, node.unschedulable, node.images, node.data)
             == (old.labels, old.taints, old.unschedulable, old.images, old.data)
             and node.features == old.features
+            and advertised_by(node) == advertised_by(old)
         ):
             return
         self._write_labels(row, node.labels, old.labels if old else {})
@@ -572,6 +573,11 @@ class Snapshot:
             count = len(self.pods_on[row])
             assert count == (0 if below is None else int(below[3, row])), f"row {row}"
         self.inventory.ledger.check()
+
+
+def advertised_by(node: Node) -> frozenset[str]:
+    """The extended resources that the node itself has some of."""
+    return frozenset(name for name, amount in node.allocatable if amount > 0 and "/" in name)
 
 
 def _weighs_the_same(old: Pod, new: Pod) -> bool:

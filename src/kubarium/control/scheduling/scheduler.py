@@ -196,7 +196,8 @@ class Scheduler:
             # Nodes also shape the domains in which others are counted.
             if customised or self._queue.listens(item, Event.PODS):
                 return True
-            return any(node_helps(self.view.shape(pod)) for pod in self._documents_of(item))
+            shapes = (one for pod in self._documents_of(item) for one in self.view.shapes(pod))
+            return any(map(node_helps, shapes))
 
         return helps
 

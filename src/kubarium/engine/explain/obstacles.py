@@ -215,6 +215,10 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
             mask = filters.any_term(snapshot, profile.added_affinity)
             yield Rule("added", reasons.ADDED_AFFINITY, "the scheduler's own affinity", mask)
         yield from _affinity(snapshot, pod)
+    for name, has in shape.advertised:
+        text = f"{'no' if has else 'a'} device plugin serves {name} there"
+        mask = filters.advertises(snapshot, name, has)
+        yield Rule("served", reasons.served_otherwise(name), text, mask, subject=name)
     if shape.data_required and profile.filters("DataLocality"):
         for name in shape.data:
             yield _data(snapshot, name)

@@ -42,7 +42,7 @@ def room_for(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64]:
     """
     snapshot, profile = placer.snapshot, placer.profile
     least: dict[str, int] = dict(pods[0].shape.requests)
-    for shape in dict.fromkeys(pod.shape for pod in pods):
+    for shape in dict.fromkeys(one.shape for pod in pods for one in pod.each):
         asked = dict(shape.requests)
         least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
     if profile.filters("NodeResourcesFit"):
@@ -67,7 +67,7 @@ def _device_room(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64] | Non
     None unless each pod has pending claims of its own, all of them alike.
     """
     snapshot = placer.snapshot
-    if not all(pod.claims for pod in pods):
+    if not all(pod.claims for pod in pods) or any(pod.variants for pod in pods):
         return None
     specs: dict[tuple[ClaimSpec, ...], None] = {}
     seen: set[Key] = set()

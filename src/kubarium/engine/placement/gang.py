@@ -327,7 +327,7 @@ def greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str
     account: Verdict | None = None
     hopeless: set[PodShape] = set()
     for pod in pods:
-        alike = not pod.claims and not pod.has_volumes and not pod.shape.looks_at_pods
+        alike = not (pod.claims or pod.variants or pod.has_volumes or pod.shape.looks_at_pods)
         if alike and pod.shape in hopeless:
             unplaced.append(pod)
             continue
@@ -359,6 +359,8 @@ def greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
     """
     shapes = {pod.shape for pod in pods}
     if len(shapes) != 1 or next(iter(shapes)).looks_at_pods or next(iter(shapes)).ports:
+        return False
+    if any(pod.variants for pod in pods):
         return False
     if any(pod.claims for pod in pods):
         return len({len(pod.claims) for pod in pods}) == 1 and packing.devices_are_alike(

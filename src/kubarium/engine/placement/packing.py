@@ -92,6 +92,8 @@ def devices_are_alike(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
     """
     users: dict[Key, int] = {}
     specs: dict[ClaimSpec, None] = {}
+    if any(pod.variants for pod in pods):
+        return False
     for pod in pods:
         for key in pod.claims:
             users[key] = users.get(key, 0) + 1
@@ -136,7 +138,11 @@ def pack(trial: Trial, pods: Sequence[Pod], needed: int, within: Mask | None) ->
 def only_room_counts(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
     """Whether nothing tells nodes apart for the pods but static filters and what is free."""
     return not any(
-        pod.claims or pod.volumes or pod.shape.ports or topology.concerns(snapshot, pod)
+        pod.claims
+        or pod.variants
+        or pod.volumes
+        or pod.shape.ports
+        or topology.concerns(snapshot, pod)
         for pod in pods
     )
 
@@ -148,13 +154,15 @@ def _place_fullest(trial: Trial, pod: Pod, within: Mask | None) -> bool:
 def fullest_rows(trial: Trial, pod: Pod, within: Mask | None) -> list[int]:
     """Feasible rows: with the fewest free devices, then the least free cpu and memory, first."""
     snapshot = trial.snapshot
-    mask = trial.placer.fit(pod.shape).refresh() >= 0
+    fits = [trial.placer.fit(one.shape).refresh() >= 0 for one in pod.each]
+    mask = np.logical_or.reduce(fits)
     if within is not None:
         mask &= within
     rows = np.flatnonzero(mask)
     free = snapshot.allocatable[:2, rows] - snapshot.requested[:2, rows]
     keys = [rows, free[1], free[0]]
-    devices = trial.placer.device_fit(claims_of(snapshot, pod)) if pod.claims else None
+    lone = pod.claims and not pod.variants
+    devices = trial.placer.device_fit(claims_of(snapshot, pod)) if lone else None
     if devices is not None:
         keys.append(devices.room(1)[rows])
     order = np.lexsort(keys)
@@ -205,7 +213,7 @@ class Arrangements:
         self._any_order = order_matters(pods)
         # Devices and neighbours tell nodes apart that look alike in resources.
         self._distinct = any(
-            pod.claims or pod.volumes or topology.concerns(self._snapshot, pod)
+            pod.claims or pod.variants or pod.volumes or topology.concerns(self._snapshot, pod)
             for pod in (members[0] for members in self._classes)
         )
         budget.take()  # what follows costs as much as a placement

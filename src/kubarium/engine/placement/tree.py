@@ -388,7 +388,8 @@ class _TreeSearch:
         for name in dict.fromkeys(name for pod in pods for name, _ in pod.shape.requests):
             if profile.ignores(name):
                 continue
-            amounts = sorted(pod.shape.request(name) for pod in pods)[:count]
+            least = (min(one.shape.request(name) for one in pod.each) for pod in pods)
+            amounts = sorted(least)[:count]
             if free(snapshot.resource_index(name)) < sum(amounts):
                 return False
         return True
