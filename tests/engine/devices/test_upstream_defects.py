@@ -43,6 +43,13 @@ def held(*devices, driver="d", pool="p", **more):
     return Allocation(tuple(DeviceResult("r", DeviceId(driver, pool, d), **more) for d in devices))
 
 
+SIX = (("memory", 6),)
+
+
+def shareable(name, attributes=None, **more):
+    return Device(name, attributes or {}, {"memory": Capacity(10)}, allow_multiple=True, **more)
+
+
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_131730_one_device_short_is_recognised_without_trying_every_combination(size):
     groups = [f"numa-{i // (size - 1)}" for i in range(4 * (size - 1))]
@@ -104,6 +111,36 @@ def test_140729_admin_access_takes_neither_device_nor_counters():
     [admin] = run(stock, spec(request(admin_access=True)))
     stock.enter(admin)
     assert names(run(stock, spec(request()))) == [["whole"]]
+
+
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_administrators_reach_shared_devices_that_are_used_up(best_fit):
+    """They ignore what ordinary claims have, and take nothing from them."""
+    stock = inventory([shareable("g0"), shareable("g1")], best_fit=best_fit)
+    stock.enter(held("g0", shared=True, consumed=(("memory", 10),)))
+    everything = spec(request(mode=ALL, admin_access=True))
+    assert names(run(stock, everything)) == [["g0", "g1"]]
+    stock.enter(held("g1", shared=True, consumed=(("memory", 4),)))
+    both = spec(
+        request(name="watch", mode=ALL, admin_access=True), request(name="use", capacity=SIX)
+    )
+    assert names(run(stock, both)) == [["g0", "g1", "g1"]]
+    assert [result.consumed for result in run(stock, both)[0].results] == [(), (), SIX]
+    too_much = spec(request(admin_access=True, capacity=(("other", 1),)))
+    assert run(stock, too_much) is None
+
+
+def test_an_administrators_share_opens_no_device_for_others():
+    """The first ordinary share still takes the counters, of which there are none for g1 then."""
+    parts = [
+        shareable("g0", consumes=use(1), attributes={"d/kind": text("shared")}),
+        Device("g1", {"d/kind": text("whole")}, consumes=use(1)),
+    ]
+    stock = inventory(parts, counters=[gpu(1)])
+    watch = request(1, "kind=shared", name="watch", admin_access=True)
+    share, whole = request(1, "kind=shared", name="s"), request(1, "kind=whole", name="w")
+    assert names(run(stock, spec(watch, whole))) == [["g0", "g1"]]
+    assert run(stock, spec(watch, share, whole)) is None
 
 
 def test_140802_a_device_in_use_keeps_its_counters_when_published_without():

@@ -356,8 +356,7 @@ class Inventory:
     def _has_left(self, id_: DeviceId, share: Mapping[str, Amount]) -> bool:
         device, used = self.device(id_), self.ledger.consumed(id_)
         return device is not None and all(
-            name in device.capacity
-            and used.get(name, 0) + amount <= device.capacity[name].value
+            name in device.capacity and used.get(name, 0) + amount <= device.capacity[name].value
             for name, amount in share.items()
         )
 

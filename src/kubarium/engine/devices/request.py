@@ -328,7 +328,7 @@ class Checker:
         found = [c for c in self._candidates if self._matching.matches(wanted, c)]
         if not self._features.consumable_capacity:
             return found
-        fractional = self._features.fractional_range
+        fractional, admin = self._features.fractional_range, wanted.request.admin_access
         return [
             c
             for c in found
@@ -336,7 +336,7 @@ class Checker:
                 wanted.request,
                 c.device,
                 c.id.driver,
-                self._ledger.consumed(c.id),
+                {} if admin else self._ledger.consumed(c.id),
                 fractional=fractional,
             )
         ]
