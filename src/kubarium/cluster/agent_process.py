@@ -21,6 +21,7 @@ import uvloop
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, StreamOptions
 from kubarium.base.chance import Chance
+from kubarium.base.descriptors import receive
 from kubarium.base.errors import KubariumError
 from kubarium.client.http import HttpClient
 from kubarium.cluster.agent_wire import (
@@ -57,8 +58,7 @@ class _Door:
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._readable)
 
     def _readable(self) -> None:
-        flags = socket.MSG_CMSG_CLOEXEC
-        data, found, _, _ = socket.recv_fds(self._control, MAX_LINE, MAX_DESCRIPTORS, flags)
+        data, found = receive(self._control, MAX_LINE, MAX_DESCRIPTORS)
         self._descriptors += found
         if not data:
             os._exit(1)  # the server was killed: leave everything as it is

@@ -45,7 +45,7 @@ from kubarium.node.drivers.schedule import HealthSchedule
 from kubarium.node.drivers.watch import SliceWatch
 from kubarium.node.eviction.manager import EvictionManager
 from kubarium.node.isolation import Report
-from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
+from kubarium.node.network.addresses import NODE_NETWORK, AddressPool, loopback_addresses
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
 from kubarium.node.registration import (
     LEASE_NAMESPACE,
@@ -91,9 +91,10 @@ class Agent:
         self._nodes = context.informers.get(NODES)
         self._pods = context.informers.get(PODS)
         self._recorder = EventRecorder(context, "kubelet")
-        addresses = AddressPool(NODE_NETWORK)
+        real = config.runtime == PROCESS
+        addresses = loopback_addresses(NODE_NETWORK) if real else AddressPool(NODE_NETWORK)
         self._gpus = MachineGpus(context, config.nodes)
-        capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
+        capacity = machine_capacity() if real else SIMULATED_CAPACITY
         self._mine = {
             spec.name: own_node(
                 context, spec, node_facts(config, index, capacity, addresses), self._gpus
@@ -106,7 +107,7 @@ class Agent:
         self.ready = asyncio.Event()
         self._process: ProcessRunner | None = None
         self._runner: ProcessRunner | SimulatedRunner
-        if config.runtime == PROCESS:
+        if real:
             is_root = os.geteuid() == 0
             self._process = ProcessRunner(context, config, self._recorder, drivers, is_root)
             self._runner = self._process
