@@ -17,9 +17,10 @@ import psutil
 
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import ContainerUse, PodUse
 from kubarium.base.clock import Clock
 from kubarium.base.descriptors import receive
-from kubarium.base.errors import internal
+from kubarium.base.errors import ApiError, internal
 from kubarium.cluster.agent_wire import (
     MAX_DESCRIPTORS,
     MAX_LINE,
@@ -93,6 +94,18 @@ class AgentProcess:
             except OSError:
                 return b""
         return data.partition(b"\n")[2]
+
+    async def usage(self) -> list[PodUse]:
+        """What its pods use; nothing while there is no agent."""
+        try:
+            peer, answer, _, _ = await self._ask({"op": "usage"})
+        except (ApiError, ConnectionError):
+            return []
+        peer.close()
+        return [
+            PodUse(**use | {"containers": {n: ContainerUse(*u) for n, u in use["containers"]}})
+            for use in answer["pods"]
+        ]
 
     # Life --------------------------------------------------------------------------------------
 

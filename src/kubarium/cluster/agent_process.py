@@ -119,6 +119,12 @@ class _Door:
         text = self._agent.metrics(request["node"])
         await asyncio.get_running_loop().sock_sendall(peer, text)
 
+    async def _do_usage(self, request: dict[str, Any], peer: socket.socket) -> None:
+        pods = [asdict(use) for use in await self._agent.usage()]
+        for pod in pods:
+            pod["containers"] = [(n, list(u.values())) for n, u in pod["containers"].items()]
+        await send_line(peer, {"pods": pods})
+
     async def _do_port(self, request: dict[str, Any], peer: socket.socket) -> None:
         far = await self._agent.open_port(request["namespace"], request["name"], request["port"])
         try:

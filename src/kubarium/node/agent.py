@@ -16,6 +16,7 @@ from kubarium.api.kinds import LEASES, NODES, PODS
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.errors import ApiError, ConfigError, bad_request, internal
 from kubarium.node.absence import Absences
 from kubarium.node.agent_nodes import OwnNode, drivers_by_node, node_facts, own_node, spread
@@ -235,6 +236,11 @@ class Agent:
     def metrics(self, node: str) -> bytes:
         """Those readings as Prometheus scrapes them."""
         return exposition(node, self.device_readings(node))
+
+    async def usage(self) -> list[PodUse]:
+        """What our pods use, as it was measured last."""
+        found = self._runner.usage()
+        return [use for use in found if not self._absences.away(use.node)]
 
     async def _own_pod(self, namespace: str, name: str) -> Document:
         pod = self._pods.get(name, namespace)

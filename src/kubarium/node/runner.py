@@ -9,6 +9,7 @@ from typing import Protocol
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,10 @@ class PodRunner(Protocol):
 
     async def run(self) -> None:
         """Until cancelled; then nothing of ours may be left on the machine."""
+        ...
+
+    def usage(self) -> list[PodUse]:
+        """What its pods use, as it was measured last."""
         ...
 
     async def open_session(self, pod: Document, options: StreamOptions) -> Session:

@@ -22,6 +22,7 @@ from kubarium.api.kinds import (
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document, Resource
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.errors import ApiError, KubariumError, internal
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
@@ -65,6 +66,7 @@ from kubarium.node.runtimes.oci.classes import RuntimeClasses
 from kubarium.node.runtimes.oci.handlers import UnknownHandler
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
+from kubarium.node.runtimes.process.rates import UsageRates
 from kubarium.node.runtimes.process.usage import MeasuredUsage
 from kubarium.node.saved_states import SavedStates
 from kubarium.node.status_writer import StatusWriter
@@ -141,6 +143,7 @@ class ProcessRunner:
         self.training = TrainingWatch(context, self, self.spawn)
         self.admit: Admit = lambda pod, node: None
         self.is_static: Callable[[str], bool] = lambda uid: False
+        self._rates = UsageRates(context.clock, self.pods, self._actors)
         self.meter = MeasuredUsage(context.clock, self.pods, Path(config.root).resolve())
         names = {spec.name for spec in config.nodes}
         self._checkpoints = PodCheckpoints(
@@ -215,6 +218,9 @@ class ProcessRunner:
         """The isolation in force."""
         return self.pods.report()
 
+    def usage(self) -> list[PodUse]:
+        return self._rates.report()
+
     async def start(self) -> None:
         await self.pods.start()
         self.states.open()
@@ -247,6 +253,7 @@ class ProcessRunner:
                 group.create_task(self._metrics.run())
                 group.create_task(self._resizer.run())
                 group.create_task(self._checkpoints.run())
+                group.create_task(self._rates.run())
         finally:
             for actor in self._actors.values():
                 actor.stop_timer()
