@@ -20,8 +20,9 @@ from kubarium.node.lifecycle.status import pod_status
 from kubarium.node.network.addresses import PodAddresses
 from kubarium.node.oci.errors import PullProblem
 from kubarium.node.runner import NodeFacts, is_mirror
-from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods, StartFailed
+from kubarium.node.runtimes.process.pods import PrepareFailed, ProcessPods
 from kubarium.node.runtimes.process.provisions import Provisions
+from kubarium.node.runtimes.process.starts import StartFailed
 from kubarium.node.saved_states import SavedStates
 from kubarium.node.status_writer import StatusWriter
 from kubarium.node.training.watch import TrainingWatch
@@ -234,7 +235,7 @@ class PodActor:
             image = await self._shell.provisions.provide_image(self._pod, container, handler)
             await self._shell.provisions.fetch(self._pod)
             self._shell.join_training(self._pod)
-            started = await self._shell.pods.start_container(
+            started = await self._shell.pods.starts.start(
                 self._uid, container, attempt, image, handler
             )
         except (StartFailed, PullProblem) as failure:
@@ -261,7 +262,7 @@ class PodActor:
 
     async def _probe(self, wanted: ev.RunProbe) -> None:
         container = self._machine.record(wanted.name).plan.spec
-        outcome, message = await self._shell.pods.probe(
+        outcome, message = await self._shell.pods.checks.probe(
             self._uid, container, wanted.attempt, wanted.kind, wanted.timeout_s
         )
         self.deliver(ev.ProbeFinished(wanted.name, wanted.attempt, wanted.kind, outcome, message))
@@ -271,7 +272,9 @@ class PodActor:
 
     async def _hook(self, wanted: ev.RunHook) -> None:
         container = self._machine.record(wanted.name).plan.spec
-        failure = await self._shell.pods.hook(self._uid, container, wanted.attempt, wanted.hook)
+        failure = await self._shell.pods.checks.hook(
+            self._uid, container, wanted.attempt, wanted.hook
+        )
         self.deliver(ev.HookFinished(wanted.name, wanted.attempt, wanted.hook, failure))
 
 

@@ -159,8 +159,8 @@ class ProcessRunner:
                 if self._network is not None:
                     group.create_task(self._network.run())
                 group.create_task(self._refresh())
-                group.create_task(self.pods.watch_memory())
-                group.create_task(self.pods.memory.run())
+                group.create_task(self.pods.oversight.run())
+                group.create_task(self.pods.oversight.memory.run())
                 group.create_task(self.training.run())
                 group.create_task(self.training.follow_launchers())
                 group.create_task(self._metrics.run())
@@ -192,7 +192,7 @@ class ProcessRunner:
             self._again[uid] = (pod, node)  # its node was lost and is back before it has ended
             return
         if actor is None:
-            adopted = self.pods.find(uid)
+            adopted = self.pods.earlier.find(uid)
             actor = self._actors[uid] = PodActor(self, pod, node, adopted)
             if adopted is None and is_new(pod):
                 actor.refuse(self.admit(pod, node.name))
@@ -253,7 +253,7 @@ class ProcessRunner:
             self.pod_seen(*again)
 
     def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
-        return self.pods.logs(pod, options)
+        return self.pods.output.read(pod, options)
 
     async def open_session(self, pod: Document, options: StreamOptions) -> Session:
         uid = pod["metadata"]["uid"]
@@ -282,10 +282,10 @@ class ProcessRunner:
         return self.pods.process_ids(uid)
 
     def output_bytes(self, uid: str, name: str) -> int:
-        return self.pods.output_bytes(uid, name)
+        return self.pods.output.size(uid, name)
 
     def log_path(self, uid: str, name: str) -> Path | None:
-        return self.pods.log_path(uid, name)
+        return self.pods.output.path(uid, name)
 
     def join_training(self, pod: Document) -> None:
         """A container of ``pod`` starts: follow its training, if it is a rank."""
