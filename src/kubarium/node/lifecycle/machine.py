@@ -36,10 +36,13 @@ from kubarium.node.lifecycle.plan import (
 )
 from kubarium.node.lifecycle.records import ALIVE, ContainerRecord, Deadlines, State, Termination
 from kubarium.node.lifecycle.resize import changed, desired
-from kubarium.view.memory import PRESSURE
+from kubarium.view.memory import KILLED, PRESSURE, grown, memory_limit
 
 # Who ended a pod, as its condition DisruptionTarget says.
 BY_KUBELET = "TerminationByKubelet"
+# So long a container that was killed for its memory waits for the larger limit that its policy
+# promises, before it begins anew with the old one.
+GROWTH_WAIT_S = 5.0
 
 
 class PodMachine:
@@ -212,6 +215,8 @@ class PodMachine:
                 record.container_id,
             ),
         )
+        if event.oom_killed and self._awaits_memory(event.name):
+            self.deadlines[("growth", event.name)] = now + GROWTH_WAIT_S
         if record.plan.action_after(event.code) == RESTART_ALL and not self.restarting_all:
             self._restart_all(record, event.code, now)
 
@@ -258,6 +263,7 @@ class PodMachine:
             before, after = self.actual.get(name) or {}, event.actual.get(name) or {}
             if "memory" in changed(before, after):
                 del self.noted[kind]
+                self.deadlines.pop(("growth", name), None)
             else:  # another resize than the one that it waits for
                 self.noted[kind] = replace(self.noted[kind], generation=self._generation)
         self.allocated, self.actual = event.allocated, event.actual
@@ -301,6 +307,9 @@ class PodMachine:
 
     def _due_prepare(self, now: float) -> None:
         """The next look prepares again."""
+
+    def _due_growth(self, now: float, name: str) -> None:
+        """Nobody has given it more: it begins with what it had."""
 
     def _due_retry(self, now: float, name: str) -> None:
         """The next look starts the container again."""
@@ -352,9 +361,16 @@ class PodMachine:
             self._back_off(record, now)
         if record.state not in (State.WAITING, State.EXITED) or order.is_done(record):
             return
-        if ("retry", name) in self.deadlines:
+        if ("retry", name) in self.deadlines or ("growth", name) in self.deadlines:
             return
         self._out.append(starting.begin(record))
+
+    def _awaits_memory(self, name: str) -> bool:
+        """Whether the pod's policy answers to what the node has just said of the container."""
+        noted = self.noted.get(PRESSURE + name)
+        if noted is None or noted.reason != KILLED:
+            return False
+        return grown(self.pod, memory_limit({"resources": self.allocated.get(name)})) is not None
 
     def _back_off(self, record: ContainerRecord, now: float) -> None:
         said = starting.back_off(record, self.deadlines, self.label, now)

@@ -14,7 +14,10 @@ from kubarium.node.runtimes.process.container_spec import Warn
 from kubarium.node.runtimes.process.engine import ExitStatus, ProcessEngine, StartError
 from kubarium.node.runtimes.process.memory_watch import Groups, MemoryWatch, Tell
 from kubarium.node.runtimes.process.pod_records import PodRecord, PodRecords
-from kubarium.view.memory import KILLED
+from kubarium.view.memory import KILLED, POLICY
+
+# Seconds between two looks at what the kernel has killed.
+KILLS_LOOK_S = 0.25
 
 
 class Oversight:
@@ -114,22 +117,55 @@ class Oversight:
             found[name] = (memory, running, init)
         return found
 
+    async def follow_kills(self) -> None:
+        """Notice what the kernel kills in containers that go on: a rank below its launcher, a
+        worker below torchrun. Only where the pod's policy has an answer to it."""
+        while True:
+            await self._clock.sleep(KILLS_LOOK_S)
+            for pod in list(self._records.by_uid.values()):
+                if pod.running and POLICY in (pod.facts.pod["metadata"].get("annotations") or {}):
+                    self.tell_kills(pod.facts.pod["metadata"]["uid"])
+
+    def adopted(self, pod: PodRecord, name: str) -> None:
+        """A container was taken over: an agent before us has told of what was killed in it."""
+        usage = self._groups().usage(pod.facts.pod["metadata"]["uid"], pod.groups[name])
+        pod.kills[pod.containers[name]] = usage.oom_kills
+
+    def tell_kills(self, uid: str) -> None:
+        """Tell of what was killed for its memory since the last time in a pod's containers."""
+        pod = self._records.get(uid)
+        for name in list(pod.running) if pod else ():
+            assert pod is not None
+            usage = self._groups().usage(uid, pod.groups.get(name, ""))
+            self._tell(pod, name, usage.oom_kills, usage.peak_memory, "")
+
     def ended(self, pod: PodRecord, name: str, ident: str, status: ExitStatus) -> bool:
         """A container has ended: whether something in it was killed for its memory; tells of it."""
         uid = pod.facts.pod["metadata"]["uid"]
         self.memory.drop(uid, name)
         usage = self._groups().usage(uid, pod.groups.get(name, ""))
-        peak = pod.measured.pop(ident, usage.peak_memory if usage.oom_kills else 0)
-        if not peak or status.code == 0:
+        by_us = pod.measured.pop(ident, None)
+        if (by_us is None and not usage.oom_kills) or status.code == 0:
             return False
+        kills = usage.oom_kills if by_us is None else pod.kills.get(ident, 0) + 1
+        peak = usage.peak_memory if by_us is None else by_us
+        self._tell(pod, name, kills, peak, f", exit code {status.code}")
+        pod.kills.pop(ident, None)
+        return True
+
+    def _tell(self, pod: PodRecord, name: str, kills: int, peak: int, how: str) -> None:
+        """``kills`` so far; ``peak`` in bytes; ``how`` the container has ended."""
+        uid, ident = pod.facts.pod["metadata"]["uid"], pod.containers[name]
+        if kills <= pod.kills.get(ident, 0):
+            return
+        pod.kills[ident] = kills
         held = pod.memory_limit(name)
         limit = f"limit {_mebibytes(held)}" if held else "the pod's limit"
         text = f"Container {name} ran out of memory: {limit}, peak {_mebibytes(peak)}"
         self._warn(pod.facts.pod, "OOMKilling", text)
         if held:
             said = f"was killed at its limit {_mebibytes(held)}, peak {_mebibytes(peak)}"
-            self._on_pressure(uid, name, KILLED, f"{said}, exit code {status.code}")
-        return True
+            self._on_pressure(uid, name, KILLED, f"{said}{how}")
 
 
 def _mebibytes(amount: int) -> str:

@@ -29,6 +29,7 @@ class PodRecord:
     running: dict[str, None] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
     measured: dict[str, int] = field(default_factory=dict)  # ident -> bytes it was killed for
+    kills: dict[str, int] = field(default_factory=dict)  # ident -> out-of-memory kills told of
     amounts: dict[str, Amounts] = field(default_factory=dict)  # name -> what is in force
     whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)

@@ -281,6 +281,8 @@ class ProcessPods:
             self.records.idents[ident] = (uid, name, started.attempt)
             pod.running[name] = None
             pod.stop_signals[name] = started.stop_signal
+            if self._engine.is_running(ident):
+                self.oversight.adopted(pod, name)
             self.oversight.memory.set(facts.pod, name, pod.groups[name], pod.memory_limit(name))
         pod.adopting = asyncio.get_running_loop().create_task(self._look_at_volumes(pod))
 

@@ -161,6 +161,7 @@ class ProcessRunner:
                 group.create_task(self._refresh())
                 group.create_task(self.pods.oversight.run())
                 group.create_task(self.pods.oversight.memory.run())
+                group.create_task(self.pods.oversight.follow_kills())
                 group.create_task(self.training.run())
                 group.create_task(self.training.follow_launchers())
                 group.create_task(self._metrics.run())
@@ -286,6 +287,9 @@ class ProcessRunner:
 
     def log_path(self, uid: str, name: str) -> Path | None:
         return self.pods.output.path(uid, name)
+
+    def tell_kills(self, uid: str) -> None:
+        self.pods.oversight.tell_kills(uid)
 
     def join_training(self, pod: Document) -> None:
         """A container of ``pod`` starts: follow its training, if it is a rank."""
