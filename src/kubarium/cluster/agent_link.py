@@ -17,7 +17,7 @@ from typing import Any
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.clock import Clock
-from kubarium.base.errors import internal
+from kubarium.base.errors import ApiError, internal
 from kubarium.cluster.agent_wire import (
     MAX_DESCRIPTORS,
     MAX_LINE,
@@ -154,6 +154,16 @@ class AgentProcess:
                 await asyncio.shield(asyncio.to_thread(os.waitpid, self._pid, 0))
             os.close(process)
             self._pid = 0
+
+    async def shut_down(self) -> None:
+        """Have the agent shut down the nodes that are configured to; returns when their pods have
+        ended. One that is just being started has nothing to end gently."""
+        try:
+            peer, _, _, _ = await self._ask({"op": "shutdown"})
+        except (ApiError, OSError) as error:
+            _LOG.warning("the nodes are not shut down gracefully: %s", error)
+            return
+        peer.close()
 
     async def close(self) -> None:
         """:meth:`run` stops the agent when it is cancelled; this is for one that never began."""

@@ -56,6 +56,10 @@ from kubarium.runtime.protocol import Component, Context
 _LOG = logging.getLogger("kubarium.node")
 
 
+# For the last statuses to be written before an agent that has shut its nodes down ends.
+LAST_WORDS_S = 0.5
+
+
 class Agent:
     """A component. ``ready`` is set when all nodes are announced with their devices."""
 
@@ -228,6 +232,13 @@ class Agent:
         if is_mirror(pod):
             return {**pod, "metadata": pod["metadata"] | {"uid": identity(pod)}}
         return pod
+
+    async def shut_down(self) -> None:
+        """Shut those nodes down that are configured to: returns when their pods have ended, or
+        their time, and the last statuses are written."""
+        if self.shutdown.configured():
+            await self.shutdown.shut_down()
+            await self._context.clock.sleep(LAST_WORDS_S)
 
     async def close(self) -> None:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""
