@@ -108,6 +108,7 @@ class Agent:
             self._runner.meter,
             self._tell,
             self._presence.changed,
+            self._runner.reclaim,
         )
         self.shutdown = NodeShutdown(
             context.clock,

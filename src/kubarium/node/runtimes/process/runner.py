@@ -25,6 +25,7 @@ from kubarium.base.errors import internal
 from kubarium.node.config import NodeConfig
 from kubarium.node.faults import FaultActor
 from kubarium.node.isolation import Report
+from kubarium.node.kubelet_config import strictest
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.network.addresses import PodAddresses
 from kubarium.node.network.dns.server import DnsServer
@@ -106,7 +107,9 @@ class ProcessRunner:
         self.dialer = self.pods.dialer
         self.provisions = Provisions(context, recorder, self.pods, drivers)
         nodes = [node.name for node in config.nodes]
-        self._keeper = ImageKeeper(context, self.pods.images.store, nodes, recorder)
+        rules = strictest(node.kubelet.images for node in config.nodes)
+        self._keeper = ImageKeeper(context, self.pods.images.store, nodes, recorder, rules)
+        self.reclaim = self._keeper.reclaim
 
         self._resizer = Resizer(context.clock, self._actors, self.pods)
         self.training = TrainingWatch(context, self, self.spawn)
