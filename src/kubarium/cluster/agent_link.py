@@ -168,6 +168,16 @@ class AgentProcess:
             await asyncio.shield(asyncio.to_thread(process.wait))
             self._pid = 0
 
+    async def shut_down(self) -> None:
+        """Have the agent shut down the nodes that are configured to; returns when their pods have
+        ended. One that is just being started has nothing to end gently."""
+        try:
+            peer, _, _, _ = await self._ask({"op": "shutdown"})
+        except (ApiError, OSError) as error:
+            _LOG.warning("the nodes are not shut down gracefully: %s", error)
+            return
+        peer.close()
+
     async def close(self) -> None:
         """:meth:`run` stops the agent when it is cancelled; this is for one that never began."""
         await self._end()

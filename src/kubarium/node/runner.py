@@ -67,6 +67,11 @@ class PodRunner(Protocol):
         """Its node went down with it: its processes end at once, and nobody is told."""
         ...
 
+    async def reclaim(self, least_free: int | None) -> int:
+        """Remove what no pod needs from a disk that has less than ``least_free`` bytes (None: that
+        is short of something else); the bytes that were freed."""
+        ...
+
     def hold(self, node: str) -> None:
         """What is to be written of a node's pods waits, until :meth:`let_go`."""
         ...

@@ -231,6 +231,10 @@ class SimulatedRunner:
         self.pod_gone(pod)
         self._lost[pod["metadata"]["uid"]] = False
 
+    async def reclaim(self, least_free: int | None) -> int:
+        """Simulated nodes keep no images."""
+        return 0
+
     def hold(self, node: str) -> None:
         self.writer.hold(node)
 

@@ -15,7 +15,7 @@ import psutil
 from kubarium.api.usage import ContainerUse, PodUse
 from kubarium.base.clock import Clock
 from kubarium.node.eviction.manager import Evictable
-from kubarium.node.runtimes.process.pods import ProcessPods
+from kubarium.node.runtimes.process.oversight import Oversight
 
 # As kubelet's housekeeping does; who asks gets a look that is newer, if the last is not fresh.
 LOOK_S = 10.0
@@ -66,10 +66,10 @@ class UsageRates:
     """Looks at all pods now and then. A container that is looked at for the first time has used,
     on average, what it has used since it began."""
 
-    def __init__(self, clock: Clock, pods: ProcessPods, actors: Mapping[str, Evictable]) -> None:
+    def __init__(self, clock: Clock, oversight: Oversight, actors: Mapping[str, Evictable]) -> None:
         """``actors``: the pods, by uid, as they come and go."""
         self._clock = clock
-        self._pods = pods
+        self._oversight = oversight
         self._actors = actors
         self._looked_at = float("-inf")
         self._before: dict[tuple[str, str], _Look] = {}
@@ -95,7 +95,7 @@ class UsageRates:
         for uid, actor in self._actors.items():
             used: dict[str, ContainerUse] = {}
             window_s = 0.0
-            for name, (memory, _, init) in self._pods.measure(uid).items():
+            for name, (memory, _, init) in self._oversight.usage(uid).items():
                 look = self._before[uid, name] = _Look(init, now, processes.below(init))
                 last = before.get((uid, name))
                 if last is None or last.init != init:
