@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 
 import pytest
 
+from kubarium.api.kinds import SECRETS
 from kubarium.node import isolation
 from kubarium.node.config import ImageConfig
 
@@ -80,5 +82,34 @@ def test_where_nothing_could_see_them_the_pod_says_so():
             message = await world.waiting("own", "CreateContainerError")
             assert 'image "own" has files of its own (/etc/passwd, /home/ann/.settings)' in message
             assert "see kubarium status" in message
+
+    asyncio.run(main())
+
+
+def test_a_key_that_its_group_may_read_is_one_that_ssh_takes(level):
+    """ssh refuses a key that is its user's own and open to a group; one that is root's and open to
+    the pod's group, as ``fsGroup`` makes it, is none of its business."""
+
+    async def main():
+        async with process_world(level, images=(IMAGE,)) as world:
+            secret = {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "keys"},
+                "data": {"key": base64.b64encode(b"secret").decode()},
+            }
+            await world.create(SECRETS, secret)
+            item = {"key": "key", "path": "id_rsa", "mode": 0o640}
+            await world.pod(
+                "keys",
+                "stat -L -c '%u %g %a' /keys/id_rsa; cat /keys/id_rsa",
+                container=ANN | {"volumeMounts": [{"name": "keys", "mountPath": "/keys"}]},
+                volumes=[{"name": "keys", "secret": {"secretName": "keys", "items": [item]}}],
+                securityContext={"fsGroup": 1007},
+            )
+            stat, content = (await world.output("keys")).splitlines()
+            root = level == isolation.ROOT
+            assert stat == ("0 1007 640" if root else "1000 1007 600")
+            assert content == "secret"
 
     asyncio.run(main())

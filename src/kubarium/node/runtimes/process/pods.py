@@ -167,6 +167,9 @@ class ProcessPods:
         if not found:
             await self._engine.start((wanted,) if wanted else isolation.LEVELS)
         self._specs.level, self._specs.groups = self._engine.level, self._groups
+        if self._engine.level != isolation.ROOT:
+            # Not even root: in its containers no group would be seen.
+            self._sources = replace(self._sources, is_root=False)
         machine = self._specs.machine
         if self._engine.level != isolation.PLAIN:
             machine.kept_tmp = machine_files.folders_in_tmp()
