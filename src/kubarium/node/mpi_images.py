@@ -7,7 +7,6 @@ kubeflow/mpi-operator (``build/base``), on which Trainer's own images are built.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from kubarium.node.config import ImageConfig
 USER, UID, HOME = "mpiuser", 1000, "/home/mpiuser"
 PORT = 2222
 # Program -> the Debian package that has it.
-_PROGRAMS = (
+PROGRAMS = (
     ("mpirun", "openmpi-bin"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
@@ -41,7 +40,7 @@ def mpi_images(path: tuple[str, ...], search: str) -> list[ImageConfig]:
         env={"HOME": HOME},
         path=path,
         working_dir=HOME,
-        programs=_PROGRAMS,
+        programs=PROGRAMS,
         files=_files({"PATH": whole}),
         folders=(HOME, _EMPTY),
     )
@@ -62,7 +61,8 @@ def mpi_images(path: tuple[str, ...], search: str) -> list[ImageConfig]:
 
 def _files(environment: Mapping[str, str]) -> Mapping[str, str]:
     """``environment``: what programs find that the server starts; the container's own is lost."""
-    shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+    # Not bash: for sshd it reads the .bashrc of its user, which for root is the machine's.
+    shell = "/bin/sh"
     nobody = "/usr/sbin/nologin"
     server = "".join(f"{line}\n" for line in _server(environment))
     return {
