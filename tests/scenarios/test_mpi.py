@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
 import yaml
 
-from kubarium.node.images import DEFAULT_PATH
+from kubarium.node.images import lacking
 from kubarium.node.mpi_images import PROGRAMS
 from tests.conftest import ROOT, RunningCluster, kubectls
 
-MISSING = [package for name, package in PROGRAMS if shutil.which(name, path=DEFAULT_PATH) is None]
+MISSING = lacking(PROGRAMS)
 pytestmark = [
     pytest.mark.kubectl,
     pytest.mark.timeout(240),
     pytest.mark.skipif(not kubectls(), reason="kubectl is not installed"),
-    pytest.mark.skipif(bool(MISSING), reason=f"needs {' '.join(MISSING)} (apt-get install)"),
+    pytest.mark.skipif(bool(MISSING), reason=f"this machine lacks {MISSING}: programs, packages"),
     # The SDK's thread pools and sockets are closed by nobody.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -149,7 +149,7 @@ def _any_matches(entries: Iterable[ImageConfig], reference: str) -> bool:
 def _check_possible(reference: str, entry: ImageConfig) -> None:
     """UnknownImage if this machine cannot stand in for an image that it knows."""
     missing = [module for module in entry.modules if find_spec(module) is None]
-    lacks = [pair for pair in entry.programs if shutil.which(pair[0], path=DEFAULT_PATH) is None]
+    lacks = lacking(entry.programs)
     if missing:
         what = " ".join(missing)
         raise UnknownImage(
@@ -160,14 +160,19 @@ def _check_possible(reference: str, entry: ImageConfig) -> None:
     if lacks:
         raise UnknownImage(
             f'image "{reference}" stands for programs of this machine, which has '
-            f"{_lacking(lacks)} in {DEFAULT_PATH}; install what is missing, or map the image under "
+            f"{_named(lacks)} in {DEFAULT_PATH}; install what is missing, or map the image under "
             f"images: in the cluster file{_without_mpi(entry, [])}"
         )
 
 
-def _lacking(programs: list[tuple[str, str]]) -> str:
+def lacking(programs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that containers would not find here, each with its package."""
+    return [pair for pair in programs if shutil.which(pair[0], path=DEFAULT_PATH) is None]
+
+
+def _named(programs: list[tuple[str, str]]) -> str:
     """
-    >>> _lacking([("mpirun", "openmpi-bin"), ("sshd", "openssh-server")])
+    >>> _named([("mpirun", "openmpi-bin"), ("sshd", "openssh-server")])
     'no mpirun and no sshd (apt-get install openmpi-bin openssh-server)'
     """
     first, *rest = [f"no {name}" for name, _ in programs]
@@ -181,7 +186,7 @@ def _without_mpi(entry: ImageConfig, lacks: list[tuple[str, str]]) -> str:
     if not entry.instead:
         return ""
     text = "; its runtime starts ranks by mpirun (Open MPI), through an SSH server set up as in it"
-    text += f", and this machine has {_lacking(lacks)}" if lacks else ""
+    text += f", and this machine has {_named(lacks)}" if lacks else ""
     return f"{text}; neither is needed by {entry.instead}"
 
 
