@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from kubarium.base.errors import KubariumError
 from kubarium.node.config import ImageConfig
 from kubarium.node.mpi_images import mpi_images
-from kubarium.node.oci.store import Record
+
+if TYPE_CHECKING:  # the catalogue's names are read with every cluster file
+    from kubarium.node.oci.store import Record
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
