@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from kubarium.node.runtimes.process.engine import User
 from kubarium.node.runtimes.process.seccomp import runtime_default
 
 RUNTIME_DEFAULT = "RuntimeDefault"
+_LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,11 @@ def identity_of(
     privileged = bool(own.get("privileged"))
     capabilities = _capabilities(own, privileged)
     confined = not privileged and _profile(merged) == RUNTIME_DEFAULT
-    program = runtime_default(os.uname().machine, capabilities) if confined else b""
+    program = runtime_default(os.uname().machine, capabilities) if confined and _LINUX else b""
     # Without a user of higher rights a filter can only be had by giving up all new ones.
-    forbidden = own.get("allowPrivilegeEscalation") is False or (level == PLAIN and bool(program))
+    forbidden = _LINUX and (
+        own.get("allowPrivilegeEscalation") is False or (level == PLAIN and bool(program))
+    )
     return Identity(
         _user(level, uid, gid, groups, capabilities),
         uid,
@@ -106,7 +110,7 @@ def _unknown_profiles(pod: Document, merged: Mapping[str, Any], unfiltered: bool
         name = merged["seccompProfile"].get("localhostProfile")
         found.append(f"seccomp profile {name} (only RuntimeDefault is known)")
     if unfiltered:
-        found.append(f"seccomp RuntimeDefault on {os.uname().machine}")
+        found.append(f"seccomp RuntimeDefault on {os.uname().sysname} {os.uname().machine}")
     armor = merged.get("appArmorProfile") or {}
     if armor.get("type") == "Localhost":
         found.append(f"AppArmor profile {armor.get('localhostProfile')}")
@@ -214,6 +218,8 @@ def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[in
         found.append("readOnlyRootFilesystem")
     if level == PLAIN and (merged.get("capabilities") or {}).get("add"):
         found.append(f"capabilities {merged['capabilities']['add']}")
+    if not _LINUX and merged.get("allowPrivilegeEscalation") is False:
+        found.append("allowPrivilegeEscalation: false")
     return found
 
 
