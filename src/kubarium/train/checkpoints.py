@@ -14,6 +14,7 @@ that rotted later is found by its digest and passed over for the one before.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from kubarium.train import formats
+from kubarium.train.fence import Fence, FencedError
 
 # How long rank 0 waits for the other ranks' parts before it gives a save up.
 PARTS_TIMEOUT_S = 120.0
@@ -74,6 +76,7 @@ class Checkpoints:
         self.rank, self.sharded = rank, sharded
         self._writers = world if sharded else 1
         self._keep, self._keep_every, self._tell = keep, keep_every, tell
+        self.fence = Fence.of_environment()
         # Who may still want a checkpoint that was asked for; None: it is not known.
         self.wanted: set[str] | None = None
 
@@ -85,11 +88,12 @@ class Checkpoints:
     def save(self, step: int, state: State) -> None:
         """Write this rank's part; on rank 0, return when the whole checkpoint is in place.
 
-        Raises TimeoutError if other ranks' parts do not come, OSError if the disk refuses.
+        Raises TimeoutError if other ranks' parts do not come, OSError if the disk refuses, and
+        FencedError if this rank was cut off and has been replaced.
         """
         if not self.writes:
             return
-        beside = self.folder / f".step-{step:08d}.tmp"
+        beside = self._beside(step)
         beside.mkdir(parents=True, exist_ok=True)
         part = beside / f"rank-{self.rank:05d}{formats.suffix(state)}"
         with part.open("wb") as file:
@@ -101,6 +105,21 @@ class Checkpoints:
         write_whole(beside / f"rank-{self.rank:05d}.json", json.dumps(about))
         if self.rank == 0:
             self._commit(step, beside)
+
+    def _beside(self, step: int) -> Path:
+        """Where a checkpoint is written; apart from what an older attempt may still write."""
+        attempt = ".{}-{}".format(*self.fence.number) if self.fence else ""
+        return self.folder / f".step-{step:08d}{attempt}.tmp"
+
+    def enter(self) -> None:
+        """Before the first look for a checkpoint: this attempt has the folder from now on.
+        FencedError if it has been replaced."""
+        if self.fence is not None:
+            self.fence.enter(self.folder)
+
+    def _holding(self) -> contextlib.AbstractContextManager[None]:
+        """Around whatever changes the folder's checkpoints; FencedError likewise."""
+        return self.fence.holding(self.folder) if self.fence else contextlib.nullcontext()
 
     def begin(self, step: int, state: State) -> Callable[[], None]:
         """Copy the state, so that training may go on and change it; what is returned saves the
@@ -117,9 +136,14 @@ class Checkpoints:
                 raise TimeoutError(f"step {step}: no checkpoint part came from ranks {missing}")
             time.sleep(POLL_S)
         final = self.place(step)
-        if final.exists():  # the step was done again after a failure; the newer part counts
-            shutil.rmtree(final)
-        beside.rename(final)
+        try:
+            with self._holding():
+                if final.exists():  # the step was done again after a failure; the newer part counts
+                    shutil.rmtree(final)
+                beside.rename(final)
+        except FencedError:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
         _sync_folder(self.folder)
         self._retire(step)
 
@@ -159,13 +183,14 @@ class Checkpoints:
         beyond it belongs to another course, and is put aside, whoever wants it."""
         if self.is_restored(run):
             return
-        for step in self._steps():
-            place = self.place(step)
-            if step > beyond:
-                shutil.rmtree(self.folder / f".aside-{place.name}", ignore_errors=True)
-                place.rename(self.folder / f".aside-{place.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / RESTORED, run)
+        with self._holding():
+            for step in self._steps():
+                place = self.place(step)
+                if step > beyond:
+                    shutil.rmtree(self.folder / f".aside-{place.name}", ignore_errors=True)
+                    place.rename(self.folder / f".aside-{place.name}")
+            write_whole(self.folder / RESTORED, run)
 
     def is_restored(self, run: str) -> bool:
         """Whether ``run`` has saved here since it was taken back to a checkpoint."""
