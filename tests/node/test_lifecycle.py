@@ -775,3 +775,42 @@ def test_states_and_table_agree():
         "stopping",
         "exited",
     }
+
+
+GROWS = {"kubarium.dev/oom-policy": "grow", "kubarium.dev/oom-ceiling": "300Mi"}
+LIMITED = {"name": "main", "resources": {"limits": {"memory": "100Mi"}}}
+
+
+def killed_for_memory(annotations):
+    """A pod that runs, whose container the kernel has just killed at its limit."""
+    pod = pod_of(LIMITED)
+    pod["metadata"]["annotations"] = annotations
+    shell = Shell(pod)
+    shell.answer_all()
+    shell.wait(1)
+    shell.tell(ev.ConditionNoted("memory.kubarium.dev/main", "Killed", "was killed"))
+    del shell.alive["main", 0]
+    shell.tell(ev.ContainerExited("main", 0, 137, 9, oom_killed=True))
+    return shell
+
+
+def test_what_was_killed_for_its_memory_begins_anew_with_the_limit_that_it_was_promised():
+    shell = killed_for_memory(GROWS)
+    shell.wait(1)
+    assert len(shell.starts["main"]) == 1
+    more = {"main": {"limits": {"memory": "150Mi"}}}
+    shell.tell(ev.Resized(more, more, ()))
+    assert len(shell.starts["main"]) == 2
+    assert shell.machine.allocated == more
+
+
+def test_a_promise_that_is_not_kept_is_not_waited_for_long():
+    shell = killed_for_memory(GROWS)
+    killed_at = shell.now
+    shell.wait(6)
+    assert shell.starts["main"][1] == killed_at + 5
+
+
+def test_without_the_promise_of_more_memory_nothing_waits():
+    for given_by_pod in ({}, {**GROWS, "kubarium.dev/oom-ceiling": "100Mi"}):
+        assert len(killed_for_memory(given_by_pod).starts["main"]) == 2

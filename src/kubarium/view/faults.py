@@ -31,6 +31,25 @@ MOMENTARY = (KILL, OUT_OF_MEMORY, CORRUPT_FILE)
 # What has another side.
 BETWEEN = (PARTITION, LOSS, PARTITION_NODE)
 ONE, ALL = "One", "All"
+# Which actions heed which fields of a Fault's spec; those that are not here all do.
+HEEDED_BY = {
+    "container": (KILL, STOP, SLOW, OUT_OF_MEMORY, CORRUPT_FILE),
+    "durationSeconds": (
+        STOP,
+        SLOW,
+        OUT_OF_MEMORY,
+        PARTITION,
+        LOSS,
+        DELAY,
+        LOSE_NODE,
+        DISCONNECT_NODE,
+        PARTITION_NODE,
+        DEVICE_UNHEALTHY,
+    ),
+    "amount": (SLOW, OUT_OF_MEMORY, LOSS, DELAY),
+    "path": (CORRUPT_FILE,),
+    "device": (DEVICE_UNHEALTHY,),
+}
 
 # Orders to a node agent, on the pod or node: this and the Fault's uid; the value is JSON of an
 # :class:`Order`. One Fault never overwrites another's.
@@ -193,7 +212,7 @@ def plan_of(fault: Document) -> Plan:
         times = UNLIMITED if every or mean else 1
     if times < 1:
         raise ValueError(f"spec.schedule.times: {times} must be at least 1; leave it out for one")
-    return Plan(
+    plan = Plan(
         action,
         spec.get("selector") or {},
         rank,
@@ -210,6 +229,27 @@ def plan_of(fault: Document) -> Plan:
         times,
         int(schedule.get("seed", 0)),
     )
+    _refuse_unheeded(action, spec)
+    return plan
+
+
+class UnheededField(ValueError):
+    """A field that the action does nothing with: it was meant for another one."""
+
+    def __init__(self, field: str, value: object, action: str, heeded_by: Sequence[str]) -> None:
+        super().__init__(
+            f"spec.{field}: {value}: {action} does nothing with it; leave it out, or use "
+            f"{', '.join(heeded_by)}"
+        )
+        self.field, self.value, self.action, self.heeded_by = field, value, action, heeded_by
+
+
+def _refuse_unheeded(action: str, spec: Mapping[str, Any]) -> None:
+    for field, actions in HEEDED_BY.items():
+        value = spec.get(field)
+        none = value in (None, "") or (field == "durationSeconds" and not value)
+        if not none and action not in actions:
+            raise UnheededField(field, value, action, actions)
 
 
 def _check_selector(field: str, selector: Document | None) -> None:

@@ -23,6 +23,7 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view import elastic
 from kubarium.view.elastic import ElasticPolicy, Report
+from kubarium.view.memory import awaits_memory, container_named, learned, memory_limit
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 _PODS_OF_JOB, _PODS_OF_NODE = "elastic-by-job", "elastic-by-node"
@@ -231,6 +232,7 @@ class ElasticController(ControllerComponent):
             sum(1 for pod in absent if pod["spec"].get("nodeName")),
             bool(absent) and all(_is_unschedulable(pod) for pod in absent),
             now - memory.broken_since,
+            any(awaits_memory(pod) for pod in world.live) or self._lacks_memory(world),
         )
         attempt = _attempt(record)
         decision = gang.decide(attempt, scene, world.sizes)
@@ -253,6 +255,16 @@ class ElasticController(ControllerComponent):
         world.job = await self._keep(world.job, record)
         await self._hand_out(world, record)
         return SILENT_S
+
+    def _lacks_memory(self, world: Gang) -> bool:
+        """Whether a spare that has taken a rank is yet to be given what that rank needs."""
+        sizes = learned(world.job)
+        return any(
+            elastic.HOSTNAME in (pod["metadata"].get("annotations") or {})
+            and size > (memory_limit(container_named(pod, name)[1]) or size)
+            for pod in world.live
+            for name, size in sizes.get(str(elastic.index_of(pod)), {}).items()
+        )
 
     def _next(
         self, world: Gang, record: dict[str, Any], decision: gang.Decision, now: float

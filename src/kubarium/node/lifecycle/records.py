@@ -29,6 +29,11 @@ _NEXT: dict[tuple[State, type], State] = {
 }
 
 
+# When the pod's machine is to look again, by what for: ("kill", container), ("probe", container,
+# kind), ...
+Deadlines = dict[tuple[str, ...], float]
+
+
 class InvalidTransition(KubariumError):
     """A container was told something that cannot happen in its state: a bug of the shell."""
 

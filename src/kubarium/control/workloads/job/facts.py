@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from kubarium.api.resource import Document
 from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.job.indexes import IndexSet
 from kubarium.control.workloads.job.policy import FAIL_INDEX, judge_failure
 from kubarium.runtime import writes
 from kubarium.view.elastic import is_spare, policy_of, record_of, report_of, world_of
+from kubarium.view.memory import larger, learned, owed
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -103,6 +106,12 @@ class JobFacts:
         if self.replaces_only_failed:
             return False
         return writes.is_terminating(pod) and podlib.phase(pod) != "Succeeded"
+
+    @cached_property
+    def learned_memory(self) -> dict[str, dict[str, int]]:
+        """Memory limits in bytes that new pods begin with, by index and container: what is written
+        on the Job, and what its killed pods show that is not written there yet."""
+        return larger(learned(self.job), owed(self.pods))
 
     @property
     def has_begun(self) -> bool:
