@@ -98,6 +98,8 @@ def _forms(name: str, where: str, namespace: str, domain: str) -> list[str]:
 
 
 def _is_ready(pod: Document) -> bool:
+    if "deletionTimestamp" in pod["metadata"]:
+        return False
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
