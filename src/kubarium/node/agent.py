@@ -45,7 +45,7 @@ from kubarium.node.presence import NodePresence
 from kubarium.node.registration import (
     NodeHealth,
 )
-from kubarium.node.runner import identity, is_mirror
+from kubarium.node.runner import host_of, identity, is_mirror
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.node.shutdown import NodeShutdown
@@ -66,7 +66,7 @@ class Agent:
         self._config = config
         self._nodes = context.informers.get(NODES)
         self._pods = context.informers.get(PODS)
-        self._recorder = EventRecorder(context, "kubelet")
+        self._recorder = EventRecorder(context, "kubelet", host_of)
         real = config.runtime == PROCESS
         addresses = loopback_addresses(NODE_NETWORK) if real else AddressPool(NODE_NETWORK)
         self._gpus = MachineGpus(context, config.nodes)

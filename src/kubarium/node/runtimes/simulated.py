@@ -32,7 +32,7 @@ from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.eviction.injected import InjectedUsage
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
+from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN, field_path
 from kubarium.node.lifecycle.records import ContainerRecord, State
 from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.status import pod_status
@@ -420,8 +420,14 @@ class SimulatedPod:
     def _do_Record(self, record: ev.Record) -> None:
         # Thousands of pods: only what is wrong, or rare, is worth an Event object.
         if record.kind == "Warning" or record.reason.startswith("Resize"):
-            event = self._runner.recorder.event
-            event(self.machine.pod, record.kind, record.reason, record.message)
+            pod = self.machine.pod
+            self._runner.recorder.event(
+                pod,
+                record.kind,
+                record.reason,
+                record.message,
+                field_path=field_path(pod, record.container),
+            )
 
     def _do_Prepare(self, _: ev.Prepare) -> None:
         pod = self.machine.pod

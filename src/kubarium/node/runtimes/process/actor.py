@@ -13,6 +13,7 @@ from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
 from kubarium.node.lifecycle.conditions import NotedCondition
 from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.plan import field_path
 from kubarium.node.lifecycle.resize import with_resources
 from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.saved import saved
@@ -193,7 +194,13 @@ class PodActor:
             self._shell.writer.delete(self._pod)
 
     def _do_Record(self, record: ev.Record) -> None:
-        self._shell.recorder.event(self._pod, record.kind, record.reason, record.message)
+        self._shell.recorder.event(
+            self._pod,
+            record.kind,
+            record.reason,
+            record.message,
+            field_path=field_path(self._pod, record.container),
+        )
 
     def _do_Prepare(self, _: ev.Prepare) -> None:
         self._shell.spawn(self._prepare())
