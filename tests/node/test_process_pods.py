@@ -601,12 +601,15 @@ def test_what_cannot_be_applied_is_an_event():
 def test_probes_and_hooks_run_inside_the_container():
     async def main():
         async with process_world() as world:
-            ready = {"exec": {"command": ["test", "-e", "/tmp/up"]}, "periodSeconds": 1}
+            both = ["sh", "-c", "test -e /tmp/up && test -e /tmp/late"]
+            ready = {"exec": {"command": both}, "periodSeconds": 1}
             hook = {"postStart": {"exec": {"command": ["sh", "-c", "sleep 0.3; touch /tmp/up"]}}}
             entry = {"readinessProbe": ready, "lifecycle": hook}
             if not isolated(world):
                 entry = {"readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}}
-            await world.pod("p", "sleep 100", container=entry)
+            late = "while ! test -e /tmp/up; do sleep 0.1; done; sleep 0.7; touch /tmp/late; "
+            late = late if isolated(world) else ""
+            await world.pod("p", late + "sleep 100", container=entry)
 
             async def is_ready():
                 pod = await world.get("p")

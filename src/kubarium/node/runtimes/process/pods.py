@@ -8,7 +8,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import KubariumError
+from kubarium.base.trees import remove_tree
 from kubarium.node import claimed, isolation
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
@@ -156,7 +156,7 @@ class ProcessPods:
         if found:
             self.earlier.read()
         else:
-            shutil.rmtree(self._root / "pods", ignore_errors=True)
+            remove_tree(self._root / "pods")
         (self._root / "pods").mkdir(parents=True, exist_ok=True)
         wanted = self._config.isolation
         if sys.platform == "linux":
@@ -199,7 +199,7 @@ class ProcessPods:
         self.oversight.memory.close()
         await self._engine.close()
         self._groups.close()
-        shutil.rmtree(self._root / "pods", ignore_errors=True)
+        remove_tree(self._root / "pods")
 
     def report(self) -> isolation.Report:
         """The isolation in force."""
@@ -313,7 +313,7 @@ class ProcessPods:
                 self._network.detach(uid)
             with contextlib.suppress(StartError):
                 await self._engine.remove_sandbox(uid)
-            shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
+            remove_tree(self._root / "pods" / uid)
 
     def _network_of(self, facts: PodFacts) -> Network | None:
         """The pod's own network, unless it asks for the node's or there are none."""
@@ -353,13 +353,13 @@ class ProcessPods:
             await self._engine.remove_sandbox(uid)
         self._groups.remove(uid)
         for name in ("volumes", "containers", "shm"):
-            shutil.rmtree(pod.place / name, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, pod.place / name)
 
     def forget(self, uid: str) -> None:
         """Remove the pod's files, logs too."""
         self._hosts.drop(uid)
         self.records.by_uid.pop(uid, None)
-        shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
+        remove_tree(self._root / "pods" / uid)
 
     async def refresh_volumes(self) -> None:
         """Bring ConfigMaps, Secrets, tokens and the downward API up to date in running pods."""
@@ -511,7 +511,7 @@ class ProcessPods:
             pod.running.pop(name, None)
             out_of_memory = self.oversight.ended(pod, name, ident, status)
             message = termination_message(pod, name, attempt, status)
-            shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
+            remove_tree(pod.place / "containers" / f"{name}_{attempt}")
         self._on_exit(uid, name, attempt, status, message, out_of_memory)
 
 
