@@ -17,6 +17,7 @@ from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.base.errors import bad_request, internal
+from kubarium.node import sysctls
 from kubarium.node.absence import Absences
 from kubarium.node.agent_nodes import drivers_by_node, node_facts, own_node
 from kubarium.node.config import (
@@ -299,7 +300,12 @@ class Agent:
                 self._recorder.event(document, "Warning", "NoGpus", text)
 
     def _admit(self, pod: Document, node: str) -> tuple[str, str] | None:
-        return self.shutdown.refuses(pod, node) or self._eviction.refuses(pod, node)
+        allowed = self._mine[node].spec.kubelet.unsafe_sysctls
+        return (
+            self.shutdown.refuses(pod, node)
+            or self._eviction.refuses(pod, node)
+            or sysctls.refused(pod, allowed)
+        )
 
     def _is_away(self, node: str) -> bool:
         return self._absences.away(node)

@@ -69,6 +69,8 @@ class KubeletConfig:
     shutdown: tuple[ShutdownGroup, ...] = ()
     static_pod_path: str = ""
     pids_limit: int | None = DEFAULT_PIDS_LIMIT
+    # Names, or prefixes that end in "*", of settings that pods may ask for beside the safe ones.
+    unsafe_sysctls: tuple[str, ...] = ()
 
 
 class FieldError(ConfigError):
@@ -120,6 +122,7 @@ def read_kubelet_config(given: Mapping[str, Any]) -> KubeletConfig:
         _shutdown(given),
         given.get("staticPodPath", ""),
         pids if pids > 0 else None,
+        tuple(given.get("allowedUnsafeSysctls") or ()),
     )
 
 

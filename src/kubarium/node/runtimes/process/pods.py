@@ -21,7 +21,7 @@ from kubarium.api.streams import StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import KubariumError
 from kubarium.base.trees import remove_tree
-from kubarium.node import claimed, isolation
+from kubarium.node import claimed, isolation, sysctls
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
 from kubarium.node.drivers.prepare import Edits
@@ -29,7 +29,7 @@ from kubarium.node.images import ImageCatalogue
 from kubarium.node.network.dial import Dialer
 from kubarium.node.network.dns.server import RESOLVERS_FILE
 from kubarium.node.network.hosts import HostsFiles
-from kubarium.node.network.names import pod_hostname
+from kubarium.node.network.names import HostnameTooLong, kernel_hostname
 from kubarium.node.network.pod_network import POD_SOCKETS, ROUTER_SOCKETS, PodNetwork
 from kubarium.node.network.resolv import asks_cluster, resolv_conf
 from kubarium.node.oci.provide import Images
@@ -72,7 +72,6 @@ from kubarium.node.runtimes.process.pod_records import (
 )
 from kubarium.node.runtimes.process.starts import Starts
 from kubarium.node.runtimes.process.takeover import EarlierPods
-from kubarium.node.security import sysctls_of
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
 
 # The store of container images, below the agent's folder.
@@ -232,7 +231,12 @@ class ProcessPods:
         except MountProblem as problem:
             raise PrepareFailed("FailedMount", str(problem)) from problem
         self.records.by_uid[uid] = PodRecord(facts, place, volumes, devices)
-        (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
+        try:
+            hostname = kernel_hostname(facts.pod, self._config.cluster_domain)
+        except HostnameTooLong as error:
+            text = f"Failed to create pod sandbox: {error}"
+            raise PrepareFailed("FailedCreatePodSandBox", text) from error
+        (place / "etc/hostname").write_text(hostname + "\n")
         network = self._network_of(facts)
         asks = network is not None and asks_cluster(facts.pod)
         self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts", names=not asks)
@@ -240,7 +244,7 @@ class ProcessPods:
             (place / "etc/resolv.conf").write_text(self._resolv_conf(facts.pod))
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
         tmpfs += [(str(path), options) for path, options in volumes.memory]
-        hostname, address = pod_hostname(facts.pod), facts.pod_ips[0]
+        address = facts.pod_ips[0]
         written = Checkpoint(uid, address, hostname, tmpfs, network is not None, devices)
         self.records.by_uid[uid].checkpoint = written
         try:
@@ -321,7 +325,7 @@ class ProcessPods:
         if network is None or facts.pod["spec"].get("hostNetwork"):
             return None
         attach = partial(network.attach, uid, facts.pod_ips[0])
-        return Network(POD_SOCKETS, attach, sysctls_of(facts.pod))
+        return Network(POD_SOCKETS, attach, sysctls.of_network(facts.pod))
 
     def _resolv_conf(self, pod: Document) -> str:
         machine = ""
