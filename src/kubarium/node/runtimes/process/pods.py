@@ -10,7 +10,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,8 @@ from kubarium.node.runtimes.process.memory_watch import Tell
 from kubarium.node.runtimes.process.oversight import Oversight
 from kubarium.node.runtimes.process.pod_logs import (
     PodOutput,
+    last_output,
+    log_path,
     termination_message,
 )
 from kubarium.node.runtimes.process.pod_records import (
@@ -70,6 +72,7 @@ from kubarium.node.runtimes.process.pod_records import (
     container_ident,
     container_of,
 )
+from kubarium.node.runtimes.process.port_clashes import port_clash
 from kubarium.node.runtimes.process.starts import Starts
 from kubarium.node.runtimes.process.takeover import EarlierPods
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
@@ -515,8 +518,28 @@ class ProcessPods:
             pod.running.pop(name, None)
             out_of_memory = self.oversight.ended(pod, name, ident, status)
             message = termination_message(pod, name, attempt, status)
+            if status.code:
+                self._tell_of_clash(pod, name, attempt)
             remove_tree(pod.place / "containers" / f"{name}_{attempt}")
         self._on_exit(uid, name, attempt, status, message, out_of_memory)
+
+    def _tell_of_clash(self, pod: PodRecord, name: str, attempt: int) -> None:
+        """Of a container that has failed: whether its port was taken."""
+        facts = pod.facts
+        if self._network_of(facts) is not None:
+            return
+        own = "" if facts.pod["spec"].get("hostNetwork") else facts.pod_ips[0]
+        output = last_output(log_path(pod.place, name, attempt))
+        text = port_clash(output, container_of(facts.pod, name), own, self._running)
+        if text:
+            self._warn(facts.pod, "PortInUse", text)
+
+    def _running(self) -> Iterator[tuple[str, int]]:
+        """What runs, as events name it, and its first process."""
+        for uid, record in self.records.by_uid.items():
+            metadata = record.facts.pod["metadata"]
+            for name, pid in self.process_ids(uid).items():
+                yield f"container {name} of pod {metadata['namespace']}/{metadata['name']}", pid
 
 
 def runtime_name(root: str) -> str:
