@@ -422,7 +422,7 @@ def tell(keep: bool) -> None:
             out.print(f"The cluster stays: export KUBECONFIG={state.kubeconfig}")
             out.print(f"  stop it with: kill {record.pid} && rm -r {home}")
         else:
-            stop(record)
+            stop(record, now=True)
             shutil.rmtree(home, ignore_errors=True)
     out.print(NEXT)
 

@@ -17,9 +17,10 @@ import psutil
 
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import ContainerUse, PodUse
 from kubarium.base.clock import Clock
 from kubarium.base.descriptors import receive
-from kubarium.base.errors import internal
+from kubarium.base.errors import ApiError, internal
 from kubarium.cluster.agent_wire import (
     MAX_DESCRIPTORS,
     MAX_LINE,
@@ -94,6 +95,18 @@ class AgentProcess:
                 return b""
         return data.partition(b"\n")[2]
 
+    async def usage(self) -> list[PodUse]:
+        """What its pods use; nothing while there is no agent."""
+        try:
+            peer, answer, _, _ = await self._ask({"op": "usage"})
+        except (ApiError, ConnectionError):
+            return []
+        peer.close()
+        return [
+            PodUse(**use | {"containers": {n: ContainerUse(*u) for n, u in use["containers"]}})
+            for use in answer["pods"]
+        ]
+
     # Life --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -154,6 +167,16 @@ class AgentProcess:
                 process.kill()
             await asyncio.shield(asyncio.to_thread(process.wait))
             self._pid = 0
+
+    async def shut_down(self) -> None:
+        """Have the agent shut down the nodes that are configured to; returns when their pods have
+        ended. One that is just being started has nothing to end gently."""
+        try:
+            peer, _, _, _ = await self._ask({"op": "shutdown"})
+        except (ApiError, OSError) as error:
+            _LOG.warning("the nodes are not shut down gracefully: %s", error)
+            return
+        peer.close()
 
     async def close(self) -> None:
         """:meth:`run` stops the agent when it is cancelled; this is for one that never began."""

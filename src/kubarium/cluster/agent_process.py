@@ -38,8 +38,6 @@ from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Context
 
 _LOG = logging.getLogger("kubarium.node")
-# For the last statuses to be written before an agent that shuts down ends.
-_LAST_WORDS_S = 0.5
 
 
 class _Door:
@@ -119,6 +117,16 @@ class _Door:
         text = self._agent.metrics(request["node"])
         await asyncio.get_running_loop().sock_sendall(peer, text)
 
+    async def _do_usage(self, request: dict[str, Any], peer: socket.socket) -> None:
+        pods = [asdict(use) for use in await self._agent.usage()]
+        for pod in pods:
+            pod["containers"] = [(n, list(u.values())) for n, u in pod["containers"].items()]
+        await send_line(peer, {"pods": pods})
+
+    async def _do_shutdown(self, request: dict[str, Any], peer: socket.socket) -> None:
+        await self._agent.shut_down()
+        await send_line(peer, {})
+
     async def _do_port(self, request: dict[str, Any], peer: socket.socket) -> None:
         far = await self._agent.open_port(request["namespace"], request["name"], request["port"])
         try:
@@ -173,8 +181,7 @@ def _heed_sigterm(agent: Agent, stopping: asyncio.Event) -> None:
 
     async def shut_down() -> None:
         try:
-            await agent.shutdown.shut_down()
-            await asyncio.sleep(_LAST_WORDS_S)
+            await agent.shut_down()
         except Exception:
             _LOG.exception("node agent: the shutdown was cut short")
         finally:

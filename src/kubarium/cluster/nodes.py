@@ -11,6 +11,7 @@ from kubarium.cluster.network import Choice
 from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.typed import stable_uuid
 from kubarium.node.kubelet_config import read_kubelet_config
+from kubarium.node.shutdown import LATE_S
 
 
 def node_configs(
@@ -43,6 +44,15 @@ def node_configs(
             )
         )
     return configs
+
+
+def shutdown_s(file: ClusterFile) -> float:
+    """How long all nodes need at most to shut down as they are configured to; 0 if none is."""
+    totals = [0.0]
+    for pool in file.pools:
+        groups = read_kubelet_config(pool.kubelet).shutdown
+        totals.append(sum(group.period_s + LATE_S for group in groups))
+    return max(totals)
 
 
 def has_fabric(pools: list[NodePool]) -> bool:

@@ -16,6 +16,7 @@ from kubarium.api.kinds import NODES, PODS
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.errors import bad_request, internal
 from kubarium.node import sysctls
 from kubarium.node.absence import Absences
@@ -55,6 +56,10 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Component, Context
 
 _LOG = logging.getLogger("kubarium.node")
+
+
+# For the last statuses to be written before an agent that has shut its nodes down ends.
+LAST_WORDS_S = 0.5
 
 
 class Agent:
@@ -106,6 +111,7 @@ class Agent:
             self._runner.meter,
             self._tell,
             self._presence.changed,
+            self._runner.reclaim,
         )
         self.shutdown = NodeShutdown(
             context.clock,
@@ -219,6 +225,11 @@ class Agent:
         """Those readings as Prometheus scrapes them."""
         return exposition(node, self.device_readings(node))
 
+    async def usage(self) -> list[PodUse]:
+        """What our pods use, as it was measured last."""
+        found = self._runner.usage()
+        return [use for use in found if not self._absences.away(use.node)]
+
     async def _own_pod(self, namespace: str, name: str) -> Document:
         pod = self._pods.get(name, namespace)
         if pod is None:
@@ -230,6 +241,13 @@ class Agent:
         if is_mirror(pod):
             return {**pod, "metadata": pod["metadata"] | {"uid": identity(pod)}}
         return pod
+
+    async def shut_down(self) -> None:
+        """Shut those nodes down that are configured to: returns when their pods have ended, or
+        their time, and the last statuses are written."""
+        if self.shutdown.configured():
+            await self.shutdown.shut_down()
+            await self._context.clock.sleep(LAST_WORDS_S)
 
     async def close(self) -> None:
         """Kill what still runs; :meth:`run` does it too, unless cancelled before it began."""

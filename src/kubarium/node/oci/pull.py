@@ -48,7 +48,8 @@ class Skopeo:
         return f"sha256:{hashlib.sha256(out).hexdigest()}"
 
     async def pull(self, reference: Reference, auths: Auths) -> Record:
-        """Copy it into the store, under its name. ImageProblem."""
+        """Copy it into the store, under its name; blobs that are there are not fetched again.
+        ImageProblem."""
         index = reference.digest or await self.digest(reference, auths)
         self._store.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         here = this_platform()
@@ -56,6 +57,7 @@ class Skopeo:
             tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._store.root) as folder,
             _authfile(auths, self._store.root) as login,
         ):
+            await asyncio.to_thread(self._store.lend, Path(folder) / "image" / "blobs" / "sha256")
             wanted = ["--override-os", here.os, "--override-arch", here.architecture]
             arguments = [*login, *self._tls(reference, "--src-tls-verify=false")]
             target = f"oci:{folder}/image:pulled"

@@ -26,11 +26,12 @@ from typing import Any, TypeVar
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.clock import Clock, rfc3339_micro
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
-from kubarium.node.eviction.injected import InjectedUsage
+from kubarium.node.eviction.injected import InjectedUsage, use_of
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN, field_path
 from kubarium.node.lifecycle.records import ContainerRecord, State
@@ -207,6 +208,11 @@ class SimulatedRunner:
         self._resizer.look(uid)
         self._suffer(known, pod)
 
+    def usage(self) -> list[PodUse]:
+        """What the pods' annotations say."""
+        now = self.context.clock.now()
+        return [use_of(known.machine.pod, now) for known in self._pods.values() if known.runs]
+
     def _suffer(self, known: SimulatedPod, pod: Document) -> None:
         """Carry out the faults that end containers; others show only in processes."""
         for order in orders_of(pod):
@@ -224,6 +230,10 @@ class SimulatedRunner:
     def pod_lost(self, pod: Document) -> None:
         self.pod_gone(pod)
         self._lost[pod["metadata"]["uid"]] = False
+
+    async def reclaim(self, least_free: int | None) -> int:
+        """Simulated nodes keep no images."""
+        return 0
 
     def hold(self, node: str) -> None:
         self.writer.hold(node)
@@ -338,6 +348,11 @@ class SimulatedPod:
     @property
     def uid(self) -> str:
         return self._uid
+
+    @property
+    def runs(self) -> bool:
+        """Whether a container of it runs."""
+        return any(record.state is State.RUNNING for record in self.machine.containers)
 
     def kill(self, name: str, out_of_memory: bool) -> None:
         """End a container (the first one that runs, if not named) as SIGKILL does."""
