@@ -106,8 +106,9 @@ async def bootstrap(client: Client, port: int = 6443, with_fabric: bool = False)
 
 
 def _is_ours(document: Document) -> bool:
-    """Whether versions of ours differ in it, and it may change."""
-    return document["kind"] not in _FIXED
+    """Whether versions of ours differ in it, and it may change. The rules of aggregated roles are
+    a controller's."""
+    return document["kind"] not in _FIXED and "aggregationRule" not in document
 
 
 async def _written(client: Client) -> Document | None:
