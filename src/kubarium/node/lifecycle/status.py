@@ -92,6 +92,13 @@ def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
     return status
 
 
+def others_fields(pod: Document) -> Document:
+    """What of a pod's status is not the node's to say. A reason that it has given may be no longer
+    so: a static pod that ended with its node runs again when the node is back."""
+    status = pod.get("status") or {}
+    return {key: value for key, value in status.items() if key not in ("reason", "message")}
+
+
 def _pod_level(machine: PodMachine) -> Document:
     """What of ``spec.resources`` is granted and in force, for a pod that has any (KEP-5419)."""
     wanted = machine.pod["spec"].get("resources")

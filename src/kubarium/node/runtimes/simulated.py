@@ -36,7 +36,7 @@ from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN, field_path
 from kubarium.node.lifecycle.records import ContainerRecord, State
 from kubarium.node.lifecycle.resume import resumed
-from kubarium.node.lifecycle.status import pod_status
+from kubarium.node.lifecycle.status import others_fields, pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
 from kubarium.node.runner import Admit, NodeFacts, is_mirror, is_new
@@ -418,7 +418,7 @@ class SimulatedPod:
         if not is_mirror(pod):
             self.machine.pod = pod
         new = pod_status(self.machine, self.node.address, self._runner.clock.now())
-        return {**(pod.get("status") or {}), **new}
+        return {**others_fields(pod), **new}
 
     # Instructions ------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from kubarium.node.lifecycle.plan import field_path
 from kubarium.node.lifecycle.resize import with_resources
 from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.saved import saved
-from kubarium.node.lifecycle.status import pod_status
+from kubarium.node.lifecycle.status import others_fields, pod_status
 from kubarium.node.network.addresses import PodAddresses
 from kubarium.node.oci.errors import PullProblem
 from kubarium.node.runner import NodeFacts, is_mirror
@@ -185,7 +185,7 @@ class PodActor:
             if not is_mirror(pod):
                 self._machine.pod = pod
             new = pod_status(self._machine, self._node.address, self._clock.now())
-            return {**(pod.get("status") or {}), **new}
+            return {**others_fields(pod), **new}
 
         self._shell.writer.write(self._pod, status)
 
