@@ -18,6 +18,7 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.api.usage import PodUse
 from kubarium.base.errors import bad_request, internal
+from kubarium.node import sysctls
 from kubarium.node.absence import Absences
 from kubarium.node.agent_nodes import drivers_by_node, node_facts, own_node
 from kubarium.node.config import (
@@ -46,7 +47,7 @@ from kubarium.node.presence import NodePresence
 from kubarium.node.registration import (
     NodeHealth,
 )
-from kubarium.node.runner import identity, is_mirror
+from kubarium.node.runner import host_of, identity, is_mirror
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.node.shutdown import NodeShutdown
@@ -71,7 +72,7 @@ class Agent:
         self._config = config
         self._nodes = context.informers.get(NODES)
         self._pods = context.informers.get(PODS)
-        self._recorder = EventRecorder(context, "kubelet")
+        self._recorder = EventRecorder(context, "kubelet", host_of)
         real = config.runtime == PROCESS
         addresses = loopback_addresses(NODE_NETWORK) if real else AddressPool(NODE_NETWORK)
         self._gpus = MachineGpus(context, config.nodes)
@@ -317,7 +318,12 @@ class Agent:
                 self._recorder.event(document, "Warning", "NoGpus", text)
 
     def _admit(self, pod: Document, node: str) -> tuple[str, str] | None:
-        return self.shutdown.refuses(pod, node) or self._eviction.refuses(pod, node)
+        allowed = self._mine[node].spec.kubelet.unsafe_sysctls
+        return (
+            self.shutdown.refuses(pod, node)
+            or self._eviction.refuses(pod, node)
+            or sysctls.refused(pod, allowed)
+        )
 
     def _is_away(self, node: str) -> bool:
         return self._absences.away(node)

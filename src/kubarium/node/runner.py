@@ -23,6 +23,13 @@ class NodeFacts:
     pod_network: str = ""
 
 
+def host_of(document: Document) -> str:
+    """The node that has something to say of ``document``: a pod's, or the Node itself."""
+    if document.get("kind") == "Node":
+        return str(document["metadata"]["name"])
+    return str((document.get("spec") or {}).get("nodeName") or "")
+
+
 # (pod, node): why the node does not take a pod that is new to it, as reason and message
 Admit = Callable[[Document, str], tuple[str, str] | None]
 

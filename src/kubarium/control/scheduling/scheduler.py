@@ -168,7 +168,8 @@ class Scheduler:
             # Nodes also shape the domains in which others are counted.
             if customised or self._queue.listens(item, Event.PODS):
                 return True
-            return any(node_helps(self.view.shape(pod)) for pod in self._waiting.documents_of(item))
+            documents = self._waiting.documents_of(item)
+            return any(node_helps(shape) for pod in documents for shape in self.view.shapes(pod))
 
         return helps
 

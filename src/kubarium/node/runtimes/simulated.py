@@ -33,10 +33,10 @@ from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.eviction.injected import InjectedUsage, use_of
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
+from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN, field_path
 from kubarium.node.lifecycle.records import ContainerRecord, State
 from kubarium.node.lifecycle.resume import resumed
-from kubarium.node.lifecycle.status import pod_status
+from kubarium.node.lifecycle.status import others_fields, pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
 from kubarium.node.runner import Admit, NodeFacts, is_mirror, is_new
@@ -418,7 +418,7 @@ class SimulatedPod:
         if not is_mirror(pod):
             self.machine.pod = pod
         new = pod_status(self.machine, self.node.address, self._runner.clock.now())
-        return {**(pod.get("status") or {}), **new}
+        return {**others_fields(pod), **new}
 
     # Instructions ------------------------------------------------------------------------------
 
@@ -435,8 +435,14 @@ class SimulatedPod:
     def _do_Record(self, record: ev.Record) -> None:
         # Thousands of pods: only what is wrong, or rare, is worth an Event object.
         if record.kind == "Warning" or record.reason.startswith("Resize"):
-            event = self._runner.recorder.event
-            event(self.machine.pod, record.kind, record.reason, record.message)
+            pod = self.machine.pod
+            self._runner.recorder.event(
+                pod,
+                record.kind,
+                record.reason,
+                record.message,
+                field_path=field_path(pod, record.container),
+            )
 
     def _do_Prepare(self, _: ev.Prepare) -> None:
         pod = self.machine.pod

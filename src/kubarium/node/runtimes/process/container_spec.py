@@ -32,6 +32,7 @@ from kubarium.node.runtimes.process.pod_records import PodRecord
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, Known, home_of, identity_of
 from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
+from kubarium.view.runs import run_environment
 
 # (pod, reason, message): a warning event about a pod
 Warn = Callable[[Document, str, str], None]
@@ -131,7 +132,7 @@ class ContainerSpecs:
             return {}
         folder = training_folder(pod.place)
         seen = str(folder) if self.level == isolation.PLAIN else FOLDER
-        return {FOLDER_VARIABLE: seen}
+        return {FOLDER_VARIABLE: seen, **run_environment(pod.facts.pod)}
 
     def _root_fs(
         self,

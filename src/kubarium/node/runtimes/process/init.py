@@ -664,7 +664,9 @@ def _execute(argv: list[str], environment: dict[str, str]) -> None:
     try:
         os.execvpe(name, argv, environment)
     except OSError as error:
-        if "/" not in name:
+        if error.errno == errno.E2BIG:
+            reason = "argument list too long: args and env have too many bytes"
+        elif "/" not in name:
             reason = "executable file not found in $PATH"
         else:
             reason = f"stat {name}: {(error.strerror or '').lower()}"
