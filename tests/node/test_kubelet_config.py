@@ -41,8 +41,10 @@ def test_thresholds_come_with_grace_and_reclaim():
             "evictionMaxPodGracePeriod": 20,
             "evictionPressureTransitionPeriod": "30s",
             "podPidsLimit": -1,
+            "allowedUnsafeSysctls": ["net.core.*"],
         }
     )
+    assert config.unsafe_sysctls == ("net.core.*",)
     reclaim = read_amount("500Mi")
     assert config.thresholds == (
         Threshold("memory.available", read_amount("5%"), 0.0, reclaim),

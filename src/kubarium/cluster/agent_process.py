@@ -21,6 +21,7 @@ import uvloop
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, StreamOptions
 from kubarium.base.chance import Chance
+from kubarium.base.descriptors import receive
 from kubarium.base.errors import KubariumError
 from kubarium.client.http import HttpClient
 from kubarium.cluster.agent_wire import (
@@ -55,8 +56,7 @@ class _Door:
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._readable)
 
     def _readable(self) -> None:
-        flags = socket.MSG_CMSG_CLOEXEC
-        data, found, _, _ = socket.recv_fds(self._control, MAX_LINE, MAX_DESCRIPTORS, flags)
+        data, found = receive(self._control, MAX_LINE, MAX_DESCRIPTORS)
         self._descriptors += found
         if not data:
             os._exit(1)  # the server was killed: leave everything as it is
@@ -116,6 +116,12 @@ class _Door:
         await send_line(peer, {})
         text = self._agent.metrics(request["node"])
         await asyncio.get_running_loop().sock_sendall(peer, text)
+
+    async def _do_usage(self, request: dict[str, Any], peer: socket.socket) -> None:
+        pods = [asdict(use) for use in await self._agent.usage()]
+        for pod in pods:
+            pod["containers"] = [(n, list(u.values())) for n, u in pod["containers"].items()]
+        await send_line(peer, {"pods": pods})
 
     async def _do_shutdown(self, request: dict[str, Any], peer: socket.socket) -> None:
         await self._agent.shut_down()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kubarium.api.compute_domains import DRIVER, GPU_CLIQUE_LABEL
 from kubarium.cluster.devices import device_configs, nvlink_nodes
@@ -10,6 +13,7 @@ from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.cluster.network import Choice
 from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.typed import stable_uuid
+from kubarium.node.images import builtin_images
 from kubarium.node.kubelet_config import read_kubelet_config
 from kubarium.node.shutdown import LATE_S
 
@@ -85,15 +89,24 @@ def _cliques(pool: NodePool, index: int) -> dict[str, str]:
 
 
 def _images(file: ClusterFile) -> tuple[ImageConfig, ...]:
+    known = {entry.name: entry for entry in builtin_images()}
     return tuple(
-        ImageConfig(
-            name=name,
-            entrypoint=tuple(image.get("entrypoint", ())),
-            cmd=tuple(image.get("cmd", ())),
-            env=image.get("env", {}),
-            path=tuple(image.get("path", ())),
-            working_dir=image.get("workingDir", ""),
-            uid=image.get("uid"),
-        )
+        _image(known.get(image.get("like", ""), ImageConfig("")), name, image)
         for name, image in file.images.items()
+    )
+
+
+def _image(base: ImageConfig, name: str, given: Mapping[str, Any]) -> ImageConfig:
+    """As ``base``, but for what is given; of variables, each by itself."""
+    # As with a real image, another entrypoint has another cmd.
+    cmd = () if "entrypoint" in given else base.cmd
+    return replace(
+        base,
+        name=name,
+        entrypoint=tuple(given.get("entrypoint", base.entrypoint)),
+        cmd=tuple(given.get("cmd", cmd)),
+        env={**base.env, **given.get("env", {})},
+        path=tuple(given.get("path", base.path)),
+        working_dir=given.get("workingDir", base.working_dir),
+        uid=given.get("uid", base.uid),
     )

@@ -16,7 +16,9 @@ from kubarium.api.kinds import NODES, PODS
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.errors import bad_request, internal
+from kubarium.node import sysctls
 from kubarium.node.absence import Absences
 from kubarium.node.agent_nodes import drivers_by_node, node_facts, own_node
 from kubarium.node.config import (
@@ -39,13 +41,13 @@ from kubarium.node.drivers.schedule import HealthSchedule
 from kubarium.node.drivers.watch import SliceWatch
 from kubarium.node.eviction.manager import EvictionManager
 from kubarium.node.isolation import Report
-from kubarium.node.network.addresses import NODE_NETWORK, AddressPool
+from kubarium.node.network.addresses import NODE_NETWORK, AddressPool, loopback_addresses
 from kubarium.node.network.proxy import NodePorts, ServiceProxy
 from kubarium.node.presence import NodePresence
 from kubarium.node.registration import (
     NodeHealth,
 )
-from kubarium.node.runner import identity, is_mirror
+from kubarium.node.runner import host_of, identity, is_mirror
 from kubarium.node.runtimes.process.runner import ProcessRunner
 from kubarium.node.runtimes.simulated import SimulatedRunner
 from kubarium.node.shutdown import NodeShutdown
@@ -70,10 +72,11 @@ class Agent:
         self._config = config
         self._nodes = context.informers.get(NODES)
         self._pods = context.informers.get(PODS)
-        self._recorder = EventRecorder(context, "kubelet")
-        addresses = AddressPool(NODE_NETWORK)
+        self._recorder = EventRecorder(context, "kubelet", host_of)
+        real = config.runtime == PROCESS
+        addresses = loopback_addresses(NODE_NETWORK) if real else AddressPool(NODE_NETWORK)
         self._gpus = MachineGpus(context, config.nodes)
-        capacity = machine_capacity() if config.runtime == PROCESS else SIMULATED_CAPACITY
+        capacity = machine_capacity() if real else SIMULATED_CAPACITY
         self._mine = {
             spec.name: own_node(
                 context, spec, node_facts(config, index, capacity, addresses), self._gpus
@@ -95,7 +98,7 @@ class Agent:
         self.ready = asyncio.Event()
         self._process: ProcessRunner | None = None
         self._runner: ProcessRunner | SimulatedRunner
-        if config.runtime == PROCESS:
+        if real:
             is_root = os.geteuid() == 0
             self._process = ProcessRunner(context, config, self._recorder, drivers, is_root)
             self._runner = self._process
@@ -222,6 +225,11 @@ class Agent:
         """Those readings as Prometheus scrapes them."""
         return exposition(node, self.device_readings(node))
 
+    async def usage(self) -> list[PodUse]:
+        """What our pods use, as it was measured last."""
+        found = self._runner.usage()
+        return [use for use in found if not self._absences.away(use.node)]
+
     async def _own_pod(self, namespace: str, name: str) -> Document:
         pod = self._pods.get(name, namespace)
         if pod is None:
@@ -310,7 +318,12 @@ class Agent:
                 self._recorder.event(document, "Warning", "NoGpus", text)
 
     def _admit(self, pod: Document, node: str) -> tuple[str, str] | None:
-        return self.shutdown.refuses(pod, node) or self._eviction.refuses(pod, node)
+        allowed = self._mine[node].spec.kubelet.unsafe_sysctls
+        return (
+            self.shutdown.refuses(pod, node)
+            or self._eviction.refuses(pod, node)
+            or sysctls.refused(pod, allowed)
+        )
 
     def _is_away(self, node: str) -> bool:
         return self._absences.away(node)

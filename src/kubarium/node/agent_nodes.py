@@ -17,7 +17,7 @@ from kubarium.node.drivers.nvml.machine import MachineGpus
 from kubarium.node.drivers.prepare import driver_key
 from kubarium.node.drivers.profiles import driver_of
 from kubarium.node.drivers.publish import Publisher
-from kubarium.node.network.addresses import AddressPool
+from kubarium.node.network.addresses import Addresses
 from kubarium.node.runner import NodeFacts
 from kubarium.runtime.protocol import Context
 
@@ -42,7 +42,7 @@ class OwnNode:
 
 
 def node_facts(
-    config: NodeConfig, index: int, default: dict[str, str], loopback: AddressPool
+    config: NodeConfig, index: int, default: dict[str, str], loopback: Addresses
 ) -> NodeFacts:
     """What pods of node number ``index`` see of it."""
     spec, plan = config.nodes[index], config.network

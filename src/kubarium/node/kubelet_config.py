@@ -82,6 +82,8 @@ class KubeletConfig:
     static_pod_path: str = ""
     pids_limit: int | None = DEFAULT_PIDS_LIMIT
     images: ImageCollection = ImageCollection()
+    # Names, or prefixes that end in "*", of settings that pods may ask for beside the safe ones.
+    unsafe_sysctls: tuple[str, ...] = ()
 
 
 class FieldError(ConfigError):
@@ -134,6 +136,7 @@ def read_kubelet_config(given: Mapping[str, Any]) -> KubeletConfig:
         given.get("staticPodPath", ""),
         pids if pids > 0 else None,
         _images(given),
+        tuple(given.get("allowedUnsafeSysctls") or ()),
     )
 
 

@@ -15,6 +15,7 @@ that rotted later is found by its digest and passed over for the one before.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from kubarium.train.fence import Fence, FencedError
 
 # How long rank 0 waits for the other ranks' parts before it gives a save up.
 PARTS_TIMEOUT_S = 120.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 KEEP, RESTORED = "keep-", "restored"
 POLL_S = 0.01
 
@@ -89,10 +91,26 @@ class Checkpoints:
         """Write this rank's part; on rank 0, return when the whole checkpoint is in place.
 
         Raises TimeoutError if other ranks' parts do not come, OSError if the disk refuses, and
-        FencedError if this rank was cut off and has been replaced.
+        FencedError if this rank was cut off and has been replaced. On a full disk older checkpoints
+        make way: the newest whole one stays, and those that somebody has asked for or
+        ``keep_every`` keeps.
         """
         if not self.writes:
             return
+        for may_make_room in (self.rank == 0, False):
+            try:
+                self._save(step, state)
+                return
+            except TimeoutError:
+                raise
+            except OSError as error:
+                self._drop_parts(step)
+                full = error.errno in _FULL
+                if not (may_make_room and full and self._make_room()):
+                    raise self._refused(step, error) from error
+            self._tell(f"no room for step {step}: older checkpoints make way for it")
+
+    def _save(self, step: int, state: State) -> None:
         beside = self._beside(step)
         beside.mkdir(parents=True, exist_ok=True)
         part = beside / f"rank-{self.rank:05d}{formats.suffix(state)}"
@@ -120,6 +138,35 @@ class Checkpoints:
     def _holding(self) -> contextlib.AbstractContextManager[None]:
         """Around whatever changes the folder's checkpoints; FencedError likewise."""
         return self.fence.holding(self.folder) if self.fence else contextlib.nullcontext()
+
+    def _drop_parts(self, step: int) -> None:
+        """What this rank has written of a checkpoint that will not be: it takes room."""
+        for part in self._beside(step).glob(f"rank-{self.rank:05d}*"):
+            part.unlink(missing_ok=True)
+
+    def _make_room(self) -> bool:
+        """Remove all that may go but the newest whole one; whether there was any."""
+        newest = self.newest()
+        stays = newest.step if newest is not None else -1
+        older = [step for step in self._steps() if step < stays and self._may_go(step)]
+        with self._holding():
+            for step in older:
+                shutil.rmtree(self.place(step), ignore_errors=True)
+        return bool(older)
+
+    def _refused(self, step: int, error: OSError) -> OSError:
+        steps = self._steps()
+        there = f"the newest there is of step {steps[-1]}" if steps else "there is none yet"
+        way_out = (
+            f"give the folder more room or keep fewer than {self._keep}"
+            if error.errno in _FULL
+            else "folder= must name a directory that this user may write to"
+        )
+        text = (
+            f"checkpoint of step {step} cannot be saved in {self.folder} ({error.strerror}); "
+            f"{there}; {way_out}"
+        )
+        return type(error)(error.errno, text)
 
     def begin(self, step: int, state: State) -> Callable[[], None]:
         """Copy the state, so that training may go on and change it; what is returned saves the
@@ -155,11 +202,15 @@ class Checkpoints:
                     mark.unlink(missing_ok=True)
         steps = [s for s in self._steps() if s <= newest and not self._is_kept(s)]
         for step in steps[: -self._keep]:
-            if not (self._keep_every and step % self._keep_every == 0):
+            if self._may_go(step):
                 shutil.rmtree(self.place(step), ignore_errors=True)
         for left in self.folder.glob(".step-*.tmp"):
             if int(left.name[6:14]) < newest:
                 shutil.rmtree(left, ignore_errors=True)
+
+    def _may_go(self, step: int) -> bool:
+        stays = self._keep_every and step % self._keep_every == 0
+        return not stays and not self._is_kept(step)
 
     def _is_kept(self, step: int) -> bool:
         return any(self.place(step).glob(f"{KEEP}*"))

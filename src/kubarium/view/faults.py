@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.api.selectors import label_selector
 from kubarium.base.chance import Chance
@@ -55,7 +56,6 @@ HEEDED_BY = {
 # :class:`Order`. One Fault never overwrites another's.
 ORDER = "fault.kubarium.dev/"
 HEALTH = "kubarium.dev/device-health."
-INDEX = "batch.kubernetes.io/job-completion-index"
 
 # The share of a CPU that is left, mebibytes beyond the limit, the share of packets that is lost,
 # and milliseconds that each takes longer.
@@ -164,7 +164,7 @@ def _in_order(candidates: Sequence[Document]) -> list[Document]:
 
 def rank_of(document: Document) -> int:
     """A pod's completion index; 0 for anything else."""
-    text = (document["metadata"].get("labels") or {}).get(INDEX, "0")
+    text = (document["metadata"].get("labels") or {}).get(COMPLETION_INDEX, "0")
     return int(text) if text.isdigit() else 0
 
 
@@ -274,7 +274,7 @@ def matches(plan: Plan, document: Document) -> bool:
         return False
     if plan.action in NODE_ACTIONS:
         return True
-    if plan.rank is not None and (INDEX not in labels or rank_of(document) != plan.rank):
+    if plan.rank is not None and (COMPLETION_INDEX not in labels or rank_of(document) != plan.rank):
         return False
     running = (document.get("status") or {}).get("phase") == "Running"
     return running and "deletionTimestamp" not in document["metadata"]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.base.quantity import format_quantity, parse_quantity
 
@@ -152,7 +153,6 @@ def with_limit(resources: Mapping[str, Any], limit: int) -> Document:
 # Sizes that were learned -----------------------------------------------------------------------
 
 ANY_INDEX = ""
-INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def learned(owner: Document) -> dict[str, dict[str, int]]:
@@ -191,7 +191,7 @@ def owed(pods: Iterable[Document]) -> dict[str, dict[str, int]]:
 
 def index_of(pod: Document) -> str:
     """Under which index its Job keeps what was learned of a pod."""
-    return str((pod["metadata"].get("labels") or {}).get(INDEX, ANY_INDEX))
+    return str((pod["metadata"].get("labels") or {}).get(COMPLETION_INDEX, ANY_INDEX))
 
 
 def larger(

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubarium.api.kinds import JOBS, NODES, PODS
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
-from kubarium.control.training.ranks import INDEX, Warnings
+from kubarium.control.training.ranks import Warnings
 from kubarium.control.training.status import finished_type
 from kubarium.engine.training import gang
 from kubarium.runtime import writes
@@ -192,8 +193,8 @@ class ElasticController(ControllerComponent):
             change = {
                 "uid": spare["metadata"]["uid"],
                 "resourceVersion": spare["metadata"]["resourceVersion"],
-                "labels": {INDEX: str(index), elastic.SPARE: None},
-                "annotations": {INDEX: str(index), elastic.HOSTNAME: hostname},
+                "labels": {COMPLETION_INDEX: str(index), elastic.SPARE: None},
+                "annotations": {COMPLETION_INDEX: str(index), elastic.HOSTNAME: hostname},
                 "finalizers": list(dict.fromkeys([*held, TRACKING])),
             }
             await writes.patch(self._context, PODS, spare, {"metadata": change})

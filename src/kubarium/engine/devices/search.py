@@ -25,7 +25,7 @@ from kubarium.engine.devices.model import (
     DeviceResult,
     NodeScope,
 )
-from kubarium.engine.devices.preference import ordered
+from kubarium.engine.devices.preference import FIRST_FIT, ordered
 from kubarium.engine.devices.pruning import Pruning
 from kubarium.engine.devices.request import (
     Candidate,
@@ -108,6 +108,8 @@ class Search:
         )
         self._pruning: Pruning | None = None
         self._dead_ends = 0
+        # Why all devices cannot be given to a request that asks for them.
+        self._unmet = ""
         self.steps = 0
 
     @property
@@ -131,6 +133,8 @@ class Search:
             if self._attempt.unknown is not None:
                 text = reasons.counters_unknown(str(self._attempt.unknown))
                 raise AllocationError(text, node_only=True)
+            if self._unmet:
+                raise AllocationError(self._unmet, node_only=True)
             return None
         return [
             Allocation(tuple(results), self._scope(picked), tuple(chosen))
@@ -289,10 +293,7 @@ class Search:
             return False
         if not self._admitted(claim, wanted, candidate):
             if must:
-                raise AllocationError(
-                    f"claim {wanted.claim.name}, request {request.name}: cannot add device"
-                    f" {candidate.id} because a claim constraint would not be satisfied"
-                )
+                self._refuse_all(wanted, candidate)
             return False
         if self._attempt.charges(request, candidate) and not (
             self._attempt.counters_suffice(candidate) and self._attempt.compatible(candidate)
@@ -300,6 +301,20 @@ class Search:
             return False
         self._enter(claim, wanted, candidate)
         return True
+
+    def _refuse_all(self, wanted: Wanted, candidate: Candidate) -> None:
+        """A constraint forbids that all devices are taken.
+
+        Upstream gives the pod up for good, whatever other nodes or alternatives have. So does first
+        fit; otherwise it is said of this node, if nothing else is found there.
+        """
+        where = f"claim {wanted.claim.name}, request {wanted.request.name}"
+        if self._world.preference.strategy == FIRST_FIT:
+            raise AllocationError(
+                f"{where}: cannot add device {candidate.id} because a claim constraint would not be"
+                " satisfied"
+            )
+        self._unmet = f"{where}: asks for all devices, but they do not satisfy a claim constraint"
 
     def _free_for_all(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
         if wanted.request.admin_access:

@@ -181,7 +181,8 @@ class PodMachine:
         self._out += starting.started(record, event.container_id, event.image_id, now)
         if event.name in self.allocated:  # it was made with what is granted
             self.actual = {**self.actual, event.name: self.allocated[event.name]}
-        probing.begin(record, self.deadlines, now)
+        if not record.in_post_start:
+            probing.begin(record, self.deadlines, now)
         self.publish()
 
     def _on_ContainerStartFailed(self, event: ev.ContainerStartFailed, now: float) -> None:
@@ -222,14 +223,18 @@ class PodMachine:
 
     def _on_ProbeFinished(self, event: ev.ProbeFinished, now: float) -> None:
         record = self._current(event.name, event.attempt)
-        if record is None or record.state is not State.RUNNING:
+        if record is None or not probing.wanted(record, event.kind):
             return
+        effect = probing.Effect.NONE
         if event.outcome == "success":
             effect = probing.succeeded(record, self.deadlines, event.kind, now)
         else:
             text = probing.unhealthy(event.kind, event.outcome, event.message)
             self._record("Warning", "Unhealthy", text, event.name)
-            effect = probing.failed(record, self.deadlines, event.kind, now)
+            if event.outcome == "error":
+                probing.errored(record, self.deadlines, event.kind, now)
+            else:
+                effect = probing.failed(record, self.deadlines, event.kind, now)
         if effect is probing.Effect.CHANGED:
             self.publish()
         elif effect is probing.Effect.RESTART:
@@ -248,8 +253,12 @@ class PodMachine:
             self._record("Warning", f"Failed{title}Hook", text, event.name)
         if event.hook == ev.PRE_STOP and record.state is State.STOPPING:
             self._out.append(stopping.terminate(record))
-        elif event.failure and record.state is State.RUNNING:
-            self._stop(record, now, self._grace(), "FailedPostStartHook")
+        elif record.state is State.RUNNING:
+            if event.failure:
+                self._stop(record, now, self._grace(), "FailedPostStartHook")
+            else:
+                probing.begin(record, self.deadlines, now)
+                self.publish()
 
     def _on_Released(self, event: ev.Released, now: float) -> None:
         self._releasing = False
@@ -322,7 +331,7 @@ class PodMachine:
 
     def _due_probe(self, now: float, name: str, kind: str) -> None:
         record = self._by_name[name]
-        if record.state is State.RUNNING:
+        if probing.wanted(record, kind):
             timeout_s = record.plan.probes[kind].timeout_s
             self._out.append(ev.RunProbe(name, record.attempt, kind, timeout_s))
 
@@ -343,8 +352,11 @@ class PodMachine:
         if self.restarting_all and not self._all_ended(now):
             return
         due = order.due(self.containers)
+        held = False
         for record in due.run:
-            self._run_unless_done(record, now)
+            if not held or record.plan.kind == EPHEMERAL:
+                self._run_unless_done(record, now)
+            held = held or starting.holds_up(record)
         if due.finished:
             self.finished = True
             self._wind_down(now)
@@ -462,7 +474,7 @@ class PodMachine:
         stopping.shorten(self.containers, self.deadlines, self.stop_by)
 
     def _stop(self, record: ContainerRecord, now: float, grace_s: float, why: str) -> None:
-        probing.forget(record, self.deadlines)
+        probing.forget(record, self.deadlines, stopping=True)
         self._out += stopping.begin(record, self.deadlines, now, grace_s, why)
         if grace_s > 0:
             self.publish()

@@ -10,7 +10,7 @@ from enum import Enum
 
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.plan import Probe
-from kubarium.node.lifecycle.records import ContainerRecord, Deadlines, ProbeState
+from kubarium.node.lifecycle.records import ContainerRecord, Deadlines, ProbeState, State
 
 _TITLES = {ev.STARTUP: "Startup", ev.READINESS: "Readiness", ev.LIVENESS: "Liveness"}
 
@@ -41,10 +41,19 @@ def resume(record: ContainerRecord, deadlines: Deadlines, now: float) -> None:
             _schedule(record, deadlines, kind, now)
 
 
-def forget(record: ContainerRecord, deadlines: Deadlines) -> None:
-    """No more probes: the container is being stopped, or has ended."""
+def forget(record: ContainerRecord, deadlines: Deadlines, *, stopping: bool = False) -> None:
+    """No more probes: the container has ended; or is ``stopping``, and is asked for nothing but
+    its readiness any more."""
     for kind in record.probes:
-        deadlines.pop(("probe", record.plan.name, kind), None)
+        if not (stopping and kind == ev.READINESS):
+            deadlines.pop(("probe", record.plan.name, kind), None)
+
+
+def wanted(record: ContainerRecord, kind: str) -> bool:
+    """Whether a probe still matters: what is being stopped stays ready until it says no."""
+    return record.state is State.RUNNING or (
+        record.state is State.STOPPING and kind == ev.READINESS
+    )
 
 
 def succeeded(record: ContainerRecord, deadlines: Deadlines, kind: str, now: float) -> Effect:
@@ -77,6 +86,11 @@ def failed(record: ContainerRecord, deadlines: Deadlines, kind: str, now: float)
     state.passed = False
     was_ready, record.ready = record.ready, False
     return Effect.CHANGED if was_ready else Effect.NONE
+
+
+def errored(record: ContainerRecord, deadlines: Deadlines, kind: str, now: float) -> None:
+    """A probe that could not be made says nothing of the container: it is only made again."""
+    _again(record, deadlines, kind, now)
 
 
 def unhealthy(kind: str, outcome: str, message: str) -> str:

@@ -86,6 +86,11 @@ class ContainerRecord:
     resizing: bool = False
 
     @property
+    def in_post_start(self) -> bool:
+        """The command runs, but is not said to before its postStart hook has ended."""
+        return self.state is State.RUNNING and self.in_hook == ev.POST_START
+
+    @property
     def restart_count(self) -> int:
         return max(self.attempt, 0)
 

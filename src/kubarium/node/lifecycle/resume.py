@@ -197,8 +197,11 @@ def _go_on(machine: PodMachine, adopted: Adopted, now: float) -> None:
             )
             record.state = State.EXITED
         elif record.state is State.RUNNING:
-            record.in_hook = ""  # postStart is not run twice
-            probing.resume(record, machine.deadlines, now)
+            if record.in_post_start:  # which is not run twice
+                record.in_hook = ""
+                probing.begin(record, machine.deadlines, now)
+            else:
+                probing.resume(record, machine.deadlines, now)
         elif record.state is State.STOPPING:
             machine.unanswered.append(stopping.again(record, machine.deadlines))
 

@@ -45,6 +45,13 @@ def started(
     return out
 
 
+def holds_up(record: ContainerRecord) -> bool:
+    """Whether the containers after it wait: kubelet starts one after the other, and a start is not
+    over before its postStart hook is."""
+    starts = record.state is State.STARTING and ev.POST_START in record.plan.hooks
+    return starts or record.in_post_start
+
+
 def failed(
     record: ContainerRecord, deadlines: Deadlines, reason: str, message: str, now: float
 ) -> list[ev.Instruction]:

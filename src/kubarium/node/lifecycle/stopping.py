@@ -31,7 +31,6 @@ def begin(
     """Stop a running container within ``grace_s``; 0 kills it, without its hook."""
     name = record.plan.name
     record.move(ev.SignalContainer)
-    record.ready = False
     said = ev.Record("Normal", "Killing", why or f"Stopping container {name}", name)
     if grace_s <= 0:
         return [said, signal(record, "SIGKILL")]

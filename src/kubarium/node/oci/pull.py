@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kubarium.base.trees import remove_tree
 from kubarium.node.oci.config import this_platform
 from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.load import load
@@ -131,7 +132,7 @@ def remove_leftovers(root: Path) -> None:
     """What pulls of an agent that was killed have left."""
     for path in root.glob(f"{_PREFIX}*") if root.is_dir() else ():
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
         else:
             path.unlink(missing_ok=True)
 

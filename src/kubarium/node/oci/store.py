@@ -17,13 +17,13 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from kubarium.base.trees import remove_tree
 from kubarium.node.oci.compression import BROKEN, decompressed
 from kubarium.node.oci.config import (
     MOST_JSON_BYTES,
@@ -234,7 +234,7 @@ class ImageStore:
         except FileNotFoundError as error:
             raise ImageProblem(f"{what} is missing: load the image again") from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary)
 
     # Leases and rubbish ------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class ImageStore:
         for layer in list(self._layers.iterdir()):
             if f"sha256:{layer.name}" not in chains:
                 freed += _size_of(layer)
-                shutil.rmtree(layer, ignore_errors=True)
+                remove_tree(layer)
         return freed
 
 

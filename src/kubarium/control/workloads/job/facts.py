@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.job.indexes import IndexSet
@@ -13,7 +14,6 @@ from kubarium.view.elastic import is_spare, policy_of, record_of, report_of, wor
 from kubarium.view.memory import larger, learned, owed
 
 TRACKING = "batch.kubernetes.io/job-tracking"
-INDEX = "batch.kubernetes.io/job-completion-index"
 FAILURES = "batch.kubernetes.io/job-index-failure-count"
 IGNORED_FAILURES = "batch.kubernetes.io/job-index-ignored-failure-count"
 _NO_INDEX = -1
@@ -34,7 +34,7 @@ def is_tracked(pod: Document) -> bool:
 
 def index_of(pod: Document) -> int:
     """The completion index on the pod, -1 if it has none."""
-    text = pod["metadata"].get("annotations", {}).get(INDEX, "")
+    text = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")
     return int(text) if text.isdecimal() else _NO_INDEX
 
 

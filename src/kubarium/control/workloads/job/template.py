@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.control.workloads.job.facts import (
     FAILURES,
     IGNORED_FAILURES,
-    INDEX,
     TRACKING,
     JobFacts,
 )
@@ -17,7 +17,9 @@ from kubarium.view.memory import ANY_INDEX, apply_learned, of_any
 JOB_NAME = "batch.kubernetes.io/job-name"
 _ENV = {
     "name": "JOB_COMPLETION_INDEX",
-    "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.labels['{INDEX}']"}},
+    "valueFrom": {
+        "fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.labels['{COMPLETION_INDEX}']"}
+    },
 }
 
 
@@ -41,8 +43,8 @@ def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
         return pod
     name = f"{job['metadata']['name']}-{index}"
     metadata["generateName"] = f"{name}-"
-    metadata["labels"] = {**metadata.get("labels", {}), INDEX: str(index)}
-    annotations = {**metadata.get("annotations", {}), INDEX: str(index)}
+    metadata["labels"] = {**metadata.get("labels", {}), COMPLETION_INDEX: str(index)}
+    annotations = {**metadata.get("annotations", {}), COMPLETION_INDEX: str(index)}
     if facts.per_index_limit is not None:
         counted, ignored = facts.failure_counts_for(index)
         annotations[FAILURES] = str(counted)

@@ -13,10 +13,11 @@ from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.adoption import Adopted
 from kubarium.node.lifecycle.conditions import NotedCondition
 from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.plan import field_path
 from kubarium.node.lifecycle.resize import with_resources
 from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.saved import saved
-from kubarium.node.lifecycle.status import pod_status
+from kubarium.node.lifecycle.status import others_fields, pod_status
 from kubarium.node.network.addresses import PodAddresses
 from kubarium.node.oci.errors import PullProblem
 from kubarium.node.runner import NodeFacts, is_mirror
@@ -184,7 +185,7 @@ class PodActor:
             if not is_mirror(pod):
                 self._machine.pod = pod
             new = pod_status(self._machine, self._node.address, self._clock.now())
-            return {**(pod.get("status") or {}), **new}
+            return {**others_fields(pod), **new}
 
         self._shell.writer.write(self._pod, status)
 
@@ -193,7 +194,13 @@ class PodActor:
             self._shell.writer.delete(self._pod)
 
     def _do_Record(self, record: ev.Record) -> None:
-        self._shell.recorder.event(self._pod, record.kind, record.reason, record.message)
+        self._shell.recorder.event(
+            self._pod,
+            record.kind,
+            record.reason,
+            record.message,
+            field_path=field_path(self._pod, record.container),
+        )
 
     def _do_Prepare(self, _: ev.Prepare) -> None:
         self._shell.spawn(self._prepare())

@@ -124,7 +124,18 @@ class Oversight:
             await self._clock.sleep(KILLS_LOOK_S)
             for pod in list(self._records.by_uid.values()):
                 if pod.running and POLICY in (pod.facts.pod["metadata"].get("annotations") or {}):
-                    self.tell_kills(pod.facts.pod["metadata"]["uid"])
+                    self._look_for_kills(pod)
+
+    def _look_for_kills(self, pod: PodRecord) -> None:
+        """Tell of kills that the container has outlived by a look: if what was killed is its own
+        process, its end is about to be heard of, and tells more."""
+        uid = pod.facts.pod["metadata"]["uid"]
+        for name in list(pod.running):
+            ident = pod.containers[name]
+            usage = self._groups().usage(uid, pod.groups.get(name, ""))
+            if usage.oom_kills == pod.seen_kills.get(ident, 0):
+                self._tell(pod, name, usage.oom_kills, usage.peak_memory, "")
+            pod.seen_kills[ident] = usage.oom_kills
 
     def adopted(self, pod: PodRecord, name: str) -> None:
         """A container was taken over: an agent before us has told of what was killed in it."""
@@ -151,6 +162,7 @@ class Oversight:
         peak = usage.peak_memory if by_us is None else by_us
         self._tell(pod, name, kills, peak, f", exit code {status.code}")
         pod.kills.pop(ident, None)
+        pod.seen_kills.pop(ident, None)
         return True
 
     def _tell(self, pod: PodRecord, name: str, kills: int, peak: int, how: str) -> None:

@@ -41,7 +41,7 @@ def termination_message(pod: PodRecord, name: str, attempt: int, status: ExitSta
         text = file.read(_TERMINATION_BYTES).decode(errors="replace")
     policy = container_of(pod.facts.pod, name).get("terminationMessagePolicy")
     if not text and status.code and policy == "FallbackToLogsOnError":
-        text = _last_output(log_path(pod.place, name, attempt))
+        text = last_output(log_path(pod.place, name, attempt))
     return text
 
 
@@ -65,8 +65,8 @@ def why_no_log(pod: Document, name: str, previous: bool) -> str:
     return f'container "{name}" in pod "{pod_name}" is not available'
 
 
-def _last_output(path: Path) -> str:
-    """The end of a log, as a termination message."""
+def last_output(path: Path) -> str:
+    """The end of a log, as a termination message shows it."""
     try:
         lines = path.read_bytes().split(b"\n")[-_FALLBACK_LINES - 1 :]
     except OSError:

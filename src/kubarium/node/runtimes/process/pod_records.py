@@ -30,6 +30,7 @@ class PodRecord:
     groups: dict[str, str] = field(default_factory=dict)  # name -> current control group
     measured: dict[str, int] = field(default_factory=dict)  # ident -> bytes it was killed for
     kills: dict[str, int] = field(default_factory=dict)  # ident -> out-of-memory kills told of
+    seen_kills: dict[str, int] = field(default_factory=dict)  # the same, seen at the last look
     amounts: dict[str, Amounts] = field(default_factory=dict)  # name -> what is in force
     whole: Amounts = field(default_factory=Amounts)
     told: dict[str, None] = field(default_factory=dict)

@@ -8,10 +8,9 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,8 @@ from kubarium.api.resource import Document
 from kubarium.api.streams import StreamOptions
 from kubarium.base.clock import Clock
 from kubarium.base.errors import KubariumError
-from kubarium.node import claimed, isolation
+from kubarium.base.trees import remove_tree
+from kubarium.node import claimed, isolation, sysctls
 from kubarium.node.config import NodeConfig
 from kubarium.node.downward import PodFacts
 from kubarium.node.drivers.prepare import Edits
@@ -29,7 +29,7 @@ from kubarium.node.images import ImageCatalogue
 from kubarium.node.network.dial import Dialer
 from kubarium.node.network.dns.server import RESOLVERS_FILE
 from kubarium.node.network.hosts import HostsFiles
-from kubarium.node.network.names import pod_hostname
+from kubarium.node.network.names import HostnameTooLong, kernel_hostname
 from kubarium.node.network.pod_network import POD_SOCKETS, ROUTER_SOCKETS, PodNetwork
 from kubarium.node.network.resolv import asks_cluster, resolv_conf
 from kubarium.node.oci.provide import Images
@@ -62,6 +62,8 @@ from kubarium.node.runtimes.process.memory_watch import Tell
 from kubarium.node.runtimes.process.oversight import Oversight
 from kubarium.node.runtimes.process.pod_logs import (
     PodOutput,
+    last_output,
+    log_path,
     termination_message,
 )
 from kubarium.node.runtimes.process.pod_records import (
@@ -70,9 +72,9 @@ from kubarium.node.runtimes.process.pod_records import (
     container_ident,
     container_of,
 )
+from kubarium.node.runtimes.process.port_clashes import port_clash
 from kubarium.node.runtimes.process.starts import Starts
 from kubarium.node.runtimes.process.takeover import EarlierPods
-from kubarium.node.security import sysctls_of
 from kubarium.node.volumes import MountProblem, PodVolumes, VolumeSources
 
 # The store of container images, below the agent's folder.
@@ -156,7 +158,7 @@ class ProcessPods:
         if found:
             self.earlier.read()
         else:
-            shutil.rmtree(self._root / "pods", ignore_errors=True)
+            remove_tree(self._root / "pods")
         (self._root / "pods").mkdir(parents=True, exist_ok=True)
         wanted = self._config.isolation
         if sys.platform == "linux":
@@ -166,6 +168,9 @@ class ProcessPods:
         if not found:
             await self._engine.start((wanted,) if wanted else isolation.LEVELS)
         self._specs.level, self._specs.groups = self._engine.level, self._groups
+        if self._engine.level != isolation.ROOT:
+            # Not even root: in its containers no group would be seen.
+            self._sources = replace(self._sources, is_root=False)
         machine = self._specs.machine
         if self._engine.level != isolation.PLAIN:
             machine.kept_tmp = machine_files.folders_in_tmp()
@@ -199,7 +204,7 @@ class ProcessPods:
         self.oversight.memory.close()
         await self._engine.close()
         self._groups.close()
-        shutil.rmtree(self._root / "pods", ignore_errors=True)
+        remove_tree(self._root / "pods")
 
     def report(self) -> isolation.Report:
         """The isolation in force."""
@@ -232,7 +237,12 @@ class ProcessPods:
         except MountProblem as problem:
             raise PrepareFailed("FailedMount", str(problem)) from problem
         self.records.by_uid[uid] = PodRecord(facts, place, volumes, devices)
-        (place / "etc/hostname").write_text(pod_hostname(facts.pod) + "\n")
+        try:
+            hostname = kernel_hostname(facts.pod, self._config.cluster_domain)
+        except HostnameTooLong as error:
+            text = f"Failed to create pod sandbox: {error}"
+            raise PrepareFailed("FailedCreatePodSandBox", text) from error
+        (place / "etc/hostname").write_text(hostname + "\n")
         network = self._network_of(facts)
         asks = network is not None and asks_cluster(facts.pod)
         self._hosts.add(facts.pod, facts.pod_ips[0], place / "etc/hosts", names=not asks)
@@ -240,7 +250,7 @@ class ProcessPods:
             (place / "etc/resolv.conf").write_text(self._resolv_conf(facts.pod))
         tmpfs = [(str(place / "shm"), "mode=1777,size=64m")]
         tmpfs += [(str(path), options) for path, options in volumes.memory]
-        hostname, address = pod_hostname(facts.pod), facts.pod_ips[0]
+        address = facts.pod_ips[0]
         written = Checkpoint(uid, address, hostname, tmpfs, network is not None, devices)
         self.records.by_uid[uid].checkpoint = written
         try:
@@ -313,7 +323,7 @@ class ProcessPods:
                 self._network.detach(uid)
             with contextlib.suppress(StartError):
                 await self._engine.remove_sandbox(uid)
-            shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
+            remove_tree(self._root / "pods" / uid)
 
     def _network_of(self, facts: PodFacts) -> Network | None:
         """The pod's own network, unless it asks for the node's or there are none."""
@@ -321,7 +331,7 @@ class ProcessPods:
         if network is None or facts.pod["spec"].get("hostNetwork"):
             return None
         attach = partial(network.attach, uid, facts.pod_ips[0])
-        return Network(POD_SOCKETS, attach, sysctls_of(facts.pod))
+        return Network(POD_SOCKETS, attach, sysctls.of_network(facts.pod))
 
     def _resolv_conf(self, pod: Document) -> str:
         machine = ""
@@ -353,13 +363,13 @@ class ProcessPods:
             await self._engine.remove_sandbox(uid)
         self._groups.remove(uid)
         for name in ("volumes", "containers", "shm"):
-            shutil.rmtree(pod.place / name, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, pod.place / name)
 
     def forget(self, uid: str) -> None:
         """Remove the pod's files, logs too."""
         self._hosts.drop(uid)
         self.records.by_uid.pop(uid, None)
-        shutil.rmtree(self._root / "pods" / uid, ignore_errors=True)
+        remove_tree(self._root / "pods" / uid)
 
     async def refresh_volumes(self) -> None:
         """Bring ConfigMaps, Secrets, tokens and the downward API up to date in running pods."""
@@ -511,8 +521,28 @@ class ProcessPods:
             pod.running.pop(name, None)
             out_of_memory = self.oversight.ended(pod, name, ident, status)
             message = termination_message(pod, name, attempt, status)
-            shutil.rmtree(pod.place / "containers" / f"{name}_{attempt}", ignore_errors=True)
+            if status.code:
+                self._tell_of_clash(pod, name, attempt)
+            remove_tree(pod.place / "containers" / f"{name}_{attempt}")
         self._on_exit(uid, name, attempt, status, message, out_of_memory)
+
+    def _tell_of_clash(self, pod: PodRecord, name: str, attempt: int) -> None:
+        """Of a container that has failed: whether its port was taken."""
+        facts = pod.facts
+        if self._network_of(facts) is not None:
+            return
+        own = "" if facts.pod["spec"].get("hostNetwork") else facts.pod_ips[0]
+        output = last_output(log_path(pod.place, name, attempt))
+        text = port_clash(output, container_of(facts.pod, name), own, self._running)
+        if text:
+            self._warn(facts.pod, "PortInUse", text)
+
+    def _running(self) -> Iterator[tuple[str, int]]:
+        """What runs, as events name it, and its first process."""
+        for uid, record in self.records.by_uid.items():
+            metadata = record.facts.pod["metadata"]
+            for name, pid in self.process_ids(uid).items():
+                yield f"container {name} of pod {metadata['namespace']}/{metadata['name']}", pid
 
 
 def runtime_name(root: str) -> str:

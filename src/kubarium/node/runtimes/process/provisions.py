@@ -32,6 +32,7 @@ from kubarium.node.drivers.prepare import (
 )
 from kubarium.node.environment import Sources
 from kubarium.node.images import Image
+from kubarium.node.lifecycle.plan import field_path
 from kubarium.node.oci.pull import pull_secrets
 from kubarium.node.references import referred_objects
 from kubarium.node.runtimes.oci.classes import RuntimeClasses
@@ -96,8 +97,10 @@ class Provisions:
         """The image of a container; PullProblem."""
         auths = pull_secrets(pod, self._secret)
 
+        part = field_path(pod, container["name"])
+
         def tell(kind: str, reason: str, text: str) -> None:
-            self._recorder.event(pod, kind, reason, text)
+            self._recorder.event(pod, kind, reason, text, field_path=part)
 
         return await self._pods.images.provide(container, handler, auths, tell)
 

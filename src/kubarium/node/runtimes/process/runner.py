@@ -21,6 +21,7 @@ from kubarium.api.kinds import (
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.errors import internal
 from kubarium.node.config import NodeConfig
 from kubarium.node.faults import FaultActor
@@ -42,6 +43,7 @@ from kubarium.node.runtimes.process.actor import PodActor
 from kubarium.node.runtimes.process.engine import ExitStatus, StartError
 from kubarium.node.runtimes.process.pods import ProcessPods
 from kubarium.node.runtimes.process.provisions import Provisions, volume_sources
+from kubarium.node.runtimes.process.rates import UsageRates
 from kubarium.node.runtimes.process.usage import MeasuredUsage
 from kubarium.node.saved_states import SavedStates
 from kubarium.node.status_writer import StatusWriter
@@ -115,6 +117,7 @@ class ProcessRunner:
         self.training = TrainingWatch(context, self, self.spawn)
         self.admit: Admit = lambda pod, node: None
         self.is_static: Callable[[str], bool] = lambda uid: False
+        self._rates = UsageRates(context.clock, self.pods.oversight, self._actors)
         self.meter = MeasuredUsage(context.clock, self.pods, Path(config.root).resolve())
         names = {spec.name for spec in config.nodes}
         self._checkpoints = PodCheckpoints(
@@ -136,6 +139,9 @@ class ProcessRunner:
     def report(self) -> Report:
         """The isolation in force."""
         return self.pods.report()
+
+    def usage(self) -> list[PodUse]:
+        return self._rates.report()
 
     async def start(self) -> None:
         await self.pods.start()
@@ -170,6 +176,7 @@ class ProcessRunner:
                 group.create_task(self._metrics.run())
                 group.create_task(self._resizer.run())
                 group.create_task(self._checkpoints.run())
+                group.create_task(self._rates.run())
         finally:
             for actor in self._actors.values():
                 actor.stop_timer()
