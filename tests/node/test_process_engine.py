@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -79,6 +80,29 @@ def test_exit_codes_signals_and_output():
             assert await b.exit_of("a") == ExitStatus(5, 0)
             assert await b.exit_of("b") == ExitStatus(143, 15)
             assert sorted(b.log("a")) == ["one", "two"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("level", [PLAIN, ROOT])
+def test_how_a_command_ends_is_heard_however_late_its_fork_is_told_of(level, request, monkeypatch):
+    if level == ROOT:
+        request.getfixturevalue("needs_root")
+    started = subprocess.Popen
+
+    def slow(argv, **options):
+        slowly = (
+            "import time; from kubarium.node.runtimes.process.zygote import Zygote;"
+            "note = Zygote._note; Zygote._note = lambda *given: (time.sleep(0.3), note(*given)); main()"
+        )
+        argv = [slowly.join(a.rsplit("main()", 1)) if "main()" in a else a for a in argv]
+        return started(argv, **options)
+
+    async def main():
+        monkeypatch.setattr(subprocess, "Popen", slow)
+        async with bench(level) as b:
+            await b.start("killed", "sh", "-c", "kill -9 $$")
+            assert await b.exit_of("killed") == ExitStatus(137, 9)
 
     asyncio.run(main())
 

@@ -224,8 +224,9 @@ class Init:
             while self._status is None:
                 self._serve(None)
             self._finish()
-        finally:
             os._exit(0)
+        finally:
+            os._exit(1)  # an error that nobody foresaw: the container has not succeeded
 
     def _report(self, event: str, **values: Any) -> None:
         send_event(self._events, {"event": event, "id": self._ident} | values)

@@ -278,13 +278,22 @@ class Zygote:
             inner.close()
 
     def _start_cold(self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair) -> None:
+        def become_init() -> None:
+            # Given once the zygote is our parent, and has told of us: what we have to tell must not
+            # be heard before that, as it would be of a command that ends at once.
+            control[1].close()
+            if not control[0].recv(1):
+                os._exit(1)  # the zygote has been killed
+            self._become_init(command, sandbox, control)
+
         if self._level == PLAIN:
             pid = os.fork()
             if pid == 0:
-                self._become_init(command, sandbox, control)
+                become_init()
         else:
-            pid = self._fork_into_pid_namespace(command, sandbox, control)
+            pid = self._fork_into_pid_namespace(command, become_init)
         self._note(command["id"], pid, control[1])
+        control[1].send(b"\0")
 
     def _note(self, ident: str, pid: int, outer: socket.socket) -> None:
         container = _Container(ident, pid, outer)
@@ -323,7 +332,7 @@ class Zygote:
         Init(command["id"], spec, control, self._events, limits, fresh).run(namespaces)
 
     def _fork_into_pid_namespace(
-        self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair
+        self, command: dict[str, Any], become_init: Callable[[], None]
     ) -> int:
         def enter() -> None:
             target = self._by_ident.get(command["spec"].get("beside") or "")
@@ -333,13 +342,7 @@ class Zygote:
             with open(f"/proc/{target.pid}/ns/pid", "rb") as namespace:
                 linux.setns(namespace.fileno(), linux.CLONE_NEWPID)
 
-        def become_init() -> None:
-            control[0].recv(1)  # given once our parent has gone and the zygote is our parent
-            self._become_init(command, sandbox, control)
-
-        pid = _fork_between(enter, become_init)
-        control[1].send(b"\0")
-        return pid
+        return _fork_between(enter, become_init)
 
     def _become_init(self, command: dict[str, Any], sandbox: _Sandbox, control: _Pair) -> None:
         try:
@@ -347,7 +350,6 @@ class Zygote:
             for other in self._by_pid.values():
                 other.control.close()
             self._warm.forget()
-            control[1].close()
             os.close(self._wakeup)
             null = os.open("/dev/null", os.O_RDONLY)
             self._commands.detach()
