@@ -154,6 +154,40 @@ def test_131660_all_devices_of_an_alternative_are_given_back_when_a_later_reques
     assert [r.request for r in found.results] == ["first/one", "second", "second"]
 
 
+# All devices and a constraint: upstream ends the search at the first one that does not satisfy it.
+
+
+def numas(**of):
+    return [Device(name, {"d/numa": text(numa)}) for name, numa in of.items()]
+
+
+def every(name, *selectors):
+    return request(1, *selectors, name=name, mode=ALL)
+
+
+def test_all_devices_that_a_constraint_forbids_leave_the_next_alternative():
+    options = first_available(("all", {"mode": ALL}), ("one", {}), name="r")
+    [found] = run(inventory(numas(a="0", b="1")), spec(options, match="d/numa"))
+    assert [r.request for r in found.results] == ["r/one"]
+
+
+def test_all_devices_that_a_constraint_forbids_send_the_search_back_to_earlier_requests():
+    kinds = {"a": "x", "b": "x", "c": "y"}
+    devices = [
+        Device(d.name, {**d.attributes, "d/kind": text(kinds[d.name])})
+        for d in numas(a="0", b="1", c="1")
+    ]
+    claim = spec(request(1, "kind=x", name="one"), every("rest", "kind=y"), match="d/numa")
+    assert names(run(inventory(devices), claim)) == [["b", "c"]]
+
+
+def test_all_devices_that_a_constraint_forbids_are_told_in_upstreams_words_for_that_node_only():
+    with pytest.raises(AllocationError, match="cannot add device d/p/b because a claim") as told:
+        run(inventory(numas(a="0", b="1")), spec(every("r"), match="d/numa"))
+    assert told.value.node_only
+    assert told.value.reason == reasons.CLAIMS
+
+
 def test_two_drivers_with_pools_of_one_name_have_counters_of_their_own():
     device = Device("whole", consumes=use(6))
     stock = inventory([device], counters=[gpu(6)], driver="d")

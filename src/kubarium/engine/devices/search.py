@@ -108,6 +108,8 @@ class Search:
         )
         self._pruning: Pruning | None = None
         self._dead_ends = 0
+        # The first device of mode All that a constraint kept out.
+        self._violation = ""
         self.steps = 0
 
     @property
@@ -119,13 +121,16 @@ class Search:
         """One allocation for each claim, or None if the claims do not fit this node.
 
         Raises AllocationError: a claim or selector is wrong, a pool that might have helped is
-        invalid, or the step budget is used up.
+        invalid, all devices are asked for of which a constraint forbids one, or the step budget is
+        used up.
         """
         depth = self._depth()
         with _room_to_recurse(depth):
             hopeless = depth > _LARGE and self._hopeless_from_the_start()
             outcome = Outcome.FAILED if hopeless else self._claim(0)
         if outcome is not Outcome.DONE:
+            if self._violation:
+                raise AllocationError(self._violation, node_only=True, reason=reasons.CLAIMS)
             if any(pool.invalid for pool in self._world.shelf.pools):
                 raise AllocationError(reasons.INVALID_POOLS, node_only=True)
             if self._attempt.unknown is not None:
@@ -288,8 +293,10 @@ class Search:
         if self._features.taints and taint_prevents(request, device):
             return False
         if not self._admitted(claim, wanted, candidate):
-            if must:
-                raise AllocationError(
+            if must and not self._violation:
+                # Upstream ends here; another alternative, other devices of the requests before, or
+                # another node may do.
+                self._violation = (
                     f"claim {wanted.claim.name}, request {request.name}: cannot add device"
                     f" {candidate.id} because a claim constraint would not be satisfied"
                 )

@@ -322,7 +322,7 @@ class DeviceFit:
         except AllocationError as error:
             if not error.node_only:
                 raise
-            return str(error)
+            return error.reason
         if found is None:
             return reasons.CLAIMS
         slices = self._snapshot.inventory.own_slices(node.name, node.labels)
