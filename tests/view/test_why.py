@@ -279,3 +279,75 @@ def test_explaining_changes_nothing_in_the_documents():
     before = repr(documents)
     explain(documents, subject)
     assert repr(documents) == before
+
+
+def broken_pool(driver, *names, count=1):
+    """A slice on node a; with names that repeat the pool is invalid, with ``count`` incomplete."""
+    return {
+        "metadata": {"name": f"slice-of-{driver}"},
+        "spec": {
+            "driver": driver,
+            "nodeName": "a",
+            "pool": {"name": "p", "generation": 1, "resourceSliceCount": count},
+            "devices": [{"name": name} for name in names],
+        },
+    }
+
+
+def test_of_pools_that_give_nothing_those_are_named_that_have_such_devices():
+    said = explain(
+        {
+            NODES: [node("a")],
+            DEVICE_CLASSES: [GPU_CLASS],
+            RESOURCE_SLICES: [
+                broken_pool("other.example.com", "x", "x"),
+                broken_pool(DRIVER, "g", count=3),
+            ],
+            RESOURCE_CLAIMS: [claim("c")],
+            PODS: [waiting := pod("p", claims=["c"])],
+        },
+        waiting,
+    )
+    pool = f"pool {DRIVER}/p is incomplete: 1 of 3 slices"
+    assert said.tightest == f"request gpu: 1 devices: {pool}"
+    [found] = said.devices
+    assert found["failed"] == {pool: 1, f'class gpu `device.driver == "{DRIVER}"`': 2}
+
+
+def test_a_gang_whose_topology_nobody_knows_is_told_what_would_help():
+    gang = group("g", 2)
+    gang["spec"]["schedulingConstraints"] = {"topology": [{"key": "example.com/rack"}]}
+    documents = {
+        NODES: [node("a")],
+        POD_GROUPS: [gang],
+        PODS: [pod(f"p{i}", group="g") for i in range(2)],
+    }
+    said = explain(documents, {"kind": "PodGroup", **gang})
+    assert said.summary == "no node has the topology label example.com/rack"
+    assert texts(said) == ["do without the topology constraint example.com/rack of pod group g"]
+
+
+def test_a_pod_whose_devices_are_being_made_ready_says_which_and_what_is_missing():
+    waiting = pod("p", claims=["c"])
+    held = claim("c")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}
+    result |= {"bindingConditions": ["Attached", "Warm"], "bindingFailureConditions": ["Broken"]}
+    warm = {"type": "Warm", "status": "True"}
+    held["status"] = {
+        "allocation": {"devices": {"results": [result]}},
+        "reservedFor": [{"resource": "pods", "name": "p", "uid": "uid-p"}],
+        "devices": [{**{k: result[k] for k in ("driver", "pool", "device")}, "conditions": [warm]}],
+    }
+    documents = {NODES: [node("a")], RESOURCE_CLAIMS: [held], PODS: [waiting]}
+    said = explain(documents, waiting)
+    assert said.state == "Pending"
+    assert said.summary == "the pod has its devices and is bound once they are ready"
+    assert said.reasons == ("claim c: device gpu-0 is not Attached",)
+
+
+def test_a_resize_that_waits_is_part_of_the_account():
+    running = pod("p", on="a")
+    pending = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "cpu"}
+    running["status"] = {"phase": "Running", "conditions": [pending]}
+    said = explain({NODES: [node("a")], PODS: [running]}, running)
+    assert said.reasons == ("resize Deferred: cpu",)

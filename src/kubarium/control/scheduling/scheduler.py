@@ -29,7 +29,6 @@ from kubarium.control.scheduling.commit import (
     Committer,
     DeviceNotReadyError,
     Staged,
-    needs_preparation,
 )
 from kubarium.control.scheduling.conditions import GroupConditions
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
@@ -517,8 +516,7 @@ class Scheduler:
             self._assumed[placement.pod.key] = placement.node
             self._nominated.drop(placement.pod.key)
         if any(
-            self._committer.waits_for_volumes(p.pod)
-            or any(needs_preparation(a) for _, a in p.allocations)
+            self._committer.waits_for_volumes(p.pod) or self._committer.waits_for_devices(p)
             for p in decision.placements
         ):
             # This may take minutes, which others must not wait for.
@@ -675,6 +673,9 @@ class Scheduler:
         for pod, verdict in decision.unplaced:
             node = nominated.pop(pod.key, "")
             await committer.refuse(pod, text or f"{verdict.message()}{hint}", nominated=node)
+        if text and not decision.placements and not decision.unplaced:
+            for pod in decision.item.pods:  # nothing was asked of any node
+                await committer.refuse(pod, text)
         if preemption is not None:
             for pod, _ in preemption.nominations:
                 if pod.key in nominated:

@@ -1,6 +1,6 @@
 """All devices of the cluster against one request: the first rule that each fails, counted.
 
-The order of rules: the pool is unusable, a selector clause, a taint, the device is in use, its
+The order of rules: a selector clause, the pool is unusable, a taint, the device is in use, its
 capacity or its counters are used up. What passes all is free. Slices that no clause can tell apart
 are looked at once.
 """
@@ -178,15 +178,14 @@ class _Surveyor:
         kinds = self._inventory.kinds(self._inventory.sight(c.text for _, c in self._clauses))
         of_kind: Counter[int] = Counter()
         for item, problem in self._inventory.slices_with_problems():
-            if problem:
-                self._devices += len(item.devices)
-                self._failed[problem] += len(item.devices)
-                continue
             kind = kinds.slice_kind(item)
             facts = self._facts.get(kind)
             if facts is None:
                 facts = self._facts[kind] = self._look(item)
                 self._models[kind] = item
+            if problem:
+                self._count_unusable(facts, problem)
+                continue
             of_kind[kind] += 1
             if facts.matching:
                 self._use(item, kind, facts)
@@ -272,6 +271,12 @@ class _Surveyor:
             for i, (owner, clause) in enumerate(self._clauses)
             if failing[i]
         )
+
+    def _count_unusable(self, facts: _Facts, problem: str) -> None:
+        """Devices of a pool that gives none: those that would match fail because of it."""
+        self._devices += len(facts.failed)
+        for reason, bad in zip(facts.failed, facts.clauses, strict=True):
+            self._failed[reason if bad or reason == UNSEEN else problem] += 1
 
     def _hint(self, number: int) -> tuple[str, tuple[str, ...]]:
         """What the devices have that fail this clause, those first that fail nothing else."""
