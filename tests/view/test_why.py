@@ -351,3 +351,70 @@ def test_a_resize_that_waits_is_part_of_the_account():
     running["status"] = {"phase": "Running", "conditions": [pending]}
     said = explain({NODES: [node("a")], PODS: [running]}, running)
     assert said.reasons == ("resize Deferred: cpu",)
+
+
+SHARES = {
+    "metadata": {"name": "shares"},
+    "spec": {
+        "driver": DRIVER,
+        "nodeName": "a",
+        "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+        "devices": [
+            {
+                "name": "n0",
+                "allowMultipleAllocations": True,
+                "capacity": {
+                    "bw": {
+                        "value": "10G",
+                        "requestPolicy": {
+                            "default": "1G",
+                            "validRange": {"min": "1G", "max": "8G", "step": "500M"},
+                        },
+                    }
+                },
+            },
+            {
+                "name": "n1",
+                "allowMultipleAllocations": True,
+                "capacity": {
+                    "bw": {
+                        "value": "10G",
+                        "requestPolicy": {"default": "1G", "validValues": ["1G", "3G"]},
+                    }
+                },
+            },
+        ],
+    },
+}
+
+
+def asking_for(name, amount, used="0"):
+    wanted = claim("c", capacity={"requests": {name: amount}})
+    held = claim("held")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "p", "device": "n0"}
+    result |= {"shareID": "s", "consumedCapacity": {"bw": used}}
+    held["status"] = {"allocation": {"devices": {"results": [result]}}}
+    documents = {
+        NODES: [node("a")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [SHARES],
+        RESOURCE_CLAIMS: [wanted, held],
+        PODS: [waiting := pod("p", claims=["c"])],
+    }
+    return explain(documents, waiting)
+
+
+def test_of_capacity_the_largest_share_is_advised_that_a_policy_and_what_is_left_allow():
+    said = asking_for("bw", "9G")
+    assert "2 devices" not in said.tightest
+    failed = said.devices[0]["failed"]
+    assert failed["capacity bw: a share is 8G at most, 9G wanted"] == 1
+    assert failed["capacity bw: a share is 3G at most, 9G wanted"] == 1
+    assert texts(said)[0] == "ask for 8G of capacity bw in request gpu"
+    # 9.6G in use leave n0 less than its least share: then n1 has most, and only in its sizes.
+    assert texts(asking_for("bw", "9G", "9600M"))[0] == "ask for 3G of capacity bw in request gpu"
+
+
+def test_a_capacity_that_no_device_has_is_named():
+    failed = asking_for("nosuch", "1").devices[0]["failed"]
+    assert failed["capacity nosuch: the device has none of that name"] == 2

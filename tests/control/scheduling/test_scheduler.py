@@ -13,6 +13,8 @@ from kubarium.api.kinds import (
     RESOURCE_SLICES,
 )
 from kubarium.control.scheduling import components
+from kubarium.control.scheduling.scheduler import Scheduler
+from kubarium.view.scheduling import read_config
 
 DRIVER = "gpu.example.com"
 
@@ -520,6 +522,31 @@ def test_a_device_that_cannot_be_made_ready_says_why_and_is_given_back(world_run
         events = [e["message"] for e in await world.find(EVENTS) if e["type"] == "Warning"]
         text = 'claim one binding failed: reason=NoLink, message="cable is out"'
         assert f"{text} (device gpu-0 reports Broken)" in events
+
+    world_run(story)
+
+
+def test_a_device_that_is_not_ready_in_the_profiles_time_is_given_back(world_run):
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("a"))
+        await world.create(DEVICE_CLASSES, device_class())
+        slow = slices("a", 1)
+        slow["spec"]["devices"][0] |= {
+            "bindingConditions": [READY],
+            "bindingFailureConditions": [BROKEN],
+        }
+        await world.create(RESOURCE_SLICES, slow)
+        args = {"name": "DynamicResources", "args": {"bindingTimeout": "30s"}}
+        config = read_config({"profiles": [{"pluginConfig": [args]}]})
+        await world.start(Scheduler(world.context, config))
+        await world.create(RESOURCE_CLAIMS, claim("one"))
+        await world.create(PODS, pod("user", claims=["one"]))
+        await world.settle(25)
+        assert not (await scheduled_condition(world, "user"))
+        await world.settle(15)
+        message = (await scheduled_condition(world, "user"))["message"]
+        assert message == "claim one binding timeout"
 
     world_run(story)
 

@@ -29,6 +29,7 @@ from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.queue import ItemKey
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.profile import Profile
 from kubarium.engine.placement.reservation import Reservation
 from kubarium.engine.plan import Placement, Preemption
 from kubarium.runtime import writes
@@ -47,9 +48,8 @@ FINALIZER = "resource.kubernetes.io/delete-protection"
 SCHEDULER_NAME = "default-scheduler"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
-# Upstream's limits for devices that must be made ready before the pod is bound (KEP-5007).
+# Upstream looks this often whether devices have been made ready (KEP-5007).
 CONDITION_POLL_S = 5.0
-CONDITION_TIMEOUT_S = 600.0
 
 # A claim that others write at the same time is read again this often before the pod backs off.
 CLAIM_ATTEMPTS = 5
@@ -99,8 +99,11 @@ class Committer:
         async with self._discarding(placement.pod):
             return await self._reserve(placement)
 
-    async def prepare(self, staged: Staged) -> None:
-        """The second: until devices are ready and volumes are bound, which may take minutes."""
+    async def prepare(self, staged: Staged, profile: Profile) -> None:
+        """The second: until devices are ready and volumes are bound, which may take minutes.
+
+        How many, the profile says.
+        """
         pod = staged.placement.pod
         async with self._discarding(pod):
             fresh = [key for key, a in staged.allocations if needs_preparation(a)]
@@ -108,9 +111,9 @@ class Committer:
             if unready:
                 self._tell_waiting(pod, staged.placement.node)
             for key in unready:
-                await self._prepared(key, pod)
+                await self._prepared(key, pod, profile.device_timeout_s)
             for key in staged.volumes:
-                await self._until_bound(key, pod)
+                await self._until_bound(key, pod, profile.volume_timeout_s)
 
     async def bind(self, staged: Staged) -> None:
         """The third: the pod gets its node."""
@@ -169,10 +172,10 @@ class Committer:
         """Whether a volume must be made or bound before the pod may be."""
         return bool(pod.volumes) and bool(waiting_claims(self._view.snapshot, pod.volumes))
 
-    async def _until_bound(self, key: Key, pod: Pod) -> None:
+    async def _until_bound(self, key: Key, pod: Pod, timeout_s: float) -> None:
         """Until the claim has its volume; upstream waits in PreBind, as long as this."""
         clock = self._context.clock
-        deadline = clock.monotonic() + CONDITION_TIMEOUT_S
+        deadline = clock.monotonic() + timeout_s
         while True:
             claim = self._volume_claims.get(key[1], key[0])
             if claim is None or self._pods.get(pod.key[1], pod.key[0]) is None:
@@ -236,13 +239,13 @@ class Committer:
             text = f"waiting for binding conditions for device on node {node}"
             self.events.event(document, "Normal", "BindingConditionsPending", text)
 
-    async def _prepared(self, key: Key, pod: Pod) -> None:
+    async def _prepared(self, key: Key, pod: Pod, timeout_s: float) -> None:
         """Until all binding conditions of the claim's devices are true in its status.
 
         Time counts from the allocation, whoever waited for it before.
         """
         clock = self._context.clock
-        deadline = clock.now() + CONDITION_TIMEOUT_S
+        deadline = clock.now() + timeout_s
         while True:
             document = self._pods.get(pod.key[1], pod.key[0])
             if document is None or document["metadata"].get("uid") != pod.uid:
@@ -252,7 +255,7 @@ class Committer:
                 _check_failures(claim)
                 if not unready_devices(claim):
                     return
-                deadline = min(deadline, _allocated_at(claim, deadline) + CONDITION_TIMEOUT_S)
+                deadline = min(deadline, _allocated_at(claim, deadline) + timeout_s)
             if clock.now() >= deadline:
                 raise DeviceNotReadyError(f"claim {key[1]} binding timeout")
             await clock.sleep(CONDITION_POLL_S)

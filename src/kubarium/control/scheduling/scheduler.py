@@ -598,7 +598,8 @@ class Scheduler:
         staged = [s for p in placements if (s := await self._step(p, committer.reserve(p)))]
         if not await self._may_start(decision, staged):
             return False
-        ready = [s for s in staged if await self._done(s, committer.prepare(s))]
+        profile = self._placer_of(decision.item).profile
+        ready = [s for s in staged if await self._done(s, committer.prepare(s, profile))]
         if not await self._may_start(decision, ready):
             return False
         bound = [s for s in ready if await self._done(s, committer.bind(s))]

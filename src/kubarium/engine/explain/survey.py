@@ -425,6 +425,14 @@ class _Surveyor:
             if wanted > left:
                 shown = f"{shown_amount(left)} left of {shown_amount(have)}"
                 return f"capacity {name}: {shown}, {shown_amount(wanted)} wanted"
+        for name, wanted in self._request.capacity or ():
+            known = capacity.published_name(device, driver, name)
+            if not known:
+                return f"capacity {name}: the device has none of that name"
+            most = capacity.most_allowed(device.capacity[known], device.capacity[known].value)
+            if most is not None and wanted > most:
+                shown = f"{shown_amount(most)} at most, {shown_amount(wanted)} wanted"
+                return f"capacity {name}: a share is {shown}"
         return "capacity: the amount asked for is not one that the device gives"
 
     def _group(self, item: Slice, device: Device) -> None:
@@ -487,7 +495,7 @@ class _Surveyor:
 
 
 def shares_left(snapshot: Snapshot, name: str) -> list[int]:
-    """The different amounts of a capacity that shared devices have left, most first."""
+    """The largest amounts of a capacity that shared devices can still give, most first."""
     ledger = snapshot.inventory.ledger
     found: dict[int, None] = {}
     for item in snapshot.inventory.slices.values():
@@ -496,9 +504,9 @@ def shares_left(snapshot: Snapshot, name: str) -> list[int]:
             if have is None:
                 continue
             used = ledger.consumed(DeviceId(item.driver, item.pool, device.name))
-            left = have.value - used.get(name, 0)
-            if isinstance(left, int) and left > 0:
-                found[left] = None
+            most = capacity.most_allowed(have, have.value - used.get(name, 0))
+            if isinstance(most, int):
+                found[most] = None
     return sorted(found, reverse=True)
 
 
