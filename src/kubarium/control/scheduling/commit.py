@@ -592,7 +592,9 @@ class Committer:
         if not scheduled:
             self.events.event(document, "Warning", "FailedScheduling", message)
         status = dict(document.get("status") or {})
-        if scheduled and status.get("phase") not in ("Scheduling", "Running", "Finished"):
+        if status.get("phase") in ("Running", "Finished", "Failed"):
+            return  # how it went on is counted from its pods (control.gangs)
+        if scheduled and status.get("phase") != "Scheduling":
             status["scheduleStartTime"] = rfc3339(self._context.clock.now())
         phase = "Scheduling" if scheduled else status.get("phase") or "Pending"
         if status.get("phase") == phase:
