@@ -571,16 +571,18 @@ def could_start(state, pods, needed, same_rack):
                 return True
         return place(index + 1, placed, rack)
 
-    def claim(keys, node, then):
+    def claim(keys, node, then, mine=()):
         if not keys:
             return then()
         key, rest = keys[0], keys[1:]
         if key in state.held:
             admits = state.held[key].scope.admits(node.name, node.labels)
-            return admits and not tainted(world, state.held[key]) and claim(rest, node, then)
+            return admits and not tainted(world, state.held[key]) and claim(rest, node, then, mine)
         if key in given:
-            return node.name in given[key] and claim(rest, node, then)
+            return node.name in given[key] and claim(rest, node, then, mine)
         for answer in ways(world, spec_of[key], node, budget):
+            if given_twice([*mine, *answer]):
+                continue
             use.change(answer, 1)
             if use.balances():
                 given[key] = {
@@ -588,7 +590,7 @@ def could_start(state, pods, needed, same_rack):
                     for n in world.nodes
                     if all(reaches(*owner_of(world, id_), n) for _, id_, _ in answer)
                 }
-                found = claim(rest, node, then)
+                found = claim(rest, node, then, (*mine, *answer))
                 del given[key]
             else:
                 found = False
@@ -598,6 +600,12 @@ def could_start(state, pods, needed, same_rack):
         return False
 
     return place(0, 0, "")
+
+
+def given_twice(picks):
+    """As upstream, a pod gets a whole device once, be it for an administrator."""
+    whole = Counter(id_ for _, id_, device in picks if not device.allow_multiple)
+    return any(count > 1 for count in whole.values())
 
 
 def tainted(world, allocation):
