@@ -88,6 +88,35 @@ def test_140729_admin_access_takes_neither_device_nor_counters():
     assert names(run(stock, spec(request()))) == [["whole"]]
 
 
+def shared_nic(name="n", **more):
+    return Device(name, {}, {"bw": Capacity(10)}, allow_multiple=True, **more)
+
+
+def monitor(name="m", **more):
+    return request(1, name=name, admin_access=True, **more)
+
+
+def test_140729_admin_access_takes_no_capacity_of_a_shared_device():
+    stock = inventory([shared_nic()])
+    full = request(1, name="r", capacity=(("bw", 10),))
+    both = [["n", "n"]]
+    assert names(run(stock, spec(monitor(), full))) == both
+    assert names(run(stock, spec(full, monitor()))) == both
+    [taken] = run(stock, spec(full))
+    stock.enter(taken)
+    assert names(run(stock, spec(monitor()))) == [["n"]]
+    assert names(run(stock, spec(monitor(mode=ALL)))) == [["n"]]
+
+
+def test_140729_who_shares_a_device_with_an_administrator_still_takes_its_counters():
+    nics = [shared_nic(n, consumes=use(3)) for n in "ab"]
+    stock = inventory(nics, counters=[gpu(4)])
+    shares = [request(1, name=f"r{i}", capacity=(("bw", 10),)) for i in range(2)]
+    assert run(stock, spec(*shares)) is None, "the counters are enough for one of them"
+    assert run(stock, spec(monitor("m0"), monitor("m1"), *shares)) is None
+    assert run(stock, spec(monitor("m", mode=ALL), *shares)) is None
+
+
 def test_140802_a_device_in_use_keeps_its_counters_when_published_without():
     stock = inventory([Device("old", consumes=use(4))], counters=[gpu(6)])
     stock.enter(held("old"))

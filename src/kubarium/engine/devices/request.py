@@ -325,15 +325,13 @@ class Checker:
         found = [c for c in self._candidates if self._matching.matches(wanted, c)]
         if not self._features.consumable_capacity:
             return found
+        return [c for c in found if self._gives_share(wanted.request, c)]
+
+    def _gives_share(self, request: Request, candidate: Candidate) -> bool:
+        """Whether the device has what the request takes; administrators take nothing."""
+        device, driver = candidate.device, candidate.id.driver
         fractional = self._features.fractional_range
-        return [
-            c
-            for c in found
-            if capacity.fits(
-                wanted.request,
-                c.device,
-                c.id.driver,
-                self._ledger.consumed(c.id),
-                fractional=fractional,
-            )
-        ]
+        taken = capacity.allowed(request, device, driver, fractional=fractional)
+        if taken is None or request.admin_access:
+            return taken is not None
+        return capacity.room_for(taken, device, self._ledger.consumed(candidate.id))
