@@ -418,3 +418,30 @@ def test_of_capacity_the_largest_share_is_advised_that_a_policy_and_what_is_left
 def test_a_capacity_that_no_device_has_is_named():
     failed = asking_for("nosuch", "1").devices[0]["failed"]
     assert failed["capacity nosuch: the device has none of that name"] == 2
+
+
+def of_scheduler(name, message="", **more):
+    waiting = pod("p", schedulerName=name, **more)
+    if message:
+        condition = {"type": "PodScheduled", "status": "False", "message": message}
+        waiting["status"] = {"conditions": [condition]}
+    return explain({NODES: [node("a")], PODS: [waiting]}, waiting)
+
+
+def test_pods_of_another_profile_have_an_account_too():
+    said = of_scheduler("packer", "0/1 nodes are available: 1 Insufficient cpu.", cpu="9")
+    assert said.summary == "0/1 nodes are available: 1 Insufficient cpu."
+    assert "request at most 4 cpu (free on node a)" in texts(said)
+
+
+def test_a_pod_that_only_its_own_profile_refuses_says_so():
+    said = of_scheduler("picky", "0/1 nodes are available: 1 node(s) did not please.")
+    assert said.summary == "0/1 nodes are available: 1 node(s) did not please."
+    assert said.reasons == (
+        "by the rules of the default profile it fits now; picky may have others",
+    )
+
+
+def test_a_scheduler_that_does_not_exist_is_named():
+    said = of_scheduler("nobody")
+    assert said.summary == "the pod asks for the scheduler nobody, which has not spoken of it"

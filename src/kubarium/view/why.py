@@ -60,6 +60,8 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
     )
 )
 
+_DEFAULT_SCHEDULER = "default-scheduler"
+
 _OWNED_BY: dict[str, tuple[Resource, ...]] = {
     "Deployment": (REPLICA_SETS,),
     "JobSet": (JOBS,),
@@ -149,9 +151,10 @@ class _Why:
         if preparing := self._preparing(pod):
             text = "the pod has its devices and is bound once they are ready"
             return Explanation(title, "Pending", text, preparing)
-        name = spec.get("schedulerName", "default-scheduler")
-        if name not in ("", "default-scheduler"):
-            return Explanation(title, "Pending", f"the pod asks for the scheduler {name}")
+        name = spec.get("schedulerName") or _DEFAULT_SCHEDULER
+        if name != _DEFAULT_SCHEDULER and not _refusal(pod):
+            text = f"the pod asks for the scheduler {name}, which has not spoken of it"
+            return Explanation(title, "Pending", text)
         group = gang_key(pod)
         if group is not None:
             return self._in_group(pod, group)
@@ -199,7 +202,11 @@ class _Why:
         if missing:
             return Explanation(title, "Pending", missing)
         explainer = Explainer(placer)
+        name = pod["spec"].get("schedulerName") or _DEFAULT_SCHEDULER
         if explainer.fits(subject):
+            if name != _DEFAULT_SCHEDULER:
+                line = f"by the rules of the default profile it fits now; {name} may have others"
+                return Explanation(title, "Pending", _refusal(pod), (line,))
             text = "the pod fits now; the scheduler has not placed it yet"
             return Explanation(title, "Pending", text)
         verdict = placer.account(subject.pods[0])
@@ -442,6 +449,14 @@ def _title(document: Document) -> str:
     namespace = metadata.get("namespace", "")
     name = f"{namespace}/{metadata['name']}" if namespace else metadata["name"]
     return f"{document.get('kind', 'object').lower()} {name}"
+
+
+def _refusal(pod: Document) -> str:
+    """What a scheduler has said of a pod for which it found no node; "" if none has."""
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message") or condition.get("reason") or "")
+    return ""
 
 
 def _users_of(claim: Document) -> Iterable[Document]:
