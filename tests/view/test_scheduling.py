@@ -282,3 +282,12 @@ def test_how_long_a_pod_waits_for_devices_and_volumes_is_read():
     assert (profile.device_timeout_s, profile.volume_timeout_s) == (90.0, 20.0)
     [profile] = read("profiles: [{}]").profiles
     assert (profile.device_timeout_s, profile.volume_timeout_s) == (600.0, 600.0)
+
+
+def test_a_plugin_that_is_enabled_twice_at_one_point_is_named():
+    twice = "[{name: ImageLocality}, {name: NodeAffinity}, {name: ImageLocality, weight: 3}]"
+    with pytest.raises(SchedulerConfigError) as caught:
+        read(f"profiles: [{{plugins: {{score: {{enabled: {twice}}}}}}}]")
+    assert str(caught.value) == (
+        "profiles[0].plugins.score.enabled[2].name: ImageLocality is enabled here already"
+    )
