@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-torch test-long test-clients lint bench validate setup clean
+.PHONY: demo test test-torch test-long test-clients lint bench validate setup compiled clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,9 +21,14 @@ $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
-setup: $(VENV)/.dev
+setup: $(VENV)/.dev compiled
 
-demo: $(VENV)/.base
+# Byte code once, for all processes that follow: where Python may not write it by itself
+# (PYTHONDONTWRITEBYTECODE, as in many images), each `kubarium up` would compile 300 files anew.
+compiled: $(VENV)/.base
+	@$(BIN)/python -m compileall -q src
+
+demo: $(VENV)/.base compiled
 	$(BIN)/kubarium demo
 
 lint: $(VENV)/.dev
@@ -32,13 +37,13 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev compiled
 	$(BIN)/pytest -n 2
 
 # Frameworks that nodes run: their CPU wheels take 0.8 GB and half a minute. Where they cannot be
 # installed, the reason is printed and the tests that need them skip, each saying so.
 FRAMEWORKS ?= torch==2.13.0 jax==0.7.2
-test-torch: $(VENV)/.dev
+test-torch: $(VENV)/.dev compiled
 	@for what in $(FRAMEWORKS); do \
 	  timeout 900 $(BIN)/pip install --quiet --disable-pip-version-check "$$what" \
 	    || echo "make test-torch: $$what cannot be installed (see above); its tests skip"; \
@@ -46,13 +51,13 @@ test-torch: $(VENV)/.dev
 	@du -sh $(VENV) | sed 's/^/with frameworks: /'
 	$(BIN)/pytest -n 2 -m "torch or jax" -rs --timeout 400
 
-test-long: $(VENV)/.dev
+test-long: $(VENV)/.dev compiled
 	$(BIN)/pytest -n 2 -m "long" --timeout 900
 
-test-clients: $(VENV)/.dev
+test-clients: $(VENV)/.dev compiled
 	$(BIN)/pytest -m "kubectl" --timeout 600
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev compiled
 	$(BIN)/python bench/run.py
 
 clean:

@@ -274,11 +274,17 @@ def mixed_gang(size: int = 999) -> Prepared:
     return lambda: decide(placer, [QueueItem(pods, gang)]), size
 
 
-def _mixed(nodes: int, racks: int, kinds: dict[PodShape, int], topology: str = "") -> Prepared:
-    """One gang of several kinds of pods for which there is no room."""
+def _mixed(
+    nodes: int, racks: int, kinds: dict[PodShape, int], topology: str = "", uneven: int = 0
+) -> Prepared:
+    """One gang of several kinds of pods for which there is no room.
+
+    Nodes are of three makes in each rack; those of the next rack have ``uneven`` milli-cpu more.
+    """
     snapshot = Snapshot()
     for number in range(nodes):
-        snapshot.set_node(node(number, cpu=4000 + 10 * (number // racks % 3), racks=racks))
+        cpu = 4000 + 10 * (number // racks % 3) + uneven * (number % racks)
+        snapshot.set_node(node(number, cpu=cpu, racks=racks))
     placer = Placer(snapshot)
     size = sum(kinds.values())
     gang = Gang(("bench", "mixed"), size, topology)
@@ -294,14 +300,25 @@ def mixed_verdict() -> Prepared:
     return _mixed(90 * 54, 90, {shape(cpu=1400): 120, shape(cpu=1200): 40}, RACK)
 
 
-def mixed_undecided() -> Prepared:
-    """160 pods in one of 10 racks, for which every arrangement is tried until the budget is spent.
+def mixed_beside() -> Prepared:
+    """160 pods in one of 10 racks: what stands in the way is which sizes fit beside which.
 
     Beside the large pod that a node takes there is room for one small one; a node without it takes
     three, so that no bound by size rules the gang out; and nodes of three makes hide that it is so.
     """
     kinds = {shape(cpu=2080): 60, shape(cpu=1010): 50, shape(cpu=1040): 50}
     return _mixed(600, 10, kinds, RACK)
+
+
+def mixed_undecided() -> Prepared:
+    """195 pods of seven sizes in one of 10 racks, of which no two have the same nodes.
+
+    Three pods fill a node, hardly ever to the brim: their sum is 97 % of a rack. Neither sizes nor
+    sums rule the gang out, and arrangements are tried until the budget is spent.
+    """
+    sizes = (830, 910, 1070, 1190, 1310, 1530, 1730)
+    kinds = {shape(cpu=size): 27 + (at < 6) for at, size in enumerate(sizes)}
+    return _mixed(600, 10, kinds, RACK, uneven=7)
 
 
 def composites(
@@ -684,6 +701,7 @@ TIMES = (
     Row("one gang of 1,000 with a device each", dra_gang, "500 nodes of 8 devices"),
     Row("verdict on a gang that does not fit", gang_verdict, "aim: < 100 ms", 0),
     Row("verdict on a mixed gang of 160, 90 racks", mixed_verdict, "aim: < 100 ms", 0),
+    Row("verdict on a mixed gang of 160, 10 racks", mixed_beside, "aim: < 100 ms", 0),
     Row("verdict on a mixed gang, undecided", mixed_undecided, "5,000 placements tried", 0),
     Row("verdict on a composite that does not fit", composite_verdict, "aim: < 100 ms", 0),
     Row("infeasible matchAttribute", match_attribute, "aim: < 1 s (kubernetes#131730)", 0),

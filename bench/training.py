@@ -243,6 +243,8 @@ def _reasons(world: Gang) -> set[str]:
 
 def bench_training(report: Rows, trials: int = TRIALS) -> None:
     """All rows."""
+    # Also where the bench runs in the background, with SIGINT ignored, `kubarium chaos` gets it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with gang(**{"kubarium.dev/hang-timeout": "30s"}) as world:
         report.add("training", "submit to first step, 15 ranks", [world.until_steps()], "s", "cold")
         memory = sum(process.memory_full_info().uss for process in world.ranks().values()) / 1e9

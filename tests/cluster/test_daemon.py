@@ -24,3 +24,36 @@ def test_an_interrupted_foreground_server_takes_its_context_along(tmp_path):
         assert server.wait(20) == 0
     assert yaml.safe_load(config.read_text())["contexts"] == []
     assert not StateDirectory("kubarium", tmp_path).record.exists()
+
+
+GRACEFUL = """
+apiVersion: kubarium.dev/v1alpha1
+kind: Cluster
+spec:
+  nodePools:
+  - {name: node, count: 1, runtime: simulated, kubelet: {shutdownGracePeriod: 60s}}
+"""
+
+
+def test_ctrl_c_lets_nodes_shut_down_and_another_one_does_not_wait_for_it(tmp_path):
+    """A simulated pod heeds SIGTERM at once, so that the first ends by itself; one that is told
+    again ends no matter what."""
+    (tmp_path / "cluster.yaml").write_text(GRACEFUL)
+    environment = os.environ | {
+        "KUBARIUM_HOME": str(tmp_path),
+        "KUBECONFIG": str(tmp_path / "config"),
+    }
+    described = str(tmp_path / "cluster.yaml")
+    command = [sys.executable, "-m", "kubarium.cli.main", "up", "-f", described]
+    for more in (0, 1):
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None
+        with server.stdout:
+            while "Ctrl-C stops it" not in server.stdout.readline():
+                continue
+            server.send_signal(signal.SIGINT)
+            assert "pods have up to 62 s; Ctrl-C again" in server.stdout.readline()
+            for _ in range(more):
+                server.send_signal(signal.SIGINT)
+            assert server.wait(20) == 0
+        assert not StateDirectory("kubarium", tmp_path).record.exists()

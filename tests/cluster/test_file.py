@@ -4,6 +4,8 @@ import pytest
 
 from kubarium.base.errors import ConfigError
 from kubarium.cluster.file import NodePool, read_cluster_file
+from kubarium.cluster.nodes import node_configs
+from kubarium.node.config import ImageConfig
 
 GOOD = """\
 apiVersion: kubarium.dev/v1alpha1
@@ -145,3 +147,31 @@ def test_a_wrong_scheduler_profile_is_shown_by_line(tmp_path):
         caught.value
     )
     assert "NodeFoo" in str(caught.value)
+
+
+IMAGES = """  images:
+    team/solver: {like: mpioperator/openmpi, env: {OMP_NUM_THREADS: "1"}, cmd: [solve]}
+    team/plain: {cmd: [sh]}
+"""
+
+
+def test_an_image_can_be_like_a_built_in_one_but_for_what_is_said(tmp_path):
+    names = "/etc/passwd", "/home/mpiuser/.sshd_config"
+    [config] = node_configs(read_cluster_file(write(tmp_path, GOOD + IMAGES)), None, "", 0, "")
+    solver, plain = config.images
+    assert (solver.name, solver.cmd) == ("team/solver", ("solve",))
+    assert solver.env == {"HOME": "/home/mpiuser", "OMP_NUM_THREADS": "1"}
+    assert set(names) <= set(solver.files)
+    assert ("sshd", "openssh-server") in solver.programs
+    assert plain == ImageConfig("team/plain", cmd=("sh",))
+
+
+def test_an_image_like_no_built_in_one_is_shown_by_line(tmp_path):
+    text = GOOD + IMAGES.replace("openmpi,", "openmp,")
+    with pytest.raises(ConfigError) as caught:
+        read_cluster_file(write(tmp_path, text))
+    line = 1 + text[: text.index("team/solver")].count("\n")
+    assert str(caught.value).endswith(
+        f"cluster.yaml:{line}: spec.images.team/solver.like: there is no built-in image "
+        "'mpioperator/openmp'; did you mean mpioperator/openmpi?"
+    )

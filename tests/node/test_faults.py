@@ -168,3 +168,25 @@ def test_a_delay_is_healed_while_nothing_of_the_pod_runs():
         assert pods.held is None
 
     asyncio.run(story())
+
+
+def test_an_order_that_is_given_once_more_is_not_carried_out_again():
+    async def story():
+        killed, tasks = [], []
+
+        class Pods(OnePod):
+            async def signal_all(self, uid, name, number):
+                killed.append(name)
+
+        actor = FaultActor(
+            SimpleNamespace(now=lambda: 0.0), Pods(), tasks.append, lambda *said: None
+        )
+        for at, number in ((1, 0), (2, 0), (3, 1)):
+            given = json.dumps({"ident": f"uid/{number}", "action": "Kill", "at": at})
+            annotations = {"fault.kubarium.dev/uid": given}
+            actor.look({"metadata": {"uid": "pod", "annotations": annotations}})
+        for task in tasks:
+            await task
+        assert killed == ["main", "main"], "one for each injection"
+
+    asyncio.run(story())

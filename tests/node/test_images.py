@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from kubarium.node.config import ImageConfig
 from kubarium.node.environment import ConfigProblem, command_line, expand
-from kubarium.node.images import ImageCatalogue, InvalidImageName, UnknownImage, repository_of
+from kubarium.node.images import (
+    DEFAULT_PATH,
+    ImageCatalogue,
+    InvalidImageName,
+    UnknownImage,
+    repository_of,
+)
+from kubarium.node.oci.users import Accounts
 
 
 @pytest.mark.parametrize(
@@ -111,12 +118,55 @@ def test_images_for_mpi_say_all_that_is_missing_and_what_needs_none_of_it(framew
     with pytest.raises(UnknownImage) as caught:
         ImageCatalogue().resolve(reference)
     assert f"pip install {framework}" in str(caught.value)
-    assert "this machine has no mpirun and no sshd; neither is needed by" in str(caught.value)
+    assert (
+        "this machine has no mpirun, no ssh and no sshd (apt-get install openmpi-bin "
+        "openssh-client openssh-server); neither is needed by"
+    ) in str(caught.value)
     monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
     with pytest.raises(UnknownImage, match="an SSH server set up as in it; neither is needed"):
         ImageCatalogue().resolve(reference)
     monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: object())
-    assert ImageCatalogue().resolve(reference).cmd == ("python3",)
+    assert ImageCatalogue().resolve(reference).modules == (framework,)
+
+
+@pytest.mark.parametrize(
+    ("image", "rest"),
+    [
+        ("mpioperator/openmpi:v0.8.2", "in the cluster file"),
+        ("ghcr.io/kubeflow/trainer/deepspeed-runtime", "neither is needed by the runtime torch-"),
+    ],
+)
+def test_an_image_without_its_programs_says_what_to_install(image, rest, monkeypatch):
+    monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: object())
+    there = {"mpirun": "/usr/bin/mpirun", "ssh": "/usr/bin/ssh"}
+    monkeypatch.setattr("shutil.which", lambda name, path: there.get(name))
+    with pytest.raises(UnknownImage, match=rest) as caught:
+        ImageCatalogue().resolve(image)
+    assert "which has no sshd (apt-get install openssh-server) in /usr/local/sbin" in str(
+        caught.value
+    )
+
+
+def test_images_for_mpi_have_accounts_and_settings_of_their_own(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
+    image = ImageCatalogue().resolve("mpioperator/openmpi")
+    user = Accounts(image.files["/etc/passwd"], image.files["/etc/group"]).of_number(1000)
+    assert (user.gid, user.home) == (1000, "/home/mpiuser")
+    assert image.env["HOME"] == user.home
+    assert user.home in image.folders
+    server = image.files["/home/mpiuser/.sshd_config"].splitlines()
+    assert {"Port 2222", "ListenAddress $(POD_IP)", "StrictModes no"} <= set(server)
+    # Ranks that the server starts find the Python that others do.
+    path = ":".join((*image.path, DEFAULT_PATH))
+    assert f"SetEnv PATH={path}" in server
+
+
+def test_mlx_finds_open_mpi_without_the_package_for_compilers(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
+    monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: object())
+    image = ImageCatalogue().resolve("ghcr.io/kubeflow/trainer/mlx-runtime")
+    assert image.env["MLX_MPI_LIBNAME"] == "libmpi.so.40"
+    assert " MLX_MPI_LIBNAME=libmpi.so.40\n" in image.files["/home/mpiuser/.sshd_config"]
 
 
 def test_the_cluster_file_can_map_them_all_the_same():

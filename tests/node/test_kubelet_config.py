@@ -9,11 +9,13 @@ from kubarium.cluster.file import read_cluster_file
 from kubarium.node.kubelet_config import (
     CRITICAL_PRIORITY,
     FieldError,
+    ImageCollection,
     ShutdownGroup,
     Threshold,
     is_critical,
     read_amount,
     read_kubelet_config,
+    strictest,
 )
 
 
@@ -39,8 +41,10 @@ def test_thresholds_come_with_grace_and_reclaim():
             "evictionMaxPodGracePeriod": 20,
             "evictionPressureTransitionPeriod": "30s",
             "podPidsLimit": -1,
+            "allowedUnsafeSysctls": ["net.core.*"],
         }
     )
+    assert config.unsafe_sysctls == ("net.core.*",)
     reclaim = read_amount("500Mi")
     assert config.thresholds == (
         Threshold("memory.available", read_amount("5%"), 0.0, reclaim),
@@ -154,3 +158,40 @@ def test_critical_pods_are_static_ones_and_those_of_system_priority():
     assert is_critical({"metadata": {}, "spec": {"priority": 2_000_000_000}})
     source = {"annotations": {"kubernetes.io/config.source": "file"}}
     assert is_critical({"metadata": source, "spec": {}})
+
+
+def test_when_images_go_is_as_kubelet_has_it_and_its_fields_are_heeded():
+    assert read_kubelet_config({}).images == ImageCollection(85, 80, 120.0, 0.0)
+    given = {
+        "imageGCHighThresholdPercent": 70,
+        "imageGCLowThresholdPercent": 50,
+        "imageMinimumGCAge": "5m",
+        "imageMaximumGCAge": "24h",
+    }
+    found = read_kubelet_config(given).images
+    assert found == ImageCollection(70, 50, 300.0, 86400.0)
+    shared = strictest([found, ImageCollection(), ImageCollection(90, 40, 10.0)])
+    assert shared == ImageCollection(70, 40, 10.0, 86400.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "text"),
+    [
+        (
+            {"imageGCHighThresholdPercent": 70},
+            "imageGCHighThresholdPercent",
+            "80 (low) must be less than 70 (high)",
+        ),
+        (
+            {"imageGCLowThresholdPercent": 85},
+            "imageGCLowThresholdPercent",
+            "85 (low) must be less than 85 (high)",
+        ),
+        ({"imageMaximumGCAge": "2m"}, "imageMaximumGCAge", "must be more than imageMinimumGCAge"),
+        ({"imageMinimumGCAge": "soon"}, "imageMinimumGCAge", "cannot read 'soon'"),
+    ],
+)
+def test_image_collection_that_cannot_be_is_named(given, field, text):
+    with pytest.raises(FieldError, match=re.escape(text)) as found:
+        read_kubelet_config(given)
+    assert found.value.path == (field,)

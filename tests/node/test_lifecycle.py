@@ -572,6 +572,83 @@ def test_active_deadline_fails_the_pod():
     assert status["message"] == ("Pod was active on the node longer than the specified deadline")
 
 
+def test_a_container_stays_ready_while_it_is_being_stopped_until_its_probe_says_otherwise():
+    entry = {
+        "name": "main",
+        "readinessProbe": probe(periodSeconds=2, failureThreshold=1),
+        "livenessProbe": probe(periodSeconds=1),
+    }
+    shell = running(pod_of(entry))
+    shell.tell(ev.PodSynced(deleted(shell.pod, 30)))
+    assert shell.conditions()["Ready"]["status"] == "True", "so that endpoints are still serving"
+    shell.wait(2)
+    assert [probe.kind for probe in shell.open] == ["readinessProbe"], "liveness is asked no more"
+    shell.answer(shell.open[0], good=False)
+    assert shell.conditions()["Ready"]["status"] == "False"
+    assert shell.phase == "Running"
+
+
+def test_a_pod_without_probes_is_ready_until_its_containers_have_ended():
+    shell = running(pod_of())
+    shell.tell(ev.PodSynced(deleted(shell.pod, 30)))
+    assert shell.state()["ready"]
+    shell.exit("main", 143, 15)
+    assert not shell.state()["ready"]
+
+
+# Hooks -----------------------------------------------------------------------------------------
+
+
+POST_START = {"name": "main", "lifecycle": {"postStart": {"exec": {"command": ["x"]}}}}
+
+
+def until_hook(pod):
+    """A pod whose first container runs its postStart hook."""
+    shell = Shell(pod)
+    while not any(isinstance(asked, ev.RunHook) for asked in shell.open):
+        shell.answer(shell.open[0])
+    return shell
+
+
+def test_a_container_is_not_running_before_its_post_start_hook_has_ended():
+    entry = POST_START | {"livenessProbe": probe(periodSeconds=1)}
+    shell = until_hook(pod_of(entry))
+    shell.wait(5)
+    assert shell.state()["state"] == {"waiting": {"reason": "ContainerCreating"}}
+    assert (shell.state()["ready"], shell.state()["started"], shell.phase) == (
+        False,
+        False,
+        "Pending",
+    )
+    assert [type(asked) for asked in shell.open] == [ev.RunHook], "no probe before"
+    shell.answer(shell.open[0])
+    assert "running" in shell.state()["state"]
+    assert (shell.state()["started"], shell.phase) == (True, "Running")
+    assert [asked.kind for asked in shell.open] == ["livenessProbe"]
+
+
+def test_containers_start_one_after_the_other_where_one_has_a_post_start_hook():
+    shell = until_hook(pod_of(POST_START, {"name": "second"}))
+    assert list(shell.starts) == ["main"]
+    shell.answer_all()
+    assert list(shell.starts) == ["main", "second"]
+
+
+def test_an_init_container_waits_for_the_hook_of_the_sidecar_before_it():
+    side = POST_START | {"name": "side", "restartPolicy": "Always"}
+    shell = until_hook(pod_of(init=(side, {"name": "init"})))
+    assert list(shell.starts) == ["side"]
+    shell.answer(shell.open[0])
+    assert list(shell.starts) == ["side", "init"]
+
+
+def test_a_failed_post_start_hook_ends_the_container():
+    shell = until_hook(pod_of(POST_START))
+    shell.answer(shell.open[0], good=False)
+    assert ("Killing", "FailedPostStartHook") in shell.records
+    assert [signal for _, _, signal in shell.signals] == ["SIGTERM"]
+
+
 # Images and configuration ----------------------------------------------------------------------
 
 
@@ -672,6 +749,21 @@ def test_a_startup_probe_holds_back_the_others():
     assert shell.state()["started"]
 
 
+def test_a_probe_that_cannot_be_made_is_thrown_away():
+    entry = {
+        "name": "main",
+        "livenessProbe": probe(periodSeconds=1, failureThreshold=1),
+        "readinessProbe": probe(periodSeconds=1, failureThreshold=1),
+    }
+    shell = running(pod_of(entry))
+    for kind in ("livenessProbe", "readinessProbe"):
+        shell.tell(ev.ProbeFinished("main", 0, kind, "error", "couldn't find port: web"))
+    assert ("Unhealthy", "Liveness probe errored: couldn't find port: web") in shell.records
+    assert (shell.signals, shell.state()["ready"]) == ([], True)
+    shell.wait(1)
+    assert {asked.kind for asked in shell.open} == {"livenessProbe", "readinessProbe"}
+
+
 # Restarted agent, quality of service -----------------------------------------------------------
 
 
@@ -682,6 +774,31 @@ def test_a_pod_that_had_ended_is_not_run_again():
     assert shell.phase == "Succeeded"
     shell.tell(ev.PodSynced(deleted(pod)))
     assert shell.deletes == 1
+
+
+def test_what_is_known_of_a_pod_that_had_ended_stands():
+    pod = interrupted(
+        pod_of(policy="Never"),
+        state={"terminated": {"exitCode": 3, "reason": "Error", "containerID": "kubarium://x"}},
+    )
+    condition = {"type": "Ready", "status": "False", "reason": "PodFailed"}
+    pod["status"] |= {"phase": "Failed", "reason": "Evicted", "conditions": [condition]}
+    shell = Shell(pod)
+    status = pod_status(shell.machine, "127.0.0.9", shell.now)
+    assert status == pod["status"] | {"observedGeneration": 1}
+
+
+def test_no_container_of_an_ended_pod_waits():
+    side = {"name": "side", "restartPolicy": "Always"}
+    shell = running(pod_of(init=(side,), policy="Never"))
+    for _ in range(2):
+        shell.exit("side", 5)
+        shell.answer_all()
+    assert shell.state("side")["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    shell.exit("main", 0)
+    shell.answer_all()
+    assert (shell.phase, shell.state("side")["restartCount"]) == ("Succeeded", 1)
+    assert shell.state("side")["state"]["terminated"]["exitCode"] == 5
 
 
 def interrupted(pod, **entry):
@@ -775,3 +892,42 @@ def test_states_and_table_agree():
         "stopping",
         "exited",
     }
+
+
+GROWS = {"kubarium.dev/oom-policy": "grow", "kubarium.dev/oom-ceiling": "300Mi"}
+LIMITED = {"name": "main", "resources": {"limits": {"memory": "100Mi"}}}
+
+
+def killed_for_memory(annotations):
+    """A pod that runs, whose container the kernel has just killed at its limit."""
+    pod = pod_of(LIMITED)
+    pod["metadata"]["annotations"] = annotations
+    shell = Shell(pod)
+    shell.answer_all()
+    shell.wait(1)
+    shell.tell(ev.ConditionNoted("memory.kubarium.dev/main", "Killed", "was killed"))
+    del shell.alive["main", 0]
+    shell.tell(ev.ContainerExited("main", 0, 137, 9, oom_killed=True))
+    return shell
+
+
+def test_what_was_killed_for_its_memory_begins_anew_with_the_limit_that_it_was_promised():
+    shell = killed_for_memory(GROWS)
+    shell.wait(1)
+    assert len(shell.starts["main"]) == 1
+    more = {"main": {"limits": {"memory": "150Mi"}}}
+    shell.tell(ev.Resized(more, more, ()))
+    assert len(shell.starts["main"]) == 2
+    assert shell.machine.allocated == more
+
+
+def test_a_promise_that_is_not_kept_is_not_waited_for_long():
+    shell = killed_for_memory(GROWS)
+    killed_at = shell.now
+    shell.wait(6)
+    assert shell.starts["main"][1] == killed_at + 5
+
+
+def test_without_the_promise_of_more_memory_nothing_waits():
+    for given_by_pod in ({}, {**GROWS, "kubarium.dev/oom-ceiling": "100Mi"}):
+        assert len(killed_for_memory(given_by_pod).starts["main"]) == 2

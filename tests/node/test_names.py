@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from kubarium.base.errors import KubariumError
 from kubarium.node.network.addresses import AddressPool
 from kubarium.node.network.hosts import write_in_place
-from kubarium.node.network.names import NameSources, namespace_lines, own_lines, pod_hostname
+from kubarium.node.network.names import (
+    HostnameTooLong,
+    NameSources,
+    kernel_hostname,
+    namespace_lines,
+    own_lines,
+    pod_hostname,
+)
 
 
 def pod(name, ip, namespace="ns", ready=True, phase="Running", **spec):
@@ -91,6 +98,18 @@ def test_a_pods_own_lines():
     assert "10.0.0.1\tdb db.local\n" in text
     text = own_lines(PODS[0], "127.64.0.1", "cluster.local")
     assert "127.64.0.1\tjs-w-0-0.js.ns.svc.cluster.local js-w-0-0\n" in text
+
+
+def test_hostname_is_the_full_name_where_it_is_asked_for_and_the_nodes_in_its_network():
+    spec = {"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": True}
+    pod = {"metadata": {"name": "p", "namespace": "ns"}, "spec": spec}
+    assert kernel_hostname(pod, "cluster.local") == "h.s.ns.svc.cluster.local"
+    assert kernel_hostname(pod | {"spec": spec | {"setHostnameAsFQDN": False}}, "x") == "h"
+    assert kernel_hostname(pod | {"spec": {"setHostnameAsFQDN": True}}, "x") == "p"
+    of_node = {"hostNetwork": True, "nodeName": "node-7"}
+    assert kernel_hostname(pod | {"spec": spec | of_node}, "x") == "node-7"
+    with pytest.raises(HostnameTooLong, match=r"64 characters is the max, 72 characters"):
+        kernel_hostname(pod | {"spec": spec | {"hostname": "h" * 49}}, "cluster.local")
 
 
 def test_hostnames_are_cut_to_what_a_hostname_may_be():

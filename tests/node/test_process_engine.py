@@ -88,6 +88,8 @@ def test_a_program_that_cannot_be_run_is_an_error_not_an_exit():
         async with bench() as b:
             with pytest.raises(StartError, match=r'exec: "nope": executable file not found'):
                 await b.start("a", "nope")
+            with pytest.raises(StartError, match=r'exec: "echo": argument list too long'):
+                await b.start("long", "echo", "x" * 200_000)
             with pytest.raises(StartError, match="no sandbox other"):
                 await b.start("b", "true", sandbox="other")
             assert b.exits == {}

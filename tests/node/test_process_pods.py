@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -601,12 +602,15 @@ def test_what_cannot_be_applied_is_an_event():
 def test_probes_and_hooks_run_inside_the_container():
     async def main():
         async with process_world() as world:
-            ready = {"exec": {"command": ["test", "-e", "/tmp/up"]}, "periodSeconds": 1}
+            both = ["sh", "-c", "test -e /tmp/up && test -e /tmp/late"]
+            ready = {"exec": {"command": both}, "periodSeconds": 1}
             hook = {"postStart": {"exec": {"command": ["sh", "-c", "sleep 0.3; touch /tmp/up"]}}}
             entry = {"readinessProbe": ready, "lifecycle": hook}
             if not isolated(world):
                 entry = {"readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}}
-            await world.pod("p", "sleep 100", container=entry)
+            late = "while ! test -e /tmp/up; do sleep 0.1; done; sleep 0.7; touch /tmp/late; "
+            late = late if isolated(world) else ""
+            await world.pod("p", late + "sleep 100", container=entry)
 
             async def is_ready():
                 pod = await world.get("p")
@@ -694,5 +698,38 @@ def test_the_status_says_what_a_kubelet_says():
             reasons = [reason for reason, _ in await world.events("p")]
             assert reasons[:3] == ["Pulled", "Created", "Started"]
             json.dumps(status)
+
+    asyncio.run(main())
+
+
+LISTEN = (
+    'exec python3 -u -c "import socket, time; s = socket.socket(); '
+    "s.bind(('{address}', {port})); s.listen(); print('up'); time.sleep(100)\""
+)
+
+
+def test_a_port_that_another_pod_has_is_reported_as_what_it_is():
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+
+    async def main():
+        async with process_world(isolation.PLAIN) as world:
+            await world.pod("first", LISTEN.format(address="", port=port))
+            await world.phase("first", "Running")
+
+            async def is_up():
+                return "up" in await world.log("first")
+
+            await world.until(is_up, "the first listens")
+            await world.pod("second", LISTEN.format(address="", port=port))
+            await world.phase("second", "Failed")
+            text = await world.event("second", "PortInUse")
+            assert f"{port} by container main of pod default/first" in text
+            own = (await world.get("second"))["status"]["podIP"]
+            assert f"listen on the pod's own address, {own} " in text
+            await world.pod("third", "echo no such thing; exit 1")
+            await world.phase("third", "Failed")
+            assert not [reason for reason, _ in await world.events() if reason == "PortInUse"][1:]
 
     asyncio.run(main())

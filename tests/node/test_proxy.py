@@ -47,6 +47,17 @@ def test_backends_are_ready_endpoints_of_the_port():
     assert service_backends(service(80, "None"), slices) == {}
 
 
+def test_endpoints_that_end_but_still_serve_are_taken_where_nothing_else_is_ready():
+    ending = endpoint_slice(8080, "127.64.0.1", "127.64.0.2", ready=False)
+    conditions = [endpoint["conditions"] for endpoint in ending["endpoints"]]
+    conditions[0] |= {"serving": True, "terminating": True}
+    conditions[1] |= {"serving": False, "terminating": True}
+    at = ("127.96.7.7", 80)
+    assert service_backends(service(80), [ending]) == {at: [("127.64.0.1", 8080)]}
+    ready = endpoint_slice(8080, "127.64.0.3")
+    assert service_backends(service(80), [ending, ready]) == {at: [("127.64.0.3", 8080)]}
+
+
 async def echo_server(address, name):
     async def serve(reader, writer):
         data = await reader.read()

@@ -252,6 +252,25 @@ def test_init_containers_that_are_done_stay_done():
     assert "main" in shell.starts
 
 
+def test_a_hook_that_an_agents_end_interrupted_is_over():
+    hooked = {
+        "name": "main",
+        "lifecycle": {"postStart": {"exec": {"command": ["x"]}}},
+        "livenessProbe": {"exec": {"command": ["x"]}, "periodSeconds": 5},
+    }
+    shell = Mortal(pod_of(hooked, {"name": "second"}))
+    while not shell.alive:
+        shell.answer(shell.open[0])
+    assert "waiting" in shell.state()["state"]
+    shell.killed()
+    assert "running" in shell.state()["state"], "postStart is not run twice"
+    assert not [asked for asked in shell.open if isinstance(asked, ev.RunHook)]
+    shell.answer_all()
+    assert list(shell.starts) == ["main", "second"]
+    shell.wait(5)
+    assert [asked.kind for asked in shell.open] == ["livenessProbe"]
+
+
 def test_a_stop_that_was_under_way_keeps_its_deadline_and_its_hook():
     hooked = {"name": "main", "lifecycle": {"preStop": {"exec": {"command": ["x"]}}}}
     shell = up(pod_of(hooked))

@@ -198,11 +198,31 @@ def test_what_cannot_be_had_is_an_event(level):
                 "p",
                 "true",
                 container={"securityContext": context},
-                securityContext={"sysctls": [{"name": "kernel.msgmax", "value": "1"}]},
+                securityContext={"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]},
             )
             await world.phase("p", "Succeeded")
             text = await world.event("p", "SecurityContextNotApplied")
-            for part in ("strict.json", "SELinux options", "kernel.msgmax"):
+            for part in ("strict.json", "SELinux options", "kernel.shm_rmid_forced"):
                 assert part in text
+            if level == isolation.PLAIN:
+                return  # where all share the machine's, there is nothing to share
+            await world.pod("q", "true", hostPID=True, hostIPC=True, hostUsers=False)
+            text = await world.event("q", "SecurityContextNotApplied")
+            assert "hostPID; hostIPC" in text
+            assert ("hostUsers" in text) == (level == isolation.ROOT)
+
+    asyncio.run(main())
+
+
+def test_unsafe_settings_of_the_kernel_are_refused(level):
+    async def main():
+        async with process_world(level) as world:
+            asked = [{"name": "kernel.msgmax", "value": "1"}]
+            await world.pod("p", "true", securityContext={"sysctls": asked})
+            status = (await world.phase("p", "Failed"))["status"]
+            assert status["reason"] == "SysctlForbidden"
+            assert status["message"] == (
+                'Pod was rejected: forbidden sysctl: "kernel.msgmax" not allowlisted'
+            )
 
     asyncio.run(main())

@@ -199,3 +199,17 @@ def test_timers_fire_in_order_of_time_and_asking(delays):
         return fired
 
     assert virtual.run(main()) == sorted((delay, number) for number, delay in enumerate(delays))
+
+
+def test_simulated_pods_use_what_their_annotations_say():
+    async def main():
+        async with simulated() as world:
+            usage = {"kubarium.dev/cpu-usage": "250m", "kubarium.dev/memory-usage": "1Gi"}
+            await world.pod("busy", "sleep 1000", annotations=usage)
+            await world.pod("bad", "sleep 1000", annotations={"kubarium.dev/cpu-usage": "much"})
+            await asyncio.sleep(5)
+            found = {use.name: use.whole for use in await world.agent.usage()}
+            assert (found["busy"].cpu_nano, found["busy"].memory) == (250_000_000, 1 << 30)
+            assert found["bad"].cpu_nano == 0
+
+    virtual.run(main())

@@ -80,6 +80,24 @@ def test_repeats_are_counted_on_one_event(story_run):
     story_run(story)
 
 
+def test_parts_of_an_object_are_counted_apart_and_the_host_is_named(story_run):
+    async def story(context, _):
+        recorder = EventRecorder(context, "kubelet", lambda pod: "node-1")
+        for part in ("spec.containers{a}", "spec.containers{b}", "spec.containers{b}"):
+            recorder.event(POD, "Normal", "Pulled", "it is there", field_path=part)
+        await recorder.flush()
+        found = sorted(
+            (event["involvedObject"]["fieldPath"], event["count"])
+            for event in await events(context)
+        )
+        assert found == [("spec.containers{a}", 1), ("spec.containers{b}", 2)]
+        [event, _] = await events(context)
+        assert event["source"] == {"component": "kubelet", "host": "node-1"}
+        assert event["reportingInstance"] == "node-1"
+
+    story_run(story)
+
+
 def test_many_similar_events_are_combined(story_run):
     async def story(context, recorder):
         for number in range(20):

@@ -194,6 +194,20 @@ def test_a_writable_layer_that_is_filled(api, run):
     assert found["exitCode"] != 0
 
 
+def test_folders_nested_deeper_than_any_path(api, run, cluster):
+    dig = (
+        "exec python3 -c \"import os; os.chdir('/data'); "
+        "[(os.mkdir('d' * 20), os.chdir('d' * 20)) for _ in range(2000)]\""
+    )
+    name = run(pod("digs", dig, volumes=[{"name": "v", "emptyDir": {}}]))
+    assert until(lambda: ended(api, name), "it has dug")["exitCode"] == 0
+    uid = api("GET", f"{PODS}/{name}").body["metadata"]["uid"]
+    left = lambda: [*cluster.home.glob(f"clusters/*/nodes/pods/{uid}")]  # noqa: E731
+    assert left()
+    assert api("DELETE", f"{PODS}/{name}").code == 200
+    until(lambda: not left(), "its files go")
+
+
 def test_a_log_that_is_flooded(api, run, cluster):
     run(pod("talks", "yes 'on and on and on and on and on and on and on and on'"))
     until(lambda: event(api, "talks", "Started"), "it talks")

@@ -203,3 +203,43 @@ def test_sigterm_of_the_agent_is_a_shutdown_where_it_is_configured(cluster):
             return next(c["status"] for c in conditions if c["type"] == "Ready") == "True"
 
         until(ready, f"{name} is ready again")
+
+
+@pytest.mark.timeout(120)
+def test_down_is_a_shutdown_where_it_is_configured_and_says_who_has_ended(cluster):
+    api = RawClient(cluster.kubeconfig)
+    path = "/api/v1/namespaces/default/pods"
+    for document in (trapping("saves", 1), trapping("late", 60, "node-1")):
+        assert api("POST", path, document).code == 201
+    for name in ("saves", "late"):
+        until(lambda name=name: running(api, name), f"{name} runs")
+    said = cluster.kubarium("down").stdout
+    assert "nodes shut down, pods have up to 10 s; without that: kubarium down --now" in said
+    assert "  pod default/saves has ended\n  pod default/late has ended" in said
+    assert "kubarium is down" in said
+    assert not marked_processes()
+    cluster.kubarium("up", "--detach", "-f", str(cluster.home / "cluster.yaml"))
+    api = RawClient(cluster.kubeconfig)
+    exits = {}
+    for name in ("saves", "late"):
+        found = status(api, name)
+        assert (found["phase"], found["reason"]) == ("Failed", "Terminated")
+        exits[name] = found["containerStatuses"][0]["state"]["terminated"]["exitCode"]
+    assert exits == {"saves": 0, "late": 137}
+    assert api("POST", path, trapping("next", 1)).code == 201
+    until(lambda: running(api, "next"), "the nodes are on again")
+
+
+@pytest.mark.timeout(120)
+def test_down_now_leaves_pods_no_time(cluster):
+    api = RawClient(cluster.kubeconfig)
+    path = "/api/v1/namespaces/default/pods"
+    assert api("POST", path, trapping("saves", 60)).code == 201
+    until(lambda: running(api, "saves"), "it runs")
+    said = cluster.kubarium("down", "--now").stdout
+    assert said == "kubarium is down\n"
+    assert not marked_processes()
+    cluster.kubarium("up", "--detach", "-f", str(cluster.home / "cluster.yaml"))
+    api = RawClient(cluster.kubeconfig)
+    until(lambda: running(api, "saves"), "it was not ended for good, and runs again")
+    assert "reason" not in status(api, "saves")

@@ -226,6 +226,8 @@ def test_a_node_that_comes_back_runs_its_static_pod_and_not_the_mirror(tmp_path,
         await cluster.client.patch(NODES, "node-0", over)
         await cluster.until_true(NODES, "node-0", "Ready")
         await cluster.until_true(PODS, "web-node-0", "Ready")
+        status = (await cluster.client.get(PODS, "web-node-0", "default"))["status"]
+        assert (status["phase"], status.get("reason")) == ("Running", None)
         if order is CUT_OFF:
             await cluster.until_true(PODS, "other", "Ready")
         assert set(cluster.embedded.agents[0]._runner.actors) == before

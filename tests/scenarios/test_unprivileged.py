@@ -15,6 +15,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from kubarium.node.images import lacking
+from kubarium.node.mpi_images import PROGRAMS
+from tests.conftest import ROOT
 
 USER = 65534
 DROP = [
@@ -74,8 +79,9 @@ def hidden(path: Path) -> str:
     return ""
 
 
-@pytest.mark.timeout(150)
-def test_a_user_without_privileges_gets_networks_policies_and_limits():
+@pytest.fixture
+def as_user():
+    """Runs a bash script as a user without privileges, in an empty home; (its output, the home)."""
     if os.geteuid() != 0:
         pytest.skip("the tests run as such a user already: all of them are this one")
     for program in ("setpriv", "unshare", "kubectl"):
@@ -86,35 +92,81 @@ def test_a_user_without_privileges_gets_networks_policies_and_limits():
     if hidden(Path(__file__)) or hidden(Path(sys.executable)):
         pytest.skip("this checkout is in a directory that others may not pass")
     place = Path(tempfile.mkdtemp(prefix="kubarium-user-"))
-    try:
-        home = place / "home"
-        home.mkdir()
-        os.chown(home, USER, USER)
-        place.chmod(0o755)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "KUBARIUM_HOME": str(home / "kubarium"),
-            "KUBECONFIG": str(home / "config"),
-            "PYTHON": sys.executable,
-            "PLACE": str(place),
-            "HIDDEN": hidden(Path(os.path.realpath(sys.executable))),
-            "PREFIX": sys.base_prefix,
-        }
-        script = [*DROP, "bash", "-c", STORY]
+    home = place / "home"
+    home.mkdir()
+    os.chown(home, USER, USER)
+    place.chmod(0o755)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "KUBARIUM_HOME": str(home / "kubarium"),
+        "KUBECONFIG": str(home / "config"),
+        "PYTHON": sys.executable,
+        "PLACE": str(place),
+        "HIDDEN": hidden(Path(os.path.realpath(sys.executable))),
+        "PREFIX": sys.base_prefix,
+    }
+
+    def run(story: str, **more: str) -> tuple[str, Path]:
+        script = [*DROP, "bash", "-c", story]
         command = ["unshare", "-m", "bash", "-c", SHOW, "bash", *script]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=140, check=False
+            command,
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=140,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        said = done.stdout.splitlines()
-        assert "before: 200" in said
-        assert not any(line.startswith("after: 200") for line in said)
-        assert "hog: OOMKilled" in said
-        isolation = json.dumps(json.loads((home / "status.json").read_text()))
-        assert "user-namespace" in isolation
-        assert "each pod has its own network" in isolation
         left = subprocess.run(["pgrep", "-u", str(USER), "-a"], capture_output=True, check=False)
         assert b"kubarium" not in left.stdout
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+        return done.stdout, home
+
+    yield run
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.timeout(150)
+def test_a_user_without_privileges_gets_networks_policies_and_limits(as_user):
+    output, home = as_user(STORY)
+    said = output.splitlines()
+    assert "before: 200" in said
+    assert not any(line.startswith("after: 200") for line in said)
+    assert "hog: OOMKilled" in said
+    isolation = json.dumps(json.loads((home / "status.json").read_text()))
+    assert "user-namespace" in isolation
+    assert "each pod has its own network" in isolation
+
+
+MPI_STORY = """
+set -e
+cd "$HOME"
+k() { "$PYTHON" -m kubarium.cli.main "$@"; }
+k up -d >&2
+trap 'k down >&2' EXIT
+kubectl apply -f "$MANIFEST"
+kubectl wait --for=condition=Complete trainjob/hello --timeout=90s || {
+  kubectl get events >&2; kubectl logs -l jobset.sigs.k8s.io/jobset-name=hello >&2; exit 1; }
+kubectl logs -l jobset.sigs.k8s.io/replicatedjob-name=launcher
+"""
+
+
+@pytest.mark.timeout(150)
+def test_a_user_without_privileges_gets_ranks_of_open_mpi(as_user):
+    if lacking(PROGRAMS):
+        pytest.skip(f"this machine lacks {lacking(PROGRAMS)}: programs and their packages")
+    runtime, job = yaml.safe_load_all((ROOT / "examples/training/mpi.yaml").read_text())
+    job["metadata"]["name"] = "hello"
+    script = "echo rank $OMPI_COMM_WORLD_RANK as $(id -un) on $(hostname)"
+    job["spec"]["trainer"]["command"] = ["mpirun", "sh", "-c", script]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as manifest:
+        yaml.safe_dump_all([runtime, job], manifest)
+        manifest.flush()
+        os.chmod(manifest.name, 0o644)
+        output, _ = as_user(MPI_STORY, MANIFEST=manifest.name)
+    assert {line for line in output.splitlines() if line.startswith("rank ")} == {
+        "rank 0 as mpiuser on hello-launcher-0-0",
+        "rank 1 as mpiuser on hello-node-0-0",
+        "rank 2 as mpiuser on hello-node-0-1",
+    }

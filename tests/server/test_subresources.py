@@ -303,6 +303,30 @@ def test_resize_changes_resources_and_nothing_else(world):
     world(story)
 
 
+def test_a_resize_keeps_containers_within_their_pod(world):
+    async def story(w):
+        of_pod = {"requests": {"memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+        made = await w.pod("p", resources=of_pod)
+
+        async def refused(**changed):
+            sent = made | {"spec": made["spec"] | changed}
+            error = await w.refused(w.client.update(PODS, sent, subresource="resize"))
+            assert error.code == 422
+            return error.message
+
+        below = of_pod | {"limits": {"memory": "32Mi"}}
+        assert "must be less than or equal to memory limit of 32Mi" in await refused(
+            resources=below
+        )
+        [container] = made["spec"]["containers"]
+        beyond = container | {"resources": {"limits": {"memory": "1Gi"}}}
+        assert "must be less than or equal to pod limits of 256Mi" in await refused(
+            containers=[beyond]
+        )
+
+    world(story)
+
+
 def test_ephemeral_containers_are_only_added(world):
     async def story(w):
         made = await w.pod("p")

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, whatever is killed when; verified; kept for a while."""
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 
+from kubarium.train import formats
 from kubarium.train.checkpoints import Checkpoints, CorruptCheckpointError
 
 
@@ -37,6 +39,71 @@ def test_only_the_newest_stay_and_those_for_good(tmp_path):
         "step-00000080",
         "step-00000090",
     ]
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """A disk that takes ``room`` checkpoints; set ``disk.room``."""
+
+    class Disk:
+        room = 99
+
+    def write(state, file):
+        if len(list(tmp_path.rglob("rank-*.npz"))) > Disk.room:
+            file.write(b"half")
+            file.flush()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(state, file)
+
+    whole = formats.write
+    monkeypatch.setattr(formats, "write", write)
+    return Disk
+
+
+def test_on_a_full_disk_older_checkpoints_make_way(tmp_path, disk):
+    said = []
+    book = Checkpoints(tmp_path, keep=3, keep_every=20, tell=said.append)
+    for step in (10, 20, 30, 40, 50):
+        book.save(step, state(step))
+    book.keep(30, "asked-for")
+    disk.room = 5
+    for step in (60, 70):
+        book.save(step, state(step))
+    left = sorted(int(p.name[5:]) for p in tmp_path.glob("step-*"))
+    assert left == [20, 30, 40, 60, 70], "the newest before stays, as do those that are for good"
+    assert said == ["no room for step 70: older checkpoints make way for it"]
+    assert book.newest().step == 70
+
+
+def test_a_rotten_checkpoint_is_not_what_others_make_way_for(tmp_path, disk):
+    book = Checkpoints(tmp_path, keep=3)
+    for step in (10, 20, 30):
+        book.save(step, state(step))
+    _flip_a_byte(tmp_path / "step-00000030" / "rank-00000.npz")
+    disk.room = 3
+    book.save(40, state(40))
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["step-00000020", "step-00000030", "step-00000040"]
+
+
+def test_a_disk_without_any_room_is_named_and_what_there_was_stays(tmp_path, disk):
+    book = Checkpoints(tmp_path, keep=3)
+    for step in (10, 20):
+        book.save(step, state(step))
+    disk.room = 0
+    with pytest.raises(OSError, match="checkpoint of step 30 cannot be saved in ") as caught:
+        book.save(30, state(30))
+    assert caught.value.errno == errno.ENOSPC
+    assert "the newest there is of step 20" in str(caught.value)
+    assert "give the folder more room" in str(caught.value)
+    assert book.newest().step == 20
+    assert not list(tmp_path.rglob("*.npz"))[1:], "what was half written takes no room"
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="must name a directory"):
+        Checkpoints(tmp_path / "file").save(10, state(10))
 
 
 def _flip_a_byte(part):

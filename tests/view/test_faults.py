@@ -37,6 +37,14 @@ def pod(index, phase="Running", **labels):
             {"action": "Stop", "durationSeconds": float("inf")},
             "^spec.durationSeconds: inf must be a number of seconds",
         ),
+        (
+            {"action": "Kill", "durationSeconds": 5},
+            "^spec.durationSeconds: 5: Kill does nothing with it; leave it out, or use Stop, Slow",
+        ),
+        ({"action": "Stop", "amount": 0}, "^spec.amount: 0: Stop does nothing with it"),
+        ({"action": "Stop", "path": "/c"}, "^spec.path: /c: .* or use CorruptFile$"),
+        ({"action": "Partition", "container": "main"}, "^spec.container: main: Partition does"),
+        ({"action": "LoseNode", "device": "a/b"}, "^spec.device: a/b: .* or use DeviceUnhealthy$"),
         ({"action": "LoseNode", "rank": 1}, "^spec.rank: 1: LoseNode hits nodes"),
         (
             {"action": "Kill", "schedule": {"everySeconds": 1, "meanSecondsBetween": 2}},

@@ -87,6 +87,19 @@ def test_a_run_that_nobody_reports_on_says_so():
     assert report.advice is None
 
 
+def test_what_a_program_did_that_reports_no_steps_is_no_restart():
+    told = [("import", 2, 3), ("rendezvous", 3, 4)]  # by its launcher
+    common = {"createdAt": 0, "scheduledAt": 1, "startedAt": 2}
+    ended = [
+        history(0, 0, told, **common, endedAt=20, outcome="Completed"),
+        history(1, 0, told, **common, endedAt=20, outcome="Signal 9"),
+    ]
+    report = run_report(jobset(20), ended, [job()], T + 20)
+    report.accounts.check()
+    assert report.accounts.seconds["restart"] == 0
+    assert report.accounts.seconds["other"] == pytest.approx(32)
+
+
 def test_a_run_in_its_queue_has_only_waited():
     report = run_report(jobset(), [], [job(3)], T + 7)
     assert report.accounts.seconds["queue"] == pytest.approx(21)

@@ -8,11 +8,15 @@ from kubarium.view.memory import (
     MIB,
     OomPolicy,
     apply_learned,
+    awaits_memory,
+    larger,
     learned,
     learned_text,
     memory_limit,
     next_limit,
+    of_any,
     oom_policy,
+    owed,
     with_limit,
 )
 
@@ -90,3 +94,53 @@ def test_sizes_survive_the_annotation_and_nonsense_counts_as_nothing():
     for text in ("[]", "{", '{"7": 3}', '{"7": {"a": "x"}}'):
         owner = {"metadata": {"annotations": {"kubarium.dev/learned-memory": text}}}
         assert learned(owner) == {}
+
+
+def killed(index, limit="100Mi", reason="Killed", observed=1, generation=1, **annotations):
+    """A pod of a Job of which a container was killed at its limit."""
+    found = pod(**({"policy": "grow", "ceiling": "300Mi"} | annotations))
+    found["metadata"] |= {
+        "labels": {"batch.kubernetes.io/job-completion-index": index},
+        "generation": generation,
+    }
+    found["spec"] = {"containers": [{"name": "a", "resources": {"limits": {"memory": limit}}}]}
+    condition = {
+        "type": "memory.kubarium.dev/a",
+        "status": "True",
+        "reason": reason,
+        "observedGeneration": observed,
+    }
+    found["status"] = {"conditions": [condition]}
+    return found
+
+
+def test_what_comes_after_a_killed_pod_begins_with_more():
+    raised = killed("2", limit="150Mi", generation=2)
+    pods = [killed("1"), raised, killed("3", reason="AtLimit"), killed("4", limit="300Mi")]
+    assert owed(pods) == {"1": {"a": 150 * MIB}, "2": {"a": 150 * MIB}}
+    assert owed([killed("1", policy="fail"), killed("1", ceiling="nonsense")]) == {}
+    assert owed([killed("1"), killed("1", limit="150Mi")]) == {"1": {"a": 225 * MIB}}
+
+
+def test_a_killed_pod_awaits_memory_until_it_is_in_force():
+    assert awaits_memory(killed("1"))
+    assert awaits_memory(killed("1", limit="150Mi", generation=2))
+    assert not awaits_memory(killed("1", limit="300Mi"))
+    assert not awaits_memory(killed("1", reason="AtLimit"))
+    assert not awaits_memory(pod(policy="grow", ceiling="1Gi") | {"spec": {}})
+
+
+SIZES = st.dictionaries(
+    st.sampled_from("01"), st.dictionaries(st.sampled_from("ab"), st.integers(1, 9))
+)
+
+
+@given(SIZES, SIZES)
+def test_the_larger_of_two_sizes_holds_whoever_wrote_it_last(first, second):
+    both = larger(first, second)
+    assert larger(second, first) == both == larger(both, first)
+    for sizes in (first, second):
+        for index, of_index in sizes.items():
+            assert all(both[index][name] >= size for name, size in of_index.items())
+    most = of_any(both)
+    assert all(most[name] >= size for sizes in both.values() for name, size in sizes.items())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
+    JOB_SETS,
     JOBS,
     NODES,
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
+    TRAIN_JOBS,
     WORKLOADS,
 )
 from kubarium.view.why import explain
@@ -246,6 +248,45 @@ def test_a_job_tells_the_story_of_its_waiting_pods_once():
     assert found.summary == "its pods: 3 Pending, 1 Scheduled"
     [story] = found.children
     assert story.facts["same_for"] == 3
+
+
+def owned(kind, name, owner=None, group="batch/v1"):
+    refs = [{"uid": owner["metadata"]["uid"]}] if owner else []
+    metadata = {"name": name, "namespace": "default", "uid": f"{kind}-{name}"}
+    return {
+        "apiVersion": group,
+        "kind": kind,
+        "metadata": metadata | {"ownerReferences": refs},
+        "spec": {},
+    }
+
+
+def waits(document, reason, message):
+    waiting = {"reason": reason, "message": message}
+    status = {"name": "main", "state": {"waiting": waiting}}
+    return document | {"status": {"phase": "Pending", "containerStatuses": [status]}}
+
+
+def test_a_train_job_is_followed_down_to_containers_that_do_not_start():
+    train_job = owned("TrainJob", "line", group="trainer.kubeflow.org/v1alpha1")
+    job_set = owned("JobSet", "line", train_job, "jobset.x-k8s.io/v1alpha2")
+    job = owned("Job", "line-node-0", job_set)
+    pods = [
+        waits(pod(f"line-{i}", on="ab"[i], owner=job), "ImagePullBackOff", f"line-{i}: no sshd")
+        for i in range(2)
+    ]
+    documents = {NODES: [node("a"), node("b")], PODS: pods, JOBS: [job]}
+    documents |= {JOB_SETS: [job_set], TRAIN_JOBS: [train_job]}
+    found = explain(documents, train_job)
+    assert found.state == "Running"
+    [story] = found.children
+    assert story.subject == "pod default/line-0"
+    assert story.reasons == ("container main: ImagePullBackOff: line-0: no sshd",)
+    [of_job] = explain(documents, job).children
+    assert of_job.facts["same_for"] == 2
+    # Containers that are only being made are no story.
+    made = [waits(pod("line-0", on="a", owner=job), "ContainerCreating", "")]
+    assert explain(documents | {PODS: made}, train_job).children == ()
 
 
 def test_a_suspended_job_points_at_its_workload():

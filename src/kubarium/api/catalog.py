@@ -75,7 +75,8 @@ class Kind:
     ``storage`` is the resource under which objects are kept (another version of the same kind, or
     core events for events.k8s.io); ``shape`` translates if that version has other fields, which is
     also where such a kind is written. ``custom`` kinds come from a CustomResourceDefinition. Kinds
-    whose ``verbs`` are only "create" are reviews: answered, never stored.
+    whose ``verbs`` are only "create" are reviews: answered, never stored; those that cannot be
+    created are measured when somebody reads them.
     """
 
     resource: Resource
@@ -101,7 +102,7 @@ class Kind:
     @property
     def stored(self) -> bool:
         """Whether objects of this kind exist beyond the call that brings them."""
-        return "get" in self.verbs
+        return "get" in self.verbs and "create" in self.verbs
 
     @property
     def has_status(self) -> bool:

@@ -16,7 +16,7 @@ from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.client.http import HttpClient
-from kubarium.view.faults import NODE_ACTIONS, POD_ACTIONS, plan_of
+from kubarium.view.faults import NODE_ACTIONS, POD_ACTIONS, UnheededField, plan_of
 
 LOOK_S = 0.2
 
@@ -52,9 +52,20 @@ def fault_document(action: str, selector: str, spec: dict[str, Any]) -> Document
     }
     try:
         plan_of(fault)
+    except UnheededField as error:
+        option = _OPTIONS.get(error.field, f"--{error.field}")
+        others = ", ".join(map(_dashed, error.heeded_by))
+        raise ConfigError(
+            f"{option} {error.value}: {_dashed(error.action)} does nothing with it; leave it out, "
+            f"or use it with {others}"
+        ) from None
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return fault
+
+
+# Options that are not called as the field of a Fault that they set.
+_OPTIONS = {"durationSeconds": "--duration"}
 
 
 def _dashed(action: str) -> str:

@@ -28,6 +28,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from kubarium.api.kinds import JOB_SETS, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
@@ -389,7 +390,7 @@ def _act(number: int, title: str, subtitle: str) -> None:
 
 def _rank(pod: Document) -> int:
     labels = pod["metadata"].get("labels", {})
-    return int(labels.get("batch.kubernetes.io/job-completion-index", -1))
+    return int(labels.get(COMPLETION_INDEX, -1))
 
 
 def _has_started(pod: Document) -> bool:
@@ -422,7 +423,7 @@ def tell(keep: bool) -> None:
             out.print(f"The cluster stays: export KUBECONFIG={state.kubeconfig}")
             out.print(f"  stop it with: kill {record.pid} && rm -r {home}")
         else:
-            stop(record)
+            stop(record, now=True)
             shutil.rmtree(home, ignore_errors=True)
     out.print(NEXT)
 

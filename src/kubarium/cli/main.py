@@ -63,9 +63,17 @@ def up(
 
 @app.command()
 @speaks_plainly
-def down(name: Name = DEFAULT_NAME) -> None:
-    """Stop a cluster and every process of its pods. Its objects stay for the next `up`."""
-    _load("cli.lifecycle").down(name)
+def down(
+    name: Name = DEFAULT_NAME,
+    now: Annotated[
+        bool, typer.Option("--now", help="End pods at once, whatever shutdownGracePeriod says.")
+    ] = False,
+) -> None:
+    """Stop a cluster and every process of its pods. Its objects stay for the next `up`.
+
+    Nodes that have a shutdownGracePeriod shut down gracefully first.
+    """
+    _load("cli.lifecycle").down(name, now)
 
 
 @app.command()

@@ -46,17 +46,26 @@ async def _shut_down(client: HttpClient, name: str, grace: str, wait: bool) -> N
     while wait:
         pods = (await client.list(PODS, field_selector=f"spec.nodeName={name}")).items
         running = [pod for pod in pods if pod.get("status", {}).get("phase") not in _ENDED]
-        for pod in pods:
-            uid = pod["metadata"]["uid"]
-            if pod not in running and uid not in seen:
-                seen[uid] = None
-                if (pod["status"].get("reason") or "") == "Terminated":
-                    metadata = pod["metadata"]
-                    out.print(f"  pod {metadata['namespace']}/{metadata['name']} has ended")
+        for pod in filter(was_terminated, pods):
+            metadata = pod["metadata"]
+            if metadata["uid"] not in seen:
+                seen[metadata["uid"]] = None
+                out.print(f"  pod {metadata['namespace']}/{metadata['name']} has ended")
         if not running:
             out.print(f"node {name} is off; switch it on with: kubarium node start {name}")
             return
         await asyncio.sleep(_LOOK_S)
+
+
+def was_terminated(pod: Document) -> bool:
+    """Whether its node has ended it in order to shut down."""
+    status = pod.get("status") or {}
+    return status.get("phase") in _ENDED and status.get("reason") == "Terminated"
+
+
+async def terminated(client: HttpClient) -> list[Document]:
+    """All pods of which that is true; ApiError or OSError."""
+    return list(filter(was_terminated, (await client.list(PODS)).items))
 
 
 async def _start(client: HttpClient, name: str) -> None:

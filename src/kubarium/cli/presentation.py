@@ -28,6 +28,11 @@ def announce(record: ServerRecord, launch: Launch, foreground: bool = False) -> 
         out.print(f"  {first} · kubarium status{named} · kubarium down{named}")
 
 
+def announce_shutdown(seconds: float) -> None:
+    """The line that tells why a cluster in the foreground does not end at once."""
+    out.print(f"nodes shut down, pods have up to {seconds:g} s; Ctrl-C again ends them at once")
+
+
 def announce_temporary(record: ServerRecord, launch: Launch) -> None:
     """One line for a cluster that only lives as long as the command."""
     nodes = sum(pool.count for pool in launch.file.pools)

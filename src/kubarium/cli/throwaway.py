@@ -28,7 +28,7 @@ def temporary_cluster(cluster: ClusterFile) -> Iterator[StateDirectory]:
             presentation.announce_temporary(record, launch)
             yield state
         finally:
-            stop(record)
+            stop(record, now=True)
 
 
 def run(

@@ -7,17 +7,20 @@ import contextlib
 import json
 import logging
 import os
-import select
 import signal
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
+import psutil
+
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import ContainerUse, PodUse
 from kubarium.base.clock import Clock
-from kubarium.base.errors import internal
+from kubarium.base.descriptors import receive
+from kubarium.base.errors import ApiError, internal
 from kubarium.cluster.agent_wire import (
     MAX_DESCRIPTORS,
     MAX_LINE,
@@ -49,7 +52,7 @@ class AgentProcess:
         self._clock = clock
         self._nodes = dict.fromkeys(spec.name for spec in launch.config.nodes)
         self._pid = 0
-        self._process = -1  # a descriptor of it
+        self._process: psutil.Process | None = None
         self._control: socket.socket | None = None
         self._report: Report | None = None
         self._hardware: list[str] = []
@@ -92,6 +95,18 @@ class AgentProcess:
                 return b""
         return data.partition(b"\n")[2]
 
+    async def usage(self) -> list[PodUse]:
+        """What its pods use; nothing while there is no agent."""
+        try:
+            peer, answer, _, _ = await self._ask({"op": "usage"})
+        except (ApiError, ConnectionError):
+            return []
+        peer.close()
+        return [
+            PodUse(**use | {"containers": {n: ContainerUse(*u) for n, u in use["containers"]}})
+            for use in answer["pods"]
+        ]
+
     # Life --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -112,7 +127,7 @@ class AgentProcess:
     def _start(self) -> None:
         self._pid, self._control = self._nursery.start(self._launch)
         self._control.setblocking(False)
-        self._process = os.pidfd_open(self._pid)
+        self._process = psutil.Process(self._pid)
 
     async def _listen(self) -> None:
         """Until the agent has ended."""
@@ -139,7 +154,7 @@ class AgentProcess:
     async def _end(self) -> None:
         """If it still runs (we are to stop), have it stop its pods first; then let go of it."""
         control, process = self._control, self._process
-        if control is None:
+        if control is None or process is None:
             return
         self._control = None
         try:
@@ -148,12 +163,20 @@ class AgentProcess:
             await asyncio.shield(asyncio.to_thread(_wait, process))
         finally:
             control.close()
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                await asyncio.shield(asyncio.to_thread(os.waitpid, self._pid, 0))
-            os.close(process)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+            await asyncio.shield(asyncio.to_thread(process.wait))
             self._pid = 0
+
+    async def shut_down(self) -> None:
+        """Have the agent shut down the nodes that are configured to; returns when their pods have
+        ended. One that is just being started has nothing to end gently."""
+        try:
+            peer, _, _, _ = await self._ask({"op": "shutdown"})
+        except (ApiError, OSError) as error:
+            _LOG.warning("the nodes are not shut down gracefully: %s", error)
+            return
+        peer.close()
 
     async def close(self) -> None:
         """:meth:`run` stops the agent when it is cancelled; this is for one that never began."""
@@ -208,9 +231,10 @@ class AgentProcess:
         return ours, answer, rest, descriptors
 
 
-def _wait(process: int) -> None:
-    """Until a process has ended, or has had time enough to."""
-    select.select([process], [], [], _STOP_PATIENCE_S)
+def _wait(process: psutil.Process) -> None:
+    """Until our child has ended, or has had time enough to."""
+    with contextlib.suppress(psutil.TimeoutExpired):
+        process.wait(_STOP_PATIENCE_S)
 
 
 async def _first_line(peer: socket.socket) -> tuple[dict[str, Any], bytes, list[int]]:
@@ -218,8 +242,7 @@ async def _first_line(peer: socket.socket) -> tuple[dict[str, Any], bytes, list[
     descriptors: list[int] = []
     while b"\n" not in data:
         await readable(peer.fileno())
-        flags = socket.MSG_CMSG_CLOEXEC
-        piece, found, _, _ = socket.recv_fds(peer, MAX_LINE, MAX_DESCRIPTORS, flags)
+        piece, found = receive(peer, MAX_LINE, MAX_DESCRIPTORS)
         descriptors += found
         if not piece:
             for descriptor in descriptors:

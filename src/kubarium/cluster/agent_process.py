@@ -21,6 +21,7 @@ import uvloop
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, StreamOptions
 from kubarium.base.chance import Chance
+from kubarium.base.descriptors import receive
 from kubarium.base.errors import KubariumError
 from kubarium.client.http import HttpClient
 from kubarium.cluster.agent_wire import (
@@ -37,8 +38,6 @@ from kubarium.runtime.informer import SharedInformers
 from kubarium.runtime.protocol import Context
 
 _LOG = logging.getLogger("kubarium.node")
-# For the last statuses to be written before an agent that shuts down ends.
-_LAST_WORDS_S = 0.5
 
 
 class _Door:
@@ -57,8 +56,7 @@ class _Door:
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._readable)
 
     def _readable(self) -> None:
-        flags = socket.MSG_CMSG_CLOEXEC
-        data, found, _, _ = socket.recv_fds(self._control, MAX_LINE, MAX_DESCRIPTORS, flags)
+        data, found = receive(self._control, MAX_LINE, MAX_DESCRIPTORS)
         self._descriptors += found
         if not data:
             os._exit(1)  # the server was killed: leave everything as it is
@@ -119,6 +117,16 @@ class _Door:
         text = self._agent.metrics(request["node"])
         await asyncio.get_running_loop().sock_sendall(peer, text)
 
+    async def _do_usage(self, request: dict[str, Any], peer: socket.socket) -> None:
+        pods = [asdict(use) for use in await self._agent.usage()]
+        for pod in pods:
+            pod["containers"] = [(n, list(u.values())) for n, u in pod["containers"].items()]
+        await send_line(peer, {"pods": pods})
+
+    async def _do_shutdown(self, request: dict[str, Any], peer: socket.socket) -> None:
+        await self._agent.shut_down()
+        await send_line(peer, {})
+
     async def _do_port(self, request: dict[str, Any], peer: socket.socket) -> None:
         far = await self._agent.open_port(request["namespace"], request["name"], request["port"])
         try:
@@ -173,8 +181,7 @@ def _heed_sigterm(agent: Agent, stopping: asyncio.Event) -> None:
 
     async def shut_down() -> None:
         try:
-            await agent.shutdown.shut_down()
-            await asyncio.sleep(_LAST_WORDS_S)
+            await agent.shut_down()
         except Exception:
             _LOG.exception("node agent: the shutdown was cut short")
         finally:

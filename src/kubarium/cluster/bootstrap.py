@@ -1,6 +1,11 @@
-"""The objects that a fresh cluster has before any user: created if absent, never overwritten."""
+"""The objects that a cluster has before any user: created if absent, brought up to date when an
+older version of ours has made them, and left alone once somebody else has written to them."""
 
 from __future__ import annotations
+
+import hashlib
+import json
+import logging
 
 from kubarium.api import compute_domains
 from kubarium.api.crds.definition import bundled, optional
@@ -29,6 +34,14 @@ SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 NODES_GROUP, AGENTS_GROUP = "system:nodes", "kubarium:node-agents"
 _READ = ["get", "list", "watch"]
 _WRITE = ["create", "delete", "patch", "update"]
+
+_LOG = logging.getLogger("kubarium.cluster")
+# Who writes them: the field manager of the cluster's own client.
+MANAGER = "kubarium"
+_NOTE, _NOTE_NAMESPACE = "kubarium-bootstrap", "kube-system"
+_IDENTITY = ("apiVersion", "kind", "metadata", "status")
+# What users change as they like, or what cannot change.
+_FIXED = ("Namespace", "PriorityClass", "StorageClass", "Service")
 
 _RESOURCES = {
     resource.kind: resource
@@ -73,14 +86,73 @@ def documents(port: int, with_fabric: bool = False) -> list[Document]:
 
 
 async def bootstrap(client: Client, port: int = 6443, with_fabric: bool = False) -> None:
-    """Create what is absent."""
-    for document in documents(port, with_fabric):
+    """Create what is absent; after an upgrade, bring what is older up to date."""
+    wanted = documents(port, with_fabric)
+    digest = hashlib.sha256(json.dumps([d for d in wanted if _is_ours(d)]).encode()).hexdigest()
+    written = await _written(client)
+    for document in wanted:
         resource: Resource = _RESOURCES[document["kind"]]
         try:
             await client.create(resource, document, document["metadata"].get("namespace", ""))
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
+            if digest != (written or {}).get("data", {}).get("digest") and _is_ours(document):
+                await _bring_up_to_date(client, resource, document)
+    if written is None:
+        await client.create(CONFIG_MAPS, _note(digest), _NOTE_NAMESPACE)
+    elif written["data"].get("digest") != digest:
+        await client.update(CONFIG_MAPS, {**written, "data": {"digest": digest}}, _NOTE_NAMESPACE)
+
+
+def _is_ours(document: Document) -> bool:
+    """Whether versions of ours differ in it, and it may change. The rules of aggregated roles are
+    a controller's."""
+    return document["kind"] not in _FIXED and "aggregationRule" not in document
+
+
+async def _written(client: Client) -> Document | None:
+    """What was noted when these objects were last made or brought up to date."""
+    try:
+        return await client.get(CONFIG_MAPS, _NOTE, _NOTE_NAMESPACE)
+    except ApiError as error:
+        if error.reason != "NotFound":
+            raise
+        return None
+
+
+def _note(digest: str) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": _NOTE, "namespace": _NOTE_NAMESPACE},
+        "data": {"digest": digest},
+    }
+
+
+async def _bring_up_to_date(client: Client, resource: Resource, document: Document) -> None:
+    """What it holds becomes what we would create, unless somebody else has written to it."""
+    metadata = document["metadata"]
+    name, namespace = metadata["name"], metadata.get("namespace", "")
+    found = await client.get(resource, name, namespace)
+    others = {
+        entry["manager"]
+        for entry in found["metadata"].get("managedFields") or ()
+        if entry["manager"] != MANAGER and not entry.get("subresource")
+    }
+    if others:
+        what = f"{resource.kind} {name}"
+        _LOG.warning("%s is left as %s has it", what, ", ".join(sorted(others)))
+        return
+    content = {key: value for key, value in document.items() if key not in _IDENTITY}
+    about = {**found["metadata"]}
+    for field in ("labels", "annotations"):
+        if metadata.get(field):
+            about[field] = {**(about.get(field) or {}), **metadata[field]}
+    try:
+        await client.update(resource, {**found, **content, "metadata": about}, namespace)
+    except ApiError as error:  # the rest of the cluster still comes up
+        _LOG.warning("%s %s cannot be brought up to date: %s", resource.kind, name, error)
 
 
 def _agent_policy() -> list[Document]:

@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import orjson
 import psutil
@@ -23,8 +24,9 @@ from kubarium.cluster.collector import tune_collector
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.leftovers import end_pods
+from kubarium.cluster.nodes import shutdown_s
 from kubarium.cluster.nursery import Nursery
-from kubarium.cluster.state import ServerRecord, StateDirectory
+from kubarium.cluster.state import AT_ONCE, ServerRecord, StateDirectory
 from kubarium.node.config import PROCESS
 
 LOG_TAIL_LINES = 15
@@ -42,10 +44,16 @@ class Launch:
 
 
 OnReady = Callable[[ServerRecord], None]
+OnShutdown = Callable[[float], None]
 
 
-def start_here(launch: Launch, on_ready: OnReady) -> None:
-    """Serve until SIGTERM or SIGINT. ``on_ready`` is called once the API answers."""
+def _quietly(seconds: float) -> None:
+    """Whoever has asked for it says so."""
+
+
+def start_here(launch: Launch, on_ready: OnReady, on_shutdown: OnShutdown = _quietly) -> None:
+    """Serve until a signal (see :class:`_Ending`). ``on_ready`` is called once the API answers,
+    ``on_shutdown`` when nodes shut down before the end, with the seconds that they have."""
     launch.state.create()
     if launch.in_memory:
         end_pods(launch.state)  # what they belonged to is not read
@@ -54,15 +62,23 @@ def start_here(launch: Launch, on_ready: OnReady) -> None:
     nursery = Nursery() if any(pool.runtime == PROCESS for pool in launch.file.pools) else None
     tune_collector()
     try:
-        uvloop.run(_serve(launch, on_ready, began, nursery))
+        uvloop.run(_serve(launch, on_ready, on_shutdown, began, nursery))
     finally:
         if nursery is not None:
             nursery.close()
 
 
-async def _serve(launch: Launch, on_ready: OnReady, began: float, nursery: Nursery | None) -> None:
-    """Until a signal cancels it, or a component dies and its error comes out here."""
-    _cancel_on_signals()
+async def _serve(
+    launch: Launch,
+    on_ready: OnReady,
+    on_shutdown: OnShutdown,
+    began: float,
+    nursery: Nursery | None,
+) -> None:
+    """Until a signal ends it, or a component dies and its error comes out here."""
+    task = asyncio.current_task()
+    assert task is not None
+    ending = _Ending(task)
     cluster = EmbeddedCluster.on_disk(launch.state, launch.file, in_memory=launch.in_memory)
     cluster.nursery = nursery
     # Pods of objects that are forgotten have nobody to take them over.
@@ -72,7 +88,11 @@ async def _serve(launch: Launch, on_ready: OnReady, began: float, nursery: Nurse
         async with cluster.serving(launch.port) as access:
             record = _publish(launch, access, cluster, monotonic() - began)
             on_ready(record)
-            await cluster.wait_failed()
+            await ending.asked(cluster.wait_failed())
+            if record.shutdown_s:
+                on_shutdown(record.shutdown_s)
+                await cluster.shut_down()
+            ending.begin()
     except asyncio.CancelledError:
         return
     finally:
@@ -87,23 +107,49 @@ def withdraw(record: ServerRecord) -> None:
         kubeconfig.remove(Path(record.kubeconfig), record.context, record.previous_context)
 
 
-def _cancel_on_signals() -> None:
-    """The first SIGTERM or SIGINT cancels the current task, also while it is still starting.
+class _Ending:
+    """What signals do to a server.
 
-    Further ones are ignored, so that an impatient Ctrl-C does not interrupt the clean-up.
+    The first SIGTERM or SIGINT has it end: at once while it starts, gently
+    (:meth:`EmbeddedCluster.shut_down`) once it serves. Another SIGINT, or AT_ONCE at any time,
+    leaves it no time for that. What comes during the clean-up is ignored, so that an impatient
+    Ctrl-C does not interrupt it.
     """
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
 
-    def cancel() -> None:
-        for number in signals:
-            loop.add_signal_handler(number, lambda: None)
-        if task is not None:
-            task.cancel()
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+        self._asked: asyncio.Future[None] | None = None
+        self._over = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, AT_ONCE):
+            loop.add_signal_handler(number, self._heed, number)
 
-    for number in signals:
-        loop.add_signal_handler(number, cancel)
+    async def asked(self, failed: Coroutine[Any, Any, None]) -> None:
+        """Until it is to end; raises what ``failed`` raises, if that comes first."""
+        self._asked = asyncio.get_running_loop().create_future()
+        failure = asyncio.ensure_future(failed)
+        try:
+            await asyncio.wait((self._asked, failure), return_when=asyncio.FIRST_COMPLETED)
+            if failure.done():
+                failure.result()
+        finally:
+            failure.cancel()
+
+    def begin(self) -> None:
+        """The clean-up begins."""
+        self._over = True
+
+    def _heed(self, number: signal.Signals) -> None:
+        if self._over:
+            return
+        if self._asked is not None and number != AT_ONCE:
+            if not self._asked.done():
+                self._asked.set_result(None)
+                return
+            if number == signal.SIGTERM:
+                return  # said once more
+        self.begin()
+        self._task.cancel()
 
 
 def _publish(
@@ -125,6 +171,7 @@ def _publish(
         previous_context=previous,
         ready_after_s=round(ready_after_s, 3),
         isolation=tuple(cluster.isolation()),
+        shutdown_s=shutdown_s(launch.file),
     )
     state.write_record(record)
     return record

@@ -17,6 +17,7 @@ from kubarium.api.catalog import Catalog
 from kubarium.api.kinds import PODS, SERVICES
 from kubarium.api.logs import LogOptions
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
@@ -131,6 +132,7 @@ class EmbeddedCluster:
         self.server.log_source = self.logs
         self.server.stream_source = self
         self.server.page_source = self.node_page
+        self.server.usage.source = self.usage
         port = access.port if access else 6443
         await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
         await api_endpoint.publish(self.client, access.host if access else "127.0.0.1", port)
@@ -220,6 +222,11 @@ class EmbeddedCluster:
         for waiting in (failed, late):
             waiting.cancel()
 
+    async def shut_down(self) -> None:
+        """Let pods end as their nodes' configuration says, before :meth:`stop`; at once where none
+        says so. The API and the controllers are there meanwhile."""
+        await asyncio.gather(*(agent.shut_down() for agent in self.agents))
+
     async def stop(self) -> None:
         """Stop everything, pods' processes included, and flush the store."""
         if self._failed and not self._failed.done():
@@ -299,6 +306,10 @@ class EmbeddedCluster:
         if agent is None or path != "metrics":
             return None
         return agent.metrics(node), CONTENT_TYPE
+
+    async def usage(self) -> list[PodUse]:
+        """What the pods of all agents use."""
+        return [use for agent in self.agents for use in await agent.usage()]
 
     # --- into pods ------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from kubarium.cluster.device_health import read_events, read_failures, read_trac
 from kubarium.cluster.devices import device_configs
 from kubarium.node.config import DeviceConfig, HealthEvent
 from kubarium.node.drivers.profiles import NVML, driver_of
+from kubarium.node.images import builtin_images
 from kubarium.node.kubelet_config import FieldError, read_kubelet_config
 from kubarium.view.scheduling import SchedulerConfig, SchedulerConfigError, read_config
 
@@ -96,6 +97,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     _check_quantities(path, document, lines)
     _check_attributes(path, document, lines)
     _check_kubelets(path, document, lines)
+    _check_images(path, document, lines)
     file = replace(_from_document(path, document), scheduler=_scheduler(path, document, lines))
     return replace(file, health_events=_health_events(path, document, lines, file.pools))
 
@@ -310,6 +312,17 @@ def _check_kubelets(path: Path, document: dict[str, Any], lines: Lines) -> None:
         except FieldError as error:
             at = ("spec", "nodePools", number, "kubelet", *error.path)
             raise _error(path, lines, at, str(error)) from None
+
+
+def _check_images(path: Path, document: dict[str, Any], lines: Lines) -> None:
+    known = [entry.name for entry in builtin_images()]
+    for name, image in document["spec"].get("images", {}).items():
+        like = image.get("like")
+        if like is not None and like not in known:
+            close = difflib.get_close_matches(like, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"write one of {', '.join(known)}"
+            at = ("spec", "images", name, "like")
+            raise _error(path, lines, at, f"there is no built-in image {like!r}; {hint}")
 
 
 _ATTRIBUTE_TYPES = {"string": str, "version": str, "int": int, "bool": bool}

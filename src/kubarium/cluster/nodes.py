@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kubarium.api.compute_domains import DRIVER, GPU_CLIQUE_LABEL
 from kubarium.cluster.devices import device_configs, nvlink_nodes
@@ -10,7 +13,9 @@ from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.cluster.network import Choice
 from kubarium.node.config import PROCESS, ImageConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.typed import stable_uuid
+from kubarium.node.images import builtin_images
 from kubarium.node.kubelet_config import read_kubelet_config
+from kubarium.node.shutdown import LATE_S
 
 
 def node_configs(
@@ -45,6 +50,15 @@ def node_configs(
     return configs
 
 
+def shutdown_s(file: ClusterFile) -> float:
+    """How long all nodes need at most to shut down as they are configured to; 0 if none is."""
+    totals = [0.0]
+    for pool in file.pools:
+        groups = read_kubelet_config(pool.kubelet).shutdown
+        totals.append(sum(group.period_s + LATE_S for group in groups))
+    return max(totals)
+
+
 def has_fabric(pools: list[NodePool]) -> bool:
     """Whether any GPUs are joined by NVLink across nodes, so that ComputeDomains make sense."""
     return any(nvlink_nodes(item) for pool in pools for item in pool.devices)
@@ -75,15 +89,24 @@ def _cliques(pool: NodePool, index: int) -> dict[str, str]:
 
 
 def _images(file: ClusterFile) -> tuple[ImageConfig, ...]:
+    known = {entry.name: entry for entry in builtin_images()}
     return tuple(
-        ImageConfig(
-            name=name,
-            entrypoint=tuple(image.get("entrypoint", ())),
-            cmd=tuple(image.get("cmd", ())),
-            env=image.get("env", {}),
-            path=tuple(image.get("path", ())),
-            working_dir=image.get("workingDir", ""),
-            uid=image.get("uid"),
-        )
+        _image(known.get(image.get("like", ""), ImageConfig("")), name, image)
         for name, image in file.images.items()
+    )
+
+
+def _image(base: ImageConfig, name: str, given: Mapping[str, Any]) -> ImageConfig:
+    """As ``base``, but for what is given; of variables, each by itself."""
+    # As with a real image, another entrypoint has another cmd.
+    cmd = () if "entrypoint" in given else base.cmd
+    return replace(
+        base,
+        name=name,
+        entrypoint=tuple(given.get("entrypoint", base.entrypoint)),
+        cmd=tuple(given.get("cmd", cmd)),
+        env={**base.env, **given.get("env", {})},
+        path=tuple(given.get("path", base.path)),
+        working_dir=given.get("workingDir", base.working_dir),
+        uid=given.get("uid", base.uid),
     )

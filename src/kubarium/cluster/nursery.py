@@ -22,6 +22,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NoReturn
 
+from kubarium.base.descriptors import receive
 from kubarium.base.errors import ConfigError, KubariumError
 from kubarium.cluster.agent_wire import AgentLaunch
 
@@ -100,8 +101,7 @@ def grow_up(descriptor: int) -> NoReturn:
         run_agent: RunAgent = import_module(_AGENT).run_agent
         gc.collect()
         gc.freeze()
-        flags = socket.MSG_CMSG_CLOEXEC
-        head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, 1, flags)
+        head, descriptors = receive(requests, _LENGTH.size, 1)
         if len(head) == _LENGTH.size and descriptors:
             launch: AgentLaunch = pickle.loads(_exactly(requests, _LENGTH.unpack(head)[0]))
             requests.close()

@@ -19,6 +19,8 @@ import psutil
 
 from kubarium.base.errors import ConfigError
 
+# To a server whose nodes shut down gracefully: end the pods at once.
+AT_ONCE = signal.SIGQUIT
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -34,6 +36,8 @@ class ServerRecord:
     previous_context: str = ""
     ready_after_s: float = 0.0
     isolation: tuple[str, ...] = ()
+    # How long its nodes need at most to shut down gracefully; 0: they do not.
+    shutdown_s: float = 0.0
 
     def process(self) -> psutil.Process | None:
         """The process, if it still is the one that wrote the record."""
@@ -99,15 +103,16 @@ class StateDirectory:
         shutil.rmtree(self.root, ignore_errors=False) if self.root.exists() else None
 
 
-def stop(record: ServerRecord, grace_s: float = 15.0) -> bool:
-    """SIGTERM, then SIGKILL after ``grace_s``. True if it stopped by itself in time."""
+def stop(record: ServerRecord, grace_s: float = 15.0, now: bool = False) -> bool:
+    """Have the server end, SIGKILL if it has not ``grace_s`` after the time that its nodes need to
+    shut down (``now``: they do not). True if it stopped by itself in time."""
     process = record.process()
     if process is None:
         return True
     children = process.children(recursive=True)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(AT_ONCE if now else signal.SIGTERM)
     try:
-        process.wait(grace_s)
+        process.wait(grace_s if now else grace_s + record.shutdown_s)
         clean = True
     except psutil.TimeoutExpired:
         process.kill()

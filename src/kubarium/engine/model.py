@@ -141,6 +141,9 @@ class PodShape:
     # Extended resources that devices of a class stand for: (name, class, amount). They are not
     # among the requests, since claims ask for them, but may score (KEP-5004).
     backed: tuple[tuple[str, str, int], ...] = ()
+    # Extended resources that the pod's nodes must, or must not, have themselves: one that a device
+    # plugin serves there is none of the DRA drivers' business (KEP-5004 decides node by node).
+    advertised: tuple[tuple[str, bool], ...] = ()
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -244,10 +247,18 @@ class Pod:
     # Terminating because the scheduler made room.
     preempted: bool = False
     disks: tuple[Disk, ...] = ()
+    # The pod as each sort of node would have it, itself the first, where some nodes serve an
+    # extended resource by a device plugin and others by DRA: requests and claims differ.
+    variants: tuple[Pod, ...] = ()
 
     @property
     def namespace(self) -> str:
         return self.key[0]
+
+    @property
+    def each(self) -> tuple[Pod, ...]:
+        """The variants, or the pod alone."""
+        return self.variants or (self,)
 
     @property
     def has_volumes(self) -> bool:

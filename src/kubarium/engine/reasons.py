@@ -44,6 +44,11 @@ NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 
 
+def served_otherwise(resource: str) -> str:
+    """The node serves an extended resource by a device plugin, or does not, unlike this variant."""
+    return f"node(s) serve {resource} otherwise"
+
+
 def insufficient(resource: str) -> str:
     """``Insufficient cpu``: NodeResourcesFit's reason for one resource."""
     return f"Insufficient {resource}"

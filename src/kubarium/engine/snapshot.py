@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ from kubarium.engine.tallies import Counts, Tallies
 
 EPHEMERAL, PODS = "ephemeral-storage", "pods"
 _FIRST_ROWS = 64
+_T = TypeVar("_T")
 
 # Rows touched are remembered this far back; readers that are further behind start afresh.
 MAX_TOUCHED = 200_000
@@ -104,6 +106,14 @@ class Snapshot:
         self._log: list[Callable[[], None]] = []
         self._recording = 0
         self._released: dict[Key, Allocation] = {}
+        self._shared: dict[Callable[[Snapshot], object], object] = {}
+
+    def shared(self, make: Callable[[Snapshot], _T]) -> _T:
+        """What readers keep of the snapshot, made once for all of them; ``make`` is its key."""
+        found = self._shared.get(make)
+        if found is None:
+            found = self._shared[make] = make(self)
+        return cast("_T", found)
 
     # Nodes
 
@@ -248,6 +258,7 @@ class Snapshot:
             (node.labels, node.taints, node.unschedulable, node.images, node.data)
             == (old.labels, old.taints, old.unschedulable, old.images, old.data)
             and node.features == old.features
+            and advertised_by(node) == advertised_by(old)
         ):
             return
         self._write_labels(row, node.labels, old.labels if old else {})
@@ -510,16 +521,13 @@ class Snapshot:
             self.deallocate(key)
 
     def reclaimable(self, key: Key) -> bool:
-        """Whether the claim still has its devices, or those it released are all free."""
+        """Whether the claim still has its devices, or could have those it released again."""
         if key in self.allocations:
             return True
         allocation = self._released.get(key)
         if allocation is None:
             return True
-        ledger = self.inventory.ledger
-        return not any(
-            ledger.in_use(result.id) for result in allocation.results
-        ) and self.inventory.counters_suffice(allocation)
+        return self.inventory.could_take_again(allocation)
 
     def reclaim(self, key: Key) -> None:
         """Allocate again what :meth:`release` gave up; nothing if it released nothing."""
@@ -565,6 +573,11 @@ class Snapshot:
             count = len(self.pods_on[row])
             assert count == (0 if below is None else int(below[3, row])), f"row {row}"
         self.inventory.ledger.check()
+
+
+def advertised_by(node: Node) -> frozenset[str]:
+    """The extended resources that the node itself has some of."""
+    return frozenset(name for name, amount in node.allocatable if amount > 0 and "/" in name)
 
 
 def _weighs_the_same(old: Pod, new: Pod) -> bool:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from kubarium.api.resource import Document
+from kubarium.base.clock import Clock
+from kubarium.base.errors import ApiError
 from kubarium.node.config import NodeConfig, NodeSpec
 from kubarium.node.drivers.health import Health
 from kubarium.node.drivers.nvml.machine import MachineGpus
 from kubarium.node.drivers.prepare import driver_key
 from kubarium.node.drivers.profiles import driver_of
 from kubarium.node.drivers.publish import Publisher
-from kubarium.node.network.addresses import AddressPool
+from kubarium.node.network.addresses import Addresses
 from kubarium.node.runner import NodeFacts
 from kubarium.runtime.protocol import Context
+
+_LOG = logging.getLogger("kubarium.node")
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 
 
 @dataclass(slots=True)
@@ -36,7 +42,7 @@ class OwnNode:
 
 
 def node_facts(
-    config: NodeConfig, index: int, default: dict[str, str], loopback: AddressPool
+    config: NodeConfig, index: int, default: dict[str, str], loopback: Addresses
 ) -> NodeFacts:
     """What pods of node number ``index`` see of it."""
     spec, plan = config.nodes[index], config.network
@@ -78,3 +84,19 @@ def spread(nodes: list[OwnNode], parts: int) -> list[list[OwnNode]]:
     """At most ``parts`` groups of about equal size."""
     size = max(-(-len(nodes) // parts), 1)
     return [nodes[at : at + size] for at in range(0, len(nodes), size)] or [[]]
+
+
+NodeAction = Callable[[OwnNode], Awaitable[None]]
+
+
+async def insist(clock: Clock, action: NodeAction, node: OwnNode) -> None:
+    """Try until the API takes it: a node agent waits for its server."""
+    delay_s = _FIRST_RETRY_S
+    while True:
+        try:
+            await action(node)
+            return
+        except ApiError as error:
+            _LOG.warning("node %s: %s", node.spec.name, error)
+        await clock.sleep(delay_s)
+        delay_s = min(delay_s * 2, _LAST_RETRY_S)

@@ -84,8 +84,11 @@ class ImageConfig:
     ``name`` is compared without tag and, if it has no slash, without registry and path; ``*`` at
     its end matches any rest. ``entrypoint`` and ``cmd`` are the image's; ``path`` is put in front
     of PATH. ``modules`` are the Python modules that the image would bring along: where this
-    machine lacks one, the image cannot be stood in for. ``instead``: what needs no MPI, for images
-    whose own runtime does.
+    machine lacks one, the image cannot be stood in for. ``programs`` likewise, each with the
+    Debian package that has it. ``files`` (path to text) and ``folders`` are what the image has of
+    its own where the machine's files would be seen; ``$(POD_IP)`` in a text is the pod's address,
+    and folders are its user's. ``instead``: what needs
+    no MPI, for images whose own runtime does.
     """
 
     name: str
@@ -96,6 +99,9 @@ class ImageConfig:
     working_dir: str = ""
     uid: int | None = None
     modules: tuple[str, ...] = ()
+    programs: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
     instead: str = ""
 
 

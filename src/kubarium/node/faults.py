@@ -85,8 +85,8 @@ class FaultActor:
         known = self._known.setdefault(uid, {})
         for order in orders:
             before = known.get(order.fault)
-            if before == order:
-                continue
+            if before is not None and (before.ident, before.healed) == (order.ident, order.healed):
+                continue  # said once more
             known[order.fault] = order
             if order.healed:
                 self._spawn(self._undo(uid, order))

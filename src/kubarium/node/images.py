@@ -9,10 +9,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from kubarium.base.errors import KubariumError
 from kubarium.node.config import ImageConfig
-from kubarium.node.oci.store import Record
+from kubarium.node.mpi_images import mpi_images
+
+if TYPE_CHECKING:  # the catalogue's names are read with every cluster file
+    from kubarium.node.oci.store import Record
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -49,6 +53,9 @@ class Image:
     working_dir: str = ""
     uid: int | None = None
     modules: tuple[str, ...] = ()
+    # Files (path to text) and folders of its own, where the machine's would be seen.
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
     # None: programs of this machine stand in for it.
     stored: StoredImage | None = None
 
@@ -63,13 +70,6 @@ def builtin_images() -> tuple[ImageConfig, ...]:
     command = ("python3", "-m", "kubarium.labs.in_place_agent")
     agent = ImageConfig("in-place-restart-agent", entrypoint=command, path=python.path)
     return (*shells, *systems, python, own, agent, pause, *_training_images(python.path))
-
-
-# Frameworks whose stock runtimes use MPI, and how their programs run without.
-_OVER_MPI = {
-    "deepspeed": "the runtime torch-distributed, whose ranks deepspeed.init_distributed() joins",
-    "mlx": "a plain runtime and MLX's ring, which finds its peers by MLX_HOSTFILE and MLX_RANK",
-}
 
 
 def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:
@@ -88,12 +88,7 @@ def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:
         command = ("python3", "-m", "kubarium.labs.initializer", step)
         name = f"kubeflow/trainer/{step}-initializer"
         found.append(ImageConfig(name, entrypoint=command, path=path))
-    for name, instead in _OVER_MPI.items():
-        image = f"kubeflow/trainer/{name}-runtime"
-        found.append(
-            ImageConfig(image, cmd=("python3",), path=path, modules=(name,), instead=instead)
-        )
-    return tuple(found)
+    return (*found, *mpi_images(path, DEFAULT_PATH))
 
 
 def _bash() -> str:
@@ -136,6 +131,8 @@ class ImageCatalogue:
                     entry.working_dir,
                     entry.uid,
                     entry.modules,
+                    entry.files,
+                    entry.folders,
                 )
         raise UnknownImage(
             f'no image "{reference}" on this machine: Kubarium runs images through the programs '
@@ -155,22 +152,44 @@ def _any_matches(entries: Iterable[ImageConfig], reference: str) -> bool:
 def _check_possible(reference: str, entry: ImageConfig) -> None:
     """UnknownImage if this machine cannot stand in for an image that it knows."""
     missing = [module for module in entry.modules if find_spec(module) is None]
+    lacks = lacking(entry.programs)
     if missing:
         what = " ".join(missing)
         raise UnknownImage(
             f'image "{reference}" stands for this machine\'s Python with {what}, which '
             f"{sys.executable} does not have; install it there (pip install {what}), or map the "
-            f"image under images: in the cluster file{_without_mpi(entry)}"
+            f"image under images: in the cluster file{_without_mpi(entry, lacks)}"
+        )
+    if lacks:
+        raise UnknownImage(
+            f'image "{reference}" stands for programs of this machine, which has '
+            f"{_named(lacks)} in {DEFAULT_PATH}; install what is missing, or map the image under "
+            f"images: in the cluster file{_without_mpi(entry, [])}"
         )
 
 
-def _without_mpi(entry: ImageConfig) -> str:
+def lacking(programs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that containers would not find here, each with its package."""
+    return [pair for pair in programs if shutil.which(pair[0], path=DEFAULT_PATH) is None]
+
+
+def _named(programs: list[tuple[str, str]]) -> str:
+    """
+    >>> _named([("mpirun", "openmpi-bin"), ("sshd", "openssh-server")])
+    'no mpirun and no sshd (apt-get install openmpi-bin openssh-server)'
+    """
+    first, *rest = [f"no {name}" for name, _ in programs]
+    names = " and ".join([", ".join([first, *rest[:-1]]), *rest[-1:]])
+    packages = " ".join(dict.fromkeys(package for _, package in programs))
+    return f"{names} (apt-get install {packages})"
+
+
+def _without_mpi(entry: ImageConfig, lacks: list[tuple[str, str]]) -> str:
     """What else the image's runtime would need, and what needs nothing of it."""
     if not entry.instead:
         return ""
-    lacks = [name for name in ("mpirun", "sshd") if shutil.which(name, path=DEFAULT_PATH) is None]
     text = "; its runtime starts ranks by mpirun (Open MPI), through an SSH server set up as in it"
-    text += f", and this machine has no {' and no '.join(lacks)}" if lacks else ""
+    text += f", and this machine has {_named(lacks)}" if lacks else ""
     return f"{text}; neither is needed by {entry.instead}"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from kubarium.base.clock import Clock
+from kubarium.node.network.addresses import loopback_is_whole
 from kubarium.node.network.plan import NetworkPlan
 from kubarium.node.runtimes.process.engine import LEVELS, ProcessEngine
 from kubarium.node.runtimes.process.zygote import PLAIN, ROOT, USER_NAMESPACE
@@ -60,6 +62,11 @@ _SHARED_NETWORK = (
     "pods share the machine's network: each has its own loopback address, "
     "but two that listen on 0.0.0.0 with the same port clash; NetworkPolicies are not enforced"
 )
+_ONE_ADDRESS = (
+    "pods share the machine's network and its only loopback address, 127.0.0.1: two that listen on "
+    "the same port clash, and cluster IPs of services do not answer (node ports and kubectl "
+    "port-forward do); NetworkPolicies are not enforced"
+)
 _ALWAYS_MISSING = ("AppArmor, SELinux and seccomp profiles of one's own are not applied",)
 
 
@@ -75,6 +82,13 @@ _PLAIN_MISSING = (
     "runAsUser, capabilities and read-only root file systems are not applied",
 )
 
+
+_NOT_LINUX_APPLIED = ("a container's process group and all below its first process die with it",)
+_NOT_LINUX_MISSING = (
+    "a process that has left both its parent and its process group may outlive its container",
+    "pods end with their node agent: there is no other process that could hold them",
+    "seccomp profiles and no-new-privileges are not applied",
+)
 
 _LIMITS = {
     "memory": "memory limits (what exceeds one is killed: OOMKilled)",
@@ -102,7 +116,8 @@ def limits_report(controllers: Sequence[str], why: str) -> tuple[list[str], list
 def network_report(level: str, plan: NetworkPlan | None, why: str) -> tuple[list[str], list[str]]:
     """Sentences on the pods' network, and on what it cannot do; ``why`` there is none."""
     if plan is None:
-        shared = _SHARED_NETWORK + (f" ({why})" if why else "")
+        shared = _SHARED_NETWORK if loopback_is_whole() else _ONE_ADDRESS
+        shared += f" ({why})" if why else ""
         return ([] if level == PLAIN else [_HOSTS]), [shared]
     applied = [*_OWN_NETWORK, *([_UPLINK] if plan.uplink else [])]
     return applied, [*([] if plan.uplink else [_NO_UPLINK]), _TCP_ONLY]
@@ -135,7 +150,10 @@ def _level_report(level: str, refusals: dict[str, str]) -> Report:
     if level == USER_NAMESPACE:
         applied = (*_NAMESPACES, _MAPPED, _SECCOMP)
         return Report(level, applied, (*_ALWAYS_MISSING, _NO_GROUPS), refusals)
-    return Report(PLAIN, (*_PLAIN_APPLIED, _SECCOMP), _PLAIN_MISSING + _ALWAYS_MISSING, refusals)
+    missing = _PLAIN_MISSING + _ALWAYS_MISSING
+    if sys.platform != "linux":
+        return Report(PLAIN, _NOT_LINUX_APPLIED, missing + _NOT_LINUX_MISSING, refusals)
+    return Report(PLAIN, (*_PLAIN_APPLIED, _SECCOMP), missing, refusals)
 
 
 async def probe(clock: Clock) -> Report:

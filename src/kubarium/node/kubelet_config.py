@@ -6,7 +6,7 @@ Source: ``k8s.io/kubelet/config/v1beta1``; thresholds as in ``pkg/kubelet/evicti
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -60,6 +60,18 @@ class ShutdownGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageCollection:
+    """When images go that nobody uses: above ``high_percent`` of the disk until ``low_percent`` is
+    reached, but none that was used within ``minimum_age_s``; and all that were not used for
+    ``maximum_age_s`` (0: none for that alone)."""
+
+    high_percent: int = 85
+    low_percent: int = 80
+    minimum_age_s: float = 120.0
+    maximum_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class KubeletConfig:
     """What a pool's ``kubelet`` says. ``pids_limit`` None is as many as there are."""
 
@@ -69,6 +81,9 @@ class KubeletConfig:
     shutdown: tuple[ShutdownGroup, ...] = ()
     static_pod_path: str = ""
     pids_limit: int | None = DEFAULT_PIDS_LIMIT
+    images: ImageCollection = ImageCollection()
+    # Names, or prefixes that end in "*", of settings that pods may ask for beside the safe ones.
+    unsafe_sysctls: tuple[str, ...] = ()
 
 
 class FieldError(ConfigError):
@@ -120,6 +135,36 @@ def read_kubelet_config(given: Mapping[str, Any]) -> KubeletConfig:
         _shutdown(given),
         given.get("staticPodPath", ""),
         pids if pids > 0 else None,
+        _images(given),
+        tuple(given.get("allowedUnsafeSysctls") or ()),
+    )
+
+
+def _images(given: Mapping[str, Any]) -> ImageCollection:
+    defaults = ImageCollection()
+    high = given.get("imageGCHighThresholdPercent", defaults.high_percent)
+    low = given.get("imageGCLowThresholdPercent", defaults.low_percent)
+    least_s = _duration(given, "imageMinimumGCAge", f"{defaults.minimum_age_s:g}s")
+    most_s = _duration(given, "imageMaximumGCAge", "0s")
+    if low >= high:
+        field = next(
+            f for f in ("imageGCLowThresholdPercent", "imageGCHighThresholdPercent") if f in given
+        )
+        raise FieldError((field,), f"{low} (low) must be less than {high} (high)")
+    if most_s and most_s <= least_s:
+        text = f"{most_s:g}s must be more than imageMinimumGCAge, which is {least_s:g}s"
+        raise FieldError(("imageMaximumGCAge",), text)
+    return ImageCollection(high, low, least_s, most_s)
+
+
+def strictest(configs: Iterable[ImageCollection]) -> ImageCollection:
+    """Of nodes that share one disk: what frees the most."""
+    found = list(configs)
+    return ImageCollection(
+        min(config.high_percent for config in found),
+        min(config.low_percent for config in found),
+        min(config.minimum_age_s for config in found),
+        min((c.maximum_age_s for c in found if c.maximum_age_s), default=0.0),
     )
 
 

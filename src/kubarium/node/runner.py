@@ -9,6 +9,7 @@ from typing import Protocol
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,13 @@ class NodeFacts:
     allocatable: dict[str, str]
     # Its pods' addresses; "" where pods share the machine's loopback.
     pod_network: str = ""
+
+
+def host_of(document: Document) -> str:
+    """The node that has something to say of ``document``: a pod's, or the Node itself."""
+    if document.get("kind") == "Node":
+        return str(document["metadata"]["name"])
+    return str((document.get("spec") or {}).get("nodeName") or "")
 
 
 # (pod, node): why the node does not take a pod that is new to it, as reason and message
@@ -66,6 +74,11 @@ class PodRunner(Protocol):
         """Its node went down with it: its processes end at once, and nobody is told."""
         ...
 
+    async def reclaim(self, least_free: int | None) -> int:
+        """Remove what no pod needs from a disk that has less than ``least_free`` bytes (None: that
+        is short of something else); the bytes that were freed."""
+        ...
+
     def hold(self, node: str) -> None:
         """What is to be written of a node's pods waits, until :meth:`let_go`."""
         ...
@@ -80,6 +93,10 @@ class PodRunner(Protocol):
 
     async def run(self) -> None:
         """Until cancelled; then nothing of ours may be left on the machine."""
+        ...
+
+    def usage(self) -> list[PodUse]:
+        """What its pods use, as it was measured last."""
         ...
 
     async def open_session(self, pod: Document, options: StreamOptions) -> Session:

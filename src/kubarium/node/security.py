@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kubarium.api.resource import Document
+from kubarium.node import sysctls
 from kubarium.node.environment import ConfigProblem
 from kubarium.node.isolation import PLAIN, ROOT, USER_NAMESPACE
 from kubarium.node.oci.users import Accounts, ImageUser
@@ -17,6 +19,7 @@ from kubarium.node.runtimes.process.engine import User
 from kubarium.node.runtimes.process.seccomp import runtime_default
 
 RUNTIME_DEFAULT = "RuntimeDefault"
+_LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,11 @@ def identity_of(
     privileged = bool(own.get("privileged"))
     capabilities = _capabilities(own, privileged)
     confined = not privileged and _profile(merged) == RUNTIME_DEFAULT
-    program = runtime_default(os.uname().machine, capabilities) if confined else b""
+    program = runtime_default(os.uname().machine, capabilities) if confined and _LINUX else b""
     # Without a user of higher rights a filter can only be had by giving up all new ones.
-    forbidden = own.get("allowPrivilegeEscalation") is False or (level == PLAIN and bool(program))
+    forbidden = _LINUX and (
+        own.get("allowPrivilegeEscalation") is False or (level == PLAIN and bool(program))
+    )
     return Identity(
         _user(level, uid, gid, groups, capabilities),
         uid,
@@ -90,6 +95,7 @@ def identity_of(
         [
             *_shortfalls(level, merged, uid, groups),
             *_unknown_profiles(pod, merged, confined and not program),
+            *_shared_namespaces(pod["spec"], level),
         ],
     )
 
@@ -106,16 +112,28 @@ def _unknown_profiles(pod: Document, merged: Mapping[str, Any], unfiltered: bool
         name = merged["seccompProfile"].get("localhostProfile")
         found.append(f"seccomp profile {name} (only RuntimeDefault is known)")
     if unfiltered:
-        found.append(f"seccomp RuntimeDefault on {os.uname().machine}")
+        found.append(f"seccomp RuntimeDefault on {os.uname().sysname} {os.uname().machine}")
     armor = merged.get("appArmorProfile") or {}
     if armor.get("type") == "Localhost":
         found.append(f"AppArmor profile {armor.get('localhostProfile')}")
     if merged.get("seLinuxOptions"):
         found.append("SELinux options")
-    asked = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
-    unsafe = sorted(entry["name"] for entry in asked if entry["name"] not in SAFE_SYSCTLS)
-    if unsafe:
-        found.append(f"sysctls {', '.join(unsafe)} (not one that each pod has for itself)")
+    unheard = sysctls.not_applied(pod)
+    if unheard:
+        found.append(f"sysctls {', '.join(unheard)} (not one that each pod has for itself)")
+    return found
+
+
+def _shared_namespaces(spec: Mapping[str, Any], level: str) -> list[str]:
+    """What the pod would share, or have apart, and cannot here, in words."""
+    if level == PLAIN:  # all share the machine's
+        return ["hostUsers: false"] if spec.get("hostUsers") is False else []
+    found = [name for name in ("hostPID", "hostIPC") if spec.get(name)]
+    several = len(spec["containers"]) + len(spec.get("initContainers") or ()) > 1
+    if spec.get("shareProcessNamespace") and several:
+        found.append("shareProcessNamespace (each container has its own processes)")
+    if spec.get("hostUsers") is False and level == ROOT:
+        found.append("hostUsers: false (users are the machine's)")
     return found
 
 
@@ -182,25 +200,6 @@ def _names(entries: list[str] | None) -> list[str]:
     return [entry.upper().removeprefix("CAP_") for entry in entries or ()]
 
 
-# Settings that each network has for itself (upstream's ``sysctl/safe_sysctls.go``).
-SAFE_SYSCTLS = frozenset(
-    f"net.ipv4.{name}"
-    for name in (
-        "ip_local_port_range",
-        "ip_local_reserved_ports",
-        "ip_unprivileged_port_start",
-        "ping_group_range",
-        "tcp_fin_timeout",
-        "tcp_keepalive_intvl",
-        "tcp_keepalive_probes",
-        "tcp_keepalive_time",
-        "tcp_rmem",
-        "tcp_syncookies",
-        "tcp_wmem",
-    )
-)
-
-
 def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[int]) -> list[str]:
     """Requests that this level cannot honour, in words; empty as root."""
     if level == ROOT:
@@ -214,13 +213,9 @@ def _shortfalls(level: str, merged: Mapping[str, Any], uid: int, groups: list[in
         found.append("readOnlyRootFilesystem")
     if level == PLAIN and (merged.get("capabilities") or {}).get("add"):
         found.append(f"capabilities {merged['capabilities']['add']}")
+    if not _LINUX and merged.get("allowPrivilegeEscalation") is False:
+        found.append("allowPrivilegeEscalation: false")
     return found
-
-
-def sysctls_of(pod: Document) -> dict[str, str]:
-    """Kernel settings of the pod's own network that it asks for and that are safe, by name."""
-    asked = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
-    return {e["name"]: str(e.get("value") or "") for e in asked if e["name"] in SAFE_SYSCTLS}
 
 
 def home_of(uid: int) -> str:

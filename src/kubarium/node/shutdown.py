@@ -26,6 +26,8 @@ NOT_READY = "node is shutting down"
 DEFAULT_GRACE_S = 30.0
 _CRITICAL_GRACE_S = 10.0
 _LOOK_S = 0.1
+# A group whose pods have not ended is waited for so long beyond its time.
+LATE_S = 1.0
 
 
 def group_of(groups: Sequence[ShutdownGroup], priority: int) -> int:
@@ -132,7 +134,7 @@ class NodeShutdown:
             ]
             for actor in pods:
                 actor.deliver(ev.Terminate(REASON, MESSAGE, group.period_s, disrupts=True))
-            end = self._clock.monotonic() + group.period_s + 1.0
+            end = self._clock.monotonic() + group.period_s + LATE_S
             while any(not actor.machine.finished for actor in pods):
                 if self._clock.monotonic() >= end:
                     break

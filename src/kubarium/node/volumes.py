@@ -289,7 +289,15 @@ class PodVolumes:
     def _write_file(self, path: Path, file: File) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.data)
-        os.chmod(path, file.mode | (0o040 if self._fs_group is not None else 0))
+        os.chmod(path, self._shared(file.mode))
+
+    def _shared(self, mode: int) -> int:
+        """``mode`` as ``fsGroup`` changes it. Where volumes cannot be given to a group (they are
+        the pod's only user's then, not root's), what would be the group's is nobody's: ssh
+        refuses a key of its user's own that others could read."""
+        if self._fs_group is None:
+            return mode
+        return mode | 0o040 if self._sources.is_root else mode & ~0o070
 
     @staticmethod
     def _link_names(place: Path, files: Mapping[str, File]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +62,17 @@ class _Bucket:
 class EventRecorder:
     """Records events of one component."""
 
-    def __init__(self, context: Context, component: str) -> None:
-        """``component`` is what ``source.component`` and ``reportingComponent`` say."""
+    def __init__(
+        self,
+        context: Context,
+        component: str,
+        host_of: Callable[[Document], str] = lambda document: "",
+    ) -> None:
+        """``component`` is what ``source.component`` and ``reportingComponent`` say; ``host_of`` an
+        object is the node that says it, of a component that runs on all of them."""
         self._context = context
-        self._component = component
-        self._waiting: deque[tuple[float, Document, str, str, str]] = deque()
+        self._component, self._host_of = component, host_of
+        self._waiting: deque[tuple[float, Document, str, str, str, str]] = deque()
         self._drain: asyncio.Task[None] | None = None
         self._seen: OrderedDict[tuple[str, ...], _Seen] = OrderedDict()
         self._similar: OrderedDict[tuple[str, ...], _Similar] = OrderedDict()
@@ -73,13 +80,29 @@ class EventRecorder:
         self._sequence = 0
         self.dropped = 0
 
-    def event(self, document: Document, type_: str, reason: str, message: str) -> None:
-        """Record that ``reason`` happened to ``document``; ``type_`` is Normal or Warning."""
+    def event(
+        self,
+        document: Document,
+        type_: str,
+        reason: str,
+        message: str,
+        *,
+        field_path: str = "",
+    ) -> None:
+        """Record that ``reason`` happened to ``document``; ``type_`` is Normal or Warning.
+
+        ``field_path`` names the part that it happened to, as ``spec.containers{main}``: parts are
+        counted apart.
+        """
         if len(self._waiting) >= QUEUE_LENGTH:
             self.dropped += 1
             return
         reference = _reference(document)
-        self._waiting.append((self._context.clock.now(), reference, type_, reason, message))
+        if field_path:
+            reference["fieldPath"] = field_path
+        self._waiting.append(
+            (self._context.clock.now(), reference, type_, reason, message, self._host_of(document))
+        )
         if self._drain is None or self._drain.done():
             loop = asyncio.get_running_loop()
             self._drain = loop.create_task(self._run(), name=f"events/{self._component}")
@@ -91,16 +114,16 @@ class EventRecorder:
 
     async def _run(self) -> None:
         while self._waiting:
-            now, reference, type_, reason, message = self._waiting.popleft()
+            now, reference, type_, reason, message, host = self._waiting.popleft()
             try:
-                await self._write(now, reference, type_, reason, message)
+                await self._write(now, reference, type_, reason, message, host)
             except ApiError as error:
                 # An event in a namespace that is going or gone is no news.
                 self.dropped += 1
                 _LOG.debug("event %s of %s dropped: %s", reason, reference.get("name"), error)
 
     async def _write(
-        self, now: float, reference: Document, type_: str, reason: str, message: str
+        self, now: float, reference: Document, type_: str, reason: str, message: str, host: str
     ) -> None:
         if not self._allowed(now, reference):
             self.dropped += 1
@@ -108,12 +131,13 @@ class EventRecorder:
         combined = self._is_one_too_many(now, reference, type_, reason, message)
         text = _cut(_COMBINED + message if combined else message)
         # Combined events share one Event, whose message is that of the last one.
-        key = (*_identity(reference), type_, reason, _COMBINED if combined else text)
+        part = reference.get("fieldPath", "")
+        key = (*_identity(reference), part, type_, reason, _COMBINED if combined else text)
         seen = self._seen.get(key)
         if seen is not None and await self._count_up(seen, now, text):
             self._seen.move_to_end(key)
             return
-        self._seen[key] = await self._create(now, reference, type_, reason, text)
+        self._seen[key] = await self._create(now, reference, type_, reason, text, host)
         _trim(self._seen)
 
     def _allowed(self, now: float, reference: Document) -> bool:
@@ -163,7 +187,7 @@ class EventRecorder:
         return True
 
     async def _create(
-        self, now: float, reference: Document, type_: str, reason: str, message: str
+        self, now: float, reference: Document, type_: str, reason: str, message: str, host: str
     ) -> _Seen:
         namespace = reference.get("namespace") or "default"
         # client-go names events by the nanosecond; virtual time stands still, so we also count.
@@ -178,9 +202,9 @@ class EventRecorder:
             "reason": reason,
             "message": message,
             "type": type_,
-            "source": {"component": self._component},
+            "source": {"component": self._component} | ({"host": host} if host else {}),
             "reportingComponent": self._component,
-            "reportingInstance": "",
+            "reportingInstance": host,
             "firstTimestamp": rfc3339(now),
             "lastTimestamp": rfc3339(now),
             "count": 1,

@@ -12,6 +12,7 @@ from typing import Protocol
 from kubarium.api.catalog import Catalog, Kind
 from kubarium.api.resource import Document, ListResult
 from kubarium.api.streams import StreamSource
+from kubarium.api.usage import usage_kinds
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import method_not_allowed
@@ -33,6 +34,7 @@ from kubarium.server.reviews import Reviews
 from kubarium.server.strategies.pods import grace_period
 from kubarium.server.strategies.table import strategies
 from kubarium.server.subresources import Binding, Eviction, Scale
+from kubarium.server.usage import UsageReader
 from kubarium.server.watches import Watches, WatchStream
 from kubarium.server.writes import Writes, Written
 from kubarium.store.log import Store
@@ -60,7 +62,8 @@ class ApiServer:
     """The verbs of the Kubernetes API over a store.
 
     ``log_source`` answers the ``log`` subresource of pods, ``stream_source`` exec, attach and port
-    forwarding, ``page_source`` GETs of ``nodes/proxy``; the wiring sets them to the node agent.
+    forwarding, ``page_source`` GETs of ``nodes/proxy``, ``usage.source`` reads of
+    ``metrics.k8s.io``; the wiring sets them to the node agent.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class ApiServer:
         token_issuer: TokenIssuer | None = None,
     ) -> None:
         """``token_authenticators`` answer TokenReviews, ``token_issuer`` TokenRequests."""
+        for kind in usage_kinds():
+            catalog.add(kind)
         self.registry = Registry(store, catalog, clock, chance)
         self.authorizer = Authorizer(store)
         self.strategies = strategies()
@@ -82,6 +87,7 @@ class ApiServer:
         self.log_source: LogSource | None = None
         self.stream_source: StreamSource | None = None
         self.page_source: PageSource | None = None
+        self.usage = UsageReader(self.registry)
         self.reads = Reads(self.registry)
         self.deletes = Deletes(self.registry, self.strategies, self.admission, GRACE_PERIODS)
         self.writes = Writes(
@@ -125,6 +131,20 @@ class ApiServer:
     def list(self, kind: Kind, namespace: str, options: ListOptions) -> ListResult:
         """One page of objects; ``namespace`` "" lists all."""
         return self.reads.list(kind, namespace, options)
+
+    async def read(
+        self, kind: Kind, namespace: str, name: str, resource_version: str = ""
+    ) -> Document:
+        """:meth:`get`, also of what is measured when somebody asks. ApiError 404, 503."""
+        if self.usage.answers(kind):
+            return await self.usage.get(kind, namespace, name)
+        return self.get(kind, namespace, name, resource_version)
+
+    async def read_page(self, kind: Kind, namespace: str, options: ListOptions) -> ListResult:
+        """:meth:`list`, also of what is measured when somebody asks. ApiError 503."""
+        if self.usage.answers(kind):
+            return await self.usage.page(kind, namespace, options)
+        return self.list(kind, namespace, options)
 
     async def watch(self, kind: Kind, namespace: str, options: WatchOptions) -> WatchStream:
         """Changes from now, or from a revision on."""

@@ -137,9 +137,9 @@ class Handlers:
         ):
             raise method_not_allowed(info.verb, info.resource, info.group)
         if info.verb == "get":
-            return self._get(kind, request)
+            return await self._get(kind, request)
         if info.verb == "list":
-            return self._list(kind, request)
+            return await self._list(kind, request)
         if info.verb == "watch":
             return await self._watch(kind, request)
         if info.verb == "create":
@@ -173,16 +173,16 @@ class Handlers:
 
     # reading
 
-    def _get(self, kind: Kind, request: Request) -> Answer:
+    async def _get(self, kind: Kind, request: Request) -> Answer:
         info, media = request.info, request.negotiate(OBJECT_TRANSFORMS)
         version = request.query.get("resourceVersion", "")
-        document = self._server.get(kind, self._home(kind, info), info.name, version)
+        document = await self._server.read(kind, self._home(kind, info), info.name, version)
         return self._answer(kind, document, media, request)
 
-    def _list(self, kind: Kind, request: Request) -> Answer:
+    async def _list(self, kind: Kind, request: Request) -> Answer:
         media = request.negotiate(LIST_TRANSFORMS)
         options = list_options(request.query)
-        page = self._server.list(kind, self._home(kind, request.info), options)
+        page = await self._server.read_page(kind, self._home(kind, request.info), options)
         include = request.query.get("includeObject", "")
         now = self._server.registry.clock.now()
         document = present_page(kind, page, media, now, include)
@@ -293,7 +293,7 @@ class Handlers:
                 home = self._home(kind, info)
                 scale = self._server.scale.get(kind, home, info.name)
                 return Answer(200, encode(scale, media.type, _pretty(request)), media.type)
-            return self._get(kind, request)
+            return await self._get(kind, request)
         if info.verb == "update":
             return self._update(kind, request)
         if info.verb == "patch":

@@ -73,7 +73,7 @@ class LocalClient:
         return Call(self._user, manager or self._manager, dry_run, STRICT, force)
 
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Document:
-        return self._server.get(self._kind(resource), namespace, name)
+        return await self._server.read(self._kind(resource), namespace, name)
 
     async def list(
         self,
@@ -95,7 +95,7 @@ class LocalClient:
             resource_version,
             resource_version_match,
         )
-        return self._server.list(self._kind(resource), namespace, options)
+        return await self._server.read_page(self._kind(resource), namespace, options)
 
     async def watch(
         self,

@@ -42,6 +42,7 @@ _VIEW = (
     f"{_READ} | core | bindings events limitranges namespaces namespaces/status pods/log "
     "pods/status replicationcontrollers/status resourcequotas resourcequotas/status",
     f"{_READ} | discovery.k8s.io | endpointslices",
+    f"{_READ} | metrics.k8s.io | nodes pods",
     f"{_READ} | apps | {_APPS} {_APPS_STATUS}",
     f"{_READ} | autoscaling | horizontalpodautoscalers horizontalpodautoscalers/status",
     f"{_READ} | batch | cronjobs cronjobs/status jobs jobs/status",

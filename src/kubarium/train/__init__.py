@@ -19,6 +19,7 @@ imported with the first NumPy state, torch with the first torch state.
 """
 
 from kubarium.train.checkpoints import Checkpoints, CorruptCheckpointError
+from kubarium.train.fence import FencedError
 from kubarium.train.run import Run
 
-__all__ = ["Checkpoints", "CorruptCheckpointError", "Run"]
+__all__ = ["Checkpoints", "CorruptCheckpointError", "FencedError", "Run"]

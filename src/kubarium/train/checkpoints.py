@@ -14,6 +14,8 @@ that rotted later is found by its digest and passed over for the one before.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,9 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from kubarium.train import formats
+from kubarium.train.fence import Fence, FencedError
 
 # How long rank 0 waits for the other ranks' parts before it gives a save up.
 PARTS_TIMEOUT_S = 120.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 KEEP, RESTORED = "keep-", "restored"
 POLL_S = 0.01
 
@@ -74,6 +78,7 @@ class Checkpoints:
         self.rank, self.sharded = rank, sharded
         self._writers = world if sharded else 1
         self._keep, self._keep_every, self._tell = keep, keep_every, tell
+        self.fence = Fence.of_environment()
         # Who may still want a checkpoint that was asked for; None: it is not known.
         self.wanted: set[str] | None = None
 
@@ -85,11 +90,28 @@ class Checkpoints:
     def save(self, step: int, state: State) -> None:
         """Write this rank's part; on rank 0, return when the whole checkpoint is in place.
 
-        Raises TimeoutError if other ranks' parts do not come, OSError if the disk refuses.
+        Raises TimeoutError if other ranks' parts do not come, OSError if the disk refuses, and
+        FencedError if this rank was cut off and has been replaced. On a full disk older checkpoints
+        make way: the newest whole one stays, and those that somebody has asked for or
+        ``keep_every`` keeps.
         """
         if not self.writes:
             return
-        beside = self.folder / f".step-{step:08d}.tmp"
+        for may_make_room in (self.rank == 0, False):
+            try:
+                self._save(step, state)
+                return
+            except TimeoutError:
+                raise
+            except OSError as error:
+                self._drop_parts(step)
+                full = error.errno in _FULL
+                if not (may_make_room and full and self._make_room()):
+                    raise self._refused(step, error) from error
+            self._tell(f"no room for step {step}: older checkpoints make way for it")
+
+    def _save(self, step: int, state: State) -> None:
+        beside = self._beside(step)
         beside.mkdir(parents=True, exist_ok=True)
         part = beside / f"rank-{self.rank:05d}{formats.suffix(state)}"
         with part.open("wb") as file:
@@ -101,6 +123,50 @@ class Checkpoints:
         write_whole(beside / f"rank-{self.rank:05d}.json", json.dumps(about))
         if self.rank == 0:
             self._commit(step, beside)
+
+    def _beside(self, step: int) -> Path:
+        """Where a checkpoint is written; apart from what an older attempt may still write."""
+        attempt = ".{}-{}".format(*self.fence.number) if self.fence else ""
+        return self.folder / f".step-{step:08d}{attempt}.tmp"
+
+    def enter(self) -> None:
+        """Before the first look for a checkpoint: this attempt has the folder from now on.
+        FencedError if it has been replaced."""
+        if self.fence is not None:
+            self.fence.enter(self.folder)
+
+    def _holding(self) -> contextlib.AbstractContextManager[None]:
+        """Around whatever changes the folder's checkpoints; FencedError likewise."""
+        return self.fence.holding(self.folder) if self.fence else contextlib.nullcontext()
+
+    def _drop_parts(self, step: int) -> None:
+        """What this rank has written of a checkpoint that will not be: it takes room."""
+        for part in self._beside(step).glob(f"rank-{self.rank:05d}*"):
+            part.unlink(missing_ok=True)
+
+    def _make_room(self) -> bool:
+        """Remove all that may go but the newest whole one; whether there was any."""
+        newest = self.newest()
+        stays = newest.step if newest is not None else -1
+        older = [step for step in self._steps() if step < stays and self._may_go(step)]
+        with self._holding():
+            for step in older:
+                shutil.rmtree(self.place(step), ignore_errors=True)
+        return bool(older)
+
+    def _refused(self, step: int, error: OSError) -> OSError:
+        steps = self._steps()
+        there = f"the newest there is of step {steps[-1]}" if steps else "there is none yet"
+        way_out = (
+            f"give the folder more room or keep fewer than {self._keep}"
+            if error.errno in _FULL
+            else "folder= must name a directory that this user may write to"
+        )
+        text = (
+            f"checkpoint of step {step} cannot be saved in {self.folder} ({error.strerror}); "
+            f"{there}; {way_out}"
+        )
+        return type(error)(error.errno, text)
 
     def begin(self, step: int, state: State) -> Callable[[], None]:
         """Copy the state, so that training may go on and change it; what is returned saves the
@@ -117,9 +183,14 @@ class Checkpoints:
                 raise TimeoutError(f"step {step}: no checkpoint part came from ranks {missing}")
             time.sleep(POLL_S)
         final = self.place(step)
-        if final.exists():  # the step was done again after a failure; the newer part counts
-            shutil.rmtree(final)
-        beside.rename(final)
+        try:
+            with self._holding():
+                if final.exists():  # the step was done again after a failure; the newer part counts
+                    shutil.rmtree(final)
+                beside.rename(final)
+        except FencedError:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
         _sync_folder(self.folder)
         self._retire(step)
 
@@ -131,11 +202,15 @@ class Checkpoints:
                     mark.unlink(missing_ok=True)
         steps = [s for s in self._steps() if s <= newest and not self._is_kept(s)]
         for step in steps[: -self._keep]:
-            if not (self._keep_every and step % self._keep_every == 0):
+            if self._may_go(step):
                 shutil.rmtree(self.place(step), ignore_errors=True)
         for left in self.folder.glob(".step-*.tmp"):
             if int(left.name[6:14]) < newest:
                 shutil.rmtree(left, ignore_errors=True)
+
+    def _may_go(self, step: int) -> bool:
+        stays = self._keep_every and step % self._keep_every == 0
+        return not stays and not self._is_kept(step)
 
     def _is_kept(self, step: int) -> bool:
         return any(self.place(step).glob(f"{KEEP}*"))
@@ -159,13 +234,14 @@ class Checkpoints:
         beyond it belongs to another course, and is put aside, whoever wants it."""
         if self.is_restored(run):
             return
-        for step in self._steps():
-            place = self.place(step)
-            if step > beyond:
-                shutil.rmtree(self.folder / f".aside-{place.name}", ignore_errors=True)
-                place.rename(self.folder / f".aside-{place.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / RESTORED, run)
+        with self._holding():
+            for step in self._steps():
+                place = self.place(step)
+                if step > beyond:
+                    shutil.rmtree(self.folder / f".aside-{place.name}", ignore_errors=True)
+                    place.rename(self.folder / f".aside-{place.name}")
+            write_whole(self.folder / RESTORED, run)
 
     def is_restored(self, run: str) -> bool:
         """Whether ``run`` has saved here since it was taken back to a checkpoint."""

@@ -145,13 +145,16 @@ class Run:
     # Resuming and stepping
 
     def resume(self, state: State) -> dict[str, Any]:
-        """The newest whole checkpoint's state, or ``state`` itself if there is none.
+        """The newest whole checkpoint's state, or ``state`` itself if there is none. FencedError if
+        a newer attempt of the run has begun elsewhere.
 
         ``KUBARIUM_RESTORE`` names the checkpoint to begin with, until this run has saved itself;
         ``KUBARIUM_RESUME_STEP``, where the node sets it, is the last step that all ranks have.
         """
         at_most = os.environ.get("KUBARIUM_RESUME_STEP", "")
         restore = self._restore
+        if self.checkpoints:
+            self.checkpoints.enter()
         if self.checkpoints and restore and not self.checkpoints.is_restored(restore.run):
             saved: Saved | None = self.checkpoints.at(restore.folder, restore.step)
         else:

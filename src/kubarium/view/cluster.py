@@ -31,7 +31,7 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.model import Budget, Claim, Gang, Key, Pod, PodShape
-from kubarium.engine.snapshot import Snapshot
+from kubarium.engine.snapshot import Snapshot, advertised_by
 from kubarium.view.device_taints import TaintRule, taint_rule
 from kubarium.view.devices import (
     ClaimReader,
@@ -47,6 +47,7 @@ from kubarium.view.extended import (
     claim_spec_document,
     extended_owner,
     pending_key,
+    served_besides,
 )
 from kubarium.view.forest import Forest
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
@@ -109,6 +110,11 @@ class ClusterView:
         self.class_documents: dict[str, Document] = {}
         self.extended = ExtendedResources()
         self._extended_of: dict[str, Key] = {}
+        # By pod, the keys under which claims for its extended resources are decided.
+        self._pending: dict[Key, dict[Key, None]] = {}
+        # Which nodes there are, by the extended resources that they have themselves.
+        self._sorts_of: dict[tuple[str, ...], tuple[frozenset[str], ...]] = {}
+        self._sorts_epoch = -1
         self.group_documents: dict[Key, Document] = {}
         self.forest = Forest(self.snapshot)
         self._taint_rules: dict[str, TaintRule] = {}
@@ -158,33 +164,63 @@ class ClusterView:
         if there is one, else one that exists only in the snapshot until the pod is committed.
         """
         row = self.reader.row(document)
-        shape = self._stripped(row.shape)
-        if shape is row.shape:
+        shapes = self._shapes(row.shape, (document.get("spec") or {}).get("nodeName") or "")
+        if shapes == (row.shape,):
             return row
-        key = self._extended_of.get(row.uid)
-        if key is None and not (document.get("spec") or {}).get("nodeName"):
-            key = pending_key(row.key)
-            spec = claim_spec_document(self.extended.mapped(document["spec"]))
-            self.snapshot.claims[key] = Claim(key, claim_spec(spec))
-        return replace(row, shape=shape, claims=(*row.claims, key) if key else row.claims)
+        found = [self._as(row, document, shape) for shape in shapes]
+        return found[0] if len(found) == 1 else replace(found[0], variants=tuple(found))
 
-    def shape(self, document: Document) -> PodShape:
-        """The shape that :meth:`pod` gives a pod without a node, and nothing else of it."""
-        return self._stripped(self.reader.shape(document))
+    def _as(self, row: Pod, document: Document, shape: PodShape) -> Pod:
+        """The pod in a shape of :meth:`_shapes`, with the claim for what devices stand for."""
+        if not shape.backed:
+            return replace(row, shape=shape)
+        served = served_besides(shape)
+        key, bound = self._extended_of.get(row.uid), (document.get("spec") or {}).get("nodeName")
+        if key is None and bound:
+            return replace(row, shape=shape)
+        if not bound:
+            spec = claim_spec(claim_spec_document(self.extended.mapped(document["spec"], served)))
+            if key is None or self.snapshot.claims[key].spec != spec:
+                key = pending_key(row.key, served)
+                self._pending.setdefault(row.key, {})[key] = None
+                self.snapshot.claims[key] = Claim(key, spec)
+        assert key is not None
+        return replace(row, shape=shape, claims=(*row.claims, key))
 
-    def _stripped(self, shape: PodShape) -> PodShape:
-        """Without the extended resources that claims ask for; the same if there are none."""
-        stripped = self.extended.stripped(shape)
-        if stripped is shape or any(map(self._advertised, set(shape.requests))):
-            return shape
-        return stripped
+    def shapes(self, document: Document) -> tuple[PodShape, ...]:
+        """The shapes that :meth:`pod` gives a pod without a node, and nothing else of it."""
+        return self._shapes(self.reader.shape(document), "")
 
-    def _advertised(self, request: tuple[str, int]) -> bool:
-        """Whether a node itself has the resource, as with a device plugin, which then serves it."""
-        index = self.snapshot.resources.get(request[0])
-        if index is None or not self.extended.class_for(request[0]):
-            return False
-        return bool(self.snapshot.allocatable[index].any())
+    def _shapes(self, shape: PodShape, node: str) -> tuple[PodShape, ...]:
+        """One for each sort of nodes, by the extended resources that they have themselves.
+
+        On the others devices stand for them. With ``node``, the one that is right there.
+        """
+        names = tuple(name for name, _, _ in self.extended.stripped(shape).backed)
+        if not names:
+            return (shape,)
+        if node:
+            row = self.snapshot.node(node)
+            own = advertised_by(row) & frozenset(names) if row is not None else frozenset()
+            return (self.extended.served_by(shape, own, only=False),)
+        sorts = self._sorts(names)
+        if sorts == (frozenset(names),):
+            return (shape,)
+        only = sorts != (frozenset(),)
+        return tuple(self.extended.served_by(shape, own, only=only) for own in sorts)
+
+    def _sorts(self, names: tuple[str, ...]) -> tuple[frozenset[str], ...]:
+        """The sorts of nodes there are, by which of these resources they have; few first."""
+        if self._sorts_epoch != self.snapshot.epoch:
+            self._sorts_of.clear()
+            self._sorts_epoch = self.snapshot.epoch
+        known = self._sorts_of.get(names)
+        if known is None:
+            nodes = [node for node in self.snapshot.nodes if node is not None]
+            found = {advertised_by(node) & frozenset(names) for node in nodes}
+            ordered = sorted(found, key=lambda own: (len(own), sorted(own)))
+            known = self._sorts_of[names] = tuple(ordered) or (frozenset(),)
+        return known
 
     def gang(self, key: Key) -> Gang | None:
         """The PodGroup with the number of its pods that have a node or have succeeded."""
@@ -277,7 +313,7 @@ class ClusterView:
         if allocation is not None and extended_owner(new):
             self._extended_of[extended_owner(new)] = row.key
             owner = new["metadata"]["ownerReferences"][0]["name"]
-            self.snapshot.remove_claim(pending_key((row.key[0], owner)))
+            self._forget_pending((row.key[0], owner))
         if allocation is not None:
             self._held[row.key] = None
             self.snapshot.set_claim(row, allocation)
@@ -341,7 +377,7 @@ class ClusterView:
         if new is None or is_finished(new):
             self._bound.pop(key, None)
             self.snapshot.displace(key)
-            self.snapshot.remove_claim(pending_key(key))
+            self._forget_pending(key)
         elif node:
             self._bound[key] = None
             known = self.snapshot.placed(key) if old is not None else None
@@ -352,6 +388,11 @@ class ClusterView:
         elif key in self._bound:  # another pod of the same name
             del self._bound[key]
             self.snapshot.displace(key)
+
+    def _forget_pending(self, pod: Key) -> None:
+        """The claims for the pod's extended resources that exist only here."""
+        for key in self._pending.pop(pod, ()):
+            self.snapshot.remove_claim(key)
 
     def _is_known(self, known: Pod, old: Document | None, new: Document) -> bool:
         """Whether all that a placed pod's row is made of, but when it started, is as it was."""

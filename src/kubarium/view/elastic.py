@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.view.stalls import seconds_of
 
@@ -53,7 +54,6 @@ CONDITION = "gang.kubarium.dev/rank"
 
 LAUNCHER = ("-m", "kubarium.train.launch", "--")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?")
-_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +267,7 @@ def ending_of(job: Document) -> tuple[str, str]:
 
 def index_of(pod: Document) -> int:
     """The completion index on the pod, -1 if it has none."""
-    text = (pod["metadata"].get("labels") or {}).get(_INDEX, "")
+    text = (pod["metadata"].get("labels") or {}).get(COMPLETION_INDEX, "")
     return int(text) if text.isdecimal() else -1
 
 

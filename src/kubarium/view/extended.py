@@ -3,13 +3,17 @@
 ``example.com/gpu: 2`` is served by the DeviceClass whose ``spec.extendedResourceName`` it is (the
 newest if several, then the first by name), and ``deviceclass.resource.kubernetes.io/<class>`` by
 that class. The claim has one request ``container-<i>-request-<j>`` for each such resource of each
-container; an init container that is over before the others start uses one of theirs of the same
-size, if there is one.
+container, which is the j-th of all its resources. Init containers that are over before the others
+start use theirs, and share one for what these do not have (upstream:
+``dynamicresources/extendeddynamicresources.go``).
+
+Node by node: what a node has of a resource itself, by a device plugin, is served by that there, and
+only the rest of the pod's resources become a claim (``NodeResourcesFit`` delegates no others).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +46,7 @@ class ExtendedResources:
         self._named: dict[str, dict[str, str]] = {}
         self._classes: dict[str, str] = {}
         self._shapes: dict[PodShape, PodShape] = {}
+        self._variants: dict[tuple[PodShape, frozenset[str], bool], PodShape] = {}
 
     def set_class(self, document: Document) -> None:
         """Learn a DeviceClass."""
@@ -52,14 +57,18 @@ class ExtendedResources:
         if resource:
             created = metadata.get("creationTimestamp") or ""
             self._named.setdefault(resource, {})[metadata["name"]] = created
-        self._shapes.clear()
+        self._forget()
 
     def remove_class(self, name: str) -> None:
         """Forget a DeviceClass."""
         resource = self._classes.pop(name, "")
         if resource:
             self._named[resource].pop(name, None)
+        self._forget()
+
+    def _forget(self) -> None:
         self._shapes.clear()
+        self._variants.clear()
 
     def class_for(self, resource: str) -> str:
         """The class that answers a resource name; "" if none does."""
@@ -89,38 +98,82 @@ class ExtendedResources:
             self._shapes[shape] = known
         return known
 
-    def mapped(self, spec: Mapping[str, Any]) -> list[Mapped]:
-        """The requests of a pod's containers that classes answer."""
+    def served_by(self, shape: PodShape, own: frozenset[str], *, only: bool) -> PodShape:
+        """The shape on nodes that have the resources ``own`` themselves, of those it asks for.
+
+        With ``only`` it fits on no other nodes.
+        """
+        known = self._variants.get((shape, own, only))
+        if known is None:
+            stripped = self.stripped(shape)
+            names = [name for name, _, _ in stripped.backed]
+            kept = tuple((n, a) for n, a in shape.requests if n not in names or n in own)
+            known = replace(
+                stripped,
+                requests=kept,
+                backed=tuple(entry for entry in stripped.backed if entry[0] not in own),
+                advertised=tuple((name, name in own) for name in names) if only else (),
+            )
+            if len(self._variants) >= _MAX_SHAPES:
+                self._variants.clear()
+            self._variants[shape, own, only] = known
+        return known
+
+    def mapped(self, spec: Mapping[str, Any], served: Collection[str] = ()) -> list[Mapped]:
+        """The requests of a pod's containers that classes answer.
+
+        ``served`` are resources that the pod's node serves by itself.
+        """
         initial, mains = spec.get("initContainers") or [], spec.get("containers") or []
+        wanted = [self._of(c, i, served) for i, c in enumerate([*initial, *mains])]
+        brief = {i for i, c in enumerate(initial) if c.get("restartPolicy") != "Always"}
         found: list[Mapped] = []
-        for index, container in enumerate([*initial, *mains]):
-            brief = index < len(initial) and container.get("restartPolicy") != "Always"
-            if not brief:
-                found += self._of(container, index)
-        shared = tuple(found)
-        for index, container in enumerate(initial):
-            if container.get("restartPolicy") == "Always":
-                continue
-            for wanted in self._of(container, index):
-                twin = next((m for m in shared if _alike(m, wanted)), None)
-                found.append(replace(wanted, request=twin.request) if twin else wanted)
+        for resource in sorted({name for of_one in wanted for name in of_one}):
+            asking = {i: of_one[resource] for i, of_one in enumerate(wanted) if resource in of_one}
+            lasting = {i: one for i, one in asking.items() if i not in brief}
+            found += lasting.values()
+            found += _in_turn({i: asking[i] for i in asking if i in brief}, lasting)
         return found
 
-    def _of(self, container: Mapping[str, Any], index: int) -> list[Mapped]:
+    def _of(
+        self, container: Mapping[str, Any], index: int, served: Collection[str]
+    ) -> dict[str, Mapped]:
+        """By resource what the container wants; requests are numbered as all its resources are."""
         resources = container.get("resources") or {}
         wanted = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-        found: list[Mapped] = []
-        for name in sorted(wanted):
-            device_class = self.class_for(name) if "/" in name else ""
+        found: dict[str, Mapped] = {}
+        for place, name in enumerate(sorted(wanted)):
+            device_class = self.class_for(name) if "/" in name and name not in served else ""
             count = _count(wanted[name])
             if device_class and count:
-                request = f"container-{index}-request-{len(found)}"
-                found.append(Mapped(container["name"], name, request, device_class, count))
+                request = f"container-{index}-request-{place}"
+                found[name] = Mapped(container["name"], name, request, device_class, count)
         return found
 
 
-def _alike(one: Mapped, other: Mapped) -> bool:
-    return (one.resource, one.count) == (other.resource, other.count)
+def _in_turn(brief: Mapping[int, Mapped], lasting: Mapping[int, Mapped]) -> list[Mapped]:
+    """The requests that init containers use of one resource, one after the other.
+
+    First those of containers that start later and stay, then one of their own for what is still
+    missing. That one is for all of them, as large as the largest need.
+    """
+    found: list[Mapped] = []
+    largest: Mapped | None = None
+    for index, wanted in brief.items():
+        missing = wanted.count
+        for other_index, other in lasting.items():
+            if other_index > index and missing > 0:
+                found.append(replace(other, container=wanted.container))
+                missing -= other.count
+        if missing > 0:
+            found.append(replace(wanted, count=missing))
+            if largest is None or missing > largest.count:
+                largest = found[-1]
+    own = {wanted.request for wanted in brief.values()}
+    return [
+        replace(largest, container=one.container) if largest and one.request in own else one
+        for one in found
+    ]
 
 
 def _count(quantity: object) -> int:
@@ -186,9 +239,18 @@ def claim_status_document(claim: str, mapped: list[Mapped]) -> Document:
     }
 
 
-def pending_key(pod: Key) -> Key:
-    """Under which the claim is decided before it exists; no claim can bear this name."""
-    return pod[0], f"{pod[1]}/extended-resources"
+def pending_key(pod: Key, served: Collection[str] = ()) -> Key:
+    """Under which the claim is decided before it exists; no claim can bear this name.
+
+    ``served`` are resources that the pod's node serves by itself: the claim lacks them.
+    """
+    besides = "".join(f"/{name}" for name in sorted(served))
+    return pod[0], f"{pod[1]}{besides}/extended-resources"
+
+
+def served_besides(shape: PodShape) -> tuple[str, ...]:
+    """The resources that nodes have themselves, of those that a class would answer elsewhere."""
+    return tuple(name for name, has in shape.advertised if has)
 
 
 def is_pending_key(key: Key) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.api.selectors import label_selector
 from kubarium.base.chance import Chance
@@ -31,12 +32,30 @@ MOMENTARY = (KILL, OUT_OF_MEMORY, CORRUPT_FILE)
 # What has another side.
 BETWEEN = (PARTITION, LOSS, PARTITION_NODE)
 ONE, ALL = "One", "All"
+# Which actions heed which fields of a Fault's spec; those that are not here all do.
+HEEDED_BY = {
+    "container": (KILL, STOP, SLOW, OUT_OF_MEMORY, CORRUPT_FILE),
+    "durationSeconds": (
+        STOP,
+        SLOW,
+        OUT_OF_MEMORY,
+        PARTITION,
+        LOSS,
+        DELAY,
+        LOSE_NODE,
+        DISCONNECT_NODE,
+        PARTITION_NODE,
+        DEVICE_UNHEALTHY,
+    ),
+    "amount": (SLOW, OUT_OF_MEMORY, LOSS, DELAY),
+    "path": (CORRUPT_FILE,),
+    "device": (DEVICE_UNHEALTHY,),
+}
 
 # Orders to a node agent, on the pod or node: this and the Fault's uid; the value is JSON of an
 # :class:`Order`. One Fault never overwrites another's.
 ORDER = "fault.kubarium.dev/"
 HEALTH = "kubarium.dev/device-health."
-INDEX = "batch.kubernetes.io/job-completion-index"
 
 # The share of a CPU that is left, mebibytes beyond the limit, the share of packets that is lost,
 # and milliseconds that each takes longer.
@@ -145,7 +164,7 @@ def _in_order(candidates: Sequence[Document]) -> list[Document]:
 
 def rank_of(document: Document) -> int:
     """A pod's completion index; 0 for anything else."""
-    text = (document["metadata"].get("labels") or {}).get(INDEX, "0")
+    text = (document["metadata"].get("labels") or {}).get(COMPLETION_INDEX, "0")
     return int(text) if text.isdigit() else 0
 
 
@@ -193,7 +212,7 @@ def plan_of(fault: Document) -> Plan:
         times = UNLIMITED if every or mean else 1
     if times < 1:
         raise ValueError(f"spec.schedule.times: {times} must be at least 1; leave it out for one")
-    return Plan(
+    plan = Plan(
         action,
         spec.get("selector") or {},
         rank,
@@ -210,6 +229,27 @@ def plan_of(fault: Document) -> Plan:
         times,
         int(schedule.get("seed", 0)),
     )
+    _refuse_unheeded(action, spec)
+    return plan
+
+
+class UnheededField(ValueError):
+    """A field that the action does nothing with: it was meant for another one."""
+
+    def __init__(self, field: str, value: object, action: str, heeded_by: Sequence[str]) -> None:
+        super().__init__(
+            f"spec.{field}: {value}: {action} does nothing with it; leave it out, or use "
+            f"{', '.join(heeded_by)}"
+        )
+        self.field, self.value, self.action, self.heeded_by = field, value, action, heeded_by
+
+
+def _refuse_unheeded(action: str, spec: Mapping[str, Any]) -> None:
+    for field, actions in HEEDED_BY.items():
+        value = spec.get(field)
+        none = value in (None, "") or (field == "durationSeconds" and not value)
+        if not none and action not in actions:
+            raise UnheededField(field, value, action, actions)
 
 
 def _check_selector(field: str, selector: Document | None) -> None:
@@ -234,7 +274,7 @@ def matches(plan: Plan, document: Document) -> bool:
         return False
     if plan.action in NODE_ACTIONS:
         return True
-    if plan.rank is not None and (INDEX not in labels or rank_of(document) != plan.rank):
+    if plan.rank is not None and (COMPLETION_INDEX not in labels or rank_of(document) != plan.rank):
         return False
     running = (document.get("status") or {}).get("phase") == "Running"
     return running and "deletionTimestamp" not in document["metadata"]

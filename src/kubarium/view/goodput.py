@@ -311,6 +311,7 @@ def _spans(
     found: list[Span] = []
     free_at = began
     reports = any(a.spans for a in attempts)
+    counts = any(s.what == STEP for a in attempts for s in a.spans)
     for number, attempt in enumerate(attempts):
         if number:  # from the end of one attempt to the next container, whatever it waits for
             found.append(Span(free_at, attempt.started or ended, RESTART))
@@ -321,21 +322,23 @@ def _spans(
             found.append(Span(scheduled, attempt.started or ended, IMAGE))
         free_at = attempt.ended or ended
         if reports and attempt.started:
-            found += _told(attempt, free_at, hangs)
+            found += _told(attempt, free_at, hangs, counts)
     if not attempts:
         found.append(Span(began, ended, QUEUE))
     return found
 
 
-def _told(attempt: Attempt, ended: float, hangs: Sequence[float]) -> list[Span]:
-    """An attempt of a rank that reports, up to its end or the end of what is known."""
+def _told(attempt: Attempt, ended: float, hangs: Sequence[float], counts: bool) -> list[Span]:
+    """An attempt of a rank that reports, up to its end or the end of what is known. ``counts``: it
+    reports steps; of others only the launcher tells, and what they did before they failed is not
+    known."""
     if not attempt.spans:
         return [Span(attempt.started, ended, IMPORT)]
     last = max((s.ended for s in attempt.spans if s.what != HANG), default=attempt.started)
     found = [span for span in attempt.spans if span.what != HANG]
     if any(last - HANG_SKEW_S <= at <= ended for at in hangs):
         found.append(Span(last, ended, HANG))
-    elif attempt.ended and attempt.outcome != "Completed":
+    elif counts and attempt.ended and attempt.outcome != "Completed":
         # A step that was never finished, and the way down: what the failure cost.
         found.append(Span(last, ended, RESTART))
     return found

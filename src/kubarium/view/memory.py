@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.base.quantity import format_quantity, parse_quantity
 
@@ -91,6 +92,50 @@ def next_limit(limit: int, policy: OomPolicy) -> int | None:
     return min(-(-wanted // MIB) * MIB, policy.ceiling)
 
 
+def grown(pod: Document, limit: int | None) -> int | None:
+    """What the pod's policy answers to a container that needs more than ``limit``; None: nothing
+    (no policy, one that cannot be read, no limit, or the ceiling is reached)."""
+    try:
+        policy = oom_policy(pod)
+    except ValueError:  # said on the pod by the controller that reads it
+        return None
+    return None if limit is None else next_limit(limit, policy)
+
+
+def short_of_memory(pod: Document) -> Iterator[tuple[str, Document]]:
+    """The containers that are short of memory, with the conditions that say so."""
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if condition.get("type", "").startswith(PRESSURE) and condition.get("status") == "True":
+            yield condition["type"].removeprefix(PRESSURE), condition
+
+
+def container_named(pod: Document, name: str) -> tuple[str, Document]:
+    """The list that holds the container, and its spec; an empty one if there is none."""
+    for part in ("containers", "initContainers"):
+        for container in pod["spec"].get(part) or ():
+            if container["name"] == name:
+                return part, container
+    return "containers", {}
+
+
+def is_answered(pod: Document, condition: Document) -> bool:
+    """Whether the spec has changed since the node found its limit too small."""
+    return int(condition.get("observedGeneration") or 0) < int(pod["metadata"].get("generation", 1))
+
+
+def awaits_memory(pod: Document) -> bool:
+    """Whether something in the pod was killed for its memory, and its larger limit is yet to come:
+    what runs there again before that meets the same wall."""
+    return any(
+        condition.get("reason") == KILLED
+        and (
+            is_answered(pod, condition)  # given, and not in force yet
+            or grown(pod, memory_limit(container_named(pod, name)[1])) is not None
+        )
+        for name, condition in short_of_memory(pod)
+    )
+
+
 def with_limit(resources: Mapping[str, Any], limit: int) -> Document:
     """``resources`` with another memory limit. A request equal to the limit goes along, so that the
     quality of service stays what it is; a smaller one stays."""
@@ -124,6 +169,50 @@ def learned(owner: Document) -> dict[str, dict[str, int]]:
         }
     except (ValueError, AttributeError, TypeError):
         return {}
+
+
+def owed(pods: Iterable[Document]) -> dict[str, dict[str, int]]:
+    """What those that come after these pods begin with, by index and container as :func:`learned`:
+    more than what their containers were killed at. Known as soon as the pods' status is, whether
+    or not anybody has written it down yet."""
+    found: dict[str, dict[str, int]] = {}
+    for pod in pods:
+        for name, condition in short_of_memory(pod):
+            limit = memory_limit(container_named(pod, name)[1])
+            if condition.get("reason") != KILLED or limit is None:
+                continue
+            # A limit that was raised since is what the next one begins with.
+            size = limit if is_answered(pod, condition) else grown(pod, limit)
+            if size is not None:
+                sizes = found.setdefault(index_of(pod), {})
+                sizes[name] = max(size, sizes.get(name, 0))
+    return found
+
+
+def index_of(pod: Document) -> str:
+    """Under which index its Job keeps what was learned of a pod."""
+    return str((pod["metadata"].get("labels") or {}).get(COMPLETION_INDEX, ANY_INDEX))
+
+
+def larger(
+    first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Of both, by index and container, whichever is more."""
+    found = {index: dict(sizes) for index, sizes in first.items()}
+    for index, sizes in second.items():
+        mine = found.setdefault(index, {})
+        for name, size in sizes.items():
+            mine[name] = max(size, mine.get(name, 0))
+    return found
+
+
+def of_any(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """What a pod needs that may take any index."""
+    found: dict[str, int] = {}
+    for of_index in sizes.values():
+        for name, size in of_index.items():
+            found[name] = max(size, found.get(name, 0))
+    return found
 
 
 def learned_text(sizes: Mapping[str, Mapping[str, int]]) -> str:

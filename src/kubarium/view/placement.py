@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from kubarium.api.cel.clauses import clauses as cel_clauses
@@ -205,7 +206,7 @@ def _note(found: RequestSurvey) -> tuple[int, str] | None:
     return (0, f"request {found.request}: {found.notes[0]}") if found.notes else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Told:
     """Nodes that fail the same rules, in words."""
 
@@ -214,7 +215,7 @@ class _Told:
     group: Group
     listed: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         nodes = self.snapshot.nodes
         rows = self.group.rows.tolist()

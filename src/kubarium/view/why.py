@@ -71,6 +71,9 @@ _OWNED_BY: dict[str, tuple[Resource, ...]] = {
     "StatefulSet": (PODS,),
     "DaemonSet": (PODS,),
 }
+# A pod's fact: what its containers wait for, other than their turn.
+_STUCK = "stuck"
+_ON_ITS_WAY = ("ContainerCreating", "PodInitializing")
 
 
 def explain(
@@ -330,6 +333,7 @@ class _Why:
         owned = list(self._owned(owner))
         accounts = [self.of(child) for child in owned]
         waiting = [a for a in accounts if a.state in ("Pending", "Gated", "Suspended", "Unknown")]
+        stuck = [a for a in accounts if a not in waiting and (a.children or _STUCK in a.facts)]
         counts: dict[str, int] = {}
         for account in accounts:
             counts[account.state] = counts.get(account.state, 0) + 1
@@ -339,7 +343,8 @@ class _Why:
         state = "Pending" if waiting else "Running"
         kinds = " and ".join(dict.fromkeys(_plural(child) for child in owned))
         told = tuple(line for each in (owner, *owned) for line in gang_lines(each))
-        return Explanation(title, state, f"its {kinds}: {shown}", told, children=_distinct(waiting))
+        children = _distinct([*waiting, *stuck])
+        return Explanation(title, state, f"its {kinds}: {shown}", told, children=children)
 
     def _owned(self, owner: Document) -> Iterator[Document]:
         uid = owner["metadata"].get("uid", "")
@@ -472,8 +477,10 @@ def _distinct(accounts: Iterable[Explanation]) -> tuple[Explanation, ...]:
     first: dict[object, Explanation] = {}
     count: dict[object, int] = {}
     for account in accounts:
-        told = account.children[0] if account.state == "Pending" and account.children else account
-        story = (told.state, told.summary, told.reasons)
+        owns = account.state in ("Pending", "Running") and account.children
+        told = account.children[0] if owns else account
+        # What is said of a stuck container names its pod.
+        story = told.facts.get(_STUCK) or (told.state, told.summary, told.reasons)
         first.setdefault(story, told)
         count[story] = count.get(story, 0) + 1
     return tuple(
@@ -499,6 +506,7 @@ def _on_its_node(pod: Document) -> Explanation:
     """A pod with a node: what its containers wait for, if anything."""
     status, node = pod.get("status") or {}, pod["spec"]["nodeName"]
     lines: list[str] = []
+    stuck: list[str] = []
     for kind in ("initContainerStatuses", "containerStatuses"):
         for entry in status.get(kind) or ():
             waiting = (entry.get("state") or {}).get("waiting")
@@ -506,6 +514,8 @@ def _on_its_node(pod: Document) -> Explanation:
                 text = f"container {entry.get('name')}: {waiting.get('reason', 'waiting')}"
                 message = waiting.get("message")
                 lines.append(f"{text}: {message}" if message else text)
+                if waiting.get("reason") not in _ON_ITS_WAY:
+                    stuck.append(text)
     for condition in status.get("conditions") or ():
         if condition.get("type") in ("Ready", "Initialized") and condition.get("status") == "False":
             message = condition.get("message") or condition.get("reason") or ""
@@ -514,7 +524,8 @@ def _on_its_node(pod: Document) -> Explanation:
             lines.append(f"resize {condition.get('reason')}: {condition.get('message', '')}")
     lines += rank_lines(pod)
     state = "Running" if status.get("phase") == "Running" else "Scheduled"
-    return Explanation(_title(pod), state, f"the pod is on node {node}", tuple(lines))
+    facts = {_STUCK: tuple(stuck)} if stuck else {}
+    return Explanation(_title(pod), state, f"the pod is on node {node}", tuple(lines), facts=facts)
 
 
 def _finished(owner: Document) -> str:

@@ -207,6 +207,30 @@ def test_mpi_launches_over_ssh_from_a_host_file():
     assert mounts == {"/home/mpiuser/.ssh"}
 
 
+@pytest.mark.parametrize(
+    ("pod", "container", "mode"),
+    [
+        ({}, {}, 0o600),
+        ({"runAsUser": 1000}, {"runAsUser": 0}, 0o600),
+        ({}, {"runAsUser": 1000}, 0o640),
+        ({"runAsUser": 1000}, {}, 0o640),
+        ({"fsGroup": 1000}, {}, 0o640),
+    ],
+)
+def test_ssh_takes_the_key_of_root_and_of_others(pod, container, mode):
+    template = copy_document(RUNTIMES["deepspeed-distributed"]["spec"]["template"])
+    for job in template["spec"]["replicatedJobs"]:
+        spec = job["template"]["spec"]["template"]["spec"]
+        spec["securityContext"] = pod
+        spec["containers"][0]["securityContext"] = container
+    made = job_set(plan("deepspeed-distributed", {"template": template}))
+    for job in made["spec"]["replicatedJobs"]:
+        volumes = job["template"]["spec"]["template"]["spec"]["volumes"]
+        [keys] = [volume["secret"] for volume in volumes if volume["name"] == "mpi-ssh-auth"]
+        modes = {item["path"]: item["mode"] for item in keys["items"]}
+        assert modes == {"id_rsa": mode, "id_rsa.pub": 0o644, "authorized_keys": 0o644}
+
+
 def test_mpi_counts_gpus_where_nobody_counts_processes():
     made = plan("deepspeed-distributed", numNodes=1, resourcesPerNode=GPU)
     assert made.slots == 4

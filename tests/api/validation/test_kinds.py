@@ -306,6 +306,8 @@ def test_an_elastic_job_grows_in_tandem_only():
     assert found == [
         "spec.completions: Invalid value: 3: can only be modified in tandem with spec.parallelism"
     ]
+    # Only what it becomes counts: a Job whose parallelism was changed alone can be made one again.
+    assert update_complaints("Job", text % (4, 5), text % (1, 1)) == []
 
 
 def suspended_job() -> dict:

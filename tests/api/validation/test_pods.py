@@ -221,6 +221,45 @@ def test_pod_specs_are_checked(spec, message):
     assert message in complaints(pod(**spec))
 
 
+def pod_level(of_pod, *of_containers, init=()):
+    """Complaints about a pod with these resources, and containers with theirs."""
+    names = iter("abcdefgh")
+    spec = {"resources": of_pod}
+    if init:
+        spec["initContainers"] = [container(**entry | {"name": next(names)}) for entry in init]
+    return complaints(
+        pod(*[container(name=next(names), resources=found) for found in of_containers], **spec)
+    )
+
+
+def test_containers_fit_into_what_their_pod_says():
+    of_pod = {"requests": {"memory": "128Mi", "cpu": "1"}, "limits": {"memory": "256Mi"}}
+    half = {"requests": {"memory": "64Mi", "cpu": "500m"}}
+    assert pod_level(of_pod, half, half) == []
+    assert pod_level(of_pod, half, half, {"requests": {"memory": "1Mi"}}) == [
+        'spec.resources.requests[memory]: Invalid value: "128Mi": '
+        "must be greater than or equal to aggregate container requests of 129Mi"
+    ]
+    assert pod_level(of_pod, {}, {"limits": {"memory": "1Gi"}, "requests": {"memory": "1Mi"}}) == [
+        'spec.containers[1].resources.limits[memory]: Invalid value: "1Gi": '
+        "must be less than or equal to pod limits of 256Mi"
+    ]
+    assert pod_level({"requests": {"ephemeral-storage": "1Gi"}}, {}) == [
+        "spec.resources.requests[ephemeral-storage]: Unsupported value: "
+        '"ephemeral-storage": supported values: "cpu", "hugepages-", "memory"'
+    ]
+
+
+def test_init_containers_count_beside_the_sidecars_that_run_with_them():
+    of_pod = {"requests": {"memory": "100Mi"}}
+    side = {"restartPolicy": "Always", "resources": {"requests": {"memory": "40Mi"}}}
+    init = {"resources": {"requests": {"memory": "60Mi"}}}
+    assert pod_level(of_pod, {"requests": {"memory": "60Mi"}}, init=(side, init)) == []
+    assert pod_level(of_pod, {"requests": {"memory": "60Mi"}}, init=(init, side, init)) == []
+    [found] = pod_level(of_pod, {"requests": {"memory": "1Mi"}}, init=(side, side, init))
+    assert "aggregate container requests of 140Mi" in found
+
+
 def test_init_containers_have_no_probes_unless_they_are_sidecars():
     probe = {"exec": {"command": ["x"]}}
     document = pod(initContainers=[container(name="i", readinessProbe=probe)])

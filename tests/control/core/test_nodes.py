@@ -220,6 +220,31 @@ def test_a_node_that_comes_back_in_time_keeps_its_pods(world_run):
     world_run(story)
 
 
+def test_what_a_cut_off_node_cannot_confirm_goes_once_it_is_said_to_be_out_of_service(world_run):
+    """Until then its pods may run on, and stay; a node that is ready ends them by itself."""
+
+    async def story(world):
+        await world.start(PodGarbage(world.context))
+        await add_node(world)
+        for name in ("going", "stays"):
+            created = await world.create(PODS, pod(name))
+            await world.set_phase(created, "Running")
+        await world.client.delete(PODS, "going", "default", grace_period_s=30)
+        await world.settle(100)
+        taint = {"key": taints.OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}
+        await world.client.patch(NODES, "node-0", {"spec": {"taints": [taint]}})
+        await world.settle(100)
+        assert await world.names(PODS) == ["going", "stays"], "the node is ready"
+        await set_ready(world, "node-0", "Unknown")
+        await world.settle(1)
+        assert await world.names(PODS) == ["stays"]
+        await world.client.delete(PODS, "stays", "default", grace_period_s=30)
+        await world.settle(1)
+        assert await world.names(PODS) == []
+
+    world_run(story)
+
+
 def test_only_so_many_ended_pods_are_kept(world_run):
     async def story(world):
         await world.start(PodGarbage(world.context, most_terminated=3))

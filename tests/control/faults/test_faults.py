@@ -1,6 +1,10 @@
 """Faults, carried out: victims get their orders at their moments, and the status says so."""
 
+import pytest
+
 from kubarium.api.kinds import FAULTS, NODES, PODS
+from kubarium.base.errors import ApiError
+from kubarium.control.faults import controller
 from kubarium.control.faults.controller import FaultController
 from kubarium.view.faults import orders_of
 
@@ -160,9 +164,10 @@ def test_repeated_faults_of_any_action_hit_the_same_again_and_are_all_undone(wor
         await started(world)
         for action in ("Kill", "Stop", "Slow", "OutOfMemory", "Partition", "Loss", "Delay"):
             schedule = {"meanSecondsBetween": 10, "times": 5, "seed": 4}
+            lasting = {} if action == "Kill" else {"durationSeconds": 2}
             await world.create(
                 FAULTS,
-                fault(action.lower(), action=action, durationSeconds=2, schedule=schedule),
+                fault(action.lower(), action=action, schedule=schedule, **lasting),
             )
         await world.settle(300)
         found = {}
@@ -175,3 +180,58 @@ def test_repeated_faults_of_any_action_hit_the_same_again_and_are_all_undone(wor
         return found
 
     assert world_run(story) == world_run(story)
+
+
+@pytest.mark.parametrize("mode", ["One", "All"])
+def test_an_injection_whose_status_could_not_be_written_hits_nobody_twice(
+    world_run, monkeypatch, mode
+):
+    """Its victim has ended meanwhile, so that chance would find another one."""
+
+    async def story(world):
+        await started(world)
+        refused, orders_seen = [], []
+
+        async def update_status(context, resource, document, status, **more):
+            if resource is FAULTS and status.get("injected") and len(refused) < 3:
+                refused.append(status)
+                for pod in await world.find(PODS):
+                    if orders_of(pod):
+                        orders_seen.append((pod["metadata"]["name"], *orders_of(pod)))
+                        await world.set_phase(pod, "Failed", exit_code=137)
+                raise ApiError(409, "Conflict", "the object has been modified")
+            return await written(context, resource, document, status, **more)
+
+        written = controller.writes.update_status
+        monkeypatch.setattr(controller.writes, "update_status", update_status)
+        await world.create(FAULTS, fault(action="Kill", mode=mode))
+        await world.settle(60)
+        assert len(refused) == 3
+        hit = {p["metadata"]["name"] for p in await world.find(PODS) if orders_of(p)}
+        assert len(hit) == (1 if mode == "One" else 4)
+        assert len(set(orders_seen)) == len(hit), "the same order each time"
+        status = (await world.get(FAULTS, "f"))["status"]
+        assert (status["phase"], status["injected"]) == ("Completed", 1)
+        assert {e["target"] for e in status["history"]} == {f"Pod/{name}" for name in hit}
+        assert "pending" not in status
+
+    world_run(story)
+
+
+def test_a_victim_that_has_gone_before_it_could_be_told_is_no_problem(world_run, monkeypatch):
+    async def story(world):
+        await started(world)
+
+        async def patch(context, resource, document, change, **more):
+            if resource is PODS and document["metadata"]["name"] == "rank-1":
+                await world.client.delete(PODS, "rank-1", "default", grace_period_s=0)
+            return await patched(context, resource, document, change, **more)
+
+        patched = controller.writes.patch
+        monkeypatch.setattr(controller.writes, "patch", patch)
+        await world.create(FAULTS, fault(action="Kill", mode="All"))
+        await world.settle(60)
+        assert sorted(await orders(world)) == ["rank-0", "rank-2", "rank-3"]
+        assert (await world.get(FAULTS, "f"))["status"]["phase"] == "Completed"
+
+    world_run(story)

@@ -634,3 +634,53 @@ def test_the_same_seed_gives_the_same_assignments(world_run):
         ]
 
     assert world_run(story, seed=7) == world_run(story, seed=7)
+
+
+NAMED = "example.com/gpu"
+
+
+def asking(name, count=1):
+    document = pod(name)
+    document["spec"]["containers"][0]["resources"]["limits"] = {NAMED: str(count)}
+    document["spec"]["containers"][0]["resources"]["requests"][NAMED] = str(count)
+    return document
+
+
+async def mixed_nodes(world):
+    """A node with a device plugin's two GPUs, one on which a DRA driver publishes two."""
+    plugin = node("plugin")
+    plugin["status"]["allocatable"][NAMED] = "2"
+    named = device_class()
+    named["spec"]["extendedResourceName"] = NAMED
+    await begin(world, plugin, node("dra"))
+    await world.create(DEVICE_CLASSES, named)
+    await world.create(RESOURCE_SLICES, slices("dra", 2))
+    await world.settle(0.1)
+
+
+def test_an_extended_resource_is_a_claim_only_on_nodes_that_do_not_serve_it(world_run):
+    async def story(world):
+        await mixed_nodes(world)
+        for rank in range(5):
+            await world.create(PODS, asking(f"p{rank}"))
+        await world.settle()
+        where = {f"p{rank}": await node_of(world, f"p{rank}") for rank in range(5)}
+        assert sorted(filter(None, where.values())) == ["dra", "dra", "plugin", "plugin"]
+        owners = {
+            c["metadata"]["ownerReferences"][0]["name"] for c in await world.find(RESOURCE_CLAIMS)
+        }
+        assert owners == {name for name, there in where.items() if there == "dra"}
+        for name in where:
+            status = (await world.get(PODS, name)).get("status") or {}
+            assert ("extendedResourceClaimStatus" in status) == (name in owners)
+        [left] = [name for name, there in where.items() if there is None]
+        message = (await scheduled_condition(world, left))["message"]
+        assert f"1 Insufficient {NAMED}" in message
+        assert "1 cannot allocate all claims" in message
+        # Room on the node of the plugin is room for the pod that waits.
+        gone = next(name for name, there in where.items() if there == "plugin")
+        await world.context.client.delete(PODS, gone, "default", grace_period_s=0)
+        await world.settle(30)
+        assert await node_of(world, left) == "plugin"
+
+    world_run(story)

@@ -215,6 +215,41 @@ def test_an_unhealthy_device_loses_its_rank(world_run):
     world_run(told(story))
 
 
+def test_a_gang_goes_back_once_its_killed_rank_has_more_memory(world_run):
+    async def story(world, play):
+        annotations = {
+            "kubarium.dev/spares": "0",
+            "kubarium.dev/oom-policy": "grow",
+            "kubarium.dev/oom-ceiling": "300Mi",
+        }
+        document = gang(annotations)
+        job = document["spec"]["replicatedJobs"][0]["template"]["spec"]
+        job["template"]["spec"]["containers"][0]["resources"] = {"limits": {"memory": "100Mi"}}
+        await play.start(document)
+        await play.train()
+        pod = await play.pod(1)
+        await play.comes_up(pod, state="Failed", attempt=1, code=137)
+        pod = await world.get(PODS, pod["metadata"]["name"])
+        killed = {
+            "type": "memory.kubarium.dev/main",
+            "status": "True",
+            "reason": "Killed",
+            "message": "was killed",
+            "observedGeneration": 1,
+        }
+        status = {**pod["status"], "conditions": [*pod["status"]["conditions"], killed]}
+        await world.client.update(PODS, {**pod, "status": status}, "default", subresource="status")
+        await world.settle(3)
+        assert (await play.ranks())[1] == (1, 1, 3), "it waits for what the rank was promised"
+        pod = await world.get(PODS, pod["metadata"]["name"])
+        status = {**pod["status"], "conditions": pod["status"]["conditions"][:-1]}
+        await world.client.update(PODS, {**pod, "status": status}, "default", subresource="status")
+        await world.settle(0.5)
+        assert await play.ranks() == {0: (2, 0, 3), 1: (2, 1, 3), 2: (2, 2, 3)}
+
+    world_run(told(story))
+
+
 def test_spares_that_end_are_made_again_more_and_more_slowly(world_run):
     async def story(world, play):
         await play.start(gang({"kubarium.dev/spares": "1"}))

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from kubarium.api.kinds import EVENTS, JOB_SETS, JOBS, PODS
+from kubarium.base.errors import ApiError
 from kubarium.control.core.garbage import GarbageCollector
 from kubarium.control.core.served import ServedResources
 from kubarium.control.training.jobset import JobSetController
+from kubarium.control.training.learning import remember
 from kubarium.control.training.memory import MemoryController
 from kubarium.control.workloads.job.controller import JobController
 
@@ -25,13 +27,14 @@ def wanted(annotations, memory="100Mi", **job):
     return jobset(made)
 
 
-async def started(world, document):
+async def started(world, document, *, answered=True):
+    """``answered``: with the controller that answers to pods that are short of memory."""
     await world.install("jobset.x-k8s.io")
     served = ServedResources(world.context)
     await world.start(
         JobSetController(world.context),
         JobController(world.context),
-        MemoryController(world.context),
+        *([MemoryController(world.context)] if answered else []),
         GarbageCollector(world.context, served),
     )
     await world.create(JOB_SETS, document)
@@ -151,6 +154,103 @@ def test_what_was_learned_survives_the_pod_the_job_and_a_restart_of_the_set(worl
         assert (await messages(world, "MemoryLearned"))[0].endswith(
             "container main was killed; the next pod begins with 150Mi instead of 100Mi"
         )
+
+    world_run(story)
+
+
+def oom_killed(pod):
+    """What its node says of a pod that has ended by the kernel's hand."""
+    ended = {"name": "main", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    return short("Killed", "was killed"), {"phase": "Failed", "containerStatuses": [ended]}
+
+
+def test_a_pod_that_follows_a_killed_one_need_not_wait_for_anybody_to_write_down_what_it_needs(
+    world_run,
+):
+    async def story(world):
+        await started(world, wanted(POLICY, backoffLimit=6), answered=False)
+        condition, ended = oom_killed(pod := await rank(world, 1))
+        await report(world, pod, condition, **ended)
+        await world.settle(60)
+        after = await rank(world, 1)
+        assert after["metadata"]["uid"] != pod["metadata"]["uid"]
+        assert limit_of(after) == "150Mi"
+        assert limit_of(await rank(world, 0)) == "100Mi"
+
+    world_run(story)
+
+
+def test_a_set_that_begins_anew_has_seen_first_what_its_killed_pods_need(world_run):
+    async def story(world):
+        document = wanted(POLICY, backoffLimit=0)
+        document["spec"]["failurePolicy"] = {"maxRestarts": 3}
+        await started(world, document, answered=False)
+        for index in (0, 2):
+            condition, ended = oom_killed(pod := await rank(world, index))
+            current = await world.get(PODS, pod["metadata"]["name"])
+            status = {**current.get("status", {}), **ended, "conditions": [condition]}
+            await world.client.update(
+                PODS, {**current, "status": status}, "default", subresource="status"
+            )
+        await world.settle(60)
+        assert (await world.get(JOB_SETS, "train"))["status"]["restarts"] == 1
+        limits = [limit_of(await rank(world, index)) for index in range(3)]
+        assert limits == ["150Mi", "100Mi", "150Mi"]
+
+    world_run(story)
+
+
+def test_ranks_that_are_killed_together_do_not_forget_each_other(world_run):
+    async def story(world):
+        await started(world, wanted(POLICY, backoffLimit=6))
+        pods = [await rank(world, index) for index in range(3)]
+        for pod in pods:  # all are said before anybody has looked at one
+            current = await world.get(PODS, pod["metadata"]["name"])
+            status = {
+                **current.get("status", {}),
+                "phase": "Running",
+                "conditions": [short("Killed", "was killed")],
+            }
+            await world.client.update(
+                PODS, {**current, "status": status}, "default", subresource="status"
+            )
+        await world.settle()
+        job = (await world.find(JOBS))[0]
+        learned = json.loads(job["metadata"]["annotations"]["kubarium.dev/learned-memory"])
+        assert learned == {str(index): {"main": 150 << 20} for index in range(3)}
+
+    world_run(story)
+
+
+def test_a_size_is_not_written_over_one_that_was_learned_meanwhile(world_run):
+    async def story(world):
+        await started(world, wanted(POLICY))
+        job = (await world.find(JOBS))[0]
+        assert await remember(world.context, JOBS, job, {"0": {"main": 150 << 20}})
+        with pytest.raises(ApiError, match="modified"):
+            await remember(world.context, JOBS, job, {"1": {"main": 150 << 20}})
+        job = (await world.find(JOBS))[0]
+        assert await remember(world.context, JOBS, job, {"1": {"main": 150 << 20}})
+        assert not await remember(world.context, JOBS, (await world.find(JOBS))[0], {"1": {}})
+
+    world_run(story)
+
+
+def test_a_spare_that_takes_a_rank_gets_what_that_rank_needs(world_run):
+    async def story(world):
+        document = wanted(POLICY, backoffLimit=6)
+        await started(world, document)
+        pod = await rank(world, 1)
+        job = (await world.find(JOBS))[0]
+        sizes = json.dumps({"1": {"main": 200 << 20}, "2": {"main": 250 << 20}})
+        change = {"metadata": {"annotations": {"kubarium.dev/learned-memory": sizes}}}
+        await world.client.patch(JOBS, job["metadata"]["name"], change, "default")
+        await world.settle()
+        assert limit_of(await rank(world, 1)) == "100Mi", "it was made for its rank"
+        change = {"metadata": {"annotations": {"kubarium.dev/hostname": "train-workers-0-1"}}}
+        await world.client.patch(PODS, pod["metadata"]["name"], change, "default")
+        await world.settle()
+        assert limit_of(await rank(world, 1)) == "200Mi"
 
     world_run(story)
 

@@ -1,8 +1,9 @@
 import pytest
 
 from kubarium.api.kinds import JOBS, PODS
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.control.workloads.job.controller import JobController
-from kubarium.control.workloads.job.facts import FAILURES, INDEX, TRACKING
+from kubarium.control.workloads.job.facts import FAILURES, TRACKING
 
 
 def job(name="work", restart="Never", **spec):
@@ -28,7 +29,7 @@ def indexed(name="work", completions=3, **spec):
 
 
 def by_index(pods):
-    return {int(pod["metadata"]["annotations"][INDEX]): pod for pod in pods}
+    return {int(pod["metadata"]["annotations"][COMPLETION_INDEX]): pod for pod in pods}
 
 
 def test_a_job_runs_one_pod_and_completes(world_run, conditions):
@@ -73,7 +74,7 @@ def test_indexed_pods_carry_their_identity(world_run):
         assert sorted(pods) == [0, 1]
         pod = pods[1]
         assert pod["metadata"]["name"].startswith("work-1-")
-        assert pod["metadata"]["labels"][INDEX] == "1"
+        assert pod["metadata"]["labels"][COMPLETION_INDEX] == "1"
         assert pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] == "work"
         assert pod["spec"]["hostname"] == "work-1"
         [variable] = pod["spec"]["containers"][0]["env"]

@@ -229,7 +229,7 @@ def alone(snapshot, name, named, preference):
     except AllocationError as error:
         if not error.node_only:
             raise
-        return error.reason
+        return str(error)
     return reasons.CLAIMS if found is None else tuple(found)
 
 

@@ -8,21 +8,46 @@ from __future__ import annotations
 import pytest
 
 from kubarium.engine import reasons
+from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
     ALL,
     Allocation,
     AllocationError,
     Capacity,
     Device,
+    DeviceClass,
     DeviceId,
     DeviceResult,
+    Slice,
 )
+from kubarium.engine.model import Claim, Node, Pod, PodShape
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.snapshot import Snapshot
 
-from .stock import first_available, gpu, inventory, names, request, run, search, spec, text, use
+from .stock import (
+    first_available,
+    gpu,
+    inventory,
+    names,
+    request,
+    run,
+    search,
+    selects,
+    spec,
+    text,
+    use,
+)
 
 
 def held(*devices, driver="d", pool="p", **more):
     return Allocation(tuple(DeviceResult("r", DeviceId(driver, pool, d), **more) for d in devices))
+
+
+SIX = (("memory", 6),)
+
+
+def shareable(name, attributes=None, **more):
+    return Device(name, attributes or {}, {"memory": Capacity(10)}, allow_multiple=True, **more)
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
@@ -117,6 +142,36 @@ def test_140729_who_shares_a_device_with_an_administrator_still_takes_its_counte
     assert run(stock, spec(monitor("m", mode=ALL, **nothing), *shares)) is None
 
 
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_administrators_reach_shared_devices_that_are_used_up(best_fit):
+    """They ignore what ordinary claims have, and take nothing from them."""
+    stock = inventory([shareable("g0"), shareable("g1")], best_fit=best_fit)
+    stock.enter(held("g0", shared=True, consumed=(("memory", 10),)))
+    everything = spec(request(mode=ALL, admin_access=True))
+    assert names(run(stock, everything)) == [["g0", "g1"]]
+    stock.enter(held("g1", shared=True, consumed=(("memory", 4),)))
+    both = spec(
+        request(name="watch", mode=ALL, admin_access=True), request(name="use", capacity=SIX)
+    )
+    assert names(run(stock, both)) == [["g0", "g1", "g1"]]
+    assert [result.consumed for result in run(stock, both)[0].results] == [(), (), SIX]
+    too_much = spec(request(admin_access=True, capacity=(("other", 1),)))
+    assert run(stock, too_much) is None
+
+
+def test_an_administrators_share_opens_no_device_for_others():
+    """The first ordinary share still takes the counters, of which there are none for g1 then."""
+    parts = [
+        shareable("g0", consumes=use(1), attributes={"d/kind": text("shared")}),
+        Device("g1", {"d/kind": text("whole")}, consumes=use(1)),
+    ]
+    stock = inventory(parts, counters=[gpu(1)])
+    watch = request(1, "kind=shared", name="watch", admin_access=True)
+    share, whole = request(1, "kind=shared", name="s"), request(1, "kind=whole", name="w")
+    assert names(run(stock, spec(watch, whole))) == [["g0", "g1"]]
+    assert run(stock, spec(watch, share, whole)) is None
+
+
 def test_140802_a_device_in_use_keeps_its_counters_when_published_without():
     stock = inventory([Device("old", consumes=use(4))], counters=[gpu(6)])
     stock.enter(held("old"))
@@ -196,7 +251,8 @@ def every(name, *selectors):
 
 def test_all_devices_that_a_constraint_forbids_leave_the_next_alternative():
     options = first_available(("all", {"mode": ALL}), ("one", {}), name="r")
-    [found] = run(inventory(numas(a="0", b="1")), spec(options, match="d/numa"))
+    stock = inventory(numas(a="0", b="1"), best_fit=True)
+    [found] = run(stock, spec(options, match="d/numa"))
     assert [r.request for r in found.results] == ["r/one"]
 
 
@@ -207,14 +263,7 @@ def test_all_devices_that_a_constraint_forbids_send_the_search_back_to_earlier_r
         for d in numas(a="0", b="1", c="1")
     ]
     claim = spec(request(1, "kind=x", name="one"), every("rest", "kind=y"), match="d/numa")
-    assert names(run(inventory(devices), claim)) == [["b", "c"]]
-
-
-def test_all_devices_that_a_constraint_forbids_are_told_in_upstreams_words_for_that_node_only():
-    with pytest.raises(AllocationError, match="cannot add device d/p/b because a claim") as told:
-        run(inventory(numas(a="0", b="1")), spec(every("r"), match="d/numa"))
-    assert told.value.node_only
-    assert told.value.reason == reasons.CLAIMS
+    assert names(run(inventory(devices, best_fit=True), claim)) == [["b", "c"]]
 
 
 def test_two_drivers_with_pools_of_one_name_have_counters_of_their_own():
@@ -225,3 +274,57 @@ def test_two_drivers_with_pools_of_one_name_have_counters_of_their_own():
     stock.enter(held("whole"))
     [found] = run(stock, spec(request()))
     assert found.results[0].id.driver == "e"
+
+
+def nodes_with(*, best_fit=True, **values):
+    """A placer over nodes with a device for each letter of its value: the device's NUMA node."""
+    stock = Inventory(selects, best_fit=best_fit)
+    stock.set_class(DeviceClass("any", ("any",)))
+    snapshot = Snapshot(stock)
+    for name, numas in values.items():
+        snapshot.set_node(Node(name, (("cpu", 1), ("memory", 1), ("pods", 9))))
+        devices = tuple(Device(f"g{i:02d}", {"d/numa": text(v)}) for i, v in enumerate(numas))
+        stock.set_slice(Slice(name, "d", name, 1, 1, devices, node_name=name))
+    return Placer(snapshot)
+
+
+def placed(placer, wanted):
+    key = ("ns", "claim")
+    placer.snapshot.claims[key] = Claim(key, wanted)
+    return placer.place(Pod(("ns", "p"), PodShape(), claims=(key,)))
+
+
+def test_all_devices_that_do_not_match_are_a_matter_of_that_node():
+    """Upstream fails the pod for good if any node that it looks at has devices of two kinds."""
+    everything = spec(request(mode=ALL), match="d/numa")
+    assert placed(nodes_with(a="01", b="00"), everything).node == "b"
+    placer = nodes_with(a="01", b="012")
+    assert placed(placer, everything) is None
+    verdict = placer.account(Pod(("ns", "p"), PodShape(), claims=(("ns", "claim"),)))
+    assert verdict.by_node["a"] == (
+        "claim ns/claim, request r: asks for all devices, but they do not satisfy a claim"
+        " constraint",
+    )
+
+
+def test_all_devices_that_do_not_match_leave_the_next_alternative():
+    stock = inventory(
+        [Device("g0", {"d/numa": text("0")}), Device("g1", {"d/numa": text("1")})], best_fit=True
+    )
+    options = first_available(("all", {"mode": ALL}), ("one", {"count": 1}))
+    [found] = run(stock, spec(options, match="d/numa"))
+    assert [result.request for result in found.results] == ["r/one"]
+    upstreams = inventory([Device("g0", {"d/numa": text("0")}), Device("g1", {})], best_fit=False)
+    with pytest.raises(AllocationError, match="cannot add device d/p/g1"):
+        run(upstreams, spec(options, match="d/numa"))
+
+
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_more_than_a_claim_can_hold_on_one_node_is_no_matter_of_another(best_fit):
+    everything = spec(request(mode=ALL))
+    placer = nodes_with(best_fit=best_fit, a="0" * 33, b="0" * 4)
+    assert placed(placer, everything).node == "b"
+    assert placed(nodes_with(best_fit=best_fit, a="0" * 33), everything) is None
+    with pytest.raises(AllocationError, match="exceeds the claim limit of 32") as caught:
+        run(inventory([Device("g0")]), spec(request(33)))
+    assert not caught.value.node_only

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from kubarium.engine.model import Composite, Gang, Node, Pod, PodShape
+from kubarium.engine.model import Composite, Gang, HostPort, Node, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.packing import MAX_PODS
 from kubarium.engine.placement.reservation import reserve
 from kubarium.engine.plan import Leaf, QueueItem, Tree
+from kubarium.engine.selectors import Requirement
 
 from .worlds import placer_of
 
@@ -198,12 +199,28 @@ def says(verdict, undecided):
     assert "at most" not in verdict.summary()
 
 
-@pytest.mark.parametrize(("count", "undecided"), [(3, False), (12, True)])
-def test_a_search_that_is_given_up_says_so_and_claims_nothing(count, undecided):
+def even(count):
+    """Even sizes, three for each of ``count`` nodes of 1001, and in all two more than 1000 each.
+
+    They cannot fit, since an even sum is at most 1000; neither number nor total says so.
+    """
+    sizes = [size for i in range(count) for size in (260 + 2 * i, 320 + 4 * i, 420 - 6 * i)]
+    return [sizes[0] + 2, *sizes[1:]]
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_a_composite_that_does_not_fit_is_searched_to_the_end(count):
     nodes = [node(f"n{i:02d}", 100) for i in range(count)]
     sizes = sized(count)
     tree = composite("job", group("a", *sizes[::2]), group("b", *sizes[1::2]))
-    says(decide(placer_of(nodes), tree).gang_verdict, undecided)
+    says(decide(placer_of(nodes), tree).gang_verdict, undecided=False)
+
+
+def test_a_search_that_is_given_up_says_so_and_claims_nothing():
+    nodes = [node(f"n{i:02d}", 1001) for i in range(12)]
+    sizes = even(12)
+    tree = composite("job", group("a", *sizes[::2]), group("b", *sizes[1::2]))
+    says(decide(placer_of(nodes), tree).gang_verdict, undecided=True)
 
 
 def lone_verdict(nodes, sizes):
@@ -212,11 +229,49 @@ def lone_verdict(nodes, sizes):
     return gang.gang_verdict
 
 
-@pytest.mark.parametrize(("count", "undecided"), [(12, False), (20, True)])
-def test_a_gang_whose_search_is_given_up_says_so_and_claims_nothing(count, undecided):
+@pytest.mark.parametrize("count", [12, 20, 60])
+def test_a_gang_for_which_there_is_no_arrangement_is_refused_for_good(count):
     """Beside the large pod that every node takes, there is room for one small one, not for two."""
     nodes = [node(f"n{i:02d}", 100 + i % 3) for i in range(count)]
-    says(lone_verdict(nodes, [52] * count + [28, 26] * (count // 2 + 1)), undecided)
+    verdict = lone_verdict(nodes, [52] * count + [28, 26] * (count // 2 + 1))
+    says(verdict, undecided=False)
+
+
+def test_a_gang_whose_search_is_given_up_says_so_and_claims_nothing():
+    nodes = [node(f"n{i:02d}", 1001) for i in range(20)]
+    says(lone_verdict(nodes, even(20)), undecided=True)
+
+
+def wishing(leaf, **wishes):
+    """The group with wishes that all of its pods have."""
+    pods = tuple(replace(pod, shape=replace(pod.shape, **wishes)) for pod in leaf.pods)
+    return replace(leaf, pods=pods)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "nodes", "first", "second", "found"),
+    [
+        (100, "xn", (100,), (100,), ({"n1"}, {"n0"})),
+        (115, "xnnx", (100, 110), (60, 70), ({"n1", "n2"}, {"n0", "n3"})),
+    ],
+)
+def test_nodes_that_only_another_group_tells_apart_are_not_alike(cpu, nodes, first, second, found):
+    """The first group could go to any node, the second only to those with a disk."""
+    disks = {"x": {"disk": "ssd"}, "n": {}}
+    nodes = [node(f"n{i}", cpu, **disks[kind]) for i, kind in enumerate(nodes)]
+    picky = wishing(group("b", *second), node_selector=(Requirement("disk", "Exists", ()),))
+    where = homes(decide(placer_of(nodes), composite("job", group("a", *first), picky)))
+    assert (where["a"], where["b"]) == found
+
+
+def test_racks_in_which_different_ports_are_taken_are_not_alike():
+    """Both have the same room; in the first a pod holds the port that the group asks for."""
+    port = HostPort("0.0.0.0", "TCP", 80)
+    placer = placer_of(racks(a1=4, a2=4))
+    placer.snapshot.place(Pod(("ns", "old"), shape(1, ports=(port,))), "a1")
+    placer.snapshot.place(Pod(("ns", "other"), shape(1)), "a2")
+    leaf = wishing(group("g", 2, **RACK), ports=(port,))
+    assert homes(decide(placer, composite("job", leaf))) == {"g": {"a2"}}
 
 
 def test_a_gang_with_more_pods_than_its_sizes_leave_room_for_is_refused_without_a_search():

@@ -35,6 +35,7 @@ from kubarium.engine.devices.preference import (
     DevicePreference,
 )
 from kubarium.engine.model import Claim, Gang, Node, Pod, PodShape, PreferredTerm
+from kubarium.engine.placement.class_counts import ClassCounts
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.place import Placer
@@ -447,3 +448,36 @@ def test_the_columns_follow_devices_that_are_taken_and_freed():
     assert np.asarray(fit.refresh())[rows].tolist() == [25, 50]
     snapshot.inventory.set_class(DeviceClass("gpu", ("kind=other",)))
     assert np.asarray(fit.refresh())[rows].tolist() == [0, 0]
+
+
+def test_a_changed_node_is_counted_again_alone():
+    """Of 40 nodes one changes: one is asked about, and the columns are those made afresh."""
+    snapshot = world([4] * 40)
+    counts = snapshot.shared(ClassCounts)
+    counts.of("gpu")
+    asked = []
+    kind_of, kinds_of = snapshot.inventory.kind_of, snapshot.inventory.kinds_of
+
+    def one(kinds, node, labels):
+        asked.append(node)
+        return kind_of(kinds, node, labels)
+
+    def many(kinds, nodes):
+        asked.extend(name for name, _ in nodes)
+        return kinds_of(kinds, nodes)
+
+    snapshot.inventory.kind_of, snapshot.inventory.kinds_of = one, many
+    for number in range(3):
+        take(snapshot, f"n{number:02d}", 2 + number % 2)
+        counts.of("gpu")
+    assert asked == ["n00", "n01", "n02"]
+    total, used = counts.of("gpu")
+    fresh = ClassCounts(snapshot).of("gpu")
+    assert (total.tolist(), used.tolist()) == (fresh[0].tolist(), fresh[1].tolist())
+    assert used.sum() == 7
+    snapshot.set_node(Node("late", (("cpu", 1), ("memory", 1), ("pods", 1))))
+    snapshot.inventory.set_slice(Slice("late", "d", "late", 1, 1, tuple(gpus(3)), node_name="late"))
+    snapshot.remove_node("n05")
+    total, _ = counts.of("gpu")
+    assert total[snapshot.rows["late"]] == 3
+    assert asked[3:] == ["late"]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
     Allocation,
+    Capacity,
     ClaimSpec,
     CounterUse,
     Device,
@@ -117,6 +118,71 @@ def test_a_pod_with_a_claim_can_evict_the_holder_of_its_device():
     assert victims(decision) == ["holder"]
     assert snapshot.allocations[held] == Allocation((result,))
     snapshot.check()
+
+
+def sharing(snapshot, name, driver="d", admin=None, amount=3):
+    """A claim that holds three of the ten of one shared device."""
+    key = ("ns", f"claim-{name}")
+    share = () if admin else (("memory", amount),)
+    result = DeviceResult("r", DeviceId(driver, "a", "g"), admin, not admin, share)
+    spec = ClaimSpec((RequestEntry("r", (Request("r", "gpu", capacity=(("memory", amount),)),)),))
+    snapshot.set_claim(Claim(key, spec), Allocation((result,)))
+    return key
+
+
+def shared_world():
+    snapshot = Snapshot(Inventory(lambda e, d, device: True))
+    snapshot.set_node(node("a", cpu=10))
+    snapshot.inventory.set_class(DeviceClass("gpu", ("any",)))
+    device = Device("g", {}, {"memory": Capacity(10)}, allow_multiple=True)
+    snapshot.inventory.set_slice(Slice("s", "d", "a", 1, 1, (device,), node_name="a"))
+    return snapshot
+
+
+def test_of_those_who_share_a_device_only_as_many_go_as_must():
+    snapshot = shared_world()
+    for i, name in enumerate("xyz"):
+        key = sharing(snapshot, name)
+        snapshot.place(pod(name, claims=(key,), started=float(i)), "a")
+    wanted = sharing(snapshot, "new")
+    snapshot.deallocate(wanted)
+    new = pod("new", priority=9, claims=(wanted,))
+    [decision] = plan_cycle(Placer(snapshot), [QueueItem((new,))]).decisions
+    assert len(decision.preemption.victims) == 1
+    snapshot.check()
+
+
+def test_what_is_released_can_be_had_again_unless_somebody_took_it():
+    snapshot = shared_world()
+    mine, watching = sharing(snapshot, "mine", amount=6), sharing(snapshot, "watching", admin=True)
+    for key in (mine, watching):
+        snapshot.release(key)
+        assert snapshot.reclaimable(key)
+    sharing(snapshot, "small", amount=4)
+    assert snapshot.reclaimable(mine)
+    sharing(snapshot, "more", amount=1)
+    assert not snapshot.reclaimable(mine)
+    assert snapshot.reclaimable(watching)
+    snapshot.inventory.remove_slice("s")
+    assert not snapshot.reclaimable(mine)
+
+
+def test_a_device_of_the_same_name_of_another_driver_takes_no_counters():
+    """Two drivers name their pools after the node, and their devices alike."""
+    snapshot = Snapshot(Inventory(lambda e, d, device: True))
+    use = (CounterUse("set", (("slices", 1),)),)
+    counters = (("set", (("slices", 1),)),)
+    for driver, devices in (("d", ("g", "h")), ("other", ("h",))):
+        parts = tuple(Device(name, consumes=use) for name in devices)
+        snapshot.inventory.set_slice(Slice(driver, driver, "a", 1, 2, parts, node_name="a"))
+        snapshot.inventory.set_slice(
+            Slice(f"{driver}-c", driver, "a", 1, 2, counter_sets=counters, node_name="a")
+        )
+    results = tuple(
+        DeviceResult(f"r{i}", DeviceId(driver, "a", name))
+        for i, (driver, name) in enumerate((("d", "g"), ("other", "h")))
+    )
+    assert snapshot.inventory.counters_suffice(Allocation(results))
 
 
 @settings(deadline=None)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Node, Pod, PodShape, Taint
+from kubarium.engine.model import Composite, Gang, Node, Pod, PodShape, Taint
+from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import (
     MOST_ALLOCATED,
@@ -17,6 +18,7 @@ from kubarium.engine.placement.profile import (
     Weights,
 )
 from kubarium.engine.placement.scores import resource_score, resource_scores
+from kubarium.engine.plan import Leaf, QueueItem, Tree
 from kubarium.engine.selectors import NodeTerm, Requirement
 
 from .worlds import clusters, shapes, snapshot_of
@@ -122,3 +124,24 @@ def test_added_affinity_keeps_the_profiles_pods_to_its_nodes():
     assert placement.node == "y"
     verdict = placer.account(Pod(("ns", "q"), shape(9000)))
     assert verdict.counts == {reasons.ADDED_AFFINITY: 1, "Insufficient cpu": 1}
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        Profile(disabled=frozenset({"NodeResourcesFit"})),
+        Profile(ignored_groups=frozenset({"example.com"})),
+    ],
+)
+def test_a_gang_in_a_domain_is_not_bounded_by_what_its_profile_ignores(profile):
+    """No node has the resource; whoever counts it, it is not this scheduler."""
+    wish = PodShape(requests=(("example.com/fpga", 1),), nonzero=(1, 1))
+    placer = Placer(snapshot_of([node(f"n{i}", labels={"rack": "r"}) for i in range(2)]), profile)
+    gang = Gang(("ns", "g"), 3, "rack")
+    pods = tuple(Pod(("ns", f"p{i}"), wish, gang=gang.key) for i in range(3))
+    [alone] = plan_cycle(placer, [QueueItem(pods, gang)]).decisions
+    assert len(alone.placements) == 3
+    placer = Placer(snapshot_of([node(f"n{i}", labels={"rack": "r"}) for i in range(2)]), profile)
+    tree = Tree(Composite(("ns", "t"), 1), (Leaf(gang, pods),))
+    [grouped] = plan_cycle(placer, [QueueItem.of_tree(tree)]).decisions
+    assert len(grouped.placements) == 3

@@ -35,6 +35,15 @@ def test_the_first_attempt_begins_when_all_are_there():
     assert (found.what, found.ranks) == (BEGIN, ("p0", "p1", "p2", "p3"))
 
 
+def test_a_rank_that_was_killed_for_its_memory_is_given_more_before_the_next_attempt():
+    members = running(0, 1, 2, 3, p2="Failed")
+    early = decide(attempt(0, 1, 2, 3), Scene(members, broken_s=1.0, growing=True), SIZES)
+    assert (early.what, early.look_in_s) == (WAIT, 4.0)
+    assert decide(attempt(0, 1, 2, 3), Scene(members, broken_s=1.0), SIZES).what == BEGIN
+    late = Scene(members, broken_s=5.0, growing=True)
+    assert decide(attempt(0, 1, 2, 3), late, SIZES).what == BEGIN
+
+
 def test_what_goes_well_is_left_alone():
     assert decide(attempt(0, 1, 2, 3), Scene(running(0, 1, 2, 3)), SIZES).what == WAIT
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import shutil
 import subprocess
@@ -48,6 +49,41 @@ def test_an_image_comes_from_a_registry_with_its_digest(store):
         missing = parse_reference(f"{registry.address}/team/app:v2")
         with pytest.raises(ImageProblem, match="unknown"):
             asyncio.run(Skopeo.find(store).pull(missing, {}))
+
+
+@needs_skopeo
+def test_layers_that_are_here_already_are_not_fetched_again(store):
+    base, older = layer(entry("base", b"b" * 5000)), layer(entry("text", b"one"))
+    first, second = Built([base, older]), Built([base, layer(entry("text", b"two"))])
+    with serving(first) as registry:
+        reference = parse_reference(f"{registry.address}/team/app:v1")
+        record = asyncio.run(Skopeo.find(store).pull(reference, {}))
+        registry.image = second
+        registry.asked.clear()
+        again = asyncio.run(Skopeo.find(store).pull(reference, {}))
+        fetched = {name for kind, name in registry.asked if kind == "blobs"}
+        layers = [entry.digest for entry in store.manifest(again.manifest).layers]
+        assert layers[0] == store.manifest(record.manifest).layers[0].digest
+        assert layers[1] in fetched
+        assert layers[0] not in fetched, "the base is shared"
+        tree = LayeredTree(store.unpacked(again))
+        assert (tree.read("text"), tree.read("base")) == (b"two", b"b" * 5000)
+        assert [path.name for path in store.root.glob(".pull-*")] == []
+
+
+def test_what_is_lent_stays_when_its_image_is_removed(store, tmp_path):
+    store.lend(tmp_path / "early")
+    assert list((tmp_path / "early").iterdir()) == [], "nothing is there yet"
+    Built([layer(entry("text", b"kept"))]).layout(tmp_path / "a")
+    reference = parse_reference(f"oci:{tmp_path}/a")
+    record = find_at_path(store, reference)
+    store.lend(tmp_path / "lent")
+    store.lend(tmp_path / "lent")  # once more is no problem
+    store.remove([reference.canonical])
+    assert not store.has(record.config)
+    lent = {path.name: path.read_bytes() for path in (tmp_path / "lent").iterdir()}
+    assert len(lent) == 3, "a layer, the config and the manifest"
+    assert all(hashlib.sha256(data).hexdigest() == name for name, data in lent.items())
 
 
 @needs_skopeo

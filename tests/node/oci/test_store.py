@@ -357,9 +357,9 @@ def test_a_store_is_nobody_elses_to_read(store, tmp_path):
 
 
 def test_collection_starts_high_ends_low_and_takes_the_longest_unused():
-    assert Disk(1000, 160).to_free == 0
-    assert Disk(1000, 150).to_free == 50
-    assert Disk(0, 0).to_free == 0
+    assert Disk(1000, 160).to_free(85, 80) == 0
+    assert Disk(1000, 150).to_free(85, 80) == 50
+    assert Disk(0, 0).to_free(85, 80) == 0
 
     def record(number, origin=PULLED, used_at=0.0):
         return Record(f"m{number}", "c", 10, origin, used_at=used_at)
@@ -371,7 +371,7 @@ def test_collection_starts_high_ends_low_and_takes_the_longest_unused():
         "by-hand": record(4, LOADED),
         "running": record(5),
     }
-    assert may_go(records, {"m5"}, 1000.0) == ["older", "old"]
+    assert may_go(records, {"m5"}, 1000.0, 120.0) == ["older", "old"]
 
 
 def test_nodes_list_the_largest_images_by_all_names():

@@ -54,6 +54,29 @@ def test_a_rank_and_its_attempts_are_accounted_for(tmp_path):
     ]
 
 
+def test_of_a_program_that_says_nothing_only_what_lies_between_attempts_is_a_restart(tmp_path):
+    history, launch = History(), Launch(tmp_path)
+    history.started(0.0)
+    words = [
+        ("Waiting", 0, 2.0),
+        ("Running", 1, 3.0),
+        ("Failed", 1, 60.0),
+        ("Running", 2, 61.0),
+        ("Running", 3, 90.0),
+    ]
+    before = None
+    for state, attempt, at in words:
+        told(launch, 3)
+        now = LaunchState(state, attempt, 0, at)
+        book(history, launch, before, now, was_spare=False)
+        before = now
+    assert spans(history) == [
+        ("import", 0.0, 2.0),
+        ("rendezvous", 2.0, 3.0),
+        ("restart", 60.0, 61.0),
+    ]
+
+
 def test_what_a_spare_waits_is_told_as_such(tmp_path):
     history, launch = History(), Launch(tmp_path)
     history.started(0.0)

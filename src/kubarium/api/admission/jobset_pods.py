@@ -8,6 +8,7 @@ so nothing is refused; the affinities keep other Jobs out, and say to others wha
 
 from __future__ import annotations
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
@@ -15,7 +16,6 @@ JOB_KEY = "jobset.sigs.k8s.io/job-key"
 PRIORITY = "jobset.sigs.k8s.io/priority"
 EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 NODE_SELECTOR_STRATEGY = "alpha.jobset.sigs.k8s.io/node-selector"
-_INDEX = "batch.kubernetes.io/job-completion-index"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -32,7 +32,7 @@ def mark(pod: Document) -> None:
     metadata["labels"] = {**(metadata.get("labels") or {}), PRIORITY: priority}
     topology = annotations.get(EXCLUSIVE)
     # A pod without an index has no leader to follow, so each says it for itself.
-    if topology and annotations.get(_INDEX, "0") == "0":
+    if topology and annotations.get(COMPLETION_INDEX, "0") == "0":
         _keep_apart(spec, metadata["labels"].get(JOB_KEY, ""), topology, priority)
 
 

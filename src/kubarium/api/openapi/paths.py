@@ -73,15 +73,17 @@ class Paths:
         prefix = f"/apis/{resource.group}" if resource.group else "/api"
         root = f"{prefix}/{resource.version}"
         scope = f"{root}/namespaces/{{namespace}}" if resource.namespaced else root
-        if not kind.stored:
+        if "get" not in kind.verbs:
             return {f"{scope}/{resource.plural}": self._item(kind, ["post"], resource.namespaced)}
         paths: Json = {}
         if resource.namespaced:
             paths[f"{root}/{resource.plural}"] = self._item(kind, ["list"], False)
-        collection = ["list", "post", "deletecollection"]
+        collection, actions = ["list"], ["get"]
+        if kind.stored:
+            collection += ["post", "deletecollection"]
+            actions += ["put", "patch", "delete"]
         paths[f"{scope}/{resource.plural}"] = self._item(kind, collection, resource.namespaced)
         named = f"{scope}/{resource.plural}/{{name}}"
-        actions = ["get", "put", "patch", "delete"]
         paths[named] = self._item(kind, actions, resource.namespaced, named=True)
         for subresource in sorted(kind.subresources):
             item = self._subresource(kind, subresource)

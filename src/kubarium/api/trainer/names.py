@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kubarium.api.labels import COMPLETION_INDEX
+
 GROUP = "trainer.kubeflow.org"
 CONTROLLER = f"{GROUP}/trainjob-controller"
 ANCESTOR = f"{GROUP}/trainjob-ancestor-step"
@@ -30,7 +32,7 @@ CONTAINER_OF = {
 INITIALIZERS = {DATASET_INITIALIZER: "dataset", MODEL_INITIALIZER: "model"}
 
 PORT = 29500
-RANK_FIELD = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+RANK_FIELD = f"metadata.annotations['{COMPLETION_INDEX}']"
 
 TORCH_ENV = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR")
 TORCH_RESERVED = frozenset((*TORCH_ENV, "PET_MASTER_PORT"))

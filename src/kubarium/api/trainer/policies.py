@@ -180,11 +180,11 @@ def _slots(plan: Plan, of_runtime: int) -> int:
 
 def _mount_mpi_files(plan: Plan, job: Document, ssh_folder: str) -> None:
     is_launcher = job["name"] == LAUNCHER
-    volumes = [_ssh_volume(plan.name)]
+    container = container_of(job, NODE)
+    volumes = [_ssh_volume(plan.name, _key_mode(pod_spec(job), container or {}))]
     if is_launcher:
         volumes.append(_hostfile_volume(plan.name))
     upsert(pod_spec(job), "volumes", volumes, "name")
-    container = container_of(job, NODE)
     if container is None:
         return
     ssh_mount = {"name": names.MPI_SSH_VOLUME, "mountPath": ssh_folder}
@@ -204,9 +204,18 @@ def _mount_mpi_files(plan: Plan, job: Document, ssh_folder: str) -> None:
         )
 
 
-def _ssh_volume(trainjob: str) -> Document:
+def _key_mode(pod: Document, container: Document) -> int:
+    """Volumes are root's, so that others need a group's permission to read a key; but ssh and sshd
+    refuse a key that is their own user's and open to a group (upstream opens root's, too)."""
+    shared, own = pod.get("securityContext") or {}, container.get("securityContext") or {}
+    user = own.get("runAsUser")
+    user = shared.get("runAsUser") if user is None else user
+    return 0o640 if user or shared.get("fsGroup") is not None else 0o600
+
+
+def _ssh_volume(trainjob: str, key_mode: int) -> Document:
     items = [
-        {"key": names.SSH_PRIVATE_KEY, "path": "id_rsa", "mode": 0o640},
+        {"key": names.SSH_PRIVATE_KEY, "path": "id_rsa", "mode": key_mode},
         {"key": names.SSH_PUBLIC_KEY, "path": "id_rsa.pub", "mode": 0o644},
         {"key": names.SSH_PUBLIC_KEY, "path": "authorized_keys", "mode": 0o644},
     ]

@@ -329,7 +329,7 @@ def _check_completions(after: Document, before: Document, report: Report) -> Non
     path = at(_SPEC, "completions")
     if not elastic:
         report.immutable(path, new, old)
-    elif new != after.get("parallelism") or old != before.get("parallelism"):
+    elif new != after.get("parallelism"):
         detail = f"can only be modified in tandem with {path_of_parallelism()}"
         report.invalid(path, new, detail)
 

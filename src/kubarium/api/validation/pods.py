@@ -14,6 +14,7 @@ from kubarium.api.validation.placement import (
     check_tolerations,
     check_topology_spread,
 )
+from kubarium.api.validation.pod_level import check_pod_level
 from kubarium.api.validation.report import Report
 from kubarium.api.validation.volumes import check_volumes
 
@@ -61,7 +62,7 @@ def check_pod_spec(spec: Document, path: Path, report: Report) -> None:
     _check_security(spec.get("securityContext") or {}, at(path, "securityContext"), report)
     _check_dns(spec, path, report)
     if "resources" in spec:
-        check_resources(spec["resources"] or {}, at(path, "resources"), report)
+        check_pod_level(spec, path, report)
     if "overhead" in spec:
         check_resources({"limits": spec["overhead"]}, at(path, "overhead"), report)
 

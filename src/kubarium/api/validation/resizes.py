@@ -11,6 +11,7 @@ from typing import Any
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
 from kubarium.api.validation.containers import check_resources
+from kubarium.api.validation.pod_level import check_pod_level
 from kubarium.api.validation.report import Report
 from kubarium.base.errors import FieldError
 from kubarium.base.quantity import QuantityError, parse_quantity
@@ -32,6 +33,8 @@ def check_resize(new: Document, old: Document) -> list[FieldError]:
             _check_container(container, former, part, at(None, "spec", part, index), report)
     after, before = (pod["spec"].get("resources") or {} for pod in (new, old))
     _check_changes(after, before, at(None, "spec", "resources"), report)
+    if after and not report.errors:
+        check_pod_level(new["spec"], at(None, "spec"), report)
     return report.errors
 
 

@@ -142,4 +142,9 @@ def _has_ended(pod: Document) -> bool:
 
 
 def _is_out_of_service(node: Document) -> bool:
+    """Somebody has said that the node is down for good (so that what it ran cannot run on), and it
+    does not say otherwise: a ready one ends its pods by itself."""
+    ready = writes.find_condition(node.get("status") or {}, "Ready")
+    if ready is not None and ready.get("status") == "True":
+        return False
     return any(taint["key"] == taints.OUT_OF_SERVICE for taint in node["spec"].get("taints") or ())

@@ -90,22 +90,30 @@ class FaultController(ControllerComponent):
     async def _inject(
         self, fault: Document, plan: Plan, number: int, status: Document
     ) -> float | None:
-        resource, victims = self._victims(fault, plan, number)
-        if not victims:
-            text = f"nobody to hit: no running {resource.kind} matches"
-            await self._write(fault, {**status, "phase": WAITING, "message": text})
-            return NOBODY_S
-        now = self._context.clock.now()
-        for victim in victims:
-            change = {"metadata": {"annotations": _order(fault, plan, number, now)}}
-            await writes.patch(self._context, resource, victim, change)
-        names = [victim["metadata"]["name"] for victim in victims]
+        """Written down first, so that a status that cannot be written afterwards, or a crash, has
+        nobody hit twice and nobody else hit: whoever goes on gives the same orders again."""
+        resource = NODES if plan.action in NODE_ACTIONS else PODS
+        pending = status.get("pending") or {}
+        if pending.get("number") != number:
+            victims = self._victims(fault, plan, number)
+            if not victims:
+                text = f"nobody to hit: no running {resource.kind} matches"
+                await self._write(fault, {**status, "phase": WAITING, "message": text})
+                return NOBODY_S
+            targets = [{name: v["metadata"][name] for name in ("name", "uid")} for v in victims]
+            pending = {"number": number, "at": self._context.clock.now(), "targets": targets}
+            status = {**status, "pending": pending}
+            fault = await self._write(fault, {**status, "phase": WAITING, "message": ""})
+        at, names = float(pending["at"]), [target["name"] for target in pending["targets"]]
+        change = {"annotations": _order(fault, plan, number, at)}
+        for target in pending["targets"]:
+            await self._tell(resource, fault, target, change)
         entries = [
-            {"number": number, "at": rfc3339(now), "target": f"{resource.kind}/{name}"}
+            {"number": number, "at": rfc3339(at), "target": f"{resource.kind}/{name}"}
             for name in names
         ]
         done = {
-            **status,
+            **{name: value for name, value in status.items() if name != "pending"},
             "phase": WAITING,
             "message": "",
             "injected": number + 1,
@@ -117,6 +125,20 @@ class FaultController(ControllerComponent):
             text += f" and {len(names) - 8} more"
         self._recorder.event(fault, "Normal", "FaultInjected", text)
         return 0.0
+
+    async def _tell(
+        self, resource: Resource, fault: Document, target: Document, change: Document
+    ) -> None:
+        """Give a victim its order; one that has gone meanwhile has had it, or needs it no more."""
+        metadata = {"name": target["name"]}
+        if resource is PODS:
+            metadata["namespace"] = fault["metadata"]["namespace"]
+        patch = {"metadata": {**change, "uid": target["uid"]}}
+        try:
+            await writes.patch(self._context, resource, {"metadata": metadata}, patch)
+        except ApiError as error:
+            if error.reason not in ("NotFound", "Conflict"):
+                raise
 
     async def _heal(self, fault: Document, everything: bool = False) -> tuple[int, float | None]:
         """Undo what is over; how many orders are in force still, and when the next one ends."""
@@ -162,16 +184,15 @@ class FaultController(ControllerComponent):
             if error.reason != "NotFound":
                 raise
 
-    def _victims(self, fault: Document, plan: Plan, number: int) -> tuple[Resource, list[Document]]:
+    def _victims(self, fault: Document, plan: Plan, number: int) -> list[Document]:
         if plan.action in NODE_ACTIONS:
-            found = [node for node in self._nodes.items() if matches(plan, node)]
-            return NODES, plan.victims(found, number)
-        namespace = fault["metadata"]["namespace"]
-        pods = [pod for pod in self._pods.items(namespace) if matches(plan, pod)]
-        return PODS, plan.victims(pods, number)
+            found = self._nodes.items()
+        else:
+            found = self._pods.items(fault["metadata"]["namespace"])
+        return plan.victims([one for one in found if matches(plan, one)], number)
 
-    async def _write(self, fault: Document, status: Document) -> None:
-        await writes.update_status(self._context, FAULTS, fault, status)
+    async def _write(self, fault: Document, status: Document) -> Document:
+        return await writes.update_status(self._context, FAULTS, fault, status)
 
 
 def _order(fault: Document, plan: Plan, number: int, now: float) -> dict[str, str]:

@@ -13,11 +13,14 @@ from kubarium.engine.model import Key, Pod
 from kubarium.runtime import writes
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView
+from kubarium.view.devices import claim_spec
 from kubarium.view.extended import (
+    Mapped,
     claim_document,
     claim_spec_document,
     claim_status_document,
     extended_owner,
+    served_besides,
 )
 
 _BY_POD = "extended-resource-claims-by-pod-uid"
@@ -39,14 +42,18 @@ class ExtendedClaims:
         self._claims.add_index(_BY_POD, _owner_uids)
 
     async def ensure(self, pod: Pod) -> Document | None:
-        """The pod's claim, made if there is none; None if the pod has gone."""
+        """The pod's claim, made if there is none; None if the pod has gone.
+
+        One that was made for a node which serves other resources by itself is deleted first.
+        """
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is None or document["metadata"].get("uid") != pod.uid:
             return None
+        spec = claim_spec_document(self._mapped(pod, document))
         for claim in self._claims.by_index(_BY_POD, pod.uid):
-            if not writes.is_terminating(claim):
+            if not writes.is_terminating(claim) and claim_spec(claim["spec"]) == claim_spec(spec):
                 return claim
-        spec = claim_spec_document(self._view.extended.mapped(document["spec"]))
+        await self.discard(pod)
         claim = claim_document(document, spec)
         return await writes.create(self._context, RESOURCE_CLAIMS, claim, pod.key[0])
 
@@ -55,7 +62,7 @@ class ExtendedClaims:
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is None:
             return
-        status = claim_status_document(claim[1], self._view.extended.mapped(document["spec"]))
+        status = claim_status_document(claim[1], self._mapped(pod, document))
         if (document.get("status") or {}).get("extendedResourceClaimStatus") == status:
             return
         change: Document = {
@@ -63,6 +70,10 @@ class ExtendedClaims:
             "status": {"extendedResourceClaimStatus": status},
         }
         await writes.patch(self._context, PODS, document, change, subresource="status")
+
+    def _mapped(self, pod: Pod, document: Document) -> list[Mapped]:
+        """What the pod's node does not serve by itself."""
+        return self._view.extended.mapped(document["spec"], served_besides(pod.shape))
 
     async def discard(self, pod: Pod) -> None:
         """Delete the claim of a pod that will not be bound now; the finalizer goes first."""

@@ -7,7 +7,6 @@ chose for the claim's first pod; one for several nodes from all of them, since t
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
 from kubarium.base.quantity import QuantityError, whole
+from kubarium.base.trees import remove_tree
 from kubarium.control.storage.capacity import PARAMETER, left_on
 from kubarium.control.storage.documents import (
     PROVISIONED_BY,
@@ -73,7 +73,7 @@ class OnDisk:
 
     def remove(self, path: str) -> None:
         if Path(path).parent == self._root:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
 
 
 class HostPathProvisioner(ControllerComponent):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubarium.api.kinds import JOBS, NODES, PODS
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
-from kubarium.control.training.ranks import INDEX, Warnings
+from kubarium.control.training.ranks import Warnings
 from kubarium.control.training.status import finished_type
 from kubarium.engine.training import gang
 from kubarium.runtime import writes
@@ -23,6 +24,7 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view import elastic
 from kubarium.view.elastic import ElasticPolicy, Report
+from kubarium.view.memory import awaits_memory, container_named, learned, memory_limit
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 _PODS_OF_JOB, _PODS_OF_NODE = "elastic-by-job", "elastic-by-node"
@@ -191,8 +193,8 @@ class ElasticController(ControllerComponent):
             change = {
                 "uid": spare["metadata"]["uid"],
                 "resourceVersion": spare["metadata"]["resourceVersion"],
-                "labels": {INDEX: str(index), elastic.SPARE: None},
-                "annotations": {INDEX: str(index), elastic.HOSTNAME: hostname},
+                "labels": {COMPLETION_INDEX: str(index), elastic.SPARE: None},
+                "annotations": {COMPLETION_INDEX: str(index), elastic.HOSTNAME: hostname},
                 "finalizers": list(dict.fromkeys([*held, TRACKING])),
             }
             await writes.patch(self._context, PODS, spare, {"metadata": change})
@@ -231,6 +233,7 @@ class ElasticController(ControllerComponent):
             sum(1 for pod in absent if pod["spec"].get("nodeName")),
             bool(absent) and all(_is_unschedulable(pod) for pod in absent),
             now - memory.broken_since,
+            any(awaits_memory(pod) for pod in world.live) or self._lacks_memory(world),
         )
         attempt = _attempt(record)
         decision = gang.decide(attempt, scene, world.sizes)
@@ -253,6 +256,16 @@ class ElasticController(ControllerComponent):
         world.job = await self._keep(world.job, record)
         await self._hand_out(world, record)
         return SILENT_S
+
+    def _lacks_memory(self, world: Gang) -> bool:
+        """Whether a spare that has taken a rank is yet to be given what that rank needs."""
+        sizes = learned(world.job)
+        return any(
+            elastic.HOSTNAME in (pod["metadata"].get("annotations") or {})
+            and size > (memory_limit(container_named(pod, name)[1]) or size)
+            for pod in world.live
+            for name, size in sizes.get(str(elastic.index_of(pod)), {}).items()
+        )
 
     def _next(
         self, world: Gang, record: dict[str, Any], decision: gang.Decision, now: float

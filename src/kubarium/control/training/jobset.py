@@ -23,6 +23,7 @@ from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.control.training import children as make
 from kubarium.control.training import exclusive, in_place
+from kubarium.control.training.learning import owed_by_jobset, remember
 from kubarium.control.training.policies import apply_failure_policy, success_is_reached
 from kubarium.control.training.status import (
     STARTUP_COMPLETED,
@@ -113,6 +114,8 @@ class JobSetController(ControllerComponent):
         if not is_suspended and draft.all_ready():
             draft.stop_restarting("JobsReady", "all jobs are ready")
         if children.failed:
+            if await remember(self._context, JOB_SETS, jobset, owed_by_jobset(self._own(jobset))):
+                return  # what killed pods needed, while they are there; its change brings us back
             apply_failure_policy(draft, children)
             return
         if children.succeeded and success_is_reached(jobset, children.succeeded):
@@ -128,6 +131,12 @@ class JobSetController(ControllerComponent):
             await self._resume(jobset, draft, children.active)
         if in_place.is_chosen(jobset):
             in_place.advance(draft, self._pods.by_index(_JOBSET_PODS, "/".join(key_of(jobset))))
+
+    def _own(self, jobset: Document) -> list[Document]:
+        """Its pods, and none of a set before it that had its name."""
+        found = self._pods.by_index(_JOBSET_PODS, "/".join(key_of(jobset)))
+        uid = jobset["metadata"]["uid"]
+        return [pod for pod in found if pod["metadata"]["labels"].get(make.JOBSET_UID) == uid]
 
     async def _resize_jobs(self, jobset: Document, active: list[Document]) -> None:
         """Live Jobs get the size that their template has now (KEP-463, elastic JobSets)."""

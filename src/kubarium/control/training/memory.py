@@ -16,27 +16,29 @@ from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.base.quantity import format_quantity, parse_quantity
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
-from kubarium.control.training.ranks import INDEX, Warnings, named
+from kubarium.control.training.learning import jobset_key, remember
+from kubarium.control.training.ranks import Warnings, named
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Informer, Key
+from kubarium.view.elastic import HOSTNAME
 from kubarium.view.memory import (
-    ANY_INDEX,
     CEILING,
     FAIL,
     KILLED,
-    LEARNED,
     MOVE,
     POLICY,
-    PRESSURE,
     OomPolicy,
+    container_named,
+    index_of,
+    is_answered,
     learned,
-    learned_text,
     memory_limit,
     next_limit,
     oom_policy,
+    short_of_memory,
     with_limit,
 )
 
@@ -58,7 +60,7 @@ class MemoryController(ControllerComponent):
 
     async def _reconcile(self, key: Key) -> None:
         pod = self._pods.get(key[1], key[0])
-        if pod is None or writes.is_terminating(pod):
+        if pod is None:
             return
         try:
             policy = oom_policy(pod)
@@ -67,14 +69,16 @@ class MemoryController(ControllerComponent):
             return
         if policy.kind == FAIL:
             return
-        for name, condition in _short(pod):
+        for name, condition in short_of_memory(pod):
             await self._grow(pod, name, condition, policy)
-        await self._move(pod, policy)
+        if not _is_over(pod):
+            await self._catch_up(pod)
+            await self._move(pod, policy)
 
     async def _grow(self, pod: Document, name: str, condition: Document, policy: OomPolicy) -> None:
-        part, container = _container(pod, name)
+        part, container = container_named(pod, name)
         limit = memory_limit(container)
-        if limit is None or _answered(pod, condition):
+        if limit is None or is_answered(pod, condition):
             return
         said, rank = condition.get("message", ""), named(pod)
         larger = next_limit(limit, policy)
@@ -84,27 +88,14 @@ class MemoryController(ControllerComponent):
             return
         old, new = (format_quantity(amount, binary=True) for amount in (limit, larger))
         await self._remember(pod, name, larger)
-        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        if _is_over(pod):
             text = (
                 f"{rank}: container {name} {said}; the next pod begins with {new} instead of {old}"
             )
             self._warnings.tell(pod, "MemoryLearned", text)
             return
-        change: Document = {"name": name, "resources": with_limit(container["resources"], larger)}
-        spec: Document = {part: [change]}
-        own = (pod["spec"].get("resources") or {}).get("limits") or {}
-        if own.get("memory"):
-            whole = int(parse_quantity(own["memory"])) + larger - limit
-            spec["resources"] = with_limit(pod["spec"]["resources"], whole)
         try:
-            await writes.patch(
-                self._context,
-                PODS,
-                pod,
-                {"spec": spec},
-                patch_type=STRATEGIC_MERGE_PATCH,
-                subresource="resize",
-            )
+            await self._resize(pod, part, container, larger)
         except ApiError as error:
             if error.reason in ("Conflict", "NotFound"):
                 raise
@@ -114,6 +105,46 @@ class MemoryController(ControllerComponent):
         how = "for its restart" if condition.get("reason") == KILLED else "in place"
         text = f"{rank}: container {name} {said}; limit grown from {old} to {new} {how}"
         self._recorder.event(pod, "Normal", "MemoryGrown", text)
+
+    async def _resize(self, pod: Document, part: str, container: Document, size: int) -> None:
+        """Give a running container this limit (bytes), and its pod as much more; ApiError."""
+        held = memory_limit(container) or 0
+        change = {"name": container["name"], "resources": with_limit(container["resources"], size)}
+        spec: Document = {part: [change]}
+        own = (pod["spec"].get("resources") or {}).get("limits") or {}
+        if own.get("memory"):
+            whole = int(parse_quantity(own["memory"])) + size - held
+            spec["resources"] = with_limit(pod["spec"]["resources"], whole)
+        await writes.patch(
+            self._context,
+            PODS,
+            pod,
+            {"spec": spec},
+            patch_type=STRATEGIC_MERGE_PATCH,
+            subresource="resize",
+        )
+
+    async def _catch_up(self, pod: Document) -> None:
+        """A spare that has taken a rank gets what that rank was found to need."""
+        if HOSTNAME not in (pod["metadata"].get("annotations") or {}):
+            return
+        job = self._owner(pod, "Job", self._jobs)
+        for name, size in (learned(job) if job else {}).get(index_of(pod), {}).items():
+            part, container = container_named(pod, name)
+            limit = memory_limit(container)
+            if limit is None or limit >= size:
+                continue
+            old, new = (format_quantity(amount, binary=True) for amount in (limit, size))
+            try:
+                await self._resize(pod, part, container, size)
+            except ApiError as error:
+                if error.reason in ("Conflict", "NotFound"):
+                    raise
+                text = f"{named(pod)}: container {name} cannot be given {new}: {error}"
+                self._warnings.tell(pod, "MemoryNotGrown", text)
+                continue
+            text = f"{named(pod)}: container {name}: limit grown from {old} to {new} with its rank"
+            self._recorder.event(pod, "Normal", "MemoryGrown", text)
 
     async def _move(self, pod: Document, policy: OomPolicy) -> None:
         """Give the pod up if its node cannot grant what it has been promised."""
@@ -131,12 +162,7 @@ class MemoryController(ControllerComponent):
         """Write the size to the pod's Job and JobSet."""
         for owner in self._owners(pod):
             resource, index = _place(owner, pod)
-            known = learned(owner)
-            if known.get(index, {}).get(name, 0) >= size:
-                continue
-            known.setdefault(index, {})[name] = size
-            change = {"metadata": {"annotations": {LEARNED: learned_text(known)}}}
-            await writes.patch(self._context, resource, owner, change)
+            await remember(self._context, resource, owner, {index: {name: size}})
 
     def _owners(self, pod: Document) -> Iterator[Document]:
         job = self._owner(pod, "Job", self._jobs)
@@ -163,38 +189,20 @@ def _with_policy(pod: Document) -> Iterator[Key]:
         yield pod["metadata"]["namespace"], pod["metadata"]["name"]
 
 
-def _short(pod: Document) -> list[tuple[str, Document]]:
-    """The containers that are short of memory, with the conditions that say so."""
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return [
-        (c["type"].removeprefix(PRESSURE), c)
-        for c in conditions
-        if c.get("type", "").startswith(PRESSURE) and c.get("status") == "True"
-    ]
-
-
-def _container(pod: Document, name: str) -> tuple[str, Document]:
-    """The list that holds the container, and its spec; an empty one if there is none."""
-    for part in ("containers", "initContainers"):
-        for container in pod["spec"].get(part) or ():
-            if container["name"] == name:
-                return part, container
-    return "containers", {}
-
-
-def _answered(pod: Document, condition: Document) -> bool:
-    """Whether the spec has changed since the node found its limit too small."""
-    return int(condition.get("observedGeneration") or 0) < int(pod["metadata"]["generation"])
+def _is_over(pod: Document) -> bool:
+    """Whether what is learned of it is for the next pod only."""
+    ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return ended or writes.is_terminating(pod)
 
 
 def _place(owner: Document, pod: Document) -> tuple[Resource, str]:
     """Which resource the owner is, and the key under which it keeps the pod's sizes.
 
-    A JobSet keeps them by Job name and index, as ``train-workers-0/7``.
+    See :func:`jobset_key` for that of a JobSet.
     """
-    index = (pod["metadata"].get("labels") or {}).get(INDEX, ANY_INDEX)
+    index = index_of(pod)
     if owner["kind"] == "Job":
         return JOBS, index
     reference = writes.controller_of(pod)
     assert reference is not None
-    return JOB_SETS, f"{reference['name']}/{index}"
+    return JOB_SETS, jobset_key(reference["name"], index)

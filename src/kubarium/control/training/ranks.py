@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Informer
 
-INDEX = "batch.kubernetes.io/job-completion-index"
-
 
 def named(pod: Document) -> str:
     """``rank 7 (pod train-7)``; ``pod x`` for one without a rank."""
-    index = (pod["metadata"].get("labels") or {}).get(INDEX)
+    index = (pod["metadata"].get("labels") or {}).get(COMPLETION_INDEX)
     name = pod["metadata"]["name"]
     return f"pod {name}" if index is None else f"rank {index} (pod {name})"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kubarium.api.kinds import JOBS, TRAIN_JOBS
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document, Resource, copy_document
 from kubarium.api.trainer import names as trainer_names
 from kubarium.base.chance import Chance
@@ -16,7 +17,6 @@ from kubarium.view.tuning import EXPERIMENT_LABEL, METRICS, TRIAL_LABEL, experim
 RESOURCES: dict[str, Resource] = {"TrainJob": TRAIN_JOBS, "Job": JOBS}
 MANAGER = "kubarium.dev/tuning"
 BY_TRIAL = "trial"
-_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def trial_name(search: Document, number: int) -> str:
@@ -88,7 +88,9 @@ async def begin_run(context: Context, trial: Document, runtime: Document | None)
 def primary_pods(pods: Informer, namespace: str, trial: str) -> list[Document]:
     """The pods whose output counts: rank 0 of the run, or all of a Job without indexes."""
     found = pods.by_index(BY_TRIAL, f"{namespace}/{trial}")
-    return [p for p in found if (p["metadata"].get("labels") or {}).get(_INDEX, "0") == "0"]
+    return [
+        p for p in found if (p["metadata"].get("labels") or {}).get(COMPLETION_INDEX, "0") == "0"
+    ]
 
 
 def trial_of(pod: Document) -> Iterable[str]:

@@ -190,6 +190,20 @@ class Kinds:
         # None leads, which no state of several slices does.
         return self._states.of((None, number, tuple(map(taken.get, names)) if taken else None))
 
+    def of_each(self, items: Iterable[Slice]) -> list[int]:
+        """:meth:`of_lone` of each, for thousands at once."""
+        known, slices, state_of = self._ledger.by_pool, self._of_slice, self._states.of
+        found: list[int] = []
+        for item in items:
+            made = slices.get(item.name)
+            if made is None or made[0] is not item:
+                number, names = self._slice(item)
+            else:
+                _, number, names = made
+            taken = known.get((item.driver, item.pool))
+            found.append(state_of((None, number, tuple(map(taken.get, names)) if taken else None)))
+        return found
+
     def of_pools(self, pools: Iterable[Pool], node: str, labels: Mapping[str, str]) -> int:
         """The kind of any node, from its pools in first-fit order."""
         return self._states.of(tuple([self._pool(pool, node, labels) for pool in pools]))

@@ -61,6 +61,8 @@ class Attempt:
         self._features = world.features
         self.takers: dict[int, list[int]] = {}
         self.sharing: dict[int, list[Share]] = {}
+        # Claims of administrators on shared devices: they take nothing, and count for nobody.
+        self._watching: dict[int, list[int]] = {}
         self._free: dict[SetKey, dict[str, Amount]] = {}
         self._first: dict[SetKey, Mapping[str, Amount]] = {}
         self._held = world.held
@@ -99,7 +101,7 @@ class Attempt:
     def has_capacity(self, request: Request, candidate: Candidate) -> bool:
         """Whether the request's amounts are left on the device; always, while the gate is off.
 
-        Administrators take nothing from others, so that of what they ask for nothing need be left.
+        Administrators get access whatever is in use, if the device gives such amounts at all.
         """
         if not self._features.consumable_capacity:
             return True
@@ -214,16 +216,18 @@ class Attempt:
         if not self.shares(candidate):
             self.takers.setdefault(candidate.position, []).append(claim)
             return ()
+        if request.admin_access:
+            self._watching.setdefault(candidate.position, []).append(claim)
+            return ()
         taken = self.consumed(request, candidate)
-        if not request.admin_access:
-            self.sharing.setdefault(candidate.position, []).append(taken)
+        self.sharing.setdefault(candidate.position, []).append(taken)
         return taken
 
     def leave(self, claim: int, request: Request, candidate: Candidate) -> None:
         """The exact opposite of :meth:`enter`, for the device given last."""
-        if request.admin_access and self.shares(candidate):
-            return
-        book = self.sharing if self.shares(candidate) else self.takers
+        book: dict[int, list[Share]] | dict[int, list[int]] = self.takers
+        if self.shares(candidate):
+            book = self._watching if request.admin_access else self.sharing
         entries = book[candidate.position]
         entries.pop()
         if not entries:

@@ -7,7 +7,7 @@ sequence of changes, and one that has fallen too far behind is told that everyth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
 from kubarium.engine.devices.alike import (
     Asked,
@@ -24,6 +24,7 @@ from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
     Allocation,
+    Amount,
     AttributeValue,
     ClaimSpec,
     CounterUse,
@@ -279,7 +280,7 @@ class Inventory:
         publishes its pool anew while they are in use does not change what they hold.
         """
         self.ledger.enter(allocation)
-        for result in allocation.results:
+        for result in allocation.results if self._held else ():
             book = self._held.get((result.id.driver, result.id.pool))
             if book is not None and not result.admin_access and book.get(result.id) is None:
                 book[result.id] = self._consumption(result.id)
@@ -288,13 +289,13 @@ class Inventory:
     def take_out(self, allocation: Allocation) -> None:
         """Free the allocation's devices."""
         self.ledger.take_out(allocation)
-        for result in allocation.results:
+        for result in allocation.results if self._held else ():
             if not self.ledger.in_use(result.id):
                 self._held.get((result.id.driver, result.id.pool), {}).pop(result.id, None)
         self._touch(allocation)
 
     def _touch(self, allocation: Allocation) -> None:
-        for key in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
+        for key in {r.id[:2]: None for r in allocation.results}:
             nodes = {s.node_name for s in self._by_pool.get(key, {}).values()}
             self._changed(nodes.pop() if len(nodes) == 1 and "" not in nodes else None)
 
@@ -332,10 +333,41 @@ class Inventory:
                 return result.id
         return None
 
+    def could_take_again(self, allocation: Allocation) -> bool:
+        """Whether all that the allocation held could be given to it once more.
+
+        Whole devices must be free; of shared ones its shares must be left. What administrators look
+        at may be in use.
+        """
+        more: dict[DeviceId, dict[str, Amount]] = {}
+        for result in allocation.results:
+            if result.admin_access:
+                continue
+            if self.ledger.exclusive(result.id):
+                return False
+            if not result.shared:
+                if self.ledger.shared(result.id):
+                    return False
+                continue
+            share = more.setdefault(result.id, {})
+            for name, amount in result.consumed:
+                share[name] = share.get(name, 0) + amount
+        return all(
+            self._has_left(id_, share) for id_, share in more.items()
+        ) and self.counters_suffice(allocation)
+
+    def _has_left(self, id_: DeviceId, share: Mapping[str, Amount]) -> bool:
+        device, used = self.device(id_), self.ledger.consumed(id_)
+        return device is not None and all(
+            name in device.capacity and used.get(name, 0) + amount <= device.capacity[name].value
+            for name, amount in share.items()
+        )
+
     def counters_suffice(self, allocation: Allocation) -> bool:
         """Whether the pools of devices that are not in use have counters left for all of them."""
         for driver, pool in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
-            names = {r.id.device for r in allocation.results if r.id.pool == pool}
+            here = [r for r in allocation.results if r.id[:2] == (driver, pool)]
+            names = {r.id.device for r in here if not r.admin_access}
             slices = self._by_pool.get((driver, pool), {}).values()
             newest = max((s.generation for s in slices), default=0)
             current = [s for s in slices if s.generation == newest]
@@ -362,14 +394,14 @@ class Inventory:
             if all(s.node_name == node for s in self._by_pool[item.driver, item.pool].values())
         )
 
-    def distinct_slices(self, selectors: Iterable[str]) -> list[Slice]:
+    def distinct_slices(self, selectors: Iterable[str]) -> Iterator[Slice]:
         """One slice of each kind that the selectors can tell apart."""
         kinds = self.kinds(self.sight(selectors))
-        found: dict[int, Slice] = {}
+        found: set[int] = set()
         for item in self._slices.values():
-            if item.devices:
-                found.setdefault(kinds.slice_kind(item), item)
-        return list(found.values())
+            if item.devices and (kind := kinds.slice_kind(item)) not in found:
+                found.add(kind)
+                yield item
 
     def slices_with_problems(self) -> Iterable[tuple[Slice, str]]:
         """Every slice that has devices, with what makes its pool unusable, if anything does."""
@@ -497,6 +529,16 @@ class Inventory:
         if plain is None:
             return kinds.of_pools(self.pools(node, labels), node, labels)
         return kinds.of_plain(plain)
+
+    def kinds_of(self, kinds: Kinds, nodes: Sequence[tuple[str, Mapping[str, str]]]) -> list[int]:
+        """:meth:`kind_of` of each node, given by name and labels."""
+        plain = [self.whole_slices(name) for name, _ in nodes]
+        lone = [found[0] if found is not None and len(found) == 1 else None for found in plain]
+        numbers = iter(kinds.of_each(item for item in lone if item is not None))
+        return [
+            self.kind_of(kinds, name, labels) if item is None else next(numbers)
+            for item, (name, labels) in zip(lone, nodes, strict=True)
+        ]
 
     def whole_slices(self, node: str) -> Sequence[Slice] | None:
         """The node's slices if each is a complete local pool without counters; else None.

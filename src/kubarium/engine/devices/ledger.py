@@ -45,6 +45,11 @@ class Ledger:
         """The pool's devices in use by name; equal values are equal states of use."""
         return self._taken.get((driver, pool), _NONE_TAKEN)
 
+    @property
+    def by_pool(self) -> Mapping[tuple[str, str], Mapping[str, Hashable]]:
+        """:meth:`taken` of each pool, by driver and pool, that has devices in use."""
+        return self._taken
+
     def devices(self) -> Iterable[DeviceId]:
         """All devices in use, once each."""
         return dict.fromkeys((*self._held, *self._shares))
@@ -63,8 +68,7 @@ class Ledger:
 
     def _change(self, result: DeviceResult, sign: int) -> None:
         if not result.shared:
-            _count(self._held, result.id, sign)
-            self._note(result.id)
+            self._exclusively(result.id, sign)
             return
         _count(self._shares, result.id, sign)
         book = self._consumed.setdefault(result.id, {})
@@ -74,14 +78,36 @@ class Ledger:
             del self._consumed[result.id]
         self._note(result.id)
 
+    def _exclusively(self, device: DeviceId, sign: int) -> None:
+        """One more or one less who has the whole device; most changes are of this sort."""
+        count = self._held.get(device, 0) + sign
+        if count:
+            self._held[device] = count
+        else:
+            self._held.pop(device, None)
+        if count > 1 or device in self._shares:
+            self._note(device)
+            return
+        pool = device[:2]
+        if count == 1:
+            book = self._taken.get(pool)
+            if book is None:
+                book = self._taken[pool] = {}
+            book[device.device] = True
+        else:
+            self._forget(pool, device.device)
+
+    def _forget(self, pool: tuple[str, str], name: str) -> None:
+        book = self._taken[pool]
+        del book[name]
+        if not book:
+            del self._taken[pool]
+
     def _note(self, device: DeviceId) -> None:
         """Keep ``_taken`` current for one device."""
         pool = (device.driver, device.pool)
         if not self.in_use(device):
-            book = self._taken[pool]
-            del book[device.device]
-            if not book:
-                del self._taken[pool]
+            self._forget(pool, device.device)
             return
         state: Hashable = self.exclusive(device)
         if self.shared(device):

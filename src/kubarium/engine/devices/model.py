@@ -292,16 +292,11 @@ class SelectorError(Exception):
 
 
 class AllocationError(Exception):
-    """The claims cannot be decided at all. ``node_only``: another node may still do.
+    """The claims cannot be decided at all. ``node_only``: another node may still do."""
 
-    ``reason`` is what nodes are counted under then: the message, unless that names devices, of
-    which each node has its own.
-    """
-
-    def __init__(self, message: str, *, node_only: bool = False, reason: str = "") -> None:
+    def __init__(self, message: str, *, node_only: bool = False) -> None:
         super().__init__(message)
         self.node_only = node_only
-        self.reason = reason or message
 
 
 # (CEL expression, driver, device) -> whether it matches; raises SelectorError.

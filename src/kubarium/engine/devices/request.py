@@ -245,9 +245,12 @@ class Checker:
             rows.append([self._one(claim, entry, request) for request in entry.alternatives])
             least += min(w.count for w in rows[-1])
         if least > MAX_RESULTS_PER_CLAIM:
+            # How many "all" are is different on every node.
+            here = any(w.everything is not None for row in rows for w in row)
             raise AllocationError(
                 f"claim {claim.name}: number of requested devices {least} exceeds the claim limit"
-                f" of {MAX_RESULTS_PER_CLAIM}"
+                f" of {MAX_RESULTS_PER_CLAIM}",
+                node_only=here,
             )
         for index, constraint in enumerate(claim.spec.constraints):
             if not constraint.match and not constraint.distinct:
@@ -325,13 +328,15 @@ class Checker:
         found = [c for c in self._candidates if self._matching.matches(wanted, c)]
         if not self._features.consumable_capacity:
             return found
-        return [c for c in found if self._gives_share(wanted.request, c)]
-
-    def _gives_share(self, request: Request, candidate: Candidate) -> bool:
-        """Whether the device has what the request takes; administrators take nothing."""
-        device, driver = candidate.device, candidate.id.driver
-        fractional = self._features.fractional_range
-        taken = capacity.allowed(request, device, driver, fractional=fractional)
-        if taken is None or request.admin_access:
-            return taken is not None
-        return capacity.room_for(taken, device, self._ledger.consumed(candidate.id))
+        fractional, admin = self._features.fractional_range, wanted.request.admin_access
+        return [
+            c
+            for c in found
+            if capacity.fits(
+                wanted.request,
+                c.device,
+                c.id.driver,
+                {} if admin else self._ledger.consumed(c.id),
+                fractional=fractional,
+            )
+        ]

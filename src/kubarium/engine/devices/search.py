@@ -25,7 +25,7 @@ from kubarium.engine.devices.model import (
     DeviceResult,
     NodeScope,
 )
-from kubarium.engine.devices.preference import ordered
+from kubarium.engine.devices.preference import FIRST_FIT, ordered
 from kubarium.engine.devices.pruning import Pruning
 from kubarium.engine.devices.request import (
     Candidate,
@@ -108,8 +108,8 @@ class Search:
         )
         self._pruning: Pruning | None = None
         self._dead_ends = 0
-        # The first device of mode All that a constraint kept out.
-        self._violation = ""
+        # Why all devices cannot be given to a request that asks for them.
+        self._unmet = ""
         self.steps = 0
 
     @property
@@ -121,21 +121,20 @@ class Search:
         """One allocation for each claim, or None if the claims do not fit this node.
 
         Raises AllocationError: a claim or selector is wrong, a pool that might have helped is
-        invalid, all devices are asked for of which a constraint forbids one, or the step budget is
-        used up.
+        invalid, or the step budget is used up.
         """
         depth = self._depth()
         with _room_to_recurse(depth):
             hopeless = depth > _LARGE and self._hopeless_from_the_start()
             outcome = Outcome.FAILED if hopeless else self._claim(0)
         if outcome is not Outcome.DONE:
-            if self._violation:
-                raise AllocationError(self._violation, node_only=True, reason=reasons.CLAIMS)
             if any(pool.invalid for pool in self._world.shelf.pools):
                 raise AllocationError(reasons.INVALID_POOLS, node_only=True)
             if self._attempt.unknown is not None:
                 text = reasons.counters_unknown(str(self._attempt.unknown))
                 raise AllocationError(text, node_only=True)
+            if self._unmet:
+                raise AllocationError(self._unmet, node_only=True)
             return None
         return [
             Allocation(tuple(results), self._scope(picked), tuple(chosen))
@@ -293,13 +292,8 @@ class Search:
         if self._features.taints and taint_prevents(request, device):
             return False
         if not self._admitted(claim, wanted, candidate):
-            if must and not self._violation:
-                # Upstream ends here; another alternative, other devices of the requests before, or
-                # another node may do.
-                self._violation = (
-                    f"claim {wanted.claim.name}, request {request.name}: cannot add device"
-                    f" {candidate.id} because a claim constraint would not be satisfied"
-                )
+            if must:
+                self._refuse_all(wanted, candidate)
             return False
         if self._attempt.charges(request, candidate) and not (
             self._attempt.counters_suffice(candidate) and self._attempt.compatible(candidate)
@@ -307,6 +301,20 @@ class Search:
             return False
         self._enter(claim, wanted, candidate)
         return True
+
+    def _refuse_all(self, wanted: Wanted, candidate: Candidate) -> None:
+        """A constraint forbids that all devices are taken.
+
+        Upstream gives the pod up for good, whatever other nodes or alternatives have. So does first
+        fit; otherwise it is said of this node, if nothing else is found there.
+        """
+        where = f"claim {wanted.claim.name}, request {wanted.request.name}"
+        if self._world.preference.strategy == FIRST_FIT:
+            raise AllocationError(
+                f"{where}: cannot add device {candidate.id} because a claim constraint would not be"
+                " satisfied"
+            )
+        self._unmet = f"{where}: asks for all devices, but they do not satisfy a claim constraint"
 
     def _free_for_all(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
         if wanted.request.admin_access:

@@ -215,6 +215,10 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
             mask = filters.any_term(snapshot, profile.added_affinity)
             yield Rule("added", reasons.ADDED_AFFINITY, "the scheduler's own affinity", mask)
         yield from _affinity(snapshot, pod)
+    for name, has in shape.advertised:
+        text = f"{'no' if has else 'a'} device plugin serves {name} there"
+        mask = filters.advertises(snapshot, name, has)
+        yield Rule("served", reasons.served_otherwise(name), text, mask, subject=name)
     if shape.data_required and profile.filters("DataLocality"):
         for name in shape.data:
             yield _data(snapshot, name)
@@ -242,7 +246,8 @@ def _taints(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:
     """One rule for each taint that keeps the pod off some node."""
     kept_off: dict[str, list[bool]] = {}
     taints: dict[str, Change] = {}
-    present = set(np.unique(snapshot.taint_set[snapshot.alive]).tolist())
+    # np.unique would import numpy.ma, which takes longer than all else here.
+    present = set(np.flatnonzero(np.bincount(snapshot.taint_set[snapshot.alive])).tolist())
     for number, group in enumerate(snapshot.taint_sets):
         for taint in filters.untolerated(group, pod.shape.tolerations):
             if number in present:

@@ -24,7 +24,8 @@ class Rooms:
         self._snapshot = snapshot
         self._subject = subject
         self._obstacles = obstacles
-        self._bounded = _are_alike(snapshot, subject) and not subject.shape.looks_at_pods
+        uneven = subject.shape.looks_at_pods or any(pod.variants for pod in subject.pods)
+        self._bounded = _are_alike(snapshot, subject) and not uneven
         codes = obstacles.codes[obstacles.rows]
         self._row_codes = dict(zip(obstacles.rows.tolist(), codes.tolist(), strict=True))
         self.domains = self._domain_codes()

@@ -60,7 +60,8 @@ class Subject:
             shape = known.get(pod.shape)
             if shape is None:
                 shape = known[pod.shape] = change(pod.shape)
-            pods.append(replace(pod, shape=shape))
+            variants = tuple(replace(one, shape=change(one.shape)) for one in pod.variants)
+            pods.append(replace(pod, shape=shape, variants=variants))
         return replace(self, pods=tuple(pods))
 
 

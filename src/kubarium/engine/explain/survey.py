@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from kubarium.base.quantity import format_quantity
 from kubarium.engine.devices import capacity
+from kubarium.engine.devices.alike import Kinds
 from kubarium.engine.devices.constraints import attribute
 from kubarium.engine.devices.model import (
     Amount,
@@ -28,6 +31,7 @@ from kubarium.engine.devices.model import (
 from kubarium.engine.devices.request import untolerated
 from kubarium.engine.explain.wishes import Clause, Clauses
 from kubarium.engine.model import Key
+from kubarium.engine.placement.devices import KindBooks
 from kubarium.engine.snapshot import Mask, Snapshot
 
 # Devices that clauses are evaluated on; alike ones count once. Beyond it the account is a sample.
@@ -139,6 +143,7 @@ class _Surveyor:
         usable: Mask | None,
     ) -> None:
         self._snapshot = snapshot
+        self._usable_rows = usable
         self._inventory = snapshot.inventory
         self._spec = spec
         self._entry = entry
@@ -175,20 +180,18 @@ class _Surveyor:
             )
         if not self._inventory.slices:
             notes.append("there are no ResourceSlices: no DRA driver publishes devices")
-        kinds = self._inventory.kinds(self._inventory.sight(c.text for _, c in self._clauses))
+        sight = self._inventory.sight(c.text for _, c in self._clauses)
+        if sight is not None:
+            sight |= {c.match or c.distinct for c in self._spec.constraints}
+        kinds = self._inventory.kinds(sight)
         of_kind: Counter[int] = Counter()
-        for item, problem in self._inventory.slices_with_problems():
-            kind = kinds.slice_kind(item)
-            facts = self._facts.get(kind)
-            if facts is None:
-                facts = self._facts[kind] = self._look(item)
-                self._models[kind] = item
+        looked_at = self._count_nodes(kinds, of_kind)
+        for item, problem in self._others(looked_at):
             if problem:
-                self._count_unusable(facts, problem)
+                self._count_unusable(self._facts_of(item, kinds.slice_kind(item)), problem)
                 continue
-            of_kind[kind] += 1
-            if facts.matching:
-                self._use(item, kind, facts)
+            count = self._count(item, kinds, of_kind, 1, int(self._is_usable(item)))
+            self._on_node[item.node_name] = self._on_node.get(item.node_name, 0) + count
         counts = self._count_static(of_kind)
         most = self._on_node.pop("", 0) + max(self._on_node.values(), default=0)
         if most < self._request.count <= self._free:
@@ -210,6 +213,59 @@ class _Surveyor:
             tuple(notes),
             self._evaluated > MAX_EVALUATED,
         )
+
+    def _count_nodes(self, kinds: Kinds, of_kind: Counter[int]) -> Mask:
+        """Count nodes by kind, where all of a node's slices are pools of its own; returns these."""
+        snapshot = self._snapshot
+        counted = np.zeros(snapshot.capacity, np.bool_)
+        numbers = snapshot.shared(KindBooks).under(kinds.sight).of()
+        _, first, inverse, nodes = np.unique(
+            numbers, return_index=True, return_inverse=True, return_counts=True
+        )
+        usable = snapshot.alive if self._usable_rows is None else self._usable_rows
+        able = np.bincount(inverse, usable, len(first)).astype(np.int64)
+        plain = np.zeros(len(first), np.bool_)
+        for at in np.argsort(first).tolist():
+            node = snapshot.nodes[int(first[at])]
+            slices = self._inventory.whole_slices(node.name) if node is not None else None
+            if node is None or not slices:
+                continue
+            plain[at] = True
+            self._on_node[node.name] = sum(
+                self._count(item, kinds, of_kind, int(nodes[at]), int(able[at])) for item in slices
+            )
+        counted[:] = plain[inverse]
+        return counted
+
+    def _others(self, looked_at: Mask) -> Iterator[tuple[Slice, str]]:
+        """Every slice but those of the nodes that were looked at, with what is wrong with it."""
+        nodes, rows = self._snapshot.nodes, np.flatnonzero(looked_at).tolist()
+        names = {node.name for row in rows if (node := nodes[row]) is not None}
+        found = 0
+        for name in names:
+            found += len(self._inventory.whole_slices(name) or ())
+        if found == len(self._inventory.slices):
+            return
+        for item, problem in self._inventory.slices_with_problems():
+            if item.node_name not in names:
+                yield item, problem
+
+    def _count(
+        self, item: Slice, kinds: Kinds, of_kind: Counter[int], times: int, usable: int
+    ) -> int:
+        """Count a slice that stands for so many, some on usable nodes; returns what is free."""
+        kind = kinds.slice_kind(item)
+        facts = self._facts_of(item, kind)
+        of_kind[kind] += times
+        return self._use(item, kind, facts, times, usable) if facts.matching else 0
+
+    def _facts_of(self, item: Slice, kind: int) -> _Facts:
+        """What is true of all slices of the kind."""
+        facts = self._facts.get(kind)
+        if facts is None:
+            facts = self._facts[kind] = self._look(item)
+            self._models[kind] = item
+        return facts
 
     # What does not depend on who holds what.
 
@@ -300,27 +356,32 @@ class _Surveyor:
 
     # What depends on it.
 
-    def _use(self, item: Slice, kind: int, facts: _Facts) -> None:
+    def _use(self, item: Slice, kind: int, facts: _Facts, times: int, usable: int) -> int:
+        """Count what is in use and what is free in a slice; returns the latter."""
         taken = self._inventory.ledger.taken(item.driver, item.pool)
         free: Sequence[int] = facts.matching
         count = len(free)
-        if facts.special:
-            free = [i for i in facts.matching if self._is_free(item, item.devices[i])]
+        if self._request.admin_access:
+            taken = {}  # whatever is in use, administrators get access
+        elif facts.special:
+            why = [self._in_the_way(item, item.devices[i]) for i in facts.matching]
+            free = [i for i, reason in zip(facts.matching, why, strict=True) if not reason]
             count = len(free)
+            for reason in filter(None, why):
+                self._failed[reason] += times
         elif taken:
             used = taken.keys() & self._matching_names(item, kind, facts)
-            self._failed[IN_USE] += len(used)
+            self._failed[IN_USE] += times * len(used)
             if used and len(self._in_use) < HOLDERS_SHOWN:
                 self._in_use += [DeviceId(item.driver, item.pool, name) for name in sorted(used)]
             count -= len(used)
-        self._free += count
-        self._on_node[item.node_name] = self._on_node.get(item.node_name, 0) + count
-        if count and self._is_usable(item):
-            self._free_usable += count
+        self._free += times * count
+        self._free_usable += usable * count
         if self._spec.constraints:
             for i in free:
                 if facts.special or item.devices[i].name not in taken:
                     self._group(item, item.devices[i])
+        return count
 
     def _matching_names(self, item: Slice, kind: int, facts: _Facts) -> frozenset[str]:
         """The names of the slice's matching devices; many slices use the same ones."""
@@ -337,26 +398,21 @@ class _Surveyor:
         row = self._snapshot.rows.get(item.node_name)
         return row is not None and self._usable[row]
 
-    def _is_free(self, item: Slice, device: Device) -> bool:
-        """A device with counters or shares: whether the request could have it now."""
+    def _in_the_way(self, item: Slice, device: Device) -> str:
+        """Why the request could not have a device with counters or shares now; "" if it could."""
         ledger, id_ = self._inventory.ledger, DeviceId(item.driver, item.pool, device.name)
         if ledger.exclusive(id_):
-            self._failed[IN_USE] += 1
             self._in_use.append(id_)
-            return False
+            return IN_USE
         used = ledger.consumed(id_)
         fractional = self._inventory.features.fractional_range
         if device.allow_multiple and not capacity.fits(
             self._request, device, item.driver, used, fractional=fractional
         ):
-            self._failed[self._full(item.driver, device, used)] += 1
-            return False
+            return self._full(item.driver, device, used)
         if device.consumes and not ledger.shared(id_):
-            short = self._short_counter(item, device) or self._other_group(item, device)
-            if short:
-                self._failed[short] += 1
-                return False
-        return True
+            return self._short_counter(item, device) or self._other_group(item, device)
+        return _FREE
 
     def _short_counter(self, item: Slice, device: Device) -> str:
         """The counter of which too little is left for the device, in words; "" if none is short."""

@@ -9,7 +9,8 @@ from dataclasses import replace
 from kubarium.engine.devices.model import AllocationError
 from kubarium.engine.explain.subject import Change, Subject, Undo
 from kubarium.engine.model import Claim
-from kubarium.engine.placement.gang import place_gang
+from kubarium.engine.placement.domains import room_for
+from kubarium.engine.placement.gang import needed_of, place_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import place_tree
 from kubarium.engine.placement.trial import Budget
@@ -82,6 +83,9 @@ class Trial:
             return bool(place_tree(self.placer, item).placements)
         if not subject.is_gang:
             return self.placer.place(subject.pods[0]) is not None
+        gang = item.gang
+        if gang is not None and int(room_for(self.placer, item.pods).sum()) < needed_of(gang):
+            return False  # as the search would find out, pod by pod
         budget = Budget(FIT_BUDGET)
         return bool(place_gang(self.placer, item, budget=budget).placements)
 

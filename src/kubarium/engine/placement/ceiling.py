@@ -29,6 +29,8 @@ def most_placed(placer: Placer, pods: Sequence[Pod], within: Mask | None) -> int
 
     ``within`` limits the nodes. Pods on the snapshot stay where they are.
     """
+    if any(pod.variants for pod in pods):
+        return len(pods)
     counts = Counter(pod.shape for pod in pods)
     able = {shape: _able(placer, shape, within) for shape in counts}
     snapshot, profile = placer.snapshot, placer.profile
@@ -50,7 +52,7 @@ def most_placed(placer: Placer, pods: Sequence[Pod], within: Mask | None) -> int
 def _able(placer: Placer, shape: PodShape, within: Mask | None) -> Mask:
     """Nodes that the shape may go to, room aside."""
     fit = placer.fit(shape)
-    fit.refresh()
+    fit.refresh_static()
     return fit.static if within is None else fit.static & within
 
 

@@ -17,13 +17,16 @@ from kubarium.engine.snapshot import Snapshot
 
 Column = NDArray[np.int64]
 
+# Kinds of nodes whose counts are remembered.
+MAX_KINDS = 100_000
+
 
 class ClassCounts:
     """(devices, devices in use) of each row for any class, kept current."""
 
-    def __init__(self, snapshot: Snapshot, books: KindBooks) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._books = books
+        self._books = snapshot.shared(KindBooks)
         self._of: dict[str, _OfClass] = {}
         self._class_epoch = -1
 
@@ -56,20 +59,29 @@ class _OfClass:
         names, now = snapshot.inventory.changes_since(max(self._seen, 0))
         size = snapshot.capacity
         if names is None or self._seen < 0 or self._columns.shape[1] != size:
-            self._columns = np.zeros((2, size), np.int64)
-            names = list(snapshot.rows)
-        if names:
-            kinds = self._kinds.of()
-            for name in dict.fromkeys(names):
-                row = snapshot.rows.get(name)
-                if row is not None:
-                    self._columns[:, row] = self._count(row, kinds.item(row))
+            self._count_all()
+            names = []
+        for name in dict.fromkeys(names):
+            row = snapshot.rows.get(name)
+            if row is not None:
+                self._columns[:, row] = self._count(row, self._kinds.one(row))
         self._seen = now
         return self._columns[0], self._columns[1]
+
+    def _count_all(self) -> None:
+        """Every row, each kind once."""
+        kinds = self._kinds.of()
+        found, first, inverse = np.unique(kinds, return_index=True, return_inverse=True)
+        counts = [
+            self._count(row, kind) for kind, row in zip(found.tolist(), first.tolist(), strict=True)
+        ]
+        self._columns = np.array(counts, np.int64).T[:, inverse]
 
     def _count(self, row: int, kind: int) -> tuple[int, int]:
         known = self._known.get(kind)
         if known is None:
+            if len(self._known) >= MAX_KINDS:
+                self._known.clear()
             known = self._known[kind] = self._counted(row)
         return known
 

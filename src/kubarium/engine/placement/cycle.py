@@ -86,7 +86,7 @@ class _Accounts:
 
 def is_plain(snapshot: Snapshot, pod: Pod) -> bool:
     """Whether nothing but the pod's shape decides where it fits."""
-    special = pod.claims or pod.has_volumes or pod.shape.looks_at_pods
+    special = pod.claims or pod.variants or pod.has_volumes or pod.shape.looks_at_pods
     return not special and not snapshot.tallies.anti_holders
 
 

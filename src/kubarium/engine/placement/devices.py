@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.devices.alike import Kinds, Pattern, Sight, sight_of
 from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
-from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
+from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
 from kubarium.engine.devices.preference import IGNORE, DevicePreference
 from kubarium.engine.model import Claim, Key, Pod
 from kubarium.engine.placement.device_scores import DevicePacking
@@ -118,7 +118,11 @@ class NodeKinds:
         self._follow()
         if not self._complete:
             rows = np.flatnonzero(self._of == _UNKNOWN)
-            self._of[rows] = [self._kind(row) for row in rows.tolist()]
+            nodes = [self._snapshot.nodes[row] for row in rows.tolist()]
+            known = [(node.name, node.labels) for node in nodes if node is not None]
+            self._of[rows] = _NONE
+            there = rows[[node is not None for node in nodes]]
+            self._of[there] = self._snapshot.inventory.kinds_of(self._kinds, known)
             self._complete = True
         return self._of
 
@@ -156,7 +160,10 @@ class NodeKinds:
 
 
 class KindBooks:
-    """One :class:`NodeKinds` for each sight, shared by all claims that see as much."""
+    """One :class:`NodeKinds` for each sight, shared by all claims that see as much.
+
+    By way of :meth:`Snapshot.shared` by all placers too.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -184,13 +191,12 @@ class DeviceFit:
         snapshot: Snapshot,
         specs: tuple[ClaimSpec, ...],
         preference: DevicePreference | None = None,
-        books: KindBooks | None = None,
         weight: int = 0,
     ) -> None:
-        """``books`` are shared with the other claims of a placer, ``weight`` is the score's."""
+        """``weight`` is the score's."""
         self._snapshot = snapshot
         self._order = preference
-        self._books = books if books is not None else KindBooks(snapshot)
+        self._books = snapshot.shared(KindBooks)
         self._seen = -1
         self._specs = [(f"#{i}", spec) for i, spec in enumerate(specs)]
         self._answers: dict[int, tuple[Allocation, ...]] = {}
@@ -199,6 +205,8 @@ class DeviceFit:
         self._liked: dict[int, int] = {}
         # By kind: what a search gave on a node of the kind.
         self._found: dict[int, Pattern] = {}
+        # By row: the last answer that was carried there, of which pattern, on which slices.
+        self._made: dict[int, tuple[Pattern, Sequence[Slice], tuple[Allocation, ...]]] = {}
         # Rows known to give nothing, so that a search for the best row need not ask them again.
         self.blocked: Mask = np.zeros(snapshot.capacity, np.bool_)
         self._kinds: NodeKinds | None = None
@@ -260,7 +268,7 @@ class DeviceFit:
             row = snapshot.rows.get(name)
             if row is not None:
                 self._answers.pop(row, None)
-                self.blocked[row] = False
+                self.blocked[row] = bool(self._refusals) and self.kind(row) in self._refusals
                 if self._unscored is not None:
                     self._unscored[name] = None
         self._seen = now
@@ -305,11 +313,22 @@ class DeviceFit:
     def _carried(self, row: int) -> tuple[Allocation, ...] | None:
         """The row's answer by way of a node of its kind that has been asked."""
         node = self._snapshot.nodes[row]
-        known = self._found.get(self.kind(row)) if self._found else None
+        kind = self.kind(row)
+        known = self._found.get(kind) if self._found else None
         if known is None or node is None:
             return None
         there = self._snapshot.inventory.own_slices(node.name, node.labels)
-        return None if there is None else known.on(there, node.name)
+        if there is None:
+            return None
+        # What is taken back after a try leaves nodes as they were.
+        before = self._made.get(row)
+        if before is not None and before[0] is known and before[1] is there:
+            return before[2]
+        if len(self._made) >= MAX_FOUND:
+            self._made.clear()
+        answer = known.on(there, node.name)
+        self._made[row] = (known, there, answer)
+        return answer
 
     def _ask(self, row: int) -> tuple[Allocation, ...] | str:
         node = self._snapshot.nodes[row]
@@ -322,7 +341,7 @@ class DeviceFit:
         except AllocationError as error:
             if not error.node_only:
                 raise
-            return error.reason
+            return str(error)
         if found is None:
             return reasons.CLAIMS
         slices = self._snapshot.inventory.own_slices(node.name, node.labels)

@@ -40,14 +40,17 @@ def room_for(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64]:
 
     A quick upper bound.
     """
-    snapshot = placer.snapshot
+    snapshot, profile = placer.snapshot, placer.profile
     least: dict[str, int] = dict(pods[0].shape.requests)
-    for shape in dict.fromkeys(pod.shape for pod in pods):
+    for shape in dict.fromkeys(one.shape for pod in pods for one in pod.each):
         asked = dict(shape.requests)
         least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
-    room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
+    if profile.filters("NodeResourcesFit"):
+        room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
+    else:
+        least, room = {}, np.where(snapshot.alive, len(pods), 0)
     for name, amount in least.items():
-        if amount > 0:
+        if amount > 0 and not profile.ignores(name):
             index = snapshot.resource_index(name)
             room = np.minimum(
                 room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount
@@ -64,7 +67,7 @@ def _device_room(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64] | Non
     None unless each pod has pending claims of its own, all of them alike.
     """
     snapshot = placer.snapshot
-    if not all(pod.claims for pod in pods):
+    if not all(pod.claims for pod in pods) or any(pod.variants for pod in pods):
         return None
     specs: dict[tuple[ClaimSpec, ...], None] = {}
     seen: set[Key] = set()
@@ -122,6 +125,16 @@ def domains_of(
         name = ",".join(f"{key}={node.labels[key]}" for key in keys)
         found.append(Domain(name, numbers, number, int(sums[number])))
     return sorted(found, key=lambda domain: (domain.room, domain.name))
+
+
+def holes(snapshot: Snapshot, mask: Mask, static: Sequence[Mask]) -> bytes:
+    """Equal for nodes with the same free amounts, as often each, whichever nodes they are.
+
+    ``static`` are masks that tell nodes apart besides.
+    """
+    free = (snapshot.allocatable - snapshot.requested)[:, mask]
+    rows = np.vstack([free, *(one[mask] for one in static)]).T
+    return rows[np.lexsort(rows.T)].tobytes()
 
 
 def missing_key(snapshot: Snapshot, keys: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from kubarium.engine.model import (
 from kubarium.engine.placement import locality
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.selectors import NodeTerm, Requirement
-from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.snapshot import Mask, Snapshot, advertised_by
 
 _CORDON = Taint(UNSCHEDULABLE_TAINT_KEY, "", NO_SCHEDULE)
 
@@ -44,6 +44,8 @@ def static_filters(
         yield reasons.NODE_AFFINITY, affine(snapshot, shape)
     if shape.features and profile.filters("NodeDeclaredFeatures"):
         yield reasons.FEATURES, declares(snapshot, shape.features)
+    for name, has in shape.advertised:
+        yield reasons.served_otherwise(name), advertises(snapshot, name, has)
     if shape.data_required and profile.filters("DataLocality"):
         for name in shape.data:
             yield reasons.data_missing(name), locality.cached(snapshot, name)
@@ -62,6 +64,20 @@ def schedulable(snapshot: Snapshot, shape: PodShape) -> Mask:
     if any(t.tolerates(_CORDON) for t in shape.tolerations):
         return np.ones(snapshot.capacity, np.bool_)
     return ~snapshot.unschedulable
+
+
+def advertises(snapshot: Snapshot, name: str, has: bool) -> Mask:
+    """Nodes that have, or do not have, some of an extended resource themselves."""
+    mask: Mask = (snapshot.allocatable[snapshot.resource_index(name)] > 0) == has
+    return mask
+
+
+def served_as(snapshot: Snapshot, shape: PodShape) -> Mask:
+    """Nodes that serve extended resources as this variant of a pod has it."""
+    mask = snapshot.alive.copy()
+    for name, has in shape.advertised:
+        mask &= advertises(snapshot, name, has)
+    return mask
 
 
 def named(snapshot: Snapshot, name: str) -> Mask:
@@ -168,6 +184,10 @@ def static_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
         return False
     if node.taints and untolerated(node.taints, shape.tolerations):
         return False
+    if shape.advertised:
+        own = advertised_by(node)
+        if any((name in own) != has for name, has in shape.advertised):
+            return False
     if not all(r.holds(node.labels.get(r.key)) for r in shape.node_selector):
         return False
     if shape.affinity is not None and not any(

@@ -56,9 +56,13 @@ class Fit:
 
     def takes(self, row: int) -> bool:
         """Whether the row is feasible: cheaper than :meth:`refresh` for one row."""
+        self.refresh_static()
+        return self._passes(row)
+
+    def refresh_static(self) -> None:
+        """Bring :attr:`static` up to date; what changes with pods may stay as it was."""
         if self._epoch != self._snapshot.epoch:
             self._update()
-        return self._passes(row)
 
     def _update(self) -> None:
         snapshot = self._snapshot
@@ -147,9 +151,14 @@ class Fit:
                 return False
         return True
 
+    @property
+    def has_relative(self) -> bool:
+        """Whether scores depend on the best feasible node: by taints and preferences."""
+        return self._taints is not None or self._preferred is not None
+
     def _normalise(self) -> scores.Scores:
-        """Add the scores that are relative to the best feasible node: taints and preferences."""
-        if self._taints is None and self._preferred is None:
+        """Add the scores that are relative to the best feasible node."""
+        if not self.has_relative:
             return self.total
         return self.with_relative(self.total >= 0)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Pod, PodShape
@@ -21,6 +22,7 @@ from kubarium.engine.placement.ceiling import most_placed
 from kubarium.engine.placement.domains import (
     Domain,
     domains_of,
+    holes,
     mask_around,
     missing_key,
     room_for,
@@ -118,8 +120,26 @@ class _GangSearch:
         self._counted: Attempt | None = None  # what was placed one by one, for the verdict
         self._greedy: dict[str, Attempt] = {}  # the same by domain, where it was not enough
         self._settled: int | None = None
+        self._static: list[Mask] | None = None
         if gang.required_keys or gang.preferred_keys:
             self._settled = row_of_gangs(self._snapshot, (gang,))
+
+    def holes(self, mask: Mask | None) -> bytes:
+        """Equal for places in which a search for the gang's arrangements finds the same."""
+        if self._static is None:
+            shapes = dict.fromkeys(pod.shape for pod in self._pods)
+            found = [self._placer.fit(shape) for shape in shapes]
+            for fit in found:
+                fit.refresh_static()
+            self._static = [fit.static for fit in found]
+        return holes(self._snapshot, self._snapshot.alive if mask is None else mask, self._static)
+
+    @cached_property
+    def has_alike_places(self) -> bool:
+        """Whether places with the same holes need not be tried one by one: all are searched."""
+        return len(self._pods) <= packing.MAX_PODS and packing.only_room_counts(
+            self._snapshot, self._pods
+        )
 
     @property
     def is_exact(self) -> bool:
@@ -174,8 +194,11 @@ class _GangSearch:
     def _whole_in(self, domains: list[Domain], search: bool = True) -> Attempt | None:
         """The first of the domains, tightest first, that takes every pod."""
         budget = Budget(PREFERENCE_BUDGET)
+        failed = _Seen(self)
         for domain in by_data(self._placer, self._pods, domains):
             if domain.room < len(self._pods) or self._ceiling(domain.mask) < len(self._pods):
+                continue
+            if failed.has(domain.mask):
                 continue
             attempt = self._quick(len(self._pods), domain.mask, domain.name)
             if attempt is None and search:
@@ -188,10 +211,13 @@ class _GangSearch:
         """The domain that takes the most pods one by one."""
         ordered = sorted(domains, key=lambda d: (-d.room, d.name))
         best, most = ordered[0], -1
+        counted = _Seen(self)
         for domain in ordered:
             if domain.room <= most:
                 break  # no domain that follows can take more
             if most > 0 and self._ceiling(domain.mask) <= most:
+                continue
+            if counted.has(domain.mask):
                 continue
             attempt = self._greedy.get(domain.name) or self._one_by_one(domain)
             if len(attempt.placements) > most:
@@ -234,7 +260,7 @@ class _GangSearch:
             return None
         trial = Trial(self._placer)
         try:
-            for _ in packing.Arrangements(trial, budget, self._pods, needed, within):
+            for _ in packing.arrangements(trial, budget, self._pods, needed, within):
                 return self._as_attempt(trial, None, name)
         except OutOfBudgetError:
             trial.back_to(0)
@@ -251,7 +277,10 @@ class _GangSearch:
         """An arrangement in one of the places; else what the best of them takes one by one."""
         hopeful = [(m, name) for m, name in places if self._ceiling(m) >= self._needed]
         self._ruled_out = not hopeful
+        failed = _Seen(self)
         for mask, name in hopeful:
+            if failed.has(mask):
+                continue
             attempt = self._arranged(self._needed, mask, name, self._budget)
             if attempt is not None:
                 return attempt
@@ -259,6 +288,24 @@ class _GangSearch:
             self._given_up = True
         assert self._counted is not None
         return self._counted
+
+
+class _Seen:
+    """Places that were tried, each standing for all like it."""
+
+    def __init__(self, search: _GangSearch) -> None:
+        self._search = search
+        self._known: set[bytes] = set()
+
+    def has(self, mask: Mask | None) -> bool:
+        """Whether a place like this one was asked about before; from now on it was."""
+        if not self._search.has_alike_places:
+            return False
+        holes = self._search.holes(mask)
+        if holes in self._known:
+            return True
+        self._known.add(holes)
+        return False
 
 
 def by_data(placer: Placer, pods: Sequence[Pod], domains: list[Domain]) -> list[Domain]:
@@ -280,7 +327,7 @@ def greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str
     account: Verdict | None = None
     hopeless: set[PodShape] = set()
     for pod in pods:
-        alike = not pod.claims and not pod.has_volumes and not pod.shape.looks_at_pods
+        alike = not (pod.claims or pod.variants or pod.has_volumes or pod.shape.looks_at_pods)
         if alike and pod.shape in hopeless:
             unplaced.append(pod)
             continue
@@ -313,6 +360,8 @@ def greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
     """
     shapes = {pod.shape for pod in pods}
     if len(shapes) != 1 or next(iter(shapes)).looks_at_pods or next(iter(shapes)).ports:
+        return False
+    if any(pod.variants for pod in pods):
         return False
     if any(pod.claims for pod in pods):
         return len({len(pod.claims) for pod in pods}) == 1 and packing.devices_are_alike(

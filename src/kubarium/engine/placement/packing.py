@@ -2,18 +2,22 @@
 
 First best fit decreasing, which is quick and usually enough. Then every arrangement, depth first:
 pods that are alike are interchangeable, nodes that are alike are tried once, and states that failed
-are remembered. Identical pods need none of this: placing them one by one is exact.
+are remembered. Where only room counts that is done over kinds of nodes (by_room.py). Identical pods
+need none of this: placing them one by one is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.model import Key, Pod, PodShape
 from kubarium.engine.placement import topology
+from kubarium.engine.placement.by_room import ArrangementsByRoom
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.trial import Budget, Trial
 from kubarium.engine.snapshot import Mask, Snapshot
@@ -88,6 +92,8 @@ def devices_are_alike(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
     """
     users: dict[Key, int] = {}
     specs: dict[ClaimSpec, None] = {}
+    if any(pod.variants for pod in pods):
+        return False
     for pod in pods:
         for key in pod.claims:
             users[key] = users.get(key, 0) + 1
@@ -116,12 +122,29 @@ def pack(trial: Trial, pods: Sequence[Pod], needed: int, within: Mask | None) ->
     """
     mark = len(trial)
     classes = alike_groups(trial.snapshot, pods)
-    chosen = [pod for members in classes for pod in members][len(pods) - needed :]
+    spare = len(pods) - needed
+    chosen = [pod for members in classes for pod in members][spare:]
+    if only_room_counts(trial.snapshot, pods):
+        kept = alike_groups(trial.snapshot, chosen) if spare else classes
+        budget = Budget()
+        return ArrangementsByRoom(trial, budget, kept, needed, within).largest_first()
     for pod in chosen:
         if not _place_fullest(trial, pod, within):
             trial.back_to(mark)
             return False
     return True
+
+
+def only_room_counts(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
+    """Whether nothing tells nodes apart for the pods but static filters and what is free."""
+    return not any(
+        pod.claims
+        or pod.variants
+        or pod.volumes
+        or pod.shape.ports
+        or topology.concerns(snapshot, pod)
+        for pod in pods
+    )
 
 
 def _place_fullest(trial: Trial, pod: Pod, within: Mask | None) -> bool:
@@ -134,24 +157,54 @@ def fullest_rows(trial: Trial, pod: Pod, within: Mask | None) -> list[int]:
     Of equals the first by name comes first.
     """
     snapshot = trial.snapshot
-    mask = trial.placer.fit(pod.shape).refresh() >= 0
+    fits = [trial.placer.fit(one.shape).refresh() >= 0 for one in pod.each]
+    mask = np.logical_or.reduce(fits)
     if within is not None:
         mask &= within
     rows = np.array(snapshot.by_name(np.flatnonzero(mask)), np.int64)
     free = snapshot.allocatable[:2, rows] - snapshot.requested[:2, rows]
     keys = [free[1], free[0]]
-    devices = trial.placer.device_fit(claims_of(snapshot, pod)) if pod.claims else None
+    lone = pod.claims and not pod.variants
+    devices = trial.placer.device_fit(claims_of(snapshot, pod)) if lone else None
     if devices is not None:
         keys.append(devices.room(1)[rows])
     order = np.lexsort(keys)  # stable: names decide the rest
     return [int(row) for row in rows[order]]
 
 
+def arrangements(
+    trial: Trial,
+    budget: Budget,
+    pods: Sequence[Pod],
+    needed: int,
+    within: Mask | None,
+    apart: Sequence[NDArray[Any]] = (),
+) -> Iterator[None]:
+    """Every way to place ``needed`` of the pods, each in the trial while it is yielded.
+
+    Up to the order of nodes that neither these pods nor others can tell apart: ``apart`` are
+    columns by which the others do.
+    """
+    classes = alike_groups(trial.snapshot, pods)
+    if only_room_counts(trial.snapshot, pods):
+        return iter(ArrangementsByRoom(trial, budget, classes, needed, within, apart))
+    return iter(Arrangements(trial, budget, pods, needed, within, apart))
+
+
 class Arrangements:
-    """Every way to place ``needed`` of the pods, each in the trial while it is yielded."""
+    """Every way to place ``needed`` of the pods, each in the trial while it is yielded.
+
+    ``apart`` are columns by which other pods tell nodes apart.
+    """
 
     def __init__(
-        self, trial: Trial, budget: Budget, pods: Sequence[Pod], needed: int, within: Mask | None
+        self,
+        trial: Trial,
+        budget: Budget,
+        pods: Sequence[Pod],
+        needed: int,
+        within: Mask | None,
+        apart: Sequence[NDArray[Any]] = (),
     ) -> None:
         self._trial = trial
         self._snapshot = trial.snapshot
@@ -163,16 +216,16 @@ class Arrangements:
         self._any_order = order_matters(pods)
         # Devices and neighbours tell nodes apart that look alike in resources.
         self._distinct = any(
-            pod.claims or pod.volumes or topology.concerns(self._snapshot, pod)
+            pod.claims or pod.variants or pod.volumes or topology.concerns(self._snapshot, pod)
             for pod in (members[0] for members in self._classes)
         )
         budget.take()  # what follows costs as much as a placement
         shapes = list(dict.fromkeys(members[0].shape for members in self._classes))
-        self._static = []
+        self._apart = list(apart)
         for shape in shapes:
             fit = trial.placer.fit(shape)
-            fit.refresh()
-            self._static.append(fit.static.copy())
+            fit.refresh_static()
+            self._apart.append(fit.static.copy())
         self._order = [fullest_rows(trial, members[0], within) for members in self._classes]
         self._used: dict[tuple[int, int], int] = {}  # (row, class) to the number of pods there
         self._failed: set[Hashable] = set()
@@ -254,6 +307,6 @@ class Arrangements:
         if known is None:
             free = self._snapshot.allocatable[:, row] - self._snapshot.requested[:, row]
             ports = tuple(sorted(p for p, users in self._snapshot.ports.items() if row in users))
-            static = tuple(bool(mask[row]) for mask in self._static)
-            known = self._likeness[row] = (free.tobytes(), static, ports)
+            seen = tuple(column.item(row) for column in self._apart)
+            known = self._likeness[row] = (free.tobytes(), seen, ports)
         return known

@@ -11,7 +11,7 @@ from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec
 from kubarium.engine.model import Key, Pod, PodShape
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.class_counts import ClassCounts
-from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, KindBooks, claims_of, held_mask
+from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.evictions import Evict, Evictions
 from kubarium.engine.placement.fit import Fit
 from kubarium.engine.placement.node_claims import charged, lacking, shares_of
@@ -36,8 +36,7 @@ class Placer:
         self._preference = None if profile is DEFAULT else profile.devices
         self._fits: dict[PodShape, Fit] = {}
         self._devices: dict[tuple[ClaimSpec, ...], DeviceFit] = {}
-        self._kinds = KindBooks(snapshot)
-        self._counts = ClassCounts(snapshot, self._kinds)
+        self._counts = snapshot.shared(ClassCounts)
         self._evictions: dict[tuple[PodShape, int], Evictions] = {}
         # Pods that count as placed although they only wait for room on a node.
         self.nominated: tuple[Key, ...] = ()
@@ -48,20 +47,40 @@ class Placer:
         Of equals the first by name is taken, in whatever order nodes became known. ``within``
         limits the nodes (a gang's topology domain).
         """
-        claims = claims_of(self.snapshot, pod)
-        if claims.problem or (pod.volumes and problem_of(self.snapshot, pod)):
-            return None
-        try:
-            placement = self._choose(pod, claims, within)
-        except AllocationError:
-            return None
+        placement, _ = (
+            self._found_of_each(pod, within) if pod.variants else self._found(pod, within)
+        )
         if placement is not None:
             self.apply(placement)
         return placement
 
+    def _found_of_each(self, pod: Pod, within: Mask | None) -> tuple[Placement | None, int]:
+        """The best of what is found for each variant, each of which has nodes of its own."""
+        best: tuple[Placement | None, int] = (None, -1)
+        for one in pod.variants:
+            placement, score = self._found(one, within)
+            if placement is None:
+                continue
+            if pod.nominated_node == placement.node:
+                return placement, score
+            known = best[0]
+            if known is None or (-score, placement.node) < (-best[1], known.node):
+                best = placement, score
+        return best
+
+    def _found(self, pod: Pod, within: Mask | None) -> tuple[Placement | None, int]:
+        """The pod on its best node, and the node's score; nothing is entered."""
+        claims = claims_of(self.snapshot, pod)
+        if claims.problem or (pod.volumes and problem_of(self.snapshot, pod)):
+            return None, -1
+        try:
+            return self._choose(pod, claims, within)
+        except AllocationError:
+            return None, -1
+
     def place_on(self, pod: Pod, row: int) -> Placement | None:
         """Put the pod on one node and give its claims their devices; None if it does not fit."""
-        if pod.claims or pod.volumes or topology.concerns(self.snapshot, pod):
+        if pod.claims or pod.variants or pod.volumes or topology.concerns(self.snapshot, pod):
             only = np.zeros(self.snapshot.capacity, np.bool_)
             only[row] = True
             return self.place(pod, only)
@@ -109,7 +128,6 @@ class Placer:
             self.snapshot,
             specs,
             self._preference,
-            self._kinds,
             self.profile.weights.DynamicResources,
         )
         self._devices[specs] = found
@@ -119,7 +137,9 @@ class Placer:
         found.refresh()
         return found
 
-    def _choose(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> Placement | None:
+    def _choose(
+        self, pod: Pod, claims: ClaimsOf, within: Mask | None
+    ) -> tuple[Placement | None, int]:
         snapshot = self.snapshot
         near = topology.concerns(snapshot, pod)
         pin = filters.pinned_to(pod.shape)
@@ -128,7 +148,7 @@ class Placer:
             # The only candidate: scores do not matter, and no columns are made for the shape.
             row = snapshot.rows.get(pin)
             fits = row is not None and filters.row_passes(snapshot, pod.shape, row)
-            return Placement(pod, pin) if fits else None
+            return (Placement(pod, pin), 0) if fits else (None, -1)
         total, devices = self._totals(pod, claims, within, near)
         nominated = snapshot.rows.get(pod.nominated_node) if pod.nominated_node else None
         if nominated is not None and total[nominated] >= 0:
@@ -136,7 +156,7 @@ class Placer:
             only = np.full_like(total, -1)
             only[nominated] = total[nominated]
             found = self._best(pod, claims, only, devices)
-            if found is not None:
+            if found[0] is not None:
                 return found
         return self._best(pod, claims, total, devices)
 
@@ -167,9 +187,13 @@ class Placer:
         fit = self.fit(pod.shape)
         total = fit.refresh()
         devices = self.device_fit(claims)
-        narrowed = near or within is not None or bool(claims.held or pod.has_volumes)
+        narrowed = near or bool(claims.held or pod.has_volumes)
         if narrowed or (devices and devices.prioritised):
             total = self._narrowed(pod, claims, within, fit, devices, near)
+        elif within is not None and fit.has_relative:
+            total = fit.with_relative((fit.total >= 0) & within)
+        elif within is not None:
+            total = np.where(within, total, -1)
         return total, devices
 
     def _narrowed(
@@ -204,21 +228,23 @@ class Placer:
 
     def _best(
         self, pod: Pod, claims: ClaimsOf, total: Scores, devices: DeviceFit | None
-    ) -> Placement | None:
+    ) -> tuple[Placement | None, int]:
         weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
         if devices is None and not weighs:
             row = self.snapshot.best_row(total)
-            return Placement(pod, self._name(row)) if total[row] >= 0 else None
+            score = total.item(row)
+            return (Placement(pod, self._name(row)), score) if score >= 0 else (None, -1)
         total = total.copy() if devices is None else devices.ranked(total)
         while True:
             row = self.snapshot.best_row(total)
-            if total[row] < 0:
-                return None
+            score = total.item(row)
+            if score < 0:
+                return None, -1
             answer = () if devices is None else devices.on(row)
             if not isinstance(answer, str):
                 placement = self._placement(pod, claims, row, answer)
                 if not weighs or not self._lacking(placement, row):
-                    return placement
+                    return placement, score
             total[row] = -1
             if devices is not None:
                 total[devices.blocked] = -1
@@ -246,6 +272,8 @@ class Placer:
 
     def account(self, pod: Pod, within: Mask | None = None) -> Verdict:
         """Why the pod fits no node: each node under the first filter that it fails."""
+        if pod.variants:
+            return self._account_of_each(pod, within)
         snapshot = self.snapshot
         total = snapshot.node_count()
         claims = claims_of(snapshot, pod)
@@ -260,6 +288,26 @@ class Placer:
             return Verdict(pod.key, total, everywhere=str(error))
         by_node = NodeReasons(snapshot.rows, book.codes, list(book.sets), snapshot.alive)
         return Verdict(pod.key, total, by_node.counts(), by_node=by_node)
+
+    def _account_of_each(self, pod: Pod, within: Mask | None) -> Verdict:
+        """Each node under what it lacks for the variant that is meant for it."""
+        snapshot = self.snapshot
+        merged = _Failures(snapshot.alive.copy())
+        for one in pod.variants:
+            mine = filters.served_as(snapshot, one.shape)
+            claims = claims_of(snapshot, one)
+            problem = claims.problem or problem_of(snapshot, one)
+            try:
+                book = None if problem else self._first_failures(one, claims, within)
+            except AllocationError as error:
+                book, problem = None, str(error)
+            if book is None:
+                merged.codes[mine] = merged.code((problem,))
+                continue
+            for why, code in book.sets.items():
+                merged.codes[mine & (book.codes == code)] = merged.code(why)
+        by_node = NodeReasons(snapshot.rows, merged.codes, list(merged.sets), snapshot.alive)
+        return Verdict(pod.key, snapshot.node_count(), by_node.counts(), by_node=by_node)
 
     def _first_failures(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> _Failures:
         """The reasons of each row; several only for several resources, none where it fits."""

@@ -62,7 +62,9 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         found = None  # more pods of groups that run: not at the price of others in any domain
     else:  # a group that has its minimum, or has none: one pod after the other
         gang = decision.item.gang
-        found = _for_pod(placer, first, settled_mask(snapshot, gang) if gang else None)
+        within = settled_mask(snapshot, gang) if gang else None
+        each = (_for_pod(placer, one, within) for one in first.each)
+        found = next((one for one in each if one is not None), None)
     if found is None:
         return with_text(decision, _unhelpful_text(placer, decision))
     units = tuple(units_of(snapshot, found.victims))

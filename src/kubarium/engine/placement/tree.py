@@ -25,6 +25,7 @@ from kubarium.engine.placement import packing, topology
 from kubarium.engine.placement.domains import (
     Domain,
     domains_of,
+    holes,
     mask_around,
     missing_key,
     room_for,
@@ -165,12 +166,16 @@ class _TreeSearch:
             pod.claims or pod.volumes or topology.concerns(self._snapshot, pod)
             for pod in self._pods
         )
+        self._only_room_counts = packing.only_room_counts(self._snapshot, self._pods)
         self._static: list[Mask] = []
         for shape in dict.fromkeys(pod.shape for pod in self._pods):
             fit = placer.fit(shape)
             fit.refresh()
             self._static.append(fit.static.copy())
         self._levels = _levels_of(tree)
+        # By which nodes differ for some pod or group, whatever is free.
+        columns = [self._snapshot.labels.get(key) for key in self._levels]
+        self._apart = [*self._static, *(column for column in columns if column is not None)]
         self._uniform = greedy_is_exact(self._snapshot, self._pods)
         self._keys: set[Key] = set()
         self._proven = False
@@ -269,10 +274,9 @@ class _TreeSearch:
         for mask in self._places(leaf, leaf.gang, needed, within):
             self._where[False, leaf.key] = mask
             if self._thorough:
-                arrangements = packing.Arrangements(
-                    self._trial, self._budget, leaf.pods, needed, mask
+                yield from packing.arrangements(
+                    self._trial, self._budget, leaf.pods, needed, mask, self._apart
                 )
-                yield from arrangements
             else:
                 yield from self._quickly(leaf.pods, needed, mask)
         self._where.pop((False, leaf.key), None)
@@ -370,8 +374,10 @@ class _TreeSearch:
 
     def _has_room(self, pods: Sequence[Pod], count: int, within: Mask | None) -> bool:
         """A bound that is quick to take: free resources for the smallest ``count`` of the pods."""
-        snapshot = self._snapshot
+        snapshot, profile = self._snapshot, self._placer.profile
         mask = snapshot.alive if within is None else within & snapshot.alive
+        if not profile.filters("NodeResourcesFit"):
+            return bool(mask.any())
 
         def free(index: int) -> int:
             left = snapshot.allocatable[index][mask] - snapshot.requested[index][mask]
@@ -380,7 +386,10 @@ class _TreeSearch:
         if free(snapshot.resource_index(PODS)) < count:
             return False
         for name in dict.fromkeys(name for pod in pods for name, _ in pod.shape.requests):
-            amounts = sorted(pod.shape.request(name) for pod in pods)[:count]
+            if profile.ignores(name):
+                continue
+            least = (min(one.shape.request(name) for one in pod.each) for pod in pods)
+            amounts = sorted(least)[:count]
             if free(snapshot.resource_index(name)) < sum(amounts):
                 return False
         return True
@@ -393,7 +402,7 @@ class _TreeSearch:
         """
         snapshot = self._snapshot
         around: list[int] = []
-        alike = self._symmetric
+        alike = self._only_room_counts
         for key in self._levels:
             column = snapshot.labels.get(key)
             if key not in keys and column is not None:
@@ -402,9 +411,7 @@ class _TreeSearch:
                 around.append(int(values[0]))
         if not alike:
             return mask.tobytes()
-        free = (snapshot.allocatable - snapshot.requested)[:, mask]
-        rows = np.vstack([free, *(static[mask] for static in self._static)]).T
-        return repr(around).encode() + rows[np.lexsort(rows.T)].tobytes()
+        return repr(around).encode() + holes(snapshot, mask, self._static)
 
     # Beyond the minimum
 

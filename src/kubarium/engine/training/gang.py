@@ -26,6 +26,8 @@ GATHER_S = 0.5
 HOPELESS_S = 2.0
 # A pod that has its room and has not come up is waited for much longer.
 COMING_S = 120.0
+# A rank that was killed for its memory gets its larger limit within so long, or goes on without.
+GROWING_S = 5.0
 
 WAIT, BEGIN, DONE, GIVE_UP = "wait", "begin", "done", "give up"
 
@@ -75,7 +77,8 @@ class Scene:
     """What is there besides the members, and since when the gang has been broken.
 
     ``leaving`` are uids that are being deleted with time to save. ``coming`` pods have a node and
-    are not up; ``hopeless``: the scheduler has no room for any other missing rank.
+    are not up; ``hopeless``: the scheduler has no room for any other missing rank. ``growing``: the
+    memory limit of a member is about to be raised, after it was killed at the old one.
     """
 
     members: Sequence[Member]
@@ -83,6 +86,7 @@ class Scene:
     coming: int = 0
     hopeless: bool = False
     broken_s: float = 0.0
+    growing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ def decide(attempt: Attempt, scene: Scene, sizes: Sizes) -> Decision:
         return replace(found, look_in_s=GATHER_S - scene.broken_s)
     if failures > sizes.restarts:
         return replace(found, what=GIVE_UP)
+    if scene.growing and scene.broken_s < GROWING_S:
+        return replace(found, look_in_s=GROWING_S - scene.broken_s)
     ready = _in_order(scene.members)[: sizes.wanted]
     if len(ready) < sizes.wanted:
         needed_s = min(sizes.wait_s, HOPELESS_S) if scene.hopeless else sizes.wait_s

@@ -1,5 +1,6 @@
 """What simulated pods use: what their annotations say, so that pressure can be rehearsed.
 
+    kubarium.dev/cpu-usage                  cores, as a quantity; for `kubectl top` and autoscalers
     kubarium.dev/memory-usage               bytes, as a quantity
     kubarium.dev/ephemeral-storage-usage    bytes
     kubarium.dev/pids                       a number of processes
@@ -11,14 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from fractions import Fraction
 
 from kubarium.api.resource import Document
+from kubarium.api.usage import ContainerUse, PodUse
 from kubarium.base.clock import Clock
+from kubarium.base.quantity import QuantityError, parse_quantity
 from kubarium.node.eviction.manager import Evictable
 from kubarium.node.eviction.usage import ContainerUsage, Observed, PodUsage, Signal, amount_of
 from kubarium.node.kubelet_config import IMAGE_FS, MEMORY, NODE_FS, PIDS
 from kubarium.node.runner import NodeFacts
 
+CPU_USAGE = "kubarium.dev/cpu-usage"
 MEMORY_USAGE = "kubarium.dev/memory-usage"
 STORAGE_USAGE = "kubarium.dev/ephemeral-storage-usage"
 PROCESSES = "kubarium.dev/pids"
@@ -57,6 +62,22 @@ class InjectedUsage:
             PIDS: Signal.beside(sum(used.processes for used in usage.values()), MAX_PIDS),
         }
         return Observed(signals, usage)
+
+
+def use_of(pod: Document, now: float) -> PodUse:
+    """The same for ``metrics.k8s.io``; the window is the one in which it is looked at."""
+    annotations = pod["metadata"].get("annotations") or {}
+    try:
+        cores = parse_quantity(annotations.get(CPU_USAGE, "0"))
+    except QuantityError:
+        cores = Fraction(0)
+    first, *others = (container["name"] for container in pod["spec"]["containers"])
+    used = {
+        first: ContainerUse(round(cores * 10**9), amount_of(annotations.get(MEMORY_USAGE, "0")))
+    }
+    used |= {name: ContainerUse(0, 0) for name in others}
+    metadata, node = pod["metadata"], pod["spec"]["nodeName"]
+    return PodUse(metadata["namespace"], metadata["name"], node, now, LOOK_S, used)
 
 
 def _usage(pod: Document) -> PodUsage:

@@ -6,7 +6,7 @@ not again until the pod has gone, or half a minute has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,8 +20,20 @@ from kubarium.node.eviction.ranking import (
     ranked,
     storage_excess,
 )
-from kubarium.node.eviction.usage import RESOURCE_OF, Observed, PodUsage
-from kubarium.node.kubelet_config import KubeletConfig, Threshold, is_critical
+from kubarium.node.eviction.usage import (
+    CONDITION_OF,
+    DISK_PRESSURE,
+    RESOURCE_OF,
+    Observed,
+    PodUsage,
+)
+from kubarium.node.kubelet_config import (
+    IMAGE_FS,
+    NODE_FS,
+    KubeletConfig,
+    Threshold,
+    is_critical,
+)
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.machine import PodMachine
 from kubarium.node.lifecycle.plan import qos_class
@@ -57,6 +69,8 @@ class UsageMeter(Protocol):
         ...
 
 
+# (bytes that must be free, or None where it is not bytes that are short): bytes that were freed
+Reclaim = Callable[[int | None], Awaitable[int]]
 # (node, event type, reason, message)
 Tell = Callable[[str, str, str, str], None]
 
@@ -81,8 +95,11 @@ class EvictionManager:
         meter: UsageMeter,
         tell: Tell,
         changed: Callable[[str], None],
+        reclaim: Reclaim,
     ) -> None:
+        """``reclaim`` gives back what of the disk the node itself can do without."""
         self._clock = clock
+        self._reclaim = reclaim
         self._pods = pods
         self._meter = meter
         self._tell = tell
@@ -134,7 +151,24 @@ class EvictionManager:
             return
         resource = RESOURCE_OF[due.signal]
         self._tell(name, "Warning", "EvictionThresholdMet", f"Attempting to reclaim {resource}")
+        if await self._reclaim_disk(node, due, found):
+            found = await self._meter.observe(node.facts, pods)
+            due = node.pressure.step(found.signals, now)
+            if due is None:
+                return
+            pods = {uid: actor for uid, actor in pods.items() if _is_active(actor.machine)}
         self._evict_first(node, pods, due, found, now)
+
+    async def _reclaim_disk(self, node: _Node, due: Threshold, found: Observed) -> bool:
+        """Whether something was given back that is not a pod's (kubelet: the node's own resources
+        first, its pods' after them)."""
+        if CONDITION_OF[due.signal] != DISK_PRESSURE:
+            return False
+        least: int | None = None
+        if due.signal in (NODE_FS, IMAGE_FS):
+            capacity = found.signals[due.signal].capacity
+            least = due.value.of(capacity) + due.minimum_reclaim.of(capacity)
+        return await self._reclaim(least) > 0
 
     def _evict_excessive(self, pods: Iterable[Evictable], found: Observed) -> bool:
         """End those that hold more on disk than their limits allow."""

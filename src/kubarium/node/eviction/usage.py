@@ -24,12 +24,13 @@ RESOURCE_OF = {
     IMAGE_INODES: INODES,
     PIDS: PROCESSES,
 }
+DISK_PRESSURE = "DiskPressure"
 CONDITION_OF = {
     MEMORY: "MemoryPressure",
-    NODE_FS: "DiskPressure",
-    IMAGE_FS: "DiskPressure",
-    NODE_INODES: "DiskPressure",
-    IMAGE_INODES: "DiskPressure",
+    NODE_FS: DISK_PRESSURE,
+    IMAGE_FS: DISK_PRESSURE,
+    NODE_INODES: DISK_PRESSURE,
+    IMAGE_INODES: DISK_PRESSURE,
     PIDS: "PIDPressure",
 }
 

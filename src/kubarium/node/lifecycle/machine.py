@@ -24,42 +24,25 @@ from dataclasses import replace
 from typing import Any
 
 from kubarium.api.resource import Document
+from kubarium.node.lifecycle import backoff, order, probing, starting, stopping
 from kubarium.node.lifecycle import events as ev
 from kubarium.node.lifecycle.conditions import NotedCondition, ResizeCondition
 from kubarium.node.lifecycle.plan import (
     EPHEMERAL,
-    INIT,
-    MAIN,
-    NEVER,
     RESTART_ALL,
     SIDECAR,
     container_plans,
     ephemeral_plans,
 )
-from kubarium.node.lifecycle.records import (
-    ALIVE,
-    LOST,
-    ContainerRecord,
-    ProbeState,
-    State,
-    Termination,
-)
+from kubarium.node.lifecycle.records import ALIVE, ContainerRecord, Deadlines, State, Termination
 from kubarium.node.lifecycle.resize import changed, desired
-from kubarium.view.memory import PRESSURE
+from kubarium.view.memory import KILLED, PRESSURE, grown, memory_limit
 
-# kubelet: MaxContainerBackOff and backOffPeriod; a run longer than twice the maximum starts afresh.
-CRASH_BACKOFF_S = 10.0
-CRASH_BACKOFF_MAX_S = 300.0
-# kubelet retries volumes and sandboxes from half a second up to about two minutes.
-PREPARE_BACKOFF_S = 0.5
-PREPARE_BACKOFF_MAX_S = 122.0
-# A configuration error is looked at again with every sync of the pod.
-CONFIG_RETRY_S = 10.0
 # Who ended a pod, as its condition DisruptionTarget says.
 BY_KUBELET = "TerminationByKubelet"
-_IMAGE_REASONS = ("InvalidImageName", "ErrImageNeverPull")
-# What a container still gets for SIGTERM when hooks have used up the grace period.
-MINIMUM_GRACE_S = 2.0
+# So long a container that was killed for its memory waits for the larger limit that its policy
+# promises, before it begins anew with the old one.
+GROWTH_WAIT_S = 5.0
 
 
 class PodMachine:
@@ -88,7 +71,7 @@ class PodMachine:
         self.resize: tuple[ResizeCondition, ...] = ()
         self.noted: dict[str, NotedCondition] = {}
         self.condition_times: dict[str, tuple[str, float]] = {}
-        self.deadlines: dict[tuple[str, ...], float] = {}
+        self.deadlines: Deadlines = {}
         self._out: list[ev.Instruction] = []
         self._preparing = False
         self._prepare_backoff_s = 0.0
@@ -166,7 +149,7 @@ class PodMachine:
         self.stop_by = now
         for record in self.containers:
             if record.state is State.STOPPING:
-                self.signal(record, "SIGKILL")
+                self._out.append(stopping.signal(record, "SIGKILL"))
 
     def _on_Terminate(self, event: ev.Terminate, now: float) -> None:
         if self.finished or self.failure is not None or self._removed:
@@ -188,27 +171,18 @@ class PodMachine:
     def _on_PrepareFailed(self, event: ev.PrepareFailed, now: float) -> None:
         self._preparing = False
         self._record("Warning", event.reason, event.message)
-        delay = min(max(self._prepare_backoff_s * 2, PREPARE_BACKOFF_S), PREPARE_BACKOFF_MAX_S)
-        self._prepare_backoff_s = delay
-        self.deadlines[("prepare",)] = now + delay
+        self._prepare_backoff_s = backoff.after_prepare(self._prepare_backoff_s)
+        self.deadlines[("prepare",)] = now + self._prepare_backoff_s
 
     def _on_ContainerStarted(self, event: ev.ContainerStarted, now: float) -> None:
         record = self._current(event.name, event.attempt)
         if record is None:
             return
-        record.move(ev.ContainerStarted)
-        record.container_id, record.image_id = event.container_id, event.image_id
-        record.started_at = now
-        record.reason = record.message = ""
-        record.image_backoff_s = 0.0
+        self._out += starting.started(record, event.container_id, event.image_id, now)
         if event.name in self.allocated:  # it was made with what is granted
             self.actual = {**self.actual, event.name: self.allocated[event.name]}
-        self._record("Normal", "Created", f"Created container: {event.name}", event.name)
-        self._record("Normal", "Started", f"Started container {event.name}", event.name)
-        if ev.POST_START in record.plan.hooks:
-            record.in_hook = ev.POST_START
-            self._out.append(ev.RunHook(event.name, event.attempt, ev.POST_START))
-        self.begin_probes(record, now)
+        if not record.in_post_start:
+            probing.begin(record, self.deadlines, now)
         self.publish()
 
     def _on_ContainerStartFailed(self, event: ev.ContainerStartFailed, now: float) -> None:
@@ -221,22 +195,7 @@ class PodMachine:
             ended = Termination(128, 0, "StartError", event.message, 0.0, now, record.container_id)
             self._end(record, ended)
             return
-        record.attempt -= 1
-        record.reason, record.message = event.reason, event.message
-        image = record.plan.spec.get("image", "")
-        if event.reason == "ErrImagePull":
-            text = f'Failed to pull image "{image}": {event.message}'
-            self._record("Warning", "Failed", text, event.name)
-            self._record("Warning", "Failed", "Error: ErrImagePull", event.name)
-            doubled = max(record.image_backoff_s * 2, CRASH_BACKOFF_S)
-            record.image_backoff_s = min(doubled, CRASH_BACKOFF_MAX_S)
-            self.deadlines[("retry", event.name)] = now + record.image_backoff_s
-            self.deadlines[("image", event.name)] = now + 1.0
-        else:
-            # Of images kubelet says the reason here: what is wrong has an event of its own.
-            text = event.reason if event.reason in _IMAGE_REASONS else event.message
-            self._record("Warning", "Failed", f"Error: {text}", event.name)
-            self.deadlines[("retry", event.name)] = now + CONFIG_RETRY_S
+        self._out += starting.failed(record, self.deadlines, event.reason, event.message, now)
         self.publish()
 
     def _on_ContainerExited(self, event: ev.ContainerExited, now: float) -> None:
@@ -257,30 +216,31 @@ class PodMachine:
                 record.container_id,
             ),
         )
+        if event.oom_killed and self._awaits_memory(event.name):
+            self.deadlines[("growth", event.name)] = now + GROWTH_WAIT_S
         if record.plan.action_after(event.code) == RESTART_ALL and not self.restarting_all:
             self._restart_all(record, event.code, now)
 
     def _on_ProbeFinished(self, event: ev.ProbeFinished, now: float) -> None:
         record = self._current(event.name, event.attempt)
-        if record is None or record.state is not State.RUNNING:
+        if record is None or not probing.wanted(record, event.kind):
             return
-        probe = record.plan.probes[event.kind]
-        self.deadlines[("probe", event.name, event.kind)] = now + probe.period_s
-        state = record.probes[event.kind]
+        effect = probing.Effect.NONE
         if event.outcome == "success":
-            state.failures = 0
-            state.successes = min(state.successes + 1, probe.success_threshold)
-            if state.successes >= probe.success_threshold and not state.passed:
-                self._probe_passed(record, event.kind, now)
-            return
-        title = {ev.STARTUP: "Startup", ev.READINESS: "Readiness", ev.LIVENESS: "Liveness"}
-        verb = "errored" if event.outcome == "error" else "failed"
-        text = f"{title[event.kind]} probe {verb}: {event.message}"
-        self._record("Warning", "Unhealthy", text, event.name)
-        state.successes = 0
-        state.failures = min(state.failures + 1, probe.failure_threshold)
-        if state.failures >= probe.failure_threshold:
-            self._probe_failed(record, event.kind, now)
+            effect = probing.succeeded(record, self.deadlines, event.kind, now)
+        else:
+            text = probing.unhealthy(event.kind, event.outcome, event.message)
+            self._record("Warning", "Unhealthy", text, event.name)
+            if event.outcome == "error":
+                probing.errored(record, self.deadlines, event.kind, now)
+            else:
+                effect = probing.failed(record, self.deadlines, event.kind, now)
+        if effect is probing.Effect.CHANGED:
+            self.publish()
+        elif effect is probing.Effect.RESTART:
+            grace_s = record.plan.probes[event.kind].grace_s
+            why = probing.why_restarted(record, event.kind)
+            self._stop(record, now, self._grace() if grace_s is None else grace_s, why)
 
     def _on_HookFinished(self, event: ev.HookFinished, now: float) -> None:
         record = self._current(event.name, event.attempt)
@@ -292,9 +252,13 @@ class PodMachine:
             text = f"{title}Hook failed: {event.failure}"
             self._record("Warning", f"Failed{title}Hook", text, event.name)
         if event.hook == ev.PRE_STOP and record.state is State.STOPPING:
-            self._terminate(record)
-        elif event.failure and record.state is State.RUNNING:
-            self._stop(record, now, self._grace(), "FailedPostStartHook")
+            self._out.append(stopping.terminate(record))
+        elif record.state is State.RUNNING:
+            if event.failure:
+                self._stop(record, now, self._grace(), "FailedPostStartHook")
+            else:
+                probing.begin(record, self.deadlines, now)
+                self.publish()
 
     def _on_Released(self, event: ev.Released, now: float) -> None:
         self._releasing = False
@@ -308,6 +272,7 @@ class PodMachine:
             before, after = self.actual.get(name) or {}, event.actual.get(name) or {}
             if "memory" in changed(before, after):
                 del self.noted[kind]
+                self.deadlines.pop(("growth", name), None)
             else:  # another resize than the one that it waits for
                 self.noted[kind] = replace(self.noted[kind], generation=self._generation)
         self.allocated, self.actual = event.allocated, event.actual
@@ -352,38 +317,28 @@ class PodMachine:
     def _due_prepare(self, now: float) -> None:
         """The next look prepares again."""
 
+    def _due_growth(self, now: float, name: str) -> None:
+        """Nobody has given it more: it begins with what it had."""
+
     def _due_retry(self, now: float, name: str) -> None:
         """The next look starts the container again."""
 
     def _due_image(self, now: float, name: str) -> None:
-        record = self._by_name[name]
-        if record.state is State.WAITING and record.reason == "ErrImagePull":
-            image = record.plan.spec.get("image", "")
-            text = f'Back-off pulling image "{image}"'
-            record.reason, record.message = (
-                "ImagePullBackOff",
-                f"{text}: ErrImagePull: {record.message}",
-            )
-            self._record("Normal", "BackOff", text, name)
-            self._record("Warning", "Failed", "Error: ImagePullBackOff", name)
+        said = starting.pull_waits(self._by_name[name])
+        if said:
+            self._out += said
             self.publish()
 
     def _due_probe(self, now: float, name: str, kind: str) -> None:
         record = self._by_name[name]
-        if record.state is State.RUNNING:
+        if probing.wanted(record, kind):
             timeout_s = record.plan.probes[kind].timeout_s
             self._out.append(ev.RunProbe(name, record.attempt, kind, timeout_s))
 
     def _due_kill(self, now: float, name: str) -> None:
         record = self._by_name[name]
-        if record.state is not State.STOPPING:
-            return
-        if record.terminated_sent:
-            self.signal(record, "SIGKILL")
-        else:
-            record.in_hook = ""
-            self._terminate(record)
-            self.deadlines[("kill", name)] = now + MINIMUM_GRACE_S
+        if record.state is State.STOPPING:
+            self._out.append(stopping.overdue(record, self.deadlines, now))
 
     # What should happen next -------------------------------------------------------------------
 
@@ -396,15 +351,13 @@ class PodMachine:
             return
         if self.restarting_all and not self._all_ended(now):
             return
-        if not self._advance_init(now):
-            return
-        mains = [record for record in self.containers if record.plan.kind == MAIN]
-        for record in mains:
-            self._run_unless_done(record, now)
-        for record in self.containers:
-            if record.plan.kind == EPHEMERAL and record.state is State.WAITING:
+        due = order.due(self.containers)
+        held = False
+        for record in due.run:
+            if not held or record.plan.kind == EPHEMERAL:
                 self._run_unless_done(record, now)
-        if all(self.is_done(record) for record in mains):
+            held = held or starting.holds_up(record)
+        if due.finished:
             self.finished = True
             self._wind_down(now)
 
@@ -414,78 +367,28 @@ class PodMachine:
             self._out.append(ev.Prepare())
             self.publish()
 
-    def _advance_init(self, now: float) -> bool:
-        """Whether the main containers may run. Also keeps sidecars running."""
-        for record in self.containers:
-            if record.plan.kind == MAIN:
-                return True
-            if record.plan.kind == SIDECAR:
-                self._run_unless_done(record, now)
-                if not record.started and self._mains_untouched():
-                    return False
-                continue
-            ended = record.ended if record.state is State.EXITED else None
-            if ended is not None and ended.code == 0:
-                continue
-            if self.is_done(record):
-                self.finished = True
-                self._wind_down(now)
-                return False
-            self._run_unless_done(record, now)
-            return False
-        return True
-
-    def _mains_untouched(self) -> bool:
-        """In this round: since the start, or since all containers were restarted."""
-        mains = (r for r in self.containers if r.plan.kind == MAIN)
-        return all(r.attempt <= r.before_round for r in mains)
-
-    def is_done(self, record: ContainerRecord) -> bool:
-        """Ended for good."""
-        ended = record.ended
-        if record.state is not State.EXITED or ended is None or record.resizing:
-            return False
-        return not record.plan.restarts_after(ended.code)
-
     def _run_unless_done(self, record: ContainerRecord, now: float) -> None:
         name = record.plan.name
-        if record.state is State.EXITED and not self.is_done(record):
+        if record.state is State.EXITED and not order.is_done(record):
             self._back_off(record, now)
-        if record.state not in (State.WAITING, State.EXITED) or self.is_done(record):
+        if record.state not in (State.WAITING, State.EXITED) or order.is_done(record):
             return
-        if ("retry", name) in self.deadlines:
+        if ("retry", name) in self.deadlines or ("growth", name) in self.deadlines:
             return
-        self._start(record)
+        self._out.append(starting.begin(record))
+
+    def _awaits_memory(self, name: str) -> bool:
+        """Whether the pod's policy answers to what the node has just said of the container."""
+        noted = self.noted.get(PRESSURE + name)
+        if noted is None or noted.reason != KILLED:
+            return False
+        return grown(self.pod, memory_limit({"resources": self.allocated.get(name)})) is not None
 
     def _back_off(self, record: ContainerRecord, now: float) -> None:
-        """First restart at once, then 10 s doubling to 5 min, counted from the end of the run."""
-        ended = record.ended
-        assert ended is not None
-        name = record.plan.name
-        lost = ended.reason == LOST or record.resizing
-        if record.reason == "CrashLoopBackOff" or record.attempt == 0 or lost:
-            return
-        if now - (ended.started_at or now) > 2 * CRASH_BACKOFF_MAX_S:
-            record.backoff_s = 0.0
-            return
-        record.backoff_s = min(max(record.backoff_s * 2, CRASH_BACKOFF_S), CRASH_BACKOFF_MAX_S)
-        self.deadlines[("retry", name)] = ended.finished_at + record.backoff_s
-        record.reason = "CrashLoopBackOff"
-        record.message = (
-            f"back-off {_duration(record.backoff_s)} restarting failed "
-            f"container={name} pod={self.label}"
-        )
-        text = f"Back-off restarting failed container {name} in pod {self.label}"
-        self._record("Warning", "BackOff", text, name)
-        self.publish()
-
-    def _start(self, record: ContainerRecord) -> None:
-        record.move(ev.StartContainer)
-        if record.ended is not None:
-            record.previous, record.ended = record.ended, None
-        record.attempt += 1
-        record.terminated_sent = record.resizing = False
-        self._out.append(ev.StartContainer(record.plan.name, record.attempt))
+        said = starting.back_off(record, self.deadlines, self.label, now)
+        if said:
+            self._out += said
+            self.publish()
 
     # Restarting all containers in place (KEP-5532) -----------------------------------------------
 
@@ -506,10 +409,10 @@ class PodMachine:
         for record in records:
             if record.state is State.RUNNING:
                 self._stop(record, now, 0.0, self.restarting_all)
-            elif record.state is State.STOPPING and ("kill", record.plan.name) in self.deadlines:
-                del self.deadlines[("kill", record.plan.name)]
-                record.in_hook = ""
-                self.signal(record, "SIGKILL")
+            elif record.state is State.STOPPING:
+                kill = stopping.kill_now(record, self.deadlines)
+                if kill is not None:
+                    self._out.append(kill)
         if any(record.state in ALIVE for record in records):
             return False
         self.begin_round()
@@ -557,58 +460,24 @@ class PodMachine:
         if self.stop_by is None and self.terminating:
             self.stop_by = now + self._grace()
         remaining = self._grace() if self.stop_by is None else max(self.stop_by - now, 0.0)
-        for record in self.containers:
-            if record.plan.kind != SIDECAR and record.state is State.RUNNING:
-                self._stop(record, now, remaining, "")
-        if any(r.plan.kind != SIDECAR and r.state in ALIVE for r in self.containers):
-            return
-        for record in reversed(self.containers):
-            if record.plan.kind == SIDECAR and record.state in ALIVE:
-                if record.state is State.RUNNING:
-                    grace = remaining if self._removed else max(remaining, MINIMUM_GRACE_S)
-                    self._stop(record, now, grace, "")
-                return
+        for record in order.to_stop(self.containers):
+            grace_s = remaining
+            if record.plan.kind == SIDECAR and not self._removed:
+                grace_s = max(remaining, stopping.MINIMUM_GRACE_S)
+            self._stop(record, now, grace_s, "")
 
     def _grace(self) -> float:
-        metadata, spec = self.pod["metadata"], self.pod["spec"]
-        if self._removed:
-            return 0.0
-        if self.deleting and metadata.get("deletionGracePeriodSeconds") is not None:
-            return float(metadata["deletionGracePeriodSeconds"])
-        grace = spec.get("terminationGracePeriodSeconds")
-        return 30.0 if grace is None else float(grace)
+        return 0.0 if self._removed else stopping.pod_grace_s(self.pod)
 
     def _shorten_grace(self, stop_by: float) -> None:
-        """To be told again with less grace moves the kill forward, never back."""
         self.stop_by = stop_by if self.stop_by is None else min(stop_by, self.stop_by)
-        for record in self.containers:
-            key = ("kill", record.plan.name)
-            if key in self.deadlines:
-                self.deadlines[key] = min(self.deadlines[key], self.stop_by)
+        stopping.shorten(self.containers, self.deadlines, self.stop_by)
 
     def _stop(self, record: ContainerRecord, now: float, grace_s: float, why: str) -> None:
-        name = record.plan.name
-        record.move(ev.SignalContainer)
-        record.ready = False
-        self._forget_probes(record)
-        self._record("Normal", "Killing", why or f"Stopping container {name}", name)
-        if grace_s <= 0:
-            self.signal(record, "SIGKILL")
-            return
-        self.deadlines[("kill", name)] = now + grace_s
-        if ev.PRE_STOP in record.plan.hooks:
-            record.in_hook = ev.PRE_STOP
-            self._out.append(ev.RunHook(name, record.attempt, ev.PRE_STOP))
-        else:
-            self._terminate(record)
-        self.publish()
-
-    def _terminate(self, record: ContainerRecord) -> None:
-        record.terminated_sent = True
-        self.signal(record, record.plan.stop_signal)
-
-    def signal(self, record: ContainerRecord, name: str) -> None:
-        self._out.append(ev.SignalContainer(record.plan.name, record.attempt, name))
+        probing.forget(record, self.deadlines, stopping=True)
+        self._out += stopping.begin(record, self.deadlines, now, grace_s, why)
+        if grace_s > 0:
+            self.publish()
 
     def _end(self, record: ContainerRecord, ended: Termination) -> None:
         record.state = State.EXITED
@@ -616,79 +485,9 @@ class PodMachine:
         record.reason = record.message = ""
         record.started = record.ready = False
         record.in_hook = ""
-        self._forget_probes(record)
+        probing.forget(record, self.deadlines)
         self.deadlines.pop(("kill", record.plan.name), None)
         self.publish()
-
-    def stop_again(self, record: ContainerRecord) -> None:
-        """Another agent was killed while it stopped this container: what it did last, again."""
-        name = record.plan.name
-        if record.in_hook == ev.PRE_STOP:
-            self.unanswered.append(ev.RunHook(name, record.attempt, ev.PRE_STOP))
-            return
-        record.in_hook = ""
-        gently = record.terminated_sent and ("kill", name) in self.deadlines
-        signal = record.plan.stop_signal if gently else "SIGKILL"
-        self.unanswered.append(ev.SignalContainer(name, record.attempt, signal))
-
-    # Probes ------------------------------------------------------------------------------------
-
-    def begin_probes(self, record: ContainerRecord, now: float, started: bool = False) -> None:
-        """``started``: the startup probe has passed before."""
-        record.probes = {kind: ProbeState() for kind in record.plan.probes}
-        if ev.STARTUP in record.probes and not started:
-            self._schedule(record, ev.STARTUP, now)
-        else:
-            self._container_up(record, now)
-
-    def resume_probes(self, record: ContainerRecord, now: float) -> None:
-        """Go on probing a container whose counts are known."""
-        startup = record.probes.get(ev.STARTUP)
-        waits = startup is not None and not startup.passed
-        for kind in record.probes:
-            if (kind == ev.STARTUP) == waits:
-                self._schedule(record, kind, now)
-
-    def _container_up(self, record: ContainerRecord, now: float) -> None:
-        """Started: readiness and liveness probes begin, without one it is ready at once."""
-        record.started = True
-        if ev.READINESS not in record.probes:
-            record.ready = True
-        for kind in (ev.READINESS, ev.LIVENESS):
-            if kind in record.probes:
-                self._schedule(record, kind, now)
-
-    def _schedule(self, record: ContainerRecord, kind: str, now: float) -> None:
-        """Initial delays count from the container's start."""
-        due = record.started_at + record.plan.probes[kind].initial_delay_s
-        self.deadlines[("probe", record.plan.name, kind)] = max(due, now)
-
-    def _forget_probes(self, record: ContainerRecord) -> None:
-        for kind in record.probes:
-            self.deadlines.pop(("probe", record.plan.name, kind), None)
-
-    def _probe_passed(self, record: ContainerRecord, kind: str, now: float) -> None:
-        record.probes[kind].passed = True
-        if kind == ev.STARTUP:
-            self.deadlines.pop(("probe", record.plan.name, kind), None)
-            self._container_up(record, now)
-            self.publish()
-        elif kind == ev.READINESS:
-            record.ready = True
-            self.publish()
-
-    def _probe_failed(self, record: ContainerRecord, kind: str, now: float) -> None:
-        state, name = record.probes[kind], record.plan.name
-        if kind == ev.READINESS:
-            state.passed = False
-            if record.ready:
-                record.ready = False
-                self.publish()
-            return
-        grace = record.plan.probes[kind].grace_s
-        word = "startup" if kind == ev.STARTUP else "liveness"
-        why = f"Container {name} failed {word} probe, will be restarted"
-        self._stop(record, now, self._grace() if grace is None else grace, why)
 
     # Output ------------------------------------------------------------------------------------
 
@@ -707,21 +506,4 @@ class PodMachine:
 
 def failed_for_good(machine: PodMachine) -> bool:
     """Whether an ended pod counts as Failed: a failure of its own, or an exit code."""
-    if machine.failure is not None:
-        return True
-    for record in machine.containers:
-        if record.plan.kind in (SIDECAR, EPHEMERAL):
-            continue
-        if record.ended is None:
-            if record.plan.kind == MAIN or record.plan.restart_policy == NEVER:
-                return True
-            continue
-        if record.ended.code != 0 and (record.plan.kind == MAIN or record.plan.kind == INIT):
-            return True
-    return False
-
-
-def _duration(seconds: float) -> str:
-    """Go's rendering of a duration: 10s, 1m20s, 5m0s."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+    return machine.failure is not None or order.ended_badly(machine.containers)

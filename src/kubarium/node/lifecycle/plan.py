@@ -125,6 +125,17 @@ def _plan(entry: dict[str, Any], pod_policy: str, init: bool) -> ContainerPlan:
     )
 
 
+def field_path(pod: Document, container: str) -> str:
+    """Where a container stands in its pod, as events name it: ``spec.containers{main}``.
+
+    Empty if the pod has no such container. Source: kubelet's ``container/ref.go``.
+    """
+    for part in ("containers", "initContainers", "ephemeralContainers"):
+        if any(entry["name"] == container for entry in pod["spec"].get(part) or ()):
+            return f"spec.{part}{{{container}}}"
+    return ""
+
+
 def priority_of(pod: Document) -> int:
     """The priority that admission has given the pod."""
     return int(pod["spec"].get("priority") or 0)

@@ -29,6 +29,11 @@ _NEXT: dict[tuple[State, type], State] = {
 }
 
 
+# When the pod's machine is to look again, by what for: ("kill", container), ("probe", container,
+# kind), ...
+Deadlines = dict[tuple[str, ...], float]
+
+
 class InvalidTransition(KubariumError):
     """A container was told something that cannot happen in its state: a bug of the shell."""
 
@@ -79,6 +84,11 @@ class ContainerRecord:
     terminated_sent: bool = False
     in_hook: str = ""
     resizing: bool = False
+
+    @property
+    def in_post_start(self) -> bool:
+        """The command runs, but is not said to before its postStart hook has ended."""
+        return self.state is State.RUNNING and self.in_hook == ev.POST_START
 
     @property
     def restart_count(self) -> int:

@@ -12,9 +12,11 @@ from typing import Any
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.node.lifecycle import events as ev
+from kubarium.node.lifecycle import probing, stopping
 from kubarium.node.lifecycle.adoption import Adopted, AdoptedContainer
 from kubarium.node.lifecycle.conditions import RESTARTING_ALL
 from kubarium.node.lifecycle.machine import PodMachine
+from kubarium.node.lifecycle.order import is_done
 from kubarium.node.lifecycle.plan import INIT, MAIN, SIDECAR
 from kubarium.node.lifecycle.records import (
     LOST,
@@ -90,7 +92,7 @@ def _from_status(machine: PodMachine, now: float, keeps_running: bool) -> None:
         machine.pod_ips = tuple(entry["ip"] for entry in status.get("podIPs") or ())
         return
     mains = [record for record in machine.containers if record.plan.kind == MAIN]
-    if all(machine.is_done(record) for record in mains):
+    if all(is_done(record) for record in mains):
         machine.finished = True
         return
     for record in machine.containers:
@@ -168,7 +170,7 @@ def _adopt_container(
     record.container_id, record.image_id = found.container_id, found.image_id
     record.started_at = found.started_at or now
     record.started = record.ready = False  # for the probes to say
-    machine.begin_probes(record, now, bool(same and entry.get("started")))
+    probing.begin(record, machine.deadlines, now, bool(same and entry.get("started")))
     if same and ev.READINESS in record.probes:
         record.ready = record.probes[ev.READINESS].passed = bool(entry.get("ready"))
 
@@ -195,10 +197,13 @@ def _go_on(machine: PodMachine, adopted: Adopted, now: float) -> None:
             )
             record.state = State.EXITED
         elif record.state is State.RUNNING:
-            record.in_hook = ""  # postStart is not run twice
-            machine.resume_probes(record, now)
+            if record.in_post_start:  # which is not run twice
+                record.in_hook = ""
+                probing.begin(record, machine.deadlines, now)
+            else:
+                probing.resume(record, machine.deadlines, now)
         elif record.state is State.STOPPING:
-            machine.stop_again(record)
+            machine.unanswered.append(stopping.again(record, machine.deadlines))
 
 
 def _started_or_not(

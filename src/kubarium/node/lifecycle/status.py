@@ -52,8 +52,12 @@ class Condition:
 def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
     """The status to write now: the node's fields, and foreign conditions as they are."""
     phase = pod_phase(machine)
+    generation = machine.pod["metadata"].get("generation", 1)
+    if machine.finished and _over_before(machine):
+        # What was said when it ended stands: nobody else knows of exit codes, times and reasons.
+        return {**machine.pod["status"], "observedGeneration": generation}
     status: Document = {
-        "observedGeneration": machine.pod["metadata"].get("generation", 1),
+        "observedGeneration": generation,
         "phase": phase,
         "conditions": _conditions(machine, phase, now),
         "hostIP": host_ip,
@@ -86,6 +90,13 @@ def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
     status |= _pod_level(machine)
     _keep_device_health(machine.pod.get("status") or {}, status)
     return status
+
+
+def others_fields(pod: Document) -> Document:
+    """What of a pod's status is not the node's to say. A reason that it has given may be no longer
+    so: a static pod that ended with its node runs again when the node is back."""
+    status = pod.get("status") or {}
+    return {key: value for key, value in status.items() if key not in ("reason", "message")}
 
 
 def _pod_level(machine: PodMachine) -> Document:
@@ -125,7 +136,9 @@ def pod_phase(machine: PodMachine) -> str:
     if not _initialized(machine) and all(r.attempt < 0 for r in mains):
         return "Pending"
     # One that has run before and waits for its next attempt does not make the pod Pending again.
-    never_ran = [r for r in mains if not (r.started_at or r.ended or r.previous)]
+    never_ran = [
+        r for r in mains if not (r.ended or r.previous or (r.started_at and not r.in_post_start))
+    ]
     return "Pending" if never_ran else "Running"
 
 
@@ -290,11 +303,11 @@ def container_status(
 ) -> Document:
     """One entry of ``containerStatuses``."""
     spec = record.plan.spec
-    running = record.state in (State.RUNNING, State.STOPPING)
+    running = _runs(record)
     status: dict[str, Any] = {
         "name": record.plan.name,
         "state": _state(record, phase, waiting_reason),
-        "lastState": _last_state(record),
+        "lastState": _last_state(record, phase),
         "ready": (record.ready and record.plan.kind != EPHEMERAL) or _completed_init(record),
         "restartCount": record.restart_count,
         "image": spec.get("image", ""),
@@ -318,9 +331,9 @@ def _completed_init(record: ContainerRecord) -> bool:
 
 
 def _state(record: ContainerRecord, phase: str, waiting_reason: str) -> Document:
-    if record.state in (State.RUNNING, State.STOPPING):
+    if _runs(record):
         return {"running": {"startedAt": rfc3339(record.started_at)}}
-    if record.ended is not None and not record.reason:
+    if record.ended is not None and not _waits_again(record, phase):
         return {"terminated": _terminated(record.ended)}
     waiting: Document = {"reason": record.reason or waiting_reason}
     if record.message:
@@ -328,9 +341,19 @@ def _state(record: ContainerRecord, phase: str, waiting_reason: str) -> Document
     return {"waiting": waiting}
 
 
-def _last_state(record: ContainerRecord) -> Document:
+def _runs(record: ContainerRecord) -> bool:
+    running = record.state in (State.RUNNING, State.STOPPING)
+    return running and not record.in_post_start
+
+
+def _waits_again(record: ContainerRecord, phase: str) -> bool:
+    """Whether an ended container waits to be started again, as none of an ended pod does."""
+    return bool(record.reason) and phase not in _ENDED
+
+
+def _last_state(record: ContainerRecord, phase: str) -> Document:
     """The attempt before the one that ``state`` shows."""
-    if record.ended is not None and record.reason:
+    if record.ended is not None and _waits_again(record, phase):
         return {"terminated": _terminated(record.ended)}
     return {"terminated": _terminated(record.previous)} if record.previous else {}
 

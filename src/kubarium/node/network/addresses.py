@@ -1,19 +1,56 @@
 """Addresses for pods and nodes on the loopback network.
 
-Every address of 127.0.0.0/8 reaches this machine, so a unique one for each pod needs no set-up and
-no privilege. Services take 127.96.0.0/16 (the API server hands those out).
+On Linux every address of 127.0.0.0/8 reaches the machine, so a unique one for each pod needs no
+set-up and no privilege. Services take 127.96.0.0/16 (the API server hands those out). Elsewhere
+127.0.0.1 is the only one, and all pods have it, as pods on a host's network have the host's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
+import socket
 from collections import deque
+from functools import cache
+from typing import Protocol
 
 from kubarium.base.errors import KubariumError
 
 POD_NETWORK = "127.64.0.0/12"
 NODE_NETWORK = "127.112.0.0/16"
+ONLY_LOOPBACK = "127.0.0.1"
+
+
+class Addresses(Protocol):
+    """Who lends addresses."""
+
+    def lend(self, owner: str) -> str:
+        """The owner's address; the same one if it has one already."""
+        ...
+
+    def keep(self, owner: str, address: str) -> None:
+        """The owner has this address from before."""
+        ...
+
+    def give_back(self, owner: str) -> None:
+        """The owner needs it no longer."""
+        ...
+
+
+@cache
+def loopback_is_whole() -> bool:
+    """Whether programs can listen on any loopback address here: tried, not guessed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((str(ipaddress.ip_network(POD_NETWORK)[1]), 0))
+        except OSError:
+            return False
+    return True
+
+
+def loopback_addresses(network: str, seed: str = "") -> Addresses:
+    """Addresses of a loopback network, or the only one that there is; ``seed``: `AddressPool`."""
+    return AddressPool(network, seed) if loopback_is_whole() else OneAddress()
 
 
 class PodAddresses:
@@ -22,8 +59,8 @@ class PodAddresses:
     def __init__(self, seed: str = "") -> None:
         """``seed`` as for :class:`AddressPool`, of the loopback addresses."""
         self._seed = seed
-        self._pools: dict[str, AddressPool] = {}
-        self._owners: dict[str, AddressPool] = {}
+        self._pools: dict[str, Addresses] = {}
+        self._owners: dict[str, Addresses] = {}
 
     def lend(self, owner: str, network: str = "") -> str:
         """An address of ``network`` ("": on loopback); the same one if the owner has one."""
@@ -42,11 +79,25 @@ class PodAddresses:
         if pool is not None:
             pool.give_back(owner)
 
-    def _pool(self, network: str) -> AddressPool:
+    def _pool(self, network: str) -> Addresses:
         if network not in self._pools:
-            seed = "" if network else self._seed
-            self._pools[network] = AddressPool(network or POD_NETWORK, seed)
+            self._pools[network] = (
+                AddressPool(network) if network else loopback_addresses(POD_NETWORK, self._seed)
+            )
         return self._pools[network]
+
+
+class OneAddress:
+    """127.0.0.1 for everybody."""
+
+    def lend(self, owner: str) -> str:
+        return ONLY_LOOPBACK
+
+    def keep(self, owner: str, address: str) -> None:
+        pass
+
+    def give_back(self, owner: str) -> None:
+        pass
 
 
 class AddressPool:

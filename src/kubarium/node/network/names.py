@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kubarium.api.resource import Document
+from kubarium.base.errors import KubariumError
 from kubarium.view.elastic import hostname_of
 
 
@@ -22,9 +23,36 @@ class NameSources:
     services: Callable[[str], Iterable[Document]]
 
 
+# The kernel's __NEW_UTS_LEN.
+MAX_HOSTNAME = 64
+
+
 def pod_hostname(pod: Document) -> str:
     """``spec.hostname`` or the pod's name, cut to what a hostname may be."""
     return (hostname_of(pod) or str(pod["metadata"]["name"]))[:63].rstrip("-.")
+
+
+class HostnameTooLong(KubariumError):
+    """A pod wants its full name as hostname, and the kernel has no room for it."""
+
+
+def kernel_hostname(pod: Document, domain: str) -> str:
+    """What ``hostname`` says in the pod: the node's name where it shares the node's network, the
+    full name if ``setHostnameAsFQDN`` asks for it (HostnameTooLong), else the short one."""
+    spec = pod["spec"]
+    if spec.get("hostNetwork"):
+        return str(spec.get("nodeName") or pod_hostname(pod))
+    subdomain = spec.get("subdomain")
+    if not spec.get("setHostnameAsFQDN") or not subdomain:
+        return pod_hostname(pod)
+    namespace = pod["metadata"].get("namespace", "")
+    found = f"{pod_hostname(pod)}.{subdomain}.{namespace}.svc.{domain}"
+    if len(found) > MAX_HOSTNAME:
+        raise HostnameTooLong(
+            f"failed to construct FQDN from pod hostname and cluster domain, FQDN {found} is too "
+            f"long ({MAX_HOSTNAME} characters is the max, {len(found)} characters requested)"
+        )
+    return found
 
 
 def own_lines(pod: Document, address: str, domain: str) -> str:
@@ -98,6 +126,8 @@ def _forms(name: str, where: str, namespace: str, domain: str) -> list[str]:
 
 
 def _is_ready(pod: Document) -> bool:
+    if "deletionTimestamp" in pod["metadata"]:
+        return False
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from kubarium.base.errors import KubariumError
 from kubarium.node.network.dns.server import DnsServer
 from kubarium.node.network.netlink import links, queues
-from kubarium.node.network.netlink.channel import NETFILTER, ROUTE, Channel
+from kubarium.node.network.netlink.channel import AF_NETLINK, NETFILTER, ROUTE, Channel
 from kubarium.node.network.netlink.wire import NetlinkError
 from kubarium.node.network.plan import NetworkPlan
 from kubarium.node.network.relay import Relay
@@ -40,7 +40,7 @@ from kubarium.node.network.rules import (
 
 _LOG = logging.getLogger("kubarium.node")
 
-_NETLINK_RAW = (socket.AF_NETLINK, socket.SOCK_RAW)
+_NETLINK_RAW = (AF_NETLINK, socket.SOCK_RAW)
 _STREAM = (socket.AF_INET, socket.SOCK_STREAM, 0)
 _DATAGRAM = (socket.AF_INET, socket.SOCK_DGRAM, 0)
 # What is opened in the router's network, and in a pod's.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kubarium.api.resource import Document
@@ -39,7 +39,9 @@ def balanced(service: Document, slices: Iterable[Document]) -> Iterator[Balanced
         return
     for port in spec.get("ports") or ():
         protocol, name = port.get("protocol") or "TCP", port.get("name") or ""
-        found = [b for s in slices for b in _backends(s, name, protocol)]
+        found = [b for s in slices for b in _backends(s, name, protocol, _is_ready)]
+        if not found:  # rather those that end but still answer than nobody
+            found = [b for s in slices for b in _backends(s, name, protocol, _still_serves)]
         yield Balanced(
             address,
             protocol,
@@ -50,7 +52,18 @@ def balanced(service: Document, slices: Iterable[Document]) -> Iterator[Balanced
         )
 
 
-def _backends(slice_: Document, name: str, protocol: str) -> list[Backend]:
+def _is_ready(conditions: Document) -> bool:
+    return conditions.get("ready") is not False
+
+
+def _still_serves(conditions: Document) -> bool:
+    """It is being stopped and ready all the same (kube-proxy's ProxyTerminatingEndpoints)."""
+    return bool(conditions.get("serving") and conditions.get("terminating"))
+
+
+def _backends(
+    slice_: Document, name: str, protocol: str, wanted: Callable[[Document], bool]
+) -> list[Backend]:
     numbers = [
         port["port"]
         for port in slice_.get("ports") or ()
@@ -61,7 +74,7 @@ def _backends(slice_: Document, name: str, protocol: str) -> list[Backend]:
     return [
         (address, number)
         for endpoint in slice_.get("endpoints") or ()
-        if (endpoint.get("conditions") or {}).get("ready") is not False
+        if wanted(endpoint.get("conditions") or {})
         for address in endpoint.get("addresses") or ()
         for number in numbers
     ]

@@ -12,8 +12,6 @@ from kubarium.api.resource import Document
 from kubarium.node.oci.reference import FILES
 from kubarium.node.oci.store import LOADED, Record
 
-# kubelet's imageGCHighThresholdPercent, imageGCLowThresholdPercent, imageMinimumGCAge.
-HIGH_PERCENT, LOW_PERCENT, MINIMUM_AGE_S = 85, 80, 120.0
 # kubelet's nodeStatusMaxImages.
 MOST_SHOWN = 50
 
@@ -25,24 +23,26 @@ class Disk:
     total: int
     free: int
 
-    @property
-    def to_free(self) -> int:
-        """0 below the high threshold; above it, what is to go for the low one to be reached."""
+    def to_free(self, high_percent: int, low_percent: int) -> int:
+        """0 below the high threshold; above it, what is to go for the low one to be reached. A high
+        threshold of 100 is never reached."""
         used = self.total - self.free
-        if not self.total or used * 100 < self.total * HIGH_PERCENT:
+        if not self.total or high_percent >= 100 or used * 100 < self.total * high_percent:
             return 0
-        return used - self.total * LOW_PERCENT // 100
+        return used - self.total * low_percent // 100
 
 
-def may_go(records: Mapping[str, Record], leased: Collection[str], now: float) -> list[str]:
-    """Names of images that nobody uses and that can be had again, the longest unused first. One
-    that was loaded by hand cannot: it stays until somebody removes it."""
+def may_go(
+    records: Mapping[str, Record], leased: Collection[str], now: float, age_s: float
+) -> list[str]:
+    """Names of images that nobody has used for ``age_s`` and that can be had again, the longest
+    unused first. One that was loaded by hand cannot: it stays until somebody removes it."""
     found = [
         (max(record.used_at, record.loaded_at), name)
         for name, record in records.items()
         if record.origin != LOADED and record.manifest not in leased
     ]
-    return [name for last, name in sorted(found) if now - last >= MINIMUM_AGE_S]
+    return [name for last, name in sorted(found) if now - last >= age_s]
 
 
 def status_images(records: Mapping[str, Record]) -> list[Document]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from kubarium.api.kinds import NODES
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
+from kubarium.node.kubelet_config import ImageCollection
 from kubarium.node.oci.collect import Disk, may_go, status_images
 from kubarium.node.oci.store import ImageStore
 from kubarium.runtime.events import EventRecorder
@@ -24,12 +25,19 @@ class ImageKeeper:
     """For all nodes of one agent, whose images are the same."""
 
     def __init__(
-        self, context: Context, store: ImageStore, nodes: Sequence[str], recorder: EventRecorder
+        self,
+        context: Context,
+        store: ImageStore,
+        nodes: Sequence[str],
+        recorder: EventRecorder,
+        rules: ImageCollection | None = None,
     ) -> None:
+        """``rules`` are kubelet's defaults unless given."""
         self._context = context
         self._store = store
         self._nodes = list(nodes)
         self._recorder = recorder
+        self._rules = rules or ImageCollection()
         self._shown: dict[str, list[Document]] = {}
 
     async def run(self) -> None:
@@ -52,26 +60,46 @@ class ImageKeeper:
         return Disk(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
     async def collect(self) -> int:
-        """Remove images while the disk is too full; the bytes that were freed."""
-        wanted, freed = self.disk().to_free, 0
+        """Remove images that have not been used for too long, and more while the disk is too full;
+        the bytes that were freed."""
+        rules, freed = self._rules, 0
+        if rules.maximum_age_s:
+            freed = await self._free(rules.maximum_age_s)
+        wanted = self.disk().to_free(rules.high_percent, rules.low_percent)
         if not wanted or not self._store.records():
-            return 0
-        now = self._context.clock.now()
-        for name in may_go(self._store.records(), self._store.leased(), now):
-            try:
-                freed += await asyncio.to_thread(self._store.remove, [name])
-            except OSError as error:
-                _LOG.warning("image %s cannot be removed: %s", name, error)
-            if freed >= wanted:
-                return freed
+            return freed
+        found = await self._free(rules.minimum_age_s, wanted)
+        if found >= wanted:
+            return freed + found
         text = (
             "Failed to garbage collect required amount of images. Attempted to free "
-            f"{wanted} bytes, but only found {freed} bytes eligible to free."
+            f"{wanted} bytes, but only found {found} bytes eligible to free."
         )
         for name in self._nodes:
             node = self._context.informers.get(NODES).get(name)
             if node is not None:
                 self._recorder.event(node, "Warning", "FreeDiskSpaceFailed", text)
+        return freed + found
+
+    async def reclaim(self, least_free: int | None) -> int:
+        """Before pods are evicted for want of disk: remove all images that nobody uses, unless the
+        store's file system has ``least_free`` bytes, so that it is not what is short; the bytes
+        that were freed. None: it is something else than bytes that is short."""
+        if least_free is not None and self.disk().free >= least_free:
+            return 0
+        return await self._free(self._rules.minimum_age_s)
+
+    async def _free(self, age_s: float, enough: int | None = None) -> int:
+        """Remove what nobody has used for ``age_s``, until it is ``enough``."""
+        freed = 0
+        now = self._context.clock.now()
+        for name in may_go(self._store.records(), self._store.leased(), now, age_s):
+            try:
+                freed += await asyncio.to_thread(self._store.remove, [name])
+            except OSError as error:
+                _LOG.warning("image %s cannot be removed: %s", name, error)
+            if enough is not None and freed >= enough:
+                break
         return freed
 
     async def _show(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kubarium.base.trees import remove_tree
 from kubarium.node.oci.config import this_platform
 from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.load import load
@@ -47,7 +48,8 @@ class Skopeo:
         return f"sha256:{hashlib.sha256(out).hexdigest()}"
 
     async def pull(self, reference: Reference, auths: Auths) -> Record:
-        """Copy it into the store, under its name. ImageProblem."""
+        """Copy it into the store, under its name; blobs that are there are not fetched again.
+        ImageProblem."""
         index = reference.digest or await self.digest(reference, auths)
         self._store.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         here = this_platform()
@@ -55,6 +57,7 @@ class Skopeo:
             tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._store.root) as folder,
             _authfile(auths, self._store.root) as login,
         ):
+            await asyncio.to_thread(self._store.lend, Path(folder) / "image" / "blobs" / "sha256")
             wanted = ["--override-os", here.os, "--override-arch", here.architecture]
             arguments = [*login, *self._tls(reference, "--src-tls-verify=false")]
             target = f"oci:{folder}/image:pulled"
@@ -129,7 +132,7 @@ def remove_leftovers(root: Path) -> None:
     """What pulls of an agent that was killed have left."""
     for path in root.glob(f"{_PREFIX}*") if root.is_dir() else ():
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
         else:
             path.unlink(missing_ok=True)
 

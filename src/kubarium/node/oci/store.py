@@ -17,13 +17,13 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from kubarium.base.trees import remove_tree
 from kubarium.node.oci.compression import BROKEN, decompressed
 from kubarium.node.oci.config import (
     MOST_JSON_BYTES,
@@ -161,6 +161,17 @@ class ImageStore:
                 os.unlink(path)
         return found, counted
 
+    def lend(self, folder: Path) -> None:
+        """Show all blobs in ``folder`` too, on the same file system: whoever is about to fetch an
+        image finds there what it shares with others. What is lent stays, whatever is removed here
+        meanwhile."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # none yet, or a file system without links
+            for blob in os.scandir(self._blobs):
+                if not blob.name.startswith("."):
+                    with contextlib.suppress(FileNotFoundError, FileExistsError):
+                        os.link(blob.path, folder / blob.name)
+
     def _read(self, digest: str, what: str) -> bytes:
         """A small blob, verified again: disks fail."""
         try:
@@ -223,7 +234,7 @@ class ImageStore:
         except FileNotFoundError as error:
             raise ImageProblem(f"{what} is missing: load the image again") from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary)
 
     # Leases and rubbish ------------------------------------------------------------------------
 
@@ -279,7 +290,7 @@ class ImageStore:
         for layer in list(self._layers.iterdir()):
             if f"sha256:{layer.name}" not in chains:
                 freed += _size_of(layer)
-                shutil.rmtree(layer, ignore_errors=True)
+                remove_tree(layer)
         return freed
 
 

@@ -26,16 +26,17 @@ from typing import Any, TypeVar
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
+from kubarium.api.usage import PodUse
 from kubarium.base.clock import Clock, rfc3339_micro
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import KubariumError, bad_request
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
-from kubarium.node.eviction.injected import InjectedUsage
+from kubarium.node.eviction.injected import InjectedUsage, use_of
 from kubarium.node.lifecycle import events as ev
-from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN
+from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN, field_path
 from kubarium.node.lifecycle.records import ContainerRecord, State
 from kubarium.node.lifecycle.resume import resumed
-from kubarium.node.lifecycle.status import pod_status
+from kubarium.node.lifecycle.status import others_fields, pod_status
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
 from kubarium.node.runner import Admit, NodeFacts, is_mirror, is_new
@@ -207,6 +208,11 @@ class SimulatedRunner:
         self._resizer.look(uid)
         self._suffer(known, pod)
 
+    def usage(self) -> list[PodUse]:
+        """What the pods' annotations say."""
+        now = self.context.clock.now()
+        return [use_of(known.machine.pod, now) for known in self._pods.values() if known.runs]
+
     def _suffer(self, known: SimulatedPod, pod: Document) -> None:
         """Carry out the faults that end containers; others show only in processes."""
         for order in orders_of(pod):
@@ -224,6 +230,10 @@ class SimulatedRunner:
     def pod_lost(self, pod: Document) -> None:
         self.pod_gone(pod)
         self._lost[pod["metadata"]["uid"]] = False
+
+    async def reclaim(self, least_free: int | None) -> int:
+        """Simulated nodes keep no images."""
+        return 0
 
     def hold(self, node: str) -> None:
         self.writer.hold(node)
@@ -339,6 +349,11 @@ class SimulatedPod:
     def uid(self) -> str:
         return self._uid
 
+    @property
+    def runs(self) -> bool:
+        """Whether a container of it runs."""
+        return any(record.state is State.RUNNING for record in self.machine.containers)
+
     def kill(self, name: str, out_of_memory: bool) -> None:
         """End a container (the first one that runs, if not named) as SIGKILL does."""
         for record in self.machine.containers:
@@ -403,7 +418,7 @@ class SimulatedPod:
         if not is_mirror(pod):
             self.machine.pod = pod
         new = pod_status(self.machine, self.node.address, self._runner.clock.now())
-        return {**(pod.get("status") or {}), **new}
+        return {**others_fields(pod), **new}
 
     # Instructions ------------------------------------------------------------------------------
 
@@ -420,8 +435,14 @@ class SimulatedPod:
     def _do_Record(self, record: ev.Record) -> None:
         # Thousands of pods: only what is wrong, or rare, is worth an Event object.
         if record.kind == "Warning" or record.reason.startswith("Resize"):
-            event = self._runner.recorder.event
-            event(self.machine.pod, record.kind, record.reason, record.message)
+            pod = self.machine.pod
+            self._runner.recorder.event(
+                pod,
+                record.kind,
+                record.reason,
+                record.message,
+                field_path=field_path(pod, record.container),
+            )
 
     def _do_Prepare(self, _: ev.Prepare) -> None:
         pod = self.machine.pod

@@ -56,6 +56,11 @@ class History:
             self.version += 1
 
     @property
+    def silent(self) -> bool:
+        """Whether the program has said nothing since what it does last began."""
+        return self._began is not None
+
+    @property
     def last_end(self) -> float | None:
         """Where the last span ends."""
         return max((span["ended"] for span in self.spans), default=None)

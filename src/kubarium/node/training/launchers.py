@@ -111,7 +111,10 @@ def book(
         history.begin(now.at, IMPORT)
     else:
         what = RESIZE if launch.world and size != launch.world else RESTART
-        history.between(what, history.last_end or before.at, now.at)
+        since = history.last_end or before.at
+        if history.silent:  # of such a program it is known at most when it ended
+            since = now.at if before.state == RUNNING else before.at
+        history.between(what, since, now.at)
         history.begin(now.at, what)
     launch.world = size
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubarium.api.kinds import RANK_HISTORIES
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339
 from kubarium.base.errors import ApiError
@@ -23,7 +24,6 @@ from kubarium.view.elastic import is_spare
 FIRST_WRITE_S = 1.0
 WRITE_S = 10.0
 
-INDEX = "batch.kubernetes.io/job-completion-index"
 JOB_NAME = "batch.kubernetes.io/job-name"
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 JOBSET_UID = "jobset.sigs.k8s.io/jobset-uid"
@@ -126,7 +126,11 @@ def history_document(record: Record, progress: RankProgress | None) -> Document:
     """The RankHistory of a pod."""
     pod = record.pod["metadata"]
     labels = pod.get("labels") or {}
-    rank = labels.get(GLOBAL_INDEX, "0") if INDEX not in labels else labels[INDEX]
+    rank = (
+        labels.get(GLOBAL_INDEX, "0")
+        if COMPLETION_INDEX not in labels
+        else labels[COMPLETION_INDEX]
+    )
     spec = {
         "rank": -1 if is_spare(record.pod) else int(rank),
         "podName": pod["name"],
@@ -156,7 +160,9 @@ def history_document(record: Record, progress: RankProgress | None) -> Document:
         "metadata": {
             "name": pod["name"],
             "namespace": pod["namespace"],
-            "labels": {k: labels[k] for k in (JOB_NAME, JOBSET_NAME, INDEX) if k in labels},
+            "labels": {
+                k: labels[k] for k in (JOB_NAME, JOBSET_NAME, COMPLETION_INDEX) if k in labels
+            },
             "ownerReferences": _owners(record.pod),
         },
         "spec": spec,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kubarium.api.resource import Document
-from kubarium.engine.training.gang import RUNNING
+from kubarium.engine.training.gang import FAILED, RUNNING
 from kubarium.node.training import launchers, processes
 from kubarium.node.training.checkpoints import FILE as SAVE_FILE
 from kubarium.node.training.checkpoints import request_text
@@ -47,6 +47,10 @@ class Ranks(Protocol):
 
     def output_bytes(self, uid: str, name: str) -> int:
         """How much a container has written so far."""
+        ...
+
+    def tell_kills(self, uid: str) -> None:
+        """Something of the pod has ended: say now if it was killed for its memory."""
         ...
 
     def note(self, uid: str, kind: str, reason: str, message: str) -> None:
@@ -246,6 +250,8 @@ class TrainingWatch:
             said.state,
             said.attempt,
         ):
+            if said.state == FAILED:  # before the gang hears of it, and goes back together
+                self._runtime.tell_kills(uid)
             saved = self._gang_saved(rank)
             report = elastic.Report(said.state, said.attempt, said.code, step, saved)
             launch.noted = report

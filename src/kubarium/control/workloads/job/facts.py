@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.job.indexes import IndexSet
 from kubarium.control.workloads.job.policy import FAIL_INDEX, judge_failure
 from kubarium.runtime import writes
 from kubarium.view.elastic import is_spare, policy_of, record_of, report_of, world_of
+from kubarium.view.memory import larger, learned, owed
 
 TRACKING = "batch.kubernetes.io/job-tracking"
-INDEX = "batch.kubernetes.io/job-completion-index"
 FAILURES = "batch.kubernetes.io/job-index-failure-count"
 IGNORED_FAILURES = "batch.kubernetes.io/job-index-ignored-failure-count"
 _NO_INDEX = -1
@@ -31,7 +34,7 @@ def is_tracked(pod: Document) -> bool:
 
 def index_of(pod: Document) -> int:
     """The completion index on the pod, -1 if it has none."""
-    text = pod["metadata"].get("annotations", {}).get(INDEX, "")
+    text = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")
     return int(text) if text.isdecimal() else _NO_INDEX
 
 
@@ -103,6 +106,12 @@ class JobFacts:
         if self.replaces_only_failed:
             return False
         return writes.is_terminating(pod) and podlib.phase(pod) != "Succeeded"
+
+    @cached_property
+    def learned_memory(self) -> dict[str, dict[str, int]]:
+        """Memory limits in bytes that new pods begin with, by index and container: what is written
+        on the Job, and what its killed pods show that is not written there yet."""
+        return larger(learned(self.job), owed(self.pods))
 
     @property
     def has_begun(self) -> bool:

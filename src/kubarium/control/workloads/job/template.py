@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.api.resource import Document
 from kubarium.control.workloads.job.facts import (
     FAILURES,
     IGNORED_FAILURES,
-    INDEX,
     TRACKING,
     JobFacts,
 )
 from kubarium.control.workloads.pods import pod_from_template
 from kubarium.view.elastic import SPARE, keep_apart, put_launcher_first
-from kubarium.view.memory import ANY_INDEX, apply_learned, learned
+from kubarium.view.memory import ANY_INDEX, apply_learned, of_any
 
 JOB_NAME = "batch.kubernetes.io/job-name"
 _ENV = {
     "name": "JOB_COMPLETION_INDEX",
-    "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.labels['{INDEX}']"}},
+    "valueFrom": {
+        "fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.labels['{COMPLETION_INDEX}']"}
+    },
 }
 
 
@@ -32,16 +34,17 @@ def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
         pod["spec"]["schedulingGroup"] = {"podGroupName": group}
     metadata = pod["metadata"]
     metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
-    sizes = learned(job)
-    apply_learned(pod["spec"], sizes.get(ANY_INDEX if index is None else str(index), {}))
+    apply_learned(
+        pod["spec"], facts.learned_memory.get(ANY_INDEX if index is None else str(index), {})
+    )
     if facts.elastic is not None:
         put_launcher_first(pod)
     if index is None:
         return pod
     name = f"{job['metadata']['name']}-{index}"
     metadata["generateName"] = f"{name}-"
-    metadata["labels"] = {**metadata.get("labels", {}), INDEX: str(index)}
-    annotations = {**metadata.get("annotations", {}), INDEX: str(index)}
+    metadata["labels"] = {**metadata.get("labels", {}), COMPLETION_INDEX: str(index)}
+    annotations = {**metadata.get("annotations", {}), COMPLETION_INDEX: str(index)}
     if facts.per_index_limit is not None:
         counted, ignored = facts.failure_counts_for(index)
         annotations[FAILURES] = str(counted)
@@ -58,6 +61,7 @@ def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
 def spare_pod(facts: JobFacts, group: str = "") -> Document:
     """A pod of the Job that waits for a rank to take: as the ranks' pods are, but without index."""
     pod = job_pod(facts, None, group)
+    apply_learned(pod["spec"], of_any(facts.learned_memory))  # whichever rank it will take
     metadata = pod["metadata"]
     # Nothing of it is counted before it has a rank, so nothing holds it.
     metadata["finalizers"] = [name for name in metadata["finalizers"] if name != TRACKING]

@@ -22,6 +22,7 @@ from kubarium.node.network.netlink.wire import (
     decode,
 )
 
+AF_NETLINK = 16  # Python has the name on Linux only
 ROUTE, NETFILTER = 0, 12
 _SOL_NETLINK, _EXT_ACK = 270, 11
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
@@ -48,7 +49,7 @@ class Channel:
     @staticmethod
     def here(family: int = ROUTE) -> Channel:
         """A channel of the network namespace that this process is in."""
-        return Channel(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family))
+        return Channel(socket.socket(AF_NETLINK, socket.SOCK_RAW, family))
 
     def close(self) -> None:
         self._socket.close()

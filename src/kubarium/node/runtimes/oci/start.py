@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from kubarium.base.clock import Clock
+from kubarium.base.trees import remove_tree
 from kubarium.node.runtimes.oci.config import runtime_config
 from kubarium.node.runtimes.oci.handlers import (
     NAMESPACES,
@@ -77,7 +77,7 @@ async def _try(engine: ProcessEngine, clock: Clock, program: Program, root: Path
     except TimeoutError:
         return f"no answer within {_TRIAL_S:g} s"
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_tree(place)
         for suffix in (".log", ".exit"):
             (root / f"{name}{suffix}").unlink(missing_ok=True)
     return ""

@@ -21,6 +21,7 @@ from kubarium.node.environment import (
 from kubarium.node.images import DEFAULT_PATH, Image
 from kubarium.node.network.dns.server import RESOLVERS_FILE
 from kubarium.node.network.names import pod_hostname
+from kubarium.node.oci.errors import ImageProblem
 from kubarium.node.oci.tree import LayeredTree
 from kubarium.node.oci.users import Accounts
 from kubarium.node.runtimes.process.cgroups import Cgroups
@@ -31,6 +32,7 @@ from kubarium.node.runtimes.process.pod_records import PodRecord
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs
 from kubarium.node.security import Identity, Known, home_of, identity_of
 from kubarium.node.training.watch import FOLDER, FOLDER_VARIABLE, is_rank
+from kubarium.view.runs import run_environment
 
 # (pod, reason, message): a warning event about a pod
 Warn = Callable[[Document, str, str], None]
@@ -82,6 +84,7 @@ class ContainerSpecs:
         working_dir = container.get("workingDir") or image.working_dir or "/"
         root: RootFs | None = None
         if self.level == isolation.PLAIN:
+            _check_plain(image)
             working_dir = self._plain_root(pod, container, place, working_dir, environment)
         else:
             root = self._root_fs(
@@ -129,7 +132,7 @@ class ContainerSpecs:
             return {}
         folder = training_folder(pod.place)
         seen = str(folder) if self.level == isolation.PLAIN else FOLDER
-        return {FOLDER_VARIABLE: seen}
+        return {FOLDER_VARIABLE: seen, **run_environment(pod.facts.pod)}
 
     def _root_fs(
         self,
@@ -163,6 +166,7 @@ class ContainerSpecs:
         binds.append(Bind(str(message), target, False, False))
         if image.stored is None:
             binds += self._programs(pod, name)
+            binds += _own_files(pod.place / "image" / name, image, pod.facts.pod_ips[0])
         return RootFs(
             str(place),
             sorted(binds, key=lambda bind: bind.target),
@@ -177,6 +181,7 @@ class ContainerSpecs:
             cgroups=self.groups.shown(pod.facts.pod["metadata"]["uid"], pod.groups[name]),
             accelerators=pod.edits(name).nodes,
             layers=list(image.stored.layers) if image.stored is not None else [],
+            folders=list(image.folders),
         )
 
     def _bind(
@@ -247,10 +252,35 @@ def training_folder(place: Path) -> Path:
     return place / "train"
 
 
+def _check_plain(image: Image) -> None:
+    """ImageProblem for an image that has files of its own: nothing would see them."""
+    if image.files:
+        raise ImageProblem(
+            f'image "{image.reference}" has files of its own ({", ".join(sorted(image.files))}), '
+            "and this machine allows no mount namespaces in which a container could see them: see "
+            "kubarium status"
+        )
+
+
+def _own_files(place: Path, image: Image, address: str) -> list[Bind]:
+    """Written to ``place``, afresh for each attempt of a pod with this ``address``."""
+    shutil.rmtree(place, ignore_errors=True)
+    binds = []
+    for target, text in image.files.items():
+        source = place / target.lstrip("/")
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(expand(text, {"POD_IP": address}))
+        binds.append(Bind(str(source), target, False, False))
+    return binds
+
+
 def _accounts(image: Image) -> Known | None:
-    """Of a real image; ImageProblem if its config names a user that it does not have."""
+    """Of an image that has some; ImageProblem if its config names a user that it does not have."""
     if image.stored is None:
-        return None
+        if "/etc/passwd" not in image.files:
+            return None
+        accounts = Accounts(image.files["/etc/passwd"], image.files.get("/etc/group", ""))
+        return Known(accounts, accounts.resolve("" if image.uid is None else str(image.uid)))
     accounts = Accounts.of(LayeredTree(image.stored.layers))
     return Known(accounts, accounts.resolve(image.stored.user))
 

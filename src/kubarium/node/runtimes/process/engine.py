@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kubarium.base.clock import Clock
+from kubarium.base.descriptors import receive
 from kubarium.base.errors import KubariumError
 from kubarium.node.runtimes.process.rootfs import RootFs
 from kubarium.node.runtimes.process.streams import (
@@ -130,7 +131,7 @@ class _Waiters:
 
 def _greeted(connection: socket.socket) -> tuple[dict[str, Any], int]:
     """What a zygote says to the agent that takes it over: what there is, and the pipe's end."""
-    mark, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    mark, descriptors = receive(connection, 1, 1)
     if mark != b"+" or not descriptors:
         raise ValueError("not taken")
     data = b""
@@ -200,9 +201,9 @@ class ProcessEngine:
         name: str = "",
         linger_s: float = LINGER_S,
     ) -> None:
-        """With a ``name`` (of the machine's abstract sockets) containers survive this process, to
-        be found again by :meth:`reattach` within ``linger_s``."""
-        self._name = name
+        """With a ``name`` (of the machine's abstract sockets, which Linux alone has) containers
+        survive this process, to be found again by :meth:`reattach` within ``linger_s``."""
+        self._name = name if sys.platform == "linux" else ""
         self._linger_s = linger_s
         self._zygote_pid = 0
         self._clock = clock
@@ -442,7 +443,7 @@ class ProcessEngine:
         with ours:
             with theirs:
                 await self._ask(command, [theirs.fileno()])
-            _, descriptors, _, _ = socket.recv_fds(ours, 1, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC)
+            _, descriptors = receive(ours, 1, _MOST_SOCKETS)
         network.on_network(descriptors)
 
     async def _ask_for_descriptors(self, command: dict[str, Any]) -> list[int]:
@@ -452,7 +453,7 @@ class ProcessEngine:
             with theirs:
                 await self._send(command, [theirs.fileno()])
             await readable(ours.fileno())
-            return list(socket.recv_fds(ours, 1, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC)[1])
+            return receive(ours, 1, _MOST_SOCKETS)[1]
 
     async def remove_sandbox(self, ident: str) -> None:
         """Give the namespaces and mounts back; containers in it must have ended."""
@@ -546,7 +547,7 @@ class ProcessEngine:
             with theirs:
                 await self._send(command, [theirs.fileno()])
             await readable(ours.fileno())
-            names, descriptors, _, _ = socket.recv_fds(ours, 1 << 10, 4)
+            names, descriptors = receive(ours, 1 << 10, 4)
         return dict(zip(json.loads(names or b"[]"), descriptors, strict=True))
 
     async def _expire(self, ident: str, name: str, timeout_s: float) -> None:

@@ -20,6 +20,7 @@ import resource
 import select
 import signal
 import socket
+import subprocess
 import sys
 import termios
 import time
@@ -326,8 +327,8 @@ class Init:
             if self._spec.get("root") is None and sys.platform == "linux":
                 linux.die_with_parent(signal.SIGKILL)
             _execute(argv, self._run_warm(argv, problems))
-        except OSError as error:
-            os.write(problems, (error.strerror or str(error)).encode())
+        except Exception as error:  # a limit that the machine refuses is a ValueError
+            os.write(problems, (getattr(error, "strerror", "") or str(error)).encode())
         finally:
             os._exit(127)
 
@@ -565,8 +566,9 @@ class Init:
             except ProcessLookupError:
                 return
             return
-        _kill_group(self._main, signal.SIGKILL)
+        # Those below first: where orphans do not become ours they would be lost with their parent.
         kill_descendants(os.getpid(), spare=frozenset())
+        _kill_group(self._main, signal.SIGKILL)
 
 
 def _give(peer: socket.socket, streams: dict[str, int]) -> None:
@@ -599,7 +601,7 @@ def kill_descendants(ancestor: int, spare: frozenset[int]) -> None:
 
 
 def descendants(ancestor: int) -> list[int]:
-    """Process ids below ``ancestor``, from /proc; empty where there is none."""
+    """Process ids below ``ancestor``."""
     table = _children_by_parent()
     found: list[int] = []
     heads = [ancestor]
@@ -615,9 +617,10 @@ def children(parent: int) -> list[int]:
 
 
 def _children_by_parent() -> dict[int, list[int]]:
+    if not os.path.isdir("/proc/self"):
+        return _children_by_ps()
     table: dict[int, list[int]] = {}
-    names = os.listdir("/proc") if os.path.isdir("/proc/self") else []
-    for name in names:
+    for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
@@ -626,6 +629,18 @@ def _children_by_parent() -> dict[int, list[int]]:
         except OSError:
             continue
         table.setdefault(parent, []).append(int(name))
+    return table
+
+
+def _children_by_ps() -> dict[int, list[int]]:
+    """The same where there is no /proc; ps itself is left out."""
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE) as asked:
+        assert asked.stdout is not None
+        rows = [line.split() for line in asked.stdout]
+    table: dict[int, list[int]] = {}
+    for pid, parent in ((int(row[0]), int(row[1])) for row in rows if len(row) == 2):
+        if pid != asked.pid:
+            table.setdefault(parent, []).append(pid)
     return table
 
 
@@ -649,7 +664,9 @@ def _execute(argv: list[str], environment: dict[str, str]) -> None:
     try:
         os.execvpe(name, argv, environment)
     except OSError as error:
-        if "/" not in name:
+        if error.errno == errno.E2BIG:
+            reason = "argument list too long: args and env have too many bytes"
+        elif "/" not in name:
             reason = "executable file not found in $PATH"
         else:
             reason = f"stat {name}: {(error.strerror or '').lower()}"

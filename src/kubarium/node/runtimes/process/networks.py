@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
+from kubarium.base.descriptors import receive
 from kubarium.node.runtimes.process import linux
 
 # (family, type, protocol) of a socket.
@@ -60,8 +61,7 @@ def _from_inside(enter: Callable[[], list[int]], kinds: Sequence[SocketKind]) ->
             finally:
                 os._exit(0)
         theirs.close()
-        flags = socket.MSG_CMSG_CLOEXEC
-        text, descriptors, _, _ = socket.recv_fds(ours, 1 << 10, _MOST_SOCKETS, flags)
+        text, descriptors = receive(ours, 1 << 10, _MOST_SOCKETS)
         os.waitpid(pid, 0)
     if text != b"+":
         raise OSError(0, text.decode() or "the network process has ended")

@@ -63,6 +63,8 @@ class RootFs:
     own_network: bool = False
     # NVIDIA's files below /dev that the container is given; None is all that there are.
     accelerators: Sequence[str] | None = None
+    # Of a stand-in: folders of its own, which are its user's.
+    folders: list[str] = field(default_factory=list)
     # Of a real image: its layers from the top down. Empty: the machine's own files.
     layers: list[str] = field(default_factory=list)
 
@@ -78,9 +80,11 @@ def build(root: RootFs) -> None:
     os.mkdir(f"{merged}/{_OLD}", 0o700)
     linux.pivot_root(merged, f"{merged}/{_OLD}")
     os.chdir("/")
+    for path in root.folders:
+        _make_folder(path, root.owner)
     for bind in root.binds:
         _bind(bind)
-    _make_working_dir(root)
+    _make_folder(root.working_dir, root.owner)
     linux.unmount(f"/{_OLD}")
     os.rmdir(f"/{_OLD}")
     if root.readonly:
@@ -301,7 +305,7 @@ def _bind(bind: Bind) -> None:
         _try_readonly(target)
 
 
-def _make_working_dir(root: RootFs) -> None:
-    if not os.path.isdir(root.working_dir):
-        os.makedirs(root.working_dir)
-        os.chown(root.working_dir, *root.owner)
+def _make_folder(path: str, owner: tuple[int, int]) -> None:
+    if not os.path.isdir(path):
+        os.makedirs(path)
+        os.chown(path, *owner)

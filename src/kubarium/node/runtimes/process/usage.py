@@ -58,7 +58,7 @@ class MeasuredUsage:
         self._walks: dict[str, _Walk] = {}
 
     async def wait(self) -> None:
-        await self._clock.sleep(LOOK_S if self._pods.counts_memory else DEAR_LOOK_S)
+        await self._clock.sleep(LOOK_S if self._pods.oversight.counts_memory else DEAR_LOOK_S)
 
     async def observe(self, node: NodeFacts, pods: Mapping[str, Evictable]) -> Observed:
         whole_machine = machine.look(self._folder)
@@ -103,7 +103,7 @@ class MeasuredUsage:
         containers, processes = {}, 0
         inodes = walk.inodes.get(uid, 0)
         logs = walk.logs.get(uid, {})
-        for name, (memory, running, init) in self._pods.measure(uid).items():
+        for name, (memory, running, init) in self._pods.oversight.usage(uid).items():
             written = disk.scratch_use(init, SCRATCH_BYTES)
             containers[name] = ContainerUsage(memory, written.bytes + logs.get(name, 0))
             processes += running

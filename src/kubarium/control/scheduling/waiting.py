@@ -1,0 +1,215 @@
+"""Pods that wait for a node, and what is to be decided about them together.
+
+An item of the queue is a pod, a gang, or a hierarchy of gangs. It can be decided when all that it
+names is there: its group, enough members, its claims. Until then it is held, and known what for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubarium.api.resource import Document
+from kubarium.base.clock import Clock
+from kubarium.control.scheduling.commit import SCHEDULER_NAME
+from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
+from kubarium.control.scheduling.members import Members
+from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
+from kubarium.engine import reasons
+from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.tree import waiting_for
+from kubarium.engine.plan import QueueItem
+from kubarium.view.cluster import ClusterView, key_of
+from kubarium.view.forest import disagreement
+from kubarium.view.missing import missing_claim
+from kubarium.view.pods import gang_key
+
+
+class WaitingPods:
+    """The scheduler's own unbound pods, by the items that decide them."""
+
+    def __init__(self, view: ClusterView, queue: SchedulingQueue, clock: Clock) -> None:
+        self._view = view
+        self._queue = queue
+        self._clock = clock
+        self._documents: dict[Key, Document] = {}
+        self._missing_claims: dict[Key, dict[ItemKey, None]] = {}
+        self._missing_of: dict[ItemKey, list[Key]] = {}
+        self.members = Members(view.forest)
+        self.held = Held()
+        # Decided, but not yet confirmed by the watch: the node of each.
+        self.assumed: dict[Key, str] = {}
+
+    def is_undecided(self, pod: Key) -> bool:
+        """Whether the pod waits and no decision about it is under way."""
+        return pod in self._documents and pod not in self.assumed
+
+    def documents_of(self, item: ItemKey) -> Iterator[Document]:
+        """The waiting pods of an item, as they were written."""
+        keys = self.members.pods_of(item) if item.gang else (item.key,)
+        return (self._documents[key] for key in keys if key in self._documents)
+
+    def pods_of(self, item: ItemKey) -> list[Pod]:
+        """The waiting pods of an item."""
+        return [self._view.pod(document) for document in self.documents_of(item)]
+
+    # They come and go
+
+    def add(self, old: Document | None, new: Document) -> bool:
+        """A pod came or changed; whether there is something to decide anew."""
+        key = key_of(new)
+        known = self._documents.get(key)
+        self._documents[key] = new
+        if known is not None and old is not None and _asks_the_same(known, new):
+            return False
+        group = gang_key(new)
+        self._queue.add(ItemKey(False, key) if group is None else self.members.add(group, key))
+        return True
+
+    def drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
+        """The pod waits no longer: it is bound, gone, or somebody else's."""
+        self._documents.pop(key, None)
+        if not bound and key in self.assumed:
+            self._view.forget_assumed(key)
+        self.assumed.pop(key, None)
+        self.forget(ItemKey(False, key) if group is None else self.members.drop(group, key))
+
+    def forget(self, item: ItemKey | None) -> None:
+        """Nothing is left to decide for the item."""
+        if item is not None:
+            self._expect_claims(item, [])
+            self.held.release(item)
+            self._queue.remove(item)
+
+    def claim_came(self, claim: Key) -> bool:
+        """Queue the items that waited for this claim; whether there are any."""
+        waiting = self._missing_claims.pop(claim, {})
+        for item in waiting:
+            self._queue.add(item)
+        return bool(waiting)
+
+    def give_up(self, pod: Pod, claims: list[Key]) -> None:
+        """What was assumed of a pod and its claims was not written: it is undecided again."""
+        self.assumed.pop(pod.key, None)
+        self._view.forget_assumed(pod.key)
+        for claim in claims:
+            if not self._view.snapshot.claim_users.get(claim):
+                self._view.forget_assumed_claim(claim)
+
+    # What is to be decided
+
+    def item(self, key: ItemKey) -> QueueItem | None:
+        """What to decide for a key; None if it is not complete yet, and then it is held."""
+        if key.gang:
+            return self._tree_item(key) if key.composite else self._gang_item(key)
+        if not self.is_undecided(key.key):
+            self._queue.remove(key)
+            return None
+        document = self._documents[key.key]
+        pod = self._view.pod(document)
+        if not self._has_claims(key, (pod,)):
+            return None
+        return QueueItem((pod,), scheduler=scheduler_of(document))
+
+    def _gang_item(self, key: ItemKey) -> QueueItem | None:
+        gang = self._view.gang(key.key)
+        pods = self._undecided(key.key)
+        if not pods:
+            self._queue.remove(key)
+            return None
+        if gang is None:
+            self._hold(key, reasons.pod_group_missing(key.key[1]))
+            return None
+        schedulers = self._schedulers(pods)
+        conflict = disagreement(pods, schedulers, (gang,))
+        if conflict:
+            self._hold(key, conflict, SCHEDULER_ERROR)
+            return None
+        if len(pods) + gang.scheduled_count < gang.min_count:
+            self._hold(key, reasons.GANG_WAITING)
+            return None
+        if not self._has_claims(key, pods):
+            return None
+        return QueueItem(pods, gang, schedulers[0])
+
+    def _tree_item(self, key: ItemKey) -> QueueItem | None:
+        """All waiting pods below a composite, if its hierarchy is sound and can start."""
+        forest = self._view.forest
+        fault = forest.fault(key.key)
+        if fault is not None:
+            self._hold(key, fault.text, INVALID if fault.invalid else UNSCHEDULABLE)
+            return None
+        tree = forest.tree(key.key, self._view.gang, self._undecided)
+        leaves = [leaf for leaf in tree.leaves() if leaf.pods]
+        pods = tuple(pod for leaf in leaves for pod in leaf.pods)
+        if not pods:
+            self._queue.remove(key)
+            return None
+        schedulers = self._schedulers(pods)
+        conflict = disagreement(pods, schedulers, (leaf.gang for leaf in leaves))
+        if conflict:
+            self._hold(key, conflict, SCHEDULER_ERROR)
+            return None
+        waiting = waiting_for(tree)
+        if waiting:
+            self._hold(key, waiting)
+            return None
+        if not self._has_claims(key, pods):
+            return None
+        return QueueItem(pods, None, schedulers[0], tree)
+
+    def _undecided(self, group: Key) -> tuple[Pod, ...]:
+        return tuple(
+            self._view.pod(self._documents[member])
+            for member in self.members.pods(group)
+            if self.is_undecided(member)
+        )
+
+    def _schedulers(self, pods: tuple[Pod, ...]) -> list[str]:
+        return [scheduler_of(self._documents[pod.key]) for pod in pods]
+
+    # What they wait for
+
+    def _has_claims(self, item: ItemKey, pods: tuple[Pod, ...]) -> bool:
+        known = self._view.snapshot.claims
+        missing = [claim for pod in pods for claim in pod.claims if claim not in known]
+        self._expect_claims(item, missing)
+        if missing:
+            documents = (self._documents[pod.key] for pod in pods)
+            texts = (text for d in documents if (text := missing_claim(d, known)))
+            self._hold(item, next(texts, ""))
+        else:
+            self.held.release(item)
+        return not missing
+
+    def _hold(self, item: ItemKey, reason: str, code: str = UNSCHEDULABLE) -> None:
+        """Not to be decided until something that ``reason`` speaks of comes."""
+        self._queue.hold(item)
+        self.held.hold(item, Wait(reason, code), self._clock.monotonic())
+
+    def _expect_claims(self, item: ItemKey, missing: list[Key]) -> None:
+        """Wake the item when one of these claims appears, and for no others."""
+        for claim in self._missing_of.pop(item, ()):
+            waiting = self._missing_claims.get(claim, {})
+            waiting.pop(item, None)
+            if not waiting:
+                self._missing_claims.pop(claim, None)
+        if missing:
+            self._missing_of[item] = missing
+        for claim in missing:
+            self._missing_claims.setdefault(claim, {})[item] = None
+
+
+def scheduler_of(document: Document) -> str:
+    """The scheduler that a pod names, or the default one."""
+    return (document.get("spec") or {}).get("schedulerName") or SCHEDULER_NAME
+
+
+def _asks_the_same(old: Document, new: Document) -> bool:
+    """Whether nothing that decides about the pod's place changed; our own conditions do not."""
+    return (
+        old["metadata"].get("uid") == new["metadata"].get("uid")
+        and old.get("spec") == new.get("spec")
+        and old["metadata"].get("labels") == new["metadata"].get("labels")
+        and (old.get("status") or {}).get("resourceClaimStatuses")
+        == (new.get("status") or {}).get("resourceClaimStatuses")
+    )

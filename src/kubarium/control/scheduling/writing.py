@@ -1,0 +1,175 @@
+"""What was decided is written beside the next cycle, many decisions at a time.
+
+A gang is written step by step, all of its pods through each: claims reserved, volumes and devices
+ready, bound. What fails on the way is undone and decided again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from kubarium.base.clock import Clock
+from kubarium.base.errors import ApiError
+from kubarium.control.scheduling.commit import (
+    Committer,
+    DeviceNotReadyError,
+    Staged,
+)
+from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
+from kubarium.control.scheduling.waiting import WaitingPods
+from kubarium.engine.placement.profile import Profile
+from kubarium.engine.plan import Decision, Placement, QueueItem
+
+R = TypeVar("R")
+
+_LOG = logging.getLogger("kubarium.scheduler")
+
+# Decisions written side by side; matters only where a write waits for a network.
+WRITERS = 16
+
+# No cycle begins while more decisions than this wait to be written: each cycle looks at all pods
+# for which room is being made, so that many small ones cost more than a few large ones.
+BACKLOG = 64
+
+
+class Writing:
+    """Decisions on their way to the API."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        waiting: WaitingPods,
+        queue: SchedulingQueue,
+        clock: Clock,
+        wake: Callable[[], None],
+        profile_of: Callable[[QueueItem], Profile],
+    ) -> None:
+        """``wake`` is called when an item may be decided anew; profiles say how long pods wait."""
+        self._profile_of = profile_of
+        self._committer = committer
+        self._waiting = waiting
+        self._queue = queue
+        self._clock = clock
+        self._wake = wake
+        self._works: asyncio.Queue[Awaitable[None]] = asyncio.Queue()
+        self._relieved = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+
+    def start(self, tasks: asyncio.TaskGroup, name: str) -> None:
+        """Write, in tasks of this group, until they are cancelled."""
+        self._tasks = tasks
+        for number in range(WRITERS):
+            tasks.create_task(self._run(), name=f"{name}/commit-{number}")
+
+    def is_idle(self) -> bool:
+        """Nothing waits to be written."""
+        return self._works.empty()
+
+    def put(self, work: Awaitable[None]) -> None:
+        """Do this after what was put before."""
+        self._works.put_nowait(work)
+
+    def put_placements(self, key: ItemKey, decision: Decision) -> None:
+        """Bind the pods for which the decision has nodes."""
+        work = self._place(key, decision)
+        if self._takes_long(decision):
+            self._tasks.create_task(work, name=f"prepare/{key.key[1]}")
+        else:
+            self.put(work)
+
+    async def relief(self) -> None:
+        """Until few enough decisions wait."""
+        while self._works.qsize() > BACKLOG:
+            self._relieved.clear()
+            await self._relieved.wait()
+
+    def _takes_long(self, decision: Decision) -> bool:
+        """Volumes or devices must be made ready, for which others must not wait: maybe minutes."""
+        return any(
+            self._committer.waits_for_volumes(placement.pod)
+            or self._committer.waits_for_devices(placement)
+            for placement in decision.placements
+        )
+
+    async def _run(self) -> None:
+        while True:
+            work = await self._works.get()
+            if self._works.qsize() <= BACKLOG:
+                self._relieved.set()
+            try:
+                await work
+            except ApiError as error:
+                # Nothing is lost: the item is still waiting and will be decided again.
+                _LOG.warning("a scheduling decision was not written: %s", error)
+            except Exception:
+                # One object that nobody foresaw must not end scheduling for all others.
+                _LOG.exception("a scheduling decision was not written")
+            await self._clock.sleep(0)
+
+    async def _place(self, key: ItemKey, decision: Decision) -> None:
+        if not await self._write_all(decision):
+            self._queue.retry(key, self._clock.monotonic())
+        else:
+            self._queue.remove(key)
+            left = self._waiting.members.pods_of(key) if key.gang else ()
+            if any(member not in self._waiting.assumed for member in left):
+                self._queue.add(key)
+        self._wake()
+
+    async def _write_all(self, decision: Decision) -> bool:
+        """Take all pods through each step together; whether all of them were bound.
+
+        A gang of which too few are left before the first is bound gives up its claims.
+        """
+        placements, committer = decision.placements, self._committer
+        staged = [s for p in placements if (s := await self._step(p, committer.reserve(p)))]
+        if not await self._may_start(decision, staged):
+            return False
+        profile = self._profile_of(decision.item)
+        ready = [s for s in staged if await self._done(s, committer.prepare(s, profile))]
+        if not await self._may_start(decision, ready):
+            return False
+        bound = [s for s in ready if await self._done(s, committer.bind(s))]
+        return len(bound) == len(placements)
+
+    async def _step(self, placement: Placement, work: Awaitable[R]) -> R | None:
+        try:
+            return await work
+        except (ApiError, DeviceNotReadyError) as error:
+            await self._undo(placement, error)
+            return None
+
+    async def _done(self, staged: Staged, work: Awaitable[None]) -> bool:
+        async def confirmed() -> bool:
+            await work
+            return True
+
+        return bool(await self._step(staged.placement, confirmed()))
+
+    async def _may_start(self, decision: Decision, left: list[Staged]) -> bool:
+        """Whether those that are left may go on without the others; if not, they are undone."""
+        missing, item = len(decision.placements) - len(left), decision.item
+        if not missing:
+            return True
+        gang = item.gang if item.tree is None else None
+        if item.tree is None and (
+            gang is None or len(left) + gang.scheduled_count >= gang.min_count
+        ):
+            return True
+        error = DeviceNotReadyError(f"{missing} other pod(s) of the group could not be bound")
+        for staged in left:
+            await self._committer.discard(staged.placement.pod)
+            await self._undo(staged.placement, error)
+        return False
+
+    async def _undo(self, placement: Placement, error: ApiError | DeviceNotReadyError) -> None:
+        """Forget an assumption whose write failed."""
+        pod, claims = placement.pod, [claim for claim, _ in placement.allocations]
+        if isinstance(error, DeviceNotReadyError):
+            await self._committer.release(pod, claims)
+        self._waiting.give_up(pod, claims)
+        if not (isinstance(error, ApiError) and error.reason == "NotFound"):
+            await self._committer.refuse(pod, str(error))
