@@ -110,7 +110,8 @@ class ArrangementsByRoom:
         self._after = [sum(len(c.pods) for c in self._classes[i:]) for i in range(len(classes) + 1)]
         self._bounds = [self._bounds_from(number) for number in range(len(classes))]
         budget.take()  # what follows costs as much as a placement
-        rows = np.flatnonzero(np.logical_or.reduce(static))
+        # Of equal nodes the first by name comes first.
+        rows = np.array(snapshot.by_name(np.flatnonzero(np.logical_or.reduce(static))), np.int64)
         free = (snapshot.allocatable[:, rows] - snapshot.requested[:, rows]).T.tolist()
         seen = np.array([column[rows] for column in (*static, *apart)]).T.tolist()
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], _Kind] = {}
