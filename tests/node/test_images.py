@@ -104,6 +104,24 @@ def test_training_images_are_this_machines_python_with_the_framework(monkeypatch
     assert ImageCatalogue().resolve("nvcr.io/nvidia/jax:25.10-py3").cmd == ("python3",)
 
 
+@pytest.mark.parametrize(
+    ("reference", "place"),
+    [
+        ("pytorch/pytorch:2.13.0", "/workspace"),
+        ("ghcr.io/kubeflow/trainer/xgboost-runtime", "/workspace"),
+        ("ghcr.io/kubeflow/trainer/torchtune-trainer", "/workspace"),
+        ("ghcr.io/kubeflow/trainer/deepspeed-runtime", "/home/mpiuser"),
+    ],
+)
+def test_programs_of_a_training_image_work_where_they_do_in_it(reference, place, monkeypatch):
+    """Trainer's guide to XGBoost saves its model there."""
+    monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: object())
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
+    image = ImageCatalogue().resolve(reference)
+    assert image.working_dir == place
+    assert place in image.folders
+
+
 def test_a_training_image_without_its_framework_says_what_to_install(monkeypatch):
     monkeypatch.setattr("kubarium.node.images.find_spec", lambda name: None)
     with pytest.raises(UnknownImage, match=r"pip install torch\), or map the image"):

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, POD_GROUPS, PODS, RESOURCE_SLICES
-from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import QueueItem
+from kubarium.view import why
 from kubarium.view.cluster import ClusterView
 from kubarium.view.extended import ExtendedResources, claim_spec_document, served_besides
 
@@ -258,10 +258,19 @@ def test_victims_are_found_on_either_sort_of_node():
         assert [p.key for p in decision.preemption.victims] == [victim.key]
 
 
-def test_what_would_help_a_pod_on_either_sort_is_told_and_true():
+def test_an_account_says_of_each_sort_what_it_lacks_and_what_would_help():
     view = mixed_cluster(1, 1)
     placed(view, asking("a"), asking("b"))
-    pod = view.pod(asking("c", 2))
-    placer = Placer(view.snapshot)
-    found = Explainer(placer).suggest(Subject((pod,)))
-    assert {"add-devices", "add-node"} & {s.kind for s in found}
+    document = asking("c", 2)
+    view.apply(PODS, None, document)
+    told = why.explain({PODS: [document]}, document, view)
+    assert told.summary == (
+        f"0/2 nodes are available: 1 Insufficient {GPU}, 1 cannot allocate all claims."
+    )
+    assert {tuple(entry["nodes"]): [r["text"] for r in entry["rules"]] for entry in told.nodes} == {
+        ("dra",): ["cannot give the devices of the claims"],
+        ("plugin",): [f"Insufficient {GPU}, which a device plugin serves there"],
+    }
+    assert "add 2 more devices of class gpu on node dra" in {s.text for s in told.suggestions}
+    view.apply(RESOURCE_SLICES, slice_of("dra", 1), slice_of("dra", 3))
+    assert Placer(view.snapshot).place(view.pod(document)).node == "dra"

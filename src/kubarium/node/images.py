@@ -72,6 +72,13 @@ def builtin_images() -> tuple[ImageConfig, ...]:
     return (*shells, *systems, python, own, agent, pause, *_training_images(python.path))
 
 
+# Where images have their programs work: what is written there by name is expected to be kept.
+_WORKSPACE = dict.fromkeys(
+    ("pytorch/pytorch", "kubeflow/trainer/xgboost-runtime", "kubeflow/trainer/torchtune-trainer"),
+    "/workspace",
+)
+
+
 def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:
     """What Kubeflow Trainer's runtimes run in: this machine's Python, if it has the framework."""
     frameworks = {
@@ -81,7 +88,14 @@ def _training_images(path: tuple[str, ...]) -> tuple[ImageConfig, ...]:
         "kubeflow/trainer/torchtune-trainer": "torchtune",
     }
     found = [
-        ImageConfig(name, cmd=("python3",), path=path, modules=(module,))
+        ImageConfig(
+            name,
+            cmd=("python3",),
+            path=path,
+            modules=(module,),
+            working_dir=_WORKSPACE.get(name, ""),
+            folders=(_WORKSPACE[name],) if name in _WORKSPACE else (),
+        )
         for name, module in frameworks.items()
     ]
     for step in ("dataset", "model"):

@@ -98,17 +98,18 @@ class Obstacles:
         self.device_bits = 0
         claims = claims_of(self.snapshot, pod)
         devices = placer.device_fit(claims)
-        passes = self._devices(devices) if devices is not None else self.snapshot.alive
+        among = self.snapshot.alive & ~_without_claims(self.snapshot, pod)
+        passes = self._devices(devices, among) if devices is not None else self.snapshot.alive
         if pod.claims and self.snapshot.inventory.has_node_resources:
             self._beside_claims(placer, pod, claims, devices, passes)
         self.rows = np.flatnonzero(self.snapshot.alive)
 
-    def _devices(self, devices: DeviceFit) -> Mask:
+    def _devices(self, devices: DeviceFit, among: Mask) -> Mask:
         """The rules of the claims, asked only where few others fail; who passes them."""
         counted = np.zeros(self.snapshot.capacity, np.int64)
         for bit in range(len(self.rules)):
             counted += self.codes >> bit & 1
-        near = self.snapshot.alive & (counted < MAX_TOGETHER)
+        near = among & (counted < MAX_TOGETHER)
         refused: dict[str, Mask] = {}
         everywhere = np.ones(self.snapshot.capacity, np.bool_)
         try:
@@ -215,10 +216,7 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
             mask = filters.any_term(snapshot, profile.added_affinity)
             yield Rule("added", reasons.ADDED_AFFINITY, "the scheduler's own affinity", mask)
         yield from _affinity(snapshot, pod)
-    for name, has in shape.advertised:
-        text = f"{'no' if has else 'a'} device plugin serves {name} there"
-        mask = filters.advertises(snapshot, name, has)
-        yield Rule("served", reasons.served_otherwise(name), text, mask, subject=name)
+    yield from _served(placer, pod)
     if shape.data_required and profile.filters("DataLocality"):
         for name in shape.data:
             yield _data(snapshot, name)
@@ -240,6 +238,35 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
         yield Rule(*found)
     if topology.concerns(snapshot, pod):
         yield from _surroundings(placer, pod)
+
+
+def _by_plugins(pod: Pod) -> list[Pod]:
+    """The variants of a pod for nodes that have all of its extended resources themselves."""
+    return [one for one in pod.variants if len(one.claims) < len(pod.claims)]
+
+
+def _without_claims(snapshot: Snapshot, pod: Pod) -> Mask:
+    """The nodes that these variants are for."""
+    mask = np.zeros(snapshot.capacity, np.bool_)
+    for one in _by_plugins(pod):
+        mask |= filters.served_as(snapshot, one.shape)
+    return mask
+
+
+def _served(placer: Placer, pod: Pod) -> Iterator[Rule]:
+    """Nodes that serve extended resources unlike what is looked at: what they lack of them."""
+    snapshot, elsewhere = placer.snapshot, _without_claims(placer.snapshot, pod)
+    for one in _by_plugins(pod):
+        mine = filters.served_as(snapshot, one.shape)
+        names = {reasons.insufficient(name): name for name, has in one.shape.advertised if has}
+        for reason, mask in filters.resources_fit(snapshot, one.shape, placer.profile):
+            if reason in names:
+                text = f"{reason}, which a device plugin serves there"
+                yield Rule("served", reason, text, mask | ~mine, subject=names[reason])
+    for name, has in pod.shape.advertised:
+        text = f"{'no' if has else 'a'} device plugin serves {name} there"
+        mask = filters.advertises(snapshot, name, has) | elsewhere
+        yield Rule("served", reasons.served_otherwise(name), text, mask, subject=name)
 
 
 def _taints(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:

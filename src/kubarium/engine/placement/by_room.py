@@ -32,8 +32,8 @@ MAX_SIZES = 6
 class _Kind:
     """Nodes that no pod tells apart: ``free`` by resource, and ``seen``, what else is seen of them.
 
-    The latter begins with whether each class may go there. There is one object for each kind, so
-    that it is told by identity, and what follows from it is found out once.
+    The latter has which classes may go there. There is one object for each kind, so that it is told
+    by identity, and what follows from it is found out once.
     """
 
     free: tuple[int, ...]
@@ -102,23 +102,27 @@ class ArrangementsByRoom:
         snapshot = trial.snapshot
         self._cpu, self._memory, self._slots = map(snapshot.resource_index, (CPU, MEMORY, PODS))
         self._classes = [self._class_of(members) for members in classes]
-        static: list[Mask] = []
+        # Most classes may go to the same nodes: each such mask is seen once.
+        static: dict[bytes, Mask] = {}
+        self._mask_of: list[int] = []
         for members in classes:
             fit = trial.placer.fit(members[0].shape)
             fit.refresh_static()
-            static.append(fit.static if within is None else fit.static & within)
+            mask = fit.static if within is None else fit.static & within
+            static.setdefault(mask.tobytes(), mask)
+            self._mask_of.append(list(static).index(mask.tobytes()))
         self._after = [sum(len(c.pods) for c in self._classes[i:]) for i in range(len(classes) + 1)]
         self._bounds = [self._bounds_from(number) for number in range(len(classes))]
-        budget.take()  # what follows costs as much as a placement
-        # Of equal nodes the first by name comes first.
-        rows = np.array(snapshot.by_name(np.flatnonzero(np.logical_or.reduce(static))), np.int64)
+        able = np.flatnonzero(np.logical_or.reduce(list(static.values())))
+        rows = np.array(snapshot.by_name(able), np.int64)  # of equals the first by name
         free = (snapshot.allocatable[:, rows] - snapshot.requested[:, rows]).T.tolist()
-        seen = np.array([column[rows] for column in (*static, *apart)]).T.tolist()
+        seen = np.array([column[rows] for column in (*static.values(), *apart)]).T.tolist()
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], _Kind] = {}
         self._rows: dict[_Kind, list[int]] = {}
         for row, amounts, what in zip(rows.tolist(), free, seen, strict=True):
             self._rows.setdefault(self._kind(tuple(amounts), tuple(what)), []).append(row)
         self._counts = {kind: len(of_kind) for kind, of_kind in self._rows.items()}
+        budget.take(1 + len(self._rows) // KINDS_A_PLACEMENT)
         # What the counts differ from the first ones by, and nodes that the class has gone to.
         self._changed: dict[_Kind, int] = {}
         self._entered: dict[_Kind, int] = {}
@@ -158,7 +162,7 @@ class ArrangementsByRoom:
         most = kind.fits.get(number)
         if most is None:
             one = self._classes[number]
-            most = len(one.pods) if kind.seen[number] else 0
+            most = len(one.pods) if kind.seen[self._mask_of[number]] else 0
             for index, amount in one.needs:
                 most = min(most, kind.free[index] // amount)
             most = kind.fits[number] = max(most, 0)
@@ -268,7 +272,7 @@ class ArrangementsByRoom:
         for kind, count in self._counts.items():
             each = kind.holds.get(bound)
             if each is None:
-                may = any(kind.seen[i] for i in bound.classes)
+                may = any(kind.seen[self._mask_of[i]] for i in bound.classes)
                 each = min(kind.free[bound.index] // bound.size, kind.free[self._slots])
                 each = kind.holds[bound] = max(each, 0) if may else 0
             found += count * each

@@ -401,16 +401,24 @@ class DeviceFit:
         """Per row at most how often claims that together want so many devices could be served."""
         kinds, snapshot = self.kinds(), self._snapshot
         specs = [spec for _, spec in self._specs]
-        found, first, inverse = np.unique(kinds, return_index=True, return_inverse=True)
-        rooms = np.zeros(len(found), np.int64)
-        for at, (kind, row) in enumerate(zip(found.tolist(), first.tolist(), strict=True)):
-            node = snapshot.nodes[row]
-            known = self._rooms.get(kind, -1)
-            if known == -1 and node is not None:
-                units = snapshot.inventory.units(node.name, node.labels, specs)
-                known = self._rooms[kind] = snapshot.inventory.free_devices(units)
-            rooms[at] = _UNBOUNDED if known is None else max(known, 0)
-        of_rows: NDArray[np.int64] = rooms[inverse] // wanted
+        # By kind; the last place is for rows without a node, whose kind is -1.
+        rooms = np.zeros(int(kinds.max(initial=0)) + 2, np.int64)
+        asked = np.zeros(len(rooms), np.bool_)
+        asked[-1] = True
+        for kind, known in self._rooms.items():
+            if kind < len(rooms) - 1:
+                asked[kind] = True
+                rooms[kind] = _UNBOUNDED if known is None else known
+        new = ~asked[kinds]
+        while new.any():
+            row = int(new.argmax())
+            node, kind = snapshot.nodes[row], kinds.item(row)
+            assert node is not None
+            units = snapshot.inventory.units(node.name, node.labels, specs)
+            known = self._rooms[kind] = snapshot.inventory.free_devices(units)
+            rooms[kind] = _UNBOUNDED if known is None else known
+            new &= kinds != kind
+        of_rows: NDArray[np.int64] = rooms[kinds] // wanted
         return of_rows
 
     def scores(self, feasible: Mask) -> Scores:

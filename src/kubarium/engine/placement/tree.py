@@ -174,8 +174,9 @@ class _TreeSearch:
             self._static.append(fit.static.copy())
         self._levels = _levels_of(tree)
         # By which nodes differ for some pod or group, whatever is free.
-        columns = [self._snapshot.labels.get(key) for key in self._levels]
-        self._apart = [*self._static, *(column for column in columns if column is not None)]
+        columns = (self._snapshot.labels.get(key) for key in self._levels)
+        masks = {mask.tobytes(): mask for mask in self._static}
+        self._apart = [*masks.values(), *(column for column in columns if column is not None)]
         self._uniform = greedy_is_exact(self._snapshot, self._pods)
         self._keys: set[Key] = set()
         self._proven = False
