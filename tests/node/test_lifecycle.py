@@ -776,6 +776,17 @@ def test_a_pod_that_had_ended_is_not_run_again():
     assert shell.deletes == 1
 
 
+def test_a_pod_that_its_node_refuses_has_no_containers_that_wait():
+    pod = pod_of(init=({"name": "init"},))
+    machine = resumed(pod, 1000.0)
+    machine.handle(ev.Terminate("SysctlForbidden", "Pod was rejected: no"), 1000.0)
+    shell = Shell(pod, machine=machine)
+    shell.answer_all()
+    status = pod_status(shell.machine, "127.0.0.1", shell.now)
+    assert (status["phase"], status["reason"]) == ("Failed", "SysctlForbidden")
+    assert not [name for name in status if name.lower().endswith("containerstatuses")]
+
+
 def test_what_is_known_of_a_pod_that_had_ended_stands():
     pod = interrupted(
         pod_of(policy="Never"),

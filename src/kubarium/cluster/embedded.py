@@ -7,6 +7,7 @@ sockets); only what is handed to it differs.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network
@@ -66,12 +67,21 @@ CONTROLLER_USER = "system:kube-controller-manager"
 SCHEDULER_USER = "system:kube-scheduler"
 LOOPBACK = "127.0.0.1"
 COMPACT_EVERY_S = 5.0
-# Announcing a node takes a millisecond; more than this means that something is refused for good.
-READY_PATIENCE_S = 10.0
+# Announcing a node takes a millisecond and its agent starts within two seconds, or within twenty on
+# a machine that has far more to do than it can; more means that something is refused for good.
+READY_PATIENCE_S = 40.0
 READY_PATIENCE_PER_NODE_S = 0.02
 AnyAgent = Agent | AgentProcess
 FAMILIES = (workloads, training, devices, gangs, queueing, faults, tuning)
 VOLUMES = "volumes"
+
+
+def _how_busy() -> str:
+    try:
+        load = f"{os.getloadavg()[0]:.0f} programs want to run on {os.cpu_count()} CPUs"
+    except OSError:
+        load = "other programs take its time"
+    return f"this machine is too busy ({load}): try again"
 
 
 class EmbeddedCluster:
@@ -215,9 +225,12 @@ class EmbeddedCluster:
         if failed.done():
             failed.result()
         if not ready.done():
+            for waiting in (failed, ready):
+                waiting.cancel()
+            await asyncio.gather(failed, ready, return_exceptions=True)
             raise ConfigError(
                 f"the nodes were not announced within {patience_s:.0f} s; the lines above in the "
-                "log say what was refused"
+                f"log say what was refused; if there are none, {_how_busy()}"
             )
         for waiting in (failed, late):
             waiting.cancel()

@@ -129,7 +129,7 @@ def _shared_namespaces(spec: Mapping[str, Any], level: str) -> list[str]:
     if level == PLAIN:  # all share the machine's
         return ["hostUsers: false"] if spec.get("hostUsers") is False else []
     found = [name for name in ("hostPID", "hostIPC") if spec.get(name)]
-    several = len(spec["containers"]) + len(spec.get("initContainers") or ()) > 1
+    several = sum(len(spec.get(part) or ()) for part in ("initContainers", "containers")) > 1
     if spec.get("shareProcessNamespace") and several:
         found.append("shareProcessNamespace (each container has its own processes)")
     if spec.get("hostUsers") is False and level == ROOT:

@@ -70,6 +70,8 @@ def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
     if machine.pod_ips:
         status["podIP"] = machine.pod_ips[0]
         status["podIPs"] = [{"ip": ip} for ip in machine.pod_ips]
+    if _refused(machine):  # nothing is said of containers that are not to be made
+        return status
     mains = [r for r in machine.containers if r.plan.kind == MAIN]
     initial = [r for r in machine.containers if r.plan.kind in (INIT, SIDECAR)]
     added = [r for r in machine.containers if r.plan.kind == EPHEMERAL]
@@ -90,6 +92,12 @@ def pod_status(machine: PodMachine, host_ip: str, now: float) -> Document:
     status |= _pod_level(machine)
     _keep_device_health(machine.pod.get("status") or {}, status)
     return status
+
+
+def _refused(machine: PodMachine) -> bool:
+    """The pod ended before anything of it was there: its node would not have it."""
+    untouched = not machine.pod_ips and all(r.attempt < 0 for r in machine.containers)
+    return machine.failure is not None and machine.finished and untouched
 
 
 def others_fields(pod: Document) -> Document:

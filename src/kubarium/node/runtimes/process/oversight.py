@@ -156,14 +156,14 @@ class Oversight:
         self.memory.drop(uid, name)
         usage = self._groups().usage(uid, pod.groups.get(name, ""))
         by_us = pod.measured.pop(ident, None)
-        if (by_us is None and not usage.oom_kills) or status.code == 0:
-            return False
-        kills = usage.oom_kills if by_us is None else pod.kills.get(ident, 0) + 1
-        peak = usage.peak_memory if by_us is None else by_us
-        self._tell(pod, name, kills, peak, f", exit code {status.code}")
+        was_killed = by_us is not None or usage.oom_kills > 0
+        if was_killed and status.code != 0:
+            kills = usage.oom_kills if by_us is None else pod.kills.get(ident, 0) + 1
+            peak = usage.peak_memory if by_us is None else by_us
+            self._tell(pod, name, kills, peak, f", exit code {status.code}")
         pod.kills.pop(ident, None)
         pod.seen_kills.pop(ident, None)
-        return True
+        return was_killed and status.code != 0
 
     def _tell(self, pod: PodRecord, name: str, kills: int, peak: int, how: str) -> None:
         """``kills`` so far; ``peak`` in bytes; ``how`` the container has ended."""

@@ -1,0 +1,32 @@
+"""The wiring: what is said when its parts do not come up."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from kubarium.base.chance import Chance
+from kubarium.base.errors import ConfigError
+from kubarium.cluster.embedded import EmbeddedCluster
+from kubarium.cluster.file import ClusterFile, NodePool
+from kubarium.runtime.virtual import VirtualClock, run
+from kubarium.store import MemoryStore
+
+
+def test_nodes_that_are_not_announced_are_waited_for_and_the_machines_load_is_named(tmp_path):
+    async def main():
+        clock = VirtualClock()
+        file = ClusterFile([NodePool("node", 2, "simulated")])
+        cluster = EmbeddedCluster(file, clock, Chance(0), MemoryStore(), tmp_path)
+        ready = asyncio.Event()
+        cluster.agents = [SimpleNamespace(ready=ready)]
+        cluster._failed = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(cluster._wait_for_nodes())
+        await clock.sleep(30)
+        assert not waiting.done(), "a busy machine gets its time"
+        with pytest.raises(ConfigError, match=r"not announced within 40 s.*too busy \(.*try again"):
+            await waiting
+
+    run(main())
