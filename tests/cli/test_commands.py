@@ -495,6 +495,16 @@ def test_health_is_commanded(running):
         assert state() == wanted
 
 
+def test_health_of_devices_that_are_not_there_or_in_no_known_word_is_refused(running):
+    (device, *_) = json.loads(running.here("devices", "-o", "json"))
+    about = ("devices", device["node"], "--driver", device["driver"], "--health")
+    assert "did you mean gpu-0?" in running.here(*about, "gpu-0=Unhealthy,gpu-o=xid-79", code=2)
+    assert "'gpu-0=foo': must be DEVICE=" in running.here(*about, "gpu-0=foo", code=2)
+    other = ("devices", device["node"], "--driver", "x.example.com", "--health", "a=Unhealthy")
+    assert "driver x.example.com publishes no devices" in running.here(*other, code=2)
+    assert json.loads(running.here("devices", "-o", "json"))[0]["state"] == "ok"
+
+
 def test_mcp_answers_a_client_of_the_sdk(running, waiting):
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import stdio_client

@@ -67,6 +67,17 @@ def test_pods_are_bound_once(world):
     world(story)
 
 
+def test_a_pod_that_is_bound_is_nominated_no_more(world):
+    async def story(w):
+        await w.pod("p")
+        status = {"status": {"nominatedNodeName": "n2"}}
+        await w.client.patch(PODS, "p", status, "default", subresource="status")
+        await w.bind("p", "n1")
+        assert "nominatedNodeName" not in (await w.client.get(PODS, "p", "default"))["status"]
+
+    world(story)
+
+
 def test_gated_and_dying_pods_are_not_bound(world):
     async def story(w):
         made = await w.pod("gated", schedulingGates=[{"name": "example.com/wait"}])

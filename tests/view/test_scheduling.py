@@ -234,6 +234,9 @@ def test_only_extended_resources_can_be_ignored():
             "DoNotSchedule, ScheduleAnyway",
         ),
         ("VolumeBinding", "{bindTimeoutSeconds: -1}", "bindTimeoutSeconds", "at least 0"),
+        ("DynamicResources", "{filterTimeout: -5s}", "filterTimeout", "at least 0s"),
+        ("DynamicResources", "{bindingTimeout: 500ms}", "bindingTimeout", "at least 1s"),
+        ("DynamicResources", "{bindingTimeout: 30}", "bindingTimeout", "such as 30s or 10m"),
     ],
 )
 def test_arguments_that_are_wrong_are_named(plugin, args, path, words):
@@ -269,3 +272,22 @@ def test_limits_of_the_whole_are_checked_too(text, path):
     with pytest.raises(SchedulerConfigError) as caught:
         read_config({**yaml.safe_load(HEAD), **given})
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_how_long_a_pod_waits_for_devices_and_volumes_is_read():
+    [profile] = read(
+        "profiles: [{pluginConfig: [{name: DynamicResources, args: {bindingTimeout: 1m30s}},"
+        " {name: VolumeBinding, args: {bindTimeoutSeconds: 20}}]}]"
+    ).profiles
+    assert (profile.device_timeout_s, profile.volume_timeout_s) == (90.0, 20.0)
+    [profile] = read("profiles: [{}]").profiles
+    assert (profile.device_timeout_s, profile.volume_timeout_s) == (600.0, 600.0)
+
+
+def test_a_plugin_that_is_enabled_twice_at_one_point_is_named():
+    twice = "[{name: ImageLocality}, {name: NodeAffinity}, {name: ImageLocality, weight: 3}]"
+    with pytest.raises(SchedulerConfigError) as caught:
+        read(f"profiles: [{{plugins: {{score: {{enabled: {twice}}}}}}}]")
+    assert str(caught.value) == (
+        "profiles[0].plugins.score.enabled[2].name: ImageLocality is enabled here already"
+    )

@@ -48,3 +48,12 @@ def test_waiting_descendants_tell_their_warnings_too():
     documents = {JOBS: [child], EVENTS: [event("Job", "x-w-0", "pods is forbidden", 1)]}
     said = explain(documents, owner("JobSet", "x"))
     assert "FailedCreate: pods is forbidden" in said.children[0].reasons
+
+
+def test_warnings_about_an_earlier_object_of_the_name_are_not_told():
+    about = [event("Job", "x", "of the one before", 1), event("Job", "x", "of this one", 2)]
+    about[0]["involvedObject"]["uid"] = "uid-before"
+    about[1]["involvedObject"]["uid"] = "uid-x"
+    job = owner("Job", "x")
+    said = explain({JOBS: [job], EVENTS: about}, job)
+    assert said.reasons == ("FailedCreate: of this one",)

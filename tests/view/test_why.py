@@ -320,3 +320,169 @@ def test_explaining_changes_nothing_in_the_documents():
     before = repr(documents)
     explain(documents, subject)
     assert repr(documents) == before
+
+
+def broken_pool(driver, *names, count=1):
+    """A slice on node a; with names that repeat the pool is invalid, with ``count`` incomplete."""
+    return {
+        "metadata": {"name": f"slice-of-{driver}"},
+        "spec": {
+            "driver": driver,
+            "nodeName": "a",
+            "pool": {"name": "p", "generation": 1, "resourceSliceCount": count},
+            "devices": [{"name": name} for name in names],
+        },
+    }
+
+
+def test_of_pools_that_give_nothing_those_are_named_that_have_such_devices():
+    said = explain(
+        {
+            NODES: [node("a")],
+            DEVICE_CLASSES: [GPU_CLASS],
+            RESOURCE_SLICES: [
+                broken_pool("other.example.com", "x", "x"),
+                broken_pool(DRIVER, "g", count=3),
+            ],
+            RESOURCE_CLAIMS: [claim("c")],
+            PODS: [waiting := pod("p", claims=["c"])],
+        },
+        waiting,
+    )
+    pool = f"pool {DRIVER}/p is incomplete: 1 of 3 slices"
+    assert said.tightest == f"request gpu: 1 devices: {pool}"
+    [found] = said.devices
+    assert found["failed"] == {pool: 1, f'class gpu `device.driver == "{DRIVER}"`': 2}
+
+
+def test_a_gang_whose_topology_nobody_knows_is_told_what_would_help():
+    gang = group("g", 2)
+    gang["spec"]["schedulingConstraints"] = {"topology": [{"key": "example.com/rack"}]}
+    documents = {
+        NODES: [node("a")],
+        POD_GROUPS: [gang],
+        PODS: [pod(f"p{i}", group="g") for i in range(2)],
+    }
+    said = explain(documents, {"kind": "PodGroup", **gang})
+    assert said.summary == "no node has the topology label example.com/rack"
+    assert texts(said) == ["do without the topology constraint example.com/rack of pod group g"]
+
+
+def test_a_pod_whose_devices_are_being_made_ready_says_which_and_what_is_missing():
+    waiting = pod("p", claims=["c"])
+    held = claim("c")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}
+    result |= {"bindingConditions": ["Attached", "Warm"], "bindingFailureConditions": ["Broken"]}
+    warm = {"type": "Warm", "status": "True"}
+    held["status"] = {
+        "allocation": {"devices": {"results": [result]}},
+        "reservedFor": [{"resource": "pods", "name": "p", "uid": "uid-p"}],
+        "devices": [{**{k: result[k] for k in ("driver", "pool", "device")}, "conditions": [warm]}],
+    }
+    documents = {NODES: [node("a")], RESOURCE_CLAIMS: [held], PODS: [waiting]}
+    said = explain(documents, waiting)
+    assert said.state == "Pending"
+    assert said.summary == "the pod has its devices and is bound once they are ready"
+    assert said.reasons == ("claim c: device gpu-0 is not Attached",)
+
+
+def test_a_resize_that_waits_is_part_of_the_account():
+    running = pod("p", on="a")
+    pending = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "cpu"}
+    running["status"] = {"phase": "Running", "conditions": [pending]}
+    said = explain({NODES: [node("a")], PODS: [running]}, running)
+    assert said.reasons == ("resize Deferred: cpu",)
+
+
+SHARES = {
+    "metadata": {"name": "shares"},
+    "spec": {
+        "driver": DRIVER,
+        "nodeName": "a",
+        "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+        "devices": [
+            {
+                "name": "n0",
+                "allowMultipleAllocations": True,
+                "capacity": {
+                    "bw": {
+                        "value": "10G",
+                        "requestPolicy": {
+                            "default": "1G",
+                            "validRange": {"min": "1G", "max": "8G", "step": "500M"},
+                        },
+                    }
+                },
+            },
+            {
+                "name": "n1",
+                "allowMultipleAllocations": True,
+                "capacity": {
+                    "bw": {
+                        "value": "10G",
+                        "requestPolicy": {"default": "1G", "validValues": ["1G", "3G"]},
+                    }
+                },
+            },
+        ],
+    },
+}
+
+
+def asking_for(name, amount, used="0"):
+    wanted = claim("c", capacity={"requests": {name: amount}})
+    held = claim("held")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "p", "device": "n0"}
+    result |= {"shareID": "s", "consumedCapacity": {"bw": used}}
+    held["status"] = {"allocation": {"devices": {"results": [result]}}}
+    documents = {
+        NODES: [node("a")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [SHARES],
+        RESOURCE_CLAIMS: [wanted, held],
+        PODS: [waiting := pod("p", claims=["c"])],
+    }
+    return explain(documents, waiting)
+
+
+def test_of_capacity_the_largest_share_is_advised_that_a_policy_and_what_is_left_allow():
+    said = asking_for("bw", "9G")
+    assert "2 devices" not in said.tightest
+    failed = said.devices[0]["failed"]
+    assert failed["capacity bw: a share is 8G at most, 9G wanted"] == 1
+    assert failed["capacity bw: a share is 3G at most, 9G wanted"] == 1
+    assert texts(said)[0] == "ask for 8G of capacity bw in request gpu"
+    # 9.6G in use leave n0 less than its least share: then n1 has most, and only in its sizes.
+    assert texts(asking_for("bw", "9G", "9600M"))[0] == "ask for 3G of capacity bw in request gpu"
+
+
+def test_a_capacity_that_no_device_has_is_named():
+    failed = asking_for("nosuch", "1").devices[0]["failed"]
+    assert failed["capacity nosuch: the device has none of that name"] == 2
+
+
+def of_scheduler(name, message="", **more):
+    waiting = pod("p", schedulerName=name, **more)
+    if message:
+        condition = {"type": "PodScheduled", "status": "False", "message": message}
+        waiting["status"] = {"conditions": [condition]}
+    return explain({NODES: [node("a")], PODS: [waiting]}, waiting)
+
+
+def test_pods_of_another_profile_have_an_account_too():
+    said = of_scheduler("packer", "0/1 nodes are available: 1 Insufficient cpu.", cpu="9")
+    assert said.summary == "0/1 nodes are available: 1 Insufficient cpu."
+    assert "request at most 4 cpu (free on node a)" in texts(said)
+
+
+def test_a_pod_that_only_its_own_profile_refuses_says_so():
+    said = of_scheduler("picky", "0/1 nodes are available: 1 node(s) did not please.")
+    assert said.summary == "0/1 nodes are available: 1 node(s) did not please."
+    assert said.reasons == (
+        "by the rules of the default profile it fits now; picky may have others",
+    )
+
+
+def test_a_scheduler_that_does_not_exist_is_named():
+    said = of_scheduler("nobody")
+    assert said.summary == "the pod asks for the scheduler nobody, which has not spoken of it"

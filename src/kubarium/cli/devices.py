@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -18,11 +19,15 @@ from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.client.http import HttpClient
+from kubarium.cluster.device_health import devices_spoken_of
 
 # A table of more devices than this is one row for each node; of more nodes, metrics are not asked.
 MAX_ROWS = 256
 MAX_SCRAPES = 64
 _ASK_AT_ONCE = 8
+
+# Devices named where one is unknown.
+_DEVICES_NAMED = 8
 
 _MEASURES = {
     "hw_gpu_utilization_ratio": "utilization",
@@ -216,6 +221,25 @@ def _natural(text: str) -> list[Any]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.split("-")]
 
 
+async def _check_published(
+    client: HttpClient, node: str, driver: str, named: Iterable[str]
+) -> None:
+    """ConfigError if the node's driver does not publish one of the devices."""
+    await client.get(NODES, node)  # an error of its own if there is no such node
+    of_node = f"spec.nodeName={node},spec.driver={driver}"
+    slices = (await client.list(RESOURCE_SLICES, field_selector=of_node)).items
+    published = {device["name"] for s in slices for device in s["spec"].get("devices") or ()}
+    unknown = [device for device in named if device not in published]
+    if not unknown:
+        return
+    if not published:
+        raise ConfigError(f"--health: driver {driver} publishes no devices on node {node}")
+    close = difflib.get_close_matches(unknown[0], published, 1)
+    some = sorted(published, key=_natural)[:_DEVICES_NAMED]
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(some)}"
+    raise ConfigError(f"--health: node {node} has no device {unknown[0]} of {driver}; {hint}")
+
+
 def command(
     node: str,
     driver: str,
@@ -237,7 +261,14 @@ def command(
     if health is not None:
         annotations[f"kubarium.dev/device-health.{driver}"] = health or None
 
+    try:
+        named = devices_spoken_of(health or "")
+    except ConfigError as error:
+        raise ConfigError(f"--health: {error}") from None
+
     async def ask(client: HttpClient) -> None:
+        if named and count is None:
+            await _check_published(client, node, driver, named)
         await client.patch(NODES, node, {"metadata": {"annotations": annotations}})
 
     asking(name, config, context, ask)

@@ -19,12 +19,18 @@ import orjson
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import ConfigError
 from kubarium.node.config import DeviceConfig, FailureModel, HealthEvent
-from kubarium.node.drivers.health import read_health
+from kubarium.node.drivers.health import parse_health, read_health
 from kubarium.node.drivers.profiles import NVML, devices_of, driver_of
 from kubarium.node.drivers.schedule import hardware_of
 
 _COLUMNS = ("at", "node", "driver", "device", "health", "effect", "for")
 _REQUIRED = ("at", "node", "device", "health")
+
+
+def devices_spoken_of(text: str) -> list[str]:
+    """The devices in ``gpu-0=xid-79,gpu-3=Unhealthy:NoExecute``; ConfigError if it is not that."""
+    return list(parse_health(text))
+
 
 # The devices of each node of the file.
 Nodes = Mapping[str, tuple[DeviceConfig, ...]]

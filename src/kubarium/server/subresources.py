@@ -67,7 +67,8 @@ class Binding:
         _merge(metadata, "labels", self._topology(node))
         if metadata.get("generation"):
             metadata["generation"] += 1
-        status = pod.get("status") or {}
+        # A nomination is over once it is kept or missed (ClearingNominatedNodeNameAfterBinding).
+        status = {k: v for k, v in (pod.get("status") or {}).items() if k != "nominatedNodeName"}
         new = pod | {
             "metadata": metadata,
             "spec": pod["spec"] | {"nodeName": node},

@@ -13,36 +13,43 @@ from kubarium.view.cluster import ClusterView
 from kubarium.view.placement import clauses_of
 
 # Seconds for which a sentence is repeated: a crowd of pods that are tried again and again must not
-# have the devices counted each time, nor write a new condition for each device that comes or goes.
+# have the devices counted each time, nor write a new condition for each claim that comes or goes.
 REPEATED_S = 10.0
+
+# The same once slices or classes have changed since: an old sentence may be wrong then.
+REPEATED_AFTER_CHANGES_S = 1.0
 
 # Specs remembered.
 MAX_SPECS = 256
 
 
 class ClaimHints:
-    """Sentences by claim spec, renewed now and then."""
+    """Sentences by claim spec, renewed now and then, and when slices or classes change."""
 
     def __init__(self, view: ClusterView) -> None:
         self._view = view
-        self._told: dict[tuple[ClaimSpec, int], tuple[float, str]] = {}
+        # By spec and number of claims: when it was found out, after how many changes, and what.
+        self._told: dict[tuple[ClaimSpec, int], tuple[float, int, str]] = {}
 
     def of(self, decision: Decision, now: float) -> str:
         """What is to follow the scheduler's message; "" if claims are not what is in the way.
 
         ``now`` is in monotonic seconds.
         """
+        inventory = self._view.snapshot.inventory
+        changes = inventory.slice_epoch + inventory.class_epoch
         pods = [pod for pod, verdict in decision.unplaced if reasons.CLAIMS in verdict.counts]
         for spec, count in self._pending(pods).items():
             known = self._told.pop((spec, count), None)
-            if known is None or now - known[0] >= REPEATED_S:
+            since_s = REPEATED_S if known and known[1] == changes else REPEATED_AFTER_CHANGES_S
+            if known is None or now - known[0] >= since_s:
                 found = survey(self._view.snapshot, spec, count, clauses_of)
-                known = (now, next(filter(None, map(sentence, found)), ""))
+                known = (now, changes, next(filter(None, map(sentence, found)), ""))
             self._told[spec, count] = known
             if len(self._told) > MAX_SPECS:
                 del self._told[next(iter(self._told))]
-            if known[1]:
-                return f" {known[1]}."
+            if known[2]:
+                return f" {known[2]}."
         return ""
 
     def _pending(self, pods: Iterable[Pod]) -> dict[ClaimSpec, int]:

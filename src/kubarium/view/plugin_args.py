@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from kubarium.base.duration import duration_s
 from kubarium.engine.devices.preference import (
     ASCENDING,
     BEST_FIT,
@@ -184,12 +185,17 @@ def _preemption(profile: Profile, args: Json, at: Path) -> Profile:
 
 
 def _volume_binding(profile: Profile, args: Json, at: Path) -> Profile:
-    number(args, "bindTimeoutSeconds", 600, 0, None, at)
-    return profile
+    seconds = number(args, "bindTimeoutSeconds", 600, 0, None, at)
+    return replace(profile, volume_timeout_s=float(seconds))
 
 
 def _devices(profile: Profile, args: Json, at: Path) -> Profile:
-    """DynamicResourcesArgs.deviceSelection, which is ours; upstream's timeouts are not needed."""
+    """DynamicResourcesArgs; ``deviceSelection`` is ours.
+
+    ``filterTimeout`` is checked only: a search here ends by the work that it has cost.
+    """
+    _seconds(args, "filterTimeout", 10.0, 0.0, at)
+    timeout_s = _seconds(args, "bindingTimeout", 600.0, 1.0, at)
     where: Path = (*at, "deviceSelection")
     given = mapping(args.get("deviceSelection") or {}, where)
     known(given, ("strategy", "attributes", "nodes", "domains"), where)
@@ -210,7 +216,22 @@ def _devices(profile: Profile, args: Json, at: Path) -> Profile:
     if given.get("domains") is not None:
         domains = tuple(_names(given["domains"], (*where, "domains")))
     found = DevicePreference(strategy, tuple(orders), nodes, domains)
-    return replace(profile, devices=found)
+    return replace(profile, devices=found, device_timeout_s=timeout_s)
+
+
+def _seconds(args: Json, field: str, default: float, least: float, at: Path) -> float:
+    """A Go duration of at least so many seconds."""
+    given = args.get(field)
+    if given is None:
+        return default
+    try:
+        seconds = duration_s(given) if isinstance(given, str) else -1.0
+    except ValueError:
+        seconds = -1.0
+    if seconds < least:
+        problem = f"must be a duration of at least {least:g}s such as 30s or 10m, not {given!r}"
+        raise SchedulerConfigError((*at, field), problem)
+    return seconds
 
 
 _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]]] = {

@@ -175,17 +175,22 @@ def _extends(plugin: str, point: str) -> bool:
 
 def _named(sets: Json, field: str, at: Path) -> Iterator[tuple[int, str, int]]:
     known(sets, ("enabled", "disabled"), at)
+    seen: set[str] = set()
     for i, item in entries(sets.get(field), (*at, field)):
         where: Path = (*at, field, i)
         one = mapping(item, where)
         name = one.get("name")
         if field == "disabled" and name == "*":
-            for plugin in _PLUGINS:
-                yield i, plugin, 0
+            for each in _PLUGINS:
+                yield i, each, 0
             continue
         known(one, ("name", "weight"), where)
         weight = number(one, "weight", 0, 0, MAX_WEIGHT, where)
-        yield i, _plugin(name, (*where, "name")), weight
+        plugin = _plugin(name, (*where, "name"))
+        if field == "enabled" and plugin in seen:
+            raise SchedulerConfigError((*where, "name"), f"{plugin} is enabled here already")
+        seen.add(plugin)
+        yield i, plugin, weight
 
 
 def _switched(profile: Profile, plugin: str, point: str, weight: int, *, on: bool) -> Profile:

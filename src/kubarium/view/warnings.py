@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from kubarium.api.resource import Document
+from kubarium.api.resource import Document, Resource
 from kubarium.view.explanation import Explanation
 
 # Of one object, and levels of children that are looked at.
@@ -15,13 +15,49 @@ _DEPTH = 4
 _WAITING = ("Pending", "Gated", "Suspended", "Unknown", "Running", "Scheduled")
 
 
-def with_warnings(account: Explanation, events: Iterable[Document]) -> Explanation:
-    """The account with the warnings about its subject, and about its children that wait."""
+def with_warnings(
+    account: Explanation,
+    events: Iterable[Document],
+    documents: Mapping[Resource, Iterable[Document]],
+) -> Explanation:
+    """The account with the warnings about its subject, and about its children that wait.
+
+    Not those about an earlier object of the same name as one of the ``documents``.
+    """
     by_subject: dict[str, list[Document]] = {}
     for event in events:
         if event.get("type") == "Warning":
             by_subject.setdefault(_subject(event), []).append(event)
-    return _add(account, by_subject, _DEPTH) if by_subject else account
+    if not by_subject:
+        return account
+    told = set(_subjects(account, _DEPTH)) & by_subject.keys()
+    for (kind, place), uid in _uids(documents, told).items():
+        subject = f"{kind} {place}"
+        # The uid in events about nodes is the node's name (upstream: kubelet).
+        known = ("", uid, place)
+        by_subject[subject] = [e for e in by_subject[subject] if _about(e).get("uid", "") in known]
+    return _add(account, by_subject, _DEPTH)
+
+
+def _subjects(account: Explanation, depth: int) -> Iterable[str]:
+    yield account.subject
+    for child in account.children if depth else ():
+        yield from _subjects(child, depth - 1)
+
+
+def _uids(
+    documents: Mapping[Resource, Iterable[Document]], subjects: set[str]
+) -> dict[tuple[str, str], str]:
+    """The uid of each object that the subjects name, by kind and place."""
+    kinds = {subject.partition(" ")[0] for subject in subjects}
+    found: dict[tuple[str, str], str] = {}
+    for resource, listed in documents.items():
+        kind = resource.kind.lower()
+        for document in listed if kind in kinds else ():
+            place = _place(document["metadata"])
+            if f"{kind} {place}" in subjects:
+                found[kind, place] = document["metadata"].get("uid", "")
+    return found
 
 
 def _add(account: Explanation, events: dict[str, list[Document]], depth: int) -> Explanation:
@@ -42,10 +78,18 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
 
 def _subject(event: Document) -> str:
     """As an Explanation names it: ``pod default/web``."""
-    about = event.get("involvedObject") or event.get("regarding") or {}
+    about = _about(event)
+    return f"{about.get('kind', '').lower()} {_place(about)}"
+
+
+def _about(event: Document) -> Document:
+    about: Document = event.get("involvedObject") or event.get("regarding") or {}
+    return about
+
+
+def _place(about: Document) -> str:
     namespace, name = about.get("namespace", ""), about.get("name", "")
-    place = f"{namespace}/{name}" if namespace else name
-    return f"{about.get('kind', '').lower()} {place}"
+    return f"{namespace}/{name}" if namespace else name
 
 
 def _seen_at(event: Document) -> str:

@@ -18,6 +18,7 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PODS,
     REPLICA_SETS,
+    RESOURCE_CLAIMS,
     TRAIN_JOBS,
     WORKLOADS,
 )
@@ -39,6 +40,7 @@ from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.queueing import why as queueing
+from kubarium.view.readiness import unready_devices
 from kubarium.view.unbound import unbound
 from kubarium.view.warnings import with_warnings
 
@@ -57,6 +59,8 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
         )
     )
 )
+
+_DEFAULT_SCHEDULER = "default-scheduler"
 
 _OWNED_BY: dict[str, tuple[Resource, ...]] = {
     "Deployment": (REPLICA_SETS,),
@@ -88,7 +92,7 @@ def explain(
     group speaks of that node alone, and of all that it fails.
     """
     told = _Why(documents, view, node).of(subject)
-    return with_warnings(told, documents.get(EVENTS, ()))
+    return with_warnings(told, documents.get(EVENTS, ()), documents)
 
 
 class _Why:
@@ -147,13 +151,34 @@ class _Why:
             return _on_its_node(pod)
         if is_gated(pod):
             return self._gated(pod)
-        name = spec.get("schedulerName", "default-scheduler")
-        if name not in ("", "default-scheduler"):
-            return Explanation(title, "Pending", f"the pod asks for the scheduler {name}")
+        if preparing := self._preparing(pod):
+            text = "the pod has its devices and is bound once they are ready"
+            return Explanation(title, "Pending", text, preparing)
+        name = spec.get("schedulerName") or _DEFAULT_SCHEDULER
+        if name != _DEFAULT_SCHEDULER and not _refusal(pod):
+            text = f"the pod asks for the scheduler {name}, which has not spoken of it"
+            return Explanation(title, "Pending", text)
         group = gang_key(pod)
         if group is not None:
             return self._in_group(pod, group)
         return self._unplaced(pod, Subject((self.view.pod(pod),)))
+
+    def _preparing(self, pod: Document) -> tuple[str, ...]:
+        """Devices that are being made ready for the pod: its claims are reserved for it already."""
+        uid, namespace = pod["metadata"].get("uid"), pod["metadata"].get("namespace")
+        own = [
+            claim
+            for claim in self._list(RESOURCE_CLAIMS)
+            if claim["metadata"].get("namespace") == namespace
+            and any(
+                r.get("uid") == uid for r in (claim.get("status") or {}).get("reservedFor") or ()
+            )
+        ]
+        return tuple(
+            f"claim {claim['metadata']['name']}: device {device} is not {' and not '.join(missing)}"
+            for claim in own
+            for device, missing in unready_devices(claim)
+        )
 
     def _gated(self, pod: Document) -> Explanation:
         gates = [g.get("name", "") for g in pod["spec"]["schedulingGates"]]
@@ -180,7 +205,11 @@ class _Why:
         if missing:
             return Explanation(title, "Pending", missing)
         explainer = Explainer(placer)
+        name = pod["spec"].get("schedulerName") or _DEFAULT_SCHEDULER
         if explainer.fits(subject):
+            if name != _DEFAULT_SCHEDULER:
+                line = f"by the rules of the default profile it fits now; {name} may have others"
+                return Explanation(title, "Pending", _refusal(pod), (line,))
             text = "the pod fits now; the scheduler has not placed it yet"
             return Explanation(title, "Pending", text)
         verdict = placer.account(subject.pods[0])
@@ -284,6 +313,8 @@ class _Why:
         text = verdict.message() if verdict else (account.message() if account else "")
         told = Explanation(title, "Pending", text, facts=facts)
         subject = Subject(pods, gang)
+        if account is None and gang.required_keys:  # no node carries one of the labels
+            return replace(told, suggestions=Explainer(placer).suggest(subject))
         if account is None or account.everywhere:
             return self._unaccounted(told, subject)
         return self._accounted(told, placer, subject, decision)
@@ -425,6 +456,18 @@ def _title(document: Document) -> str:
     return f"{document.get('kind', 'object').lower()} {name}"
 
 
+def _refusal(pod: Document) -> str:
+    """What a scheduler has said of a pod for which it found no node; "" if none has."""
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message") or condition.get("reason") or "")
+    return ""
+
+
+def _users_of(claim: Document) -> Iterable[Document]:
+    return (claim.get("status") or {}).get("reservedFor") or ()
+
+
 def _plural(document: Document) -> str:
     return f"{document.get('kind', 'object').lower()}s"
 
@@ -477,6 +520,8 @@ def _on_its_node(pod: Document) -> Explanation:
         if condition.get("type") in ("Ready", "Initialized") and condition.get("status") == "False":
             message = condition.get("message") or condition.get("reason") or ""
             lines.append(f"not {condition['type']}: {message}")
+        elif condition.get("type") == "PodResizePending" and condition.get("status") == "True":
+            lines.append(f"resize {condition.get('reason')}: {condition.get('message', '')}")
     lines += rank_lines(pod)
     state = "Running" if status.get("phase") == "Running" else "Scheduled"
     facts = {_STUCK: tuple(stuck)} if stuck else {}

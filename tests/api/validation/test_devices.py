@@ -207,6 +207,73 @@ def test_only_devices_of_the_claim_have_a_status():
     assert [e.detail for e in found] == ["must be an allocated device in the claim"]
 
 
+READY = {
+    "type": "Ready",
+    "status": "True",
+    "reason": "Up",
+    "message": "",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
+
+
+def device_status_complaints(*reports):
+    old = claim(request())
+    result = {"request": "r", "driver": DRIVER, "pool": "p", "device": "d"}
+    status = {"allocation": {"devices": {"results": [result]}}}
+    of_device = {"driver": DRIVER, "pool": "p", "device": "d"}
+    new = {**old, "status": {**status, "devices": [of_device | report for report in reports]}}
+    found = validate_status_update(kind("resourceclaims"), new, {**old, "status": status})
+    return [f"{e.path}: {e.kind} {e.detail}" for e in found]
+
+
+def test_what_drivers_report_of_devices_may_be_full():
+    network = {"interfaceName": "eth1", "ips": ["10.0.0.7/24", "2001:db8::1/64"]}
+    network["hardwareAddress"] = "ea:9f:cb:40:b7:7b"
+    full = {"conditions": [READY], "data": {"vendor": 1}, "networkData": network}
+    assert device_status_complaints(full) == []
+
+
+@pytest.mark.parametrize(
+    ("report", "where", "words"),
+    [
+        ({"conditions": [READY | {"status": "Maybe"}]}, "conditions[0].status", '"Unknown"'),
+        ({"conditions": [READY | {"reason": ""}]}, "conditions[0].reason", "must be set"),
+        ({"conditions": [READY | {"reason": "not so"}]}, "conditions[0].reason", "alphabetic"),
+        ({"conditions": [READY | {"type": "a b"}]}, "conditions[0].type", "alphanumeric"),
+        ({"conditions": [READY, READY]}, "conditions[1].type", "Duplicate"),
+        (
+            {"conditions": [READY | {"lastTransitionTime": None}]},
+            "conditions[0].lastTransitionTime",
+            "must be set",
+        ),
+        ({"networkData": {"ips": ["10.0.0.1"]}}, "networkData.ips[0]", "in CIDR form"),
+        ({"networkData": {"ips": ["10.0.0.1/24"] * 2}}, "networkData.ips[1]", "Duplicate"),
+        ({"networkData": {"ips": ["10.0.0.1/24"] * 17}}, "networkData.ips", "at most 16"),
+        ({"networkData": {"interfaceName": "e" * 257}}, "networkData.interfaceName", "256"),
+        ({"data": [1]}, "data", "valid JSON object"),
+        ({"data": {"a": "x" * 10_240}}, "data", "10240"),
+    ],
+)
+def test_what_is_wrong_with_a_drivers_report_is_named(report, where, words):
+    found = device_status_complaints(report)
+    assert any(f"devices[0].{where}: " in text and words in text for text in found), found
+
+
+def test_a_drivers_own_parameters_are_bounded():
+    wanted = claim(request())
+    opaque = {"driver": DRIVER, "parameters": {"a": "x" * 10_240}}
+    wanted["spec"]["devices"]["config"] = [{"opaque": opaque}]
+    [found] = complaints("resourceclaims", wanted)
+    assert "config[0].opaque.parameters" in found
+    assert "10240 bytes" in found
+
+
+def test_a_device_is_reported_of_once():
+    assert any(
+        text.startswith("status.devices[1]: Dup") for text in device_status_complaints({}, {})
+    )
+
+
 def test_requests_for_the_status_of_pools_and_taint_rules_name_what_can_exist():
     request = CATALOG.lookup("resource.k8s.io", "v1alpha3", "resourcepoolstatusrequests")
     spec = {

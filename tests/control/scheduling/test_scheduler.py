@@ -13,6 +13,8 @@ from kubarium.api.kinds import (
     RESOURCE_SLICES,
 )
 from kubarium.control.scheduling import components
+from kubarium.control.scheduling.scheduler import Scheduler
+from kubarium.view.scheduling import read_config
 
 DRIVER = "gpu.example.com"
 
@@ -420,6 +422,180 @@ def test_a_device_is_made_ready_before_its_pod_is_bound(world_run):
         )
         await world.settle(10)
         assert await node_of(world, "user") == "a"
+
+    world_run(story)
+
+
+READY, BROKEN = "Attached", "Broken"
+
+
+async def with_slow_devices(world, count=1):
+    """A node with devices that must be made ready before pods may be bound."""
+    await begin(world, node("a"))
+    await world.create(DEVICE_CLASSES, device_class())
+    slow = slices("a", count)
+    for device in slow["spec"]["devices"]:
+        device |= {"bindingConditions": [READY], "bindingFailureConditions": [BROKEN]}
+    await world.create(RESOURCE_SLICES, slow)
+
+
+async def report(world, name, kind, **condition):
+    held = await world.get(RESOURCE_CLAIMS, name)
+    [result] = held["status"]["allocation"]["devices"]["results"]
+    told = {"type": kind, "status": "True", "reason": "Done", "message": "", **condition}
+    told["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    device = {k: result[k] for k in ("driver", "pool", "device")} | {"conditions": [told]}
+    status = {"status": {"devices": [device]}}
+    await world.client.patch(RESOURCE_CLAIMS, name, status, "default", subresource="status")
+    await world.settle(10)
+
+
+def test_pods_that_share_a_claim_all_wait_until_its_device_is_ready(world_run):
+    async def story(world):
+        await with_slow_devices(world)
+        await world.create(RESOURCE_CLAIMS, claim("one"))
+        for name in ("first", "second"):
+            await world.create(PODS, pod(name, claims=["one"]))
+        await world.settle(10)
+        await world.create(PODS, pod("late", claims=["one"]))
+        await world.settle(10)
+        names = ("first", "second", "late")
+        assert [await node_of(world, name) for name in names] == [None] * 3
+        pending = [e for e in await world.find(EVENTS) if e["reason"] == "BindingConditionsPending"]
+        assert {e["involvedObject"]["name"] for e in pending} == set(names)
+        assert pending[0]["message"] == "waiting for binding conditions for device on node a"
+        await report(world, "one", READY)
+        assert [await node_of(world, name) for name in names] == ["a"] * 3
+
+    world_run(story)
+
+
+def test_a_scheduler_that_is_started_anew_waits_on_for_a_device(world_run):
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("a"))
+        await world.create(DEVICE_CLASSES, device_class())
+        held = claim("one")
+        result = {"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}
+        result |= {"bindingConditions": [READY], "bindingFailureConditions": [BROKEN]}
+        await world.create(RESOURCE_CLAIMS, held)
+        await world.create(PODS, pod("user", claims=["one"]))
+        user = {"resource": "pods", "name": "user"}
+        user["uid"] = (await world.get(PODS, "user"))["metadata"]["uid"]
+        only = {"key": "metadata.name", "operator": "In", "values": ["a"]}
+        allocation = {
+            "devices": {"results": [result]},
+            "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [only]}]},
+            "allocationTimestamp": "1970-01-01T00:00:00Z",
+        }
+        status = {"status": {"allocation": allocation, "reservedFor": [user]}}
+        await world.client.patch(RESOURCE_CLAIMS, "one", status, "default", subresource="status")
+        await with_slow_devices_published(world)
+        assert await node_of(world, "user") is None
+        # Time counts from the allocation: it is over, and the claim is allocated anew.
+        held = await world.get(RESOURCE_CLAIMS, "one")
+        assert held["status"]["allocation"]["allocationTimestamp"] > "2000"
+        await report(world, "one", READY)
+        assert await node_of(world, "user") == "a"
+
+    world_run(story)
+
+
+async def with_slow_devices_published(world):
+    slow = slices("a", 1)
+    slow["spec"]["devices"][0] |= {
+        "bindingConditions": [READY],
+        "bindingFailureConditions": [BROKEN],
+    }
+    await world.create(RESOURCE_SLICES, slow)
+    await world.start(*components(world.context))
+    await world.settle(30)
+
+
+def test_a_device_that_cannot_be_made_ready_says_why_and_is_given_back(world_run):
+    async def story(world):
+        await with_slow_devices(world)
+        await world.create(RESOURCE_CLAIMS, claim("one"))
+        await world.create(PODS, pod("user", claims=["one"]))
+        await world.settle(10)
+        await report(world, "one", BROKEN, reason="NoLink", message="cable is out")
+        events = [e["message"] for e in await world.find(EVENTS) if e["type"] == "Warning"]
+        text = 'claim one binding failed: reason=NoLink, message="cable is out"'
+        assert f"{text} (device gpu-0 reports Broken)" in events
+
+    world_run(story)
+
+
+def test_a_device_that_is_not_ready_in_the_profiles_time_is_given_back(world_run):
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("a"))
+        await world.create(DEVICE_CLASSES, device_class())
+        slow = slices("a", 1)
+        slow["spec"]["devices"][0] |= {
+            "bindingConditions": [READY],
+            "bindingFailureConditions": [BROKEN],
+        }
+        await world.create(RESOURCE_SLICES, slow)
+        args = {"name": "DynamicResources", "args": {"bindingTimeout": "30s"}}
+        config = read_config({"profiles": [{"pluginConfig": [args]}]})
+        await world.start(Scheduler(world.context, config))
+        await world.create(RESOURCE_CLAIMS, claim("one"))
+        await world.create(PODS, pod("user", claims=["one"]))
+        await world.settle(25)
+        assert not (await scheduled_condition(world, "user"))
+        await world.settle(15)
+        message = (await scheduled_condition(world, "user"))["message"]
+        assert message == "claim one binding timeout"
+
+    world_run(story)
+
+
+def test_every_allocation_says_when_it_was_made(world_run):
+    async def story(world):
+        await begin(world, node("a"))
+        await world.create(DEVICE_CLASSES, device_class())
+        await world.create(RESOURCE_SLICES, slices("a", 1))
+        await world.create(RESOURCE_CLAIMS, claim("one"))
+        await world.create(PODS, pod("user", claims=["one"]))
+        await world.settle(5)
+        held = await world.get(RESOURCE_CLAIMS, "one")
+        assert held["status"]["allocation"]["allocationTimestamp"]
+
+    world_run(story)
+
+
+def test_pods_of_a_gang_whose_topology_nobody_knows_are_told_too(world_run):
+    async def story(world):
+        await begin(world, node("a"))
+        await world.create(POD_GROUPS, group("train", 2, topology="example.com/rack"))
+        for rank in range(2):
+            await world.create(PODS, pod(f"rank-{rank}", group="train"))
+        await world.settle(5)
+        for rank in range(2):
+            told = await scheduled_condition(world, f"rank-{rank}")
+            assert told["reason"] == "Unschedulable"
+            assert told["message"] == "no node has the topology label example.com/rack"
+
+    world_run(story)
+
+
+def test_a_pod_that_waits_for_devices_is_told_of_slices_that_changed_since(world_run):
+    async def story(world):
+        await begin(world, node("a"))
+        await world.create(DEVICE_CLASSES, device_class())
+        half = slices("a", 1)
+        half["spec"]["pool"]["resourceSliceCount"] = 2
+        await world.create(RESOURCE_SLICES, half)
+        for number in range(2):
+            await world.create(RESOURCE_CLAIMS, claim(f"c{number}"))
+        await world.create(PODS, pod("first", claims=["c0"]))
+        await world.settle(3)
+        assert "is incomplete" in (await scheduled_condition(world, "first"))["message"]
+        await world.client.delete(RESOURCE_SLICES, "a-slice")
+        await world.create(PODS, pod("second", claims=["c1"]))
+        await world.settle(3)
+        assert "is incomplete" not in (await scheduled_condition(world, "second"))["message"]
 
     world_run(story)
 

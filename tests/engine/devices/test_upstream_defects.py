@@ -113,6 +113,35 @@ def test_140729_admin_access_takes_neither_device_nor_counters():
     assert names(run(stock, spec(request()))) == [["whole"]]
 
 
+def shared_nic(name="n", **more):
+    return Device(name, {}, {"bw": Capacity(10)}, allow_multiple=True, **more)
+
+
+def monitor(name="m", **more):
+    return request(1, name=name, admin_access=True, **more)
+
+
+def test_140729_admin_access_takes_no_capacity_of_a_shared_device():
+    stock = inventory([shared_nic()])
+    full = request(1, name="r", capacity=(("bw", 10),))
+    both = [["n", "n"]]
+    assert names(run(stock, spec(monitor(), full))) == both
+    assert names(run(stock, spec(full, monitor()))) == both
+    [taken] = run(stock, spec(full))
+    stock.enter(taken)
+    assert names(run(stock, spec(monitor()))) == [["n"]]
+    assert names(run(stock, spec(monitor(mode=ALL)))) == [["n"]]
+
+
+def test_140729_who_shares_a_device_with_an_administrator_still_takes_its_counters():
+    nics = [shared_nic(n, consumes=use(3)) for n in "ab"]
+    stock = inventory(nics, counters=[gpu(4)])
+    shares = [request(1, name=f"r{i}", capacity=(("bw", 10),)) for i in range(2)]
+    assert run(stock, spec(*shares)) is None, "the counters are enough for one of them"
+    nothing = {"capacity": (("bw", 0),)}
+    assert run(stock, spec(monitor("m", mode=ALL, **nothing), *shares)) is None
+
+
 @pytest.mark.parametrize("best_fit", [True, False])
 def test_administrators_reach_shared_devices_that_are_used_up(best_fit):
     """They ignore what ordinary claims have, and take nothing from them."""
@@ -207,6 +236,34 @@ def test_131660_all_devices_of_an_alternative_are_given_back_when_a_later_reques
     entry = first_available(("all", {"mode": ALL, "count": 0}), ("one", {"count": 1}), name="first")
     [found] = run(inventory(devices), spec(entry, request(2, name="second")))
     assert [r.request for r in found.results] == ["first/one", "second", "second"]
+
+
+# All devices and a constraint: upstream ends the search at the first one that does not satisfy it.
+
+
+def numas(**of):
+    return [Device(name, {"d/numa": text(numa)}) for name, numa in of.items()]
+
+
+def every(name, *selectors):
+    return request(1, *selectors, name=name, mode=ALL)
+
+
+def test_all_devices_that_a_constraint_forbids_leave_the_next_alternative():
+    options = first_available(("all", {"mode": ALL}), ("one", {}), name="r")
+    stock = inventory(numas(a="0", b="1"), best_fit=True)
+    [found] = run(stock, spec(options, match="d/numa"))
+    assert [r.request for r in found.results] == ["r/one"]
+
+
+def test_all_devices_that_a_constraint_forbids_send_the_search_back_to_earlier_requests():
+    kinds = {"a": "x", "b": "x", "c": "y"}
+    devices = [
+        Device(d.name, {**d.attributes, "d/kind": text(kinds[d.name])})
+        for d in numas(a="0", b="1", c="1")
+    ]
+    claim = spec(request(1, "kind=x", name="one"), every("rest", "kind=y"), match="d/numa")
+    assert names(run(inventory(devices, best_fit=True), claim)) == [["b", "c"]]
 
 
 def test_two_drivers_with_pools_of_one_name_have_counters_of_their_own():

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubarium.engine.model import Gang, Node, Pod, PodShape
+from kubarium.engine.devices.model import ClaimSpec, DeviceClass, Request, RequestEntry
+from kubarium.engine.model import Claim, Gang, Node, Pod, PodShape
+from kubarium.engine.placement import packing
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.reservation import reserve
+from kubarium.engine.placement.trial import Trial
 from kubarium.engine.plan import QueueItem
 
 from .worlds import placer_of
@@ -175,3 +179,34 @@ def test_a_running_gang_keeps_its_domain_at_every_required_level():
     more = tuple(Pod(("ns", f"h-{i}"), shape(1), gang=first.gang.key) for i in range(4))
     later = QueueItem(more, replace(first.gang, scheduled_count=2))
     assert set(nodes_of(decide(placer, later))) <= set(there)
+
+
+def with_claim(pod, placer, spec):
+    claim = ("ns", f"claim-of-{pod.key[1]}")
+    placer.snapshot.set_claim(Claim(claim, spec), None)
+    return replace(pod, claims=(claim,))
+
+
+NOTHING = ClaimSpec((RequestEntry("r", (Request("r", "none"),)),))
+
+
+def test_a_pod_whose_claim_finds_nothing_does_not_speak_for_those_without_claims():
+    """However many there are: beyond a number, gangs are placed one by one or not at all."""
+    placer = placer_of([node("n", 5_000)])
+    placer.snapshot.inventory.set_class(DeviceClass("none"))
+    item = gang_item(2_500, 1, minimum=2_400)
+    first, *others = item.pods
+    item = QueueItem((with_claim(first, placer, NOTHING), *others), item.gang)
+    placer.snapshot.set_node(Node("n", (("cpu", 5_000), ("memory", 9_999), ("pods", 3_000)), {}))
+    assert len(decide(placer, item).placements) == 2_499
+
+
+@pytest.mark.parametrize("names", [("n0", "n1", "n2"), ("n2", "n1", "n0")])
+def test_packing_takes_the_first_by_name_of_equal_nodes_in_whatever_order_they_came(names):
+    placer = placer_of([node(name, 3) for name in names])
+    item = gang_item(3, 1)
+    small, other, large = item.pods
+    item = QueueItem((small, other, replace(large, shape=shape(3))), item.gang)
+    trial = Trial(placer)
+    assert packing.pack(trial, item.pods, 3, None)
+    assert [p.node for p in trial.placements] == ["n0", "n1", "n1"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import orjson
+
 from kubarium.api import formats
 from kubarium.api.cel.devices import (
     MAX_COST,
@@ -14,6 +16,7 @@ from kubarium.api.cel.devices import (
 from kubarium.api.cel.environment import CelCompileError
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
+from kubarium.api.validation.device_status import check_device_statuses
 from kubarium.api.validation.report import NOT_POSITIVE, Report
 
 _SPEC: Path = (None, "spec")
@@ -25,8 +28,8 @@ MAX_SELECTORS = 32
 MAX_TOLERATIONS = 16
 MAX_DERIVED = 32
 MAX_EXPRESSION = 10 * 1024
+MAX_PARAMETERS = 10 * 1024
 MAX_BINDING_CONDITIONS = 4
-MAX_DEVICE_CONDITIONS = 8
 MAX_RESERVED_FOR = 256
 MAX_RESULTS = 32
 MAX_DRIVER_NAME = 63
@@ -312,6 +315,8 @@ def check_opaque(opaque: Document | None, path: Path, report: Report) -> None:
     parameters = opaque.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         report.invalid(at(path, "parameters"), parameters, "parameters must be a valid JSON object")
+    elif parameters is not None and len(orjson.dumps(parameters)) > MAX_PARAMETERS:
+        report.too_long(at(path, "parameters"), MAX_PARAMETERS)
 
 
 def check_driver_name(name: str, path: Path, report: Report) -> None:
@@ -355,7 +360,7 @@ def check_claim_status(new: Document, old: Document, report: Report) -> None:
         for index, result in enumerate(results):
             _check_result(result, names, at(place, index), report)
     if status.get("devices"):
-        _check_device_statuses(status["devices"], results, at(path, "devices"), report)
+        check_device_statuses(status["devices"], results, at(path, "devices"), report)
 
 
 def _check_result(result: Document, names: set[str], path: Path, report: Report) -> None:
@@ -374,24 +379,6 @@ def _check_result(result: Document, names: set[str], path: Path, report: Report)
         _check_toleration(toleration, at(path, "tolerations", index), report)
     skipped = result.get("skipNodeOperations") or []
     check_skip_operations(skipped, at(path, "skipNodeOperations"), report)
-
-
-def _check_device_statuses(
-    devices: list[Document], results: list[Document], path: Path, report: Report
-) -> None:
-    """What drivers report of the claim's devices."""
-    allocated = {_identity(result) for result in results}
-    for index, device in enumerate(devices):
-        if _identity(device) not in allocated:
-            shown = "/".join(part for part in _identity(device) if part)
-            report.invalid(at(path, index), shown, "must be an allocated device in the claim")
-        conditions = device.get("conditions") or []
-        if len(conditions) > MAX_DEVICE_CONDITIONS:
-            report.too_many(at(path, index, "conditions"), len(conditions), MAX_DEVICE_CONDITIONS)
-
-
-def _identity(document: Document) -> tuple[str, ...]:
-    return tuple(document.get(part) or "" for part in ("driver", "pool", "device", "shareID"))
 
 
 def check_binding_conditions(document: Document, path: Path, report: Report) -> None:

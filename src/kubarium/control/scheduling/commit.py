@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
 )
 from kubarium.api.resource import Document, Resource
-from kubarium.base.clock import rfc3339
+from kubarium.base.clock import parse_rfc3339, rfc3339
 from kubarium.base.errors import ApiError, not_found
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling.extended import ExtendedClaims
@@ -28,6 +29,7 @@ from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.queue import ItemKey
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.profile import Profile
 from kubarium.engine.placement.reservation import Reservation
 from kubarium.engine.plan import Placement, Preemption
 from kubarium.runtime import writes
@@ -39,15 +41,15 @@ from kubarium.view.devices import allocation_document
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import claim_shares_document
+from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
 FINALIZER = "resource.kubernetes.io/delete-protection"
 SCHEDULER_NAME = "default-scheduler"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
-# Upstream's limits for devices that must be made ready before the pod is bound (KEP-5007).
+# Upstream looks this often whether devices have been made ready (KEP-5007).
 CONDITION_POLL_S = 5.0
-CONDITION_TIMEOUT_S = 600.0
 
 # A claim that others write at the same time is read again this often before the pod backs off.
 CLAIM_ATTEMPTS = 5
@@ -97,15 +99,21 @@ class Committer:
         async with self._discarding(placement.pod):
             return await self._reserve(placement)
 
-    async def prepare(self, staged: Staged) -> None:
-        """The second: until devices are ready and volumes are bound, which may take minutes."""
+    async def prepare(self, staged: Staged, profile: Profile) -> None:
+        """The second: until devices are ready and volumes are bound, which may take minutes.
+
+        How many, the profile says.
+        """
         pod = staged.placement.pod
         async with self._discarding(pod):
-            for key, allocation in staged.allocations:
-                if needs_preparation(allocation):
-                    await self._prepared(key)
+            fresh = [key for key, a in staged.allocations if needs_preparation(a)]
+            unready = [*fresh, *self._held_unready(staged.placement)]
+            if unready:
+                self._tell_waiting(pod, staged.placement.node)
+            for key in unready:
+                await self._prepared(key, pod, profile.device_timeout_s)
             for key in staged.volumes:
-                await self._until_bound(key, pod)
+                await self._until_bound(key, pod, profile.volume_timeout_s)
 
     async def bind(self, staged: Staged) -> None:
         """The third: the pod gets its node."""
@@ -164,10 +172,10 @@ class Committer:
         """Whether a volume must be made or bound before the pod may be."""
         return bool(pod.volumes) and bool(waiting_claims(self._view.snapshot, pod.volumes))
 
-    async def _until_bound(self, key: Key, pod: Pod) -> None:
+    async def _until_bound(self, key: Key, pod: Pod, timeout_s: float) -> None:
         """Until the claim has its volume; upstream waits in PreBind, as long as this."""
         clock = self._context.clock
-        deadline = clock.monotonic() + CONDITION_TIMEOUT_S
+        deadline = clock.monotonic() + timeout_s
         while True:
             claim = self._volume_claims.get(key[1], key[0])
             if claim is None or self._pods.get(pod.key[1], pod.key[0]) is None:
@@ -202,24 +210,72 @@ class Committer:
             raise not_found("pods", "", pod.key[1])
         return key_of(claim)
 
-    async def _prepared(self, key: Key) -> None:
-        """Until all binding conditions of the claim's devices are true in its status."""
-        clock = self._context.clock
-        deadline = clock.monotonic() + CONDITION_TIMEOUT_S
-        while True:
+    def waits_for_devices(self, placement: Placement) -> bool:
+        """Whether a device of the pod's claims must be made ready before the pod may be bound.
+
+        Also one that was allocated for another pod, or before this scheduler was started.
+        """
+        fresh = any(needs_preparation(allocation) for _, allocation in placement.allocations)
+        return fresh or bool(self._held_unready(placement))
+
+    def _held_unready(self, placement: Placement) -> list[Key]:
+        """The pod's claims that had an allocation already, of devices that are not ready."""
+        fresh = {key for key, _ in placement.allocations}
+        found: list[Key] = []
+        for key in placement.pod.claims:
+            if key in fresh:
+                continue
+            allocation = self._view.snapshot.allocations.get(key)
+            if allocation is None or not needs_preparation(allocation):
+                continue
             claim = self._claims.get(key[1], key[0])
-            if claim is not None and _devices_ready(claim):
-                return
-            if clock.monotonic() >= deadline:
-                raise DeviceNotReadyError(f"claim {key[1]}: device binding timed out")
+            if claim is None or unready_devices(claim):
+                found.append(key)
+        return found
+
+    def _tell_waiting(self, pod: Pod, node: str) -> None:
+        document = self._pods.get(pod.key[1], pod.key[0])
+        if document is not None:
+            text = f"waiting for binding conditions for device on node {node}"
+            self.events.event(document, "Normal", "BindingConditionsPending", text)
+
+    async def _prepared(self, key: Key, pod: Pod, timeout_s: float) -> None:
+        """Until all binding conditions of the claim's devices are true in its status.
+
+        Time counts from the allocation, whoever waited for it before.
+        """
+        clock = self._context.clock
+        deadline = clock.now() + timeout_s
+        while True:
+            document = self._pods.get(pod.key[1], pod.key[0])
+            if document is None or document["metadata"].get("uid") != pod.uid:
+                raise not_found("pods", "", pod.key[1])
+            claim = self._claims.get(key[1], key[0])
+            if claim is not None and _is_allocated(claim):
+                _check_failures(claim)
+                if not unready_devices(claim):
+                    return
+                deadline = min(deadline, _allocated_at(claim, deadline) + timeout_s)
+            if clock.now() >= deadline:
+                raise DeviceNotReadyError(f"claim {key[1]} binding timeout")
             await clock.sleep(CONDITION_POLL_S)
 
     async def release(self, pod: Pod, keys: list[Key]) -> None:
-        """Take back the allocations that were written for a pod which will not be bound."""
-        for key in keys:
+        """Take back the allocations that were written for a pod which will not be bound.
+
+        Those too that it found, of devices that must be made ready: others may do better.
+        """
+        held = self._view.snapshot.allocations
+        found = [k for k in pod.claims if (a := held.get(k)) is not None and needs_preparation(a)]
+        for key in dict.fromkeys([*keys, *found]):
             if is_pending_key(key):
                 continue  # already discarded
-            claim = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
+            try:
+                claim = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
+            except ApiError as error:
+                if error.reason == "NotFound":
+                    continue  # and with it its allocation
+                raise
             status = dict(claim.get("status") or {})
             others = [r for r in status.get("reservedFor") or () if r.get("uid") != pod.uid]
             if others:
@@ -251,9 +307,8 @@ class Committer:
             status["allocation"] = allocation_document(
                 document, allocation, self._view.class_documents.get, self._context.chance.uid
             )
-            if needs_preparation(allocation):
-                now = rfc3339(self._context.clock.now())
-                status["allocation"]["allocationTimestamp"] = now
+            now = rfc3339(self._context.clock.now())
+            status["allocation"]["allocationTimestamp"] = now
         reserved = list(status.get("reservedFor") or ())
         user = self._consumer(document, pod)
         if not any(entry.get("uid") == user["uid"] for entry in reserved):
@@ -537,7 +592,9 @@ class Committer:
         if not scheduled:
             self.events.event(document, "Warning", "FailedScheduling", message)
         status = dict(document.get("status") or {})
-        if scheduled and status.get("phase") not in ("Scheduling", "Running", "Finished"):
+        if status.get("phase") in ("Running", "Finished", "Failed"):
+            return  # how it went on is counted from its pods (control.gangs)
+        if scheduled and status.get("phase") != "Scheduling":
             status["scheduleStartTime"] = rfc3339(self._context.clock.now())
         phase = "Scheduling" if scheduled else status.get("phase") or "Pending"
         if status.get("phase") == phase:
@@ -550,24 +607,20 @@ class Committer:
                 raise
 
 
-def _devices_ready(claim: Document) -> bool:
-    """Whether every result's binding conditions are true; DeviceNotReadyError if one has failed."""
-    status = claim.get("status") or {}
-    results = ((status.get("allocation") or {}).get("devices") or {}).get("results") or ()
-    reported = {_device(d): d.get("conditions") or () for d in status.get("devices") or ()}
-    ready = True
-    for result in results:
-        true = {
-            c.get("type") for c in reported.get(_device(result), ()) if c.get("status") == "True"
-        }
-        failed = [c for c in result.get("bindingFailureConditions") or () if c in true]
-        if failed:
-            name = claim["metadata"]["name"]
-            text = f"claim {name}: device {result.get('device')} reports {', '.join(failed)}"
-            raise DeviceNotReadyError(text)
-        ready = ready and all(c in true for c in result.get("bindingConditions") or ())
-    return ready
+def _is_allocated(claim: Document) -> bool:
+    return bool((claim.get("status") or {}).get("allocation"))
 
 
-def _device(document: Document) -> tuple[str, ...]:
-    return tuple(document.get(f) or "" for f in ("driver", "pool", "device", "shareID"))
+def _allocated_at(claim: Document, otherwise: float) -> float:
+    """In seconds since the epoch."""
+    given = claim["status"]["allocation"].get("allocationTimestamp")
+    return parse_rfc3339(given) if given else otherwise
+
+
+def _check_failures(claim: Document) -> None:
+    """DeviceNotReadyError, in upstream's words first, if a device cannot be made ready."""
+    for device, failed in failed_devices(claim):
+        reason, message = failed.get("reason", ""), json.dumps(failed.get("message", ""))
+        where = f"device {device} reports {failed.get('type', '')}"
+        text = f"binding failed: reason={reason}, message={message}"
+        raise DeviceNotReadyError(f"claim {claim['metadata']['name']} {text} ({where})")

@@ -68,7 +68,12 @@ class Scheduler:
         self._waiting = WaitingPods(self.view, self._queue, context.clock)
         self._committer = Committer(context, self.view)
         self._writing = Writing(
-            self._committer, self._waiting, self._queue, context.clock, self._wake.set
+            self._committer,
+            self._waiting,
+            self._queue,
+            context.clock,
+            self._wake.set,
+            lambda item: self._placer_of(item).profile,
         )
         self._resizes = Resizes(
             self.view,
@@ -425,6 +430,9 @@ class Scheduler:
         for pod, verdict in decision.unplaced:
             node = nominated.pop(pod.key, "")
             await committer.refuse(pod, text or f"{verdict.message()}{hint}", nominated=node)
+        if text and not decision.placements and not decision.unplaced:
+            for pod in decision.item.pods:  # nothing was asked of any node
+                await committer.refuse(pod, text)
         if preemption is not None:
             for pod, _ in preemption.nominations:
                 if pod.key in nominated:

@@ -17,11 +17,11 @@ from kubarium.control.scheduling.commit import (
     Committer,
     DeviceNotReadyError,
     Staged,
-    needs_preparation,
 )
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
-from kubarium.engine.plan import Decision, Placement
+from kubarium.engine.placement.profile import Profile
+from kubarium.engine.plan import Decision, Placement, QueueItem
 
 R = TypeVar("R")
 
@@ -45,8 +45,10 @@ class Writing:
         queue: SchedulingQueue,
         clock: Clock,
         wake: Callable[[], None],
+        profile_of: Callable[[QueueItem], Profile],
     ) -> None:
-        """``wake`` is called when an item may be decided anew."""
+        """``wake`` is called when an item may be decided anew; profiles say how long pods wait."""
+        self._profile_of = profile_of
         self._committer = committer
         self._waiting = waiting
         self._queue = queue
@@ -88,7 +90,7 @@ class Writing:
         """Volumes or devices must be made ready, for which others must not wait: maybe minutes."""
         return any(
             self._committer.waits_for_volumes(placement.pod)
-            or any(needs_preparation(allocation) for _, allocation in placement.allocations)
+            or self._committer.waits_for_devices(placement)
             for placement in decision.placements
         )
 
@@ -126,7 +128,8 @@ class Writing:
         staged = [s for p in placements if (s := await self._step(p, committer.reserve(p)))]
         if not await self._may_start(decision, staged):
             return False
-        ready = [s for s in staged if await self._done(s, committer.prepare(s))]
+        profile = self._profile_of(decision.item)
+        ready = [s for s in staged if await self._done(s, committer.prepare(s, profile))]
         if not await self._may_start(decision, ready):
             return False
         bound = [s for s in ready if await self._done(s, committer.bind(s))]

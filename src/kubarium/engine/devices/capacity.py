@@ -69,6 +69,22 @@ def room_for(
     return all(used.get(n, 0) + amount <= device.capacity[n].value for n, amount in taken)
 
 
+def most_allowed(capacity: Capacity, left: Amount) -> Amount | None:
+    """The largest share that may be asked for and fits into what is left; None if none does."""
+    policy = capacity.policy
+    if policy is None:
+        return left if left > 0 else None
+    if policy.minimum is not None or policy.maximum is not None:
+        least = policy.minimum or 0
+        most = left if policy.maximum is None else min(left, policy.maximum)
+        if policy.step:
+            most = least + (most - least) // policy.step * policy.step
+        return most if most >= least and most > 0 else None
+    if not policy.valid_values:
+        return left if left > 0 else None
+    return max((value for value in policy.valid_values if 0 < value <= left), default=None)
+
+
 def _rounded(wanted: Amount | None, capacity: Capacity, fractional: bool) -> Amount:
     policy = capacity.policy
     if wanted is None:

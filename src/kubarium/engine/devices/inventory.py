@@ -117,7 +117,9 @@ class Inventory:
         self.features = features
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
+        # Count the changes of classes and of slices.
         self.class_epoch = 0
+        self.slice_epoch = 0
         self.ledger = Ledger()
         self._shelves: dict[str, Shelf] = {}
         # Slices with devices that take something of their node's own resources.
@@ -240,6 +242,7 @@ class Inventory:
         return self._local.setdefault(item.node_name, {}) if item.node_name else self._wide
 
     def _slice_changed(self, item: Slice) -> None:
+        self.slice_epoch += 1
         pool = self._by_pool.get((item.driver, item.pool), {})
         if item.node_name and all(s.node_name == item.node_name for s in pool.values()):
             self._pools.pop(item.node_name, None)

@@ -1,6 +1,6 @@
 """All devices of the cluster against one request: the first rule that each fails, counted.
 
-The order of rules: the pool is unusable, a selector clause, a taint, the device is in use, its
+The order of rules: a selector clause, the pool is unusable, a taint, the device is in use, its
 capacity or its counters are used up. What passes all is free. Slices that no clause can tell apart
 are looked at once.
 """
@@ -188,8 +188,7 @@ class _Surveyor:
         looked_at = self._count_nodes(kinds, of_kind)
         for item, problem in self._others(looked_at):
             if problem:
-                self._devices += len(item.devices)
-                self._failed[problem] += len(item.devices)
+                self._count_unusable(self._facts_of(item, kinds.slice_kind(item)), problem)
                 continue
             count = self._count(item, kinds, of_kind, 1, int(self._is_usable(item)))
             self._on_node[item.node_name] = self._on_node.get(item.node_name, 0) + count
@@ -256,12 +255,17 @@ class _Surveyor:
     ) -> int:
         """Count a slice that stands for so many, some on usable nodes; returns what is free."""
         kind = kinds.slice_kind(item)
+        facts = self._facts_of(item, kind)
+        of_kind[kind] += times
+        return self._use(item, kind, facts, times, usable) if facts.matching else 0
+
+    def _facts_of(self, item: Slice, kind: int) -> _Facts:
+        """What is true of all slices of the kind."""
         facts = self._facts.get(kind)
         if facts is None:
             facts = self._facts[kind] = self._look(item)
             self._models[kind] = item
-        of_kind[kind] += times
-        return self._use(item, kind, facts, times, usable) if facts.matching else 0
+        return facts
 
     # What does not depend on who holds what.
 
@@ -323,6 +327,12 @@ class _Surveyor:
             for i, (owner, clause) in enumerate(self._clauses)
             if failing[i]
         )
+
+    def _count_unusable(self, facts: _Facts, problem: str) -> None:
+        """Devices of a pool that gives none: those that would match fail because of it."""
+        self._devices += len(facts.failed)
+        for reason, bad in zip(facts.failed, facts.clauses, strict=True):
+            self._failed[reason if bad or reason == UNSEEN else problem] += 1
 
     def _hint(self, number: int) -> tuple[str, tuple[str, ...]]:
         """What the devices have that fail this clause, those first that fail nothing else."""
@@ -471,6 +481,14 @@ class _Surveyor:
             if wanted > left:
                 shown = f"{shown_amount(left)} left of {shown_amount(have)}"
                 return f"capacity {name}: {shown}, {shown_amount(wanted)} wanted"
+        for name, wanted in self._request.capacity or ():
+            known = capacity.published_name(device, driver, name)
+            if not known:
+                return f"capacity {name}: the device has none of that name"
+            most = capacity.most_allowed(device.capacity[known], device.capacity[known].value)
+            if most is not None and wanted > most:
+                shown = f"{shown_amount(most)} at most, {shown_amount(wanted)} wanted"
+                return f"capacity {name}: a share is {shown}"
         return "capacity: the amount asked for is not one that the device gives"
 
     def _group(self, item: Slice, device: Device) -> None:
@@ -533,7 +551,7 @@ class _Surveyor:
 
 
 def shares_left(snapshot: Snapshot, name: str) -> list[int]:
-    """The different amounts of a capacity that shared devices have left, most first."""
+    """The largest amounts of a capacity that shared devices can still give, most first."""
     ledger = snapshot.inventory.ledger
     found: dict[int, None] = {}
     for item in snapshot.inventory.slices.values():
@@ -542,9 +560,9 @@ def shares_left(snapshot: Snapshot, name: str) -> list[int]:
             if have is None:
                 continue
             used = ledger.consumed(DeviceId(item.driver, item.pool, device.name))
-            left = have.value - used.get(name, 0)
-            if isinstance(left, int) and left > 0:
-                found[left] = None
+            most = capacity.most_allowed(have, have.value - used.get(name, 0))
+            if isinstance(most, int):
+                found[most] = None
     return sorted(found, reverse=True)
 
 

@@ -113,7 +113,8 @@ class ArrangementsByRoom:
             self._mask_of.append(list(static).index(mask.tobytes()))
         self._after = [sum(len(c.pods) for c in self._classes[i:]) for i in range(len(classes) + 1)]
         self._bounds = [self._bounds_from(number) for number in range(len(classes))]
-        rows = np.flatnonzero(np.logical_or.reduce(list(static.values())))
+        able = np.flatnonzero(np.logical_or.reduce(list(static.values())))
+        rows = np.array(snapshot.by_name(able), np.int64)  # of equals the first by name
         free = (snapshot.allocatable[:, rows] - snapshot.requested[:, rows]).T.tolist()
         seen = np.array([column[rows] for column in (*static.values(), *apart)]).T.tolist()
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], _Kind] = {}

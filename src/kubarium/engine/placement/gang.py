@@ -338,7 +338,8 @@ def greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str
         if account is None:
             account = placer.account(pod, within)
         unplaced.append(pod)
-        hopeless.add(pod.shape)
+        if alike:
+            hopeless.add(pod.shape)
     return Attempt(tuple(placements), tuple(unplaced), account, domain)
 
 

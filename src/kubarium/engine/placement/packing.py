@@ -152,20 +152,23 @@ def _place_fullest(trial: Trial, pod: Pod, within: Mask | None) -> bool:
 
 
 def fullest_rows(trial: Trial, pod: Pod, within: Mask | None) -> list[int]:
-    """Feasible rows: with the fewest free devices, then the least free cpu and memory, first."""
+    """Feasible rows: with the fewest free devices, then the least free cpu and memory, first.
+
+    Of equals the first by name comes first.
+    """
     snapshot = trial.snapshot
     fits = [trial.placer.fit(one.shape).refresh() >= 0 for one in pod.each]
     mask = np.logical_or.reduce(fits)
     if within is not None:
         mask &= within
-    rows = np.flatnonzero(mask)
+    rows = np.array(snapshot.by_name(np.flatnonzero(mask)), np.int64)
     free = snapshot.allocatable[:2, rows] - snapshot.requested[:2, rows]
-    keys = [rows, free[1], free[0]]
+    keys = [free[1], free[0]]
     lone = pod.claims and not pod.variants
     devices = trial.placer.device_fit(claims_of(snapshot, pod)) if lone else None
     if devices is not None:
         keys.append(devices.room(1)[rows])
-    order = np.lexsort(keys)
+    order = np.lexsort(keys)  # stable: names decide the rest
     return [int(row) for row in rows[order]]
 
 

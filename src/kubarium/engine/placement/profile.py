@@ -93,7 +93,8 @@ class Profile:
     ``ignored_groups`` (what stands before the slash) name extended resources that somebody else
     counts. ``ignore_preferred_of_existing`` leaves what placed pods wish for out of the score of
     pods that have no such wishes themselves. ``devices`` says which of several devices that would
-    do is taken.
+    do is taken, ``device_timeout_s`` and ``volume_timeout_s`` how many seconds a pod that has a
+    node waits for its devices to be made ready and for its volumes to be bound.
     """
 
     scheduler_name: str = DEFAULT_SCHEDULER
@@ -112,6 +113,8 @@ class Profile:
     candidates_percent: int = 10
     min_candidates: int = 100
     devices: DevicePreference = DEFAULT_PREFERENCE
+    device_timeout_s: float = 600.0
+    volume_timeout_s: float = 600.0
 
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""
