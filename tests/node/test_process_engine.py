@@ -93,7 +93,8 @@ def test_how_a_command_ends_is_heard_however_late_its_fork_is_told_of(level, req
     def slow(argv, **options):
         slowly = (
             "import time; from kubarium.node.runtimes.process.zygote import Zygote;"
-            "note = Zygote._note; Zygote._note = lambda *given: (time.sleep(0.3), note(*given)); main()"
+            "note = Zygote._note;"
+            "Zygote._note = lambda *given: (time.sleep(0.3), note(*given)); main()"
         )
         argv = [slowly.join(a.rsplit("main()", 1)) if "main()" in a else a for a in argv]
         return started(argv, **options)
