@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from kubarium.node.runtimes.process.engine import end_lingering
+from kubarium.node.runtimes.process.engine import ProcessEngine, end_lingering
 
-from .conftest import processes_with
+from .conftest import RealClock, processes_with
 
 # An agent's engine with one container, in a process of its own that can be killed.
 AGENT = """
@@ -93,3 +95,21 @@ def test_an_agent_that_comes_in_time_stops_the_clock(agent):
         assert time.monotonic() - killed < 15
         time.sleep(0.05)
     assert time.monotonic() - killed > 2.5, "its own time, from the beginning"
+
+
+def test_an_agent_that_comes_just_as_their_time_is_over_begins_anew():
+    name = f"kubarium-test-{os.getpid()}-ending"
+
+    async def main():
+        engine = ProcessEngine(RealClock(), lambda ident, status: None, name)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as ending:
+            ending.bind(f"\0{name}")
+            ending.listen(4)
+            ending.settimeout(10)
+            asking = asyncio.create_task(engine.reattach())
+            for _ in range(2):  # as a zygote that ends while somebody is at its door
+                peer, _ = await asyncio.to_thread(ending.accept)
+                peer.close()
+        assert await asking is False
+
+    asyncio.run(main())

@@ -52,6 +52,7 @@ _READ_BYTES = 1 << 16
 _MOST_SOCKETS = 64
 # A zygote that waits for an agent answers at once.
 _REATTACH_S = 5.0
+_ENDING_S = 0.05
 _CONTAINER_GONE = ExecResult(126, "container is not running")
 _KILLED = 128 + int(signal.SIGKILL)
 _TRIAL, _TRIAL_CONTAINER = "trial", "trial-container"
@@ -282,20 +283,26 @@ class ProcessEngine:
         none. StartError if another agent has it."""
         if not self._name:
             return False
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(_REATTACH_S)
-        try:
-            connection.connect(f"\0{self._name}")
-        except OSError:
-            connection.close()
-            return False
-        try:
-            greeting, events = await asyncio.to_thread(_greeted, connection)
-        except (OSError, ValueError) as error:
-            connection.close()
-            raise StartError(
-                "the containers of this node belong to an agent that still runs: stop it first"
-            ) from error
+        deadline = self._clock.monotonic() + _REATTACH_S
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.settimeout(_REATTACH_S)
+            try:
+                connection.connect(f"\0{self._name}")
+            except OSError:
+                connection.close()
+                return False
+            try:
+                greeting, events = await asyncio.to_thread(_greeted, connection)
+                break
+            except (OSError, ValueError) as error:
+                connection.close()
+                if isinstance(error, TimeoutError) or self._clock.monotonic() >= deadline:
+                    raise StartError(
+                        "the containers of this node belong to an agent that still runs: stop it "
+                        "first"
+                    ) from error
+            await self._clock.sleep(_ENDING_S)  # it has hung up: its time is over, and it ends
         connection.setblocking(False)
         os.set_blocking(events, False)
         self._commands, self._events, self._pending = connection, events, b""
