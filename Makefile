@@ -10,6 +10,7 @@ help:
 	@echo "make demo   set up and run the demo: a deadlock, a gang, a recovery (under a minute)"
 	@echo "make test   set up and run linters, type checker and tests"
 	@echo "make test-torch  install torch and jax (CPU) and run the tests that need them"
+	@echo "make validate  upstream's own tables, case by case"
 	@echo "make bench  measured side by side on this machine"
 
 $(VENV)/.base: pyproject.toml
@@ -56,6 +57,12 @@ test-long: $(VENV)/.dev compiled
 
 test-clients: $(VENV)/.dev compiled
 	$(BIN)/pytest -m "kubectl" --timeout 600
+
+# Upstream's own tables, replayed, with passed, failed and deviating cases by name; they are taken
+# from KUBARIUM_CORPUS (../shared/corpus), and the tests skip without it.
+validate: $(VENV)/.dev compiled
+	$(BIN)/pytest -q -s -rs tests/engine/devices/test_allocator_corpus.py \
+	  tests/api/cel/test_corpus.py tests/engine/queueing/test_kueue_corpus.py
 
 bench: $(VENV)/.dev compiled
 	$(BIN)/python bench/run.py
