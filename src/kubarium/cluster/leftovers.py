@@ -6,6 +6,7 @@ import shutil
 
 from kubarium.cluster.state import StateDirectory
 from kubarium.node.runtimes.process.engine import end_lingering
+from kubarium.node.runtimes.process.group_files import clear_noted_groups
 from kubarium.node.runtimes.process.pods import runtime_name
 
 
@@ -14,4 +15,6 @@ def end_pods(state: StateDirectory) -> bool:
     found = end_lingering(runtime_name(str(state.nodes)))
     if found:
         shutil.rmtree(state.nodes / "pods", ignore_errors=True)
+    # All that would have removed its control groups may have been killed.
+    clear_noted_groups(state.nodes)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 # A killed process is in its group until it has been reaped.
 _REMOVE_TRIES, _REMOVE_TURN_S = 50, 0.002
+_NOTE = "groups.json"
 
 
 def fields(path: Path) -> dict[str, int]:
@@ -44,6 +46,25 @@ def clear(folder: Path) -> None:
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(pid), signal.SIGKILL)
         _remove_group(place)
+
+
+def note_groups(root: Path, folders: list[str]) -> None:
+    """Write down where an agent's groups are, for when all that could remove them is killed.
+
+    ``root`` is its folder. OSError.
+    """
+    (root / _NOTE).write_text(json.dumps(folders))
+
+
+def clear_noted_groups(root: Path) -> None:
+    """Remove the groups that were written down; nothing where there are none any more."""
+    try:
+        folders = json.loads((root / _NOTE).read_text())
+    except (OSError, ValueError):
+        return
+    for folder in folders:
+        with contextlib.suppress(OSError):  # somebody else's, by now
+            clear(Path(folder))
 
 
 def remove_groups(folder: str) -> None:

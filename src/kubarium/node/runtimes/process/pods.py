@@ -58,6 +58,7 @@ from kubarium.node.runtimes.process.engine import (
     ProcessSession,
     StartError,
 )
+from kubarium.node.runtimes.process.group_files import clear_noted_groups, note_groups
 from kubarium.node.runtimes.process.memory_watch import Tell
 from kubarium.node.runtimes.process.oversight import Oversight
 from kubarium.node.runtimes.process.pod_logs import (
@@ -162,8 +163,11 @@ class ProcessPods:
         (self._root / "pods").mkdir(parents=True, exist_ok=True)
         wanted = self._config.isolation
         if sys.platform == "linux":
+            if not found:
+                clear_noted_groups(self._root)
             tag = hashlib.sha256(str(self._root).encode()).hexdigest()[:12]
             self._groups = Cgroups.open(tag, keep=found)
+            note_groups(self._root, self._groups.folders)
         self._engine.groups = self._groups.folders
         if not found:
             await self._engine.start((wanted,) if wanted else isolation.LEVELS)
