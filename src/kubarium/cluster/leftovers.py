@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-
+from kubarium.base.trees import remove_tree
 from kubarium.cluster.state import StateDirectory
 from kubarium.node.runtimes.process.engine import end_lingering
 from kubarium.node.runtimes.process.group_files import clear_noted_groups
@@ -14,7 +13,7 @@ def end_pods(state: StateDirectory) -> bool:
     """End the pods that wait for their cluster to come back; false if there are none."""
     found = end_lingering(runtime_name(str(state.nodes)))
     if found:
-        shutil.rmtree(state.nodes / "pods", ignore_errors=True)
+        remove_tree(state.nodes / "pods")
     # All that would have removed its control groups may have been killed.
     clear_noted_groups(state.nodes)
     return found

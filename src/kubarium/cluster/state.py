@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import time
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import orjson
 import psutil
 
 from kubarium.base.errors import ConfigError
+from kubarium.base.trees import remove_tree
 
 # To a server whose nodes shut down gracefully: end the pods at once.
 AT_ONCE = signal.SIGQUIT
@@ -99,8 +99,13 @@ class StateDirectory:
         self.record.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete the cluster's files."""
-        shutil.rmtree(self.root, ignore_errors=False) if self.root.exists() else None
+        """Delete the cluster's files; ConfigError if some cannot be."""
+        remove_tree(self.root)
+        if self.root.exists():
+            raise ConfigError(
+                f"{self.root}: some of its files cannot be deleted (somebody else's?); "
+                "remove them yourself"
+            )
 
 
 def stop(record: ServerRecord, grace_s: float = 15.0, now: bool = False) -> bool:
