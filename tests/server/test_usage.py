@@ -105,3 +105,13 @@ def test_openapi_knows_reads_only(world):
         assert sorted(item) == ["get", "parameters"]
 
     world(story)
+
+
+def test_a_window_of_weeks_is_a_duration_too(world):
+    async def story(w):
+        weeks = PodUse("default", "web", "n1", AT, 1_500_000.25, {"main": ContainerUse(1, 1)})
+        await measured(w, weeks)
+        document = await w.client.get(POD_METRICS, "web", "default")
+        assert document["window"] == "1500000.25s"
+
+    world(story)

@@ -126,5 +126,9 @@ def _amounts(use: ContainerUse) -> Document:
 
 
 def _window(seconds: float) -> str:
-    """A Go duration, to the millisecond."""
-    return f"{round(seconds, 3):g}s"
+    """A Go duration, to the millisecond.
+
+    >>> _window(10.0), _window(1_500_000.25)
+    ('10s', '1500000.25s')
+    """
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
