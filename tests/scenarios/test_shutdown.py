@@ -155,6 +155,14 @@ def trapping(name, seconds, node="node-0"):
     return document
 
 
+def two_that_trap(api):
+    """``saves`` ends within its time, ``late`` does not; both run."""
+    for document in (trapping("saves", 1), trapping("late", 60, "node-1")):
+        assert api("POST", "/api/v1/namespaces/default/pods", document).code == 201
+    for name in ("saves", "late"):
+        until(lambda name=name: running(api, name), f"{name} runs")
+
+
 @pytest.mark.timeout(120)
 def test_a_command_shuts_a_node_down_and_switches_it_on(cluster):
     api = RawClient(cluster.kubeconfig)
@@ -176,11 +184,7 @@ def test_a_command_shuts_a_node_down_and_switches_it_on(cluster):
 @pytest.mark.timeout(120)
 def test_sigterm_of_the_agent_is_a_shutdown_where_it_is_configured(cluster):
     api = RawClient(cluster.kubeconfig)
-    path = "/api/v1/namespaces/default/pods"
-    for document in (trapping("saves", 1), trapping("late", 60, "node-1")):
-        assert api("POST", path, document).code == 201
-    for name in ("saves", "late"):
-        until(lambda name=name: running(api, name), f"{name} runs")
+    two_that_trap(api)
     [agent] = agents(cluster)
     os.kill(agent.pid, signal.SIGTERM)
     until(lambda: [a for a in agents(cluster) if a.pid != agent.pid], "a new agent", 30)
@@ -208,11 +212,7 @@ def test_sigterm_of_the_agent_is_a_shutdown_where_it_is_configured(cluster):
 @pytest.mark.timeout(120)
 def test_down_is_a_shutdown_where_it_is_configured_and_says_who_has_ended(cluster):
     api = RawClient(cluster.kubeconfig)
-    path = "/api/v1/namespaces/default/pods"
-    for document in (trapping("saves", 1), trapping("late", 60, "node-1")):
-        assert api("POST", path, document).code == 201
-    for name in ("saves", "late"):
-        until(lambda name=name: running(api, name), f"{name} runs")
+    two_that_trap(api)
     said = cluster.kubarium("down").stdout
     assert "nodes shut down, pods have up to 10 s; without that: kubarium down --now" in said
     assert "  pod default/saves has ended\n  pod default/late has ended" in said
@@ -226,7 +226,7 @@ def test_down_is_a_shutdown_where_it_is_configured_and_says_who_has_ended(cluste
         assert (found["phase"], found["reason"]) == ("Failed", "Terminated")
         exits[name] = found["containerStatuses"][0]["state"]["terminated"]["exitCode"]
     assert exits == {"saves": 0, "late": 137}
-    assert api("POST", path, trapping("next", 1)).code == 201
+    assert api("POST", "/api/v1/namespaces/default/pods", trapping("next", 1)).code == 201
     until(lambda: running(api, "next"), "the nodes are on again")
 
 
