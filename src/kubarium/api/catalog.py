@@ -105,6 +105,11 @@ class Kind:
         return "get" in self.verbs and "create" in self.verbs
 
     @property
+    def measured(self) -> bool:
+        """Whether objects of this kind are what is found when somebody reads them."""
+        return "create" not in self.verbs
+
+    @property
     def has_status(self) -> bool:
         """Whether status is written by its own subresource only."""
         return "status" in self.subresources

@@ -102,10 +102,9 @@ class AgentProcess:
         except (ApiError, ConnectionError):
             return []
         peer.close()
-        return [
-            PodUse(**use | {"containers": {n: ContainerUse(*u) for n, u in use["containers"]}})
-            for use in answer["pods"]
-        ]
+        for use in answer["pods"]:
+            use["containers"] = {n: ContainerUse(**u) for n, u in use["containers"].items()}
+        return [PodUse(**use) for use in answer["pods"]]
 
     # Life --------------------------------------------------------------------------------------
 

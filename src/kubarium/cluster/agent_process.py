@@ -118,10 +118,7 @@ class _Door:
         await asyncio.get_running_loop().sock_sendall(peer, text)
 
     async def _do_usage(self, request: dict[str, Any], peer: socket.socket) -> None:
-        pods = [asdict(use) for use in await self._agent.usage()]
-        for pod in pods:
-            pod["containers"] = [(n, list(u.values())) for n, u in pod["containers"].items()]
-        await send_line(peer, {"pods": pods})
+        await send_line(peer, {"pods": [asdict(use) for use in await self._agent.usage()]})
 
     async def _do_shutdown(self, request: dict[str, Any], peer: socket.socket) -> None:
         await self._agent.shut_down()

@@ -136,13 +136,13 @@ class ApiServer:
         self, kind: Kind, namespace: str, name: str, resource_version: str = ""
     ) -> Document:
         """:meth:`get`, also of what is measured when somebody asks. ApiError 404, 503."""
-        if self.usage.answers(kind):
+        if kind.measured:
             return await self.usage.get(kind, namespace, name)
         return self.get(kind, namespace, name, resource_version)
 
     async def read_page(self, kind: Kind, namespace: str, options: ListOptions) -> ListResult:
         """:meth:`list`, also of what is measured when somebody asks. ApiError 503."""
-        if self.usage.answers(kind):
+        if kind.measured:
             return await self.usage.page(kind, namespace, options)
         return self.list(kind, namespace, options)
 

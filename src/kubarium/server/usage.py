@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from kubarium.api.catalog import Kind
 from kubarium.api.kinds import NODES, PODS
 from kubarium.api.resource import Document, ListResult
-from kubarium.api.usage import NODE_METRICS, POD_METRICS, PodUse, node_metrics, pod_metrics
+from kubarium.api.usage import NODE_METRICS, PodUse, node_metrics, pod_metrics
 from kubarium.base.errors import ApiError, not_found
 from kubarium.server.reads import check_list_options, selector_of
 from kubarium.server.registry import Registry
@@ -23,10 +23,6 @@ class UsageReader:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.source: UsageSource | None = None
-
-    def answers(self, kind: Kind) -> bool:
-        """Whether objects of this kind are measured, not stored."""
-        return kind.resource in (POD_METRICS, NODE_METRICS)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document:
         """One object. ApiError 404, also for what has not been measured yet; 503."""

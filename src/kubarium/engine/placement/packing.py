@@ -185,8 +185,8 @@ def arrangements(
     Up to the order of nodes that neither these pods nor others can tell apart: ``apart`` are
     columns by which the others do.
     """
-    classes = alike_groups(trial.snapshot, pods)
     if only_room_counts(trial.snapshot, pods):
+        classes = alike_groups(trial.snapshot, pods)
         return iter(ArrangementsByRoom(trial, budget, classes, needed, within, apart))
     return iter(Arrangements(trial, budget, pods, needed, within, apart))
 
