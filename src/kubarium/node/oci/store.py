@@ -166,8 +166,9 @@ class ImageStore:
         image finds there what it shares with others. What is lent stays, whatever is removed here
         meanwhile."""
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # none yet, or a file system without links
-            for blob in os.scandir(self._blobs):
+        # None yet, or a file system without links.
+        with contextlib.suppress(OSError), os.scandir(self._blobs) as blobs:
+            for blob in blobs:
                 if not blob.name.startswith("."):
                     with contextlib.suppress(FileNotFoundError, FileExistsError):
                         os.link(blob.path, folder / blob.name)
