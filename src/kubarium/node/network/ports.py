@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import psutil
 
@@ -55,16 +55,23 @@ def listening_address(inits: Iterable[int], port: int) -> str | None:
     """Where a process of the pod listens on ``port``; "" on all addresses; None if nowhere."""
     found = None
     for init in inits:
-        with contextlib.suppress(psutil.Error):
-            parent = psutil.Process(init)
-            for process in (parent, *parent.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
-                    for entry in process.net_connections("tcp"):
-                        if entry.status == psutil.CONN_LISTEN and entry.laddr.port == port:
-                            found = _ALL.get(entry.laddr.ip, entry.laddr.ip)
-                            if not found:
-                                return found
+        for address, own in listeners(init):
+            if own == port:
+                found = address
+                if not found:
+                    return found
     return found
+
+
+def listeners(init: int) -> Iterator[tuple[str, int]]:
+    """Where a container's processes listen: address ("" for all of them) and port."""
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(init)
+        for process in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                for entry in process.net_connections("tcp"):
+                    if entry.status == psutil.CONN_LISTEN:
+                        yield _ALL.get(entry.laddr.ip, entry.laddr.ip), entry.laddr.port
 
 
 async def open_port_inside(dialer: Dialer, uid: str, pod_ip: str, port: int) -> TcpConnection:

@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import psutil
+from kubarium.node.network.ports import listeners
 
 # As C libraries, Python, Go, Java, Node and nginx have it.
 _TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE", re.IGNORECASE)
-_ALL_ADDRESSES = ("0.0.0.0", "::")
 
 # What is said of a container, and the process ids of its first process.
 Running = Iterable[tuple[str, int]]
@@ -49,21 +48,7 @@ def _held(running: Running) -> dict[int, str]:
     """Ports on which our containers listen on all addresses, and who does."""
     found: dict[int, str] = {}
     for name, init in running:
-        for process in _tree(init):
-            try:
-                connections = process.net_connections("tcp")
-            except psutil.Error:
-                continue
-            for connection in connections:
-                address = connection.laddr
-                if connection.status == psutil.CONN_LISTEN and address.ip in _ALL_ADDRESSES:
-                    found.setdefault(address.port, name)
+        for address, port in listeners(init):
+            if not address:
+                found.setdefault(port, name)
     return found
-
-
-def _tree(init: int) -> list[psutil.Process]:
-    try:
-        first = psutil.Process(init)
-        return [first, *first.children(recursive=True)]
-    except psutil.Error:
-        return []
