@@ -486,3 +486,106 @@ def test_a_pod_that_only_its_own_profile_refuses_says_so():
 def test_a_scheduler_that_does_not_exist_is_named():
     said = of_scheduler("nobody")
     assert said.summary == "the pod asks for the scheduler nobody, which has not spoken of it"
+
+
+def with_selector(expression, slices, nodes=("a",), classes=(GPU_CLASS,)):
+    subject = pod("user", claims=["one"])
+    documents = {
+        NODES: [node(name) for name in nodes],
+        DEVICE_CLASSES: list(classes),
+        RESOURCE_SLICES: slices,
+        RESOURCE_CLAIMS: [claim("one", [expression] if expression else ())],
+        PODS: [subject],
+    }
+    return explain(documents, subject)
+
+
+MODEL = f'device.attributes["{DRIVER}"].model'
+
+
+def test_a_selector_that_fails_on_some_devices_is_accounted_for_and_mended():
+    wanted = f'{MODEL} == "H100"'
+    slices = [gpus("a", 2), gpus("b", 2, model="H100")]
+    said = with_selector(wanted, slices, nodes=("a", "b"))
+    assert said.summary.endswith(f"{DRIVER}/a/gpu-0: CEL runtime error: no such key: model.")
+    assert f"2 devices: selector `{wanted}`: no such key: model" in said.reasons
+    [found] = said.devices
+    assert found["clauses"][0]["error"] == "no such key: model"
+    guarding, removing = said.suggestions
+    assert guarding.kind == "guard-device-selector"
+    assert f"ask `has({MODEL})` before `{wanted}` in request gpu" in guarding.text
+    assert removing.kind == "remove-device-selector"
+    # Done as it says, the pod fits.
+    done = with_selector(f"has({MODEL}) && {wanted}", slices, nodes=("a", "b"))
+    assert done.summary == "the pod fits now; the scheduler has not placed it yet"
+
+
+def test_a_guard_is_not_advised_where_it_leaves_no_device():
+    said = with_selector(f'{MODEL} == "H100"', [gpus("a", 2)])
+    assert [s.kind for s in said.suggestions] == ["remove-device-selector"]
+    said = with_selector(f"{MODEL} > 4", [gpus("a", 2, model="H100")])
+    assert [s.kind for s in said.suggestions] == ["remove-device-selector"]
+    assert any("no such overload" in line for line in said.reasons)
+
+
+def test_the_selector_of_a_class_that_fails_is_named_and_mended():
+    broken = {
+        "metadata": {"name": "gpu"},
+        "spec": {"selectors": [{"cel": {"expression": f'{MODEL} == "H100"'}}]},
+    }
+    slices = [gpus("a", 2), gpus("b", 2, model="H100")]
+    said = with_selector("", slices, nodes=("a", "b"), classes=(broken,))
+    assert [s.kind for s in said.suggestions] == ["guard-device-class", "relax-device-class"]
+    assert said.suggestions[0].text.endswith("in DeviceClass gpu")
+    broken["spec"]["selectors"][0]["cel"]["expression"] = f'has({MODEL}) && {MODEL} == "H100"'
+    done = with_selector("", slices, nodes=("a", "b"), classes=(broken,))
+    assert done.summary == "the pod fits now; the scheduler has not placed it yet"
+
+
+def test_a_selector_that_does_not_compile_can_be_left_out():
+    said = with_selector("nonsense(", [gpus("a", 1)])
+    assert texts(said) == ["remove selector `nonsense(` of request gpu"]
+
+
+def test_of_alternatives_the_count_of_each_is_advised():
+    wanted = claim("one")
+    wanted["spec"]["devices"]["requests"] = [
+        {
+            "name": "r",
+            "firstAvailable": [
+                {"name": name, "deviceClassName": "gpu", "count": count}
+                for name, count in (("big", 4), ("small", 3))
+            ],
+        }
+    ]
+    documents = {
+        NODES: [node("a")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [gpus("a", 2)],
+        RESOURCE_CLAIMS: [wanted],
+        PODS: [waiting := pod("p", claims=["one"])],
+    }
+    assert texts(explain(documents, waiting)) == [
+        "ask for 2 instead of 4 in request r/big",
+        "ask for 2 instead of 3 in request r/small",
+        "add 1 more device of class gpu on node a",
+    ]
+
+
+def test_of_several_claims_it_is_said_which_one_to_change():
+    documents = {
+        NODES: [node("a")],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [gpus("a", 3)],
+        RESOURCE_CLAIMS: [claim("one", count=2), claim("two", count=2)],
+        PODS: [waiting := pod("p", claims=["one", "two"])],
+    }
+    assert texts(explain(documents, waiting)) == [
+        "ask for 1 instead of 2 in request gpu of claim one",
+        "ask for 1 instead of 2 in request gpu of claim two",
+        "add 1 more device of class gpu on node a",
+    ]
+    documents[RESOURCE_CLAIMS][0] = claim("one")
+    documents[PODS] = [waiting]
+    fits = "the pod fits now; the scheduler has not placed it yet"
+    assert explain(documents, waiting).summary == fits

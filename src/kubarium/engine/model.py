@@ -387,10 +387,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A ResourceClaim as the engine sees it; its allocation is in the inventory's ledger."""
+    """A ResourceClaim as the engine sees it; its allocation is in the inventory's ledger.
+
+    ``resources`` says of a claim that stands for extended resources what its requests stand for:
+    (request, container, resource).
+    """
 
     key: Key
     spec: ClaimSpec
     uid: str = ""
     reserved: int = 0
     deleting: bool = False
+    resources: tuple[tuple[str, str, str], ...] = ()

@@ -64,7 +64,7 @@ class ClaimHints:
 
 def sentence(found: RequestSurvey) -> str:
     """Why the request has no devices, if counting them shows it; else ""."""
-    head = f"request {found.request}"
+    head = found.label
     if not found.matching:
         killers = [c for c in found.clauses if c.alone and c.owner == "selector"]
         if killers:

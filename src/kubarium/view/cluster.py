@@ -179,11 +179,13 @@ class ClusterView:
         if key is None and bound:
             return replace(row, shape=shape)
         if not bound:
-            spec = claim_spec(claim_spec_document(self.extended.mapped(document["spec"], served)))
+            mapped = self.extended.mapped(document["spec"], served)
+            spec = claim_spec(claim_spec_document(mapped))
             if key is None or self.snapshot.claims[key].spec != spec:
                 key = pending_key(row.key, served)
                 self._pending.setdefault(row.key, {})[key] = None
-                self.snapshot.claims[key] = Claim(key, spec)
+                names = dict.fromkeys((m.request, m.container, m.resource) for m in mapped)
+                self.snapshot.claims[key] = Claim(key, spec, resources=tuple(names))
         assert key is not None
         return replace(row, shape=shape, claims=(*row.claims, key))
 

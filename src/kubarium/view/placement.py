@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from kubarium.api.cel.clauses import clauses as cel_clauses
-from kubarium.api.cel.clauses import comparison
+from kubarium.api.cel.clauses import comparison, guard
 from kubarium.engine.explain import Explainer, Question, Subject
 from kubarium.engine.explain.blockers import blocker
 from kubarium.engine.explain.obstacles import Group
@@ -42,9 +42,10 @@ def clauses_of(expression: str) -> list[Clause]:
     for text in cel_clauses(expression):
         what = comparison(text)
         if what is None:
-            found.append(Clause(text))
+            found.append(Clause(text, guard=guard(text)))
         else:
-            found.append(Clause(text, what.name, what.is_capacity, what.operator, what.wanted))
+            named = (what.name, what.is_capacity, what.operator, what.wanted)
+            found.append(Clause(text, *named, guard(text)))
     return found
 
 
@@ -188,22 +189,22 @@ def _tightest_device(question: Question) -> str:
             if clause.owner == "selector" and (best is None or clause.alone > best[0]):
                 hint = f"; {clause.hint}" if clause.hint else ""
                 noun = "device fails" if clause.alone == 1 else "devices fail"
-                text = f"`{clause.text}` of request {found.request}"
+                text = f"`{clause.text}` of {found.label}"
                 if clause.alone:
                     best = (clause.alone, f"{text}: {clause.alone} {noun} only it{hint}")
         for reason, count in found.failed.items():
             selector = reason.startswith(("selector", "class"))
             if not selector and count > (best[0] if best else 0) and missing > 0:
-                best = (count, f"request {found.request}: {count} devices: {reason}")
+                best = (count, f"{found.label}: {count} devices: {reason}")
         if best is None and missing > 0:
-            text = f"request {found.request}: {found.needed} devices needed, {found.free} free"
+            text = f"{found.label}: {found.needed} devices needed, {found.free} free"
             best = (0, text)
         best = best or _note(found)
     return best[1] if best is not None else ""
 
 
 def _note(found: RequestSurvey) -> tuple[int, str] | None:
-    return (0, f"request {found.request}: {found.notes[0]}") if found.notes else None
+    return (0, f"{found.label}: {found.notes[0]}") if found.notes else None
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ def _survey_json(found: RequestSurvey) -> dict[str, Any]:
                     ("failing", clause.failing),
                     ("alone", clause.alone),
                     ("hint", clause.hint),
+                    ("error", clause.error),
                 )
                 if value != ""
             }

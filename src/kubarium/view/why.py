@@ -27,8 +27,11 @@ from kubarium.engine import reasons
 from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import Gang, Key, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.volumes import problem_of
 from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
@@ -215,7 +218,7 @@ class _Why:
         verdict = placer.account(subject.pods[0])
         facts = {"nodes": verdict.nodes, "counts": dict(verdict.counts)}
         told = Explanation(title, "Pending", verdict.message(), facts=facts)
-        if verdict.everywhere:
+        if verdict.everywhere and not _is_searched(self.view.snapshot, subject):
             return self._unaccounted(told, subject)
         return self._accounted(told, placer, subject)
 
@@ -315,7 +318,7 @@ class _Why:
         subject = Subject(pods, gang)
         if account is None and gang.required_keys:  # no node carries one of the labels
             return replace(told, suggestions=Explainer(placer).suggest(subject))
-        if account is None or account.everywhere:
+        if account is None or (account.everywhere and not _is_searched(snapshot, subject)):
             return self._unaccounted(told, subject)
         return self._accounted(told, placer, subject, decision)
 
@@ -443,9 +446,16 @@ class _Why:
         verdict = placer.account(subject.pods[0])
         text = f"{text}; there would be no devices for it: {verdict.message()}"
         told = Explanation(title, "Free", text, facts={"counts": dict(verdict.counts)})
-        if verdict.everywhere:
+        if verdict.everywhere and not _is_searched(self.view.snapshot, subject):
             return self._unaccounted(told, subject)
         return self._accounted(told, placer, subject)
+
+
+def _is_searched(snapshot: Snapshot, subject: Subject) -> bool:
+    """Whether devices are looked for at all: all that the pods name is there."""
+    return not any(
+        claims_of(snapshot, pod).problem or problem_of(snapshot, pod) for pod in subject.pods
+    )
 
 
 def _title(document: Document) -> str:

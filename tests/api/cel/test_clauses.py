@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubarium.api.cel.clauses import Comparison, clauses, comparison
+from kubarium.api.cel.clauses import Comparison, clauses, comparison, guard
 from kubarium.api.cel.devices import compile_device_selector, prepare_device
 from kubarium.api.cel.environment import CelRuntimeError
 
@@ -81,3 +81,21 @@ def test_a_device_matches_if_every_clause_does(expression, model, index, memory)
     device = prepare_device(D, attributes, {"memory": {"value": memory}})
     parts = clauses(expression)
     assert outcome(expression, device) == all(outcome(part, device) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("clause", "wanted"),
+    [
+        ('device.attributes["d"].model == "x"', 'has(device.attributes["d"].model)'),
+        (
+            'device.capacity["d"]["memory"].compareTo(quantity("1Gi")) > 0 '
+            '|| device.attributes["d"].old',
+            'has(device.capacity["d"].memory) && has(device.attributes["d"].old)',
+        ),
+        ('has(device.attributes["d"].model) && device.attributes["d"].model == "x"', ""),
+        ('device.driver == "d"', ""),
+        ("nonsense(", ""),
+    ],
+)
+def test_a_guard_asks_for_all_that_is_read_and_not_asked_for(clause, wanted):
+    assert guard(clause) == wanted

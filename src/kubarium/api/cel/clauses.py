@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from kubarium.api.cel import ast
@@ -139,6 +139,42 @@ def comparison(clause: str) -> Comparison | None:
         assert left.operand is not None
         return _between(left.operand, _OPERATORS[root.name], left.args[0])
     return _between(left, _OPERATORS[root.name], right)
+
+
+@lru_cache(maxsize=CACHED_SELECTORS)
+def guard(clause: str) -> str:
+    """What has to hold so that all the attributes and capacities that a clause reads are there.
+
+    A device without one of them makes a selector fail, and with it all decisions about its pods.
+    "" if the clause reads none, or asks already.
+
+    >>> guard('device.attributes["d"].model == "A100"')
+    'has(device.attributes["d"].model)'
+    """
+    try:
+        root = compile_device_selector(clause).tree.root
+    except CelCompileError:
+        return ""
+    asked: set[tuple[bool, str]] = set()
+    read: dict[tuple[bool, str], None] = {}
+    for node in _nodes(root):
+        plain = replace(node, test=False) if node.test else node
+        found = _subject(plain)
+        if found[1] and node.test:
+            asked.add(found)
+        elif found[1]:
+            read[found] = None
+    return " && ".join(
+        f'has(device.{"capacity" if capacity else "attributes"}["{domain}"].{name})'
+        for capacity, (domain, _, name) in ((c, n.partition("/")) for c, n in read)
+        if (capacity, f"{domain}/{name}") not in asked
+    )
+
+
+def _nodes(node: ast.Expr) -> Iterator[ast.Expr]:
+    yield node
+    for child in node.children():
+        yield from _nodes(child)
 
 
 def _between(left: ast.Expr, operator: str, right: ast.Expr) -> Comparison | None:

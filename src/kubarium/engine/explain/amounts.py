@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from kubarium.engine.devices.model import ALL, Amount, Slice
+from kubarium.engine.devices.model import ALL, Amount, Request, Slice
 from kubarium.engine.explain import supplies, wishes
-from kubarium.engine.explain.case import Case
+from kubarium.engine.explain.case import Case, Slot
 from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
 from kubarium.engine.explain.subject import SWITCH, Change
 from kubarium.engine.explain.survey import shares_left, shown_amount
@@ -63,33 +63,39 @@ class Amounts:
 
     def fewer_devices(self) -> Iterator[Change]:
         """The largest smaller count of each request that fits, and smaller shares."""
-        seen: dict[str, None] = {}
-        for claim in self._case.pending:
-            for path, request in wishes.countable(claim.spec):
-                if path in seen:
-                    continue
-                seen[path] = None
-                low, high = 0, request.count  # low asks for nothing, high does not fit
-                while high - low > 1:
-                    # One less is the usual answer, and what is asked for least.
-                    middle = high - 1 if high == request.count else (low + high) // 2
-                    fits = self._case.helps(self._counted(path, request.count, middle))
-                    low, high = (middle, high) if fits else (low, middle)
-                if low and not self._case.trial.exhausted:
-                    yield self._counted(path, request.count, low)
-                yield from self._smaller_shares(path, request.capacity or ())
+        for slot, path, request in self._countable():
+            low, high = 0, request.count  # low asks for nothing, high does not fit
+            while high - low > 1:
+                # One less is the usual answer, and what is asked for least.
+                middle = high - 1 if high == request.count else (low + high) // 2
+                fits = self._case.helps(self._counted(slot, path, request.count, middle))
+                low, high = (middle, high) if fits else (low, middle)
+            if low and not self._case.trial.exhausted:
+                yield self._counted(slot, path, request.count, low)
+            yield from self._smaller_shares(slot, path, request.capacity or ())
 
-    def _counted(self, path: str, old: int, count: int) -> Change:
-        return replace(wishes.asking_for(path, old, count), lifts=self._case.obstacles.device_bits)
+    def _countable(self) -> Iterator[tuple[Slot, str, Request]]:
+        """Requests of a number of devices, by slot; of those alike the first."""
+        for slot in self._case.slots:
+            found: dict[str, Request] = {}
+            for spec in slot.specs():
+                for path, request in wishes.countable(spec):
+                    found.setdefault(path, request)
+            for path, request in found.items():
+                yield slot, path, request
+
+    def _counted(self, slot: Slot, path: str, old: int, count: int) -> Change:
+        change = slot.change(wishes.asking_for(path, old, count), path)
+        return replace(change, lifts=self._case.obstacles.device_bits)
 
     def _smaller_shares(
-        self, path: str, capacity: tuple[tuple[str, Amount], ...]
+        self, slot: Slot, path: str, capacity: tuple[tuple[str, Amount], ...]
     ) -> Iterator[Change]:
         """The largest part of each capacity that some shared device has left."""
         for name, wanted in capacity:
             less = [left for left in shares_left(self._case.snapshot, name) if left < wanted]
             for left in less[:MODELS_TRIED]:
-                change = wishes.taking_less(path, name, left, shown_amount(left))
+                change = slot.change(wishes.taking_less(path, name, left, shown_amount(left)), path)
                 change = replace(change, lifts=self._case.obstacles.device_bits)
                 if self._case.helps(change):
                     yield change
@@ -124,11 +130,14 @@ class Amounts:
 
     def more_devices(self) -> Iterator[Change]:
         """More devices like one that exists, on a node that could use them."""
+        broken = {
+            found.request for found in self._case.surveys if any(c.error for c in found.clauses)
+        }
         seen: dict[str, None] = {}
         for claim in self._case.pending:
-            for entry in claim.spec.requests:
-                request = entry.alternatives[0]
-                if request.device_class in seen or request.mode == ALL:
+            for path, request in wishes.requests(claim.spec):
+                # While a selector fails on some device, others make no difference.
+                if request.device_class in seen or request.mode == ALL or path in broken:
                     continue
                 seen[request.device_class] = None
                 model = supplies.device_like(
@@ -245,29 +254,24 @@ class Amounts:
     def for_combinations(self) -> Iterator[Change]:
         """Smaller counts, and on some nodes that fail more than devices, all devices anew."""
         bit = self._case.obstacles.device_bits
-        seen: dict[str, None] = {}
-        for claim in self._case.pending:
-            for path, request in wishes.countable(claim.spec):
-                if path in seen:
-                    continue
-                seen[path] = None
-                counts = dict.fromkeys((request.count - 1, request.count // 2, 1))
-                for count in (c for c in counts if 0 < c < request.count):
-                    change = self._counted(path, request.count, count)
-                    yield replace(change, cost=change.cost + request.count - count)
-                model = supplies.device_like(
-                    self._case.snapshot, request.device_class, request.selectors
-                )
-                if model is None or self._case.subject.is_gang:
-                    continue
-                for group in self._case.groups[:MODELS_TRIED]:
-                    if group.code & bit:
-                        row = int(group.rows[0])
-                        node = self._case.node(row)
-                        make = _devices_on(model, node, request.device_class, f"node {node.name}")
-                        for count in dict.fromkeys((1, request.count)):
-                            change = make(count)
-                            yield replace(change, cost=change.cost + count, lifts=bit, row=row)
+        for slot, path, request in self._countable():
+            counts = dict.fromkeys((request.count - 1, request.count // 2, 1))
+            for count in (c for c in counts if 0 < c < request.count):
+                change = self._counted(slot, path, request.count, count)
+                yield replace(change, cost=change.cost + request.count - count)
+            model = supplies.device_like(
+                self._case.snapshot, request.device_class, request.selectors
+            )
+            if model is None or self._case.subject.is_gang:
+                continue
+            for group in self._case.groups[:MODELS_TRIED]:
+                if group.code & bit:
+                    row = int(group.rows[0])
+                    node = self._case.node(row)
+                    make = _devices_on(model, node, request.device_class, f"node {node.name}")
+                    for count in dict.fromkeys((1, request.count)):
+                        change = make(count)
+                        yield replace(change, cost=change.cost + count, lifts=bit, row=row)
 
 
 def _skew(constraint: SpreadConstraint) -> Callable[[int], Change]:

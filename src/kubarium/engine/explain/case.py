@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.explain.obstacles import Group, Obstacles
 from kubarium.engine.explain.rooms import Rooms
 from kubarium.engine.explain.subject import Change, Subject
 from kubarium.engine.explain.survey import RequestSurvey, survey
 from kubarium.engine.explain.trial import Trial
 from kubarium.engine.explain.wishes import Clauses
-from kubarium.engine.model import Claim, Node
+from kubarium.engine.model import Claim, Key, Node
 from kubarium.engine.placement.gang import place_gang, settled_mask
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import Decision, QueueItem
 
 # Groups of nodes (alike in the rules they fail) for which changes of single nodes are considered.
 GROUPS_TRIED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One pending claim of a pod, or of each pod of a gang the one in the same place.
+
+    A change of what a claim asks for is made to all claims of one slot. ``named``: it is told which
+    claim that is, since the pod has others.
+    """
+
+    claims: tuple[Claim, ...]
+    named: bool
+
+    def specs(self) -> list[ClaimSpec]:
+        """What is asked for, each once."""
+        return list(dict.fromkeys(claim.spec for claim in self.claims))
+
+    def change(self, change: Change, path: str = "") -> Change:
+        """The change, of these claims alone, and told so. ``path`` is the request it is about."""
+        claim = self.claims[0]
+        text = change.suggestion.text
+        label = resource_labels(claim).get(path)
+        if label:
+            text = text.replace(f"request {path}", label)
+        elif self.named and path:
+            text = text.replace(f"request {path}", f"request {path} of claim {claim.key[1]}")
+        elif self.named:
+            text = f"{text} of claim {claim.key[1]}"
+        keys = frozenset(one.key for one in self.claims)
+        return replace(change, claims=keys, suggestion=replace(change.suggestion, text=text))
+
+
+def resource_labels(claim: Claim) -> dict[str, str]:
+    """What to call the requests of a claim that stands for extended resources."""
+    found: dict[str, str] = {}
+    for request, container, resource in claim.resources:
+        found.setdefault(request, f"{resource} of container {container}")
+    return found
 
 
 class Case:
@@ -59,8 +99,23 @@ class Case:
         return tuple(
             found
             for claim, count in specs.values()
-            for found in survey(self.snapshot, claim.spec, count, self.clauses, usable)
+            for found in survey(
+                self.snapshot, claim.spec, count, self.clauses, usable, resource_labels(claim)
+            )
         )
+
+    @cached_property
+    def slots(self) -> list[Slot]:
+        """The pending claims by their place among those of a pod."""
+        waiting = {claim.key for claim in self.pending}
+        places: dict[int, dict[Key, None]] = {}
+        for pod in self.subject.pods:
+            for place, key in enumerate(key for key in pod.claims if key in waiting):
+                places.setdefault(place, {})[key] = None
+        several = len(places) > 1
+        return [
+            Slot(tuple(self.snapshot.claims[k] for k in keys), several) for keys in places.values()
+        ]
 
     @cached_property
     def decision(self) -> Decision:

@@ -41,6 +41,7 @@ class Choices:
         found = [
             *self._of_rules(),
             *self._of_claims(),
+            *self._of_classes(),
             *self._counts(),
             *self._of_nodes(),
             *self._of_domains(),
@@ -60,47 +61,84 @@ class Choices:
     def _of_claims(self) -> Iterator[Change]:
         """Selector clauses and constraints of the claims, and taints of devices."""
         bit = self._case.obstacles.device_bits
+        seen: dict[str, None] = {}
+        for slot in self._case.slots:
+            for spec in slot.specs():
+                for path, change in self._of_spec(spec):
+                    one = slot.change(change, path)
+                    if one.suggestion.text not in seen:
+                        seen[one.suggestion.text] = None
+                        yield replace(one, lifts=bit)
+
+    def _of_spec(self, spec: ClaimSpec) -> Iterator[tuple[str, Change]]:
+        """Each with the request that it is about."""
         hints = {
             c.text: f" ({c.hint})" if c.hint else "" for s in self._case.surveys for c in s.clauses
         }
-        seen: dict[str, None] = {}
-        for claim in self._case.pending:
-            for change in wishes.claim_wishes(claim.spec, self._case.clauses):
-                if change.suggestion.text not in seen:
-                    seen[change.suggestion.text] = None
-                    yield replace(_with_hint(change, hints), lifts=bit)
-            for change in self._other_constants(claim.spec):
-                if change.suggestion.text not in seen:
-                    seen[change.suggestion.text] = None
-                    yield replace(change, lifts=bit)
-            for path, request in (
-                (e.path(r), r) for e in claim.spec.requests for r in e.alternatives
-            ):
-                for taint in self._case.snapshot.inventory.device_taints():
-                    if taint.effect in ("NoSchedule", "NoExecute") and not any(
-                        t.tolerates(taint) for t in request.tolerations
-                    ):
-                        change = wishes.tolerating_devices(path, taint)
-                        if change.suggestion.text not in seen:
-                            seen[change.suggestion.text] = None
-                            yield replace(change, lifts=bit)
+        for path, change in wishes.claim_wishes(spec, self._case.clauses):
+            yield path, _with_hint(change, hints)
+        yield from self._guards(spec)
+        yield from self._other_constants(spec)
+        taints = [
+            taint
+            for taint in self._case.snapshot.inventory.device_taints()
+            if taint.effect in ("NoSchedule", "NoExecute")
+        ]
+        for path, request in wishes.requests(spec):
+            for taint in taints:
+                if not any(t.tolerates(taint) for t in request.tolerations):
+                    yield path, wishes.tolerating_devices(path, taint)
 
     def _counts(self) -> Iterator[Change]:
         """As many devices as some node has left, where all of a node's are asked for."""
-        modes = {
-            entry.path(request): request.mode
-            for claim in self._case.pending
-            for entry in claim.spec.requests
-            for request in entry.alternatives
-        }
         bits = self._case.obstacles.device_bits
-        for found in self._case.surveys:
-            if modes.get(found.request) == ALL:
-                for count in dict.fromkeys((found.most, 1)):
+        most = {found.request: found.most for found in self._case.surveys}
+        for slot in self._case.slots:
+            paths = {
+                path: None
+                for spec in slot.specs()
+                for path, request in wishes.requests(spec)
+                if request.mode == ALL
+            }
+            for path in paths:
+                for count in dict.fromkeys((most.get(path, 0), 1)):
                     if 0 < count <= MAX_RESULTS_PER_CLAIM:
-                        yield replace(wishes.counting(found.request, count), lifts=bits)
+                        change = slot.change(wishes.counting(path, count), path)
+                        yield replace(change, lifts=bits)
 
-    def _other_constants(self, spec: ClaimSpec) -> Iterator[Change]:
+    def _guards(self, spec: ClaimSpec) -> Iterator[tuple[str, Change]]:
+        """Selector clauses that fail on some device, asked only where what they read is there."""
+        surveys = self._case.surveys
+        broken = {(c.owner, c.text) for found in surveys for c in found.clauses if c.error}
+        if not broken:
+            return
+        clauses = self._case.clauses
+        for entry in spec.requests:
+            for request in entry.alternatives:
+                path = entry.path(request)
+                for expression in request.selectors:
+                    for clause in clauses(expression or ""):
+                        if clause.guard and ("selector", clause.text) in broken:
+                            yield path, wishes.guarded(path, clause, clauses)
+
+    def _of_classes(self) -> Iterator[Change]:
+        """The same for selectors of DeviceClasses, and without the clause."""
+        case, bit = self._case, self._case.obstacles.device_bits
+        for found in case.surveys:
+            device_class = case.snapshot.inventory.classes.get(found.device_class)
+            owner = f"class {found.device_class}"
+            broken = {c.text for c in found.clauses if c.error and c.owner == owner}
+            for expression in device_class.selectors if device_class and broken else ():
+                for clause in case.clauses(expression or ""):
+                    assert device_class is not None
+                    for guarded in (True, False) if clause.text in broken else ():
+                        if clause.guard or not guarded:
+                            change = supplies.class_changed(
+                                device_class, clause, case.clauses, guarded=guarded
+                            )
+                            yield replace(change, lifts=bit)
+
+    def _other_constants(self, spec: ClaimSpec) -> Iterator[tuple[str, Change]]:
         """Selector clauses with a constant that some device has."""
         clauses = self._case.clauses
         nearest = {c.text: c.nearest for found in self._case.surveys for c in found.clauses}
@@ -112,7 +150,7 @@ class Choices:
                             path = entry.path(request)
                             change = wishes.reworded(path, clause, constant, clauses)
                             if change is not None:
-                                yield change
+                                yield path, change
 
     def _of_nodes(self) -> Iterator[Change]:
         """Cordons lifted, and for single pods resources added or asked for less of."""

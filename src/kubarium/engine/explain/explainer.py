@@ -8,6 +8,7 @@ change helps, the smallest combination is looked for. The snapshot is as before 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import combinations
 
@@ -108,6 +109,8 @@ class Question:
         """The changes behind each suggestion: several that help only together, or one."""
         if not self.subject.pods:
             return []
+        if self.subject.pods[0].variants and not self.subject.is_gang:
+            return self._of_variants()
         found = sorted(self._single_changes(), key=lambda change: change.cost)
         alone = [(change,) for change in found]
         if not found:
@@ -117,6 +120,22 @@ class Question:
             own = [change for change in self._parts() if change.cost < ADD]
             return [*alone, *self._combinations(own, COMBINATIONS_BESIDES)]
         return [*alone]
+
+    def _of_variants(self) -> list[tuple[Change, ...]]:
+        """What helps the pod as nodes with a device plugin would have it, or as the others would.
+
+        Where both come to the same, as for an amount of the resource, the more generous is told.
+        """
+        found: list[tuple[Change, ...]] = []
+        for one in self.subject.pods[0].variants:
+            alone = replace(self.subject, pods=(one,))
+            of_one = Question(self._case.placer, self._case.clauses, alone)
+            found += (c for c in of_one.solutions if self._case.trial.fits(self.subject, c))
+        kept: dict[object, tuple[Change, ...]] = {}
+        for changes in found:
+            kept.setdefault(told(changes), changes)
+        singles = [changes for changes in kept.values() if len(changes) == 1]
+        return sorted(singles or kept.values(), key=lambda changes: sum(c.cost for c in changes))
 
     @cached_property
     def _choices(self) -> list[Change]:

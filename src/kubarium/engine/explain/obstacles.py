@@ -39,6 +39,7 @@ MAX_TOGETHER = 3
 CURED_BY_A_NEW_NODE = frozenset(
     {
         "resource",
+        "plugin",
         "port",
         "apart",
         "kept-off",
@@ -118,7 +119,9 @@ class Obstacles:
                 name = reason if known else reasons.CLAIMS
                 refused[name] = refused[name] | mask if name in refused else mask
         except AllocationError as error:
-            refused = {str(error): everywhere}
+            text = "no device can be looked for while a selector fails"
+            self._add(Rule("devices", str(error), text, ~everywhere))
+            return ~everywhere
         for reason, mask in (refused or {reasons.CLAIMS: ~everywhere}).items():
             plain = reason == reasons.CLAIMS
             text = "cannot give the devices of the claims" if plain else reason
@@ -262,7 +265,7 @@ def _served(placer: Placer, pod: Pod) -> Iterator[Rule]:
         for reason, mask in filters.resources_fit(snapshot, one.shape, placer.profile):
             if reason in names:
                 text = f"{reason}, which a device plugin serves there"
-                yield Rule("served", reason, text, mask | ~mine, subject=names[reason])
+                yield Rule("plugin", reason, text, mask | ~mine, subject=names[reason])
     for name, has in pod.shape.advertised:
         text = f"{'no' if has else 'a'} device plugin serves {name} there"
         mask = filters.advertises(snapshot, name, has) | elsewhere

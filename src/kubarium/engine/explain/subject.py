@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kubarium.engine.devices.model import ClaimSpec
-from kubarium.engine.model import Gang, Pod, PodShape
+from kubarium.engine.model import Gang, Key, Pod, PodShape
 from kubarium.engine.plan import Leaf, QueueItem, Tree
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
@@ -83,15 +83,17 @@ Undo = Callable[[], None]
 class Change:
     """One thing that somebody could do. ``cost`` orders changes: less is asked of fewer people.
 
-    ``cluster`` changes the snapshot and returns what else must be undone besides a rollback.
-    ``lifts`` are the numbers of the obstacles that the change may take away; ``row`` limits that to
-    one node. ``fresh`` changes add a node, which the obstacles of the others do not bound.
+    ``claims`` limits a change of specs to these of the pending claims. ``cluster`` changes the
+    snapshot and returns what else must be undone besides a rollback. ``lifts`` are the numbers of
+    the obstacles that the change may take away; ``row`` limits that to one node. ``fresh`` changes
+    add a node, which the obstacles of the others do not bound.
     """
 
     suggestion: Suggestion
     cost: int
     shape: Callable[[PodShape], PodShape] | None = None
     spec: Callable[[ClaimSpec], ClaimSpec] | None = None
+    claims: frozenset[Key] | None = None
     gang: Callable[[Gang], Gang] | None = None
     cluster: Callable[[Snapshot], Undo | None] | None = None
     lifts: int = 0

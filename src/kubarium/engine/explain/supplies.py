@@ -7,8 +7,9 @@ from dataclasses import replace
 from fractions import Fraction
 
 from kubarium.base.quantity import format_quantity
-from kubarium.engine.devices.model import Device, SelectorError, Slice
+from kubarium.engine.devices.model import Device, DeviceClass, SelectorError, Slice
 from kubarium.engine.explain.subject import ADD, EVICT, SWITCH, Change, Undo
+from kubarium.engine.explain.wishes import Clause, Clauses, joined, reselected
 from kubarium.engine.model import (
     HOSTNAME_LABEL,
     UNSCHEDULABLE_TAINT_KEY,
@@ -93,6 +94,25 @@ def more_devices(model: Slice, node: Node, count: int, class_name: str, place: s
     return Change(
         Suggestion("add-devices", text, class_name, node.name, count), ADD, cluster=change
     )
+
+
+def class_changed(
+    device_class: DeviceClass, clause: Clause, clauses: Clauses, *, guarded: bool
+) -> Change:
+    """A DeviceClass that asks a clause only of devices that have what it reads, or not at all."""
+    name = device_class.name
+    new = joined((clause.guard, clause.text)) if guarded else ""
+    selectors = reselected(device_class.selectors, clause, new, clauses)
+
+    def change(snapshot: Snapshot) -> Undo:
+        snapshot.inventory.set_class(replace(device_class, selectors=selectors))
+        return lambda: snapshot.inventory.set_class(device_class)
+
+    if guarded:
+        text = f"ask `{clause.guard}` before `{clause.text}` in DeviceClass {name}"
+        return Change(Suggestion("guard-device-class", text, name), SWITCH - 1, cluster=change)
+    text = f"remove `{clause.text}` from DeviceClass {name}"
+    return Change(Suggestion("relax-device-class", text, name), SWITCH, cluster=change)
 
 
 def device_like(

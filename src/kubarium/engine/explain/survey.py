@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class ClauseCount:
     """One selector clause: how many devices fail it, and how many fail nothing else before use.
 
     ``hint`` says what there is instead of what the clause wants, ``nearest`` are the constants that
-    would do in its place.
+    would do in its place. ``error`` is why its selector fails on some device instead of answering.
     """
 
     text: str
@@ -60,6 +60,7 @@ class ClauseCount:
     alone: int
     hint: str = ""
     nearest: tuple[str, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,17 @@ class RequestSurvey:
     holders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sampled: bool = False
+    resource: str = ""
+
+    @property
+    def label(self) -> str:
+        """How to speak of the request: by its name, or by the resource that it stands for."""
+        return self.resource or f"request {self.request}"
 
     def message(self) -> str:
         """One line: what is needed, what there is, and where the rest went."""
         text = (
-            f"request {self.request}: {self.needed} of class {self.device_class} needed in all,"
+            f"{self.label}: {self.needed} of class {self.device_class} needed in all,"
             f" {self.devices} devices in the cluster, {self.matching} match, {self.free} free"
         )
         if self.usable < self.free:
@@ -120,16 +127,21 @@ def survey(
     claims: int,
     clauses: Clauses,
     usable: Mask | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> list[RequestSurvey]:
     """One survey for each request, and each alternative, of ``claims`` equal claims.
 
-    ``usable`` are the rows on which nothing but devices stands in the way.
+    ``usable`` are the rows on which nothing but devices stands in the way, ``labels`` what requests
+    are called that stand for extended resources.
     """
-    return [
+    found = [
         _Surveyor(snapshot, spec, entry, request, clauses, usable).run(claims)
         for entry in spec.requests
         for request in entry.alternatives
     ]
+    if not labels:
+        return found
+    return [replace(one, resource=labels.get(one.request, "")) for one in found]
 
 
 class _Surveyor:
@@ -153,12 +165,18 @@ class _Surveyor:
         owner = self._inventory.classes.get(request.device_class)
         self._missing = owner is None
         self._clauses: list[tuple[str, Clause]] = []
+        # The selectors as they are asked, each with the numbers of its clauses.
+        self._wholes: list[tuple[str, str, range]] = []
+        self._errors: dict[int, str] = {}
         for whose, selectors in (
             (f"class {request.device_class}", owner.selectors if owner else ()),
             ("selector", request.selectors),
         ):
             for expression in selectors:
+                start = len(self._clauses)
                 self._clauses += [(whose, clause) for clause in clauses(expression or "")]
+                numbers = range(start, len(self._clauses))
+                self._wholes.append((whose, expression or "", numbers))
         self._facts: dict[int, _Facts] = {}
         self._models: dict[int, Slice] = {}
         self._evaluated = 0
@@ -280,7 +298,7 @@ class _Surveyor:
             if not seen:
                 failed.append(UNSEEN)
             elif bad:
-                failed.append(self._reason(bad[0]))
+                failed.append(self._broken(item.driver, device) or self._reason(bad[0]))
             elif untolerated(device, self._request.tolerations):
                 taints = ", ".join(str(t) for t in device.taints if t.effect != "None")
                 failed.append(f"taint {taints}")
@@ -303,6 +321,29 @@ class _Surveyor:
         except SelectorError:
             return False
 
+    def _broken(self, driver: str, device: Device) -> str:
+        """Which selector fails on the device instead of answering, and why; "" if none does.
+
+        That ends the search for all nodes, so it is told before what else the device fails.
+        """
+        for owner, expression, numbers in self._wholes:
+            try:
+                if not self._inventory.selects(expression, driver, device):
+                    return ""  # the others are not asked
+            except SelectorError as error:
+                for number in numbers:
+                    if self._raises(number, driver, device):
+                        self._errors[number] = str(error)
+                return f"{owner} `{expression}`: {' '.join(str(error).split())}"
+        return ""
+
+    def _raises(self, number: int, driver: str, device: Device) -> bool:
+        try:
+            self._inventory.selects(self._clauses[number][1].text, driver, device)
+        except SelectorError:
+            return True
+        return False
+
     def _reason(self, number: int) -> str:
         owner, clause = self._clauses[number]
         return f"{owner} `{clause.text}`"
@@ -323,7 +364,9 @@ class _Surveyor:
                 if len(bad) == 1:
                     alone[bad[0]] += times
         return tuple(
-            ClauseCount(clause.text, owner, failing[i], alone[i], *self._hint(i))
+            ClauseCount(
+                clause.text, owner, failing[i], alone[i], *self._hint(i), self._errors.get(i, "")
+            )
             for i, (owner, clause) in enumerate(self._clauses)
             if failing[i]
         )
@@ -349,6 +392,9 @@ class _Surveyor:
             if near:
                 break
         hint, constants = _nearest(clause, near)
+        passed = any(number not in bad for f in self._facts.values() for bad in f.clauses)
+        if not near and passed:
+            return f"the devices that fail it have no {clause.name.partition('/')[2]}", ()
         if near and self._inventory.reads_individual(clause.text):
             # Only some of the devices were looked at, and another one's number is no advice.
             return hint if hint.endswith("…") else f"{hint} …", ()

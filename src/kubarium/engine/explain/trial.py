@@ -48,6 +48,14 @@ class Trial:
             if key in snapshot.claims and key not in snapshot.allocations
         ]
 
+    def _changeable(self, subject: Subject, change: Change) -> list[Claim]:
+        """The pending claims whose specs the change is about, those of all variants included."""
+        everyone = [one for pod in subject.pods for one in pod.each]
+        found = self.pending(replace(subject, pods=tuple(everyone)))
+        if change.claims is None:
+            return found
+        return [claim for claim in found if claim.key in change.claims]
+
     @contextmanager
     def made(self, subject: Subject, changes: Iterable[Change]) -> Iterator[Subject]:
         """The subject with the changes made, which are taken back at the end."""
@@ -96,7 +104,7 @@ class Trial:
                 undo.append(step)
         if change.spec is not None:
             book = self.snapshot.claims
-            for claim in self.pending(subject):
+            for claim in self._changeable(subject, change):
                 undo.append(_restore(book, claim))
                 book[claim.key] = replace(book[claim.key], spec=change.spec(claim.spec))
         if change.shape is not None:

@@ -28,13 +28,17 @@ from kubarium.engine.verdict import Suggestion
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One clause of a CEL selector; what it compares, if that is one value with a constant."""
+    """One clause of a CEL selector; what it compares, if that is one value with a constant.
+
+    ``guard`` asks for what the clause reads, which makes the selector fail where it is not there.
+    """
 
     text: str
     name: str = ""
     is_capacity: bool = False
     operator: str = ""
     wanted: str = ""
+    guard: str = ""
 
 
 # A CEL selector -> its clauses, all of which must hold.
@@ -192,16 +196,21 @@ def requesting(resource: str, amount: int, shown: str, node: str) -> Change:
 # Claims
 
 
-def claim_wishes(spec: ClaimSpec, clauses: Clauses) -> Iterator[Change]:
-    """Each constraint and each selector clause of the claim left out alone."""
-    for constraint in spec.constraints:
-        yield _without_constraint(constraint)
+def requests(spec: ClaimSpec) -> Iterator[tuple[str, Request]]:
+    """Every request and alternative with its path."""
     for entry in spec.requests:
         for request in entry.alternatives:
-            path = entry.path(request)
-            for expression in request.selectors:
-                for clause in clauses(expression or ""):
-                    yield _without_selector_clause(path, expression or "", clause, clauses)
+            yield entry.path(request), request
+
+
+def claim_wishes(spec: ClaimSpec, clauses: Clauses) -> Iterator[tuple[str, Change]]:
+    """Each constraint and each selector clause of the claim left out alone, and of what request."""
+    for constraint in spec.constraints:
+        yield "", _without_constraint(constraint)
+    for path, request in requests(spec):
+        for expression in request.selectors:
+            for clause in clauses(expression or ""):
+                yield path, _without_selector_clause(path, expression or "", clause, clauses)
 
 
 def _without_constraint(constraint: Constraint) -> Change:
@@ -225,6 +234,14 @@ def _without_selector_clause(
     return Change(suggestion, OWN_CLAIM, spec=_reselecting(path, clause, "", clauses))
 
 
+def guarded(path: str, clause: Clause, clauses: Clauses) -> Change:
+    """The clause, asked only of devices that have what it reads."""
+    text = f"ask `{clause.guard}` before `{clause.text}` in request {path}"
+    suggestion = Suggestion("guard-device-selector", text, clause.text)
+    new = joined((clause.guard, clause.text))
+    return Change(suggestion, OWN_CLAIM - 2, spec=_reselecting(path, clause, new, clauses))
+
+
 def reworded(path: str, clause: Clause, constant: str, clauses: Clauses) -> Change | None:
     """The clause with another constant; None if the old one does not stand there just once."""
     quoted = f'"{clause.wanted}"' if f'"{clause.wanted}"' in clause.text else clause.wanted
@@ -245,21 +262,27 @@ def _reselecting(
     A selector may have been changed already: what is left of it is looked at.
     """
 
-    def selectors(old: Sequence[str | None]) -> Iterator[str | None]:
-        for selector in old:
-            found = [c.text for c in clauses(selector or "")]
-            if clause.text not in found:
-                yield selector
-                continue
-            left = [new if text == clause.text else text for text in found]
-            left = [text for text in left if text]
-            if left:
-                yield joined(left)
-
     def relaxed(request: Request) -> Request:
-        return replace(request, selectors=tuple(selectors(request.selectors)))
+        return replace(request, selectors=reselected(request.selectors, clause, new, clauses))
 
     return lambda spec: with_request(spec, path, relaxed)
+
+
+def reselected(
+    selectors: Sequence[str | None], clause: Clause, new: str, clauses: Clauses
+) -> tuple[str | None, ...]:
+    """The selectors with ``new`` in place of one clause; "" leaves the clause out."""
+    found: list[str | None] = []
+    for selector in selectors:
+        texts = [c.text for c in clauses(selector or "")]
+        if clause.text not in texts:
+            found.append(selector)
+            continue
+        left = [new if text == clause.text else text for text in texts]
+        left = [text for text in left if text]
+        if left:
+            found.append(joined(left))
+    return tuple(found)
 
 
 def joined(clauses: Sequence[str]) -> str:
@@ -336,7 +359,7 @@ def taking_less(path: str, name: str, amount: int, shown: str) -> Change:
 
 
 def countable(spec: ClaimSpec) -> Iterator[tuple[str, Request]]:
-    """Requests for a number of devices, alternatives left out."""
-    for entry in spec.requests:
-        if not entry.prioritised and entry.alternatives[0].mode != ALL:
-            yield entry.name, entry.alternatives[0]
+    """Requests for a number of devices."""
+    for path, request in requests(spec):
+        if request.mode != ALL:
+            yield path, request
