@@ -589,3 +589,35 @@ def test_of_several_claims_it_is_said_which_one_to_change():
     documents[PODS] = [waiting]
     fits = "the pod fits now; the scheduler has not placed it yet"
     assert explain(documents, waiting).summary == fits
+
+
+def affinity(*terms):
+    found = [
+        {"matchExpressions": [{"key": k, "operator": "In", "values": [v]} for k, v in t.items()]}
+        for t in terms
+    ]
+    required = {"nodeSelectorTerms": found}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def test_a_clause_whose_absence_leaves_an_empty_term_is_not_advised():
+    """A term without clauses matches no node: taking the last one out does not help."""
+    rack = [node("a", labels={"rack": "r1"})]
+    one = pod("p", affinity=affinity({"disk": "ssd"}))
+    assert texts(explain({NODES: rack}, one)) == ["remove the required node affinity"]
+    two = pod("p", affinity=affinity({"disk": "ssd"}, {"zone": "z"}))
+    said = explain({NODES: rack}, two)
+    assert texts(said) == ["remove the required node affinity"]
+    assert said.reasons == (
+        "node affinity disk=ssd (no node has label disk), or zone=z (no node has label zone): a",
+    )
+    both = pod("p", affinity=affinity({"disk": "ssd", "rack": "r1"}))
+    assert texts(explain({NODES: rack}, both)) == [
+        "remove the node affinity clause disk=ssd (no node has label disk)"
+    ]
+
+
+def test_a_misspelt_node_affinity_is_put_right():
+    misspelt = pod("p", affinity=affinity({"rack": "rack-one"}))
+    said = explain({NODES: [node("a", labels={"rack": "rack-1ne"})]}, misspelt)
+    assert texts(said)[0] == "change the node affinity clause rack=rack-one to rack=rack-1ne"

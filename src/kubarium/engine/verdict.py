@@ -20,6 +20,7 @@ KINDS = (
     "add-volume",
     "change-device-selector",
     "combination",
+    "correct-affinity",
     "correct-selector",
     "count-devices",
     "free-pod",

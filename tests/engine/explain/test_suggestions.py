@@ -55,6 +55,7 @@ APART = PodTerm("rack", APP, ("ns",))
 EVEN = SpreadConstraint("rack", 1, True, APP)
 FEATURE = "VolumeBindMountOptions"
 ZONE = "topology.kubernetes.io/zone"
+ZONE_Z = Requirement(ZONE, "In", ("z",))
 
 
 def selects(expression, driver, device):
@@ -262,8 +263,14 @@ class World:
             case "remove-selector":
                 left = tuple(c for c in shape.node_selector if str(c) != suggestion.subject)
                 self.shape = replace(shape, node_selector=left)
-            case "remove-affinity" | "remove-affinity-clause":
+            case "remove-affinity":
                 self.shape = replace(shape, affinity=None)
+            case "remove-affinity-clause":
+                terms = tuple(
+                    NodeTerm(tuple(c for c in t.labels if str(c) != suggestion.subject))
+                    for t in shape.affinity
+                )
+                self.shape = replace(shape, affinity=terms)
             case "remove-port":
                 self.shape = replace(shape, ports=())
             case "raise-skew":
@@ -330,7 +337,19 @@ def shapes(draw):
     return PodShape(
         requests=(("cpu", cpu),),
         node_selector=draw(st.sampled_from([(), (), (RACK_A,), (DISK, RACK_A)])),
-        affinity=draw(st.sampled_from([None, None, None, (NodeTerm((DISK,)),)])),
+        affinity=draw(
+            st.sampled_from(
+                [
+                    None,
+                    None,
+                    None,
+                    (NodeTerm((DISK,)),),
+                    (NodeTerm((DISK, RACK_A)),),
+                    (NodeTerm((DISK, RACK_A)), NodeTerm((ZONE_Z,))),
+                    (NodeTerm((DISK, ZONE_Z)), NodeTerm((RACK_A, ZONE_Z))),
+                ]
+            )
+        ),
         ports=draw(st.sampled_from([(), (), (), (PORT,)])),
         spread=draw(st.sampled_from([(), (), (), (EVEN,)])),
         pod_anti_affinity=draw(st.sampled_from([(), (), (), (APART,)])),
@@ -488,7 +507,7 @@ def relaxations(world):
         left = shape.node_selector[:i] + shape.node_selector[i + 1 :]
         yield "remove-selector", replace(world, shape=replace(shape, node_selector=left))
     if shape.affinity is not None:
-        yield "remove-affinity-clause", replace(world, shape=replace(shape, affinity=None))
+        yield from affinity_relaxations(world, shape)
     if shape.ports:
         yield "remove-port", replace(world, shape=replace(shape, ports=()))
     if shape.spread:
@@ -519,6 +538,19 @@ def relaxations(world):
         yield "remove-topology", replace(world, topology="")
     if spec is not None:
         yield from claim_relaxations(world, spec)
+
+
+def affinity_relaxations(world, shape):
+    """The whole of it, or a clause in all its terms, none of which may be left without any."""
+    terms, enough = shape.affinity, False
+    for clause in {c for term in terms for c in term.labels}:
+        left = tuple(NodeTerm(tuple(c for c in t.labels if c != clause)) for t in terms)
+        if all(term.labels for term in left):
+            changed = replace(world, shape=replace(shape, affinity=left))
+            enough = enough or changed.fits()
+            yield "remove-affinity-clause", changed
+    if not enough:
+        yield "remove-affinity", replace(world, shape=replace(shape, affinity=None))
 
 
 def volume_relaxations(world, volume):

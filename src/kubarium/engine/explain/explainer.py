@@ -148,6 +148,8 @@ class Question:
             kind = change.suggestion.kind
             if kind == "raise-skew" and self.subject.is_gang:
                 continue  # its own pods count too
+            if kind == "remove-affinity" and "remove-affinity-clause" in helped:
+                continue  # less is enough
             if not (kind in ONE_IS_ENOUGH and kind in helped) and self._case.helps(change):
                 helped.add(kind)
                 yield change

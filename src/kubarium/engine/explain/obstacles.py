@@ -26,7 +26,7 @@ from kubarium.engine.model import HostPort, Pod, PodTerm, SpreadConstraint
 from kubarium.engine.placement import filters, locality, topology
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.selectors import Requirement
+from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Mask, Snapshot
 
 # Bits of a number; what a pod asks beyond that is one rule together.
@@ -58,6 +58,9 @@ DEVICE_REASONS = 4
 # Nodes named that have some data cached, and domains counted in words.
 HOLDERS_NAMED = 3
 DOMAINS_COUNTED = 6
+
+# Terms of a node affinity in words.
+TERMS_TOLD = 4
 
 # Values of a label that are compared with a misspelt one.
 NAMES_COMPARED = 2_000
@@ -301,20 +304,45 @@ def _affinity(snapshot: Snapshot, pod: Pod) -> Iterator[Rule]:
         yield Rule("selector", reasons.NODE_AFFINITY, text, mask, lifts, clause)
     if shape.affinity is None:
         return
-    if len(shape.affinity) == 1 and not shape.affinity[0].fields:
-        for clause in shape.affinity[0].labels:
-            hint, _ = near_miss(snapshot, clause)
-            lift = wishes.without_affinity_clause(clause, hint)
-            text = f"node affinity {clause}{hint}"
+    terms = shape.affinity
+    if len(terms) == 1 and terms[0].labels and not terms[0].fields:
+        for clause in terms[0].labels:
             mask = filters.clause(snapshot, clause)
-            yield Rule("affinity", reasons.NODE_AFFINITY, text, mask, [lift], clause)
-        if shape.affinity[0].labels:
-            return
-    mask = filters.any_term(snapshot, shape.affinity)
-    stated = dict.fromkeys(c for t in shape.affinity for c in (*t.labels, *t.fields))
-    lifts = [wishes.without_affinity_clause(c, near_miss(snapshot, c)[0]) for c in stated]
+            text = f"node affinity {clause}{near_miss(snapshot, clause)[0]}"
+            lifts = [*_of_clause(snapshot, terms, clause), wishes.without_affinity()]
+            yield Rule("affinity", reasons.NODE_AFFINITY, text, mask, lifts, clause)
+        return
+    mask = filters.any_term(snapshot, terms)
+    lifts = [
+        lift
+        for clause in dict.fromkeys(c for t in terms for c in (*t.labels, *t.fields))
+        for lift in _of_clause(snapshot, terms, clause)
+    ]
     lifts.append(wishes.without_affinity())
-    yield Rule("affinity", reasons.NODE_AFFINITY, "the required node affinity", mask, lifts)
+    text = f"node affinity {_shown_terms(snapshot, terms)}"
+    yield Rule("affinity", reasons.NODE_AFFINITY, text, mask, lifts)
+
+
+def _of_clause(
+    snapshot: Snapshot, terms: Sequence[NodeTerm], clause: Requirement
+) -> Iterator[Change]:
+    hint, meant = near_miss(snapshot, clause)
+    if meant is not None:
+        yield wishes.corrected_affinity_clause(clause, meant)
+    lift = wishes.without_affinity_clause(terms, clause, hint)
+    if lift is not None:
+        yield lift
+
+
+def _shown_terms(snapshot: Snapshot, terms: Sequence[NodeTerm]) -> str:
+    """``rack=r9 (no node has rack=r9) and disk=ssd, or zone=z``."""
+    shown = [
+        " and ".join(f"{c}{near_miss(snapshot, c)[0]}" for c in (*term.labels, *term.fields))
+        or "a term without clauses, which no node matches"
+        for term in terms[:TERMS_TOLD]
+    ]
+    more = " …" if len(terms) > TERMS_TOLD else ""
+    return f"{', or '.join(shown)}{more}"
 
 
 def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement | None]:
@@ -322,8 +350,10 @@ def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement
 
     The text is `` (no node has label zoen; did you mean zone?)``, or "".
     """
-    if clause.operator not in ("In", "Exists", "Gt", "Lt") or clause.key == "metadata.name":
+    if clause.operator not in ("In", "Exists", "Gt", "Lt"):
         return "", None
+    if clause.key == "metadata.name":
+        return _no_such_node(snapshot, clause)
     column = snapshot.labels.get(clause.key)
     if column is None or not (column[snapshot.alive] >= 0).any():
         keys = [k for k, c in snapshot.labels.items() if (c[snapshot.alive] >= 0).any()]
@@ -340,6 +370,14 @@ def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement
     close = _close(clause.values[0], known)
     meant = replace(clause, values=(close,)) if close else None
     return _hint(f"no node has {clause.key}={clause.values[0]}", close), meant
+
+
+def _no_such_node(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement | None]:
+    if clause.operator != "In" or any(name in snapshot.rows for name in clause.values):
+        return "", None
+    close = _close(clause.values[0], list(snapshot.rows)) if clause.values else ""
+    meant = replace(clause, values=(close,)) if close else None
+    return _hint("there is no node of this name", close), meant
 
 
 def _contains(numbers: NDArray[np.int32], number: int) -> bool:

@@ -84,23 +84,51 @@ def without_affinity() -> Change:
     return Change(Suggestion("remove-affinity", text, "nodeAffinity"), OWN_WISH + 1, shape=change)
 
 
-def without_affinity_clause(clause: Requirement, hint: str = "") -> Change:
-    """The required node affinity without one clause, in every term that has it."""
-    text = f"remove the node affinity clause {clause}{hint}"
+def without_affinity_clause(
+    terms: Sequence[NodeTerm], clause: Requirement, hint: str = ""
+) -> Change | None:
+    """The required node affinity without one clause, in every term that has it.
 
-    def stripped(term: NodeTerm) -> NodeTerm:
-        return NodeTerm(
-            tuple(c for c in term.labels if c != clause),
-            tuple(c for c in term.fields if c != clause),
-        )
+    None where that leaves a term without clauses: such a term matches no node at all.
+    """
+    text = f"remove the node affinity clause {clause}{hint}"
+    if not all(map(_asks, _rewritten(terms, clause, None))):
+        return None
 
     def change(shape: PodShape) -> PodShape:
-        terms = tuple(stripped(term) for term in shape.affinity or ())
-        # A term without clauses would match no node, while nothing is asked of one any more.
-        anywhere = any(not term.labels and not term.fields for term in terms)
-        return replace(shape, affinity=None if anywhere else terms)
+        if shape.affinity is None:
+            return shape
+        return replace(shape, affinity=_rewritten(shape.affinity, clause, None))
 
     return Change(Suggestion("remove-affinity-clause", text, str(clause)), OWN_WISH, shape=change)
+
+
+def corrected_affinity_clause(clause: Requirement, meant: Requirement) -> Change:
+    """The required node affinity with a misspelt clause put right."""
+    text = f"change the node affinity clause {clause} to {meant}"
+
+    def change(shape: PodShape) -> PodShape:
+        if shape.affinity is None:
+            return shape
+        return replace(shape, affinity=_rewritten(shape.affinity, clause, meant))
+
+    return Change(Suggestion("correct-affinity", text, str(clause)), OWN_WISH - 1, shape=change)
+
+
+def _rewritten(
+    terms: Sequence[NodeTerm], clause: Requirement, new: Requirement | None
+) -> tuple[NodeTerm, ...]:
+    """The terms with ``new`` in place of a clause, or without it."""
+
+    def changed(clauses: Sequence[Requirement]) -> tuple[Requirement, ...]:
+        found = (new if c == clause else c for c in clauses)
+        return tuple(c for c in found if c is not None)
+
+    return tuple(NodeTerm(changed(term.labels), changed(term.fields)) for term in terms)
+
+
+def _asks(term: NodeTerm) -> bool:
+    return bool(term.labels or term.fields)
 
 
 def tolerating(taint: Taint) -> Change:
