@@ -79,7 +79,10 @@ class Explanation:
             yield f"{indent}  tightest: {self.tightest}"
         yield from _listed(self.reasons, f"{indent}  - ", REASONS_SHOWN)
         if self.suggestions:
-            yield f"{indent}  Any one of these would help:"
+            if all(suggestion.parts for suggestion in self.suggestions):
+                yield f"{indent}  No single change is enough. Any one of these would help:"
+            else:
+                yield f"{indent}  Any one of these would help:"
             yield from self._suggested(f"{indent}    ")
         for child in self.children[:CHILDREN_SHOWN]:
             yield from child._lines(indent + "  ")

@@ -32,6 +32,8 @@ GROUPS_TOLD = 6
 # DeviceClasses named where the wanted one is missing.
 CLASSES_NAMED = 5
 
+NOTHING_HELPS = "of what was tried, no change helps, nor do several together"
+
 # Topology domains of a gang in text.
 DOMAINS_TOLD = 3
 
@@ -82,6 +84,10 @@ def account_of(
         told = [entry.only(node) for entry in told if node in entry.names]
     lines = [line for found in question.surveys for line in _with_rules(found, rules)]
     lines += _domains(question)
+    total = len(question.subject.pods)
+    if question.alike < total and told:
+        name = question.subject.pods[0].key[1]
+        lines.append(f"of pod {name} ({question.alike} of {total} pods ask for the same):")
     lines += [entry.line() for entry in told[:GROUPS_TOLD]]
     if len(told) > GROUPS_TOLD:
         rest = sum(len(entry.names) for entry in told[GROUPS_TOLD:])
@@ -89,6 +95,8 @@ def account_of(
     if node and not told:
         lines.append(f"node {node}: {_unlisted(view.snapshot, node)}")
     suggestions = question.suggestions if advise else ()
+    if advise and not suggestions:
+        lines.append(NOTHING_HELPS)
     return Account(
         _tightest(question, subject),
         tuple(lines),

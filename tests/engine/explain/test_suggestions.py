@@ -639,3 +639,78 @@ def test_the_smallest_number_of_devices_is_named():
     assert (devices.amount, devices.text) == (3, "add 3 more devices of class gpu on any node")
     [lower] = [s for s in found if s.kind == "lower-min-count"]
     assert lower.amount == 12
+
+
+@checked
+@given(worlds())
+def test_where_all_wishes_given_up_help_something_is_said(world):
+    """However many that takes, the set that is told is one of which none can be spared."""
+    if world.fits():
+        return
+    wishless = PodShape(requests=world.shape.requests, tolerations=(Toleration("", "Exists"),))
+    if not replace(world, shape=wishless, spec=None, volume=None).fits():
+        return
+    if world.spec is not None or world.volume is not None:
+        return
+    found = Explainer(world.placer(), clauses).suggest(world.subject())
+    assert found
+    for suggestion in found:
+        for left_out in suggestion.parts:
+            event(f"{len(suggestion.parts)} parts")
+            changed = world.copy()
+            for part in suggestion.parts:
+                if part is not left_out:
+                    changed.apply(part)
+            assert not changed.fits(), (suggestion.text, left_out.text)
+
+
+def test_four_changes_are_told_together_where_three_are_not_enough():
+    labels = [Requirement(key, "In", ("x",)) for key in ("a", "b", "c")]
+    world = World(
+        [Node("n0", (("cpu", 1000), ("pods", 5)), {}, (TAINT,))],
+        {},
+        PodShape(requests=(("cpu", 500),), node_selector=tuple(labels)),
+    )
+    [found] = Explainer(world.placer(), clauses).suggest(world.subject())
+    assert sorted(part.kind for part in found.parts) == [
+        "remove-selector",
+        "remove-selector",
+        "remove-selector",
+        "tolerate-taint",
+    ]
+
+
+def test_a_gang_is_told_what_to_add_to_what_opens_its_nodes():
+    """Without the selector two of the four fit: the selector alone is not enough."""
+    world = World(
+        [Node("n0", (("cpu", 4000), ("pods", 9)))],
+        {},
+        PodShape(requests=(("cpu", 2000),), node_selector=(DISK,)),
+        gang_size=4,
+    )
+    found = Explainer(world.placer(), clauses).suggest(world.subject())
+    assert [[part.kind for part in s.parts] for s in found] == [
+        ["remove-selector", "lower-min-count"],
+        ["remove-selector", "add-node"],
+    ]
+    assert all(apply_to(world, s).fits() for s in found)
+
+
+def apply_to(world, suggestion):
+    changed = world.copy()
+    changed.apply(suggestion)
+    return changed
+
+
+def test_of_a_mixed_gang_the_pod_that_fits_nowhere_is_accounted_for():
+    nodes = [Node(f"n{i}", (("cpu", 4000), ("pods", 9))) for i in range(3)]
+    world = World(nodes, {}, PodShape(requests=(("cpu", 3000),)), gang_size=3)
+    small = world.subject()
+    big = replace(small.pods[2], shape=PodShape(requests=(("cpu", 5000),)))
+    subject = replace(small, pods=(*small.pods[:2], big))
+    question = Explainer(world.placer(), clauses).question(subject)
+    assert question.subject.pods[0].key == big.key
+    assert question.obstacles.failing() == {"Insufficient cpu": 3}
+    texts = [s.text for s in question.suggestions]
+    assert "1 more cpu on node n0" in texts
+    assert "request at most 4 cpu (free on node n0) in pod p2" in texts

@@ -243,13 +243,20 @@ class Amounts:
         ]
         if not groups:
             return
-        rows = np.concatenate(groups)
+        there = [row for row in np.concatenate(groups).tolist() if not self._is_made_up(row)]
+        if not there:
+            return
+        rows = np.array(there, np.int64)
         makes = np.vstack((snapshot.allocatable[:, rows], self._case.rooms.domains[rows]))
         _, first = np.unique(makes, axis=1, return_index=True)
         found = [(row, domain.get(row, "")) for row in rows[np.sort(first)].tolist()]
         found.sort(key=lambda entry: entry[1] != best)
         for row, where in found[:MODELS_TRIED]:
             yield row, f" in {where}" if where else ""
+
+    def _is_made_up(self, row: int) -> bool:
+        """Whether only a change that is being tried brings the node."""
+        return supplies.is_made_up(self._case.node(row).name)
 
     def for_combinations(self) -> Iterator[Change]:
         """Smaller counts, and on some nodes that fail more than devices, all devices anew."""

@@ -77,8 +77,29 @@ class Case:
         self.snapshot = placer.snapshot
         self.clauses = clauses
         self.subject = subject
+        self.subject = self._focused(subject)
         self.trial = Trial(placer)
         self.pending: list[Claim] = self.trial.pending(subject)
+
+    def _focused(self, subject: Subject) -> Subject:
+        """The subject with the pod first that found no room, where a gang's pods differ.
+
+        The account of nodes is about the first pod.
+        """
+        if len({pod.shape for pod in subject.pods}) < 2:
+            return subject
+        verdict = self.decision.gang_verdict if subject.is_gang else None
+        failed = verdict.first_failure.pod if verdict and verdict.first_failure else None
+        first = [pod for pod in subject.pods if pod.key == failed]
+        if not first:
+            return subject
+        others = (pod for pod in subject.pods if pod is not first[0])
+        return replace(subject, pods=(*first, *others))
+
+    @property
+    def alike(self) -> int:
+        """How many of the pods ask for the same as the first."""
+        return sum(pod.shape == self.subject.shape for pod in self.subject.pods)
 
     @cached_property
     def obstacles(self) -> Obstacles:
@@ -91,7 +112,8 @@ class Case:
     def surveys(self) -> tuple[RequestSurvey, ...]:
         """The devices of the cluster against each request of the pending claims."""
         obstacles = self.obstacles
-        usable = (obstacles.codes & ~obstacles.device_bits) == 0
+        usable = np.zeros(self.snapshot.capacity, np.bool_)  # may have grown by what was tried
+        usable[: len(obstacles.codes)] = (obstacles.codes & ~obstacles.device_bits) == 0
         specs: dict[object, tuple[Claim, int]] = {}
         for claim in self.pending:
             first, count = specs.get(claim.spec, (claim, 0))

@@ -157,7 +157,8 @@ class Choices:
         for group in self._case.groups:
             yield from self._uncordoned(group)
             yield from self._upgraded(group)
-            if not self._case.subject.is_gang and any(r.kind == "resource" for r in group.rules):
+            alone = not self._case.subject.is_gang or self._case.alike == 1
+            if alone and any(r.kind == "resource" for r in group.rules):
                 yield from self._of_resources(group)
             elif not self._case.subject.is_gang:
                 yield from self._of_claims_resources(group)
@@ -203,7 +204,20 @@ class Choices:
             most = asked[resource] - free
             if most > 0:
                 change = wishes.requesting(resource, most, amount(resource, most), node.name)
+                if self._case.subject.is_gang:
+                    change = self._of_one(change)
                 yield replace(change, lifts=bits, row=row)
+
+    def _of_one(self, change: Change) -> Change:
+        """The change of the one pod of a gang that asks for this."""
+        pod, make = self._case.subject.pods[0], change.shape
+        assert make is not None
+        text = f"{change.suggestion.text} in pod {pod.key[1]}"
+        return replace(
+            change,
+            suggestion=replace(change.suggestion, text=text),
+            shape=lambda shape: make(shape) if shape == pod.shape else shape,
+        )
 
     def _of_claims_resources(self, group: Group) -> Iterator[Change]:
         """More of what the node lacks for what the claims' devices take of it."""

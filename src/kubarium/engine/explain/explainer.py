@@ -17,9 +17,10 @@ from kubarium.engine.explain.amounts import Amounts
 from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.choices import ONE_IS_ENOUGH, Choices
 from kubarium.engine.explain.ends import Ends
-from kubarium.engine.explain.obstacles import Obstacles
+from kubarium.engine.explain.obstacles import Group, Obstacles
 from kubarium.engine.explain.places import nodes_at_volumes
 from kubarium.engine.explain.subject import ADD, Change, Subject
+from kubarium.engine.explain.supplies import is_made_up
 from kubarium.engine.explain.survey import RequestSurvey
 from kubarium.engine.explain.trial import Trial
 from kubarium.engine.explain.wishes import Clauses
@@ -70,14 +71,19 @@ class Question:
         subject: Subject,
         decision: Decision | None = None,
     ) -> None:
-        self.subject = subject
         self._case = Case(placer, clauses, subject, decision)
+        self.subject = self._case.subject
         self._amounts = Amounts(self._case)
 
     @property
     def obstacles(self) -> Obstacles:
         """What the first pod fails, on every node."""
         return self._case.obstacles
+
+    @property
+    def alike(self) -> int:
+        """How many pods of a gang ask for the same as the one that the account is about."""
+        return self._case.alike
 
     @property
     def surveys(self) -> tuple[RequestSurvey, ...]:
@@ -114,7 +120,9 @@ class Question:
         found = sorted(self._single_changes(), key=lambda change: change.cost)
         alone = [(change,) for change in found]
         if not found:
-            return [*self._combinations(self._parts(), COMBINATIONS_TRIED)]
+            parts = self._parts()
+            few = [*self._combinations(parts, COMBINATIONS_TRIED)]
+            return few or [*self._coverings(parts)]
         if found[0].cost >= ADD:
             # All of it is for others to do: perhaps several wishes given up together would help.
             own = [change for change in self._parts() if change.cost < ADD]
@@ -193,6 +201,44 @@ class Question:
             if given:
                 return
 
+    def _coverings(self, parts: list[Change]) -> Iterator[tuple[Change, ...]]:
+        """What lifts all rules that some node fails, however many changes that takes.
+
+        For a gang with an amount on top, where that opens nodes but not enough of them.
+        """
+        given: set[frozenset[str]] = set()
+        for group in self._case.groups:
+            if len(given) == COMBINATIONS_GIVEN or self._case.trial.exhausted:
+                return
+            cover = _cheapest_cover(group, [*self._choices, *parts])
+            if not cover:
+                continue
+            ways = [cover] if self._case.trial.fits(self.subject, cover) else self._on_top(cover)
+            for changes in ways:
+                least = self._without_needless(changes)
+                texts = frozenset(change.suggestion.text for change in least)
+                if texts not in given:
+                    given.add(texts)
+                    yield least
+
+    def _on_top(self, changes: tuple[Change, ...]) -> list[tuple[Change, ...]]:
+        """The changes and one amount more, for a gang for which they are not enough."""
+        case = self._case
+        if not self.subject.is_gang or self.subject.tree is not None:
+            return []
+        with case.trial.made(self.subject, changes) as changed:
+            inner = Question(case.placer, case.clauses, changed)._amounts
+            more = [*inner.smaller_gang(), *inner.more_nodes(), *inner.more_devices()]
+        both = ((*changes, change) for change in more if not is_made_up(change.suggestion.node))
+        return [every for every in both if case.trial.fits(self.subject, every)]
+
+    def _without_needless(self, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+        for change in changes:
+            fewer = tuple(other for other in changes if other is not change)
+            if fewer and self._case.trial.fits(self.subject, fewer):
+                return self._without_needless(fewer)
+        return changes
+
     def _parts(self) -> list[Change]:
         """What may take part in a combination: amounts too, a few of each."""
         there = nodes_at_volumes(self._case, alone=False)
@@ -207,3 +253,26 @@ def told(changes: tuple[Change, ...]) -> Suggestion:
     parts = tuple(change.suggestion for change in changes)
     text = " and ".join(part.text for part in parts)
     return Suggestion("combination", text, parts=parts)
+
+
+def _cheapest_cover(group: Group, parts: list[Change]) -> tuple[Change, ...]:
+    """Changes that together lift every rule that the group's nodes fail; () if some cannot be."""
+    left, row = group.code, -1
+    chosen: list[Change] = []
+    rows = set(group.rows.tolist())
+    while left:
+        able = [
+            change
+            for change in parts
+            if change.lifts & left
+            and not change.fresh
+            and not is_made_up(change.suggestion.node)
+            and (change.row < 0 or change.row == row or (row < 0 and change.row in rows))
+        ]
+        if not able:
+            return ()
+        best = min(able, key=lambda change: change.cost / (change.lifts & left).bit_count())
+        chosen.append(best)
+        row = best.row if best.row >= 0 else row
+        left &= ~best.lifts
+    return tuple(chosen)

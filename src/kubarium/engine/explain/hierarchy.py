@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from kubarium.engine.devices.model import AllocationError
 from kubarium.engine.explain.explainer import Question, told
 from kubarium.engine.explain.subject import ADD, Change, Subject
+from kubarium.engine.explain.supplies import is_made_up
 from kubarium.engine.explain.trial import Trial
 from kubarium.engine.explain.wishes import Clauses
 from kubarium.engine.model import Composite, Key
@@ -126,7 +127,10 @@ class HierarchyQuestion:
         # The end of pods that the hierarchy itself would only bring is no way.
         kept: dict[tuple[str, ...], tuple[Change, ...]] = {}
         for changes in solutions:
-            if all(change.suggestion.kind not in ("free-pod", "free-pods") for change in changes):
+            suggestions = [change.suggestion for change in changes]
+            if not any(
+                s.kind in ("free-pod", "free-pods") or is_made_up(s.node) for s in suggestions
+            ):
                 kept.setdefault(tuple(c.suggestion.kind for c in changes), changes)
         return list(kept.values())
 

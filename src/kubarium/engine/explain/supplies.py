@@ -34,6 +34,11 @@ def amount(resource: str, value: int) -> str:
     return format_quantity(value, binary=value % 1024 == 0)
 
 
+def is_made_up(node: str) -> bool:
+    """Whether the node is one that only a change that is being tried brings."""
+    return node.startswith(_EXTRA)
+
+
 def uncordoned(node: Node) -> Change:
     """The node takes pods again; the taint of the cordon goes with it."""
 
