@@ -111,6 +111,8 @@ def done(documents, suggestion):
         case "free-pod" | "free-pods":
             gone = re.findall(r"ns/([\w-]+)", suggestion.subject)
             after[PODS] = [p for p in after[PODS] if p["metadata"]["name"] not in gone]
+        case "raise-priority":
+            after[PODS][0]["spec"]["priority"] = suggestion.amount
         case other:
             raise AssertionError(f"no way to carry out {other}")
     return after
@@ -146,7 +148,10 @@ def test_every_suggestion_done_by_hand_makes_the_pod_fit(documents):
         return
     for suggestion in said.suggestions:
         event(suggestion.kind)
-        assert told(done(documents, suggestion)).summary == FITS, suggestion.text
+        after = told(done(documents, suggestion))
+        evicts = any(line.startswith("preemption makes room") for line in after.reasons)
+        preempts = suggestion.kind == "raise-priority" and evicts
+        assert after.summary == FITS or preempts, suggestion.text
 
 
 def test_both_sides_have_their_advice():

@@ -621,3 +621,70 @@ def test_a_misspelt_node_affinity_is_put_right():
     misspelt = pod("p", affinity=affinity({"rack": "rack-one"}))
     said = explain({NODES: [node("a", labels={"rack": "rack-1ne"})]}, misspelt)
     assert texts(said)[0] == "change the node affinity clause rack=rack-one to rack=rack-1ne"
+
+
+FITS = "the pod fits now; the scheduler has not placed it yet"
+
+
+def crowded(*others, **spec):
+    """A pod that wants three of the four cores of the only node."""
+    waiting = pod("p", cpu="3", **spec)
+    documents = {NODES: [node("a")], PODS: [waiting, *others]}
+    return explain(documents, waiting)
+
+
+def test_whom_the_scheduler_evicts_is_part_of_the_account():
+    said = crowded(pod("h", cpu="3", on="a"), priority=10)
+    assert "preemption makes room: pod default/h on node a would be evicted" in said.reasons
+    assert not {"raise-priority", "allow-preemption"} & {s.kind for s in said.suggestions}
+
+
+def test_preemption_that_is_not_allowed_is_named_with_what_would_allow_it():
+    never = crowded(pod("h", cpu="3", on="a"), priority=10, preemptionPolicy="Never")
+    assert "preemption: not eligible due to preemptionPolicy=Never." in never.reasons
+    assert never.facts["preemption"] == "not eligible due to preemptionPolicy=Never."
+    assert never.suggestions[-1].kind == "allow-preemption"
+    assert texts(never)[-1] == (
+        "set preemptionPolicy to PreemptLowerPriority: pod default/h on node a would be evicted"
+    )
+    # Neither the policy nor a priority below the holder's would do alone.
+    equal = crowded(pod("h", cpu="3", on="a", priority=10), priority=10, preemptionPolicy="Never")
+    assert "allow-preemption" not in {s.kind for s in equal.suggestions}
+
+
+def test_the_least_priority_with_which_preemption_helps_is_advised():
+    holders = [pod("low", cpu="1", on="a", priority=5), pod("high", cpu="3", on="a", priority=50)]
+    said = crowded(*holders, priority=5)
+    raising = said.suggestions[-1]
+    assert (raising.kind, raising.amount) == ("raise-priority", 51)
+    assert raising.text == (
+        "raise the priority from 5 above 50: pod default/high on node a would be evicted"
+    )
+    done = crowded(*holders, priority=51)
+    assert "preemption makes room: pod default/high on node a would be evicted" in done.reasons
+
+
+def test_room_that_was_promised_to_others_counts_as_taken():
+    other = pod("other", cpu="3", priority=100)
+    other["status"] = {"nominatedNodeName": "a"}
+    said = crowded(other)
+    assert said.summary == "0/1 nodes are available: 1 Insufficient cpu."
+    kept = "room on node a is kept for pod default/other, which was promised it"
+    assert kept in said.reasons
+    assert texts(said)[-1] == (
+        "raise the priority from 0 above 100:"
+        " the room promised to pod default/other is then its own"
+    )
+    assert crowded(other, priority=101).summary == FITS
+    assert explain({NODES: [node("a")], PODS: [other]}, other).summary == FITS
+
+
+def test_a_gang_that_may_not_preempt_is_told_so():
+    ranks = [pod(f"r{i}", cpu="2", group="g", preemptionPolicy="Never") for i in range(2)]
+    for one in ranks:
+        one["spec"]["priority"] = 10
+    gang = group("g", 2)
+    documents = {NODES: [node("a")], PODS: [*ranks, pod("h", on="a")], POD_GROUPS: [gang]}
+    said = explain(documents, gang)
+    assert "preemption: not eligible due to preemptionPolicy=Never." in said.reasons
+    assert said.suggestions[-1].kind == "allow-preemption"

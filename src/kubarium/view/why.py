@@ -26,7 +26,6 @@ from kubarium.api.resource import Document, Resource
 from kubarium.engine import reasons
 from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.model import Gang, Key, Pod, PodShape
-from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.volumes import problem_of
@@ -42,6 +41,7 @@ from kubarium.view.hierarchy import composite_account
 from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, is_gated
+from kubarium.view.preempting import PreemptionAccount, decided, preemption_account, promised
 from kubarium.view.queueing import why as queueing
 from kubarium.view.readiness import unready_devices
 from kubarium.view.unbound import unbound
@@ -202,25 +202,37 @@ class _Why:
         return Explanation(_title(pod), "Pending", text, children=(found,))
 
     def _unplaced(self, pod: Document, subject: Subject) -> Explanation:
+        with promised(self.view, self._list(PODS), subject.pods) as others:
+            return self._without_room(pod, subject, others)
+
+    def _without_room(
+        self, pod: Document, subject: Subject, others: tuple[tuple[Pod, str], ...]
+    ) -> Explanation:
         placer = Placer(self.view.snapshot)
+        placer.nominated = tuple(other.key for other, _ in others)
         title = _title(pod)
         missing = missing_claim(pod, self.view.snapshot.claims)
         if missing:
             return Explanation(title, "Pending", missing)
-        explainer = Explainer(placer)
-        name = pod["spec"].get("schedulerName") or _DEFAULT_SCHEDULER
-        if explainer.fits(subject):
-            if name != _DEFAULT_SCHEDULER:
-                line = f"by the rules of the default profile it fits now; {name} may have others"
-                return Explanation(title, "Pending", _refusal(pod), (line,))
-            text = "the pod fits now; the scheduler has not placed it yet"
-            return Explanation(title, "Pending", text)
+        if Explainer(placer).fits(subject):
+            return self._fitting(pod)
         verdict = placer.account(subject.pods[0])
-        facts = {"nodes": verdict.nodes, "counts": dict(verdict.counts)}
+        facts: dict[str, object] = {"nodes": verdict.nodes, "counts": dict(verdict.counts)}
         told = Explanation(title, "Pending", verdict.message(), facts=facts)
         if verdict.everywhere and not _is_searched(self.view.snapshot, subject):
             return self._unaccounted(told, subject)
-        return self._accounted(told, placer, subject)
+        told = self._accounted(told, placer, subject)
+        decision = decided(placer, QueueItem(subject.pods))
+        return _preempting(told, preemption_account(placer, decision, others))
+
+    def _fitting(self, pod: Document) -> Explanation:
+        """A pod that fits by what can be listed."""
+        title, name = _title(pod), pod["spec"].get("schedulerName") or _DEFAULT_SCHEDULER
+        if name != _DEFAULT_SCHEDULER:
+            line = f"by the rules of the default profile it fits now; {name} may have others"
+            return Explanation(title, "Pending", _refusal(pod), (line,))
+        text = "the pod fits now; the scheduler has not placed it yet"
+        return Explanation(title, "Pending", text)
 
     def _unaccounted(self, told: Explanation, subject: Subject) -> Explanation:
         """No node is to blame: perhaps a name is misspelt."""
@@ -297,10 +309,16 @@ class _Why:
         for pod in self._list(PODS) if keys else ():
             if key_of(pod) in keys and (text := missing_claim(pod, snapshot.claims)):
                 return Explanation(title, "Pending", text)
+        with promised(self.view, self._list(PODS), pods) as others:
+            return self._undecided(title, gang, pods, others)
+
+    def _undecided(
+        self, title: str, gang: Gang, pods: tuple[Pod, ...], others: tuple[tuple[Pod, str], ...]
+    ) -> Explanation:
+        snapshot = self.view.snapshot
         placer = Placer(snapshot)
-        mark = snapshot.checkpoint()
-        [decision] = plan_cycle(placer, [QueueItem(pods, gang)]).decisions
-        snapshot.rollback(mark)
+        placer.nominated = tuple(other.key for other, _ in others)
+        decision = decided(placer, QueueItem(pods, gang))
         if decision.placements and not decision.unplaced:
             text = "the group fits now; the scheduler has not placed it yet"
             return Explanation(title, "Pending", text)
@@ -320,7 +338,8 @@ class _Why:
             return replace(told, suggestions=Explainer(placer).suggest(subject))
         if account is None or (account.everywhere and not _is_searched(snapshot, subject)):
             return self._unaccounted(told, subject)
-        return self._accounted(told, placer, subject, decision)
+        told = self._accounted(told, placer, subject, decision)
+        return _preempting(told, preemption_account(placer, decision, others))
 
     # Owners
 
@@ -449,6 +468,17 @@ class _Why:
         if verdict.everywhere and not _is_searched(self.view.snapshot, subject):
             return self._unaccounted(told, subject)
         return self._accounted(told, placer, subject)
+
+
+def _preempting(told: Explanation, found: PreemptionAccount) -> Explanation:
+    """The account with what preemption has to say."""
+    facts = {**told.facts, "preemption": found.text} if found.text else told.facts
+    return replace(
+        told,
+        reasons=(*told.reasons, *found.lines),
+        suggestions=(*told.suggestions, *found.suggestions),
+        facts=facts,
+    )
 
 
 def _is_searched(snapshot: Snapshot, subject: Subject) -> bool:

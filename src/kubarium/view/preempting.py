@@ -1,0 +1,172 @@
+"""What preemption does for pods without a place, or would do if it were allowed to.
+
+Room that is being made for others counts as taken meanwhile, as it does for the scheduler: their
+pods bear it as ``status.nominatedNodeName``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from kubarium.api.resource import Document
+from kubarium.engine import reasons
+from kubarium.engine.model import Pod
+from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import Decision, Preemption, QueueItem
+from kubarium.engine.verdict import Suggestion
+from kubarium.view.cluster import ClusterView, key_of
+from kubarium.view.pods import is_finished
+
+# Pods named of many.
+NAMED = 3
+
+# Higher priorities that are tried, each above some pods that have a node.
+PRIORITIES_TRIED = 3
+
+# What people may give their own PriorityClasses at most (upstream: HighestUserDefinablePriority).
+MAX_PRIORITY = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionAccount:
+    """``text`` is the scheduler's own about preemption, for JSON."""
+
+    lines: tuple[str, ...] = ()
+    suggestions: tuple[Suggestion, ...] = ()
+    text: str = ""
+    promised: tuple[tuple[Pod, str], ...] = field(default=())
+
+
+@contextmanager
+def promised(
+    view: ClusterView, documents: Iterable[Document], pods: Sequence[Pod]
+) -> Iterator[tuple[tuple[Pod, str], ...]]:
+    """Meanwhile others of at least the pods' priority have the room that is being made for them."""
+    snapshot, own = view.snapshot, {pod.key for pod in pods}
+    found: list[tuple[Pod, str]] = []
+    mark = snapshot.checkpoint()
+    try:
+        for document in documents:
+            node = (document.get("status") or {}).get("nominatedNodeName")
+            if not node or node not in snapshot.rows or key_of(document) in own:
+                continue
+            bound = (document.get("spec") or {}).get("nodeName")
+            if bound or is_finished(document) or "deletionTimestamp" in document["metadata"]:
+                continue
+            pod = view.pod(document)
+            if pod.priority >= pods[0].priority and snapshot.node_of(pod.key) is None:
+                snapshot.place(pod, node)
+                found.append((pod, node))
+        yield tuple(found)
+    finally:
+        snapshot.rollback(mark)
+
+
+def decided(placer: Placer, item: QueueItem) -> Decision:
+    """What the scheduler would decide about the item now; nothing is kept."""
+    mark = placer.snapshot.checkpoint()
+    try:
+        [decision] = plan_cycle(placer, [item]).decisions
+    finally:
+        placer.snapshot.rollback(mark)
+    return decision
+
+
+def preemption_account(
+    placer: Placer, decision: Decision, others: Sequence[tuple[Pod, str]]
+) -> PreemptionAccount:
+    """What preemption does or could do for what was not placed; ``others`` are promised room."""
+    item = decision.item
+    text = decision.unplaced[0][1].preemption if decision.unplaced else ""
+    lines = [*_promises(others), *_own(placer, item.pods)]
+    if decision.preemption is not None:
+        lines.append(f"preemption makes room: {_victims(decision.preemption)}")
+        return PreemptionAccount(tuple(lines), text=text)
+    if decision.placements:
+        return PreemptionAccount(tuple(lines))
+    if not item.preempts:
+        lines.append(f"preemption: {reasons.NEVER_PREEMPTS}")
+        suggestion = _allowed(placer, item)
+        return PreemptionAccount(tuple(lines), tuple(filter(None, (suggestion,))), text)
+    waits = text == reasons.PREEMPTION_COMING
+    raised = None if waits else _raised(placer, item, [pod for pod, _ in others])
+    return PreemptionAccount(tuple(lines), tuple(filter(None, (raised,))), text)
+
+
+def _promises(others: Sequence[tuple[Pod, str]]) -> Iterator[str]:
+    for pod, node in others[:NAMED]:
+        yield f"room on node {node} is kept for pod {'/'.join(pod.key)}, which was promised it"
+    if len(others) > NAMED:
+        yield f"room is kept for {len(others) - NAMED} more pods"
+
+
+def _own(placer: Placer, pods: Sequence[Pod]) -> Iterator[str]:
+    """Room that is being made for the pods themselves."""
+    nodes = dict.fromkeys(pod.nominated_node for pod in pods if pod.nominated_node)
+    for node in list(nodes)[:NAMED]:
+        row = placer.snapshot.rows.get(node)
+        if row is None:
+            continue
+        there = placer.snapshot.pods_on[row].values()
+        ending = sorted("/".join(pod.key) for pod in there if pod.terminating)
+        if ending:
+            yield f"room is being made on node {node}: {_listed(ending)} on its way out"
+
+
+def _allowed(placer: Placer, item: QueueItem) -> Suggestion | None:
+    pods = tuple(replace(pod, preempts=True) for pod in item.pods)
+    gang = replace(item.gang, preempts=True) if item.gang is not None else None
+    found = decided(placer, replace(item, pods=pods, gang=gang)).preemption
+    if found is None:
+        return None
+    text = f"set preemptionPolicy to PreemptLowerPriority: {_victims(found)}"
+    return Suggestion("allow-preemption", text, _names(found), amount=len(found.victims))
+
+
+def _raised(placer: Placer, item: QueueItem, waiting: Sequence[Pod]) -> Suggestion | None:
+    """The lowest higher priority with which preemption makes room."""
+    own = item.pods[0].priority
+    levels = sorted({p.priority for p, _ in placer.snapshot.placed_pods() if p.priority >= own})
+    for level in levels[:PRIORITIES_TRIED]:
+        if level >= MAX_PRIORITY:
+            break
+        pods = tuple(replace(pod, priority=level + 1) for pod in item.pods)
+        gang = item.gang
+        if gang is not None and gang.priority is not None:
+            gang = replace(gang, priority=level + 1)
+        found = decided(placer, replace(item, pods=pods, gang=gang)).preemption
+        if found is not None:
+            text = f"raise the priority from {own} above {level}: {_consequence(found, waiting)}"
+            return Suggestion("raise-priority", text, _names(found), amount=level + 1)
+    return None
+
+
+def _consequence(found: Preemption, waiting: Sequence[Pod]) -> str:
+    """Who goes, and who only loses the room that was promised."""
+    promised_keys = {pod.key for pod in waiting}
+    gone = tuple(pod for pod in found.victims if pod.key not in promised_keys)
+    losers = sorted("/".join(p.key) for p in found.victims if p.key in promised_keys)
+    parts = [_victims(replace(found, victims=gone))] if gone else []
+    if losers:
+        parts.append(f"the room promised to pod {_listed(losers)} is then its own")
+    return "; ".join(parts)
+
+
+def _names(found: Preemption) -> str:
+    return ",".join("/".join(pod.key) for pod in found.victims)
+
+
+def _victims(found: Preemption) -> str:
+    nodes = dict.fromkeys(node for _, node in found.nominations)
+    where = f" on node {next(iter(nodes))}" if len(nodes) == 1 else ""
+    noun = "pod" if len(found.victims) == 1 else "pods"
+    names = sorted("/".join(pod.key) for pod in found.victims)
+    return f"{noun} {_listed(names)}{where} would be evicted"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
