@@ -7,13 +7,16 @@ from kubarium.api.kinds import (
     JOB_SETS,
     JOBS,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
     POD_GROUPS,
     PODS,
+    RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
     TRAIN_JOBS,
     WORKLOADS,
 )
+from kubarium.view.volumes import STORAGE_CLASSES
 from kubarium.view.why import explain
 
 DRIVER = "gpu.example.com"
@@ -688,3 +691,105 @@ def test_a_gang_that_may_not_preempt_is_told_so():
     said = explain(documents, gang)
     assert "preemption: not eligible due to preemptionPolicy=Never." in said.reasons
     assert said.suggestions[-1].kind == "allow-preemption"
+
+
+def test_a_claim_that_is_missing_is_told_what_there_is_and_what_else_is_wrong():
+    waiting = pod("p", claims=["gone"], nodeSelector={"rack": "r9"})
+    said = explain({NODES: [node("a")], PODS: [waiting], RESOURCE_CLAIMS: [claim("gon2")]}, waiting)
+    assert said.summary == 'could not find ResourceClaim "default/gone"'
+    assert said.reasons == (
+        "no ResourceClaim is called gone; did you mean gon2?",
+        "and besides that: 0/1 nodes are available: 1 node(s) didn't match Pod's node"
+        " affinity/selector.",
+    )
+
+
+def test_a_template_that_is_missing_or_not_used_yet_is_told_of():
+    waiting = pod("p")
+    waiting["spec"]["resourceClaims"] = [{"name": "g", "resourceClaimTemplateName": "tmpl"}]
+    documents = {NODES: [node("a")], PODS: [waiting], RESOURCE_CLAIM_TEMPLATES: []}
+    said = explain(documents, waiting)
+    assert said.summary == 'pod "default/p": ResourceClaim not created yet'
+    assert said.reasons[0] == "no ResourceClaimTemplate is called tmpl; there is none"
+    made = {"metadata": {"name": "tmpl", "namespace": "default"}, "spec": {}}
+    said = explain(documents | {RESOURCE_CLAIM_TEMPLATES: [made]}, waiting)
+    assert said.reasons == (
+        "claim g of pod p is to be made from ResourceClaimTemplate tmpl, which has not been done"
+        " yet",
+    )
+
+
+def full(users, on=""):
+    held = claim("full")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}
+    held["status"] = {
+        "allocation": {"devices": {"results": [result]}},
+        "reservedFor": [
+            {"resource": "pods", "name": f"p{i}", "uid": f"uid-p{i}"} for i in range(users)
+        ],
+    }
+    large = node("a")
+    large["status"]["allocatable"]["pods"] = "300"
+    return {
+        NODES: [large],
+        DEVICE_CLASSES: [GPU_CLASS],
+        RESOURCE_SLICES: [gpus("a", 1)],
+        RESOURCE_CLAIMS: [held],
+        PODS: [pod(f"p{i}", cpu="0", on="a", claims=["full"]) for i in range(users) if on],
+    }
+
+
+def test_a_claim_with_256_users_says_so_and_who_could_go():
+    waiting = pod("p", claims=["full"])
+    said = explain(full(256, on="a"), waiting)
+    assert said.summary == '0/1 nodes are available: resourceclaim "full" in use.'
+    assert said.reasons[0] == ("claim full has 256 users, the most that it can have: p0, p1, p2 …")
+    assert [s.kind for s in said.suggestions] == ["free-pod"]
+    assert explain(full(255, on="a"), waiting).summary == FITS
+
+
+def test_users_that_are_no_pods_count_too():
+    """Upstream counts status.reservedFor, whoever is named there."""
+    waiting = pod("p", claims=["full"])
+    assert "in use" in explain(full(256), waiting).summary
+    assert explain(full(256), pod("p3", claims=["full"])).summary == FITS  # is one of them
+
+
+def test_a_claim_that_is_being_deleted_says_until_when():
+    held = full(2)
+    held[RESOURCE_CLAIMS][0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    said = explain(held, pod("p", claims=["full"]))
+    assert said.reasons[0] == ("claim full is being deleted, and gone once p0, p1 no longer use it")
+
+
+def test_a_group_that_does_not_exist_is_told_what_there_is():
+    waiting = pod("p", group="trian")
+    said = explain({NODES: [node("a")], PODS: [waiting], POD_GROUPS: [group("train", 2)]}, waiting)
+    assert said.reasons == ("no PodGroup is called trian; did you mean train?",)
+
+
+def test_a_class_that_makes_no_volumes_is_not_said_to_be_full():
+    waiting = pod("p")
+    waiting["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
+    owner = {
+        "metadata": {"name": "local"},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    wanted = {
+        "metadata": {"name": "data", "namespace": "default"},
+        "spec": {"storageClassName": "local", "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    documents = {
+        NODES: [node("a")],
+        PODS: [waiting],
+        STORAGE_CLASSES: [owner],
+        PERSISTENT_VOLUME_CLAIMS: [wanted],
+    }
+    said = explain(documents, waiting)
+    text = "no volume of 1Gi for claim data: no free volume suits it, and its class makes none"
+    assert said.reasons == (f"{text}: a",)
+    assert said.tightest == f"{text}: without it 1 more node would do"
+    wanted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    told = explain(documents, waiting).reasons[0]
+    assert told == "volume claim data is being deleted, and gone once no other pod uses it"

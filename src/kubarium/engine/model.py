@@ -389,6 +389,7 @@ class Node:
 class Claim:
     """A ResourceClaim as the engine sees it; its allocation is in the inventory's ledger.
 
+    ``reserved`` counts its users by its status, ``reserved_for`` has their uids where it is full.
     ``resources`` says of a claim that stands for extended resources what its requests stand for:
     (request, container, resource).
     """
@@ -399,3 +400,4 @@ class Claim:
     reserved: int = 0
     deleting: bool = False
     resources: tuple[tuple[str, str, str], ...] = ()
+    reserved_for: frozenset[str] = frozenset()

@@ -44,6 +44,7 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.model import Claim
+from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.view.device_taints import TaintRule, taints_of
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import node_selector_document, node_terms
@@ -322,12 +323,15 @@ class ClaimReader:
                 self._specs.clear()
             known = self._specs[id(spec)] = (spec, claim_spec(spec))
         metadata = document["metadata"]
+        users = (document.get("status") or {}).get("reservedFor") or ()
+        full = len(users) >= MAX_RESERVED
         return Claim(
             (metadata.get("namespace", ""), metadata["name"]),
             known[1],
             metadata.get("uid", ""),
-            len((document.get("status") or {}).get("reservedFor") or ()),
+            len(users),
             "deletionTimestamp" in metadata,
+            reserved_for=frozenset(user.get("uid", "") for user in users) if full else frozenset(),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from kubarium.api.resource import Document
 from kubarium.engine.model import Key
@@ -20,10 +20,21 @@ from kubarium.view.volumes import (
 NAMED = 3
 
 
-def unbound(book: VolumeBook, keys: tuple[Key, ...]) -> Iterator[str]:
-    """Lines about those of the claims that have no volume and must have one first."""
+def unbound(
+    book: VolumeBook, keys: tuple[Key, ...], ephemeral: Container[str] = ()
+) -> Iterator[str]:
+    """Lines about those of the claims that have no volume and must have one first.
+
+    Claims named in ``ephemeral`` are made for a volume of the pod's own.
+    """
     for key in keys:
         claim = book.claims.get(key)
+        if claim is None and key[1] in ephemeral:
+            yield f"volume claim {key[1]} is for an ephemeral volume, and has not been made yet"
+            continue
+        if claim is not None and "deletionTimestamp" in claim["metadata"]:
+            yield f"volume claim {key[1]} is being deleted, and gone once no other pod uses it"
+            continue
         if claim is None:
             known = [name for namespace, name in book.claims if namespace == key[0]]
             yield no_such("volume claim", key[1], known, NAMED)

@@ -18,6 +18,7 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PODS,
     REPLICA_SETS,
+    RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
     TRAIN_JOBS,
     WORKLOADS,
@@ -25,8 +26,9 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.engine import reasons
 from kubarium.engine.explain import Explainer, Subject
+from kubarium.engine.explain.ends import fewer_users
 from kubarium.engine.model import Gang, Key, Pod, PodShape
-from kubarium.engine.placement.devices import claims_of
+from kubarium.engine.placement.devices import MAX_RESERVED, claims_of
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.volumes import problem_of
 from kubarium.engine.plan import Decision, QueueItem
@@ -38,8 +40,8 @@ from kubarium.view.elastic import gang_lines, rank_lines
 from kubarium.view.explanation import Explanation
 from kubarium.view.forest import disagreement
 from kubarium.view.hierarchy import composite_account
-from kubarium.view.missing import missing_claim
-from kubarium.view.placement import account_of, missing_classes
+from kubarium.view.missing import NAMED, about_claims, missing_claim, no_such
+from kubarium.view.placement import account_of, commands_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, is_gated
 from kubarium.view.preempting import PreemptionAccount, decided, preemption_account, promised
 from kubarium.view.queueing import why as queueing
@@ -57,11 +59,15 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
             JOBS,
             JOB_SETS,
             TRAIN_JOBS,
+            RESOURCE_CLAIM_TEMPLATES,
             EVENTS,
             *queueing.RESOURCES_NEEDED,
         )
     )
 )
+
+# Users of a claim that are named of many.
+USERS_NAMED = 3
 
 _DEFAULT_SCHEDULER = "default-scheduler"
 
@@ -194,7 +200,9 @@ class _Why:
         document = self.view.group_documents.get(key)
         if document is None:
             text = reasons.pod_group_missing(key[1])
-            return Explanation(_title(pod), "Pending", text)
+            known = [name for where, name in self.view.group_documents if where == key[0]]
+            line = no_such("PodGroup", key[1], known, NAMED)
+            return Explanation(_title(pod), "Pending", text, (line,))
         found = self._pod_group({"kind": "PodGroup", **document})
         if found.state != "Pending":
             return self._unplaced(pod, Subject((self.view.pod(pod),)))
@@ -213,7 +221,8 @@ class _Why:
         title = _title(pod)
         missing = missing_claim(pod, self.view.snapshot.claims)
         if missing:
-            return Explanation(title, "Pending", missing)
+            told = Explanation(title, "Pending", missing)
+            return replace(told, reasons=(*self._missing(pod), *self._besides(placer, subject)))
         if Explainer(placer).fits(subject):
             return self._fitting(pod)
         verdict = placer.account(subject.pods[0])
@@ -234,14 +243,76 @@ class _Why:
         text = "the pod fits now; the scheduler has not placed it yet"
         return Explanation(title, "Pending", text)
 
+    def _missing(self, pod: Document) -> tuple[str, ...]:
+        """What to do about the claims that a pod names in vain."""
+        templates: list[Key] | None = None
+        if RESOURCE_CLAIM_TEMPLATES in self._documents:
+            templates = [key_of(document) for document in self._list(RESOURCE_CLAIM_TEMPLATES)]
+        return tuple(about_claims(pod, self.view.snapshot.claims, templates))
+
+    def _besides(self, placer: Placer, subject: Subject) -> tuple[str, ...]:
+        """What is in the way of a single pod besides the claims and volumes that it cannot use."""
+        if subject.is_gang:
+            return ()
+        snapshot, [pod] = self.view.snapshot, subject.pods
+        claims = tuple(
+            key
+            for key in pod.claims
+            if not claims_of(snapshot, replace(pod, claims=(key,))).problem
+        )
+        volumes = tuple(
+            key for key in pod.volumes if not problem_of(snapshot, replace(pod, volumes=(key,)))
+        )
+        left = replace(pod, claims=claims, volumes=volumes, variants=())
+        if Explainer(placer).fits(Subject((left,))):
+            return ()
+        return (f"and besides that: {placer.account(left).message()}",)
+
     def _unaccounted(self, told: Explanation, subject: Subject) -> Explanation:
         """No node is to blame: perhaps a name is misspelt."""
         keys = tuple(dict.fromkeys(key for pod in subject.pods for key in pod.volumes))
+        placer = Placer(self.view.snapshot)
+        ending = fewer_users(placer, subject)
+        suggestions = (ending,) if ending is not None else ()
         lines = (
             *missing_classes(self.view.snapshot, subject.pods),
-            *unbound(self.view.volumes, keys),
+            *unbound(self.view.volumes, keys, self._ephemeral(subject)),
+            *self._unusable_claims(subject),
+            *self._besides(placer, subject),
         )
-        return replace(told, reasons=lines)
+        return replace(
+            told,
+            reasons=lines,
+            suggestions=suggestions,
+            commands=commands_of(self.view, suggestions),
+        )
+
+    def _ephemeral(self, subject: Subject) -> set[str]:
+        """The names of the volume claims that are made for the pods' own volumes."""
+        keys = {pod.key for pod in subject.pods}
+        return {
+            f"{pod['metadata']['name']}-{volume['name']}"
+            for pod in self._list(PODS)
+            if key_of(pod) in keys
+            for volume in (pod.get("spec") or {}).get("volumes") or ()
+            if volume.get("ephemeral")
+        }
+
+    def _unusable_claims(self, subject: Subject) -> Iterator[str]:
+        """ResourceClaims that are being deleted or have as many users as they can have."""
+        keys = dict.fromkeys(key for pod in subject.pods for key in pod.claims)
+        for document in self._list(RESOURCE_CLAIMS):
+            metadata, status = document["metadata"], document.get("status") or {}
+            if key_of(document) not in keys:
+                continue
+            users = [str(user.get("name")) for user in status.get("reservedFor") or ()]
+            shown = f"{', '.join(users[:USERS_NAMED])}{' …' if len(users) > USERS_NAMED else ''}"
+            if "deletionTimestamp" in metadata:
+                until = f"once {shown} no longer use it" if users else "once its finalizers are"
+                yield f"claim {metadata['name']} is being deleted, and gone {until}"
+            elif len(users) >= MAX_RESERVED:
+                text = f"claim {metadata['name']} has {len(users)} users"
+                yield f"{text}, the most that it can have: {shown}"
 
     def _accounted(
         self,
@@ -308,7 +379,7 @@ class _Why:
         keys = {p.key for p in pods if any(c not in snapshot.claims for c in p.claims)}
         for pod in self._list(PODS) if keys else ():
             if key_of(pod) in keys and (text := missing_claim(pod, snapshot.claims)):
-                return Explanation(title, "Pending", text)
+                return Explanation(title, "Pending", text, self._missing(pod))
         with promised(self.view, self._list(PODS), pods) as others:
             return self._undecided(title, gang, pods, others)
 

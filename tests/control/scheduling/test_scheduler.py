@@ -684,3 +684,28 @@ def test_an_extended_resource_is_a_claim_only_on_nodes_that_do_not_serve_it(worl
         assert await node_of(world, left) == "plugin"
 
     world_run(story)
+
+
+def test_a_claim_made_anew_after_its_deletion_wakes_the_pod_that_names_it(world_run):
+    """The pod is told that the claim is being deleted; nothing else ever happens to it again."""
+
+    async def story(world):
+        await begin(world, node("a"))
+        await world.create(DEVICE_CLASSES, device_class())
+        await world.create(RESOURCE_SLICES, slices("a", 1))
+        old = claim("c")
+        old["metadata"]["finalizers"] = ["example.com/wait"]
+        await world.create(RESOURCE_CLAIMS, old)
+        await world.client.delete(RESOURCE_CLAIMS, "c", "default")
+        await world.create(PODS, pod("p", claims=["c"]))
+        await world.settle()
+        message = (await scheduled_condition(world, "p"))["message"]
+        assert 'resourceclaim "c" is being deleted' in message
+        freed = {"metadata": {"finalizers": None}}
+        await world.client.patch(RESOURCE_CLAIMS, "c", freed, "default")
+        await world.settle()
+        await world.create(RESOURCE_CLAIMS, claim("c"))
+        await world.settle(15)
+        assert await node_of(world, "p") == "a"
+
+    world_run(story)

@@ -32,6 +32,7 @@ from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
 from kubarium.control.scheduling.writing import Writing
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
@@ -262,6 +263,12 @@ class Scheduler:
             self._wake.set()
         if _allocated(old) and not _allocated(new):
             self._happened(Event.DEVICES)
+        elif old is not None and _can_be_used_now(old, new):
+            key = key_of(document)
+            self._happened(
+                Event.DEVICES,
+                lambda item: any(key in pod.claims for pod in self._waiting.pods_of(item)),
+            )
 
     # A cycle
 
@@ -460,6 +467,14 @@ def _holds_room(document: Document) -> bool:
 
 def _allocated(document: Document | None) -> bool:
     return document is not None and bool((document.get("status") or {}).get("allocation"))
+
+
+def _can_be_used_now(old: Document, new: Document | None) -> bool:
+    """Whether a claim that nobody could use any more is gone, another one, or has users left."""
+    if new is None or _uid(old) != _uid(new):
+        return True  # one of its name may come
+    users = [len((d.get("status") or {}).get("reservedFor") or ()) for d in (old, new)]
+    return users[0] >= MAX_RESERVED > users[1]
 
 
 def _same_group(old: Document, new: Document) -> bool:

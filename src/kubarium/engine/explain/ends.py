@@ -10,9 +10,14 @@ import numpy as np
 from kubarium.engine.explain import supplies
 from kubarium.engine.explain.case import GROUPS_TRIED, Case
 from kubarium.engine.explain.obstacles import CURED_BY_AN_END
-from kubarium.engine.explain.subject import Change
+from kubarium.engine.explain.subject import Change, Subject, Undo
+from kubarium.engine.explain.trial import Trial
 from kubarium.engine.model import Key, Node, Pod
+from kubarium.engine.placement.devices import claims_of
+from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.preemption import cheapest_ends, rank_of
+from kubarium.engine.snapshot import Snapshot
+from kubarium.engine.verdict import Suggestion
 
 # Nodes on which the end of pods is tried for a single pod, each different from the others among
 # so many; pods of one of them; and nodes that arithmetic alone decides about.
@@ -180,3 +185,33 @@ class Ends:
 
     def _all_ended(self, units: list[list[Pod]]) -> Change:
         return self._ended([pod for unit in units for pod in unit], None)
+
+
+def fewer_users(placer: Placer, subject: Subject) -> Suggestion | None:
+    """The least important pod that has to end so that a claim has room for one user more."""
+    snapshot, trial = placer.snapshot, Trial(placer)
+    for key in dict.fromkeys(key for pod in subject.pods for key in pod.claims):
+        keys = [k for k in snapshot.claim_users.get(key, ()) if k != subject.pods[0].key]
+        users = [user for k in keys if (user := snapshot.placed(k)) is not None]
+        if not claims_of(snapshot, replace(subject.pods[0], claims=(key,))).problem or not users:
+            continue
+        least = min(users, key=lambda pod: (pod.priority, -pod.created, pod.key))
+        change = supplies.ended(snapshot, [least], snapshot.node_of(least.key) or "")
+        if trial.fits(subject, (change, _with_one_user_less(key))):
+            return change.suggestion
+    return None
+
+
+def _with_one_user_less(key: Key) -> Change:
+    """The claim once the end of a user is entered in its status."""
+
+    def change(snapshot: Snapshot) -> Undo:
+        before = snapshot.claims[key]
+        snapshot.claims[key] = replace(before, reserved=max(before.reserved - 1, 0))
+
+        def undo() -> None:
+            snapshot.claims[key] = before
+
+        return undo
+
+    return Change(Suggestion("free-pod", ""), 0, cluster=change)

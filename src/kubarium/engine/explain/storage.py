@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from kubarium.base.quantity import format_quantity
 from kubarium.engine import reasons
 from kubarium.engine.explain import supplies
@@ -35,7 +37,12 @@ def volume_rules(snapshot: Snapshot, pod: Pod, profile: Profile) -> Iterator[Fou
     claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
     for claim in claims:
         alone = replace(pod, volumes=(claim.key,), disks=())
+        reached = np.ones(snapshot.capacity, np.bool_)
         for reason, mask in volume_filters(snapshot, alone, profile):
+            if reason == reasons.VOLUME_BINDING:
+                reached &= mask
+            if reason == reasons.VOLUME_SPACE:  # room is short only where volumes are made
+                mask = mask | ~reached
             if reason != reasons.VOLUME_LIMIT:
                 yield _of_claim(snapshot, pod, claim, reason, mask)
     for disk in pod.disks:

@@ -60,7 +60,10 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
         if claim.deleting:
             return ClaimsOf(problem=reasons.claim_deleted(key[1]))
         users = snapshot.claim_users.get(key, ())
-        if len(users) >= MAX_RESERVED and pod.key not in users and key not in shared:
+        full = len(users) >= MAX_RESERVED and pod.key not in users
+        # Users that are no pods, or that are over and not yet taken off the list.
+        full = full or (claim.reserved >= MAX_RESERVED and pod.uid not in claim.reserved_for)
+        if full and key not in shared:
             return ClaimsOf(problem=reasons.claim_in_use(key[1]))
         problem = _unknown_class(snapshot.inventory, claim)
         if problem:
