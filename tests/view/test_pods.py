@@ -228,3 +228,23 @@ def test_disks_are_named_by_what_identifies_them():
     gce, rbd = PodReader().row(document(volumes=volumes)).disks
     assert (gce.names, gce.read_only) == (("gce/d",), True)
     assert rbd.names == ("rbd/m1/p/i", "rbd/m2/p/i")
+
+
+def test_images_that_are_mounted_count_as_those_of_containers():
+    """Upstream (ImageLocality): containers, init containers and image volumes."""
+
+    def mounting(*references):
+        volumes = [
+            {"name": f"v{i}", "image": {"reference": reference}}
+            for i, reference in enumerate(references)
+        ]
+        spec = {"containers": [{"name": "c", "image": "app"}], "volumes": volumes}
+        metadata = {"name": "p", "namespace": "ns"}
+        return {"metadata": metadata, "spec": spec}
+
+    reader = PodReader()
+    none, one = mounting(), mounting("models/llama:3")
+    one["spec"]["containers"] = none["spec"]["containers"]
+    assert reader.shape(none).images == ("app:latest",)
+    assert reader.shape(one).images == ("app:latest", "models/llama:3")
+    assert reader.shape(mounting("models/llama:4")).images[1] == "models/llama:4"

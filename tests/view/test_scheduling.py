@@ -9,6 +9,7 @@ from kubarium.engine.devices.preference import AttributeOrder, DevicePreference
 from kubarium.engine.placement.profile import DEFAULT, Profile, Strategy, Weights
 from kubarium.view.scheduling import SchedulerConfigError, read_config
 
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 HEAD = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"
 
 
@@ -233,6 +234,48 @@ def test_only_extended_resources_can_be_ignored():
             "defaultConstraints[0].whenUnsatisfiable",
             "DoNotSchedule, ScheduleAnyway",
         ),
+        (
+            "NodeResourcesFit",
+            "{scoringStrategy: {requestedToCapacityRatio: {shape: [{utilization: 0, score: 0}]}}}",
+            "scoringStrategy.requestedToCapacityRatio",
+            "leave it out",
+        ),
+        ("NodeResourcesFit", "{ignoredResources: [a b]}", "ignoredResources[0]", "no name of"),
+        (
+            "NodeAffinity",
+            f"{{addedAffinity: {{{REQUIRED}: {{nodeSelectorTerms: [{{matchExpressions:"
+            " [{operator: In, values: [a]}]}]}}}",
+            f"addedAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0].key",
+            "must name a label",
+        ),
+        (
+            "NodeAffinity",
+            f"{{addedAffinity: {{{REQUIRED}: {{nodeSelectorTerms: [{{matchExpressions:"
+            " [{key: zone, operator: In}]}]}}}",
+            f"addedAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0].values",
+            "at least one value",
+        ),
+        (
+            "NodeAffinity",
+            f"{{addedAffinity: {{{REQUIRED}: {{nodeSelectorTerms: [{{matchExpressions:"
+            " [{key: cores, operator: Gt, values: [many]}]}]}}}",
+            f"addedAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0].values",
+            "one whole number",
+        ),
+        (
+            "NodeAffinity",
+            f"{{addedAffinity: {{{REQUIRED}: {{nodeSelectorTerms: [{{matchFields:"
+            " [{key: spec.x, operator: In, values: [a]}]}]}}}",
+            f"addedAffinity.{REQUIRED}.nodeSelectorTerms[0].matchFields[0].key",
+            "metadata.name",
+        ),
+        (
+            "PodTopologySpread",
+            "{defaultingType: List, defaultConstraints: [{maxSkew: 1, topologyKey: a b,"
+            " whenUnsatisfiable: ScheduleAnyway}]}",
+            "defaultConstraints[0].topologyKey",
+            "'a b'",
+        ),
         ("VolumeBinding", "{bindTimeoutSeconds: -1}", "bindTimeoutSeconds", "at least 0"),
         ("DynamicResources", "{filterTimeout: -5s}", "filterTimeout", "at least 0s"),
         ("DynamicResources", "{bindingTimeout: 500ms}", "bindingTimeout", "at least 1s"),
@@ -256,6 +299,14 @@ def test_arguments_that_are_wrong_are_named(plugin, args, path, words):
         (
             "profiles: [{plugins: {filter: {enabled: [{name: ImageLocality}]}}}]",
             "profiles[0].plugins.filter.enabled[0].name",
+        ),
+        (
+            "profiles: [{plugins: {queueSort: {disabled: [{name: PrioritySort}]}}}]",
+            "profiles[0].plugins.queueSort.disabled[0].name",
+        ),
+        (
+            "profiles: [{plugins: {multiPoint: {disabled: [{name: DefaultBinder}]}}}]",
+            "profiles[0].plugins.multiPoint.disabled[0].name",
         ),
         (
             "profiles: [{pluginConfig: [{name: NodeAffinity}, {name: NodeAffinity}]}]",

@@ -114,7 +114,7 @@ class PodShape:
 
     ``requests`` holds milli-cpu, bytes and counts, init containers and overhead included
     (upstream: ``resource.PodRequests``), sorted by name. ``images`` are normalised names of all
-    containers, with repeats.
+    containers and image volumes, with repeats.
     """
 
     requests: tuple[tuple[str, int], ...] = ()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+# What Go's strconv.ParseInt reads; Python's int reads more, such as 1_000.
+_INTEGER = re.compile(r"[+-]?[0-9]+\Z")
+_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,11 @@ class Requirement:
         return False
 
     def _compares(self, value: str | None) -> bool:
-        try:
-            left, right = int(value or ""), int(self.values[0])
-        except (ValueError, IndexError):
+        texts = (value or "", *self.values[:1])
+        numbers = [int(text) for text in texts if _INTEGER.match(text)]
+        if len(numbers) < 2 or any(number not in _INT64 for number in numbers):
             return False
-        return left > right if self.operator == "Gt" else left < right
+        return numbers[0] > numbers[1] if self.operator == "Gt" else numbers[0] < numbers[1]
 
     def __str__(self) -> str:
         if self.operator in ("Exists", "DoesNotExist"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from kubarium.api import formats
 from kubarium.base.duration import duration_s
 from kubarium.engine.devices.preference import (
     ASCENDING,
@@ -59,6 +60,10 @@ def read_args(profile: Profile, plugin: str, args: Json, at: Path) -> Profile:
 
 def _fit(profile: Profile, args: Json, at: Path) -> Profile:
     ignored = _names(args.get("ignoredResources"), (*at, "ignoredResources"))
+    for i, name in enumerate(ignored):
+        if problems := formats.qualified_name(name):
+            path = (*at, "ignoredResources", i)
+            raise SchedulerConfigError(path, f"{name!r} is no name of a resource: {problems[0]}")
     groups = _names(args.get("ignoredResourceGroups"), (*at, "ignoredResourceGroups"))
     for i, group in enumerate(groups):
         if "/" in group:
@@ -80,14 +85,18 @@ def _fit(profile: Profile, args: Json, at: Path) -> Profile:
     if kind == REQUESTED_TO_CAPACITY_RATIO:
         ratio = mapping(strategy.get("requestedToCapacityRatio") or {}, where)
         shape = _shape(ratio.get("shape"), (*where, "requestedToCapacityRatio", "shape"))
+    elif strategy.get("requestedToCapacityRatio") is not None:
+        problem = f"is for type {REQUESTED_TO_CAPACITY_RATIO}, not for {kind}: leave it out"
+        raise SchedulerConfigError((*where, "requestedToCapacityRatio"), problem)
     found = Strategy(kind, resources or Strategy().resources, shape)
     return replace(profile, strategy=found)
 
 
-def _names(given: object, at: Path) -> list[str]:
+def _names(given: object, at: Path, *, empty: bool = False) -> list[str]:
+    """A list of strings, which may be ``empty`` ones only where that is said."""
     found = []
     for i, item in entries(given, at):
-        if not isinstance(item, str) or not item:
+        if not isinstance(item, str) or not (item or empty):
             raise SchedulerConfigError((*at, i), f"must be a name, not {item!r}")
         found.append(item)
     return found
@@ -158,13 +167,44 @@ def _affinity(profile: Profile, args: Json, at: Path) -> Profile:
 
 
 def _check_term(term: object, at: Path) -> None:
+    """A clause that can never hold would keep the profile's pods off every node."""
     fields = ("matchExpressions", "matchFields")
     given = mapping(term, at)
     known(given, fields, at)
     for field in fields:
         for i, item in entries(given.get(field), (*at, field)):
-            one = mapping(item, (*at, field, i))
-            choice(one, "operator", _OPERATORS, (*at, field, i))
+            one, where = mapping(item, (*at, field, i)), (*at, field, i)
+            known(one, ("key", "operator", "values"), where)
+            _check_key(one.get("key"), (*where, "key"), of_node=field == "matchFields")
+            names = _OPERATORS if field == "matchExpressions" else _OPERATORS[:2]
+            operator = choice(one, "operator", names, where)
+            values = _names(one.get("values"), (*where, "values"), empty=True)
+            _check_values(operator, values, (*where, "values"), single=field == "matchFields")
+
+
+def _check_key(key: object, at: Path, *, of_node: bool) -> None:
+    if not isinstance(key, str) or not key:
+        raise SchedulerConfigError(at, f"must name a label, not {key!r}")
+    if of_node and key != "metadata.name":
+        raise SchedulerConfigError(at, f"must be metadata.name, not {key!r}")
+    problems = formats.qualified_name(key)
+    if problems:
+        raise SchedulerConfigError(at, f"{key!r} is no name of a label: {problems[0]}")
+
+
+def _check_values(operator: str, values: list[str], at: Path, *, single: bool) -> None:
+    wanted = ""
+    if operator in ("Exists", "DoesNotExist"):
+        wanted = "" if not values else f"must be left out with {operator}"
+    elif operator in ("Gt", "Lt"):
+        number = len(values) == 1 and values[0].lstrip("+-").isdecimal()
+        wanted = "" if number else f"must be one whole number with {operator}"
+    elif not values:
+        wanted = f"needs at least one value with {operator}"
+    elif single and len(values) != 1:
+        wanted = "must be the name of one node"
+    if wanted:
+        raise SchedulerConfigError(at, f"{wanted}, not {values!r}")
 
 
 def _inter_pod(profile: Profile, args: Json, at: Path) -> Profile:
@@ -264,8 +304,9 @@ def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
         one = mapping(item, (*where, i))
         known(one, ("maxSkew", "topologyKey", "whenUnsatisfiable"), (*where, i))
         key = one.get("topologyKey")
-        if not isinstance(key, str) or not key:
-            raise SchedulerConfigError((*where, i, "topologyKey"), "must name a node label")
+        if not isinstance(key, str) or not key or formats.qualified_name(key):
+            problem = f"must name a node label, not {key!r}"
+            raise SchedulerConfigError((*where, i, "topologyKey"), problem)
         skew = number({"maxSkew": 0, **one}, "maxSkew", 0, 1, None, (*where, i))
         hard = choice(one, "whenUnsatisfiable", _HARD, (*where, i)) == _HARD[0]
         if any((key, hard) == (k, h) for k, _, h in found):

@@ -336,7 +336,7 @@ def says_the_same(old: Document, new: Document) -> bool:
 
 def _values(spec: Document) -> list[Any] | None:
     """The parts of a spec that its shape is made of; None if labels and namespace matter too."""
-    if spec.get("topologySpreadConstraints") or spec.get("affinity"):
+    if spec.get("topologySpreadConstraints") or spec.get("affinity") or _volume_images(spec):
         return None
     get = spec.get
     return [get("containers"), get("initContainers"), *[get(name) for name in _SHAPING]]
@@ -445,6 +445,9 @@ def _shaping(metadata: Document, spec: Document) -> list[Any]:
     features = needed_features(spec)
     if features:
         parts.append(features)
+    mounted = _volume_images(spec)
+    if mounted:
+        parts.append({"images": mounted})
     affinity = spec.get("affinity") or {}
     if (
         spec.get("topologySpreadConstraints")
@@ -453,6 +456,12 @@ def _shaping(metadata: Document, spec: Document) -> list[Any]:
     ):
         parts += [metadata.get("namespace"), metadata.get("labels")]
     return parts
+
+
+def _volume_images(spec: Document) -> list[str]:
+    """Images that the pod mounts as volumes; they have to be pulled like those of containers."""
+    volumes = spec.get("volumes") or ()
+    return [name for v in volumes if (name := (v.get("image") or {}).get("reference"))]
 
 
 def _host_ports(container: Document, spec: Document) -> list[list[Any]]:
@@ -489,7 +498,10 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
         ),
         tolerations=tuple(toleration(t) for t in spec.get("tolerations") or ()),
         ports=tuple(HostPort(*p) for c in lasting for p in _host_ports(c, spec)),
-        images=tuple(normalised_image(c["image"]) for c in containers if c.get("image")),
+        images=(
+            *(normalised_image(c["image"]) for c in containers if c.get("image")),
+            *map(normalised_image, _volume_images(spec)),
+        ),
         spread=tuple(_spread(metadata, c) for c in spec.get("topologySpreadConstraints") or ()),
         pod_affinity=tuple(_pod_term(metadata, t) for t in near.get(required) or ()),
         pod_anti_affinity=tuple(_pod_term(metadata, t) for t in away.get(required) or ()),

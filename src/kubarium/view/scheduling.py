@@ -150,7 +150,11 @@ def _with_plugins(profile: Profile, plugins: Json, at: Path) -> Profile:
     known(plugins, _POINTS, at)
     for point in _POINTS:
         sets = mapping(plugins.get(point) or {}, (*at, point))
-        for _, plugin, _ in _named(sets, "disabled", (*at, point)):
+        everything = sets.get("disabled") == [{"name": "*"}]
+        for i, plugin, _ in _named(sets, "disabled", (*at, point)):
+            if plugin in _FIXED and not everything and _extends(plugin, point):
+                path: Path = (*at, point, "disabled", i, "name")
+                raise SchedulerConfigError(path, f"{plugin} is always on here: leave it out")
             profile = _switched(profile, plugin, point, 0, on=False)
         for i, plugin, weight in _named(sets, "enabled", (*at, point)):
             if not _extends(plugin, point):

@@ -200,6 +200,11 @@ def test_containers_are_checked(fields, message):
             "effect must be 'NoExecute' when `tolerationSeconds` is set",
         ),
         (
+            {"tolerations": [{"key": "a", "operator": "Gt", "value": "007"}]},
+            'spec.tolerations[0].value: Invalid value: "007": '
+            "must be a valid decimal integer in canonical form",
+        ),
+        (
             {"nodeName": "n", "schedulingGates": [{"name": "g"}]},
             "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
         ),

@@ -258,6 +258,14 @@ def test_only_so_many_ended_pods_are_kept(world_run):
     world_run(story)
 
 
+def test_tolerations_that_compare_numbers_keep_pods_too():
+    taint = {"key": "level", "value": "990", "effect": "NoExecute"}
+    above = {"key": "level", "operator": "Gt", "value": "950", "effect": "NoExecute"}
+    assert taints.tolerates(above, taint)
+    assert not taints.tolerates({**above, "operator": "Lt"}, taint)
+    assert not taints.tolerates({**above, "value": "990"}, taint)
+
+
 @pytest.mark.parametrize(
     ("toleration", "expected"),
     [

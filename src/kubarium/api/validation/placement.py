@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kubarium.api import formats
@@ -13,6 +14,8 @@ from kubarium.api.validation.report import NOT_POSITIVE, Report
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 WEIGHT_MAX = 100
+# What Gt and Lt of tolerations compare (upstream: IsDecimalInteger).
+_DECIMAL = re.compile(r"(?:0|-?[1-9][0-9]*)\Z")
 
 
 def check_affinity(affinity: Document, path: Path, report: Report) -> None:
@@ -131,8 +134,9 @@ def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
         if value:
             report.invalid(spot, toleration, "value must be empty when `operator` is 'Exists'")
     elif operator in ("Gt", "Lt"):
-        if not value.lstrip("-").isdigit():
-            report.invalid(at(path, "value"), value, "must be a valid decimal integer")
+        if not _DECIMAL.match(value):
+            detail = "must be a valid decimal integer in canonical form"
+            report.invalid(at(path, "value"), value, detail)
     else:
         report.format(at(path, "value"), value, formats.label_value)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
+from kubarium.engine.taints import compares
 from kubarium.runtime.writes import find_condition
 
 NOT_READY = "node.kubernetes.io/not-ready"
@@ -71,6 +72,9 @@ def tolerates(toleration: Document, taint: Document) -> bool:
     operator = toleration.get("operator") or "Equal"
     if operator == "Exists":
         return True
+    if operator in ("Gt", "Lt"):
+        values = taint.get("value", ""), toleration.get("value", "")
+        return bool(toleration.get("key")) and compares(operator, *values)
     return bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", "")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from kubarium.engine.taints import compares
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -40,7 +42,7 @@ class Toleration:
         if self.operator == "Exists":
             return True
         if self.operator in ("Lt", "Gt"):
-            return _compare(self.operator, taint.value, self.value)
+            return bool(self.key) and compares(self.operator, taint.value, self.value)
         return bool(self.key) and self.value == taint.value
 
 
