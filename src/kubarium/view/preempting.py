@@ -15,6 +15,7 @@ from kubarium.engine import reasons
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.preemption import decides_by_requests
 from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import ClusterView, key_of
@@ -25,6 +26,13 @@ NAMED = 3
 
 # Higher priorities that are tried, each above some pods that have a node.
 PRIORITIES_TRIED = 3
+
+# Nodes on which evictions are simulated where requests alone do not decide: the scheduler looks at
+# hundreds, which takes longer than an answer may.
+NODES_SIMULATED = 8
+
+# Pods that have a node, beyond which it is not asked what a gang could do with them.
+GANG_VICTIMS = 500
 
 # What people may give their own PriorityClasses at most (upstream: HighestUserDefinablePriority).
 MAX_PRIORITY = 1_000_000_000
@@ -65,34 +73,65 @@ def promised(
         snapshot.rollback(mark)
 
 
-def decided(placer: Placer, item: QueueItem) -> Decision:
+def decided(placer: Placer, item: QueueItem, *, preemption: bool = True) -> Decision:
     """What the scheduler would decide about the item now; nothing is kept."""
     mark = placer.snapshot.checkpoint()
     try:
-        [decision] = plan_cycle(placer, [item]).decisions
+        [decision] = plan_cycle(placer, [item], preemption=preemption).decisions
     finally:
         placer.snapshot.rollback(mark)
     return decision
 
 
+class _Evictions:
+    """Preemption on trial. ``exact`` is False if the scheduler may find better victims."""
+
+    def __init__(self, placer: Placer, item: QueueItem) -> None:
+        self.item = item
+        self.exact = item.gang is not None or decides_by_requests(placer, item.pods[0])
+        self.placer = placer
+        if not self.exact:
+            profile = replace(placer.profile, candidates_percent=0, min_candidates=NODES_SIMULATED)
+            self.placer = Placer(placer.snapshot, profile)
+            self.placer.nominated = placer.nominated
+        placed = sum(1 for _ in placer.snapshot.placed_pods()) if item.gang is not None else 0
+        self.allowed = placed <= GANG_VICTIMS
+
+    def of(self, item: QueueItem) -> Preemption | None:
+        """Who would be evicted for the item; None if that makes no room, or is too much to ask."""
+        return decided(self.placer, item).preemption if self.allowed else None
+
+    def told(self, found: Preemption) -> str:
+        """Who goes, in words."""
+        return _victims(found) if self.exact else f"for example, {_victims(found)}"
+
+
 def preemption_account(
-    placer: Placer, decision: Decision, others: Sequence[tuple[Pod, str]]
+    placer: Placer,
+    item: QueueItem,
+    others: Sequence[tuple[Pod, str]],
+    decision: Decision | None = None,
 ) -> PreemptionAccount:
-    """What preemption does or could do for what was not placed; ``others`` are promised room."""
-    item = decision.item
+    """What preemption does or could do for what was not placed; ``others`` are promised room.
+
+    ``decision`` is the scheduler's about a gang.
+    """
+    evictions = _Evictions(placer, item)
+    if decision is None:
+        decision = decided(evictions.placer, item)
     text = decision.unplaced[0][1].preemption if decision.unplaced else ""
     lines = [*_promises(others), *_own(placer, item.pods)]
     if decision.preemption is not None:
-        lines.append(f"preemption makes room: {_victims(decision.preemption)}")
+        lines.append(f"preemption makes room: {evictions.told(decision.preemption)}")
         return PreemptionAccount(tuple(lines), text=text)
     if decision.placements:
         return PreemptionAccount(tuple(lines))
     if not item.preempts:
         lines.append(f"preemption: {reasons.NEVER_PREEMPTS}")
-        suggestion = _allowed(placer, item)
+        suggestion = _allowed(evictions)
         return PreemptionAccount(tuple(lines), tuple(filter(None, (suggestion,))), text)
     waits = text == reasons.PREEMPTION_COMING
-    raised = None if waits else _raised(placer, item, [pod for pod, _ in others])
+    raised = None if waits else _raised(evictions, [pod for pod, _ in others])
     return PreemptionAccount(tuple(lines), tuple(filter(None, (raised,))), text)
 
 
@@ -116,20 +155,22 @@ def _own(placer: Placer, pods: Sequence[Pod]) -> Iterator[str]:
             yield f"room is being made on node {node}: {_listed(ending)} on its way out"
 
 
-def _allowed(placer: Placer, item: QueueItem) -> Suggestion | None:
+def _allowed(evictions: _Evictions) -> Suggestion | None:
+    item = evictions.item
     pods = tuple(replace(pod, preempts=True) for pod in item.pods)
     gang = replace(item.gang, preempts=True) if item.gang is not None else None
-    found = decided(placer, replace(item, pods=pods, gang=gang)).preemption
+    found = evictions.of(replace(item, pods=pods, gang=gang))
     if found is None:
         return None
-    text = f"set preemptionPolicy to PreemptLowerPriority: {_victims(found)}"
+    text = f"set preemptionPolicy to PreemptLowerPriority: {evictions.told(found)}"
     return Suggestion("allow-preemption", text, _names(found), amount=len(found.victims))
 
 
-def _raised(placer: Placer, item: QueueItem, waiting: Sequence[Pod]) -> Suggestion | None:
+def _raised(evictions: _Evictions, waiting: Sequence[Pod]) -> Suggestion | None:
     """The lowest higher priority with which preemption makes room."""
-    own = item.pods[0].priority
-    levels = sorted({p.priority for p, _ in placer.snapshot.placed_pods() if p.priority >= own})
+    item, own = evictions.item, evictions.item.pods[0].priority
+    placed = evictions.placer.snapshot.placed_pods() if evictions.allowed else ()
+    levels = sorted({pod.priority for pod, _ in placed if pod.priority >= own})
     for level in levels[:PRIORITIES_TRIED]:
         if level >= MAX_PRIORITY:
             break
@@ -137,19 +178,20 @@ def _raised(placer: Placer, item: QueueItem, waiting: Sequence[Pod]) -> Suggesti
         gang = item.gang
         if gang is not None and gang.priority is not None:
             gang = replace(gang, priority=level + 1)
-        found = decided(placer, replace(item, pods=pods, gang=gang)).preemption
+        found = evictions.of(replace(item, pods=pods, gang=gang))
         if found is not None:
-            text = f"raise the priority from {own} above {level}: {_consequence(found, waiting)}"
+            consequence = _consequence(evictions, found, waiting)
+            text = f"raise the priority from {own} above {level}: {consequence}"
             return Suggestion("raise-priority", text, _names(found), amount=level + 1)
     return None
 
 
-def _consequence(found: Preemption, waiting: Sequence[Pod]) -> str:
+def _consequence(evictions: _Evictions, found: Preemption, waiting: Sequence[Pod]) -> str:
     """Who goes, and who only loses the room that was promised."""
     promised_keys = {pod.key for pod in waiting}
     gone = tuple(pod for pod in found.victims if pod.key not in promised_keys)
     losers = sorted("/".join(p.key) for p in found.victims if p.key in promised_keys)
-    parts = [_victims(replace(found, victims=gone))] if gone else []
+    parts = [evictions.told(replace(found, victims=gone))] if gone else []
     if losers:
         parts.append(f"the room promised to pod {_listed(losers)} is then its own")
     return "; ".join(parts)

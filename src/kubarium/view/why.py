@@ -231,8 +231,7 @@ class _Why:
         if verdict.everywhere and not _is_searched(self.view.snapshot, subject):
             return self._unaccounted(told, subject)
         told = self._accounted(told, placer, subject)
-        decision = decided(placer, QueueItem(subject.pods))
-        return _preempting(told, preemption_account(placer, decision, others))
+        return _preempting(told, preemption_account(placer, QueueItem(subject.pods), others))
 
     def _fitting(self, pod: Document) -> Explanation:
         """A pod that fits by what can be listed."""
@@ -410,7 +409,8 @@ class _Why:
         if account is None or (account.everywhere and not _is_searched(snapshot, subject)):
             return self._unaccounted(told, subject)
         told = self._accounted(told, placer, subject, decision)
-        return _preempting(told, preemption_account(placer, decision, others))
+        item = QueueItem(pods, gang)
+        return _preempting(told, preemption_account(placer, item, others, decision))
 
     # Owners
 

@@ -78,7 +78,7 @@ class Amounts:
         """Requests of a number of devices, by slot; of those alike the first."""
         for slot in self._case.slots:
             found: dict[str, Request] = {}
-            for spec in slot.specs():
+            for spec in slot.specs:
                 for path, request in wishes.countable(spec):
                     found.setdefault(path, request)
             for path, request in found.items():

@@ -33,10 +33,15 @@ class Slot:
 
     claims: tuple[Claim, ...]
     named: bool
+    keys: frozenset[Key]
+    # What is asked for, each once.
+    specs: tuple[ClaimSpec, ...]
 
-    def specs(self) -> list[ClaimSpec]:
-        """What is asked for, each once."""
-        return list(dict.fromkeys(claim.spec for claim in self.claims))
+    @classmethod
+    def of(cls, claims: tuple[Claim, ...], *, named: bool) -> Slot:
+        """The slot of these claims."""
+        specs = tuple(dict.fromkeys(claim.spec for claim in claims))
+        return cls(claims, named, frozenset(claim.key for claim in claims), specs)
 
     def change(self, change: Change, path: str = "") -> Change:
         """The change, of these claims alone, and told so. ``path`` is the request it is about."""
@@ -49,8 +54,7 @@ class Slot:
             text = text.replace(f"request {path}", f"request {path} of claim {claim.key[1]}")
         elif self.named:
             text = f"{text} of claim {claim.key[1]}"
-        keys = frozenset(one.key for one in self.claims)
-        return replace(change, claims=keys, suggestion=replace(change.suggestion, text=text))
+        return replace(change, claims=self.keys, suggestion=replace(change.suggestion, text=text))
 
 
 def resource_labels(claim: Claim) -> dict[str, str]:
@@ -135,8 +139,9 @@ class Case:
             for place, key in enumerate(key for key in pod.claims if key in waiting):
                 places.setdefault(place, {})[key] = None
         several = len(places) > 1
+        book = self.snapshot.claims
         return [
-            Slot(tuple(self.snapshot.claims[k] for k in keys), several) for keys in places.values()
+            Slot.of(tuple(book[key] for key in keys), named=several) for keys in places.values()
         ]
 
     @cached_property

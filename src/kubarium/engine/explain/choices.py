@@ -63,7 +63,7 @@ class Choices:
         bit = self._case.obstacles.device_bits
         seen: dict[str, None] = {}
         for slot in self._case.slots:
-            for spec in slot.specs():
+            for spec in slot.specs:
                 for path, change in self._of_spec(spec):
                     one = slot.change(change, path)
                     if one.suggestion.text not in seen:
@@ -96,7 +96,7 @@ class Choices:
         for slot in self._case.slots:
             paths = {
                 path: None
-                for spec in slot.specs()
+                for spec in slot.specs
                 for path, request in wishes.requests(spec)
                 if request.mode == ALL
             }

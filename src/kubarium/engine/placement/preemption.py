@@ -185,7 +185,7 @@ def _for_pod(placer: Placer, pod: Pod, within: Mask | None = None) -> Preemption
         rows = [row for row in rows if within[row]]
     if not rows:
         return None
-    if not _is_simple(placer, pod):
+    if not decides_by_requests(placer, pod):
         simulated = [(found, row) for row in rows if (found := _simulated(placer, pod, row))]
         if not simulated:
             return None
@@ -201,7 +201,7 @@ def _for_pod(placer: Placer, pod: Pod, within: Mask | None = None) -> Preemption
     return Preemption(whole_units(snapshot, victims), ((pod, node.name),))
 
 
-def _is_simple(placer: Placer, pod: Pod) -> bool:
+def decides_by_requests(placer: Placer, pod: Pod) -> bool:
     """Whether requests alone decide what has to go, so that nothing need be simulated."""
     weighed = placer.profile.filters("NodeResourcesFit") and not any(
         placer.profile.ignores(name) for name, _ in pod.shape.requests
@@ -220,7 +220,7 @@ def cheapest_ends(
     the least to make up for first.
     """
     snapshot = placer.snapshot
-    if not _is_simple(placer, pod) or not len(rows):
+    if not decides_by_requests(placer, pod) or not len(rows):
         return None
     short = np.zeros(len(rows), np.float64)
     wanted = [(3, 1), *((snapshot.resource_index(n), a) for n, a in pod.shape.requests if a)]
