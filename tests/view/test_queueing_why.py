@@ -194,6 +194,16 @@ def test_a_missing_or_stopped_queue_is_the_answer():
     stopped = explain(documents(waiting, queue=cluster_queue(stopPolicy="Hold")), waiting)
     assert (stopped.reason, stopped.message) == ("Suspended", "ClusterQueue cq is inactive")
     assert "is stopped" in stopped.changes[0].text
+    assert stopped.changes[0].text == (
+        "ClusterQueue cq is stopped (Hold): set its spec.stopPolicy to None"
+    )
+    held = documents(waiting)
+    held[LOCAL_QUEUES][0]["spec"]["stopPolicy"] = "HoldAndDrain"
+    [start] = explain(held, waiting).changes
+    assert (start.kind, start.text) == (
+        "start-queue",
+        "LocalQueue lq is stopped (HoldAndDrain): set its spec.stopPolicy to None",
+    )
     off = workload("w", active=False)
     assert explain(documents(off), off).changes[0].kind == "activate"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
+    EVENTS,
     JOB_SETS,
     JOBS,
     NODES,
@@ -793,3 +794,103 @@ def test_a_class_that_makes_no_volumes_is_not_said_to_be_full():
     wanted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     told = explain(documents, waiting).reasons[0]
     assert told == "volume claim data is being deleted, and gone once no other pod uses it"
+
+
+def asking(name, amount="1", **spec):
+    waiting = pod("p", **spec)
+    waiting["spec"]["containers"][0]["resources"]["requests"][name] = amount
+    return waiting
+
+
+def test_a_resource_that_no_node_has_is_put_right():
+    able = node("a")
+    able["status"]["allocatable"]["example.com/gpu"] = "2"
+    said = explain({NODES: [able]}, asking("example.com/gpux"))
+    hint = "no node has example.com/gpux; did you mean example.com/gpu?"
+    assert said.reasons == (f"Insufficient example.com/gpux ({hint}): a",)
+    assert texts(said)[0] == "request example.com/gpu instead of example.com/gpux"
+    assert explain({NODES: [able]}, asking("example.com/gpu")).summary == FITS
+    # What nodes do have, if not enough of it, is no slip of the pen.
+    assert "did you mean" not in explain({NODES: [able]}, asking("example.com/gpu", "3")).tightest
+
+
+def test_a_class_that_is_asked_for_as_a_resource_and_is_not_there_is_named():
+    wanted = asking("deviceclass.resource.kubernetes.io/gpus")
+    said = explain({NODES: [node("a")], DEVICE_CLASSES: [GPU_CLASS]}, wanted)
+    assert "(there is no DeviceClass gpus; did you mean gpu?)" in said.reasons[0]
+    assert not any("1 more deviceclass" in text for text in texts(said))
+
+
+def labelled(document, **labels):
+    document["metadata"]["labels"] = labels
+    return document
+
+
+def test_a_topology_key_that_no_node_has_is_put_right():
+    racks = [node("a", labels={"rack": "r1"}), node("b", labels={"rack": "r2"})]
+    spread = {"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule", "topologyKey": "rak"}
+    spread["labelSelector"] = {"matchLabels": {"app": "web"}}
+    waiting = labelled(pod("p", topologySpreadConstraints=[spread]), app="web")
+    said = explain({NODES: racks}, waiting)
+    assert texts(said)[0] == "spread over rack instead of rak"
+    assert "(no node has label rak; did you mean rack?)" in said.tightest
+    spread["topologyKey"] = "rack"
+    assert explain({NODES: racks}, waiting).summary == FITS
+
+
+def test_a_pod_affinity_to_nobody_says_so():
+    term = {"topologyKey": "rack", "labelSelector": {"matchLabels": {"app": "db"}}}
+    near = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    racks = [node("a", labels={"rack": "r1"})]
+    said = explain({NODES: racks}, pod("p", affinity=near))
+    assert "(no pod that has a node is one of these)" in said.reasons[0]
+    there = [labelled(pod("db", cpu="4", on="a"), app="db")]
+    said = explain(
+        {NODES: [*racks, node("b", labels={"rack": "r2"})], PODS: there}, pod("p", affinity=near)
+    )
+    assert not any("one of these" in line for line in said.reasons)
+
+
+def test_gates_are_told_with_what_else_is_in_the_way():
+    gates = [{"name": "example.com/budget"}]
+    said = explain({NODES: [node("a")]}, pod("p", schedulingGates=gates))
+    assert texts(said) == ["remove the scheduling gate example.com/budget: the pod fits now"]
+    [command] = said.commands.values()
+    assert command.startswith("kubectl patch pod p -n default --type merge")
+    said = explain({NODES: [node("a")]}, pod("p", cpu="9", schedulingGates=gates))
+    assert said.reasons == (
+        "scheduling gate example.com/budget",
+        "and besides that: 0/1 nodes are available: 1 Insufficient cpu.",
+    )
+    assert texts(said) == []
+
+
+def test_of_a_scheduler_that_is_not_there_the_default_one_is_advised():
+    assert texts(of_scheduler("nobody")) == [
+        "name the scheduler default-scheduler instead: the pod fits now"
+    ]
+    said = of_scheduler("nobody", cpu="9")
+    assert texts(said) == []
+    assert said.reasons == ("and besides that: 0/1 nodes are available: 1 Insufficient cpu.",)
+
+
+def test_a_job_whose_pods_cannot_be_made_says_why_once():
+    job = owned("Job", "work")
+    about = {"kind": "Job", "namespace": "default", "name": "work", "uid": "Job-work"}
+    why = 'pods "work-{}" is forbidden: no PriorityClass with name nope was found'
+    documents = {
+        JOBS: [job],
+        EVENTS: [
+            {
+                "metadata": {"creationTimestamp": f"2026-01-01T00:00:0{i}Z"},
+                "type": "Warning",
+                "reason": "FailedCreate",
+                "message": f"{prefix}Error creating: {why.format(i)}",
+                "involvedObject": about,
+            }
+            for i, prefix in enumerate(["", "", "(combined from similar events): "])
+        ],
+    }
+    said = explain(documents, job)
+    assert (said.state, said.summary) == ("Pending", "nothing has been made for it yet")
+    assert said.reasons == (f"FailedCreate: Error creating: {why.format(2)}",)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kubarium.api.cel.clauses import clauses as cel_clauses
 from kubarium.api.cel.clauses import comparison, guard
+from kubarium.api.resource import Document
 from kubarium.engine.explain import Explainer, Question, Subject
 from kubarium.engine.explain.blockers import blocker
 from kubarium.engine.explain.obstacles import Group
@@ -107,10 +108,12 @@ def account_of(
     )
 
 
-def commands_of(view: ClusterView, suggestions: Sequence[Suggestion]) -> dict[Suggestion, str]:
-    """The commands that carry out suggestions, where there are any."""
+def commands_of(
+    view: ClusterView, suggestions: Sequence[Suggestion], pod: Document | None = None
+) -> dict[Suggestion, str]:
+    """The commands that carry out suggestions, where there are any; some are about ``pod``."""
     rules = view.taint_rule_names()
-    return {s: text for s in suggestions if (text := _commands(s, rules))}
+    return {s: text for s in suggestions if (text := _commands(s, rules, pod))}
 
 
 def missing_classes(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[str, ...]:
@@ -134,9 +137,9 @@ def _unlisted(snapshot: Snapshot, node: str) -> str:
     return "there is no node of this name"
 
 
-def _commands(suggestion: Suggestion, rules: Mapping[str, str]) -> str:
+def _commands(suggestion: Suggestion, rules: Mapping[str, str], pod: Document | None) -> str:
     parts = suggestion.parts or (suggestion,)
-    texts = [command(part, rules) for part in parts]
+    texts = [command(part, rules, pod) for part in parts]
     return " && ".join(texts) if all(texts) else ""
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kubarium.api.resource import Document
 from kubarium.engine.verdict import Suggestion
 
 
-def command(suggestion: Suggestion, rules: Mapping[str, str]) -> str:
+def command(suggestion: Suggestion, rules: Mapping[str, str], pod: Document | None = None) -> str:
     """A line to paste into a shell; "" if the change is one of a manifest, or takes more.
 
-    ``rules`` names the DeviceTaintRule of a device taint, where one puts it there.
+    ``rules`` names the DeviceTaintRule of a device taint, where one puts it there; ``pod`` is the
+    one whose gates are spoken of.
     """
     match suggestion.kind:
         case "uncordon":
@@ -20,6 +22,11 @@ def command(suggestion: Suggestion, rules: Mapping[str, str]) -> str:
         case "tolerate-device-taint":
             rule = rules.get(suggestion.subject, "")
             return f"kubectl delete devicetaintrule {rule}" if rule else ""
+        case "remove-gate" if pod is not None:
+            metadata = pod["metadata"]
+            patch = '{"spec":{"schedulingGates":null}}'
+            of = f"{metadata['name']} -n {metadata.get('namespace', 'default')}"
+            return f"kubectl patch pod {of} --type merge -p '{patch}'"
     return ""
 
 

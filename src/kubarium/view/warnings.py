@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -11,6 +12,10 @@ from kubarium.view.explanation import Explanation
 # Of one object, and levels of children that are looked at.
 WARNINGS_SHOWN = 3
 _DEPTH = 4
+
+# What an event recorder writes before a message that stands for several.
+_COMBINED = "(combined from similar events): "
+_QUOTED = re.compile(r'"[^"]*"')
 
 _WAITING = ("Pending", "Gated", "Suspended", "Unknown", "Running", "Scheduled")
 
@@ -64,14 +69,18 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
     if account.state not in _WAITING or depth == 0:
         return account
     told = (account.summary, *account.reasons)
-    lines: dict[str, None] = {}
+    lines: dict[str, str] = {}
     for event in sorted(events.get(account.subject, ()), key=_seen_at, reverse=True):
         message = " ".join(str(event.get("message") or "").split())
         # The scheduler's own event goes on where the summary ends.
         repeated = account.summary and message.startswith(account.summary)
         if not repeated and not any(message in text for text in told):
-            lines[f"{event.get('reason', 'Warning')}: {message}"] = None
-    newest = tuple(lines)[:WARNINGS_SHOWN]
+            message = message.removeprefix(_COMBINED)
+            # Of messages that differ in a generated name only, the newest is enough.
+            lines.setdefault(
+                _QUOTED.sub("", message), f"{event.get('reason', 'Warning')}: {message}"
+            )
+    newest = tuple(lines.values())[:WARNINGS_SHOWN]
     children = tuple(_add(child, events, depth - 1) for child in account.children)
     return replace(account, reasons=(*account.reasons, *newest), children=children)
 

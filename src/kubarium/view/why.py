@@ -27,11 +27,13 @@ from kubarium.api.resource import Document, Resource
 from kubarium.engine import reasons
 from kubarium.engine.explain import Explainer, Subject
 from kubarium.engine.explain.ends import fewer_users
+from kubarium.engine.explain.obstacles import near_miss
 from kubarium.engine.model import Gang, Key, Pod, PodShape
 from kubarium.engine.placement.devices import MAX_RESERVED, claims_of
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.volumes import problem_of
 from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.selectors import Requirement
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, node_account
@@ -165,8 +167,7 @@ class _Why:
             return Explanation(title, "Pending", text, preparing)
         name = spec.get("schedulerName") or _DEFAULT_SCHEDULER
         if name != _DEFAULT_SCHEDULER and not _refusal(pod):
-            text = f"the pod asks for the scheduler {name}, which has not spoken of it"
-            return Explanation(title, "Pending", text)
+            return self._of_nobody(pod, name)
         group = gang_key(pod)
         if group is not None:
             return self._in_group(pod, group)
@@ -194,7 +195,36 @@ class _Why:
         children = tuple(self._workload(w) for w in self._workloads_of(self._ancestors(pod)))
         text = "Scheduling is blocked due to non-empty scheduling gates"
         listed = tuple(f"scheduling gate {gate}" for gate in gates)
-        return Explanation(_title(pod), "Gated", text, listed, children=children)
+        told = Explanation(_title(pod), "Gated", text, listed, children=children)
+        if children or gang_key(pod) is not None:  # whose gates go once all of it may start
+            return told
+        subject = Subject((self.view.pod(pod),))
+        with promised(self.view, self._list(PODS), subject.pods):
+            besides = self._besides(Placer(self.view.snapshot), subject)
+        if besides:
+            return replace(told, reasons=(*listed, *besides))
+        removal = f"remove the scheduling gate {' and '.join(gates)}: the pod fits now"
+        suggestion = Suggestion("remove-gate", removal, ",".join(gates))
+        return replace(
+            told,
+            suggestions=(suggestion,),
+            commands=commands_of(self.view, (suggestion,), pod),
+        )
+
+    def _of_nobody(self, pod: Document, name: str) -> Explanation:
+        """A pod that no scheduler has spoken of: whether the default one could place it."""
+        text = f"the pod asks for the scheduler {name}, which has not spoken of it"
+        told = Explanation(_title(pod), "Pending", text)
+        subject = Subject((self.view.pod(pod),))
+        if missing_claim(pod, self.view.snapshot.claims) or gang_key(pod) is not None:
+            return told
+        with promised(self.view, self._list(PODS), subject.pods):
+            besides = self._besides(Placer(self.view.snapshot), subject)
+        if besides:
+            return replace(told, reasons=besides)
+        text = f"name the scheduler {_DEFAULT_SCHEDULER} instead: the pod fits now"
+        suggestion = Suggestion("change-scheduler", text, _DEFAULT_SCHEDULER)
+        return replace(told, suggestions=(suggestion,))
 
     def _in_group(self, pod: Document, key: Key) -> Explanation:
         document = self.view.group_documents.get(key)
@@ -405,7 +435,10 @@ class _Why:
         told = Explanation(title, "Pending", text, facts=facts)
         subject = Subject(pods, gang)
         if account is None and gang.required_keys:  # no node carries one of the labels
-            return replace(told, suggestions=Explainer(placer).suggest(subject))
+            hints = (near_miss(snapshot, Requirement(k, "Exists"))[0] for k in gang.required_keys)
+            lines = tuple(hint.strip(" ()") for hint in hints if hint)
+            suggestions = Explainer(placer).suggest(subject)
+            return replace(told, reasons=lines, suggestions=suggestions)
         if account is None or (account.everywhere and not _is_searched(snapshot, subject)):
             return self._unaccounted(told, subject)
         told = self._accounted(told, placer, subject, decision)
@@ -431,7 +464,10 @@ class _Why:
         for account in accounts:
             counts[account.state] = counts.get(account.state, 0) + 1
         if not owned:
-            return _by_conditions(owner)
+            said = _by_conditions(owner)
+            if said.state != "Unknown":
+                return said
+            return replace(said, state="Pending", summary="nothing has been made for it yet")
         shown = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         state = "Pending" if waiting else "Running"
         kinds = " and ".join(dict.fromkeys(_plural(child) for child in owned))

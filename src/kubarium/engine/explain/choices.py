@@ -9,7 +9,7 @@ from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.features import upgraded
-from kubarium.engine.explain.obstacles import Group
+from kubarium.engine.explain.obstacles import BY_CLASS, Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
 from kubarium.engine.model import Gang
@@ -194,7 +194,8 @@ class Choices:
         row = self._case.least_short(group, [str(rule.subject) for rule in short])
         node = self._case.node(row)
         missing = supplies.shortage(self._case.snapshot, row, shape)
-        yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
+        if not any(resource.startswith(BY_CLASS) for resource, _ in missing):  # no node can have it
+            yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
         asked = dict(shape.requests)
         for rule in short:
             resource = str(rule.subject)

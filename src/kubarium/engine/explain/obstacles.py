@@ -22,7 +22,7 @@ from kubarium.engine.explain import wishes
 from kubarium.engine.explain.features import feature_rules
 from kubarium.engine.explain.storage import volume_rules
 from kubarium.engine.explain.subject import Change
-from kubarium.engine.model import HostPort, Pod, PodTerm, SpreadConstraint
+from kubarium.engine.model import HostPort, Pod, PodShape, PodTerm, SpreadConstraint
 from kubarium.engine.placement import filters, locality, topology
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.place import Placer
@@ -58,6 +58,9 @@ DEVICE_REASONS = 4
 # Nodes named that have some data cached, and domains counted in words.
 HOLDERS_NAMED = 3
 DOMAINS_COUNTED = 6
+
+# By this and its name each DeviceClass can be asked for as a resource (KEP-5004).
+BY_CLASS = "deviceclass.resource.kubernetes.io/"
 
 # Terms of a node affinity in words.
 TERMS_TOLD = 4
@@ -235,7 +238,9 @@ def _rules(placer: Placer, pod: Pod, within: Mask | None) -> Iterator[Rule]:
     for reason, mask in filters.resources_fit(snapshot, shape, profile):
         resource = reason.removeprefix("Insufficient ")
         resource = "pods" if reason == reasons.TOO_MANY_PODS else resource
-        yield Rule("resource", reason, reason, mask, subject=resource)
+        hint, meant = _unknown_resource(snapshot, resource)
+        lifts = [wishes.renamed_resource(resource, meant)] if meant else []
+        yield Rule("resource", reason, f"{reason}{hint}", mask, lifts, resource)
     claims = claims_of(snapshot, pod)
     if claims.held:
         text = "cannot use the devices that the pod's claims hold"
@@ -372,6 +377,25 @@ def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement
     return _hint(f"no node has {clause.key}={clause.values[0]}", close), meant
 
 
+def _unknown_resource(snapshot: Snapshot, resource: str) -> tuple[str, str]:
+    """What is wrong with a resource that no node has, and the one that may be meant."""
+    column = snapshot.allocatable[snapshot.resource_index(resource)]
+    if "/" not in resource or (column[snapshot.alive] > 0).any():
+        return "", ""
+    if resource.startswith(BY_CLASS):
+        classes = list(snapshot.inventory.classes)
+        close = _close(resource.removeprefix(BY_CLASS), classes)
+        name = resource.removeprefix(BY_CLASS)
+        return _hint(f"there is no DeviceClass {name}", close), ""
+    known = [
+        name
+        for name, index in snapshot.resources.items()
+        if (snapshot.allocatable[index][snapshot.alive] > 0).any()
+    ]
+    close = _close(resource, known)
+    return _hint(f"no node has {resource}", close), close
+
+
 def _no_such_node(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement | None]:
     if clause.operator != "In" or any(name in snapshot.rows for name in clause.values):
         return "", None
@@ -420,7 +444,14 @@ def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
         text, lift = _spread_text(constraint, domains), wishes.without_spread(constraint)
         key = constraint.topology_key
         (unlabelled, keyed), (uneven, even) = masks[at : at + 2]
-        missing = f"has no label {key}, which the topology spread counts by"
+        hint, meant = near_miss(snapshot, Requirement(key, "Exists"))
+        missing = f"has no label {key}, which the topology spread counts by{hint}"
+        if meant is not None:
+            corrected = wishes.spreading_over(constraint, meant.key)
+            yield Rule("spread-label", unlabelled, missing, keyed, [corrected, lift], constraint)
+            yield Rule("spread", uneven, text, even, [corrected, lift], constraint)
+            at += 2
+            continue
         yield Rule("spread-label", unlabelled, missing, keyed, [lift], constraint)
         wider = [wishes.with_skew(constraint, skew) for skew in domains.skews(constraint)]
         yield Rule("spread", uneven, text, even, [*wider, lift], constraint)
@@ -428,7 +459,8 @@ def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
     for reason, mask in masks[at:]:
         if reason == reasons.POD_AFFINITY:
             lifts = [wishes.without_pod_affinity(term) for term in shape.pod_affinity]
-            yield Rule("near", reason, _terms("pod affinity", shape.pod_affinity), mask, lifts)
+            text = f"{_terms('pod affinity', shape.pod_affinity)}{_nowhere(snapshot, shape)}"
+            yield Rule("near", reason, text, mask, lifts)
         elif reason == reasons.POD_ANTI_AFFINITY:
             continue
         else:
@@ -439,6 +471,17 @@ def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
             text = _terms("pod anti-affinity", (term,))
             lift = wishes.without_pod_anti_affinity(term)
             yield Rule("apart", reasons.POD_ANTI_AFFINITY, text, counts == 0, [lift], term)
+
+
+def _nowhere(snapshot: Snapshot, shape: PodShape) -> str:
+    """Which of the terms of a pod affinity nothing in the cluster can meet yet."""
+    for term in shape.pod_affinity:
+        hint = near_miss(snapshot, Requirement(term.topology_key, "Exists"))[0]
+        if hint:
+            return hint
+        if not snapshot.tally(term).any():
+            return " (no pod that has a node is one of these)"
+    return ""
 
 
 def _spread_text(constraint: SpreadConstraint, domains: topology.SpreadDomains) -> str:

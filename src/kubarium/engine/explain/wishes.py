@@ -175,6 +175,17 @@ def with_skew(constraint: SpreadConstraint, skew: int) -> Change:
     return Change(Suggestion("raise-skew", text, key, amount=skew), OWN_WISH, shape=change)
 
 
+def spreading_over(constraint: SpreadConstraint, key: str) -> Change:
+    """The constraint with another topology key."""
+
+    def change(shape: PodShape) -> PodShape:
+        other = tuple(replace(c, topology_key=key) if c == constraint else c for c in shape.spread)
+        return replace(shape, spread=other)
+
+    text = f"spread over {key} instead of {constraint.topology_key}"
+    return Change(Suggestion("correct-topology-key", text, key), OWN_WISH - 1, shape=change)
+
+
 def preferring_data() -> Change:
     """Nodes that have the pod's data cached are preferred, no longer required."""
 
@@ -206,6 +217,20 @@ def without_pod_anti_affinity(term: PodTerm) -> Change:
     key = term.topology_key
     text = f"remove the required pod anti-affinity over {key}"
     return Change(Suggestion("remove-pod-anti-affinity", text, key), OWN_WISH + 1, shape=change)
+
+
+def renamed_resource(resource: str, meant: str) -> Change:
+    """The same amount of a resource that is called a little differently."""
+
+    def change(shape: PodShape) -> PodShape:
+        book = dict(shape.requests)
+        wanted = book.pop(resource, 0)
+        if wanted:
+            book[meant] = book.get(meant, 0) + wanted
+        return replace(shape, requests=tuple(sorted(book.items())))
+
+    text = f"request {meant} instead of {resource}"
+    return Change(Suggestion("correct-resource", text, meant), OWN_WISH - 1, shape=change)
 
 
 def requesting(resource: str, amount: int, shown: str, node: str) -> Change:

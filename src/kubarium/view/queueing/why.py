@@ -296,21 +296,29 @@ class _Explainer:
         return (Change("wait-for", text, names),)
 
     def _unblock(self, reason: str, message: str) -> Iterable[Change]:
-        spec = self.document.get("spec") or {}
-        name = spec.get("queueName") or ""
         if reason == "Deactivated":
             yield Change("activate", "set spec.active of the Workload to true")
         elif "doesn't exist" in message:
             what = message.split(" doesn't")[0]
             yield Change("create-queue", f"create {what}, or name another queue in the job's label")
         elif reason == "Suspended":
-            readiness = self.world.cluster_queue_of(self.document)
-            target = readiness["metadata"]["name"] if readiness is not None else ""
-            why = self.world.readiness.get(target)
-            told = f" ({why.message})" if why is not None and not why.active else ""
-            yield Change(
-                "start-queue", f"make the queue active again: {message}{told}; queue {name}"
-            )
+            yield self._started(message)
+
+    def _started(self, message: str) -> Change:
+        """Which of the two queues does not admit anything, and what starts it."""
+        queue = self.world.cluster_queue_of(self.document)
+        for kind, document in (
+            ("LocalQueue", self.world.local_queue_of(self.document)),
+            ("ClusterQueue", queue),
+        ):
+            policy = ((document or {}).get("spec") or {}).get("stopPolicy") or "None"
+            if document is not None and policy != "None":
+                text = f"{kind} {document['metadata']['name']} is stopped ({policy})"
+                return Change("start-queue", f"{text}: set its spec.stopPolicy to None")
+        name = queue["metadata"]["name"] if queue is not None else ""
+        why = self.world.readiness.get(name)
+        told = why.message if why is not None and not why.active else message
+        return Change("start-queue", f"make ClusterQueue {name} active: {told}")
 
     # shortages
 
