@@ -894,3 +894,17 @@ def test_a_job_whose_pods_cannot_be_made_says_why_once():
     said = explain(documents, job)
     assert (said.state, said.summary) == ("Pending", "nothing has been made for it yet")
     assert said.reasons == (f"FailedCreate: Error creating: {why.format(2)}",)
+
+
+def test_a_pool_of_which_slices_are_missing_is_to_be_completed():
+    part = gpus("a", 2)
+    part["spec"]["pool"]["resourceSliceCount"] = 3
+    said = with_selector("", [part])
+    assert texts(said)[0] == (f"let the driver publish all 3 slices of pool {DRIVER}/a: 1 is there")
+    rest = [gpus("a", 0) | {"metadata": {"name": f"rest-{i}"}} for i in range(2)]
+    for one in rest:
+        one["spec"] = {**one["spec"], "pool": part["spec"]["pool"]}
+    assert with_selector("", [part, *rest]).summary == FITS
+    # With devices of another model no completion helps.
+    other = with_selector(f'{MODEL} == "H100"', [part | {"spec": {**part["spec"]}}])
+    assert "complete-pool" not in {s.kind for s in other.suggestions}

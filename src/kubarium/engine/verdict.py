@@ -22,6 +22,7 @@ KINDS = (
     "change-device-selector",
     "change-scheduler",
     "combination",
+    "complete-pool",
     "correct-affinity",
     "correct-resource",
     "correct-selector",

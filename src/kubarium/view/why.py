@@ -68,6 +68,9 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
     )
 )
 
+# The scheduler's event about a group for which it keeps room (backfilling).
+RESERVED = "Reserved"
+
 # Users of a claim that are named of many.
 USERS_NAMED = 3
 
@@ -270,7 +273,32 @@ class _Why:
             line = f"by the rules of the default profile it fits now; {name} may have others"
             return Explanation(title, "Pending", _refusal(pod), (line,))
         text = "the pod fits now; the scheduler has not placed it yet"
-        return Explanation(title, "Pending", text)
+        kept = tuple(self._reservations(pod)) if _refusal(pod) else ()
+        return Explanation(title, "Pending", _refusal(pod) if kept else text, kept)
+
+    def _reservations(self, pod: Document) -> Iterator[str]:
+        """Groups that still wait and for which the scheduler has said that it keeps room."""
+        waiting: set[Key] = set()
+        for other in self._list(PODS):
+            placed = (other.get("spec") or {}).get("nodeName") or is_finished(other)
+            own = gang_key(other) if not placed else None
+            if own is not None:
+                waiting |= {own, *self._composites_of(own)}
+        told: dict[str, str] = {}
+        for event in self._documents.get(EVENTS, ()):
+            about = event.get("involvedObject") or event.get("regarding") or {}
+            key = (about.get("namespace", ""), about.get("name", ""))
+            if event.get("reason") == RESERVED and key in waiting and key != gang_key(pod):
+                kind = str(about.get("kind", "")).lower()
+                told[f"{kind} {'/'.join(key)}"] = str(event.get("message") or "")
+        for group, message in told.items():
+            yield f"it would fit but for what is kept for {group}: {message}"
+
+    def _composites_of(self, group: Key) -> Iterator[Key]:
+        """The composites above a pod group."""
+        gang = self.view.gang(group)
+        if gang is not None and gang.parent is not None:
+            yield self.view.forest.root_of_composite(gang.parent)
 
     def _missing(self, pod: Document) -> tuple[str, ...]:
         """What to do about the claims that a pod names in vain."""

@@ -12,12 +12,14 @@ from kubarium.api.kinds import (
     PRIORITY_CLASSES,
     SERVICES,
 )
+from kubarium.client.gather import gather
 from kubarium.control.scheduling import components
 from kubarium.control.scheduling.scheduler import RESERVE_AFTER_S
 from kubarium.engine.placement.profile import MOST_ALLOCATED, Profile, Strategy, Weights
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.scheduling import SchedulerConfig
 from kubarium.view.volumes import STORAGE_CLASSES
+from kubarium.view.why import RESOURCES_NEEDED, explain
 
 from .test_scheduler import (
     begin,
@@ -232,6 +234,37 @@ def test_a_large_gang_is_not_starved_by_small_pods(world_run):
             await world.settle(15)
         assert all([await node_of(world, f"large-{i}") for i in range(4)])
         assert not any([await node_of(world, f"small-{i}") for i in range(4)])
+
+    world_run(story)
+
+
+def test_a_pod_that_is_kept_off_for_a_large_gang_is_told_so(world_run):
+    """By the documents alone it fits: what keeps it off is in the scheduler's head."""
+
+    async def story(world):
+        await begin(world, *(node(f"n{i}", cpu="1") for i in range(2)))
+        for i in range(2):
+            await world.create(PODS, pod(f"job-{i}", restartPolicy="Never"))
+        await world.settle()
+        await world.create(POD_GROUPS, group("large", 2))
+        for i in range(2):
+            await world.create(PODS, pod(f"large-{i}", group="large", restartPolicy="Never"))
+        await world.settle(5 + RESERVE_AFTER_S)
+        await world.create(NODES, node("tiny", cpu="100m"))
+        await world.settle(15)
+        assert await events(world, "Reserved")
+        await world.create(PODS, pod("small", restartPolicy="Never"))
+        await world.set_phase(await world.get(PODS, "job-0"), "Succeeded")
+        await world.settle(15)
+        assert await node_of(world, "small") is None
+        found = explain(
+            await gather(world.client, RESOURCES_NEEDED), await world.get(PODS, "small")
+        )
+        assert found.summary == (await scheduled_condition(world, "small"))["message"]
+        assert (
+            "it would fit but for what is kept for podgroup default/large: Reserved room on 2"
+            " nodes, which running jobs will leave"
+        ) in found.reasons
 
     world_run(story)
 

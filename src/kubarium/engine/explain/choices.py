@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
-from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec
+from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec, Slice
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.features import upgraded
@@ -14,10 +15,14 @@ from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
 from kubarium.engine.model import Gang
 from kubarium.engine.placement.devices import claims_of
+from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 
 # Cordoned nodes of one group that a gang may need together.
 CORDONS_TRIED = 4
+
+# Incomplete pools of which completion is tried.
+POOLS_TRIED = 4
 
 # Of these one node is enough of an example.
 ONE_IS_ENOUGH = (
@@ -42,6 +47,7 @@ class Choices:
             *self._of_rules(),
             *self._of_claims(),
             *self._of_classes(),
+            *self._of_pools(),
             *self._counts(),
             *self._of_nodes(),
             *self._of_domains(),
@@ -88,6 +94,17 @@ class Choices:
             for taint in taints:
                 if not any(t.tolerates(taint) for t in request.tolerations):
                     yield path, wishes.tolerating_devices(path, taint)
+
+    def _of_pools(self) -> Iterator[Change]:
+        """Pools of which slices are missing, where devices that would do are among them."""
+        case = self._case
+        if not any(why.startswith("pool ") for found in case.surveys for why in found.failed):
+            return
+        pools = {(s.driver, s.pool): None for s, why in _troubled(case.snapshot) if why}
+        for driver, pool in islice(pools, POOLS_TRIED):
+            change = supplies.completed(case.snapshot, driver, pool)
+            if change is not None:
+                yield replace(change, lifts=case.obstacles.device_bits)
 
     def _counts(self) -> Iterator[Change]:
         """As many devices as some node has left, where all of a node's are asked for."""
@@ -245,6 +262,10 @@ class Choices:
             return replace(gang, topology_key="", inner_keys=())
 
         yield Change(Suggestion("remove-topology", text, keys), SMALLER, gang=change)
+
+
+def _troubled(snapshot: Snapshot) -> Iterable[tuple[Slice, str]]:
+    return snapshot.inventory.slices_with_problems()
 
 
 def _with_hint(change: Change, hints: Mapping[str, str]) -> Change:

@@ -120,6 +120,33 @@ def class_changed(
     return Change(Suggestion("relax-device-class", text, name), SWITCH, cluster=change)
 
 
+def completed(snapshot: Snapshot, driver: str, pool: str) -> Change | None:
+    """The pool with no slices missing, be they empty; None if none are."""
+    slices = [
+        item
+        for item in snapshot.inventory.current_slices(driver, pool)
+        if item.driver == driver and item.pool == pool
+    ]
+    wanted = max((item.slice_count for item in slices), default=0)
+    if len(slices) >= wanted:
+        return None
+
+    def change(snapshot: Snapshot) -> Undo:
+        for item in slices:
+            snapshot.inventory.set_slice(replace(item, slice_count=len(slices)))
+
+        def undo() -> None:
+            for item in slices:
+                snapshot.inventory.set_slice(item)
+
+        return undo
+
+    text = f"let the driver publish all {wanted} slices of pool {driver}/{pool}: {len(slices)}"
+    text = f"{text} {'is' if len(slices) == 1 else 'are'} there"
+    suggestion = Suggestion("complete-pool", text, f"{driver}/{pool}", amount=wanted)
+    return Change(suggestion, SWITCH, cluster=change)
+
+
 def device_like(
     snapshot: Snapshot, class_name: str, selectors: Sequence[str | None]
 ) -> Slice | None:
