@@ -10,7 +10,7 @@ from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec,
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.features import upgraded
-from kubarium.engine.explain.obstacles import BY_CLASS, Group
+from kubarium.engine.explain.obstacles import BY_CLASS, CURED_BY_AN_END, Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
 from kubarium.engine.model import Gang
@@ -58,9 +58,14 @@ class Choices:
         """What lifts a rule on every node."""
         obstacles = self._case.obstacles
         lifts: dict[Suggestion, tuple[Change, int]] = {}
+        cured = sum(
+            1 << bit for bit, rule in enumerate(obstacles.rules) if rule.kind in CURED_BY_AN_END
+        )
         for bit, rule in enumerate(obstacles.rules):
             for change in rule.lifts:
                 known, bits = lifts.get(change.suggestion, (change, 0))
+                if change.suggestion.kind in ("free-pod", "free-pods"):
+                    bits |= cured  # the pods leave their room too
                 lifts[change.suggestion] = (known, bits | 1 << bit)
         yield from (replace(change, lifts=bits) for change, bits in lifts.values())
 
