@@ -54,6 +54,8 @@ def matches(expression):
         'cel.bind(d, device, d.driver == "gpu.example.com")',
         f'{MINE}.modes.exists(m, m == "mig") && "vgpu" in {MINE}.modes',
         f'{MINE}.modes.includes("mig") && {MINE}.type.includes("gpu")',
+        f'{MINE}.driverVersion != "1.10.2" && !("1.10.2" == {MINE}.driverVersion)',
+        f"!({MINE}.driverVersion == null)",
         f'{MINE}[?"colour"].orValue("red") == "red"',
         f'{MINE}.?type.orValue("") == "gpu"',
         f'["gpu", "npu"].exists(t, t == {MINE}.type)',
@@ -71,6 +73,9 @@ def test_selectors_that_match(expression):
     [
         (f"{MINE}.colour == 'red'", "no such key: colour"),
         ('device.attributes["nowhere"].x == 1', "no such key: x"),
+        (f'{MINE}.driverVersion == "1.10.2"', "no such overload"),
+        (f'quantity("3") == {MINE}.index', "no such overload"),
+        (f'{MINE}.type == "x" || {MINE}.driverVersion == 1', "no such overload"),
         (f"{MINE}.type > 1", "no such overload"),
         (f"{MINE}.index", "CEL result of type int could not be converted to bool"),
         (f"{MINE}.modes", "CEL result of type list could not be converted to bool"),

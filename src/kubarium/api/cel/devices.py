@@ -33,7 +33,7 @@ from kubarium.api.cel.environment import (
     runtime_message,
     type_text,
 )
-from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, KUBERNETES_FUNCTIONS
+from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, KUBERNETES_FUNCTIONS, UNLIKE
 from kubarium.api.cel.values import CelValueError, Semver, quantity, semver, uncarry
 
 MAX_EXPRESSION_BYTES = 10 * 1024
@@ -45,6 +45,7 @@ MAX_ATTRIBUTES = 32  # attributes and capacities of one device together
 _Domains = dict[str, dict[str, Any]]
 _DOMAIN_MAPS = ("device.attributes", "device.capacity")
 _FIELDS = ("driver", "attributes", "capacity", "allowMultipleAllocations")
+_PLAIN_FIELDS = ("device.driver", "device.allowMultipleAllocations")
 _ERROR = cel.Type.ERROR
 
 
@@ -152,8 +153,8 @@ def prepare_device(
     ``{"int": 1}``, capacities such as ``{"value": "1Gi"}``. Raises CelRuntimeError naming a value
     that is not what its type says.
     """
-    by_domain = _by_domain(driver, attributes, _attribute)
-    capacities = _by_domain(driver, capacity or {}, _capacity)
+    by_domain = _by_domain(driver, "attribute", attributes, _attribute)
+    capacities = _by_domain(driver, "capacity", capacity or {}, _capacity)
     data = {
         "device": {
             "driver": driver,
@@ -174,7 +175,7 @@ def prepare_device(
 
 
 def _by_domain(
-    driver: str, values: Mapping[str, Mapping[str, Any]], read: Any
+    driver: str, what: str, values: Mapping[str, Mapping[str, Any]], read: Any
 ) -> dict[str, dict[str, Any]]:
     domains: dict[str, dict[str, Any]] = {}
     for qualified, value in values.items():
@@ -182,7 +183,7 @@ def _by_domain(
         try:
             domains.setdefault(domain or driver, {})[name] = read(value)
         except CelValueError as error:
-            raise CelRuntimeError(f"{qualified}: {error}") from None
+            raise CelRuntimeError(f"{what} {qualified}: {error}") from None
     return domains
 
 
@@ -221,6 +222,7 @@ def compile_device_selector(
     cost = estimate(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
+    _check_kinds(checked)
     environment = _environment(list_attributes, multiple_allocations)
     return DeviceSelector(expression, cost, environment.link(checked), original)
 
@@ -273,6 +275,32 @@ def _default_domains(checked: ast.Checked) -> None:
             node.name, node.operand, node.args = "orValue", lookup, [empty]
             checked.overloads.pop(node.id, None)
             fresh += 2
+
+
+def _check_kinds(checked: ast.Checked) -> None:
+    """``a == b`` becomes ``a == b || (type(a) == bytes && unlike(a, b))``.
+
+    A version or quantity on the left is an error beside a value of another type, as upstream. Our
+    types travel as bytes, so that other values are told apart without a call into Python.
+    """
+    fresh = checked.next_id()
+    for node in list(checked.root.walk()):
+        if node.kind != "call" or node.name != "_==_" or _never_ours(node.args[0]):
+            continue
+        left, right = node.args
+        equal = ast.Expr(node.id, "call", "_==_", None, [left, right])
+        kind = ast.Expr(fresh, "call", "type", None, [left])
+        bytes_ = ast.Expr(fresh + 1, "ident", "bytes")
+        carried = ast.Expr(fresh + 2, "call", "_==_", None, [kind, bytes_])
+        unlike = ast.Expr(fresh + 3, "call", UNLIKE.name, None, [left, right])
+        both = ast.Expr(fresh + 4, "call", "_&&_", None, [carried, unlike])
+        node.id, node.name, node.args = fresh + 5, "_||_", [equal, both]
+        fresh += 6
+
+
+def _never_ours(node: ast.Expr) -> bool:
+    """Whether the value is a constant, a literal or a plain field of the device."""
+    return node.kind in ("const", "list", "struct") or qualified_name(node) in _PLAIN_FIELDS
 
 
 def _aliases(checked: ast.Checked) -> set[str]:
@@ -357,5 +385,6 @@ def compile_derived_attribute(
     cost = estimate(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
+    _check_kinds(checked)
     environment = _environment(list_attributes, multiple_allocations)
     return DerivedAttribute(expression, cost, environment.link(checked), original)

@@ -15,7 +15,7 @@ from typing import Any
 from cel_expr_python import cel
 
 from kubarium.api.cel import ast
-from kubarium.api.cel.libraries import KUBERNETES_FUNCTIONS, Function
+from kubarium.api.cel.libraries import KUBERNETES_FUNCTIONS, UNLIKE, Function
 
 # cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, ext.Math, cel.bind and
 # two-variable comprehensions.
@@ -72,7 +72,7 @@ class Environment:
                 "name: runtime\nextensions:\n" + "\n".join(f"- name: {e}" for e in extensions)
             ),
             variables=dict.fromkeys(variables, cel.Type.DYN),
-            extensions=[cel.CelExtension("kubernetes", _runtime_functions(functions))],
+            extensions=[cel.CelExtension("kubernetes", _runtime_functions([*functions, UNLIKE]))],
         )
         self._renamed = {f.overload_id: f.runtime_name for f in functions if f.runtime_name}
         self._optional = frozenset(f.overload_id for f in functions if f.optional)

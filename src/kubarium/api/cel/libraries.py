@@ -116,6 +116,18 @@ def _same_kind(name: str, left: Any, right: Any) -> tuple[Any, Any]:
     raise _wrong(name, a, b)
 
 
+def _unlike(left: Any, right: Any) -> bool:
+    """False, or upstream's error where one of our types is compared with a value of another.
+
+    Its ``Equal`` knows only its own type, where CEL's own types are just not equal to others.
+    """
+    a, b = uncarry(left), uncarry(right)
+    ours = isinstance(a, Fraction | Semver | Format | SplitResult | Address | Network)
+    if ours and right is not None and type_name(a) != type_name(b):
+        raise CelValueError("no such overload")
+    return False
+
+
 def _is_less(left: Any, right: Any) -> bool:
     a, b = _same_kind("isLessThan", left, right)
     return bool(a < b)
@@ -544,6 +556,9 @@ FORMAT_FUNCTIONS = [
     Function("format.named", "", ("string",), FORMAT, _named_format, optional=True),
     Function("validate", FORMAT, ("string",), "list<string>", _validate, optional=True),
 ]
+
+# Called by rewritten expressions only: the checker does not know it.
+UNLIKE = Function("k8s.unlike", "", ("dyn", "dyn"), "bool", _unlike)
 
 KUBERNETES_FUNCTIONS: list[Function] = [
     *QUANTITY_FUNCTIONS,
