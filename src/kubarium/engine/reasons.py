@@ -110,6 +110,16 @@ def pod_level_too_small(resource: str) -> str:
     )
 
 
+def with_cel_hint(error: str) -> str:
+    """A selector's run-time error, with upstream's advice where an attribute is missing."""
+    if "no such key:" not in error:
+        return error
+    return (
+        f"{error}. consider using CEL optional chaining (.? followed by orValue()) or guarding the"
+        " check with has() for optional fields"
+    )
+
+
 def counters_unknown(device: str) -> str:
     """Ours: a device in use is not in its pool's slices, so that its counters cannot be counted."""
     return (

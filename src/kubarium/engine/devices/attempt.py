@@ -24,7 +24,11 @@ from kubarium.engine.devices.model import (
     Selects,
 )
 from kubarium.engine.devices.pools import Pool, PoolKey
-from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
+from kubarium.engine.devices.preference import (
+    DEFAULT_PREFERENCE,
+    FIRST_FIT,
+    DevicePreference,
+)
 from kubarium.engine.devices.request import Candidate, Shelf, no_derivation
 
 Share = tuple[tuple[str, Amount], ...]
@@ -66,6 +70,8 @@ class Attempt:
         self._free: dict[SetKey, dict[str, Amount]] = {}
         self._first: dict[SetKey, Mapping[str, Amount]] = {}
         self._held = world.held
+        # Upstream looks at all counter sets of the pool, not only at those that a device consumes.
+        self._overdrawn_blocks = world.preference.strategy == FIRST_FIT
         self._known_pools: set[int] = set()
         # Pools with a device in use that is not published: what it holds of them is not known.
         self._closed: set[int] = set()
@@ -149,11 +155,21 @@ class Attempt:
         self._learn(pool)
         if id(pool) in self._closed:
             return False
+        if self._overdrawn_blocks and self._is_overdrawn(pool):
+            return False
         for use in candidate.device.consumes:
             free = self.free_counters(pool, use.counter_set)
             if any(free[name] < amount for name, amount in use.counters):
                 return False
         return True
+
+    def _is_overdrawn(self, pool: Pool) -> bool:
+        """Whether devices in use hold more of some counter of the pool than there is."""
+        return any(
+            amount < 0
+            for name in pool.counter_sets
+            for amount in self.free_counters(pool, name).values()
+        )
 
     def free_counters(self, pool: Pool, counter_set: str) -> Mapping[str, Amount]:
         """What is left of a counter set; negative if its pool was republished over-committed."""
