@@ -27,9 +27,13 @@ from cel_expr_python import cel
 from kubarium.api.cel import ast
 from kubarium.api.cel.cost import Sizes, estimate
 from kubarium.api.cel.environment import (
+    BOOL_FALSE,
+    OPAQUE,
     CelCompileError,
     CelRuntimeError,
     Environment,
+    evaluate,
+    hides_opaque,
     runtime_message,
     type_text,
 )
@@ -120,7 +124,7 @@ class DeviceSelector:
         """Whether a prepared device matches. Raises CelRuntimeError."""
         if self.cost > MAX_COST or device.oversized:
             check_budget(self._checked, device)
-        result = self._program.eval(device.activation)
+        result = evaluate(self._program, device.activation)
         value = result.value()
         if value is True or value is False:
             return bool(value)
@@ -284,18 +288,26 @@ def _check_kinds(checked: ast.Checked) -> None:
     types travel as bytes, so that other values are told apart without a call into Python.
     """
     fresh = checked.next_id()
-    for node in list(checked.root.walk()):
+    nodes = list(checked.root.walk())
+    if any(hides_opaque(node, checked) for node in nodes):
+        return
+    for node in nodes:
         if node.kind != "call" or node.name != "_==_" or _never_ours(node.args[0]):
             continue
         left, right = node.args
+        if checked.made_of(left) & OPAQUE:
+            continue
         equal = ast.Expr(node.id, "call", "_==_", None, [left, right])
         kind = ast.Expr(fresh, "call", "type", None, [left])
         bytes_ = ast.Expr(fresh + 1, "ident", "bytes")
         carried = ast.Expr(fresh + 2, "call", "_==_", None, [kind, bytes_])
-        unlike = ast.Expr(fresh + 3, "call", UNLIKE.name, None, [left, right])
+        other = right
+        if checked.made_of(right) & OPAQUE:  # of no type that ours could be equal to
+            other = ast.Expr(fresh + 6, "const", raw=BOOL_FALSE)
+        unlike = ast.Expr(fresh + 3, "call", UNLIKE.name, None, [left, other])
         both = ast.Expr(fresh + 4, "call", "_&&_", None, [carried, unlike])
         node.id, node.name, node.args = fresh + 5, "_||_", [equal, both]
-        fresh += 6
+        fresh += 7
 
 
 def _never_ours(node: ast.Expr) -> bool:
@@ -335,7 +347,7 @@ class DerivedAttribute:
         """
         if self.cost > MAX_COST or device.oversized:
             check_budget(self._checked, device)
-        found = self._program.eval(device.activation)
+        found = evaluate(self._program, device.activation)
         value = found.value()
         if found.type() == _ERROR:
             raise CelRuntimeError(runtime_message(str(value)))
