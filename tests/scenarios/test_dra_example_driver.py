@@ -899,3 +899,55 @@ def test_devices_with_binding_conditions_publish_them():
         assert device["bindingFailureConditions"] == ["BindingFailureConditions"]
 
     play_virtually(story, gpus(1, bindingConditions=True))
+
+
+BOTH = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: watched, labels: {resource.kubernetes.io/admin-access: "true"}}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: monitor, namespace: watched}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: gpu
+        exactly: {deviceClassName: gpu.example.com, allocationMode: All, adminAccess: true}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: plain, namespace: watched}
+spec: {spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: gpu.example.com}}]}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: both, namespace: watched}
+spec:
+  containers:
+  - name: ctr0
+    image: ubuntu:22.04
+    command: [bash, -c, "export; sleep 9999"]
+    resources: {claims: [{name: monitor}, {name: mine}]}
+  resourceClaims:
+  - {name: monitor, resourceClaimTemplateName: monitor}
+  - {name: mine, resourceClaimTemplateName: plain}
+"""
+
+
+def test_a_pod_that_watches_all_gpus_and_uses_one(play):
+    """The administrator's claim comes first; both are prepared for the one container."""
+
+    async def story(cluster):
+        await cluster.apply(BOTH)
+        await running(cluster, "watched", 1)
+        env = await printed(cluster, "watched", "both")
+        assert devices_in(env) == {"gpu-0", "gpu-1"}
+        counts = sorted(
+            (len(results(c)), results(c)[0].get("adminAccess", False))
+            for c in await claims(cluster, "watched")
+        )
+        assert counts == [(1, False), (2, True)]
+
+    play(story, gpus(2))

@@ -308,9 +308,9 @@ class Search:
         )
 
     def _free(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
-        if wanted.request.admin_access:
-            return not self._attempt.taken_by(claim, candidate)
-        return not self._attempt.busy(candidate)
+        if self._attempt.taken_by(claim, candidate):
+            return False
+        return bool(wanted.request.admin_access) or not self._attempt.busy(candidate)
 
     def _take(self, claim: int, wanted: Wanted, candidate: Candidate, must: bool) -> bool:
         self.steps += 1
@@ -352,9 +352,9 @@ class Search:
         self._unmet = f"{where}: asks for all devices, but they do not satisfy a claim constraint"
 
     def _taken_for_all(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
-        if wanted.request.admin_access:
-            return not self._attempt.shares(candidate) and self._attempt.taken_by(claim, candidate)
-        return self._attempt.busy(candidate)
+        if wanted.request.admin_access and self._attempt.shares(candidate):
+            return False
+        return not self._free(claim, wanted, candidate)
 
     def _admitted(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
         states = self._constraints[claim]
