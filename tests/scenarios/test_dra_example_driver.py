@@ -951,3 +951,39 @@ def test_a_pod_that_watches_all_gpus_and_uses_one(play):
         assert counts == [(1, False), (2, True)]
 
     play(story, gpus(2))
+
+
+NO_SUCH_CLASS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: hopeful, namespace: default}
+spec:
+  containers:
+  - name: ctr0
+    image: ubuntu:22.04
+    resources: {limits: {deviceclass.resource.kubernetes.io/later: 1}}
+"""
+LATER = """
+apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: later}
+spec: {selectors: [{cel: {expression: "device.driver == 'gpu.example.com'"}}]}
+"""
+
+
+def test_an_implicit_name_of_no_class_says_so_and_waits_for_the_class():
+    async def story(cluster):
+        await cluster.apply(NO_SUCH_CLASS)
+
+        async def refused():
+            return [e["message"] for e in await cluster.events("FailedScheduling")]
+
+        [text, *_] = await cluster.until(refused, 20, "the scheduler says why")
+        assert text.startswith(
+            "0/1 nodes are available: 1 Insufficient deviceclass.resource.kubernetes.io/later."
+        )
+        assert text.endswith('/later names DeviceClass "later", which does not exist.')
+        await cluster.apply(LATER)
+        await running(cluster, "default", 1)
+
+    play_virtually(story)

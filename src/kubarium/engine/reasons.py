@@ -49,6 +49,16 @@ def served_otherwise(resource: str) -> str:
     return f"node(s) serve {resource} otherwise"
 
 
+# The name of a DeviceClass as an extended resource (KEP-5004).
+IMPLICIT_PREFIX = "deviceclass.resource.kubernetes.io/"
+
+
+def implicit_class_missing(resource: str) -> str:
+    """Ours, after upstream's "Insufficient": no node can ever have what no class stands for."""
+    name = resource.removeprefix(IMPLICIT_PREFIX)
+    return f'{resource} names DeviceClass "{name}", which does not exist.'
+
+
 def insufficient(resource: str) -> str:
     """``Insufficient cpu``: NodeResourcesFit's reason for one resource."""
     return f"Insufficient {resource}"
