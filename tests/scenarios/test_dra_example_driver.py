@@ -81,7 +81,8 @@ async def printed(cluster, namespace, pod, container="ctr0"):
         except ApiError:
             return {}
         found = dict(re.findall(r'^declare -x (\w+)="(.*)"$', text.decode(), re.MULTILINE))
-        return found if "DRA_RESOURCE_DRIVER_NAME" in found else {}
+        # In order of name: the shell's own come after the devices'.
+        return found if {"DRA_RESOURCE_DRIVER_NAME", "SHLVL"} <= found.keys() else {}
 
     return await cluster.until(ask, 20, f"{pod}/{container} printed its variables")
 
