@@ -28,6 +28,7 @@ from kubarium.api.cel import ast
 from kubarium.api.cel.cost import Sizes, estimate
 from kubarium.api.cel.environment import (
     BOOL_FALSE,
+    NOT_ITERABLE,
     OPAQUE,
     CelCompileError,
     CelRuntimeError,
@@ -37,7 +38,7 @@ from kubarium.api.cel.environment import (
     runtime_message,
     type_text,
 )
-from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, KUBERNETES_FUNCTIONS, UNLIKE
+from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, ITERABLE, KUBERNETES_FUNCTIONS, UNLIKE
 from kubarium.api.cel.values import CelValueError, Semver, quantity, semver, uncarry
 
 MAX_EXPRESSION_BYTES = 10 * 1024
@@ -130,9 +131,28 @@ class DeviceSelector:
             return bool(value)
         kind = result.type()
         if kind == _ERROR:
-            raise CelRuntimeError(runtime_message(str(value)))
+            message = runtime_message(str(value))
+            if message == NOT_ITERABLE:
+                message = _what_is_not_iterable(self._checked, device) or message
+            raise CelRuntimeError(message)
         name = type_text(kind)
         raise CelRuntimeError(f"CEL result of type {name} could not be converted to bool")
+
+
+def _what_is_not_iterable(checked: ast.Checked, device: PreparedDevice) -> str:
+    """cel-cpp does not say what it was to iterate over; ask again with every range looked at."""
+    looked = copy.deepcopy(checked)
+    nodes = list(looked.root.walk())
+    if any(hides_opaque(node, looked) for node in nodes):
+        return ""
+    fresh = looked.next_id()
+    for node in nodes:
+        if node.kind == "comprehension" and not looked.made_of(node.args[0]) & OPAQUE:
+            node.args[0] = ast.Expr(fresh, "call", ITERABLE.name, None, [node.args[0]])
+            fresh += 1
+    _default_domains(looked)
+    result = evaluate(_environment(True, True).link(looked), device.activation)
+    return runtime_message(str(result.value())) if result.type() == _ERROR else ""
 
 
 def check_budget(checked: ast.Checked, device: PreparedDevice) -> None:

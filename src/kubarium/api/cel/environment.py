@@ -18,7 +18,13 @@ from typing import Any
 from cel_expr_python import cel
 
 from kubarium.api.cel import ast
-from kubarium.api.cel.libraries import KUBERNETES_FUNCTIONS, MAP_INSERTS, UNLIKE, Function
+from kubarium.api.cel.libraries import (
+    ITERABLE,
+    KUBERNETES_FUNCTIONS,
+    MAP_INSERTS,
+    UNLIKE,
+    Function,
+)
 
 # cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, cel.bind and
 # two-variable comprehensions; with the version where the newest has more than Kubernetes.
@@ -96,7 +102,7 @@ class Environment:
             variables=dict.fromkeys(variables, cel.Type.DYN),
             extensions=[
                 cel.CelExtension(
-                    "kubernetes", _runtime_functions([*functions, UNLIKE, *MAP_INSERTS])
+                    "kubernetes", _runtime_functions([*functions, ITERABLE, UNLIKE, *MAP_INSERTS])
                 )
             ],
         )
@@ -412,6 +418,7 @@ def _compile_message(text: str) -> str:
     return "compilation failed: " + text.removeprefix("INVALID_ARGUMENT: ")
 
 
+NOT_ITERABLE = "no such overload: expected iterable type"
 _NO_KEY = re.compile(r'^NOT_FOUND: Key not found in map : "?(.*?)"?$')
 _NO_OVERLOAD = re.compile(r"^UNKNOWN: No matching overloads found : (.*)$")
 
@@ -426,7 +433,7 @@ def runtime_message(text: str) -> str:
         return f"no such key: {match[1]}"
     if match := _NO_OVERLOAD.match(text):
         if match[1] == "<iter_range>":
-            return "no such overload: expected iterable type"
+            return NOT_ITERABLE
         return f"no such overload: {match[1]}"
     return re.sub(r"^[A-Z_]+: ", "", text)
 

@@ -569,7 +569,29 @@ FORMAT_FUNCTIONS = [
     Function("validate", FORMAT, ("string",), "list<string>", _validate, optional=True),
 ]
 
-# Called by rewritten expressions only: the checker does not know it.
+# cel-go's names of the types that nothing can be iterated over.
+_GO_TYPES = {
+    "int": "types.Int",
+    "double": "types.Double",
+    "bool": "types.Bool",
+    "string": "types.String",
+    "bytes": "types.Bytes",
+    "null": "types.Null",
+    QUANTITY: "cel.Quantity",
+    SEMVER: "cel.Semver",
+}
+
+
+def _iterable(value: Any) -> Any:
+    """The value itself; cel-go's complaint if it is neither a list nor a map."""
+    if isinstance(value, list | dict):
+        return value
+    name = type_name(uncarry(value))
+    raise CelValueError(f"got '{_GO_TYPES.get(name, name)}', expected iterable type")
+
+
+# Called by rewritten expressions only: the checker does not know them.
+ITERABLE = Function("k8s.iterable", "", ("dyn",), "dyn", _iterable)
 UNLIKE = Function("k8s.unlike", "", ("dyn", "dyn"), "bool", _unlike)
 
 
