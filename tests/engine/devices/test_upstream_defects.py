@@ -106,6 +106,17 @@ def test_134100_a_second_share_needs_no_counters_of_its_own():
     assert run(stock, both) is None, "the default is all that is left"
 
 
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_a_second_share_of_a_device_without_capacity_needs_no_counters_either(best_fit):
+    """Upstream charges it again, since it knows shares by what they consume; so does first fit."""
+    shared = Device("shared", consumes=use(1), allow_multiple=True)
+    stock = inventory([shared], counters=[gpu(1)], best_fit=best_fit)
+    [first] = run(stock, spec(request()))
+    stock.enter(first)
+    found = run(stock, spec(request()))
+    assert found is None if not best_fit else names(found) == [["shared"]]
+
+
 def test_140729_admin_access_takes_neither_device_nor_counters():
     stock = inventory([Device("whole", consumes=use(6))], counters=[gpu(6)])
     [admin] = run(stock, spec(request(admin_access=True)))

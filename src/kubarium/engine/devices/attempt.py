@@ -147,7 +147,11 @@ class Attempt:
         """Whether a share of the device is taken already."""
         if not self.shares(candidate):
             return False
-        return bool(self.sharing.get(candidate.position)) or self._ledger.shared(candidate.id)
+        if self.sharing.get(candidate.position):
+            return True
+        if self._compatible:  # upstream sees earlier shares by the capacity that they consume
+            return bool(self._ledger.consumed(candidate.id))
+        return self._ledger.shared(candidate.id)
 
     def counters_suffice(self, candidate: Candidate) -> bool:
         """Whether every counter that the device consumes has that much left.
