@@ -17,6 +17,8 @@ from kubarium.engine.devices.model import (
     Device,
     DeviceId,
     DeviceResult,
+    DeviceTaint,
+    DeviceToleration,
 )
 
 from .stock import gpu, inventory, names, request, run, spec, text, use
@@ -81,3 +83,16 @@ def test_an_overdrawn_counter_set_closes_the_whole_pool_in_first_fit_only(best_f
 def test_a_missing_attribute_comes_with_upstreams_advice():
     with pytest.raises(AllocationError, match=r"no such key: kind\. consider using CEL optional"):
         run(inventory([Device("g0")]), spec(request(1, "!kind=x")))
+
+
+def test_a_toleration_without_a_key_is_for_all_keys_also_when_values_must_be_equal():
+    taint = DeviceTaint("k", "v", "NoSchedule")
+    stock = inventory([Device("g0", taints=(taint,))])
+
+    def with_toleration(**fields):
+        return run(stock, spec(request(tolerations=(DeviceToleration(**fields),))))
+
+    assert names(with_toleration(operator="Equal", value="v")) == [["g0"]]
+    assert with_toleration(operator="Equal", value="w") is None
+    assert with_toleration(operator="Equal", value="v", effect="NoExecute") is None
+    assert with_toleration(operator="Odd", value="v") is None
