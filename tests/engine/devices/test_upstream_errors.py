@@ -20,6 +20,7 @@ from kubarium.engine.devices.model import (
     DeviceTaint,
     DeviceToleration,
 )
+from kubarium.engine.selectors import NodeTerm, Requirement
 
 from .stock import gpu, inventory, names, request, run, spec, text, use
 
@@ -96,3 +97,20 @@ def test_a_toleration_without_a_key_is_for_all_keys_also_when_values_must_be_equ
     assert with_toleration(operator="Equal", value="w") is None
     assert with_toleration(operator="Equal", value="v", effect="NoExecute") is None
     assert with_toleration(operator="Odd", value="v") is None
+
+
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_a_device_whose_selector_has_several_terms_is_kept_to_the_node(best_fit):
+    """Only its first term would be written otherwise, which need not be the node's."""
+    terms = tuple(
+        NodeTerm(fields=(Requirement("metadata.name", "In", (name,)),)) for name in ("m", "n")
+    )
+    device = Device("g0", node_terms=terms)
+    stock = inventory([device], best_fit=best_fit, node_name="", per_device=True)
+    if not best_fit:
+        with pytest.raises(AllocationError, match=r"claim c0: unsupported .* with 2 terms"):
+            run(stock, spec(request()))
+        return
+    [found] = run(stock, spec(request()))
+    assert found.scope.admits("n", {})
+    assert not found.scope.admits("m", {})

@@ -94,6 +94,7 @@ class Search:
         self._constraints = [
             [ConstraintState(c, world.features) for c in claim.spec.constraints] for claim in claims
         ]
+        self._names = [claim.name for claim in claims]
         self._results: list[list[DeviceResult]] = [[] for _ in claims]
         self._picked: list[list[Candidate]] = [[] for _ in claims]
         self._chosen: list[list[str]] = [[""] * len(rows) for rows in self.wanted]
@@ -140,9 +141,9 @@ class Search:
                 raise AllocationError(self._unmet, node_only=True)
             return None
         return [
-            Allocation(tuple(results), self._scope(picked), tuple(chosen))
-            for results, picked, chosen in zip(
-                self._results, self._picked, self._chosen, strict=True
+            Allocation(tuple(results), self._scope(name, picked), tuple(chosen))
+            for name, results, picked, chosen in zip(
+                self._names, self._results, self._picked, self._chosen, strict=True
             )
         ]
 
@@ -399,14 +400,25 @@ class Search:
 
     # The result.
 
-    def _scope(self, picked: Sequence[Candidate]) -> NodeScope:
-        """Where the devices can be used: this node if one is local, else all selectors together."""
+    def _scope(self, claim: str, picked: Sequence[Candidate]) -> NodeScope:
+        """Where the devices can be used: this node if one is local, else all selectors together.
+
+        A selector of several terms cannot be joined to others in one: upstream fails the pod then,
+        and so does first fit; otherwise the claim is kept to this node.
+        """
         labels: dict[Requirement, None] = {}
         fields: dict[Requirement, None] = {}
         for candidate in picked:
             owner, device = candidate.owner, candidate.device
             name = device.node_name if owner.per_device else owner.node_name
             terms = device.node_terms if owner.per_device else owner.node_terms
+            if terms is not None and len(terms) > 1 and not (name or device.binds_to_node):
+                if self._compatible:
+                    raise AllocationError(
+                        f"create NodeSelector for claim {claim}: unsupported"
+                        f" ResourceSlice.NodeSelector with {len(terms)} terms"
+                    )
+                name = self._world.node
             if name or device.binds_to_node:
                 here = Requirement("metadata.name", "In", (self._world.node,))
                 return NodeScope((NodeTerm(fields=(here,)),))
