@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 
 import pytest
 
-from kubarium.cluster.collector import THRESHOLDS, tune_collector
+from kubarium.cluster import collector
+from kubarium.cluster.collector import (
+    NEW_OBJECTS,
+    THRESHOLDS,
+    collect_when_idle,
+    tune_collector,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +47,25 @@ def test_enough_new_objects_bring_a_collection_by_themselves():
     kept = [[] for _ in range(THRESHOLDS[0] + 1000)]
     assert gone() is None
     assert kept
+
+
+def test_an_idle_process_looks_once_much_is_new_and_a_busy_one_goes_on(monkeypatch):
+    async def scenario():
+        looking = asyncio.create_task(collect_when_idle())
+        freed = asyncio.Event()
+        gone = weakref.ref(Knot(), lambda _: freed.set())
+        await asyncio.sleep(0.15)
+        assert gone() is not None  # little is new
+        kept = [[] for _ in range(NEW_OBJECTS + 1000)]
+        monkeypatch.setattr(collector, "IDLE_SHARE", -1.0)  # always busy
+        await asyncio.sleep(0.15)
+        assert gone() is not None
+        monkeypatch.setattr(collector, "IDLE_SHARE", 2.0)  # never
+        async with asyncio.timeout(10):
+            await freed.wait()
+        assert kept
+        looking.cancel()
+
+    monkeypatch.setattr(collector, "LOOK_EVERY_S", 0.05)
+    tune_collector()
+    asyncio.run(scenario())
