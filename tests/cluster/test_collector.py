@@ -43,13 +43,15 @@ def test_what_is_there_is_not_looked_at_again_and_new_garbage_is_still_found():
 
 def test_enough_new_objects_bring_a_collection_by_themselves():
     tune_collector()
+    gc.set_threshold(20_000, *THRESHOLDS[1:])  # ten million objects would take a second
     gone = weakref.ref(Knot())
-    kept = [[] for _ in range(THRESHOLDS[0] + 1000)]
+    kept = [[] for _ in range(21_000)]
     assert gone() is None
     assert kept
 
 
-def test_an_idle_process_looks_once_much_is_new_and_a_busy_one_goes_on(monkeypatch):
+@pytest.mark.parametrize(("idle", "latest"), [(2.0, 600.0), (-1.0, 0.1)])
+def test_an_idle_process_looks_once_much_is_new_and_a_busy_one_goes_on(monkeypatch, idle, latest):
     async def scenario():
         looking = asyncio.create_task(collect_when_idle())
         freed = asyncio.Event()
@@ -60,7 +62,8 @@ def test_an_idle_process_looks_once_much_is_new_and_a_busy_one_goes_on(monkeypat
         monkeypatch.setattr(collector, "IDLE_SHARE", -1.0)  # always busy
         await asyncio.sleep(0.15)
         assert gone() is not None
-        monkeypatch.setattr(collector, "IDLE_SHARE", 2.0)  # never
+        monkeypatch.setattr(collector, "IDLE_SHARE", idle)
+        monkeypatch.setattr(collector, "LATEST_S", latest)
         async with asyncio.timeout(10):
             await freed.wait()
         assert kept

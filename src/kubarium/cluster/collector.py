@@ -13,14 +13,15 @@ import asyncio
 import gc
 import time
 
-# Without an idle moment: new objects (more made than freed) before a collection of the young ones,
-# young collections before one of the middle generation, and middle ones before a full one. A
-# million objects are some 150 MB, if all were garbage.
-THRESHOLDS = (3_000_000, 5, 10)
+# Without a look of ours: new objects (more made than freed) before a collection of the young ones,
+# young collections before one of the middle generation, and middle ones before a full one. 50,000
+# pods come to 2.5 million, and none of them was garbage.
+THRESHOLDS = (10_000_000, 5, 10)
 
 LOOK_EVERY_S = 5.0
 NEW_OBJECTS = 20_000  # fewer are not worth a look
 IDLE_SHARE = 0.2  # of a core; a process that uses less has time for a look
+LATEST_S = 600.0  # after the last look, for a process that is never idle
 YOUNG_LOOKS = 50  # before one at everything
 
 
@@ -35,13 +36,14 @@ def tune_collector() -> None:
 
 async def collect_when_idle() -> None:
     """Until cancelled: look for garbage when much is new and the process has little to do."""
-    looks, used = 0, time.process_time()
+    looks, looked, used = 0, time.monotonic(), time.process_time()
     while True:
         began = time.monotonic()
         await asyncio.sleep(LOOK_EVERY_S)
-        passed, now = time.monotonic() - began, time.process_time()
-        busy, used = (now - used) / passed, now
-        if busy < IDLE_SHARE and gc.get_count()[0] > NEW_OBJECTS:
-            looks += 1
+        now = time.monotonic()
+        busy = (time.process_time() - used) / (now - began)
+        is_time = busy < IDLE_SHARE or now - looked > LATEST_S
+        if is_time and gc.get_count()[0] > NEW_OBJECTS:
+            looks, looked = looks + 1, now
             gc.collect(2 if looks % YOUNG_LOOKS == 0 else 1)
-            used = time.process_time()
+        used = time.process_time()
