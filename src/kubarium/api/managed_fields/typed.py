@@ -239,11 +239,16 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
             before, after = _tracked_metadata(before), _tracked_metadata(after)
             if before == after:
                 continue
+            if not before:
+                result.changed[member.path] = _added(after, child, False)
+                continue
         elif before is _MISSING and builtin and isinstance(after, dict):
             if name == "spec" and schema is not None and schema.name in TEMPLATED_DEFINITIONS:
                 result.changed["f:spec"] = _new_spec(after, schema.name, child)
                 continue
-            before = {}  # spec and status are structs: never absent in upstream's Go objects
+            # Spec and status are structs: never absent in upstream's Go objects.
+            result.changed[member.path] = _added(after, child, False)
+            continue
         _compare_member(before, after, child, member.path, True, result.changed, result.removed)
     for name in old:
         if name not in new and name not in _ROOT_STRIPPED:
