@@ -393,9 +393,11 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
     node: FieldSet = {}
     if isinstance(value, dict) and granular_map(schema):
         names = tuple(value)
-        flat = _added_flat(names, schema, pointer)
-        if flat.always or not any(map(_is_container, value.values())):
-            return flat.fields
+        known = _flat.get((id(schema), pointer, names))
+        if known is not None and known.always:
+            return known.fields
+        if not any(map(_is_container, value.values())):
+            return _added_flat(names, schema, pointer)
         for name, inner in value.items():
             member = _member(schema, name)
             if not inner or not isinstance(inner, (dict, list)):
@@ -419,29 +421,31 @@ def _is_container(value: Any) -> bool:
 
 
 class _Flat(NamedTuple):
-    """The set of an object whose members have no members of their own, such as a condition."""
+    """The set of an object that holds plain values only, such as a condition."""
 
     fields: FieldSet
     always: bool  # by its schema, no object of these names can have others
 
 
 _SCALARS = frozenset(("string", "integer", "number", "boolean"))
+# By schema, names, and whether the object itself was absent.
 _flat: dict[tuple[int, bool, tuple[str, ...]], _Flat] = {}
 
 
-def _added_flat(names: tuple[str, ...], schema: Schema | None, pointer: bool) -> _Flat:
+def _added_flat(names: tuple[str, ...], schema: Schema | None, pointer: bool) -> FieldSet:
+    """The set of an object with these members, none of which has members of its own."""
     key = (id(schema), pointer, names)
     known = _flat.get(key)
     if known is not None:
-        return known
+        return known.fields
     members = [_member(schema, name) for name in names]
     node = {member.path: _LEAF for member in members}
     if node and pointer:
         node[MEMBER] = _LEAF
-    always = all(m.schema is not None and m.schema.type in _SCALARS for m in members)
-    made = _Flat(dict(sorted(node.items())) if node else _LEAF, always)
+    made = dict(sorted(node.items())) if node else _LEAF
     if _is_lasting(schema) and len(_flat) < _MEMBERS_KEPT:
-        _flat[key] = made
+        always = all(m.schema is not None and m.schema.type in _SCALARS for m in members)
+        _flat[key] = _Flat(made, always)
     return made
 
 
