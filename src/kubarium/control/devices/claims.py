@@ -39,16 +39,13 @@ _BY_GROUP = "pods-by-group"
 
 def claim_names(pod: Document) -> list[str]:
     """The names of the pod's claims that exist as far as its spec and status say."""
-    names = [
-        e["resourceClaimName"]
-        for e in pod.get("spec", {}).get("resourceClaims") or ()
-        if e.get("resourceClaimName")
-    ]
+    entries = pod.get("spec", {}).get("resourceClaims")
     status = pod.get("status") or {}
-    statuses = [
-        *(status.get("resourceClaimStatuses") or ()),
-        status.get("extendedResourceClaimStatus") or {},
-    ]
+    extended = status.get("extendedResourceClaimStatus")
+    if not entries and not extended:
+        return []
+    names = [e["resourceClaimName"] for e in entries or () if e.get("resourceClaimName")]
+    statuses = [*(status.get("resourceClaimStatuses") or ()), extended or {}]
     return names + [s["resourceClaimName"] for s in statuses if s.get("resourceClaimName")]
 
 
