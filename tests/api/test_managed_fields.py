@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubarium.api.managed_fields import MAX_UPDATE_MANAGERS, apply, track_update
+from kubarium.api.managed_fields import MAX_UPDATE_MANAGERS, apply, track_update, typed
 from kubarium.api.managed_fields import fieldset as fs
-from kubarium.api.schema import definition
+from kubarium.api.schema import Schema, builtin_schemas, definition
 from kubarium.base.errors import ApiError
 
 DEPLOYMENT = definition("io.k8s.api.apps.v1.Deployment")
@@ -162,6 +162,14 @@ def test_list_keys_with_several_fields_use_the_published_default():
         '.spec.template.spec.containers[name="a"].ports[containerPort=80,protocol="TCP"]'
         ".containerPort",
     ]
+
+
+def test_items_with_one_key_are_told_apart_by_its_type_and_a_missing_key_is_no_key():
+    of = Schema(builtin_schemas(), "array")
+    of.list_type, of.list_map_keys = "map", ("id",)
+    found = typed.elements([{"id": 1}, {"id": True}, {"id": "1"}, {}], of, "map")
+    assert list(found) == ['k:{"id":1}', 'k:{"id":true}', 'k:{"id":"1"}', "k:{}"]
+    assert list(typed.elements([{"id": 1}, {"id": 1}], of, "map")) == ['k:{"id":1}']
 
 
 def test_applied_items_come_in_their_order_between_the_neighbours_they_had():

@@ -133,6 +133,11 @@ def test_addresses_are_lent_to_one_owner_at_a_time(steps):
             lent.pop(owner, None)
 
 
+def test_addresses_of_both_families_are_written_as_they_are_usually():
+    assert AddressPool("127.64.0.0/12").lend("a") == "127.64.0.1"
+    assert AddressPool("fd00:0:0:1::/64").lend("a") == "fd00:0:0:1::1"
+
+
 def test_an_address_is_reused_as_late_as_possible():
     pool = AddressPool("127.64.0.0/24")
     first = pool.lend("a")

@@ -511,7 +511,7 @@ def test_a_selector_that_fails_on_some_devices_is_accounted_for_and_mended():
     wanted = f'{MODEL} == "H100"'
     slices = [gpus("a", 2), gpus("b", 2, model="H100")]
     said = with_selector(wanted, slices, nodes=("a", "b"))
-    assert said.summary.endswith(f"{DRIVER}/a/gpu-0: CEL runtime error: no such key: model.")
+    assert f"{DRIVER}/a/gpu-0: CEL runtime error: no such key: model" in said.summary
     assert f"2 devices: selector `{wanted}`: no such key: model" in said.reasons
     [found] = said.devices
     assert found["clauses"][0]["error"] == "no such key: model"

@@ -28,6 +28,9 @@ _CONFIG_KEY = r"[-._a-zA-Z0-9]+"
 _PERCENT = r"[0-9]+%"
 _HTTP_HEADER = r"[-A-Za-z0-9]+"
 
+_is_label = re.compile(_LABEL.replace("(", "(?:")).fullmatch
+_is_subdomain = re.compile(_SUBDOMAIN.replace("(", "(?:")).fullmatch
+
 _CACHE = lru_cache(maxsize=16384)
 
 
@@ -67,8 +70,8 @@ def dns_label(text: str) -> tuple[str, ...]:
     ((), 1)
     """
     complaints = [too_long(LABEL_MAX)] if len(text) > LABEL_MAX else []
-    if re.fullmatch(_LABEL, text) is None:
-        if re.fullmatch(_SUBDOMAIN, text):
+    if not _is_label(text):
+        if _is_subdomain(text):
             complaints.append("must not contain dots")
         else:
             complaints.append(
@@ -87,7 +90,7 @@ def dns_label(text: str) -> tuple[str, ...]:
 def dns_subdomain(text: str) -> tuple[str, ...]:
     """An RFC 1123 subdomain of at most 253 characters: labels joined by dots."""
     complaints = [too_long(SUBDOMAIN_MAX)] if len(text) > SUBDOMAIN_MAX else []
-    if re.fullmatch(_SUBDOMAIN, text) is None:
+    if not _is_subdomain(text):
         complaints.append(
             _regex_complaint(
                 "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric "

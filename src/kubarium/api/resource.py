@@ -8,13 +8,12 @@ not be changed**: call :func:`copy_document` first (as client-go asks of its cac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """A kind as served: group, version, plural and scope. Equality is by value."""
 
     group: str
@@ -44,8 +43,7 @@ class ListResult:
     remaining: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WatchEvent:
+class WatchEvent(NamedTuple):
     """ADDED, MODIFIED, DELETED, BOOKMARK or ERROR (then ``object`` is a Status)."""
 
     type: str

@@ -6,10 +6,13 @@ With a seed the whole run replays; ``cluster`` seeds from the operating system i
 from __future__ import annotations
 
 import random
-import uuid
 
 # Kubernetes' alphabet for generated names: no vowels (no words), nothing that looks like another.
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+
+# The bits of a UUID that say how it was made (RFC 9562, 4.1 and 4.2), and those of version 4.
+_VERSION_AND_VARIANT = 0xF000 << 64 | 0xC000 << 48
+_VERSION_4 = 0x4000 << 64 | 0x8000 << 48
 
 
 class Chance:
@@ -21,7 +24,9 @@ class Chance:
 
     def uid(self) -> str:
         """A version 4 UUID, as ``metadata.uid`` holds it."""
-        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        bits = self._random.getrandbits(128) & ~_VERSION_AND_VARIANT | _VERSION_4
+        text = f"{bits:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     def suffix(self, length: int = 5) -> str:
         """The random tail of a generated name (upstream: apiserver storage/names, 5 characters)."""

@@ -51,6 +51,7 @@ def rfc3339_micro(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+@lru_cache(maxsize=1024)
 def parse_rfc3339(text: str) -> float:
     """Seconds since the epoch of an RFC 3339 timestamp; ValueError if it is not one.
 

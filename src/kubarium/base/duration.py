@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+from functools import lru_cache
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
 
 
+@lru_cache(maxsize=1024)
 def duration_s(text: str) -> float:
     """Seconds of a Go duration or a plain number; ValueError otherwise.
 

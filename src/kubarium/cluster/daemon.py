@@ -20,7 +20,7 @@ import uvloop
 from kubarium.base.errors import ConfigError, KubariumError
 from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
-from kubarium.cluster.collector import tune_collector
+from kubarium.cluster.collector import collect_when_idle, tune_collector
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.leftovers import end_pods
@@ -84,6 +84,7 @@ async def _serve(
     # Pods of objects that are forgotten have nobody to take them over.
     cluster.pods_survive = nursery is not None and not launch.in_memory
     record: ServerRecord | None = None
+    collecting = asyncio.create_task(collect_when_idle(), name="collector")
     try:
         async with cluster.serving(launch.port) as access:
             record = _publish(launch, access, cluster, monotonic() - began)
@@ -96,6 +97,7 @@ async def _serve(
     except asyncio.CancelledError:
         return
     finally:
+        collecting.cancel()
         launch.state.forget_record()
         if record is not None:
             withdraw(record)

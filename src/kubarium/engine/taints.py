@@ -26,7 +26,10 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Toleration:
-    """A toleration; empty key with Exists tolerates all, empty effect all effects."""
+    """A toleration; an empty key stands for all keys, an empty effect for all effects.
+
+    Nodes' tolerations have a key unless the operator is Exists; those of devices need none.
+    """
 
     key: str = ""
     operator: str = "Equal"
@@ -41,8 +44,8 @@ class Toleration:
         if self.operator == "Exists":
             return True
         if self.operator in ("Gt", "Lt"):
-            return bool(self.key) and compares(self.operator, taint.value, self.value)
-        return bool(self.key) and self.operator in ("Equal", "") and self.value == taint.value
+            return compares(self.operator, taint.value, self.value)
+        return self.operator in ("Equal", "") and self.value == taint.value
 
 
 def compares(operator: str, value: str, bound: str) -> bool:

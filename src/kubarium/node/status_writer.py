@@ -45,7 +45,7 @@ class StatusWriter:
         self._pods: Informer = context.informers.get(PODS)
         self._work: dict[str, _Work] = {}
         self._queue: deque[str] = deque()
-        self._ready = asyncio.Semaphore(0)
+        self._ready = asyncio.Event()
         self._held: dict[str, None] = {}
 
     def write(self, pod: Document, status: StatusSource) -> None:
@@ -91,11 +91,13 @@ class StatusWriter:
         if not work.queued:
             work.queued = True
             self._queue.append(uid)
-            self._ready.release()
+            self._ready.set()
 
     async def _serve(self) -> None:
         while True:
-            await self._ready.acquire()
+            while not self._queue:
+                self._ready.clear()
+                await self._ready.wait()
             uid = self._queue.popleft()
             work = self._work.get(uid)
             if work is None:
@@ -145,4 +147,4 @@ class StatusWriter:
             _LOG.warning("pod %s/%s: status: %s", work.namespace, work.name, error)
         await self._context.clock.sleep(_CONFLICT_RETRY_S if conflict else work.retry_s)
         self._queue.append(uid)
-        self._ready.release()
+        self._ready.set()

@@ -92,12 +92,12 @@ class Controller:
 
         def mapped(old: Document | None, new: Document | None) -> None:
             assert map_fn is not None
-            if new is not None and not parts & informer.changed:
-                old = None  # maps to the same
-            for document in (old, new):
-                if document is not None:
-                    for key in map_fn(document):
-                        queue.add(key)
+            if old is not None and (new is None or parts & informer.changed):
+                for key in map_fn(old):
+                    queue.add(key)
+            if new is not None:
+                for key in map_fn(new):
+                    queue.add(key)
 
         informer.on_change(own if map_fn is None else mapped)
         return informer

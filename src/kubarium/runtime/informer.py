@@ -153,7 +153,7 @@ class SharedInformer:
     def on_change(self, handler: ChangeHandler) -> None:
         self._handlers.append(handler)
         for key in list(self._order):
-            self._call(handler, None, self._documents[key])
+            self._tell((handler,), None, self._documents[key], EVERYTHING)
 
     def has_synced(self) -> bool:
         return self._synced.is_set()
@@ -296,27 +296,30 @@ class SharedInformer:
         for index in self._indexes.values():
             if index.parts & changed:
                 index.put(key, document)
-        self._tell(held, document, changed)
+        self._tell(self._handlers, held, document, changed)
 
     def _drop(self, key: Key, last: Document) -> None:
         del self._documents[key]
         del self._order[bisect_left(self._order, key)]
         for index in self._indexes.values():
             index.drop(key)
-        self._tell(last, None)
+        self._tell(self._handlers, last, None, EVERYTHING)
 
-    def _tell(self, old: Document | None, new: Document | None, changed: int = EVERYTHING) -> None:
-        for handler in self._handlers:
+    def _tell(
+        self,
+        handlers: Iterable[ChangeHandler],
+        old: Document | None,
+        new: Document | None,
+        changed: int,
+    ) -> None:
+        for handler in handlers:
             self.changed = changed  # a handler's own writes may have told of other changes
-            self._call(handler, old, new)
-
-    def _call(self, handler: ChangeHandler, old: Document | None, new: Document | None) -> None:
-        try:
-            handler(old, new)
-        except Exception as error:  # one bad handler must not stop the others
-            self.statistics.failures += 1
-            self.statistics.last_error = repr(error)
-            _LOG.exception("%s: a change handler raised", self.resource.qualified)
+            try:
+                handler(old, new)
+            except Exception as error:  # one bad handler must not stop the others
+                self.statistics.failures += 1
+                self.statistics.last_error = repr(error)
+                _LOG.exception("%s: a change handler raised", self.resource.qualified)
 
 
 class SharedInformers:

@@ -69,7 +69,7 @@ class ElasticPolicy:
 
 def asks(annotations: Mapping[str, str] | None) -> bool:
     """Whether a pod template's annotations make its pods a gang."""
-    return any(name in (annotations or {}) for name in ASKING)
+    return annotations is not None and any(name in annotations for name in ASKING)
 
 
 def elastic_policy(annotations: Mapping[str, str]) -> ElasticPolicy:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -21,8 +20,7 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 MAX_MANAGER_LENGTH = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """What tells entries apart; an applier is the same in every version of the API."""
 
     manager: str
@@ -143,6 +141,8 @@ def _sorted(entries: list[Entry]) -> list[Entry]:
 
 def _capped(entries: list[Entry]) -> list[Entry]:
     """At most MAX_UPDATE_MANAGERS updaters: the oldest ones of a version share one entry."""
+    if len(entries) <= MAX_UPDATE_MANAGERS:
+        return entries
     updaters = [entry for entry in entries if entry.get("operation") == "Update"]
     if len(updaters) <= MAX_UPDATE_MANAGERS:
         return entries

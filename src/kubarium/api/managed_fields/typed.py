@@ -132,8 +132,8 @@ def element(item: Any, schema: Schema | None, kind: str) -> str:
     return "k:" + orjson.dumps(keys, option=orjson.OPT_SORT_KEYS).decode()
 
 
-@lru_cache(maxsize=4096)
-def _named(key: str, value: str) -> str:
+@lru_cache(maxsize=4096, typed=True)  # 1 is not true
+def _named(key: str, value: Any) -> str:
     """The path element of an item with one key: types of conditions, names of containers."""
     return "k:" + orjson.dumps({key: value}).decode()
 
@@ -149,6 +149,13 @@ def _key_default(schema: Schema | None, name: str) -> Any:
 
 def elements(items: list[Any], schema: Schema | None, kind: str) -> dict[str, Any]:
     """The items by path element; of several with one key the last counts."""
+    keys = schema.list_map_keys if schema is not None and kind == "map" else ()
+    if len(keys) == 1:
+        key = keys[0]
+        try:
+            return {_named(key, item[key]): item for item in items}
+        except (KeyError, TypeError):  # one that has no such key, or is no object
+            pass
     return {element(item, schema, kind): item for item in items}
 
 
@@ -223,20 +230,26 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
         before = old.get(name, _MISSING)
         if before is after or name in _ROOT_STRIPPED or before == after:
             continue
+        member = _member(schema, name)
         if before is _MISSING and not isinstance(after, (dict, list)):
-            result.changed[f"f:{name}"] = _LEAF
+            result.changed[member.path] = _LEAF
             continue
-        child = member_schema(schema, name)
+        child = member.schema
         if name == "metadata":
             before, after = _tracked_metadata(before), _tracked_metadata(after)
             if before == after:
+                continue
+            if not before:
+                result.changed[member.path] = _added(after, child, False)
                 continue
         elif before is _MISSING and builtin and isinstance(after, dict):
             if name == "spec" and schema is not None and schema.name in TEMPLATED_DEFINITIONS:
                 result.changed["f:spec"] = _new_spec(after, schema.name, child)
                 continue
-            before = {}  # spec and status are structs: never absent in upstream's Go objects
-        _compare_member(before, after, child, f"f:{name}", True, result.changed, result.removed)
+            # Spec and status are structs: never absent in upstream's Go objects.
+            result.changed[member.path] = _added(after, child, False)
+            continue
+        _compare_member(before, after, child, member.path, True, result.changed, result.removed)
     for name in old:
         if name not in new and name not in _ROOT_STRIPPED:
             result.removed[f"f:{name}"] = _LEAF
@@ -379,8 +392,12 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
     """The set of a value that was absent before; its containers belong to it."""
     node: FieldSet = {}
     if isinstance(value, dict) and granular_map(schema):
+        names = tuple(value)
+        known = _flat.get((id(schema), pointer, names))
+        if known is not None and known.always:
+            return known.fields
         if not any(map(_is_container, value.values())):
-            return _added_flat(tuple(value), schema, pointer)
+            return _added_flat(names, schema, pointer)
         for name, inner in value.items():
             member = _member(schema, name)
             if not inner or not isinstance(inner, (dict, list)):
@@ -403,8 +420,16 @@ def _is_container(value: Any) -> bool:
     return bool(value) and isinstance(value, (dict, list))
 
 
-# Sets of objects that hold plain values only, such as conditions, by their schema and names.
-_flat: dict[tuple[int, bool, tuple[str, ...]], FieldSet] = {}
+class _Flat(NamedTuple):
+    """The set of an object that holds plain values only, such as a condition."""
+
+    fields: FieldSet
+    always: bool  # by its schema, no object of these names can have others
+
+
+_SCALARS = frozenset(("string", "integer", "number", "boolean"))
+# By schema, names, and whether the object itself was absent.
+_flat: dict[tuple[int, bool, tuple[str, ...]], _Flat] = {}
 
 
 def _added_flat(names: tuple[str, ...], schema: Schema | None, pointer: bool) -> FieldSet:
@@ -412,13 +437,15 @@ def _added_flat(names: tuple[str, ...], schema: Schema | None, pointer: bool) ->
     key = (id(schema), pointer, names)
     known = _flat.get(key)
     if known is not None:
-        return known
-    node = {_member(schema, name).path: _LEAF for name in names}
+        return known.fields
+    members = [_member(schema, name) for name in names]
+    node = {member.path: _LEAF for member in members}
     if node and pointer:
         node[MEMBER] = _LEAF
     made = dict(sorted(node.items())) if node else _LEAF
     if _is_lasting(schema) and len(_flat) < _MEMBERS_KEPT:
-        _flat[key] = made
+        always = all(m.schema is not None and m.schema.type in _SCALARS for m in members)
+        _flat[key] = _Flat(made, always)
     return made
 
 

@@ -70,8 +70,7 @@ class GarbageCollector:
             return
         uid = new["metadata"]["uid"]
         self._absent.pop(uid, None)
-        self._graph.put(resource, old, new)
-        node = self._graph.nodes[uid]
+        node = self._graph.put(resource, old, new)
         if writes.is_terminating(new) and (node.is_deleting_dependents or node.is_orphaning):
             self._enqueue(uid)
             if old is None or not Node(resource, old).is_deleting_dependents:

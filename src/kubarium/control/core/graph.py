@@ -49,18 +49,23 @@ class Graph:
     nodes: dict[Uid, Node] = field(default_factory=dict)
     dependents: dict[Uid, dict[Uid, None]] = field(default_factory=dict)
 
-    def put(self, resource: Resource, old: Document | None, new: Document) -> None:
+    def put(self, resource: Resource, old: Document | None, new: Document) -> Node:
         """Take in a new or changed object."""
         uid = new["metadata"]["uid"]
+        node = self.nodes.get(uid)
+        if node is None:
+            node = self.nodes[uid] = Node(resource, new)
+        else:
+            node.document = new
         before = _owner_uids(old) if old is not None else []
         after = _owner_uids(new)
-        self.nodes[uid] = Node(resource, new)
         if before == after:
-            return
+            return node
         for owner in before:
             self._unlink(owner, uid)
         for owner in after:
             self.dependents.setdefault(owner, {})[uid] = None
+        return node
 
     def drop(self, document: Document) -> None:
         """Forget an object that is gone."""

@@ -45,12 +45,12 @@ class EndpointsController(ControllerComponent):
         self._pods.on_change(self._pod_changed)
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
-        if old is not None and new is not None and _view(old) == _view(new):
-            return
         keys: dict[Key, None] = {}
         for pod in (old, new):
             if pod is not None:
                 keys.update(dict.fromkeys(self._services_of(pod)))
+        if not keys or (old is not None and new is not None and _view(old) == _view(new)):
+            return
         for key in keys:
             self.controller.enqueue(key, self._gather_s(key))
 

@@ -51,8 +51,11 @@ def _pool(slice_: Document) -> Iterable[str]:
 
 
 def _claims(pod: Document) -> Iterable[str]:
+    names = claim_names(pod)
+    if not names:
+        return ()
     namespace = pod["metadata"]["namespace"]
-    return dict.fromkeys(f"{namespace}/{name}" for name in claim_names(pod))
+    return dict.fromkeys(f"{namespace}/{name}" for name in names)
 
 
 def _results(claim: Document) -> list[Document]:

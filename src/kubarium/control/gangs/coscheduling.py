@@ -14,6 +14,7 @@ from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import POD_GROUP_LABEL
@@ -24,11 +25,13 @@ PENDING, SCHEDULING, RUNNING = "Pending", "Scheduling", "Running"
 FINISHED, FAILED = "Finished", "Failed"
 
 
+@of_metadata
 def _by_label(pod: Document) -> Iterable[str]:
     name = (pod["metadata"].get("labels") or {}).get(POD_GROUP_LABEL)
     return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
 
 
+@of_metadata
 def _of_pod(pod: Document) -> list[Key]:
     name = (pod["metadata"].get("labels") or {}).get(POD_GROUP_LABEL)
     return [(pod["metadata"]["namespace"], name)] if name else []

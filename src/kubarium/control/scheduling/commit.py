@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 
 from kubarium.api.kinds import (
@@ -96,40 +96,25 @@ class Committer:
         Each step raises ApiError if a write fails, DeviceNotReadyError if a device or a volume
         cannot be made ready. Pods that start together take each step together.
         """
-        async with self._discarding(placement.pod):
-            return await self._reserve(placement)
+        return await self._or_discard(placement, self._reserve(placement))
 
-    async def prepare(self, staged: Staged, profile: Profile) -> None:
+    async def prepare(self, staged: Staged, profile: Profile) -> Staged:
         """The second: until devices are ready and volumes are bound, which may take minutes.
 
         How many, the profile says.
         """
-        pod = staged.placement.pod
-        async with self._discarding(pod):
-            fresh = [key for key, a in staged.allocations if needs_preparation(a)]
-            unready = [*fresh, *self._held_unready(staged.placement)]
-            if unready:
-                self._tell_waiting(pod, staged.placement.node)
-            for key in unready:
-                await self._prepared(key, pod, profile.device_timeout_s)
-            for key in staged.volumes:
-                await self._until_bound(key, pod, profile.volume_timeout_s)
+        return await self._or_discard(staged.placement, self._prepare(staged, profile))
 
-    async def bind(self, staged: Staged) -> None:
+    async def bind(self, staged: Staged) -> Staged:
         """The third: the pod gets its node."""
-        placement = staged.placement
-        async with self._discarding(placement.pod):
-            if placement.shares or self._has_shares(placement.pod):
-                await self._record_shares(placement, staged.allocations)
-            await self._bind(placement)
+        return await self._or_discard(staged.placement, self._place(staged))
 
-    @contextlib.asynccontextmanager
-    async def _discarding(self, pod: Pod) -> AsyncIterator[None]:
+    async def _or_discard(self, placement: Placement, work: Awaitable[Staged]) -> Staged:
         """Nothing is left of a claim made for extended resources if the pod is not bound."""
         try:
-            yield
+            return await work
         except (ApiError, DeviceNotReadyError):
-            await self.discard(pod)
+            await self.discard(placement.pod)
             raise
 
     async def discard(self, pod: Pod) -> None:
@@ -150,6 +135,25 @@ class Committer:
         for key in waiting:
             await self._volume(key, placement.node)
         return Staged(placement, tuple(allocations), tuple(waiting))
+
+    async def _prepare(self, staged: Staged, profile: Profile) -> Staged:
+        pod = staged.placement.pod
+        fresh = [key for key, a in staged.allocations if needs_preparation(a)]
+        unready = [*fresh, *self._held_unready(staged.placement)]
+        if unready:
+            self._tell_waiting(pod, staged.placement.node)
+        for key in unready:
+            await self._prepared(key, pod, profile.device_timeout_s)
+        for key in staged.volumes:
+            await self._until_bound(key, pod, profile.volume_timeout_s)
+        return staged
+
+    async def _place(self, staged: Staged) -> Staged:
+        placement = staged.placement
+        if placement.shares or self._has_shares(placement.pod):
+            await self._record_shares(placement, staged.allocations)
+        await self._bind(placement)
+        return staged
 
     def _has_shares(self, pod: Pod) -> bool:
         """Whether an earlier attempt has left in the status what it would have taken."""

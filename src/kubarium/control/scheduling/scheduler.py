@@ -183,6 +183,9 @@ class Scheduler:
         if old is not None and new is not None and _uid(old) != _uid(new):
             # The watch was interrupted: one pod went and another of its name came.
             self._dropped(old, bound=False)
+        elif old is not None and new is not None and _holds_room(old) and _has_node(new):
+            self._occupant_changed(old, new)
+            return  # it waits for nothing since it has its node
         if old is not None and _holds_room(old):
             self._occupant_changed(old, new)
         elif new is not None and _holds_room(new) and key_of(new) not in self._waiting.assumed:
@@ -461,8 +464,12 @@ def _uid(document: Document) -> str:
     return uid
 
 
+def _has_node(document: Document) -> bool:
+    return bool((document.get("spec") or {}).get("nodeName"))
+
+
 def _holds_room(document: Document) -> bool:
-    return bool((document.get("spec") or {}).get("nodeName")) and not is_finished(document)
+    return _has_node(document) and not is_finished(document)
 
 
 def _allocated(document: Document | None) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
@@ -22,8 +21,6 @@ from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Decision, Placement, QueueItem
-
-R = TypeVar("R")
 
 _LOG = logging.getLogger("kubarium.scheduler")
 
@@ -129,25 +126,18 @@ class Writing:
         if not await self._may_start(decision, staged):
             return False
         profile = self._profile_of(decision.item)
-        ready = [s for s in staged if await self._done(s, committer.prepare(s, profile))]
+        ready = [s for s in staged if await self._step(s.placement, committer.prepare(s, profile))]
         if not await self._may_start(decision, ready):
             return False
-        bound = [s for s in ready if await self._done(s, committer.bind(s))]
+        bound = [s for s in ready if await self._step(s.placement, committer.bind(s))]
         return len(bound) == len(placements)
 
-    async def _step(self, placement: Placement, work: Awaitable[R]) -> R | None:
+    async def _step(self, placement: Placement, work: Awaitable[Staged]) -> Staged | None:
         try:
             return await work
         except (ApiError, DeviceNotReadyError) as error:
             await self._undo(placement, error)
             return None
-
-    async def _done(self, staged: Staged, work: Awaitable[None]) -> bool:
-        async def confirmed() -> bool:
-            await work
-            return True
-
-        return bool(await self._step(staged.placement, confirmed()))
 
     async def _may_start(self, decision: Decision, left: list[Staged]) -> bool:
         """Whether those that are left may go on without the others; if not, they are undone."""

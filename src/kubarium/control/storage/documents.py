@@ -50,4 +50,4 @@ def claim_of(volume: Document) -> Key | None:
 @of_spec
 def claims_index(pod: Document) -> Iterable[str]:
     """``namespace/name`` of each claim that the pod uses."""
-    return (f"{namespace}/{name}" for namespace, name in volume_keys(pod))
+    return tuple(f"{namespace}/{name}" for namespace, name in volume_keys(pod))

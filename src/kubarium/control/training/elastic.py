@@ -21,6 +21,7 @@ from kubarium.engine.training import gang
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view import elastic
 from kubarium.view.elastic import ElasticPolicy, Report
@@ -88,7 +89,7 @@ class ElasticController(ControllerComponent):
         self.controller = Controller("elastic-controller", context, self._reconcile, workers=4)
         self._jobs = self.controller.watches(JOBS, _asking)
         self._pods = self.controller.watches(PODS, _job_of)
-        self._pods.add_index(_PODS_OF_JOB, lambda pod: ("/".join(key) for key in _job_of(pod)))
+        self._pods.add_index(_PODS_OF_JOB, _job_index)
         self._pods.add_index(_PODS_OF_NODE, _node_of)
         self._nodes = self.controller.watches(NODES, self._jobs_on)
         self._warnings = Warnings(self._recorder, self._jobs)
@@ -417,12 +418,19 @@ def _asking(job: Document) -> Iterator[Key]:
         yield job["metadata"]["namespace"], job["metadata"]["name"]
 
 
-def _job_of(pod: Document) -> Iterator[Key]:
+@of_metadata
+def _job_of(pod: Document) -> tuple[Key, ...]:
     if not elastic.asks(pod["metadata"].get("annotations")):
-        return
+        return ()
     owner = writes.controller_of(pod)
-    if owner is not None and owner["kind"] == "Job":
-        yield pod["metadata"]["namespace"], owner["name"]
+    if owner is None or owner["kind"] != "Job":
+        return ()
+    return ((pod["metadata"]["namespace"], owner["name"]),)
+
+
+@of_metadata
+def _job_index(pod: Document) -> tuple[str, ...]:
+    return tuple("/".join(key) for key in _job_of(pod))
 
 
 def _node_of(pod: Document) -> Iterable[str]:

@@ -71,7 +71,7 @@ class HangController(ControllerComponent):
         self._recorder = EventRecorder(context, "hang-controller")
         self.controller = Controller("hang-controller", context, self._reconcile, workers=2)
         self._pods = self.controller.watches(PODS, _gang_of)
-        self._pods.add_index("gangs", lambda pod: ("/".join(key) for key in _gang_of(pod)))
+        self._pods.add_index("gangs", _gang_index)
         self._warnings = Warnings(self._recorder, self._pods)
 
     async def _reconcile(self, key: Key) -> float | None:
@@ -116,16 +116,21 @@ class HangController(ControllerComponent):
 
 
 @of_metadata
-def _gang_of(pod: Document) -> Iterator[Key]:
+def _gang_of(pod: Document) -> tuple[Key, ...]:
     """The gang of a pod that asks for the watch: its JobSet, else its Job."""
     annotations = pod["metadata"].get("annotations") or {}
+    if TIMEOUT not in annotations and POLICY not in annotations:
+        return ()
     labels = pod["metadata"].get("labels") or {}
-    if TIMEOUT in annotations or POLICY in annotations:
-        name = labels.get(JOBSET_NAME)
-        kind = "jobset" if name else "job"
-        found = name or labels.get(JOB_NAME)
-        if found:
-            yield pod["metadata"]["namespace"], f"{kind}/{found}"
+    name = labels.get(JOBSET_NAME)
+    kind = "jobset" if name else "job"
+    found = name or labels.get(JOB_NAME)
+    return ((pod["metadata"]["namespace"], f"{kind}/{found}"),) if found else ()
+
+
+@of_metadata
+def _gang_index(pod: Document) -> tuple[str, ...]:
+    return tuple("/".join(key) for key in _gang_of(pod))
 
 
 def _runs(pod: Document) -> bool:

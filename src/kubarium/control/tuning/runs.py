@@ -11,6 +11,7 @@ from kubarium.api.trainer import names as trainer_names
 from kubarium.base.chance import Chance
 from kubarium.base.errors import ApiError
 from kubarium.runtime import writes
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Informer
 from kubarium.view.tuning import EXPERIMENT_LABEL, METRICS, TRIAL_LABEL, experiment_objective
 
@@ -93,6 +94,7 @@ def primary_pods(pods: Informer, namespace: str, trial: str) -> list[Document]:
     ]
 
 
+@of_metadata
 def trial_of(pod: Document) -> Iterable[str]:
     """For an index: the trial that a pod belongs to."""
     trial = (pod["metadata"].get("labels") or {}).get(TRIAL_LABEL)

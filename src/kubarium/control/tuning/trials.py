@@ -31,6 +31,7 @@ from kubarium.control.tuning.runs import (
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
     FAILURE,
@@ -197,5 +198,6 @@ def _owning_trial(document: Document) -> Iterable[Key]:
     return ()
 
 
+@of_metadata
 def _measured_trial(pod: Document) -> Iterable[Key]:
     return [(ns, name) for ns, _, name in (text.partition("/") for text in trial_of(pod))]

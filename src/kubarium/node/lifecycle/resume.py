@@ -47,6 +47,8 @@ def resumed(
     """
     machine = PodMachine(pod, now)
     status = pod.get("status") or {}
+    if adopted is None and saved is None and _is_untouched(status):
+        return machine
     if status.get("startTime"):
         machine.start_time = parse_rfc3339(status["startTime"])
     machine.set_active_deadline()
@@ -67,6 +69,12 @@ def resumed(
         if saved is not None:
             _restore_backoff(machine, saved)
     return machine
+
+
+def _is_untouched(status: Document) -> bool:
+    """Whether no node has said anything of the pod yet, and nobody has ended it."""
+    is_pending = status.get("phase", "Pending") == "Pending"
+    return is_pending and "startTime" not in status and not any(_entries(status))
 
 
 def _entries(status: Document) -> list[Document]:

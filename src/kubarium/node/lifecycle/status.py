@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
@@ -41,8 +40,7 @@ _ENDED = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 NOTED = (PRESSURE, STALLED, elastic.CONDITION)
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     type: str
     status: bool
     reason: str = ""

@@ -100,6 +100,14 @@ class OneAddress:
         pass
 
 
+def _text_v4(number: int) -> str:
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+def _text_v6(number: int) -> str:
+    return str(ipaddress.IPv6Address(number))
+
+
 class AddressPool:
     """Lends addresses of one network; an address given back is lent again last of all."""
 
@@ -107,6 +115,7 @@ class AddressPool:
         """``seed`` says where in the network to begin, so that clusters side by side on one machine
         seldom share addresses; "" begins at the first."""
         parsed = ipaddress.ip_network(network)
+        self._text = _text_v4 if parsed.version == 4 else _text_v6
         self._base = int(parsed.network_address)
         self._size = parsed.num_addresses
         blocks = max(self._size // 256, 1)
@@ -122,7 +131,7 @@ class AddressPool:
         number = self._lent.get(owner)
         if number is None:
             number = self._lent[owner] = self._take()
-        return str(ipaddress.ip_address(self._base + number))
+        return self._text(self._base + number)
 
     def keep(self, owner: str, address: str) -> None:
         """The owner has this address from before; one of another network is ignored."""

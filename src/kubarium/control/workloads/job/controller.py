@@ -37,7 +37,7 @@ from kubarium.control.workloads.pods import (
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
-from kubarium.runtime.parts import of_metadata
+from kubarium.runtime.parts import METADATA, of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.elastic import is_spare
 
@@ -78,6 +78,8 @@ class JobController(ControllerComponent):
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         keys: dict[Key, None] = {}
+        if new is not None and not self._pods.changed & METADATA:
+            old = None  # belonged to the same
         for pod in (old, new):
             if pod is not None:
                 keys.update(dict.fromkeys(self._jobs_of(pod)))
