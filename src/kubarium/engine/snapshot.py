@@ -105,6 +105,7 @@ class Snapshot:
         self._homeless: dict[str, dict[Key, Pod]] = {}
         self._log: list[Callable[[], None]] = []
         self._recording = 0
+        self._marks: list[int] = []
         self._released: dict[Key, Allocation] = {}
         self._shared: dict[Callable[[Snapshot], object], object] = {}
 
@@ -537,6 +538,7 @@ class Snapshot:
     def checkpoint(self) -> int:
         """Begin to remember changes; give the mark to exactly one of rollback or keep."""
         self._recording += 1
+        self._marks.append(len(self._log))
         return len(self._log)
 
     def rollback(self, mark: int) -> None:
@@ -545,10 +547,22 @@ class Snapshot:
         while len(self._log) > mark:
             self._log.pop()()
         self._recording = recording - 1
+        self._marks.pop()
+
+    @property
+    def open_checkpoints(self) -> int:
+        """How many checkpoints have been given to neither rollback nor keep."""
+        return self._recording
+
+    def abandon(self, checkpoints: int) -> None:
+        """Roll back the newest until only so many are open: who made them failed half-way."""
+        while self._recording > checkpoints:
+            self.rollback(self._marks[-1])
 
     def keep(self, mark: int) -> None:
         """Accept what was done since the checkpoint (an outer checkpoint can still undo it)."""
         self._recording -= 1
+        self._marks.pop()
         if not self._recording:
             del self._log[mark:]
 

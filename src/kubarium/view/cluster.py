@@ -237,6 +237,10 @@ class ClusterView:
         """For each taint that a DeviceTaintRule puts on devices, as text, the rule's name."""
         return {str(rule.taint): rule.name for rule in self._taint_rules.values()}
 
+    def is_bound(self, pod: Key) -> bool:
+        """Whether a document says that the pod has a node."""
+        return pod in self._bound
+
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""
         if pod not in self._bound:

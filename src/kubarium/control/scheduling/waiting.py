@@ -95,6 +95,14 @@ class WaitingPods:
             if not self._view.snapshot.claim_users.get(claim):
                 self._view.forget_assumed_claim(claim)
 
+    def forget_decision(self, item: QueueItem) -> None:
+        """Planning failed after it may have assumed something of the item's pods and claims."""
+        for pod in item.pods:
+            if pod.key in self.assumed or self._view.is_bound(pod.key):
+                continue
+            claims = [claim for one in (pod, *pod.variants) for claim in one.claims]
+            self.give_up(pod, claims)
+
     # What is to be decided
 
     def item(self, key: ItemKey) -> QueueItem | None:
