@@ -32,7 +32,7 @@ from tests.control.scheduling.test_scheduler import (
 
 
 class Faulty:
-    """A client whose writes fail as ``faults`` say: (verb, resource, name, subresource) -> errors,
+    """A client whose calls fail as ``faults`` say: (verb, resource, name, subresource) -> errors,
     taken one for each call. Lost answers are raised after the write."""
 
     def __init__(self, client):
@@ -49,7 +49,7 @@ class Faulty:
 
     def __getattr__(self, verb):
         method = getattr(self._client, verb)
-        if verb not in ("create", "update", "patch", "delete"):
+        if verb not in ("get", "create", "update", "patch", "delete"):
             return method
 
         async def call(resource, target, *args, **options):
@@ -106,9 +106,11 @@ def test_a_pod_whose_binding_and_refusal_both_fail_is_tried_again(world_run, cap
     no_traceback(caplog)
 
 
-def test_a_binding_whose_answer_is_lost_is_a_binding(world_run):
+@pytest.mark.parametrize("outage", [0, 3])
+def test_a_binding_whose_answer_is_lost_is_a_binding(world_run, outage):
     async def story(world):
         client, scheduler = await begin(world, node("n", cpu="1"))
+        client.fail("get", PODS, "a", "", *[unavailable()] * outage)
         client.fail("create", PODS, "a", "binding", unavailable(), lost=True)
         await world.create(PODS, pod("a"))
         await world.settle(5)
@@ -169,6 +171,61 @@ def test_devices_that_cannot_be_given_back_end_no_scheduler(world_run, error):
         await world.settle(2)
         assert await node_of(world, "other") == "n"
         assert "binding failed" in str(await events(world, "FailedScheduling"))
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("verb", ["update", "bind"])
+def test_pods_that_share_a_claim_do_not_wait_for_one_whose_write_failed(world_run, verb):
+    """Both are decided on the one allocation, which then is not written with the first of them."""
+
+    async def story(world):
+        client, scheduler = await begin(world, node("n", cpu="4"))
+        if verb == "update":
+            client.fail("update", RESOURCE_CLAIMS, "c", "status", unavailable(), unavailable())
+        else:
+            client.fail("create", PODS, "a", "binding", unavailable())
+        for resource, document in (
+            (DEVICE_CLASSES, device_class()),
+            (RESOURCE_SLICES, slices("n", 1)),
+            (RESOURCE_CLAIMS, claim("c")),
+            (PODS, pod("a", claims=["c"])),
+            (PODS, pod("b", claims=["c"])),
+        ):
+            await world.create(resource, document)
+        await world.settle(30)
+        assert client.failed
+        assert await node_of(world, "a") == await node_of(world, "b") == "n"
+        held = (await world.get(RESOURCE_CLAIMS, "c"))["status"]
+        assert [entry["name"] for entry in held["reservedFor"]] == ["a", "b"] or verb == "update"
+        scheduler.view.snapshot.check()
+
+    world_run(story)
+
+
+def test_a_claim_that_no_pod_could_take_is_free_for_others(world_run):
+    """The pod that would have brought the allocation goes; the other's claims are all forgotten."""
+
+    async def story(world):
+        client, scheduler = await begin(world, node("n", cpu="4"))
+        down = [unavailable() for _ in range(8)]
+        client.fail("update", RESOURCE_CLAIMS, "c", "", *down)
+        for resource, document in (
+            (DEVICE_CLASSES, device_class()),
+            (RESOURCE_SLICES, slices("n", 1)),
+            (RESOURCE_CLAIMS, claim("c")),
+            (RESOURCE_CLAIMS, claim("d")),
+            (PODS, pod("a", claims=["c"])),
+            (PODS, pod("b", claims=["c"])),
+        ):
+            await world.create(resource, document)
+        await world.settle(0.2)
+        for name in ("a", "b"):
+            await world.client.delete(PODS, name, "default", grace_period_s=0)
+        await world.create(PODS, pod("e", claims=["d"]))
+        await world.settle(20)
+        assert await node_of(world, "e") == "n"
+        assert not scheduler.view.snapshot.allocations.get(("default", "c"))
 
     world_run(story)
 

@@ -21,8 +21,8 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
 )
 from kubarium.api.resource import Document, Resource
-from kubarium.base.clock import parse_rfc3339, rfc3339
-from kubarium.base.errors import ApiError, not_found
+from kubarium.base.clock import rfc3339
+from kubarium.base.errors import ApiError, conflict, not_found
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling.extended import ExtendedClaims
 from kubarium.control.scheduling.held import UNSCHEDULABLE
@@ -40,7 +40,7 @@ from kubarium.view.consumers import consumer
 from kubarium.view.devices import allocation_document
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import claim_shares_document
+from kubarium.view.pods import claim_shares_document, seconds
 from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
@@ -53,6 +53,10 @@ CONDITION_POLL_S = 5.0
 
 # A claim that others write at the same time is read again this often before the pod backs off.
 CLAIM_ATTEMPTS = 5
+
+# Pauses between the tries to learn what became of a binding; an API that is away for longer than
+# these has lost its clients' watches too.
+OUTCOME_PAUSES_S = (0.1, 0.2, 0.5, 1.0, *(2.0,) * 30)
 
 
 class DeviceNotReadyError(Exception):
@@ -130,7 +134,8 @@ class Committer:
         allocated = {key for key, _ in allocations}
         for key in pod.claims:
             if key not in allocated and not is_pending_key(key):
-                await self._claim(key, None, pod)
+                # Allocated with another pod, which may not have written it yet, or may have failed.
+                await self._claim(key, self._view.snapshot.allocations.get(key), pod)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self._volume(key, placement.node)
@@ -290,7 +295,7 @@ class Committer:
             await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
 
     async def _claim(self, key: Key, allocation: Allocation | None, pod: Pod) -> None:
-        """Write allocation (None: it is there already) and reservation into one claim."""
+        """Write allocation (if it is not there already) and reservation into one claim."""
         document = self._claims.get(key[1], key[0])
         for attempt in range(CLAIM_ATTEMPTS):
             if document is None or attempt:
@@ -313,6 +318,11 @@ class Committer:
             )
             now = rfc3339(self._context.clock.now())
             status["allocation"]["allocationTimestamp"] = now
+        if not status.get("allocation"):
+            why = "its allocation has been given up, and the pod is decided again"
+            raise conflict(
+                "resourceclaims", RESOURCE_CLAIMS.group, document["metadata"]["name"], why
+            )
         reserved = list(status.get("reservedFor") or ())
         user = self._consumer(document, pod)
         if not any(entry.get("uid") == user["uid"] for entry in reserved):
@@ -411,14 +421,21 @@ class Committer:
     async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
         """Whether the binding was written although the call failed: its answer may be lost.
 
-        To take the pod's room for free until the watch tells otherwise would give it away twice.
+        To take the pod's room for free until the watch tells otherwise would give it away twice,
+        and what was made for a bound pod must stay; so this is asked until it is answered.
         """
         if error.code < 500 and error.reason != "Conflict":
             return False
         namespace, name = placement.pod.key
-        try:
-            document = await self._context.client.get(PODS, name, namespace)
-        except ApiError:
+        for pause_s in OUTCOME_PAUSES_S:
+            try:
+                document = await self._context.client.get(PODS, name, namespace)
+                break
+            except ApiError as failed:
+                if failed.reason == "NotFound":
+                    return False
+                await self._context.clock.sleep(pause_s)
+        else:
             return False
         same = document["metadata"].get("uid") == placement.pod.uid
         if not same or (document.get("spec") or {}).get("nodeName") != placement.node:
@@ -683,8 +700,7 @@ def _is_allocated(claim: Document) -> bool:
 
 def _allocated_at(claim: Document, otherwise: float) -> float:
     """In seconds since the epoch."""
-    given = claim["status"]["allocation"].get("allocationTimestamp")
-    return parse_rfc3339(given) if given else otherwise
+    return seconds(claim["status"]["allocation"].get("allocationTimestamp"), otherwise)
 
 
 def _check_failures(claim: Document) -> None:

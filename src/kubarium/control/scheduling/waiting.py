@@ -91,7 +91,8 @@ class WaitingPods:
         """What was assumed of a pod and its claims was not written: it is undecided again."""
         self.assumed.pop(pod.key, None)
         self._view.forget_assumed(pod.key)
-        for claim in claims:
+        # Its other claims may have been allocated with a pod that gave up before.
+        for claim in dict.fromkeys((*claims, *pod.claims)):
             if not self._view.snapshot.claim_users.get(claim):
                 self._view.forget_assumed_claim(claim)
 
