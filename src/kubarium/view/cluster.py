@@ -106,6 +106,7 @@ class ClusterView:
         )
         self.snapshot = Snapshot(stock)
         self.reader = PodReader()
+        self.unreadable: dict[str, str] = {}
         self._claims = ClaimReader()
         self.class_documents: dict[str, Document] = {}
         self.extended = ExtendedResources()
@@ -146,11 +147,16 @@ class ClusterView:
 
     @classmethod
     def of(cls, documents: Mapping[Resource, Iterable[Document]]) -> ClusterView:
-        """The view of whole lists."""
+        """The view of whole lists; what cannot be read is left out, and named in ``unreadable``."""
         view = cls()
         for resource in SNAPSHOT_RESOURCES:
             for document in documents.get(resource, ()):
-                view.apply(resource, None, document)
+                try:
+                    view.apply(resource, None, document)
+                except Exception as error:
+                    view.unreadable[
+                        f"{resource.kind} {'/'.join(filter(None, key_of(document)))}"
+                    ] = repr(error)
         return view
 
     def apply(self, resource: Resource, old: Document | None, new: Document | None) -> None:
