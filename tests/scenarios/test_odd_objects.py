@@ -288,6 +288,44 @@ def test_what_cannot_be_read_is_left_out_of_an_answer_and_named():
     run_virtual(story, file=file())
 
 
+def test_numbers_that_python_does_not_read_are_refused_or_told():
+    """A quantity, a selector and an annotation of 5000 digits: each is somebody's own problem."""
+    digits = "9" * 5000
+    expression = f'device.capacity["gpu.example.com"].memory.compareTo(quantity("{digits}")) > 0'
+
+    async def story(cluster):
+        trouble = Trouble()
+        logger = logging.getLogger("kubarium")
+        logger.addHandler(trouble)
+        try:
+            safe = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "safe"}}
+            await cluster.client.create(NAMESPACES, safe)
+            huge = oddities.pod("huge")
+            huge["spec"]["containers"][0]["resources"] = {"requests": {"cpu": digits}}
+            with pytest.raises(ApiError, match=r"resources\.requests\.cpu: quantities must match"):
+                await cluster.apply(huge)
+            wish = oddities.simple_claim("a")
+            exactly = {"deviceClassName": "gpu.example.com"}
+            exactly["selectors"] = [{"cel": {"expression": expression}}]
+            wish["spec"]["devices"]["requests"][0]["exactly"] = exactly
+            await cluster.apply(wish)
+            choosy = oddities.pod("choosy")
+            choosy["spec"]["resourceClaims"] = [{"name": "x", "resourceClaimName": "a"}]
+            await cluster.apply(choosy)
+            annotations = {"kubarium.dev/devices.gpu.example.com": digits}
+            await cluster.client.patch(NODES, "n-0", {"metadata": {"annotations": annotations}})
+            await cluster.clock.sleep(60)
+            told = await cluster.condition(PODS, "choosy", "PodScheduled")
+            assert "claim default/a: selector #0" in told["message"]
+            assert len(await cluster.events("InvalidDeviceCount")) == 1
+            await canary_is_scheduled(cluster)
+            nothing_broke(cluster, trouble)
+        finally:
+            logger.removeHandler(trouble)
+
+    run_virtual(story, file=file())
+
+
 def test_a_pod_that_asks_for_more_than_can_be_counted_leaves_the_books_right():
     """Quantities may be as large as they like, and a pod that names its node is not asked."""
 
