@@ -107,3 +107,23 @@ def test_the_order_of_names_survives_growth_and_rollback():
     assert snapshot.nodes[snapshot.best_row(np.where(snapshot.alive, 1, -1))].name == "a"
     snapshot.rollback(mark)
     assert snapshot.by_name(np.flatnonzero(snapshot.alive)) == [snapshot.rows["m"]]
+
+
+def test_more_than_a_column_holds_is_booked_and_comes_off_again():
+    snapshot = Snapshot()
+    snapshot.set_node(node("a"))
+    huge = PodShape(requests=(("cpu", 2**56), ("vendor/gpu", 2**60)), nonzero=(2**56, 2**56))
+    pods = [Pod(("ns", f"p{i}"), huge, priority=i % 2) for i in range(300)]
+    small = Pod(("ns", "small"), SHAPE)
+    snapshot.place(small, "a")
+    for pod in pods:
+        snapshot.place(pod, "a")
+        snapshot.check()
+    assert Fit(snapshot, SHAPE).refresh()[snapshot.rows["a"]] < 0
+    for pod in pods[::2] + pods[1::2]:
+        snapshot.displace(pod.key)
+        snapshot.check()
+    row = snapshot.rows["a"]
+    assert snapshot.requested[:, row].tolist()[:4] == [1, 0, 0, 1]
+    assert snapshot.nonzero[:, row].tolist() == list(SHAPE.nonzero)
+    assert Fit(snapshot, SHAPE).refresh()[row] >= 0

@@ -218,6 +218,52 @@ def test_a_raising_handler_does_not_stop_the_others(api):
     run(main())
 
 
+def test_an_object_that_an_index_cannot_read_is_in_no_bucket_and_stops_nothing(api):
+    async def main():
+        informers, informer = started(api)
+
+        def by_colour(document):
+            return [document["metadata"]["labels"]["colour"]]
+
+        informer.add_index("colour", by_colour)
+        await informer.wait_synced()
+        api.put("a", labels={"colour": "red"})
+        await VirtualClock().sleep(0.1)
+        api.put("b")  # a KeyError
+        api.put("a")
+        api.put("c", labels={"colour": "red"})
+        await VirtualClock().sleep(60)
+        assert [key_of(item)[1] for item in informer.items()] == ["a", "b", "c"]
+        assert [key_of(item)[1] for item in informer.by_index("colour", "red")] == ["c"]
+        assert informer.statistics.failures == 2
+        assert "labels" in informer.statistics.last_error
+        assert informers.statistics()["pods"]["lists"] == 1
+        informer.add_index("again", by_colour)
+        assert [key_of(item)[1] for item in informer.by_index("again", "red")] == ["c"]
+
+    run(main())
+
+
+def test_an_error_that_nobody_foresaw_is_waited_out(api):
+    async def main():
+        original, calls = api.list, []
+
+        async def failing(*args, **options):
+            calls.append(1)
+            if len(calls) == 1:
+                raise AttributeError("what a client may let through")
+            return await original(*args, **options)
+
+        api.list = failing
+        api.put("a")
+        _, informer = started(api)
+        await VirtualClock().sleep(60)
+        assert len(informer.items()) == 1
+        assert "let through" in informer.statistics.last_error
+
+    run(main())
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.sampled_from("abcd")),

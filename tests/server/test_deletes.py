@@ -184,6 +184,23 @@ def test_pods_choose_their_grace(world):
     world(story)
 
 
+def test_a_grace_that_never_ends_can_be_cut_short(world):
+    """int64 is what the field takes; the moment at which it ends has no name."""
+
+    async def story(w):
+        await w.pod("p", nodeName="n1", terminationGracePeriodSeconds=2**63 - 1)
+        held = await w.client.delete(PODS, "p", "default")
+        assert held["metadata"]["deletionTimestamp"].startswith("2125-12")
+        again = await w.client.delete(PODS, "p", "default", grace_period_s=2**63 - 1)
+        assert again["metadata"]["deletionTimestamp"] == held["metadata"]["deletionTimestamp"]
+        shorter = await w.client.delete(PODS, "p", "default", grace_period_s=10)
+        assert shorter["metadata"]["deletionTimestamp"] == "2026-01-01T00:00:10Z"
+        await w.client.delete(PODS, "p", "default", grace_period_s=0)
+        assert not await exists(w, PODS, "p")
+
+    world(story)
+
+
 def test_finished_pods_need_no_grace(world):
     async def story(w):
         await w.pod("p", nodeName="n1")

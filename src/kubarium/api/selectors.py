@@ -265,6 +265,17 @@ def label_selector(document: Document | None) -> Selector:
     return Selector(tuple(found))
 
 
+def selects(document: Document | None, labels: Labels) -> bool:
+    """Whether a ``metav1.LabelSelector`` selects the labels; one that cannot be read selects none.
+
+    For whoever asks many objects in turn, of which one that says nonsense must not hide the rest.
+    """
+    try:
+        return label_selector(document).matches(labels)
+    except ApiError:
+        return False
+
+
 def label_map_selector(labels: Labels | None) -> Selector:
     """The plain map of Services and ReplicationControllers; an empty one selects nothing."""
     if not labels:

@@ -6,7 +6,7 @@ real one (``cluster``) both satisfy :class:`Clock`, so that code under it cannot
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
 
@@ -27,19 +27,26 @@ class Clock(Protocol):
         ...
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_S = (datetime(1000, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds()
+_LAST_S = (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds()
+
+
 def rfc3339(seconds: float) -> str:
     """``metav1.Time``: whole seconds, UTC, as Kubernetes prints them.
+
+    Moments outside the years 1000 to 9999, which it has no words for, become the nearest within.
 
     >>> rfc3339(0)
     '1970-01-01T00:00:00Z'
     """
-    return _rfc3339_of(int(seconds))
+    return _rfc3339_of(int(max(_FIRST_S, min(seconds, _LAST_S))))
 
 
 @lru_cache(maxsize=1024)
 def _rfc3339_of(seconds: int) -> str:
     """Many objects are stamped in the same second."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def rfc3339_micro(seconds: float) -> str:

@@ -25,20 +25,26 @@ _DECIMAL = {
 }
 _BINARY = {s: Fraction(1024**i) for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)}
 _NANO = Fraction(1, 10**9)
+# Python reads no integers of more than 4300 digits; nobody writes a quantity a tenth as long.
+MAX_LENGTH = 1000
+_SHOWN = 60
 
 
 class QuantityError(ValueError):
     """The text is not a Kubernetes quantity."""
 
     def __init__(self, text: object) -> None:
+        shown = repr(text)
+        if len(shown) > _SHOWN:
+            shown = f"{shown[:_SHOWN]}… ({len(shown)} characters)"
         super().__init__(
-            f"{text!r} is not a quantity; quantities look like 500m, 1, 1.5, 64Mi, 2Gi, 1e3"
+            f"{shown} is not a quantity; quantities look like 500m, 1, 1.5, 64Mi, 2Gi, 1e3"
         )
 
 
 @lru_cache(maxsize=8192)
 def _parse(text: str) -> Fraction:
-    match = _FORMAT.fullmatch(text)
+    match = _FORMAT.fullmatch(text) if len(text) <= MAX_LENGTH else None
     if match is None:
         raise QuantityError(text)
     number, suffix = match.groups()

@@ -48,6 +48,12 @@ _T = TypeVar("_T")
 # Rows touched are remembered this far back; readers that are further behind start afresh.
 MAX_TOUCHED = 200_000
 
+# The most that a column says of one node; the difference and the sum of a few still fit. Of less
+# than a large amount no number of pods that fits on a node comes near it.
+MAX_BOOKED = 2**60
+_LARGE = 2**45
+_NONZERO = -(2**63)  # a level of its own, below all priorities
+
 Mask = NDArray[np.bool_]
 
 
@@ -93,6 +99,8 @@ class Snapshot:
         # Per priority what its pods take, by resource and row.
         self._by_priority: dict[int, NDArray[np.int64]] = {}
         self._count_by_priority: dict[int, int] = {}
+        # What does not fit into a column: by priority (None: requested), resource and row.
+        self._beyond: dict[tuple[int | None, int, int], int] = {}
         self.epoch = 0
         self.touched: list[int] = []
         self.touched_from = 0
@@ -105,6 +113,7 @@ class Snapshot:
         self._homeless: dict[str, dict[Key, Pod]] = {}
         self._log: list[Callable[[], None]] = []
         self._recording = 0
+        self._marks: list[int] = []
         self._released: dict[Key, Allocation] = {}
         self._shared: dict[Callable[[Snapshot], object], object] = {}
 
@@ -412,21 +421,40 @@ class Snapshot:
         for name, _ in shape.requests:
             if name not in self.resources:
                 self.resource_index(name)  # makes the columns taller, so it comes first
-        for book in (self.requested, self._priority_book(pod.priority, sign)):
+        for level, book in ((None, self.requested), self._priority_book(pod.priority, sign)):
             for name, amount in shape.requests:
-                book[self.resources[name], row] += sign * amount
+                if amount < _LARGE:
+                    book[self.resources[name], row] += sign * amount
+                else:
+                    self._add(book, level, self.resources[name], row, sign * amount)
             book[3, row] += sign
-        self.nonzero[0, row] += sign * shape.nonzero[0]
-        self.nonzero[1, row] += sign * shape.nonzero[1]
+        if max(shape.nonzero) < _LARGE:
+            self.nonzero[0, row] += sign * shape.nonzero[0]
+            self.nonzero[1, row] += sign * shape.nonzero[1]
+        else:
+            self._add(self.nonzero, _NONZERO, 0, row, sign * shape.nonzero[0])
+            self._add(self.nonzero, _NONZERO, 1, row, sign * shape.nonzero[1])
         self._touch(row)
 
-    def _priority_book(self, priority: int, sign: int) -> NDArray[np.int64]:
+    def _add(
+        self, book: NDArray[np.int64], level: int | None, index: int, row: int, amount: int
+    ) -> None:
+        """Book a large amount. What goes beyond the column is kept beside it, so that it comes off
+        again: pods that name their node may ask for more than any node has, and in any number."""
+        key = (level, index, row)
+        total = book.item(index, row) + amount + self._beyond.pop(key, 0)
+        if total > MAX_BOOKED:
+            self._beyond[key] = total - MAX_BOOKED
+            total = MAX_BOOKED
+        book[index, row] = total
+
+    def _priority_book(self, priority: int, sign: int) -> tuple[int, NDArray[np.int64]]:
         book = self._by_priority.get(priority)
         if book is None:
             book = self._by_priority[priority] = np.zeros_like(self.requested)
             self._count_by_priority[priority] = 0
         self._count_by_priority[priority] += sign
-        return book
+        return priority, book
 
     def below(self, priority: int) -> NDArray[np.int64] | None:
         """What pods of lower priority take, by resource and row; None if there are none.
@@ -537,6 +565,7 @@ class Snapshot:
     def checkpoint(self) -> int:
         """Begin to remember changes; give the mark to exactly one of rollback or keep."""
         self._recording += 1
+        self._marks.append(len(self._log))
         return len(self._log)
 
     def rollback(self, mark: int) -> None:
@@ -545,10 +574,22 @@ class Snapshot:
         while len(self._log) > mark:
             self._log.pop()()
         self._recording = recording - 1
+        self._marks.pop()
+
+    @property
+    def open_checkpoints(self) -> int:
+        """How many checkpoints have been given to neither rollback nor keep."""
+        return self._recording
+
+    def abandon(self, checkpoints: int) -> None:
+        """Roll back the newest until only so many are open: who made them failed half-way."""
+        while self._recording > checkpoints:
+            self.rollback(self._marks[-1])
 
     def keep(self, mark: int) -> None:
         """Accept what was done since the checkpoint (an outer checkpoint can still undo it)."""
         self._recording -= 1
+        self._marks.pop()
         if not self._recording:
             del self._log[mark:]
 
@@ -566,7 +607,7 @@ class Snapshot:
                 for resource, amount in pod.shape.requests:
                     sums[resource] = sums.get(resource, 0) + amount
             for resource, index in self.resources.items():
-                booked = int(self.requested[index, row])
+                booked = self.requested.item(index, row) + self._beyond.get((None, index, row), 0)
                 assert booked == sums.get(resource, 0), f"{name}: {resource} booked as {booked}"
         below = self.below(2**31)
         for row in self.rows.values():

@@ -98,5 +98,7 @@ async def insist(clock: Clock, action: NodeAction, node: OwnNode) -> None:
             return
         except ApiError as error:
             _LOG.warning("node %s: %s", node.spec.name, error)
+        except Exception:  # of one node's document; the agent has others
+            _LOG.exception("node %s", node.spec.name)
         await clock.sleep(delay_s)
         delay_s = min(delay_s * 2, _LAST_RETRY_S)

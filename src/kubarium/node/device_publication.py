@@ -17,6 +17,7 @@ from kubarium.runtime.protocol import Context
 # How many devices of a driver a node has, if that differs from the cluster file: patch the Node.
 DEVICES_ANNOTATION = "kubarium.dev/devices."
 _MAX_DEVICES = 4096
+_MAX_DIGITS, _SHOWN = 20, 60  # longer numbers are not even read; so much of them is shown
 
 
 class DevicePublication:
@@ -95,10 +96,10 @@ class DevicePublication:
         text = annotations.get(DEVICES_ANNOTATION + driver)
         if text is None:
             return node.counts[driver]
-        if text.isdecimal() and int(text) <= _MAX_DEVICES:
+        if text.isdecimal() and len(text) <= _MAX_DIGITS and int(text) <= _MAX_DEVICES:
             return int(text)
         raise ConfigError(
-            f"annotation {DEVICES_ANNOTATION}{driver}: {text!r}: "
+            f"annotation {DEVICES_ANNOTATION}{driver}: {text[:_SHOWN]!r}: "
             f"must be a whole number from 0 to {_MAX_DEVICES}"
         )
 

@@ -47,6 +47,7 @@ class StatusWriter:
         self._queue: deque[str] = deque()
         self._ready = asyncio.Event()
         self._held: dict[str, None] = {}
+        self._tasks = asyncio.TaskGroup()
 
     def write(self, pod: Document, status: StatusSource) -> None:
         """Have ``status`` written soon; a later call before that replaces it."""
@@ -76,9 +77,9 @@ class StatusWriter:
         self._work.pop(uid, None)
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._tasks:
             for _ in range(WORKERS):
-                group.create_task(self._serve())
+                self._tasks.create_task(self._serve())
 
     def _entry(self, pod: Document) -> _Work:
         metadata = pod["metadata"]
@@ -108,8 +109,8 @@ class StatusWriter:
             try:
                 await self._carry_out(uid, work)
                 work.retry_s = 0.0
-            except ApiError as error:
-                await self._failed(uid, work, error)
+            except Exception as error:
+                self._failed(uid, work, error)
                 continue
             work.queued = False
             if work.status is not None or work.delete:
@@ -137,14 +138,21 @@ class StatusWriter:
             )
             work.delete = False
 
-    async def _failed(self, uid: str, work: _Work, error: ApiError) -> None:
-        if error.reason == "NotFound":
+    def _failed(self, uid: str, work: _Work, error: Exception) -> None:
+        """Try again later, whatever it was: this pod waits, and no other behind it."""
+        known = error if isinstance(error, ApiError) else None
+        if known is not None and known.reason == "NotFound":
             self._work.pop(uid, None)
             return
-        conflict = error.reason == "Conflict"
-        work.retry_s = min(max(work.retry_s * 2, _FIRST_RETRY_S), _LAST_RETRY_S)
-        if not conflict:
-            _LOG.warning("pod %s/%s: status: %s", work.namespace, work.name, error)
-        await self._context.clock.sleep(_CONFLICT_RETRY_S if conflict else work.retry_s)
+        pause_s = _CONFLICT_RETRY_S
+        if known is None or known.reason != "Conflict":
+            pause_s = work.retry_s = min(max(work.retry_s * 2, _FIRST_RETRY_S), _LAST_RETRY_S)
+            trace = error if known is None else None
+            name = f"{work.namespace}/{work.name}"
+            _LOG.warning("pod %s: status: %s", name, error or repr(error), exc_info=trace)
+        self._tasks.create_task(self._again(uid, pause_s))
+
+    async def _again(self, uid: str, pause_s: float) -> None:
+        await self._context.clock.sleep(pause_s)
         self._queue.append(uid)
         self._ready.set()

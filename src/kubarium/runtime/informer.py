@@ -7,6 +7,7 @@ Guarantees (tests/runtime/test_informer.py checks each):
   an object that was deleted and re-created under its name is reported as gone, then as new.
 * A watch that ends is resumed where it stopped; one that is too old (410) leads to a new list,
   and what went in between is reported as gone.
+* An object that an index or a handler cannot cope with is missing there, and stops nothing else.
 * Read your writes: what ``observe`` and ``forget`` were told is there (or gone) at once, and a
   late watch event cannot undo it. This replaces client-go's expectations.
 """
@@ -142,7 +143,7 @@ class SharedInformer:
             return
         index = _Index(values, reads(values))
         for key in self._order:
-            index.put(key, self._documents[key])
+            self._enter(index, key, self._documents[key])
         self._indexes[name] = index
 
     def by_index(self, name: str, value: str) -> list[Document]:
@@ -191,7 +192,7 @@ class SharedInformer:
                     continue
             except ApiError as error:
                 self._note(error)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, what comes later must not be missed
                 self._note(error)
             await self._clock.sleep(retry_s)
             retry_s = min(retry_s * 2, LAST_RETRY_S)
@@ -203,8 +204,10 @@ class SharedInformer:
             self._resume_from = ""
         elif isinstance(error, ApiError) and error.code == 404:
             self._not_served()
-        else:
+        elif isinstance(error, (ApiError, OSError, ValueError)):
             _LOG.info("%s: %s", self.resource.qualified, error)
+        else:
+            _LOG.error("%s: %r", self.resource.qualified, error, exc_info=error)
 
     def _not_served(self) -> None:
         """The resource does not exist (a CRD not installed yet): an empty copy, asked again."""
@@ -295,8 +298,18 @@ class SharedInformer:
         changed = EVERYTHING if held is None else changed_parts(held, document)
         for index in self._indexes.values():
             if index.parts & changed:
-                index.put(key, document)
+                self._enter(index, key, document)
         self._tell(self._handlers, held, document, changed)
+
+    def _enter(self, index: _Index, key: Key, document: Document) -> None:
+        """Index one object; one that the index's function cannot read is under no value."""
+        try:
+            index.put(key, document)
+        except Exception as error:
+            index.drop(key)
+            self.statistics.failures += 1
+            self.statistics.last_error = repr(error)
+            _LOG.exception("%s: an index function raised", self.resource.qualified)
 
     def _drop(self, key: Key, last: Document) -> None:
         del self._documents[key]

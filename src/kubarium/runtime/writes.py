@@ -256,11 +256,14 @@ def owner_reference(
     return reference
 
 
+_NOBODY = {"apiVersion": "", "kind": "", "name": "", "uid": ""}
+
+
 def controller_of(document: Document) -> Document | None:
-    """The ownerReference with ``controller: true``, or None."""
+    """The ownerReference with ``controller: true``, or None; what it does not say is ""."""
     for reference in document["metadata"].get("ownerReferences") or ():
         if reference.get("controller"):
-            return dict(reference)
+            return {**_NOBODY, **reference}
     return None
 
 
@@ -278,7 +281,7 @@ def controller_uid_index(document: Document) -> Iterable[str]:
     """Index function: the uid of the controller. Add it under the name ``CONTROLLER_UID``."""
     for reference in document["metadata"].get("ownerReferences") or ():
         if reference.get("controller"):
-            return (str(reference["uid"]),)
+            return (str(reference.get("uid", "")),)
     return ()
 
 

@@ -25,6 +25,8 @@ from kubarium.store.log import Record
 
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
+# A century: what is longer is for ever, and could not be written as a moment.
+MAX_GRACE_S = 100 * 365 * 24 * 3600
 _POLICIES = ("Background", "Foreground", "Orphan")
 
 # Seconds of grace for a document, or None if its kind is deleted at once: (document, asked for).
@@ -135,6 +137,7 @@ class Deletes:
 
     def _mark(self, metadata: Metadata, grace_s: int) -> None:
         """Set or bring forward the moment of deletion, which is when grace has run out."""
+        grace_s = min(grace_s, MAX_GRACE_S)
         if "deletionTimestamp" in metadata:
             running = metadata.get("deletionGracePeriodSeconds") or 0
             if running > grace_s:

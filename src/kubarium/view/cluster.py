@@ -106,6 +106,7 @@ class ClusterView:
         )
         self.snapshot = Snapshot(stock)
         self.reader = PodReader()
+        self.unreadable: dict[str, str] = {}
         self._claims = ClaimReader()
         self.class_documents: dict[str, Document] = {}
         self.extended = ExtendedResources()
@@ -146,11 +147,16 @@ class ClusterView:
 
     @classmethod
     def of(cls, documents: Mapping[Resource, Iterable[Document]]) -> ClusterView:
-        """The view of whole lists."""
+        """The view of whole lists; what cannot be read is left out, and named in ``unreadable``."""
         view = cls()
         for resource in SNAPSHOT_RESOURCES:
             for document in documents.get(resource, ()):
-                view.apply(resource, None, document)
+                try:
+                    view.apply(resource, None, document)
+                except Exception as error:
+                    view.unreadable[
+                        f"{resource.kind} {'/'.join(filter(None, key_of(document)))}"
+                    ] = repr(error)
         return view
 
     def apply(self, resource: Resource, old: Document | None, new: Document | None) -> None:
@@ -238,6 +244,10 @@ class ClusterView:
     def taint_rule_names(self) -> dict[str, str]:
         """For each taint that a DeviceTaintRule puts on devices, as text, the rule's name."""
         return {str(rule.taint): rule.name for rule in self._taint_rules.values()}
+
+    def is_bound(self, pod: Key) -> bool:
+        """Whether a document says that the pod has a node."""
+        return pod in self._bound
 
     def forget_assumed(self, pod: Key) -> None:
         """The assumption about a pod turned out wrong: take it off its node."""

@@ -32,9 +32,11 @@ def pool_statuses(
     ledger = _ledger_of(claims)
     by_pool: dict[tuple[str, str], list[Slice]] = {}
     for document in slices:
-        content = document["spec"]
-        driver, pool = content["driver"], content["pool"]["name"]
-        if driver == spec["driver"] and spec.get("poolName") in (None, "", pool):
+        content = document.get("spec") or {}
+        driver, pool = content.get("driver"), (content.get("pool") or {}).get("name")
+        if not driver or not pool:
+            continue
+        if driver == spec.get("driver") and spec.get("poolName") in (None, "", pool):
             by_pool.setdefault((driver, pool), []).append(slice_row(document, rules))
     limit = int(spec.get("limit") or DEFAULT_LIMIT)
     attribute = spec.get("defaultPartitionTypeAttribute") or ""

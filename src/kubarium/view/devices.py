@@ -127,7 +127,7 @@ def _prepared(driver: str, device: Device) -> PreparedDevice:
 
 def slice_row(document: Document, rules: Sequence[TaintRule] = ()) -> Slice:
     """A ResourceSlice, its devices with the taints that rules put on them besides their own."""
-    spec = document["spec"]
+    spec = document.get("spec") or {}
     pool = spec.get("pool") or {}
     driver, pool_name = spec.get("driver", ""), pool.get("name", "")
     near = [rule for rule in rules if rule.concerns_pool(driver, pool_name)]

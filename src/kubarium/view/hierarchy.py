@@ -58,7 +58,7 @@ def composite_account(
 def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
     """What keeps the scheduler from looking for room at all; "" if nothing does."""
     rows = [pod for leaf in tree.leaves() for pod in leaf.pods]
-    names = [p["spec"].get("schedulerName") or "default-scheduler" for p in waiting]
+    names = [(p.get("spec") or {}).get("schedulerName") or "default-scheduler" for p in waiting]
     conflict = disagreement(rows, names, (leaf.gang for leaf in tree.leaves() if leaf.pods))
     if conflict or (conflict := waiting_for(tree)):
         return conflict

@@ -31,7 +31,7 @@ from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.view.devices import node_amount, shown
 from kubarium.view.features import needed_features
 from kubarium.view.locality import data_of
-from kubarium.view.nodes import amount, normalised_image
+from kubarium.view.nodes import MAX_AMOUNT, amount, normalised_image
 from kubarium.view.selectors import (
     label_requirements,
     label_selector,
@@ -71,12 +71,12 @@ def is_gated(document: Document) -> bool:
     return bool((document.get("spec") or {}).get("schedulingGates"))
 
 
-def seconds(timestamp: object) -> float:
-    """A timestamp in seconds since the epoch; 0 if it is missing or malformed."""
+def seconds(timestamp: object, otherwise: float = 0.0) -> float:
+    """A timestamp in seconds since the epoch; ``otherwise`` if it is missing or malformed."""
     try:
-        return parse_rfc3339(timestamp) if isinstance(timestamp, str) else 0.0
+        return parse_rfc3339(timestamp) if isinstance(timestamp, str) else otherwise
     except ValueError:
-        return 0.0
+        return otherwise
 
 
 def is_deferred(document: Document) -> bool:
@@ -541,8 +541,13 @@ def pod_requests(spec: Document) -> tuple[_Amounts, tuple[int, int]]:
         total.update(pod_level)
         for name, value in _read(spec.get("overhead")).items():
             total[name] = total.get(name, 0) + value
-    nonzero = (counted.get("cpu", 0), counted.get("memory", 0))
-    return {name: value for name, value in exact.items() if value}, nonzero
+    nonzero = (_most(counted.get("cpu", 0)), _most(counted.get("memory", 0)))
+    return {name: _most(value) for name, value in exact.items() if value}, nonzero
+
+
+def _most(value: int) -> int:
+    """A sum of containers counts as one quantity: beyond the largest it is as good as unlimited."""
+    return min(value, MAX_AMOUNT)
 
 
 def _sequence(spec: Document, defaults: Mapping[str, int]) -> _Amounts:

@@ -131,6 +131,12 @@ class _Why:
         }
 
     def of(self, subject: Document) -> Explanation:
+        told = self._told(subject)
+        left_out = self._view.unreadable if self._view is not None else {}
+        lines = tuple(f"{name} cannot be read and is left out: {e}" for name, e in left_out.items())
+        return replace(told, reasons=(*told.reasons, *lines)) if lines else told
+
+    def _told(self, subject: Document) -> Explanation:
         kind = subject.get("kind", "")
         if kind in self._by_kind:
             return self._by_kind[kind](subject)
@@ -268,7 +274,8 @@ class _Why:
 
     def _fitting(self, pod: Document) -> Explanation:
         """A pod that fits by what can be listed."""
-        title, name = _title(pod), pod["spec"].get("schedulerName") or _DEFAULT_SCHEDULER
+        title = _title(pod)
+        name = (pod.get("spec") or {}).get("schedulerName") or _DEFAULT_SCHEDULER
         if name != _DEFAULT_SCHEDULER:
             line = f"by the rules of the default profile it fits now; {name} may have others"
             return Explanation(title, "Pending", _refusal(pod), (line,))
@@ -408,7 +415,7 @@ class _Why:
             text = f"{len(gated)} of the group's pods are held by scheduling gates"
             return Explanation(title, "Gated", text, children=child)
         rows = tuple(self.view.pod(p) for p in waiting)
-        names = [p["spec"].get("schedulerName") or "default-scheduler" for p in waiting]
+        names = [(p.get("spec") or {}).get("schedulerName") or "default-scheduler" for p in waiting]
         if conflict := disagreement(rows, names, (gang,)):
             return Explanation(title, "Pending", conflict)
         if len(waiting) + gang.scheduled_count < gang.min_count:

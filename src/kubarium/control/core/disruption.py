@@ -10,7 +10,7 @@ from typing import Any
 
 from kubarium.api.kinds import DEPLOYMENTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS
 from kubarium.api.resource import Document, Resource
-from kubarium.api.selectors import label_selector
+from kubarium.api.selectors import selects
 from kubarium.base.clock import parse_rfc3339
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
@@ -185,7 +185,7 @@ class DisruptionController(ControllerComponent):
 def _selects(budget: Document, labels: dict[str, str]) -> bool:
     """An absent selector selects nothing, an empty one everything."""
     selector = (budget.get("spec") or {}).get("selector")
-    return selector is not None and label_selector(selector).matches(labels)
+    return selects(selector, labels)
 
 
 def _scaled(value: Any, total: int) -> int:

@@ -169,7 +169,7 @@ class GarbageCollector:
             return "waiting" if owner.is_deleting_dependents else "there"
         if reference["uid"] in self._absent:
             return "absent"
-        resource = self._served.find(reference["apiVersion"], reference["kind"])
+        resource = self._served.find(reference.get("apiVersion", ""), reference.get("kind", ""))
         if resource is None:
             return "unknown"
         namespace = node.document["metadata"].get("namespace", "")

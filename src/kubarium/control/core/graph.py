@@ -25,8 +25,9 @@ class Node:
 
     @property
     def owners(self) -> list[Document]:
-        """``metadata.ownerReferences``."""
-        return self.document["metadata"].get("ownerReferences") or []
+        """``metadata.ownerReferences``, of those that name an object."""
+        references = self.document["metadata"].get("ownerReferences") or ()
+        return [reference for reference in references if reference.get("uid")]
 
     @property
     def is_deleting_dependents(self) -> bool:
@@ -106,4 +107,4 @@ class Graph:
 
 def _owner_uids(document: Document) -> list[Uid]:
     references = document["metadata"].get("ownerReferences") or ()
-    return [reference["uid"] for reference in references]
+    return [reference["uid"] for reference in references if reference.get("uid")]

@@ -97,8 +97,8 @@ class NodeLifecycle:
         """A pod that lands on a tainted node may have to go at once."""
         if new is None:
             return
-        name = new["spec"].get("nodeName", "")
-        if name and (old is None or old["spec"].get("nodeName") != name):
+        name = (new.get("spec") or {}).get("nodeName", "")
+        if name and (old is None or (old.get("spec") or {}).get("nodeName") != name):
             node = self._nodes.get(name)
             if node is not None and _no_execute(node):
                 self.controller.enqueue(("", name))
@@ -139,7 +139,7 @@ class NodeLifecycle:
     def _is_noted_silent(self, name: str) -> bool:
         node = self._nodes.get(name)
         condition = writes.find_condition((node or {}).get("status") or {}, "Ready")
-        return condition is not None and condition["status"] == "Unknown"
+        return condition is not None and condition.get("status") == "Unknown"
 
     # one node
 
@@ -160,7 +160,7 @@ class NodeLifecycle:
         was_ready = writes.condition_is_true(status, "Ready")
         for type_ in _WATCHED:
             held = writes.find_condition({"conditions": conditions}, type_)
-            if held is not None and held["status"] == "Unknown":
+            if held is not None and held.get("status") == "Unknown":
                 continue
             never = held is None
             reason = "NodeStatusNeverUpdated" if never else "NodeStatusUnknown"
@@ -269,7 +269,7 @@ async def mark_disrupted(
 @of_spec
 def node_index(pod: Document) -> Iterable[str]:
     """Index function: ``spec.nodeName``."""
-    name = pod["spec"].get("nodeName")
+    name = (pod.get("spec") or {}).get("nodeName")
     return (name,) if name else ()
 
 
@@ -282,7 +282,11 @@ def _heartbeat(node: Document) -> list[tuple[str, str]]:
 
 
 def _no_execute(node: Document) -> list[Document]:
-    return [taint for taint in node["spec"].get("taints") or () if taint["effect"] == "NoExecute"]
+    return [
+        taint
+        for taint in (node.get("spec") or {}).get("taints") or ()
+        if taint.get("effect") == "NoExecute"
+    ]
 
 
 def _tainted_since(harmful: list[Document], pod: Document) -> float:

@@ -62,8 +62,8 @@ class PodGarbage(ControllerComponent):
             self._check_node(old, new)
 
     def _check_node(self, old: Document | None, new: Document) -> None:
-        name = new["spec"].get("nodeName", "")
-        is_new_here = old is None or old["spec"].get("nodeName", "") != name
+        name = (new.get("spec") or {}).get("nodeName", "")
+        is_new_here = old is None or (old.get("spec") or {}).get("nodeName", "") != name
         started_to_go = writes.is_terminating(new) and (
             old is None or not writes.is_terminating(old)
         )
@@ -147,4 +147,7 @@ def _is_out_of_service(node: Document) -> bool:
     ready = writes.find_condition(node.get("status") or {}, "Ready")
     if ready is not None and ready.get("status") == "True":
         return False
-    return any(taint["key"] == taints.OUT_OF_SERVICE for taint in node["spec"].get("taints") or ())
+    return any(
+        taint["key"] == taints.OUT_OF_SERVICE
+        for taint in (node.get("spec") or {}).get("taints") or ()
+    )

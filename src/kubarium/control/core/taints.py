@@ -30,14 +30,14 @@ def wanted_taints(node: Document, now: float) -> list[Document] | None:
 
     Ours come and go with the conditions; all others stay.
     """
-    held: list[Document] = list(node["spec"].get("taints") or ())
+    held: list[Document] = list((node.get("spec") or {}).get("taints") or ())
     wanted = _taints_of(node)
     kept = [
         taint
         for taint in held
-        if taint["key"] not in _OURS or (taint["key"], taint["effect"]) in wanted
+        if taint.get("key") not in _OURS or (taint.get("key"), taint.get("effect")) in wanted
     ]
-    known = {(taint["key"], taint["effect"]) for taint in kept}
+    known = {(taint.get("key"), taint.get("effect")) for taint in kept}
     added = [
         {"key": key, "effect": effect, "timeAdded": rfc3339(now)}
         for key, effect in wanted
@@ -52,22 +52,22 @@ def _taints_of(node: Document) -> list[tuple[str, str]]:
     status = node.get("status") or {}
     for type_, taints in _BY_CONDITION.items():
         condition = find_condition(status, type_)
-        key = taints.get(condition["status"]) if condition is not None else None
+        key = taints.get(condition.get("status", "")) if condition is not None else None
         if key is None:
             continue
         wanted.append((key, "NoSchedule"))
         if type_ == "Ready":
             wanted.append((key, "NoExecute"))
-    if node["spec"].get("unschedulable"):
+    if (node.get("spec") or {}).get("unschedulable"):
         wanted.append((UNSCHEDULABLE, "NoSchedule"))
     return wanted
 
 
 def tolerates(toleration: Document, taint: Document) -> bool:
     """Upstream's ``ToleratesTaint``: an empty effect or key (with Exists) matches all."""
-    if toleration.get("effect") and toleration["effect"] != taint["effect"]:
+    if toleration.get("effect") and toleration["effect"] != taint.get("effect"):
         return False
-    if toleration.get("key") and toleration["key"] != taint["key"]:
+    if toleration.get("key") and toleration["key"] != taint.get("key"):
         return False
     operator = toleration.get("operator") or "Equal"
     if operator == "Exists":
@@ -83,7 +83,7 @@ def eviction_delay_s(pod: Document, taints: list[Document]) -> float | None:
 
     0 when one of them is not tolerated at all; else the shortest tolerationSeconds in use.
     """
-    tolerations = pod["spec"].get("tolerations") or ()
+    tolerations = (pod.get("spec") or {}).get("tolerations") or ()
     limits: list[float] = []
     for taint in taints:
         matching = [item for item in tolerations if tolerates(item, taint)]

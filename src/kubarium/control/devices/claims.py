@@ -72,7 +72,7 @@ def _owner_uids(claim: Document) -> Iterable[str]:
 
 @of_spec
 def _group_names(pod: Document) -> Iterable[str]:
-    name = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
+    name = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
     return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
 
 
@@ -141,7 +141,7 @@ class ClaimGenerator:
         """A pod is of interest when it comes, and when what is said of its claims changes."""
         if new is None or (old is not None and _claim_statuses(old) == _claim_statuses(new)):
             return
-        entries = new["spec"].get("resourceClaims") or ()
+        entries = (new.get("spec") or {}).get("resourceClaims") or ()
         if any(e.get("resourceClaimTemplateName") for e in entries):
             self.controller.enqueue((new["metadata"]["namespace"], new["metadata"]["name"]))
 
@@ -179,7 +179,7 @@ class ClaimGenerator:
         if pod is None or is_done(pod) or writes.is_terminating(pod):
             return None
         statuses: list[Document] = []
-        for entry in pod["spec"].get("resourceClaims") or ():
+        for entry in (pod.get("spec") or {}).get("resourceClaims") or ():
             template = entry.get("resourceClaimTemplateName")
             if not template:
                 continue
@@ -205,7 +205,7 @@ class ClaimGenerator:
 
     async def _claim_for(self, pod: Document, entry: Document) -> str:
         """The claim of one entry, made if it is the pod's own; "" while there is none."""
-        group_name = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
+        group_name = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
         if group_name:
             group = self._groups.get(group_name, pod["metadata"]["namespace"])
             if group is None:

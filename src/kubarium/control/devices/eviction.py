@@ -19,7 +19,7 @@ from kubarium.api.kinds import (
     RESOURCE_SLICES,
 )
 from kubarium.api.resource import Document
-from kubarium.base.clock import parse_rfc3339, rfc3339
+from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.devices.claims import claim_names, is_done
@@ -29,6 +29,7 @@ from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.device_taints import TaintRule, taint_rule
+from kubarium.view.pods import seconds
 
 COMPONENT = "device-taint-eviction-controller"
 EVICTION_IN_PROGRESS = "EvictionInProgress"
@@ -47,7 +48,12 @@ def _pools(claim: Document) -> Iterable[str]:
 
 
 def _pool(slice_: Document) -> Iterable[str]:
-    return (f"{slice_['spec']['driver']}/{slice_['spec']['pool']['name']}",)
+    spec = slice_.get("spec") or {}
+    return (f"{spec.get('driver', '')}/{(spec.get('pool') or {}).get('name', '')}",)
+
+
+def _generation(slice_: Document) -> int:
+    return int(((slice_.get("spec") or {}).get("pool") or {}).get("generation") or 0)
 
 
 def _claims(pod: Document) -> Iterable[str]:
@@ -60,8 +66,8 @@ def _claims(pod: Document) -> Iterable[str]:
 
 def _results(claim: Document) -> list[Document]:
     allocation = (claim.get("status") or {}).get("allocation") or {}
-    found: list[Document] = (allocation.get("devices") or {}).get("results") or []
-    return found
+    results = (allocation.get("devices") or {}).get("results") or ()
+    return [r for r in results if all(r.get(name) for name in ("driver", "pool", "device"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +107,6 @@ def _toleration(document: Document) -> DeviceToleration:
     )
 
 
-def _seconds(timestamp: object, otherwise: float) -> float:
-    return parse_rfc3339(timestamp) if isinstance(timestamp, str) else otherwise
-
-
 class DeviceTaintEviction:
     """Deletes pods that may not keep their devices."""
 
@@ -125,7 +127,7 @@ class DeviceTaintEviction:
 
     @staticmethod
     def _of_pod(pod: Document) -> list[Key]:
-        return [_key(pod)] if pod["spec"].get("nodeName") and claim_names(pod) else []
+        return [_key(pod)] if (pod.get("spec") or {}).get("nodeName") and claim_names(pod) else []
 
     def _of_claim(self, claim: Document) -> list[Key]:
         namespace, name = _key(claim)
@@ -156,7 +158,7 @@ class DeviceTaintEviction:
         pod = self._pods.get(key[1], key[0])
         if pod is None or is_done(pod) or writes.is_terminating(pod):
             return None
-        if not pod["spec"].get("nodeName"):
+        if not (pod.get("spec") or {}).get("nodeName"):
             return None  # a pod of a group may wait for a claim that its group holds already
         when, active = self.deadline(pod)
         now = self._context.clock.now()
@@ -189,12 +191,12 @@ class DeviceTaintEviction:
         driver, pool, device = result["driver"], result["pool"], result["device"]
         found: list[Active] = []
         slices = self._slices.by_index(_SLICES_BY_POOL, f"{driver}/{pool}")
-        newest = max((s["spec"]["pool"]["generation"] for s in slices), default=0)
+        newest = max(map(_generation, slices), default=0)
         for slice_ in slices:
-            if slice_["spec"]["pool"]["generation"] != newest:
+            if _generation(slice_) != newest:
                 continue
-            for entry in slice_["spec"].get("devices") or ():
-                if entry["name"] == device:
+            for entry in (slice_.get("spec") or {}).get("devices") or ():
+                if entry.get("name") == device:
                     found += [_own(t, slice_) for t in entry.get("taints") or ()]
         for document in self._rules.items():
             rule = taint_rule(document)
@@ -235,7 +237,11 @@ class DeviceTaintEviction:
         for claim in self._claims.items():
             if any(rule.selects(r["driver"], r["pool"], r["device"]) for r in _results(claim)):
                 for pod in self._pods.by_index(_BY_CLAIM, "/".join(_key(claim))):
-                    if pod["spec"].get("nodeName") and not is_done(pod) and _reserved(claim, pod):
+                    if (
+                        (pod.get("spec") or {}).get("nodeName")
+                        and not is_done(pod)
+                        and _reserved(claim, pod)
+                    ):
                         found[_key(pod)] = pod
         return list(found.values())
 
@@ -327,7 +333,7 @@ def _plural(count: int, noun: str) -> str:
 
 def _reserved(claim: Document, pod: Document) -> bool:
     """Whether the pod, or its group, has the claim."""
-    group = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
+    group = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
     return any(
         entry.get("uid") == pod["metadata"]["uid"]
         or (entry.get("resource") == "podgroups" and entry.get("name") == group)
@@ -337,14 +343,15 @@ def _reserved(claim: Document, pod: Document) -> bool:
 
 def _own(taint: Document, slice_: Document) -> Active:
     """A driver's taint; without a time it is as old as its slice."""
-    created = _seconds(slice_["metadata"].get("creationTimestamp"), 0.0)
+    created = seconds(slice_["metadata"].get("creationTimestamp"), 0.0)
     found = DeviceTaint(taint.get("key", ""), taint.get("value") or "", taint.get("effect", ""))
-    return Active(found, _seconds(taint.get("timeAdded"), created))
+    return Active(found, seconds(taint.get("timeAdded"), created))
 
 
 def _rule_time(document: Document) -> float:
-    created = _seconds(document["metadata"].get("creationTimestamp"), 0.0)
-    return _seconds((document["spec"].get("taint") or {}).get("timeAdded"), created)
+    created = seconds(document["metadata"].get("creationTimestamp"), 0.0)
+    taint = (document.get("spec") or {}).get("taint") or {}
+    return seconds(taint.get("timeAdded"), created)
 
 
 def _key(document: Document) -> Key:

@@ -55,7 +55,7 @@ class GroupClaimGenerator:
         if group is None or writes.is_terminating(group):
             return None
         statuses: list[Document] = []
-        for entry in group["spec"].get("resourceClaims") or ():
+        for entry in (group.get("spec") or {}).get("resourceClaims") or ():
             template = entry.get("resourceClaimTemplateName")
             if not template:
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from kubarium.api.kinds import (
@@ -21,8 +21,8 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
 )
 from kubarium.api.resource import Document, Resource
-from kubarium.base.clock import parse_rfc3339, rfc3339
-from kubarium.base.errors import ApiError, not_found
+from kubarium.base.clock import rfc3339
+from kubarium.base.errors import ApiError, conflict, not_found
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling.extended import ExtendedClaims
 from kubarium.control.scheduling.held import UNSCHEDULABLE
@@ -40,7 +40,7 @@ from kubarium.view.consumers import consumer
 from kubarium.view.devices import allocation_document
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import claim_shares_document
+from kubarium.view.pods import claim_shares_document, seconds
 from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
@@ -53,6 +53,10 @@ CONDITION_POLL_S = 5.0
 
 # A claim that others write at the same time is read again this often before the pod backs off.
 CLAIM_ATTEMPTS = 5
+
+# Pauses between the tries to learn what became of a binding; an API that is away for longer than
+# these has lost its clients' watches too.
+OUTCOME_PAUSES_S = (0.1, 0.2, 0.5, 1.0, *(2.0,) * 30)
 
 
 class DeviceNotReadyError(Exception):
@@ -130,7 +134,8 @@ class Committer:
         allocated = {key for key, _ in allocations}
         for key in pod.claims:
             if key not in allocated and not is_pending_key(key):
-                await self._claim(key, None, pod)
+                # Allocated with another pod, which may not have written it yet, or may have failed.
+                await self._claim(key, self._view.snapshot.allocations.get(key), pod)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self._volume(key, placement.node)
@@ -290,7 +295,7 @@ class Committer:
             await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
 
     async def _claim(self, key: Key, allocation: Allocation | None, pod: Pod) -> None:
-        """Write allocation (None: it is there already) and reservation into one claim."""
+        """Write allocation (if it is not there already) and reservation into one claim."""
         document = self._claims.get(key[1], key[0])
         for attempt in range(CLAIM_ATTEMPTS):
             if document is None or attempt:
@@ -313,6 +318,11 @@ class Committer:
             )
             now = rfc3339(self._context.clock.now())
             status["allocation"]["allocationTimestamp"] = now
+        if not status.get("allocation"):
+            why = "its allocation has been given up, and the pod is decided again"
+            raise conflict(
+                "resourceclaims", RESOURCE_CLAIMS.group, document["metadata"]["name"], why
+            )
         reserved = list(status.get("reservedFor") or ())
         user = self._consumer(document, pod)
         if not any(entry.get("uid") == user["uid"] for entry in reserved):
@@ -396,13 +406,42 @@ class Committer:
             "metadata": {"name": name, "namespace": namespace, "uid": placement.pod.uid},
             "target": {"kind": "Node", "name": placement.node},
         }
-        await self._context.client.create(
-            PODS, binding, namespace, name=name, subresource="binding"
-        )
+        try:
+            await self._context.client.create(
+                PODS, binding, namespace, name=name, subresource="binding"
+            )
+        except ApiError as error:
+            if not await self._is_bound(placement, error):
+                raise
         document = self._pods.get(name, namespace)
         if document is not None:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
             self.events.event(document, "Normal", "Scheduled", text)
+
+    async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
+        """Whether the binding was written although the call failed: its answer may be lost.
+
+        To take the pod's room for free until the watch tells otherwise would give it away twice,
+        and what was made for a bound pod must stay; so this is asked until it is answered.
+        """
+        if error.code < 500 and error.reason != "Conflict":
+            return False
+        namespace, name = placement.pod.key
+        for pause_s in OUTCOME_PAUSES_S:
+            try:
+                document = await self._context.client.get(PODS, name, namespace)
+                break
+            except ApiError as failed:
+                if failed.reason == "NotFound":
+                    return False
+                await self._context.clock.sleep(pause_s)
+        else:
+            return False
+        same = document["metadata"].get("uid") == placement.pod.uid
+        if not same or (document.get("spec") or {}).get("nodeName") != placement.node:
+            return False
+        self._pods.observe(document)
+        return True
 
     async def refuse(
         self,
@@ -417,10 +456,20 @@ class Committer:
 
         In the same write: ``nominated``, the node on which room is being made for it.
         """
-        namespace, name = pod.key
-        document = self._pods.get(name, namespace)
-        if document is None or document["metadata"].get("uid") != pod.uid:
-            return
+        document = self._pods.get(pod.key[1], pod.key[0])
+        if document is not None and document["metadata"].get("uid") == pod.uid:
+            await self.refuse_document(document, message, code, event=event, nominated=nominated)
+
+    async def refuse_document(
+        self,
+        document: Document,
+        message: str,
+        code: str,
+        *,
+        event: bool = True,
+        nominated: str = "",
+    ) -> None:
+        """As :meth:`refuse`, of a pod as it was written: there may be no way to read it."""
         if event:
             self.events.event(document, "Warning", "FailedScheduling", message)
         known = writes.find_condition(document, "PodScheduled") or {}
@@ -436,7 +485,7 @@ class Committer:
                 condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
             status["conditions"] = [condition]
         if status:
-            await self._patch_pod(pod, status)
+            await self._patch(document, status)
 
     async def hold(self, pod: Pod, message: str, code: str = UNSCHEDULABLE) -> None:
         """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
@@ -450,8 +499,14 @@ class Committer:
         await self._patch_pod(pod, {"nominatedNodeName": node or None})
 
     async def _patch_pod(self, pod: Pod, status: Document) -> None:
-        namespace, name = pod.key
-        patch: Document = {"metadata": {"uid": pod.uid}, "status": status}
+        await self._patch_status(pod.key, pod.uid, status)
+
+    async def _patch(self, document: Document, status: Document) -> None:
+        await self._patch_status(key_of(document), document["metadata"].get("uid", ""), status)
+
+    async def _patch_status(self, key: Key, uid: str, status: Document) -> None:
+        namespace, name = key
+        patch: Document = {"metadata": {"uid": uid}, "status": status}
         try:
             answer = await self._context.client.patch(
                 PODS,
@@ -571,22 +626,51 @@ class Committer:
         reason: str,
         message: str,
     ) -> None:
-        """Write one condition of a group; nothing if the group is gone or has moved on."""
-        conditions = writes.set_condition(
-            (document.get("status") or {}).get("conditions") or (),
-            kind,
-            value,
-            reason,
-            message,
-            self._context.clock.now(),
-            observedGeneration=document["metadata"].get("generation", 1),
-        )
-        status = {**(document.get("status") or {}), "conditions": conditions}
-        try:
-            await writes.update_status(self._context, resource, document, status)
-        except ApiError as error:
-            if error.reason not in ("NotFound", "Conflict"):
-                raise
+        """Write one condition of a group; nothing if the group is gone or the condition is True."""
+
+        def changed(document: Document) -> Document | None:
+            status = document.get("status") or {}
+            if writes.condition_is_true(status, kind):
+                return None
+            conditions = writes.set_condition(
+                status.get("conditions") or (),
+                kind,
+                value,
+                reason,
+                message,
+                self._context.clock.now(),
+                observedGeneration=document["metadata"].get("generation", 1),
+            )
+            return {**status, "conditions": conditions}
+
+        await self._change_status(resource, document, changed)
+
+    async def _change_status(
+        self,
+        resource: Resource,
+        document: Document,
+        changed: Callable[[Document], Document | None],
+    ) -> None:
+        """Write what ``changed`` makes of the status (None: nothing), of what is there now.
+
+        A group that somebody else writes to at the same time is read again; one that is gone, or
+        whose name another has, is left alone.
+        """
+        namespace, name = key_of(document)
+        uid = document["metadata"].get("uid")
+        for attempt in range(CLAIM_ATTEMPTS):
+            try:
+                if attempt:
+                    document = await self._context.client.get(resource, name, namespace)
+                status = changed(document) if document["metadata"].get("uid") == uid else None
+                if status is not None:
+                    await writes.update_status(self._context, resource, document, status)
+                return
+            except ApiError as error:
+                if error.reason == "NotFound":
+                    return
+                if error.reason != "Conflict" or attempt == CLAIM_ATTEMPTS - 1:
+                    raise
 
     async def _coscheduled(self, key: Key, scheduled: bool, message: str) -> None:
         """The phase of a scheduler-plugins PodGroup: Pending until its minimum has nodes."""
@@ -595,20 +679,19 @@ class Committer:
             return
         if not scheduled:
             self.events.event(document, "Warning", "FailedScheduling", message)
-        status = dict(document.get("status") or {})
-        if status.get("phase") in ("Running", "Finished", "Failed"):
-            return  # how it went on is counted from its pods (control.gangs)
-        if scheduled and status.get("phase") != "Scheduling":
-            status["scheduleStartTime"] = rfc3339(self._context.clock.now())
-        phase = "Scheduling" if scheduled else status.get("phase") or "Pending"
-        if status.get("phase") == phase:
-            return
-        status["phase"] = phase
-        try:
-            await writes.update_status(self._context, COSCHEDULING_GROUPS, document, status)
-        except ApiError as error:
-            if error.reason not in ("NotFound", "Conflict"):
-                raise
+
+        def changed(document: Document) -> Document | None:
+            status = dict(document.get("status") or {})
+            if status.get("phase") in ("Running", "Finished", "Failed"):
+                return None  # how it went on is counted from its pods (control.gangs)
+            phase = "Scheduling" if scheduled else status.get("phase") or "Pending"
+            if status.get("phase") == phase:
+                return None
+            if scheduled:
+                status["scheduleStartTime"] = rfc3339(self._context.clock.now())
+            return {**status, "phase": phase}
+
+        await self._change_status(COSCHEDULING_GROUPS, document, changed)
 
 
 def _is_allocated(claim: Document) -> bool:
@@ -617,8 +700,7 @@ def _is_allocated(claim: Document) -> bool:
 
 def _allocated_at(claim: Document, otherwise: float) -> float:
     """In seconds since the epoch."""
-    given = claim["status"]["allocation"].get("allocationTimestamp")
-    return parse_rfc3339(given) if given else otherwise
+    return seconds(claim["status"]["allocation"].get("allocationTimestamp"), otherwise)
 
 
 def _check_failures(claim: Document) -> None:

@@ -7,6 +7,7 @@ its resize fits it leaves the queue, for the node is to carry it out.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Iterator, Mapping
 
 from kubarium.api.kinds import NODES, PODS
@@ -20,6 +21,8 @@ from kubarium.engine.plan import Preemption
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import is_deferred, is_finished, resized
+
+_LOG = logging.getLogger("kubarium.scheduler")
 
 _HELPED_BY = frozenset({Event.ROOM})
 
@@ -116,11 +119,14 @@ class Resizes:
             if self._room_is_coming(spec["nodeName"]):
                 self.queue.fail(key, _HELPED_BY, now)
                 continue
-            growth = grow(
-                self._view.snapshot,
-                pod,
-                self._profiles[spec.get("schedulerName") or SCHEDULER_NAME],
-            )
+            profile = self._profiles[spec.get("schedulerName") or SCHEDULER_NAME]
+            try:
+                growth = grow(self._view.snapshot, pod, profile)
+            except Exception:  # this pod stays as it is, and the others get their turn
+                self._view.snapshot.abandon(0)
+                _LOG.exception("%s: whether it can grow was not decided", "/".join(key.key))
+                self.queue.fail(key, _HELPED_BY, now)
+                continue
             if not growth.message:
                 self.queue.remove(key)
                 continue

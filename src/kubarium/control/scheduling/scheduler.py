@@ -9,6 +9,7 @@ writes go on beside the next cycle (:class:`Writing`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -36,13 +37,15 @@ from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
-from kubarium.engine.plan import Decision, Preemption, QueueItem
+from kubarium.engine.plan import CyclePlan, Decision, Preemption, QueueItem
 from kubarium.runtime.protocol import Context
 from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import gang_key, is_finished, is_gated, resized
 from kubarium.view.scheduling import SchedulerConfig
+
+_LOG = logging.getLogger("kubarium.scheduler")
 
 # A gang that has found no room for this long gets a reservation.
 RESERVE_AFTER_S = 60.0
@@ -297,9 +300,15 @@ class Scheduler:
 
     def _tell_held(self) -> None:
         """Tell the pods that have been held for a while what they wait for."""
-        for item, wait in self._waiting.held.take_due(self._context.clock.monotonic()):
+        now = self._context.clock.monotonic()
+        for item, wait in self._waiting.held.take_due(now):
             code = UNSCHEDULABLE if wait.code == UNSCHEDULABLE else SCHEDULER_ERROR
-            for pod in self._waiting.pods_of(item):
+            try:
+                pods = self._waiting.pods_of(item)
+            except Exception as error:
+                self._erred(item, error, now)
+                continue
+            for pod in pods:
                 if pod.key not in self._waiting.assumed:
                     self._writing.put(self._committer.hold(pod, wait.text, code))
             if item.gang:
@@ -318,14 +327,17 @@ class Scheduler:
                 self._deferred.add(key)
                 self._queue.hold(key)
                 continue
-            item = self._waiting.item(key)
+            try:
+                item = self._waiting.item(key)
+            except Exception as error:
+                self._erred(key, error, now)
+                continue
             if item is not None:
                 items.append(item)
                 keys[id(item)] = key
         if not items:
             return
-        nominated = (*self._nominated.all(), *self._reservation())
-        plan = plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
+        plan = self._plan(items, keys, now)
         for decision in plan.decisions:
             self._take(keys[id(decision.item)], decision, now)
         for decision in plan.decisions:
@@ -333,6 +345,32 @@ class Scheduler:
         placed = [p.pod for d in plan.decisions for p in d.placements]
         if placed:
             self._placed(placed)
+
+    def _plan(self, items: list[QueueItem], keys: dict[int, ItemKey], now: float) -> CyclePlan:
+        """What is decided for all items; those whose decision fails are told so, and left out."""
+        nominated = (*self._nominated.all(), *self._reservation())
+        try:
+            return plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
+        except Exception as error:
+            for item in items:
+                self._waiting.forget_decision(item)
+            if len(items) == 1:
+                self._erred(keys[id(items[0])], error, now)
+                return CyclePlan(())
+        # One of them is to blame, and only alone it can be told from the others.
+        plans = [self._plan([item], keys, now) for item in sorted(items, key=lambda i: i.order)]
+        return CyclePlan(tuple(decision for plan in plans for decision in plan.decisions))
+
+    def _erred(self, key: ItemKey, error: Exception, now: float) -> None:
+        """Something of this item, or of what it names, was foreseen by nobody: others go on.
+
+        Whatever happens next may be what helps; the pods say meanwhile that it is not their fault.
+        """
+        _LOG.error("%s: not decided: %r", "/".join(key.key), error, exc_info=error)
+        text = f"the scheduler failed to decide ({error!r}); this is a bug of it, others go on"
+        for document in self._waiting.documents_of(key):
+            self._writing.put(self._committer.refuse_document(document, text, SCHEDULER_ERROR))
+        self._queue.fail(key, frozenset(Event), now)
 
     # Reservations
 
@@ -360,7 +398,12 @@ class Scheduler:
         since = self._failing_since.setdefault(key, now)
         if self._reserved is not None or decision.preemption or now - since < RESERVE_AFTER_S:
             return
-        found = reserve(self._placer_of(decision.item), decision.item)
+        try:
+            found = reserve(self._placer_of(decision.item), decision.item)
+        except Exception:  # it waits on without one
+            self.view.snapshot.abandon(0)
+            _LOG.exception("%s: no room can be reserved", "/".join(key.key))
+            return
         if found:
             self._reserved = (key, found)
             self._writing.put(self._committer.reserved(key, found))
@@ -417,22 +460,28 @@ class Scheduler:
     # Telling
 
     async def _tell(self, key: ItemKey, decision: Decision) -> None:
-        """Conditions and events for what found no place, and the victims of preemption."""
+        """Conditions and events for what found no place, and the victims of preemption.
+
+        What could not be told is told at the item's next try, which comes after its back-off; of
+        what has been placed there is none, so that is told until it is written.
+        """
         try:
             await self._tell_all(decision)
         except Exception:
             if decision.preemption is not None:  # some victims stay, so that others must be found
                 for pod in decision.item.pods:
                     self._nominated.give_up(pod.key)
-                self._queue.wake(key, self._context.clock.monotonic())
-                self._wake.set()
+            if decision.placements:
+                self._writing.put_until_written(lambda: self._conditions.decided(decision, ""))
+            self._queue.wake(key, self._context.clock.monotonic())
+            self._wake.set()
             raise
         finally:
             self._evicted(key)
 
     async def _tell_all(self, decision: Decision) -> None:
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
-        hint = self._hints.of(decision, self._context.clock.monotonic())
+        hint = self._hint_for(decision)
         if text:
             text = f"{text}{hint}"
         preemption, committer = decision.preemption, self._committer
@@ -449,6 +498,14 @@ class Scheduler:
                     await committer.nominate(pod, nominated[pod.key])
             await committer.preempt(preemption)
         await self._conditions.decided(decision, text)
+
+    def _hint_for(self, decision: Decision) -> str:
+        try:
+            return self._hints.of(decision, self._context.clock.monotonic())
+        except Exception:  # the refusal is worth more than what is said beside it
+            self.view.snapshot.abandon(0)
+            _LOG.exception("no hint for %s", decision.item.pods[0].key)
+            return ""
 
     def _evicted(self, key: ItemKey) -> None:
         """The item's victims are going: what happened meanwhile counts now."""

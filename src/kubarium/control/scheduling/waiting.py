@@ -91,9 +91,18 @@ class WaitingPods:
         """What was assumed of a pod and its claims was not written: it is undecided again."""
         self.assumed.pop(pod.key, None)
         self._view.forget_assumed(pod.key)
-        for claim in claims:
+        # Its other claims may have been allocated with a pod that gave up before.
+        for claim in dict.fromkeys((*claims, *pod.claims)):
             if not self._view.snapshot.claim_users.get(claim):
                 self._view.forget_assumed_claim(claim)
+
+    def forget_decision(self, item: QueueItem) -> None:
+        """Planning failed after it may have assumed something of the item's pods and claims."""
+        for pod in item.pods:
+            if pod.key in self.assumed or self._view.is_bound(pod.key):
+                continue
+            claims = [claim for one in (pod, *pod.variants) for claim in one.claims]
+            self.give_up(pod, claims)
 
     # What is to be decided
 

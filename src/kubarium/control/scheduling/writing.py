@@ -31,6 +31,9 @@ WRITERS = 16
 # for which room is being made, so that many small ones cost more than a few large ones.
 BACKLOG = 64
 
+# Between two tries to tell what must not be lost.
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0
+
 
 class Writing:
     """Decisions on their way to the API."""
@@ -69,11 +72,29 @@ class Writing:
         """Do this after what was put before."""
         self._works.put_nowait(work)
 
+    def put_until_written(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do this again and again, ever more seldom, until it succeeds or its object is gone."""
+        self._tasks.create_task(self._again(work), name="tell-again")
+
+    async def _again(self, work: Callable[[], Awaitable[None]]) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await self._clock.sleep(pause_s)
+            try:
+                await work()
+            except Exception as error:
+                _report(error)
+                if not isinstance(error, ApiError) or error.reason == "NotFound":
+                    return
+            else:
+                return
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
     def put_placements(self, key: ItemKey, decision: Decision) -> None:
         """Bind the pods for which the decision has nodes."""
         work = self._place(key, decision)
         if self._takes_long(decision):
-            self._tasks.create_task(work, name=f"prepare/{key.key[1]}")
+            self._tasks.create_task(self._written(work), name=f"prepare/{key.key[1]}")
         else:
             self.put(work)
 
@@ -96,25 +117,29 @@ class Writing:
             work = await self._works.get()
             if self._works.qsize() <= BACKLOG:
                 self._relieved.set()
-            try:
-                await work
-            except ApiError as error:
-                # Nothing is lost: the item is still waiting and will be decided again.
-                _LOG.warning("a scheduling decision was not written: %s", error)
-            except Exception:
-                # One object that nobody foresaw must not end scheduling for all others.
-                _LOG.exception("a scheduling decision was not written")
+            await self._written(work)
             await self._clock.sleep(0)
 
+    async def _written(self, work: Awaitable[None]) -> None:
+        """One piece of work, which must not end scheduling for all others if it fails."""
+        try:
+            await work
+        except Exception as error:
+            _report(error)
+
     async def _place(self, key: ItemKey, decision: Decision) -> None:
-        if not await self._write_all(decision):
-            self._queue.retry(key, self._clock.monotonic())
-        else:
-            self._queue.remove(key)
-            left = self._waiting.members.pods_of(key) if key.gang else ()
-            if any(member not in self._waiting.assumed for member in left):
-                self._queue.add(key)
-        self._wake()
+        written = False
+        try:
+            written = await self._write_all(decision)
+        finally:
+            if not written:
+                self._queue.retry(key, self._clock.monotonic())
+            else:
+                self._queue.remove(key)
+                left = self._waiting.members.pods_of(key) if key.gang else ()
+                if any(member not in self._waiting.assumed for member in left):
+                    self._queue.add(key)
+            self._wake()
 
     async def _write_all(self, decision: Decision) -> bool:
         """Take all pods through each step together; whether all of them were bound.
@@ -135,7 +160,7 @@ class Writing:
     async def _step(self, placement: Placement, work: Awaitable[Staged]) -> Staged | None:
         try:
             return await work
-        except (ApiError, DeviceNotReadyError) as error:
+        except Exception as error:
             await self._undo(placement, error)
             return None
 
@@ -151,15 +176,25 @@ class Writing:
             return True
         error = DeviceNotReadyError(f"{missing} other pod(s) of the group could not be bound")
         for staged in left:
-            await self._committer.discard(staged.placement.pod)
+            await self._written(self._committer.discard(staged.placement.pod))
             await self._undo(staged.placement, error)
         return False
 
-    async def _undo(self, placement: Placement, error: ApiError | DeviceNotReadyError) -> None:
-        """Forget an assumption whose write failed."""
+    async def _undo(self, placement: Placement, error: Exception) -> None:
+        """Forget an assumption whose write failed; what fails meanwhile is done at the next try."""
         pod, claims = placement.pod, [claim for claim, _ in placement.allocations]
+        if not isinstance(error, (ApiError, DeviceNotReadyError)):
+            _report(error)
         if isinstance(error, DeviceNotReadyError):
-            await self._committer.release(pod, claims)
+            await self._written(self._committer.release(pod, claims))
         self._waiting.give_up(pod, claims)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
-            await self._committer.refuse(pod, str(error))
+            await self._written(self._committer.refuse(pod, str(error) or repr(error)))
+
+
+def _report(error: Exception) -> None:
+    """A line for a call that failed, a traceback for what nobody foresaw."""
+    known = isinstance(error, (ApiError, DeviceNotReadyError))
+    level = logging.WARNING if known else logging.ERROR
+    trace = None if known else error
+    _LOG.log(level, "a scheduling decision was not written: %s", error, exc_info=trace)

@@ -9,7 +9,7 @@ from collections import Counter
 
 from kubarium.api.kinds import PODS, REPLICA_SETS
 from kubarium.api.resource import Document
-from kubarium.api.selectors import label_selector
+from kubarium.api.selectors import label_selector, selects
 from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.pods import ORPHANS, PodControl
 from kubarium.runtime import writes
@@ -48,7 +48,7 @@ class ReplicaSetController(ControllerComponent):
         return [
             (namespace, item["metadata"]["name"])
             for item in self._sets.items(namespace)
-            if label_selector(item["spec"].get("selector")).matches(labels)
+            if selects(item["spec"].get("selector"), labels)
         ]
 
     async def _reconcile(self, key: Key) -> float | None:

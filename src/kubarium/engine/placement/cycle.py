@@ -29,27 +29,36 @@ def plan_cycle(
     name victims; those are not taken off the snapshot, since they still run. ``nominated`` pods
     wait for victims to leave a node: their room counts as taken, except for themselves and for
     items of higher priority. ``profiles`` are placers on the same snapshot for items that name a
-    scheduler; ``placer`` decides all others.
+    scheduler; ``placer`` decides all others. If an item raises, what was decided before it stays
+    assumed.
     """
     snapshot = placer.snapshot
     decisions: list[Decision] = []
     accounts = _Accounts()
     shadows = _Shadows(snapshot, nominated)
-    for item in sorted(items, key=lambda item: item.order):
-        if shadows.cast_for(item):
-            accounts.clear()
-        chosen = profiles.get(item.scheduler, placer) if profiles else placer
-        chosen.nominated = shadows.keys()
-        decision = _decide(chosen, item, accounts, preemption=preemption)
-        if decision.placements:
-            accounts.clear()
-            shadows.forget(placement.pod for placement in decision.placements)
-        if decision.preemption is not None:
-            shadows.forget(pod for pod, _ in decision.preemption.nominations)
-            shadows.expect(decision.preemption.nominations)
-        chosen.nominated = ()
-        decisions.append(decision)
-    shadows.lift()
+    open_checkpoints = snapshot.open_checkpoints
+    try:
+        for item in sorted(items, key=lambda item: item.order):
+            if shadows.cast_for(item):
+                accounts.clear()
+            chosen = profiles.get(item.scheduler, placer) if profiles else placer
+            chosen.nominated = shadows.keys()
+            try:
+                decision = _decide(chosen, item, accounts, preemption=preemption)
+            finally:
+                chosen.nominated = ()
+            if decision.placements:
+                accounts.clear()
+                shadows.forget(placement.pod for placement in decision.placements)
+            if decision.preemption is not None:
+                shadows.forget(pod for pod, _ in decision.preemption.nominations)
+                shadows.expect(decision.preemption.nominations)
+            decisions.append(decision)
+    except BaseException:
+        snapshot.abandon(open_checkpoints)
+        raise
+    finally:
+        shadows.lift()
     return CyclePlan(tuple(decisions))
 
 

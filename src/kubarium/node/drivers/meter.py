@@ -19,7 +19,7 @@ _BY_NODE = "metered-pods-by-node"
 
 
 def _node_of(pod: Document) -> Iterable[str]:
-    node = pod["spec"].get("nodeName")
+    node = (pod.get("spec") or {}).get("nodeName")
     return (node,) if node and has_claims(pod) else ()
 
 

@@ -23,7 +23,7 @@ _BY_NODE = "device-pods-by-node"
 
 
 def _node_of(pod: Document) -> Iterable[str]:
-    node = pod["spec"].get("nodeName")
+    node = (pod.get("spec") or {}).get("nodeName")
     return (node,) if node and has_claims(pod) else ()
 
 
@@ -43,7 +43,7 @@ class HealthReport:
         self._pods.add_index(_BY_NODE, _node_of)
 
     def _of_pod(self, pod: Document) -> list[Key]:
-        if pod["spec"].get("nodeName") not in self._mine or not has_claims(pod):
+        if (pod.get("spec") or {}).get("nodeName") not in self._mine or not has_claims(pod):
             return []
         node = self._nodes.get(pod["spec"]["nodeName"])
         return [_key(pod)] if node is not None and speaks_of_health(node) else []
@@ -58,7 +58,11 @@ class HealthReport:
     async def reconcile(self, key: Key) -> float | None:
         """Write what the pod's devices are like now, if that is news."""
         pod = self._pods.get(key[1], key[0])
-        node = self._nodes.get(pod["spec"].get("nodeName", "")) if pod is not None else None
+        node = (
+            self._nodes.get((pod.get("spec") or {}).get("nodeName", ""))
+            if pod is not None
+            else None
+        )
         if pod is None or node is None:
             return None
         try:

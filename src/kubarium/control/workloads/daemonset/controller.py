@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kubarium.api.kinds import NODES, PODS
 from kubarium.api.resource import Document, Resource
-from kubarium.api.selectors import label_selector
+from kubarium.api.selectors import label_selector, selects
 from kubarium.base.errors import ApiError
 from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.daemonset.placement import Placement, make_pod, target_node
@@ -86,7 +86,7 @@ class DaemonSetController(ControllerComponent):
         return [
             (namespace, item["metadata"]["name"])
             for item in self._sets.items(namespace)
-            if labels and label_selector(item["spec"].get("selector")).matches(labels)
+            if labels and selects(item["spec"].get("selector"), labels)
         ]
 
     def _node_changed(self, old: Document | None, new: Document | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kubarium.api.kinds import DEPLOYMENTS, PODS, REPLICA_SETS
 from kubarium.api.resource import Document
-from kubarium.api.selectors import label_selector
+from kubarium.api.selectors import label_selector, selects
 from kubarium.base.errors import ApiError
 from kubarium.control.workloads import pods as podlib
 from kubarium.control.workloads.deployment import history, rollout
@@ -43,7 +43,7 @@ class DeploymentController(ControllerComponent):
         return [
             (namespace, item["metadata"]["name"])
             for item in self._deployments.items(namespace)
-            if labels and label_selector(item["spec"].get("selector")).matches(labels)
+            if labels and selects(item["spec"].get("selector"), labels)
         ]
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:

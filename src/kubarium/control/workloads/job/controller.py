@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from kubarium.api.kinds import JOBS, PODS
 from kubarium.api.resource import Document
-from kubarium.api.selectors import label_selector
+from kubarium.api.selectors import label_selector, selects
 from kubarium.base.clock import rfc3339
 from kubarium.control.workloads.job import accounting
 from kubarium.control.workloads.job.backoff import BackoffTimes, FailureRecord
@@ -99,8 +99,7 @@ class JobController(ControllerComponent):
         return [
             (namespace, job["metadata"]["name"])
             for job in self._jobs.items(namespace)
-            if job["spec"].get("manualSelector")
-            and label_selector(job["spec"].get("selector")).matches(labels)
+            if job["spec"].get("manualSelector") and selects(job["spec"].get("selector"), labels)
         ]
 
     def _gather_s(self, key: Key) -> float:
