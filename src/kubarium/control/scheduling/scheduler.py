@@ -30,6 +30,7 @@ from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.resizes import Resizes
 from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
 from kubarium.control.scheduling.writing import Writing
+from kubarium.engine import reasons
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
@@ -74,6 +75,7 @@ class Scheduler:
             context.clock,
             self._wake.set,
             lambda item: self._placer_of(item).profile,
+            self._bound,
         )
         self._resizes = Resizes(
             self.view,
@@ -340,7 +342,14 @@ class Scheduler:
             self._reserved = None
             self._failing_since.pop(key, None)
             return ()
+        if not all(self._may_use(node) for _, node in reservation):
+            self._reserved = None  # when it fails once more, it gets another
+            return ()
         return reservation
+
+    def _may_use(self, node: str) -> bool:
+        found = self.view.snapshot.node(node)
+        return found is not None and not found.unschedulable
 
     def _consider_reserving(self, key: ItemKey, decision: Decision, now: float) -> None:
         """Reserve for a gang that has long found no room, so that small pods cannot starve it.
@@ -403,11 +412,17 @@ class Scheduler:
         for pod in pods:
             self._nominated.drop(pod.key)
             self._writing.put(self._committer.nominate(pod, ""))
-            if pod.gang is None:
-                self._queue.add(ItemKey(False, pod.key))
+            group = self._waiting.members.item_of(pod.gang) if pod.gang is not None else None
+            if pod.gang is None or group is not None:
+                self._queue.add(group or ItemKey(False, pod.key))
                 self._wake.set()
 
     # Telling
+
+    async def _bound(self, decision: Decision) -> None:
+        """Tell the groups once their pods have nodes: what was only decided may still fail."""
+        if decision.placements:
+            await self._conditions.decided(decision, reasons.MEMBERS_NOT_BOUND)
 
     async def _tell(self, key: ItemKey, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption."""
@@ -441,7 +456,8 @@ class Scheduler:
                 if pod.key in nominated:
                     await committer.nominate(pod, nominated[pod.key])
             await committer.preempt(preemption)
-        await self._conditions.decided(decision, text)
+        if not decision.placements:
+            await self._conditions.decided(decision, text)
 
     def _evicted(self, key: ItemKey) -> None:
         """The item's victims are going: what happened meanwhile counts now."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
@@ -19,8 +21,11 @@ from kubarium.control.scheduling.commit import (
 )
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
+from kubarium.engine.model import Key
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Decision, Placement, QueueItem
+
+_Step = TypeVar("_Step", Placement, Staged)
 
 _LOG = logging.getLogger("kubarium.scheduler")
 
@@ -43,8 +48,13 @@ class Writing:
         clock: Clock,
         wake: Callable[[], None],
         profile_of: Callable[[QueueItem], Profile],
+        bound: Callable[[Decision], Awaitable[None]],
     ) -> None:
-        """``wake`` is called when an item may be decided anew; profiles say how long pods wait."""
+        """``wake`` is called when an item may be decided anew; profiles say how long pods wait.
+
+        ``bound`` is told of each decision with those of its placements that were written.
+        """
+        self._bound = bound
         self._profile_of = profile_of
         self._committer = committer
         self._waiting = waiting
@@ -73,7 +83,7 @@ class Writing:
         """Bind the pods for which the decision has nodes."""
         work = self._place(key, decision)
         if self._takes_long(decision):
-            self._tasks.create_task(work, name=f"prepare/{key.key[1]}")
+            self._tasks.create_task(self._guarded(work), name=f"prepare/{key.key[1]}")
         else:
             self.put(work)
 
@@ -96,18 +106,31 @@ class Writing:
             work = await self._works.get()
             if self._works.qsize() <= BACKLOG:
                 self._relieved.set()
-            try:
-                await work
-            except ApiError as error:
-                # Nothing is lost: the item is still waiting and will be decided again.
-                _LOG.warning("a scheduling decision was not written: %s", error)
-            except Exception:
-                # One object that nobody foresaw must not end scheduling for all others.
-                _LOG.exception("a scheduling decision was not written")
+            await self._guarded(work)
             await self._clock.sleep(0)
 
+    @staticmethod
+    async def _guarded(work: Awaitable[None]) -> None:
+        try:
+            await work
+        except ApiError as error:
+            # Nothing is lost: the item is still waiting and will be decided again.
+            _LOG.warning("a scheduling decision was not written: %s", error)
+        except Exception:
+            # One object that nobody foresaw must not end scheduling for all others.
+            _LOG.exception("a scheduling decision was not written")
+
     async def _place(self, key: ItemKey, decision: Decision) -> None:
-        if not await self._write_all(decision):
+        try:
+            bound = await self._write_all(decision)
+        except BaseException:  # undoing has failed, too: what was not bound is decided again
+            for placement in decision.placements:
+                if self._committer.waits(placement.pod):
+                    self._waiting.give_up(placement.pod, _allocated([placement]))
+            self._queue.retry(key, self._clock.monotonic())
+            self._wake()
+            raise
+        if len(bound) < len(decision.placements):
             self._queue.retry(key, self._clock.monotonic())
         else:
             self._queue.remove(key)
@@ -115,31 +138,41 @@ class Writing:
             if any(member not in self._waiting.assumed for member in left):
                 self._queue.add(key)
         self._wake()
+        await self._bound(replace(decision, placements=tuple(bound)))
 
-    async def _write_all(self, decision: Decision) -> bool:
-        """Take all pods through each step together; whether all of them were bound.
+    async def _write_all(self, decision: Decision) -> list[Placement]:
+        """Take all pods through each step together; those that were bound in the end.
 
-        A gang of which too few are left before the first is bound gives up its claims.
+        A gang of which too few are left before the first is bound gives up its claims; those that
+        were deleted meanwhile are not left.
         """
         placements, committer = decision.placements, self._committer
-        staged = [s for p in placements if (s := await self._step(p, committer.reserve(p)))]
-        if not await self._may_start(decision, staged):
-            return False
+        fresh = _allocated(placements)
+
+        async def all_through(
+            left: Sequence[_Step], work: Callable[[_Step], Awaitable[Staged]]
+        ) -> list[Staged]:
+            done: list[Staged] = []
+            for one in left:
+                try:
+                    done.append(await work(one))
+                except (ApiError, DeviceNotReadyError) as error:
+                    placement = one.placement if isinstance(one, Staged) else one
+                    await self._undo(placement, error, fresh)
+            return done
+
+        staged = await all_through(placements, committer.reserve)
+        if not await self._may_start(decision, staged, fresh):
+            return []
         profile = self._profile_of(decision.item)
-        ready = [s for s in staged if await self._step(s.placement, committer.prepare(s, profile))]
-        if not await self._may_start(decision, ready):
-            return False
-        bound = [s for s in ready if await self._step(s.placement, committer.bind(s))]
-        return len(bound) == len(placements)
+        ready = await all_through(staged, lambda s: committer.prepare(s, profile))
+        if len(ready) > 1 and (decision.item.gang or decision.item.tree):
+            ready = await all_through(ready, committer.confirm)
+        if not await self._may_start(decision, ready, fresh):
+            return []
+        return [staged.placement for staged in await all_through(ready, committer.bind)]
 
-    async def _step(self, placement: Placement, work: Awaitable[Staged]) -> Staged | None:
-        try:
-            return await work
-        except (ApiError, DeviceNotReadyError) as error:
-            await self._undo(placement, error)
-            return None
-
-    async def _may_start(self, decision: Decision, left: list[Staged]) -> bool:
+    async def _may_start(self, decision: Decision, left: list[Staged], fresh: list[Key]) -> bool:
         """Whether those that are left may go on without the others; if not, they are undone."""
         missing, item = len(decision.placements) - len(left), decision.item
         if not missing:
@@ -152,14 +185,25 @@ class Writing:
         error = DeviceNotReadyError(f"{missing} other pod(s) of the group could not be bound")
         for staged in left:
             await self._committer.discard(staged.placement.pod)
-            await self._undo(staged.placement, error)
+            await self._undo(staged.placement, error, fresh)
         return False
 
-    async def _undo(self, placement: Placement, error: ApiError | DeviceNotReadyError) -> None:
-        """Forget an assumption whose write failed."""
+    async def _undo(
+        self, placement: Placement, error: ApiError | DeviceNotReadyError, fresh: list[Key]
+    ) -> None:
+        """Forget an assumption whose write failed; ``fresh``: claims that the decision allocates.
+
+        Of these the pod gives up its share, and the last one of those who share them the devices.
+        """
         pod, claims = placement.pod, [claim for claim, _ in placement.allocations]
         if isinstance(error, DeviceNotReadyError):
-            await self._committer.release(pod, claims)
+            shared = [claim for claim in fresh if claim in pod.claims]
+            await self._committer.release(pod, list(dict.fromkeys([*claims, *shared])))
         self._waiting.give_up(pod, claims)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
             await self._committer.refuse(pod, str(error))
+
+
+def _allocated(placements: Sequence[Placement]) -> list[Key]:
+    """The claims that get their devices with these placements."""
+    return list(dict.fromkeys(claim for p in placements for claim, _ in p.allocations))
