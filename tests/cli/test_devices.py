@@ -50,5 +50,21 @@ def test_taints_are_the_state():
     )
 
 
+def test_devices_whose_counters_are_spent_are_blocked_by_those_that_hold_them():
+    part = {"name": "gpu-0-mig-1"}
+    tainted = {"taints": [{"key": "d/xid", "value": "79", "effect": "NoSchedule"}]}
+    assert _state(part, blocked=True) == "blocked"
+
+    def shown(state, *names):
+        blocked = row(state=state)
+        blocked.blocked_by = list(names)
+        return _line(blocked)[3]
+
+    assert shown("blocked", "gpu-0") == "blocked by gpu-0"
+    assert shown(_state(tainted, blocked=True), "m0") == "xid=79:NoSchedule, blocked by m0"
+    assert shown("blocked", *(f"m{i}" for i in range(5))) == "blocked by m0, m1, m2 and 2 more"
+    assert _by_node([row(state="blocked")])[0][4] == "0", "that is no taint"
+
+
 def test_columns_are_as_wide_as_they_need():
     assert _aligned([["A", "LONG"], ["word", "b"]]) == ["A     LONG", "word  b"]

@@ -81,7 +81,8 @@ async def printed(cluster, namespace, pod, container="ctr0"):
         except ApiError:
             return {}
         found = dict(re.findall(r'^declare -x (\w+)="(.*)"$', text.decode(), re.MULTILINE))
-        return found if "DRA_RESOURCE_DRIVER_NAME" in found else {}
+        # In order of name: the shell's own come after the devices'.
+        return found if {"DRA_RESOURCE_DRIVER_NAME", "SHLVL"} <= found.keys() else {}
 
     return await cluster.until(ask, 20, f"{pod}/{container} printed its variables")
 
@@ -899,3 +900,91 @@ def test_devices_with_binding_conditions_publish_them():
         assert device["bindingFailureConditions"] == ["BindingFailureConditions"]
 
     play_virtually(story, gpus(1, bindingConditions=True))
+
+
+BOTH = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: watched, labels: {resource.kubernetes.io/admin-access: "true"}}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: monitor, namespace: watched}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: gpu
+        exactly: {deviceClassName: gpu.example.com, allocationMode: All, adminAccess: true}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: plain, namespace: watched}
+spec: {spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: gpu.example.com}}]}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: both, namespace: watched}
+spec:
+  containers:
+  - name: ctr0
+    image: ubuntu:22.04
+    command: [bash, -c, "export; sleep 9999"]
+    resources: {claims: [{name: monitor}, {name: mine}]}
+  resourceClaims:
+  - {name: monitor, resourceClaimTemplateName: monitor}
+  - {name: mine, resourceClaimTemplateName: plain}
+"""
+
+
+def test_a_pod_that_watches_all_gpus_and_uses_one(play):
+    """The administrator's claim comes first; both are prepared for the one container."""
+
+    async def story(cluster):
+        await cluster.apply(BOTH)
+        await running(cluster, "watched", 1)
+        env = await printed(cluster, "watched", "both")
+        assert devices_in(env) == {"gpu-0", "gpu-1"}
+        counts = sorted(
+            (len(results(c)), results(c)[0].get("adminAccess", False))
+            for c in await claims(cluster, "watched")
+        )
+        assert counts == [(1, False), (2, True)]
+
+    play(story, gpus(2))
+
+
+NO_SUCH_CLASS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: hopeful, namespace: default}
+spec:
+  containers:
+  - name: ctr0
+    image: ubuntu:22.04
+    resources: {limits: {deviceclass.resource.kubernetes.io/later: 1}}
+"""
+LATER = """
+apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: later}
+spec: {selectors: [{cel: {expression: "device.driver == 'gpu.example.com'"}}]}
+"""
+
+
+def test_an_implicit_name_of_no_class_says_so_and_waits_for_the_class():
+    async def story(cluster):
+        await cluster.apply(NO_SUCH_CLASS)
+
+        async def refused():
+            return [e["message"] for e in await cluster.events("FailedScheduling")]
+
+        [text, *_] = await cluster.until(refused, 20, "the scheduler says why")
+        assert text.startswith(
+            "0/1 nodes are available: 1 Insufficient deviceclass.resource.kubernetes.io/later."
+        )
+        assert text.endswith('/later names DeviceClass "later", which does not exist.')
+        await cluster.apply(LATER)
+        await running(cluster, "default", 1)
+
+    play_virtually(story)

@@ -1,6 +1,7 @@
 """The answer to a ResourcePoolStatusRequest."""
 
-from kubarium.view.device_pools import pool_statuses
+from kubarium.engine.devices.model import DeviceId
+from kubarium.view.device_pools import blocked_by, pool_statuses
 from kubarium.view.device_taints import taint_rule
 
 DRIVER = "d.example.com"
@@ -151,3 +152,36 @@ def test_admin_access_is_not_counted():
         "pools"
     ]
     assert (pool["allocatedDevices"], pool["availableDevices"]) == (0, 1)
+
+
+def in_parts(count=2):
+    counters = [{"name": "s", "counters": {"memory": {"value": "4"}}}]
+    devices = [part("p0", 2, "half"), part("p1", 2, "half"), part("whole", 4, "full")]
+    return [
+        slice_of("a", count=count, sharedCounters=counters),
+        slice_of("b", count=count, devices=[*devices, {"name": "plain"}]),
+    ]
+
+
+def blocked(slices, *claims):
+    return {device.device: names for device, names in blocked_by(slices, claims).items()}
+
+
+def test_what_holds_the_counters_blocks_the_other_parts():
+    assert blocked(in_parts()) == {}
+    assert blocked(in_parts(), claim_with("p0")) == {"whole": ("p0",)}
+    assert blocked(in_parts(), claim_with("p0", "p1")) == {"whole": ("p0", "p1")}
+    assert blocked(in_parts(), claim_with("whole")) == {"p0": ("whole",), "p1": ("whole",)}
+    assert blocked(in_parts(), claim_with("whole", adminAccess=True)) == {}
+    assert blocked(in_parts(), claim_with("plain")) == {}
+
+
+def test_pools_that_give_nothing_are_not_judged():
+    assert blocked(in_parts(count=3), claim_with("whole")) == {}
+    other = slice_of("z", generation=2, devices=[{"name": "new"}])
+    assert blocked([*in_parts(), other], claim_with("whole")) == {}
+
+
+def test_blocked_devices_are_known_by_driver_and_pool():
+    found = blocked_by(in_parts(), [claim_with("p0")])
+    assert list(found) == [DeviceId(DRIVER, "p", "whole")]

@@ -20,6 +20,8 @@ from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.client.http import HttpClient
 from kubarium.cluster.device_health import devices_spoken_of
+from kubarium.engine.devices.model import DeviceId
+from kubarium.view.device_pools import blocked_by
 
 # A table of more devices than this is one row for each node; of more nodes, metrics are not asked.
 MAX_ROWS = 256
@@ -28,6 +30,10 @@ _ASK_AT_ONCE = 8
 
 # Devices named where one is unknown.
 _DEVICES_NAMED = 8
+
+# The state of an idle device whose counters are spent, and how many that hold them are named.
+BLOCKED = "blocked"
+_BLOCKERS_NAMED = 3
 
 _MEASURES = {
     "hw_gpu_utilization_ratio": "utilization",
@@ -49,26 +55,31 @@ class Row:
     state: str
     claims: list[str] = field(default_factory=list)
     measures: dict[str, float] = field(default_factory=dict)
+    # Devices of the pool that hold the counters which this one needs.
+    blocked_by: list[str] = field(default_factory=list)
 
 
 async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
     slices = (await client.list(RESOURCE_SLICES)).items
     claims = (await client.list(RESOURCE_CLAIMS)).items
     holders = _holders(claims)
+    blocked = blocked_by(slices, claims)
     rows = []
     for spec in (document["spec"] for document in slices):
         if (node and spec.get("nodeName") != node) or (driver and spec["driver"] != driver):
             continue
         for device in spec.get("devices") or ():
-            key = (spec["driver"], spec["pool"]["name"], device["name"])
+            key = DeviceId(spec["driver"], spec["pool"]["name"], device["name"])
+            blockers = list(blocked.get(key, ()))
             rows.append(
                 Row(
                     spec.get("nodeName", ""),
                     spec["driver"],
                     device["name"],
                     _model(device),
-                    _state(device),
+                    _state(device, bool(blockers)),
                     holders.get(key, []),
+                    blocked_by=blockers,
                 )
             )
     nodes = list(dict.fromkeys(row.node for row in rows if row.node))
@@ -87,15 +98,15 @@ async def _ask(client: HttpClient, node: str, driver: str) -> tuple[list[Row], l
     return [], [f"{name}: {text}" for name, text in about if node in ("", name)]
 
 
-def _holders(claims: Iterable[Document]) -> dict[tuple[str, str, str], list[str]]:
-    found: dict[tuple[str, str, str], list[str]] = {}
+def _holders(claims: Iterable[Document]) -> dict[DeviceId, list[str]]:
+    found: dict[DeviceId, list[str]] = {}
     for claim in claims:
         status, metadata = claim.get("status") or {}, claim["metadata"]
         allocation = (status.get("allocation") or {}).get("devices") or {}
         pods = [e["name"] for e in status.get("reservedFor") or () if e.get("resource") == "pods"]
         names = pods or [f"claim {metadata['name']}"]
         for result in allocation.get("results") or ():
-            key = (result["driver"], result["pool"], result["device"])
+            key = DeviceId(result["driver"], result["pool"], result["device"])
             shown = found.setdefault(key, [])
             shown += [f"{metadata['namespace']}/{name}" for name in names]
     return found
@@ -109,13 +120,15 @@ def _model(device: Document) -> str:
     return ""
 
 
-def _state(device: Document) -> str:
+def _state(device: Document, blocked: bool = False) -> str:
     taints = [
         f"{t['key'].rpartition('/')[2]}{'=' + t['value'] if t.get('value', '') != '' else ''}"
         f":{t['effect']}"
         for t in device.get("taints") or ()
     ]
-    return ", ".join(taints).replace("=true", "") or "ok"
+    if taints:
+        return ", ".join(taints).replace("=true", "")
+    return BLOCKED if blocked else "ok"
 
 
 async def _measure(client: HttpClient, rows: list[Row], nodes: list[str]) -> None:
@@ -173,13 +186,23 @@ def _line(row: Row) -> list[str]:
         row.node or "-",
         row.device,
         row.model or row.driver,
-        row.state,
+        _state_shown(row),
         _shown(get("utilization"), "{:.0%}"),
         f"{used / 2**30:.1f}/{total / 2**30:.0f}Gi" if used is not None and total else "-",
         _shown(get("power_w"), "{:.0f}W"),
         _shown(get("temperature_c"), "{:.0f}C"),
         ", ".join(row.claims) or "-",
     ]
+
+
+def _state_shown(row: Row) -> str:
+    """``blocked by gpu-0``; after a taint if there is one."""
+    if not row.blocked_by:
+        return row.state
+    names = ", ".join(row.blocked_by[:_BLOCKERS_NAMED])
+    more = len(row.blocked_by) - _BLOCKERS_NAMED
+    text = f"{BLOCKED} by {names}" + (f" and {more} more" if more > 0 else "")
+    return text if row.state == BLOCKED else f"{row.state}, {text}"
 
 
 def _by_node(rows: list[Row]) -> list[list[str]]:
@@ -196,7 +219,7 @@ def _by_node(rows: list[Row]) -> list[list[str]]:
                 driver,
                 str(len(group)),
                 str(sum(bool(row.claims) for row in group)),
-                str(sum(row.state != "ok" for row in group)),
+                str(sum(row.state not in ("ok", BLOCKED) for row in group)),
                 _shown(sum(levels) / len(levels) if levels else None, "{:.0%}"),
                 _shown(sum(watts) if watts else None, "{:.0f}W"),
             ]

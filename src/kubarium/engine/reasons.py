@@ -49,6 +49,16 @@ def served_otherwise(resource: str) -> str:
     return f"node(s) serve {resource} otherwise"
 
 
+# The name of a DeviceClass as an extended resource (KEP-5004).
+IMPLICIT_PREFIX = "deviceclass.resource.kubernetes.io/"
+
+
+def implicit_class_missing(resource: str) -> str:
+    """Ours, after upstream's "Insufficient": no node can ever have what no class stands for."""
+    name = resource.removeprefix(IMPLICIT_PREFIX)
+    return f'{resource} names DeviceClass "{name}", which does not exist.'
+
+
 def insufficient(resource: str) -> str:
     """``Insufficient cpu``: NodeResourcesFit's reason for one resource."""
     return f"Insufficient {resource}"
@@ -107,6 +117,16 @@ def pod_level_too_small(resource: str) -> str:
     return (
         f"pod level request for {resource} is insufficient to cover the aggregated container and"
         " node-allocatable DRA requests"
+    )
+
+
+def with_cel_hint(error: str) -> str:
+    """A selector's run-time error, with upstream's advice where an attribute is missing."""
+    if "no such key:" not in error:
+        return error
+    return (
+        f"{error}. consider using CEL optional chaining (.? followed by orValue()) or guarding the"
+        " check with has() for optional fields"
     )
 
 

@@ -21,7 +21,10 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Toleration:
-    """A toleration; empty key with Exists tolerates all, empty effect all effects."""
+    """A toleration; an empty key stands for all keys, an empty effect for all effects.
+
+    Nodes' tolerations have a key unless the operator is Exists; those of devices need none.
+    """
 
     key: str = ""
     operator: str = "Equal"
@@ -35,4 +38,4 @@ class Toleration:
             return False
         if self.operator == "Exists":
             return True
-        return bool(self.key) and self.operator in ("Equal", "") and self.value == taint.value
+        return self.operator in ("Equal", "") and self.value == taint.value

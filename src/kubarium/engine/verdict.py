@@ -121,7 +121,8 @@ class Verdict:
     ``counts`` says for how many nodes each reason came up; a node counts once for each resource
     that it lacks, and otherwise under the first filter that it fails. ``everywhere`` is a reason
     that holds before any node is looked at. ``retryable`` is False when no change of pods or
-    devices, only of the objects themselves, can help.
+    devices, only of the objects themselves, can help. ``detail`` are sentences of ours after those
+    of upstream.
     """
 
     pod: Key
@@ -138,7 +139,9 @@ class Verdict:
             head = f"0/{self.nodes} nodes are available: {self.everywhere}."
         else:
             head = reasons.availability(self.nodes, dict(self.counts))
-        return f"{head} preemption: {self.preemption}" if self.preemption else head
+        if self.preemption:
+            head = f"{head} preemption: {self.preemption}"
+        return " ".join((head, *self.detail))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+API_VERSION = "kubescheduler.config.k8s.io/v1"
+
 Json = Mapping[str, Any]
 Path = tuple[str | int, ...]
 

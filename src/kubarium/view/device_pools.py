@@ -1,4 +1,4 @@
-"""What a ResourcePoolStatusRequest asks: how full each pool of a driver is (KEP-5677)."""
+"""How full pools of devices are: what a ResourcePoolStatusRequest asks (KEP-5677), and more."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ def pool_statuses(
 ) -> Document:
     """``poolCount`` and ``pools`` of the answer; pools in order of driver and name."""
     rules = tuple(rules)
-    ledger = Ledger()
-    for claim in claims:
-        allocation = allocation_row(claim)
-        if allocation is not None:
-            ledger.enter(allocation)
+    ledger = _ledger_of(claims)
     by_pool: dict[tuple[str, str], list[Slice]] = {}
     for document in slices:
         content = document["spec"]
@@ -45,6 +41,62 @@ def pool_statuses(
     listed = sorted(by_pool)[:limit]
     pools = [_status(by_pool[key], ledger, attribute) for key in listed]
     return {"poolCount": len(by_pool), "pools": pools}
+
+
+def blocked_by(
+    slices: Iterable[Document], claims: Iterable[Document]
+) -> dict[DeviceId, tuple[str, ...]]:
+    """Idle devices whose counters are spent, each with the devices of its pool that hold them.
+
+    Pools that are incomplete or contradict themselves are left out: nothing of them is given away.
+    """
+    ledger = _ledger_of(claims)
+    by_pool: dict[tuple[str, str], list[Slice]] = {}
+    for document in slices:
+        content = document["spec"]
+        key = content["driver"], content["pool"]["name"]
+        by_pool.setdefault(key, []).append(slice_row(document))
+    found: dict[DeviceId, tuple[str, ...]] = {}
+    for members in by_pool.values():
+        newest = max(s.generation for s in members)
+        try:
+            pool = _checked([s for s in members if s.generation == newest])
+        except _PoolProblem:
+            continue
+        if pool.counter_sets:
+            found |= _blocked_in(pool, ledger)
+    return found
+
+
+def _blocked_in(pool: Pool, ledger: Ledger) -> dict[DeviceId, tuple[str, ...]]:
+    devices = [d for s in pool.slices for d in s.devices]
+    free = _free_counters(pool, devices, ledger)
+    holders: dict[tuple[str, str], list[str]] = {}
+    for device in devices:
+        if ledger.in_use(_id(pool, device)):
+            for counter, amount in _needs(device):
+                if amount:
+                    holders.setdefault(counter, []).append(device.name)
+    found = {}
+    for device in devices:
+        short = [c for c, amount in _needs(device) if free[c] < amount]
+        if short and not ledger.in_use(_id(pool, device)):
+            names = dict.fromkeys(name for c in short for name in holders.get(c, ()))
+            found[_id(pool, device)] = tuple(names)
+    return found
+
+
+def _needs(device: Device) -> list[tuple[tuple[str, str], Amount]]:
+    return [((u.counter_set, name), amount) for u in device.consumes for name, amount in u.counters]
+
+
+def _ledger_of(claims: Iterable[Document]) -> Ledger:
+    ledger = Ledger()
+    for claim in claims:
+        allocation = allocation_row(claim)
+        if allocation is not None:
+            ledger.enter(allocation)
+    return ledger
 
 
 class _PoolProblem(Exception):
@@ -119,9 +171,8 @@ def _free_counters(
     free = {(s, n): v for s, counters in pool.counter_sets.items() for n, v in counters.items()}
     for device in devices:
         if ledger.in_use(_id(pool, device)):
-            for use in device.consumes:
-                for name, amount in use.counters:
-                    free[use.counter_set, name] -= amount
+            for counter, amount in _needs(device):
+                free[counter] -= amount
     return free
 
 
@@ -129,11 +180,7 @@ def _usable(device: Device, free: Mapping[tuple[str, str], Amount]) -> bool:
     """Whether the idle device could be given away: no taint keeps it, its counters are left."""
     if any(t.effect in ("NoSchedule", "NoExecute") for t in device.taints):
         return False
-    return all(
-        free[use.counter_set, name] >= amount
-        for use in device.consumes
-        for name, amount in use.counters
-    )
+    return all(free[counter] >= amount for counter, amount in _needs(device))
 
 
 def _partitions(

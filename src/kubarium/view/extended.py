@@ -20,8 +20,8 @@ from typing import Any
 from kubarium.api.resource import Document
 from kubarium.base.quantity import QuantityError, whole
 from kubarium.engine.model import Key, PodShape
+from kubarium.engine.reasons import IMPLICIT_PREFIX
 
-IMPLICIT_PREFIX = "deviceclass.resource.kubernetes.io/"
 CLAIM_ANNOTATION = "resource.kubernetes.io/extended-resource-claim"
 
 # Shapes whose stripped twin is remembered; a cluster has as many as it has pod templates.

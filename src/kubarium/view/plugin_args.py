@@ -27,6 +27,7 @@ from kubarium.engine.placement.profile import (
     Strategy,
 )
 from kubarium.view.config_fields import (
+    API_VERSION,
     Json,
     Path,
     SchedulerConfigError,
@@ -48,12 +49,21 @@ _REQUIRED, _PREFERRED = (
 )
 
 
+def check_type(plugin: str, args: Json, at: Path) -> None:
+    """Refuse arguments that say they are another plugin's, or of a version that is not served."""
+    for field, wanted in (("apiVersion", API_VERSION), ("kind", f"{plugin}Args")):
+        found = args.get(field, wanted)
+        if found != wanted:
+            raise SchedulerConfigError((*at, field), f"must be {wanted!r}, not {found!r}")
+
+
 def read_args(profile: Profile, plugin: str, args: Json, at: Path) -> Profile:
     """The profile with the plugin's arguments; SchedulerConfigError names a field that is wrong."""
     fields, read = _ARGS.get(plugin, ((), None))
     if read is None and args:
         raise SchedulerConfigError(at, f"{plugin} takes no arguments")
     known(args, ("apiVersion", "kind", *fields), at)
+    check_type(plugin, args, at)
     return read(profile, args, at) if read is not None else profile
 
 
@@ -257,6 +267,7 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
 def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
     """PodTopologySpread's own default constraints; None: the system's."""
     known(args, ("apiVersion", "kind", "defaultConstraints", "defaultingType"), at)
+    check_type("PodTopologySpread", args, at)
     kind = choice(args, "defaultingType", ("System", "List"), at, "System")
     where: Path = (*at, "defaultConstraints")
     found: list[Default] = []

@@ -12,15 +12,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from kubarium.engine.placement.profile import DEFAULT_SCHEDULER, FILTERS, Profile, Weights
+from kubarium.view.config_fields import API_VERSION, entries, known, mapping, number
 from kubarium.view.config_fields import Json as Json
 from kubarium.view.config_fields import Path as Path
 from kubarium.view.config_fields import SchedulerConfigError as SchedulerConfigError
 from kubarium.view.config_fields import dotted as dotted
-from kubarium.view.config_fields import entries, known, mapping, number
 from kubarium.view.plugin_args import read_args, read_spread
 from kubarium.view.spreading import Default
 
-API_VERSION = "kubescheduler.config.k8s.io/v1"
 KIND = "KubeSchedulerConfiguration"
 
 _WEIGHTS = tuple(f.name for f in fields(Weights))

@@ -30,7 +30,7 @@ OWN = "device.attributes['d.example.com']"
         (f"{OWN}.version", ("version", ("1.2.3",), False)),
         ("semver('2.0.0')", ("version", ("2.0.0",), False)),
         (f"{OWN}.roots", ("string", ("r0", "r1"), True)),
-        (f"[{OWN}.index, 7]", ("int", (3, 7), True)),
+        (f"[int({OWN}.index), 7]", ("int", (3, 7), True)),
         (
             "device.capacity['d.example.com'].memory.isGreaterThan(quantity('40Gi')) ? 'L' : 'S'",
             ("string", ("L",), False),
@@ -53,7 +53,7 @@ def test_other_types_are_refused_when_written(expression):
     ("expression", "text"),
     [
         (f"{OWN}.nothing", "no such key: nothing"),
-        ("[1, 'a']", "must not mix types"),
+        (f"[{OWN}.index, {OWN}.model]", "must not mix types"),
         ("[[1]]", "cannot be an attribute"),
         ("dyn({'a': 1})", "cannot be an attribute"),
     ],

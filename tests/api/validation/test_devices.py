@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from kubarium.api.catalog import Catalog
-from kubarium.api.validation import validate_create, validate_status_update
+from kubarium.api.validation import validate_create, validate_status_update, validate_update
 
 CATALOG = Catalog.builtin()
 DRIVER = "d.example.com"
+OPAQUE = {"driver": "d.example.com", "parameters": {"a": 1}}
 
 
 def kind(plural):
@@ -302,3 +303,160 @@ def test_requests_for_the_status_of_pools_and_taint_rules_name_what_can_exist():
     }
     found = [e.path for e in validate_create(kind("devicetaintrules"), rule)]
     assert found == [f"spec.deviceSelector.{field}" for field in ("driver", "pool", "device")]
+
+
+def device(**more):
+    return {"name": "g0", **more}
+
+
+@pytest.mark.parametrize(
+    ("plural", "document", "complaint"),
+    [
+        ("resourceslices", resource_slice(nodeName="", allNodes=True), "nodeName: must be either"),
+        ("resourceslices", resource_slice(nodeName="Not A Node"), "nodeName: a lowercase RFC 1123"),
+        (
+            "resourceslices",
+            resource_slice(
+                device(nodeName="", allNodes=True), nodeName=None, perDeviceNodeSelection=True
+            ),
+            "devices[0].nodeName: must not be empty",
+        ),
+        (
+            "resourceslices",
+            resource_slice(
+                device(nodeName="n", allNodes=False), nodeName=None, perDeviceNodeSelection=True
+            ),
+            "devices[0].allNodes: must be either unset or set to true",
+        ),
+        *(
+            (
+                "resourceslices",
+                resource_slice(device(attributes={"v": {"version": version}})),
+                "must be a string compatible with semver.org spec 2.0.0",
+            )
+            for version in ("1.0.0-01", "1.0.0-a..b", "1.0.0-", "1.0.0+", "1.0", "v1.0.0")
+        ),
+        (
+            "deviceclasses",
+            {"metadata": {"name": "c"}, "spec": {"extendedResourceName": "kubernetes.io/gpu"}},
+            "extendedResourceName: must be a valid extended resource name",
+        ),
+        (
+            "deviceclasses",
+            {"metadata": {"name": "c"}, "spec": {"extendedResourceName": "requests.a.io/gpu"}},
+            "extendedResourceName: must be a valid extended resource name",
+        ),
+        (
+            "resourceclaims",
+            claim(request(capacity={"requests": {"memory": "-1"}})),
+            "capacity.requests[memory]: must be greater than or equal to 0",
+        ),
+    ],
+)
+def test_what_upstream_refuses_is_refused(plural, document, complaint):
+    found = complaints(plural, document)
+    assert any(complaint in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        claim(request(tolerations=[{"operator": "Equal", "value": "v"}])),
+        claim(request(tolerations=[{"operator": "Exists", "effect": "None"}])),
+    ],
+)
+def test_what_upstream_takes_is_taken(document):
+    assert complaints("resourceclaims", document) == []
+
+
+def test_versions_with_pre_releases_and_builds_are_fine():
+    versions = ["1.0.0-alpha.1+b.01", "1.0.0-0.3.7", "1.0.0--", "10.20.30"]
+    attributes = {f"v{i}": {"version": v} for i, v in enumerate(versions)}
+    assert complaints("resourceslices", resource_slice(device(attributes=attributes))) == []
+
+
+def ranged(**policy):
+    span = {"default": "2", "validRange": {"min": "1", "max": "8", "step": "1"}}
+    entry = {"value": "1e30", "requestPolicy": {**span, **policy}}
+    return resource_slice(device(allowMultipleAllocations=True, capacity={"m": entry}))
+
+
+def test_ranges_of_whole_numbers_stay_within_64_bits():
+    assert complaints("resourceslices", ranged()) == []
+    huge = complaints("resourceslices", ranged(validRange={"min": "1", "max": "1e25", "step": "1"}))
+    assert huge == [
+        "spec.devices[0].capacity[m].requestPolicy.validRange.max: "
+        "must not be larger than 9223372036854775807"
+    ]
+    low = complaints("resourceslices", ranged(validRange={"min": "-1", "step": "1"}))
+    assert [text.rpartition(": ")[2] for text in low] == ["must be greater than or equal to 0"]
+
+
+def changed(status, before=None, **metadata):
+    document = claim(request())
+    document["metadata"] |= metadata
+    new, old = ({**document, "status": s} for s in (status, before or {}))
+    errors = validate_status_update(kind("resourceclaims"), new, old)
+    return [f"{e.path}: {e.detail}" for e in errors]
+
+
+def allocated(*results, **more):
+    found = [{"request": "r", "driver": DRIVER, "pool": "p", "device": "g0"} | r for r in results]
+    return {"devices": {"results": found, **more.pop("devices", {})}, **more}
+
+
+POD = {"resource": "pods", "name": "p", "uid": "u1"}
+
+
+def test_nobody_joins_a_claim_that_is_being_deleted():
+    gone = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/y"]}
+    held = {"allocation": allocated({}), "reservedFor": [POD, {**POD, "uid": "u2"}]}
+    more = {**held, "reservedFor": [*held["reservedFor"], {**POD, "uid": "u3"}]}
+    fewer = {**held, "reservedFor": held["reservedFor"][:1]}
+    assert changed(more, held) == []
+    assert changed(fewer, held, **gone) == []
+    [text] = changed(more, held, **gone)
+    assert text.startswith("status.reservedFor: new entries may not be added while")
+
+
+@pytest.mark.parametrize(
+    ("allocation", "complaint"),
+    [
+        (allocated({"device": "Not A Label"}), "results[0].device: a lowercase RFC 1123 label"),
+        (allocated({"driver": "-"}), "results[0].driver: a lowercase RFC 1123 subdomain"),
+        (allocated({"pool": "a//b"}), "results[0].pool: a lowercase RFC 1123 subdomain"),
+        (
+            allocated(devices={"config": [{"source": "Elsewhere", "opaque": OPAQUE}]}),
+            'config[0].source: supported values: "FromClaim", "FromClass"',
+        ),
+        (
+            allocated(devices={"config": [{"source": "FromClass", "requests": ["other"]}]}),
+            "config[0].requests[0]: must be the name of a request",
+        ),
+        (
+            allocated(devices={"config": [{"source": "FromClass"}]}),
+            "config[0].opaque: exactly one of: opaque",
+        ),
+        (
+            allocated(nodeSelector={"nodeSelectorTerms": []}),
+            "nodeSelector.nodeSelectorTerms: must have at least one node selector term",
+        ),
+    ],
+)
+def test_a_new_allocation_is_checked_throughout(allocation, complaint):
+    found = changed({"allocation": allocation})
+    assert any(complaint in text for text in found), found
+    kept = {"allocation": allocation}
+    assert changed({**kept, "reservedFor": [POD]}, kept) == [], "one that is stored already is not"
+
+
+def test_selectors_that_stay_are_not_judged_by_newer_rules():
+    def device_class(expression, **labels):
+        selectors = [{"cel": {"expression": expression}}]
+        return {"metadata": {"name": "c", "labels": labels}, "spec": {"selectors": selectors}}
+
+    old = device_class("no.longer.known")
+    new = {**old, "spec": {**old["spec"], "extendedResourceName": "example.com/gpu"}}
+    assert validate_update(kind("deviceclasses"), new, old) == []
+    other = device_class("no.longer.known.either")
+    assert validate_update(kind("deviceclasses"), other, old) != []

@@ -13,6 +13,7 @@ from kubarium.api.kinds import (
     RESOURCE_SLICES,
 )
 from kubarium.control import devices, scheduling
+from kubarium.control.devices.claims import name_prefix
 
 DRIVER = "gpu.example.com"
 EXACTLY_ONE = {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}
@@ -175,6 +176,49 @@ def test_a_claim_deleted_while_in_use_goes_after_its_last_user(world_run):
         assert not [e for e in await world.find(EVENTS) if e["reason"] == "FailedScheduling"]
 
     world_run(story)
+
+
+def test_a_pod_that_comes_with_a_node_is_reserved_in_claims_that_are_allocated(world_run):
+    async def story(world):
+        await begin(world, gpus=1)
+        claim = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {"name": "shared"},
+            "spec": {"devices": EXACTLY_ONE},
+        }
+        await world.create(RESOURCE_CLAIMS, claim)
+        early, late = (pod(name, resourceClaimName="shared") for name in ("early", "late"))
+        for placed in (early, late):
+            placed["spec"]["nodeName"] = "a"
+
+        async def users():
+            status = (await world.get(RESOURCE_CLAIMS, "shared")).get("status") or {}
+            return sorted(entry["name"] for entry in status.get("reservedFor") or ())
+
+        await world.create(PODS, early)
+        await world.settle()
+        assert await users() == [], "nobody allocates for a pod that has its node"
+        await world.create(PODS, pod("scheduled", resourceClaimName="shared"))
+        await world.settle()
+        assert await users() == ["early", "scheduled"]
+        await world.create(PODS, late)
+        await world.settle()
+        assert await users() == ["early", "late", "scheduled"]
+        await world.client.delete(PODS, "scheduled", "default", grace_period_s=0)
+        await world.settle()
+        assert await users() == ["early", "late"]
+
+    world_run(story)
+
+
+def test_names_of_claims_keep_something_of_both_parts():
+    assert name_prefix("pod", "gpu") == "pod-gpu-"
+    long = name_prefix("p" * 60, "e" * 20)
+    assert set(long) == {"p", "-", "e"}
+    assert len(long) <= 57
+    assert len(name_prefix("p" * 63, "e")) <= 57
+    assert ".-" not in name_prefix("p." * 40, "e"), "that would be no name"
 
 
 def test_controllers_that_start_again_write_nothing(world_run):

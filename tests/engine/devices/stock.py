@@ -17,13 +17,18 @@ from kubarium.engine.devices.model import (
 
 
 def selects(expression, driver, device):
-    """A tiny selector language: ``any``, or ``kind=value`` about the attribute d/kind."""
+    """A tiny selector language: ``any``, or ``kind=value`` about the attribute d/kind.
+
+    ``!kind=value`` fails at run time on a device without that attribute.
+    """
     if expression == "any":
         return True
     if expression == "broken":
         raise SelectorError("does not compile", compile_time=True)
     name, _, value = expression.partition("=")
-    found = device.attributes.get(f"d/{name}")
+    found = device.attributes.get(f"d/{name.removeprefix('!')}")
+    if found is None and name.startswith("!"):
+        raise SelectorError(f"no such key: {name[1:]}", compile_time=False)
     return found is not None and value in found.values
 
 
@@ -47,7 +52,7 @@ def inventory(devices, *, best_fit=False, counters=(), driver="d", pool="p", int
     """One pool on the node ``n``; ``more`` are fields of its slice."""
     found = into or Inventory(selects, best_fit=best_fit, derives=derives)
     found.set_class(DeviceClass("any", ("any",)))
-    slices = 2 if counters else 1
+    slices = more.pop("slice_count", 2 if counters else 1)
     where = {"node_name": "n", "generation": 1, **more}
     generation = where.pop("generation")
     found.set_slice(

@@ -64,14 +64,9 @@ def features_of(case: dict[str, Any]) -> Features:
 
 def inventory_of(case: dict[str, Any], features: Features) -> Inventory:
     given = case["given"]
-    selects = view.device_selects(
-        list_attributes=features.list_attributes,
-        multiple_allocations=features.consumable_capacity,
-    )
-    derives = view.device_derives(
-        list_attributes=features.list_attributes,
-        multiple_allocations=features.consumable_capacity,
-    )
+    # Upstream's allocator compiles as stored expressions are, with all fields known.
+    selects = view.device_selects(list_attributes=True, multiple_allocations=True)
+    derives = view.device_derives(list_attributes=True, multiple_allocations=True)
     inventory = Inventory(selects, features, best_fit=False, derives=derives)
     for document in given["deviceClasses"]:
         inventory.set_class(view.class_row(document))
@@ -84,7 +79,7 @@ def inventory_of(case: dict[str, Any], features: Features) -> Inventory:
         for k, v in _consumed(given.get("consumedCapacity"))
     }
     for share in given.get("allocatedSharedDevices", ()):
-        device = _split(share["device"] if isinstance(share, dict) else share.rpartition("/")[0])
+        device = _split(share if isinstance(share, dict) else share.rpartition("/")[0])
         amounts = consumed.pop(device, {})
         used.append(_share(device, amounts))
     used += [_share(device, amounts) for device, amounts in consumed.items()]

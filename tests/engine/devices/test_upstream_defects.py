@@ -106,11 +106,36 @@ def test_134100_a_second_share_needs_no_counters_of_its_own():
     assert run(stock, both) is None, "the default is all that is left"
 
 
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_a_second_share_of_a_device_without_capacity_needs_no_counters_either(best_fit):
+    """Upstream charges it again, since it knows shares by what they consume; so does first fit."""
+    shared = Device("shared", consumes=use(1), allow_multiple=True)
+    stock = inventory([shared], counters=[gpu(1)], best_fit=best_fit)
+    [first] = run(stock, spec(request()))
+    stock.enter(first)
+    found = run(stock, spec(request()))
+    assert found is None if not best_fit else names(found) == [["shared"]]
+
+
 def test_140729_admin_access_takes_neither_device_nor_counters():
     stock = inventory([Device("whole", consumes=use(6))], counters=[gpu(6)])
     [admin] = run(stock, spec(request(admin_access=True)))
     stock.enter(admin)
     assert names(run(stock, spec(request()))) == [["whole"]]
+
+
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_administrators_and_others_of_one_pod_get_the_same_device_in_any_order(best_fit):
+    """Upstream refuses the pod if the administrator's claim is its first one; so does first fit."""
+    stock = inventory([Device("g0"), Device("g1")], best_fit=best_fit)
+    watch = spec(request(mode=ALL, admin_access=True))
+    assert names(run(stock, spec(request()), watch)) == [["g0"], ["g0", "g1"]]
+    found = run(stock, watch, spec(request()))
+    assert found is None if not best_fit else names(found) == [["g0", "g1"], ["g0"]]
+    assert names(run(stock, watch, watch)) == [["g0", "g1"]] * 2
+    both = spec(request(mode=ALL, name="watch", admin_access=True), request(name="use"))
+    assert run(stock, both) is None, "one claim cannot have a device twice"
+    assert run(stock, spec(request(name="use"), both.requests[0])) is None
 
 
 def shared_nic(name="n", **more):
@@ -155,8 +180,9 @@ def test_administrators_reach_shared_devices_that_are_used_up(best_fit):
     )
     assert names(run(stock, both)) == [["g0", "g1", "g1"]]
     assert [result.consumed for result in run(stock, both)[0].results] == [(), (), SIX]
-    too_much = spec(request(admin_access=True, capacity=(("other", 1),)))
-    assert run(stock, too_much) is None
+    for too_much in ("other", 1), ("memory", 11):
+        asked = request(admin_access=True, capacity=(too_much,))
+        assert run(stock, spec(asked)) is None, "no device has that much"
 
 
 def test_an_administrators_share_opens_no_device_for_others():

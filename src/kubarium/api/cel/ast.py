@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 _VARINT, _BYTES = 0, 2
 # Expr: the number of each member of the oneof.
@@ -85,8 +86,33 @@ class Checked:
     """Qualified variable names by node id (``device.driver`` for a select on ``device``)."""
     overloads: dict[int, tuple[str, ...]]
     """Overload ids by node id, for calls."""
+    types: dict[int, bytes]
+    """Static types (serialised) by node id, of nodes of whose type the checker says something."""
     _rest: list[RawField]
     _type_url: bytes
+
+    def made_of(self, node: Expr) -> frozenset[str]:
+        """What a node's static type is made of: ``dyn``, ``optional``, ``type``.
+
+        Of other parts nothing is said; ``dyn`` where the checker says nothing.
+        """
+        return _parts(self.type_of(node))
+
+    def type_of(self, node: Expr) -> bytes:
+        """A node's static type; equal types are equal bytes, and Any is dyn."""
+        found = self.types.get(node.id, _DYN)
+        return _DYN if _parts(found) == {"dyn"} and found[:1] in _DYN_TAGS else found
+
+    def element_type(self, node: Expr) -> bytes:
+        """What an optional holds; the type itself for any other."""
+        found = self.type_of(node)
+        for number, _, value in _fields(found):
+            if number == _ABSTRACT:
+                fields = _fields(_blob(value))
+                inner = [_blob(v) for n, _, v in fields if n != 1]
+                if fields[0][2] == b"optional_type" and inner:
+                    return inner[0]
+        return found
 
     def next_id(self) -> int:
         """An id that no node has yet."""
@@ -148,6 +174,7 @@ def parse(serialized: bytes) -> Checked:
     any_fields = {number: value for number, _, value in _fields(serialized)}
     names: dict[int, str] = {}
     overloads: dict[int, tuple[str, ...]] = {}
+    types: dict[int, bytes] = {}
     rest: list[RawField] = []
     root: Expr | None = None
     for number, wire, value in _fields(_blob(any_fields.get(2, b""))):
@@ -157,9 +184,12 @@ def parse(serialized: bytes) -> Checked:
             rest.append((number, wire, value))
             if number == 2:
                 _reference(_blob(value), names, overloads)
+            elif number == 3:
+                node_id, type_ = _type_entry(_blob(value))
+                types[node_id] = type_
     if root is None:
         raise AstError("no expression")
-    return Checked(root, names, overloads, rest, _blob(any_fields[1]))
+    return Checked(root, names, overloads, types, rest, _blob(any_fields[1]))
 
 
 def _reference(data: bytes, names: dict[int, str], overloads: dict[int, tuple[str, ...]]) -> None:
@@ -175,6 +205,41 @@ def _reference(data: bytes, names: dict[int, str], overloads: dict[int, tuple[st
             ids.append(_text(value))
     if ids:
         overloads[node_id] = tuple(ids)
+
+
+# Type: the numbers of members of the oneof that matter here.
+_DYN_TYPE, _WELL_KNOWN, _LIST_TYPE, _MAP_TYPE, _TYPE_TYPE, _ABSTRACT = 1, 5, 6, 7, 11, 14
+_ANY = 1  # of the well-known types
+_DYN = b"\x0a\x00"  # Type{dyn: {}}
+_DYN_TAGS = (b"\x0a", b"\x28")  # of dyn and of a well-known type
+
+
+def _type_entry(data: bytes) -> tuple[int, bytes]:
+    entry = {number: value for number, _, value in _fields(data)}
+    node_id = entry.get(1, 0)
+    if not isinstance(node_id, int):
+        raise AstError("type without an id")
+    return node_id, _blob(entry.get(2, b""))
+
+
+@lru_cache(maxsize=4096)
+def _parts(type_: bytes) -> frozenset[str]:
+    found: set[str] = set()
+    for number, _, value in _fields(type_):
+        if number == _DYN_TYPE or (number == _WELL_KNOWN and value == _ANY):
+            found.add("dyn")
+        elif number == _TYPE_TYPE:
+            found.add("type")
+        elif number in (_LIST_TYPE, _MAP_TYPE):
+            for _, _, inner in _fields(_blob(value)):
+                found |= _parts(_blob(inner))
+        elif number == _ABSTRACT:
+            for field_number, _, inner in _fields(_blob(value)):
+                if field_number == 1:
+                    found |= {"optional"} if inner == b"optional_type" else set()
+                else:
+                    found |= _parts(_blob(inner))
+    return frozenset(found)
 
 
 def _expr(data: bytes) -> Expr:
@@ -269,9 +334,14 @@ _DECODERS = {
 }
 
 
+def is_text(node: Expr) -> bool:
+    """Whether a node is a string constant."""
+    return node.kind == "const" and bool(node.raw) and node.raw[0] >> 3 == 6
+
+
 def text_constant(node: Expr) -> str:
     """The text of a string constant; "" for any other node."""
-    if node.kind != "const" or not node.raw or node.raw[0] >> 3 != 6:
+    if not is_text(node):
         return ""
     size, at = read_varint(node.raw, 1)
     return node.raw[at : at + size].decode()

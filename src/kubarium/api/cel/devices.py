@@ -27,13 +27,18 @@ from cel_expr_python import cel
 from kubarium.api.cel import ast
 from kubarium.api.cel.cost import Sizes, estimate
 from kubarium.api.cel.environment import (
+    BOOL_FALSE,
+    NOT_ITERABLE,
+    OPAQUE,
     CelCompileError,
     CelRuntimeError,
     Environment,
+    evaluate,
+    hides_opaque,
     runtime_message,
     type_text,
 )
-from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, KUBERNETES_FUNCTIONS
+from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, ITERABLE, KUBERNETES_FUNCTIONS, UNLIKE
 from kubarium.api.cel.values import CelValueError, Semver, quantity, semver, uncarry
 
 MAX_EXPRESSION_BYTES = 10 * 1024
@@ -45,6 +50,7 @@ MAX_ATTRIBUTES = 32  # attributes and capacities of one device together
 _Domains = dict[str, dict[str, Any]]
 _DOMAIN_MAPS = ("device.attributes", "device.capacity")
 _FIELDS = ("driver", "attributes", "capacity", "allowMultipleAllocations")
+_PLAIN_FIELDS = ("device.driver", "device.allowMultipleAllocations")
 _ERROR = cel.Type.ERROR
 
 
@@ -119,15 +125,34 @@ class DeviceSelector:
         """Whether a prepared device matches. Raises CelRuntimeError."""
         if self.cost > MAX_COST or device.oversized:
             check_budget(self._checked, device)
-        result = self._program.eval(device.activation)
+        result = evaluate(self._program, device.activation)
         value = result.value()
         if value is True or value is False:
             return bool(value)
         kind = result.type()
         if kind == _ERROR:
-            raise CelRuntimeError(runtime_message(str(value)))
+            message = runtime_message(str(value))
+            if message == NOT_ITERABLE:
+                message = _what_is_not_iterable(self._checked, device) or message
+            raise CelRuntimeError(message)
         name = type_text(kind)
         raise CelRuntimeError(f"CEL result of type {name} could not be converted to bool")
+
+
+def _what_is_not_iterable(checked: ast.Checked, device: PreparedDevice) -> str:
+    """cel-cpp does not say what it was to iterate over; ask again with every range looked at."""
+    looked = copy.deepcopy(checked)
+    nodes = list(looked.root.walk())
+    if any(hides_opaque(node, looked) for node in nodes):
+        return ""
+    fresh = looked.next_id()
+    for node in nodes:
+        if node.kind == "comprehension" and not looked.made_of(node.args[0]) & OPAQUE:
+            node.args[0] = ast.Expr(fresh, "call", ITERABLE.name, None, [node.args[0]])
+            fresh += 1
+    _default_domains(looked)
+    result = evaluate(_environment(True, True).link(looked), device.activation)
+    return runtime_message(str(result.value())) if result.type() == _ERROR else ""
 
 
 def check_budget(checked: ast.Checked, device: PreparedDevice) -> None:
@@ -152,8 +177,8 @@ def prepare_device(
     ``{"int": 1}``, capacities such as ``{"value": "1Gi"}``. Raises CelRuntimeError naming a value
     that is not what its type says.
     """
-    by_domain = _by_domain(driver, attributes, _attribute)
-    capacities = _by_domain(driver, capacity or {}, _capacity)
+    by_domain = _by_domain(driver, "attribute", attributes, _attribute)
+    capacities = _by_domain(driver, "capacity", capacity or {}, _capacity)
     data = {
         "device": {
             "driver": driver,
@@ -174,7 +199,7 @@ def prepare_device(
 
 
 def _by_domain(
-    driver: str, values: Mapping[str, Mapping[str, Any]], read: Any
+    driver: str, what: str, values: Mapping[str, Mapping[str, Any]], read: Any
 ) -> dict[str, dict[str, Any]]:
     domains: dict[str, dict[str, Any]] = {}
     for qualified, value in values.items():
@@ -182,7 +207,7 @@ def _by_domain(
         try:
             domains.setdefault(domain or driver, {})[name] = read(value)
         except CelValueError as error:
-            raise CelRuntimeError(f"{qualified}: {error}") from None
+            raise CelRuntimeError(f"{what} {qualified}: {error}") from None
     return domains
 
 
@@ -221,6 +246,7 @@ def compile_device_selector(
     cost = estimate(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
+    _check_kinds(checked)
     environment = _environment(list_attributes, multiple_allocations)
     return DeviceSelector(expression, cost, environment.link(checked), original)
 
@@ -275,6 +301,40 @@ def _default_domains(checked: ast.Checked) -> None:
             fresh += 2
 
 
+def _check_kinds(checked: ast.Checked) -> None:
+    """``a == b`` becomes ``a == b || (type(a) == bytes && unlike(a, b))``.
+
+    A version or quantity on the left is an error beside a value of another type, as upstream. Our
+    types travel as bytes, so that other values are told apart without a call into Python.
+    """
+    fresh = checked.next_id()
+    nodes = list(checked.root.walk())
+    if any(hides_opaque(node, checked) for node in nodes):
+        return
+    for node in nodes:
+        if node.kind != "call" or node.name != "_==_" or _never_ours(node.args[0]):
+            continue
+        left, right = node.args
+        if checked.made_of(left) & OPAQUE:
+            continue
+        equal = ast.Expr(node.id, "call", "_==_", None, [left, right])
+        kind = ast.Expr(fresh, "call", "type", None, [left])
+        bytes_ = ast.Expr(fresh + 1, "ident", "bytes")
+        carried = ast.Expr(fresh + 2, "call", "_==_", None, [kind, bytes_])
+        other = right
+        if checked.made_of(right) & OPAQUE:  # of no type that ours could be equal to
+            other = ast.Expr(fresh + 6, "const", raw=BOOL_FALSE)
+        unlike = ast.Expr(fresh + 3, "call", UNLIKE.name, None, [left, other])
+        both = ast.Expr(fresh + 4, "call", "_&&_", None, [carried, unlike])
+        node.id, node.name, node.args = fresh + 5, "_||_", [equal, both]
+        fresh += 7
+
+
+def _never_ours(node: ast.Expr) -> bool:
+    """Whether the value is a constant, a literal or a plain field of the device."""
+    return node.kind in ("const", "list", "struct") or qualified_name(node) in _PLAIN_FIELDS
+
+
 def _aliases(checked: ast.Checked) -> set[str]:
     """Names that ``cel.bind`` gives to one of the domain maps."""
     found: set[str] = set()
@@ -307,7 +367,7 @@ class DerivedAttribute:
         """
         if self.cost > MAX_COST or device.oversized:
             check_budget(self._checked, device)
-        found = self._program.eval(device.activation)
+        found = evaluate(self._program, device.activation)
         value = found.value()
         if found.type() == _ERROR:
             raise CelRuntimeError(runtime_message(str(value)))
@@ -357,5 +417,6 @@ def compile_derived_attribute(
     cost = estimate(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
+    _check_kinds(checked)
     environment = _environment(list_attributes, multiple_allocations)
     return DerivedAttribute(expression, cost, environment.link(checked), original)

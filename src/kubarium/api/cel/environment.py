@@ -8,23 +8,49 @@ cannot do what Kubernetes needs.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import permutations
 from typing import Any
 
 from cel_expr_python import cel
 
 from kubarium.api.cel import ast
-from kubarium.api.cel.libraries import KUBERNETES_FUNCTIONS, Function
+from kubarium.api.cel.libraries import (
+    ITERABLE,
+    KUBERNETES_FUNCTIONS,
+    MAP_INSERTS,
+    UNLIKE,
+    Function,
+)
 
-# cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, ext.Math, cel.bind and
-# two-variable comprehensions.
-_EXTENSIONS = ("optional", "strings", "sets", "lists", "math", "bindings", "two-var-comprehensions")
+# cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, cel.bind and
+# two-variable comprehensions; with the version where the newest has more than Kubernetes.
+_EXTENSIONS = (
+    "optional",
+    "strings\n  version: 2",
+    "sets",
+    "lists",
+    "bindings",
+    "two-var-comprehensions",
+)
 # The checker takes no overload for our types on top of its own string(), so all are declared anew.
 _STRING = [
     Function("string", "", (type_,), "string", str)
     for type_ in ("string", "bool", "int", "uint", "double", "bytes", "timestamp", "duration")
 ]
+
+# Kubernetes compares numbers of different types (CrossTypeNumericComparisons); the checker of
+# cel-cpp has to be told.
+_COMPARISONS = {
+    "_<_": "less",
+    "_<=_": "less_equals",
+    "_>_": "greater",
+    "_>=_": "greater_equals",
+}
+_NUMBERS = {"int64": cel.Type.INT, "uint64": cel.Type.UINT, "double": cel.Type.DOUBLE}
 
 Rewrite = Callable[[ast.Checked], None]
 
@@ -65,16 +91,23 @@ class Environment:
         declared = text + "\nfunctions:\n" + "\n".join(_functions_yaml(own))
         self._checker = cel.NewEnv(
             config=cel.NewEnvConfigFromYaml(declared),
-            extensions=[cel.CelExtension("overloads", _added_overloads(functions))],
+            extensions=[
+                cel.CelExtension("overloads", [*_added_overloads(functions), *_comparisons()])
+            ],
         )
         self._runtime = cel.NewEnv(
             config=cel.NewEnvConfigFromYaml(
                 "name: runtime\nextensions:\n" + "\n".join(f"- name: {e}" for e in extensions)
             ),
             variables=dict.fromkeys(variables, cel.Type.DYN),
-            extensions=[cel.CelExtension("kubernetes", _runtime_functions(functions))],
+            extensions=[
+                cel.CelExtension(
+                    "kubernetes", _runtime_functions([*functions, ITERABLE, UNLIKE, *MAP_INSERTS])
+                )
+            ],
         )
         self._renamed = {f.overload_id: f.runtime_name for f in functions if f.runtime_name}
+        self._own = frozenset(f.overload_id for f in functions)
         self._optional = frozenset(f.overload_id for f in functions if f.optional)
 
     def check(self, expression: str) -> tuple[ast.Checked, str]:
@@ -83,7 +116,39 @@ class Environment:
             checked = self._checker.compile(expression)
         except RuntimeError as error:
             raise CelCompileError(_compile_message(str(error))) from None
-        return ast.parse(checked.serialize()), type_text(checked.return_type())
+        tree = ast.parse(checked.serialize())
+        self._refuse_opaque(tree)
+        exempt = {
+            id(argument)
+            for node in tree.root.walk()
+            if node.kind == "call" and node.name == "format"
+            for argument in node.args
+        }
+        for node in tree.root.walk():
+            if id(node) not in exempt:
+                _check_literals(node, tree)
+        return tree, type_text(checked.return_type())
+
+    def _refuse_opaque(self, checked: ast.Checked) -> None:
+        """Optionals and types may reach no function of ours: cel-cpp dies of handing them over.
+
+        Its Python binding cannot convert them, nor lists and maps of them. An argument that is
+        dynamic to the checker may be one where the expression makes a dynamic value of one.
+        """
+        nodes = list(checked.root.walk())
+        hides = any(hides_opaque(node, checked) for node in nodes)
+        for node in nodes:
+            own = node.name == _MAP_INSERT
+            if not own and self._own.isdisjoint(checked.overloads.get(node.id, ())):
+                continue
+            for argument in node.children():
+                parts = checked.made_of(argument)
+                if parts & OPAQUE or (hides and "dyn" in parts):
+                    what = "an optional" if "type" not in parts else "a type"
+                    raise CelCompileError(
+                        f"compilation failed: {node.name}() cannot take {what} value, nor one that"
+                        " may hold such; use value() or orValue() first"
+                    )
 
     def link(self, checked: ast.Checked) -> cel.Expression:
         """The runnable form of a checked tree."""
@@ -92,6 +157,9 @@ class Environment:
             # A dynamic argument leaves cel-cpp's own overloads open too: those it can run itself.
             if overloads and all(overload in self._renamed for overload in overloads):
                 node.name = self._renamed[overloads[0]]
+            elif node.name == _MAP_INSERT:
+                node.name = MAP_INSERTS[0].name
+                checked.overloads.pop(node.id, None)
         self._wrap_optionals(checked)
         try:
             return self._runtime.deserialize(ast.dump(checked))
@@ -118,6 +186,17 @@ class Environment:
         return self._runtime.Activation(data)
 
 
+def evaluate(program: cel.Expression, activation: cel.Activation) -> cel.Value:
+    """What a linked expression gives, which may be an error as a value.
+
+    Raises CelRuntimeError where cel-cpp gives up without one.
+    """
+    try:
+        return program.eval(activation)
+    except (RuntimeError, TypeError, SystemError) as error:
+        raise CelRuntimeError(_TRAILER.sub("", str(error))) from error
+
+
 def become_optional(node: ast.Expr, checked: ast.Checked) -> None:
     """Turn a call that yields a list of none or one into an optional of its element, in place.
 
@@ -129,7 +208,87 @@ def become_optional(node: ast.Expr, checked: ast.Checked) -> None:
     node.operand, node.name, node.args = None, "_[?_]", [call, zero]
 
 
+# What transformMap and transformMapEntry call; cel-cpp's Python binding has no implementation.
+_MAP_INSERT = "cel.@mapInsert"
+
+
+def _check_literals(node: ast.Expr, checked: ast.Checked) -> None:
+    """Mistakes in constants are found when an expression is written, as upstream's validators do.
+
+    Literal durations, times and regular expressions must be valid, and the elements of a literal
+    list or map of one type.
+    """
+    if node.kind == "list" and _is_mixed(node.args, set(node.raw), checked):
+        raise CelCompileError(_MIXED.format("list"))
+    if node.kind == "struct":
+        keys = [entry.key for entry in node.entries if entry.key is not None]
+        values = [entry.value for entry in node.entries]
+        optional = {index for index, entry in enumerate(node.entries) if entry.optional}
+        if _is_mixed(keys, set(), checked) or _is_mixed(values, optional, checked):
+            raise CelCompileError(_MIXED.format("map"))
+    if node.kind == "call" and node.name in _LITERALS:
+        literal = list(node.children())[-1]
+        text = ast.text_constant(literal)
+        if ast.is_text(literal) and not _evaluates(_LITERALS[node.name].format(json.dumps(text))):
+            raise CelCompileError(
+                f"compilation failed: invalid {node.name} argument {json.dumps(text)}"
+            )
+
+
+def _is_mixed(elements: Sequence[ast.Expr], optional: set[int], checked: ast.Checked) -> bool:
+    """Whether elements have different types; those that are empty have any."""
+    types = {
+        checked.element_type(element) if index in optional else checked.type_of(element)
+        for index, element in enumerate(elements)
+        if not _is_empty(element)
+    }
+    return len(types) > 1
+
+
+def _is_empty(node: ast.Expr) -> bool:
+    if node.kind in ("list", "struct"):
+        return not node.args and not node.entries
+    return node.kind == "call" and node.name == "optional.none"
+
+
+_MIXED = "compilation failed: the elements of a literal {} must all have one type"
+_LITERALS = {
+    "duration": "duration({0}) == duration({0})",
+    "timestamp": "timestamp({0}) == timestamp({0})",
+    "matches": '"".matches({0}) in [true, false]',
+}
+
+
+@lru_cache(maxsize=1024)
+def _evaluates(expression: str) -> bool:
+    plain = _plain()
+    result = plain.compile(expression).eval(plain.Activation({}))
+    return result.value() is True
+
+
+@lru_cache(maxsize=1)
+def _plain() -> cel.Env:
+    return cel.NewEnv(config=cel.NewEnvConfigFromYaml("name: literals"))
+
+
+OPAQUE = frozenset(["optional", "type"])
+
+
+def hides_opaque(node: ast.Expr, checked: ast.Checked) -> bool:
+    """Whether a node makes a dynamic value, or an element of one, of an optional or a type."""
+    if node.kind == "call" and node.name == "dyn":
+        return bool(checked.made_of(node.args[0]) & OPAQUE)
+    if node.kind in ("list", "struct"):
+        return any(checked.made_of(child) & OPAQUE for child in node.children())
+    if node.kind == "select" or (node.kind == "call" and node.name == "_[_]"):
+        # Of an optional it is one again, which the checker may not know.
+        container = next(node.children())
+        return bool(checked.made_of(container) & OPAQUE) and not checked.made_of(node) & OPAQUE
+    return False
+
+
 INT_ZERO = b"\x18\x00"  # Constant{int64_value: 0}
+BOOL_FALSE = b"\x10\x00"  # Constant{bool_value: false}
 
 
 def _variable_yaml(name: str, type_: str) -> str:
@@ -198,6 +357,23 @@ def _added_overloads(functions: Sequence[Function]) -> list[cel.FunctionDecl]:
     ]
 
 
+def _comparisons() -> list[cel.FunctionDecl]:
+    return [
+        cel.FunctionDecl(
+            operator,
+            [
+                cel.Overload(
+                    f"{name}_{left}_{right}",
+                    return_type=cel.Type.BOOL,
+                    parameters=[_NUMBERS[left], _NUMBERS[right]],
+                )
+                for left, right in permutations(_NUMBERS, 2)
+            ],
+        )
+        for operator, name in _COMPARISONS.items()
+    ]
+
+
 def _named_type(name: str) -> cel.Type:
     return {"list<A>": cel.Type.LIST, "int": cel.Type.INT}.get(name, cel.Type.DYN)
 
@@ -242,6 +418,7 @@ def _compile_message(text: str) -> str:
     return "compilation failed: " + text.removeprefix("INVALID_ARGUMENT: ")
 
 
+NOT_ITERABLE = "no such overload: expected iterable type"
 _NO_KEY = re.compile(r'^NOT_FOUND: Key not found in map : "?(.*?)"?$')
 _NO_OVERLOAD = re.compile(r"^UNKNOWN: No matching overloads found : (.*)$")
 
@@ -256,7 +433,7 @@ def runtime_message(text: str) -> str:
         return f"no such key: {match[1]}"
     if match := _NO_OVERLOAD.match(text):
         if match[1] == "<iter_range>":
-            return "no such overload: expected iterable type"
+            return NOT_ITERABLE
         return f"no such overload: {match[1]}"
     return re.sub(r"^[A-Z_]+: ", "", text)
 

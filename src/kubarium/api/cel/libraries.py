@@ -116,6 +116,18 @@ def _same_kind(name: str, left: Any, right: Any) -> tuple[Any, Any]:
     raise _wrong(name, a, b)
 
 
+def _unlike(left: Any, right: Any) -> bool:
+    """False, or upstream's error where one of our types is compared with a value of another.
+
+    Its ``Equal`` knows only its own type, where CEL's own types are just not equal to others.
+    """
+    a, b = uncarry(left), uncarry(right)
+    ours = isinstance(a, Fraction | Semver | Format | SplitResult | Address | Network)
+    if ours and right is not None and type_name(a) != type_name(b):
+        raise CelValueError("no such overload")
+    return False
+
+
 def _is_less(left: Any, right: Any) -> bool:
     a, b = _same_kind("isLessThan", left, right)
     return bool(a < b)
@@ -146,6 +158,8 @@ def _is_quantity(text: str) -> bool:
 
 
 def _succeeds(function: Callable[..., object], *args: Any) -> bool:
+    if not isinstance(args[0], str):
+        raise _wrong("predicate", uncarry(args[0]))
     try:
         function(*args)
     except CelValueError:
@@ -207,7 +221,14 @@ def _version_part(part: str) -> Callable[[Any], int]:
 # --- lists --------------------------------------------------------------------------------------
 
 
-def _is_sorted(items: list[Any]) -> bool:
+def _elements(name: str, items: Any) -> list[Any]:
+    if not isinstance(items, list):
+        raise _wrong(name, uncarry(items))
+    return items
+
+
+def _is_sorted(items: Any) -> bool:
+    items = _elements("isSorted", items)
     plain = [uncarry(item) for item in items]
     return all(_not_after(a, b) for a, b in pairwise(plain))
 
@@ -218,7 +239,8 @@ def _not_after(left: Any, right: Any) -> bool:
     return bool(left <= right)
 
 
-def _sum(items: list[Any]) -> Any:
+def _sum(items: Any) -> Any:
+    items = _elements("sum", items)
     plain = [uncarry(item) for item in items]
     if plain and isinstance(plain[0], timedelta):
         return sum(plain, timedelta())
@@ -231,7 +253,8 @@ def _sum(items: list[Any]) -> Any:
 
 
 def _extreme(name: str, choose: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
-    def pick(items: list[Any]) -> Any:
+    def pick(items: Any) -> Any:
+        items = _elements(name, items)
         if not items:
             raise CelValueError(f"{name} called on empty list")
         allowed = (bool, int, float, str, bytes, bytearray, datetime, timedelta)
@@ -469,7 +492,8 @@ QUANTITY_FUNCTIONS = [
     _on(QUANTITY, "isInteger", [], "bool", _is_integer),
     _on(QUANTITY, "asInteger", [], "int", _as_integer),
     _on(QUANTITY, "asApproximateFloat", [], "double", _as_float),
-    _on(QUANTITY, "sign", [], "int", _sign),
+    _plain("sign", [QUANTITY], "int", _sign),
+    _on(QUANTITY, "sign", [], "int", _sign),  # as upstream's own documentation has it
     _on(QUANTITY, "add", [QUANTITY], QUANTITY, _add),
     _on(QUANTITY, "add", ["int"], QUANTITY, _add),
     _on(QUANTITY, "sub", [QUANTITY], QUANTITY, _sub),
@@ -544,6 +568,48 @@ FORMAT_FUNCTIONS = [
     Function("format.named", "", ("string",), FORMAT, _named_format, optional=True),
     Function("validate", FORMAT, ("string",), "list<string>", _validate, optional=True),
 ]
+
+# cel-go's names of the types that nothing can be iterated over.
+_GO_TYPES = {
+    "int": "types.Int",
+    "double": "types.Double",
+    "bool": "types.Bool",
+    "string": "types.String",
+    "bytes": "types.Bytes",
+    "null": "types.Null",
+    QUANTITY: "cel.Quantity",
+    SEMVER: "cel.Semver",
+}
+
+
+def _iterable(value: Any) -> Any:
+    """The value itself; cel-go's complaint if it is neither a list nor a map."""
+    if isinstance(value, list | dict):
+        return value
+    name = type_name(uncarry(value))
+    raise CelValueError(f"got '{_GO_TYPES.get(name, name)}', expected iterable type")
+
+
+# Called by rewritten expressions only: the checker does not know them.
+ITERABLE = Function("k8s.iterable", "", ("dyn",), "dyn", _iterable)
+UNLIKE = Function("k8s.unlike", "", ("dyn", "dyn"), "bool", _unlike)
+
+
+def _insert(into: Any, key: Any, value: Any) -> dict[Any, Any]:
+    return _merge(into, {key: value})
+
+
+def _merge(into: Any, more: Any) -> dict[Any, Any]:
+    for key in more:
+        if key in into:
+            raise CelValueError(f"insert failed: key {key} already exists")
+    return {**into, **more}
+
+
+MAP_INSERTS = (
+    Function("k8s.mapInsert", "", ("map", "dyn", "dyn"), "map", _insert),
+    Function("k8s.mapInsert", "", ("map", "map"), "map", _merge),
+)
 
 KUBERNETES_FUNCTIONS: list[Function] = [
     *QUANTITY_FUNCTIONS,

@@ -408,7 +408,10 @@ def _judge(rule: Rule, data: dict[str, Any], schema: Schema, path: str) -> Field
 
 
 def _result(program: cel.Expression, data: dict[str, Any]) -> Any:
-    result = program.eval(data=data)
+    try:
+        result = program.eval(data=data)
+    except (RuntimeError, TypeError, SystemError) as error:  # cel-cpp gives up without an error
+        raise CelRuntimeError(str(error)) from error
     value = result.plain_value()
     if result.type() == cel.Type.ERROR:
         raise CelRuntimeError(runtime_message(str(value)))

@@ -110,7 +110,7 @@ _RULES: dict[tuple[str, str], Rules] = {
     (_DRA, "ResourceClaimTemplate"): Rules(
         devices.check_claim_template, devices.check_claim_update, recheck=False
     ),
-    (_DRA, "DeviceClass"): Rules(devices.check_class),
+    (_DRA, "DeviceClass"): Rules(devices.check_class, devices.check_class_update, recheck=False),
     (_DRA, "ResourceSlice"): Rules(slices.check_slice, slices.check_slice_update),
     (_DRA, "ResourcePoolStatusRequest"): Rules(
         devices.check_status_request, devices.check_claim_update, devices.check_status_answer

@@ -14,10 +14,12 @@ from kubarium.api.cel.devices import (
     compile_device_selector,
 )
 from kubarium.api.cel.environment import CelCompileError
-from kubarium.api.paths import Path, at
+from kubarium.api.paths import Key, Path, at
 from kubarium.api.resource import Document
 from kubarium.api.validation.device_status import check_device_statuses
-from kubarium.api.validation.report import NOT_POSITIVE, Report
+from kubarium.api.validation.placement import check_node_selector
+from kubarium.api.validation.quantities import amount, is_extended
+from kubarium.api.validation.report import NOT_NEGATIVE, NOT_POSITIVE, Report
 
 _SPEC: Path = (None, "spec")
 MAX_REQUESTS = 32
@@ -37,6 +39,7 @@ MAX_POOL_NAME = 253
 MAX_POOLS_LISTED = 1000
 MAX_IDENTIFIER = 32
 PREPARE, UNPREPARE, SKIP_ALL = "NodePrepareResources", "NodeUnprepareResources", "*"
+CONFIG_SOURCES = ("FromClaim", "FromClass")
 SKIP_OPERATIONS = (SKIP_ALL, PREPARE, UNPREPARE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TOO_COMPLEX = "too complex, exceeds cost limit"
@@ -130,6 +133,10 @@ def _check_exact(request: Document, path: Path, report: Report) -> None:
     elif mode == "All" and count:
         detail = "must not be specified when allocationMode is 'All'"
         report.invalid(at(path, "count"), count, detail)
+    for name, quantity in ((request.get("capacity") or {}).get("requests") or {}).items():
+        if amount(quantity) < 0:
+            place = at(path, "capacity", "requests", Key(name))
+            report.invalid(place, quantity, NOT_NEGATIVE)
     tolerations = request.get("tolerations") or []
     if len(tolerations) > MAX_TOLERATIONS:
         report.too_many(at(path, "tolerations"), len(tolerations), MAX_TOLERATIONS)
@@ -141,9 +148,6 @@ def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
     key, operator = toleration.get("key") or "", toleration.get("operator") or "Equal"
     if key:
         report.format(at(path, "key"), key, formats.qualified_name)
-    elif operator == "Equal":
-        detail = "must be Exists when `key` is empty"
-        report.invalid(at(path, "operator"), operator, detail)
     if operator == "Equal" and toleration.get("value"):
         report.format(at(path, "value"), toleration["value"], formats.label_value)
     if operator == "Exists" and toleration.get("value"):
@@ -344,6 +348,14 @@ def check_claim_status(new: Document, old: Document, report: Report) -> None:
         report.forbidden(at(path, "reservedFor"), detail)
     if len(reserved) > MAX_RESERVED_FOR:
         report.too_many(at(path, "reservedFor"), len(reserved), MAX_RESERVED_FOR)
+    if reserved and new["metadata"].get("deletionTimestamp"):
+        known = before.get("reservedFor") or []
+        if any(consumer not in known for consumer in reserved):
+            detail = (
+                "new entries may not be added while `deallocationRequested` or `deletionTimestamp`"
+                " are set"
+            )
+            report.forbidden(at(path, "reservedFor"), detail)
     seen: set[Any] = set()
     for index, consumer in enumerate(reserved):
         place = at(path, "reservedFor", index)
@@ -356,17 +368,46 @@ def check_claim_status(new: Document, old: Document, report: Report) -> None:
     if len(results) > MAX_RESULTS:
         report.too_many(place, len(results), MAX_RESULTS)
     names = _request_names(((new.get("spec") or {}).get("devices") or {}).get("requests") or [])
-    if was is None:
+    if was is None and allocation is not None:
         for index, result in enumerate(results):
             _check_result(result, names, at(place, index), report)
+        _check_allocation(allocation, names, at(path, "allocation"), report)
     if status.get("devices"):
         check_device_statuses(status["devices"], results, at(path, "devices"), report)
+
+
+def _check_allocation(allocation: Document, names: set[str], path: Path, report: Report) -> None:
+    """What a new allocation says besides devices: configuration, and where it can be used."""
+    place = at(path, "devices", "config")
+    configs = (allocation.get("devices") or {}).get("config") or []
+    if len(configs) > 2 * MAX_CONFIGS:  # the class's and the claim's
+        report.too_many(place, len(configs), 2 * MAX_CONFIGS)
+        configs = []
+    for index, config in enumerate(configs):
+        spot = at(place, index)
+        source = config.get("source") or ""
+        if not source:
+            report.required(at(spot, "source"))
+        elif source not in CONFIG_SOURCES:
+            report.not_supported(at(spot, "source"), source, CONFIG_SOURCES)
+        _check_request_references(config.get("requests") or [], at(spot, "requests"), names, report)
+        check_opaque(config.get("opaque"), at(spot, "opaque"), report)
+    if allocation.get("nodeSelector") is not None:
+        check_node_selector(allocation["nodeSelector"], at(path, "nodeSelector"), report)
 
 
 def _check_result(result: Document, names: set[str], path: Path, report: Report) -> None:
     """One device of a new allocation."""
     if result.get("request") not in names:
         report.invalid(at(path, "request"), result.get("request", ""), _NO_SUCH_REQUEST)
+    if result.get("driver"):
+        check_driver_name(result["driver"], at(path, "driver"), report)
+    if result.get("pool"):
+        check_pool_name(result["pool"], at(path, "pool"), report)
+    report.required_format(at(path, "device"), result.get("device"), formats.dns_label)
+    for field in ("driver", "pool"):
+        if not result.get(field):
+            report.required(at(path, field))
     share = result.get("shareID")
     if share is not None and _UUID.fullmatch(share) is None:
         detail = (
@@ -424,9 +465,18 @@ def check_skip_operations(operations: list[Any], path: Path, report: Report) -> 
 
 def check_class(document: Document, report: Report) -> None:
     """DeviceClass."""
-    spec = document.get("spec") or {}
-    check_selectors(spec.get("selectors") or [], at(_SPEC, "selectors"), report)
+    check_class_update(document, {}, report)
+
+
+def check_class_update(new: Document, old: Document, report: Report) -> None:
+    """A DeviceClass; selectors and configuration that stay are not judged by newer rules."""
+    spec, before = new.get("spec") or {}, old.get("spec") or {}
+    selectors = spec.get("selectors") or []
+    if selectors != (before.get("selectors") or []):
+        check_selectors(selectors, at(_SPEC, "selectors"), report)
     configs = spec.get("config") or []
+    if configs == (before.get("config") or []):
+        configs = []
     if len(configs) > MAX_CONFIGS:
         report.too_many(at(_SPEC, "config"), len(configs), MAX_CONFIGS)
     for index, config in enumerate(configs):
@@ -434,7 +484,7 @@ def check_class(document: Document, report: Report) -> None:
     extended = spec.get("extendedResourceName")
     if extended:
         place = at(_SPEC, "extendedResourceName")
-        if report.format(place, extended, formats.qualified_name) and "/" not in extended:
+        if report.format(place, extended, formats.qualified_name) and not is_extended(extended):
             report.invalid(place, extended, "must be a valid extended resource name")
 
 

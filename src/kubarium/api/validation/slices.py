@@ -24,7 +24,7 @@ from kubarium.api.validation.quantities import (
     STANDARD_CONTAINER_RESOURCES,
     amount,
 )
-from kubarium.api.validation.report import NOT_POSITIVE, Report
+from kubarium.api.validation.report import NOT_NEGATIVE, NOT_POSITIVE, Report
 
 _SPEC: Path = (None, "spec")
 MAX_DEVICES = 128
@@ -39,9 +39,13 @@ MAX_GROUPS = 2
 MAX_TAINTS = 16
 MAX_VALUE = 64
 MAX_POLICY_VALUES = 10
+_PRE = r"(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+_BUILD = r"[0-9a-zA-Z-]+"
 _SEMVER = re.compile(
-    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII
+    rf"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-{_PRE}(\.{_PRE})*)?(\+{_BUILD}(\.{_BUILD})*)?",
+    re.ASCII,
 )
+_INT64_MAX = 2**63 - 1
 _PLACES = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
 _DEVICE_PLACES = ("nodeName", "nodeSelector", "allNodes")
 _LISTS = ("bools", "ints", "strings", "versions")
@@ -104,6 +108,8 @@ def _check_places(spec: Document, report: Report) -> None:
     for field in ("allNodes", "perDeviceNodeSelection"):
         if spec.get(field) is False:
             report.invalid(at(_SPEC, field), False, "must be either unset or set to true")
+    detail = "must be either unset or set to a non-empty string"
+    _check_node_name(spec.get("nodeName"), at(_SPEC, "nodeName"), detail, report)
     if spec.get("nodeSelector") is not None:
         place = at(_SPEC, "nodeSelector")
         check_node_selector(spec["nodeSelector"], place, report)
@@ -111,6 +117,13 @@ def _check_places(spec: Document, report: Report) -> None:
         if len(terms) != 1:
             detail = "must have exactly one node selector term"
             report.invalid(at(place, "nodeSelectorTerms"), len(terms), detail)
+
+
+def _check_node_name(name: str | None, path: Path, empty: str, report: Report) -> None:
+    if name == "":
+        report.invalid(path, name, empty)
+    elif name is not None:
+        report.format(path, name, formats.dns_subdomain)
 
 
 def _check_exactly_one(
@@ -133,6 +146,10 @@ def _check_device_places(device: Document, per_device: bool, path: Path, report:
         _check_exactly_one(device, _DEVICE_PLACES, path, rule, report)
         if device.get("nodeSelector") is not None:
             check_node_selector(device["nodeSelector"], at(path, "nodeSelector"), report)
+        place = at(path, "nodeName")
+        _check_node_name(device.get("nodeName"), place, "must not be empty", report)
+        if device.get("allNodes") is False:
+            report.invalid(at(path, "allNodes"), False, "must be either unset or set to true")
     elif any(device.get(field) is not None for field in _DEVICE_PLACES):
         detail = (
             "`nodeName`, `nodeSelector` and `allNodes` can only be set if "
@@ -370,6 +387,8 @@ def _check_policy_range(
     if step <= 0:
         report.invalid(at(path, "step"), span["step"], NOT_POSITIVE)
         return
+    if not _are_int64(bounds, path, report):
+        return
     if low + step > most:
         detail = f"one step {low + step} is larger than capacity value: {most}"
         report.invalid(at(path, "step"), span["step"], detail)
@@ -379,6 +398,20 @@ def _check_policy_range(
                 f"value is not a multiple of a given step ({span['step']}) from ({span['min']})"
             )
             report.invalid(at(path, "step"), shown, detail)
+
+
+def _are_int64(bounds: Document, path: Path, report: Report) -> bool:
+    """Ranges of whole numbers are computed in 64 bits, and with nothing below 0."""
+    exact = {name: amount(quantity) for name, quantity in bounds.items() if quantity is not None}
+    if any(value.denominator != 1 for value in exact.values()):
+        return True
+    fine = True
+    for name, value in exact.items():
+        if not 0 <= value <= _INT64_MAX:
+            detail = NOT_NEGATIVE if value < 0 else f"must not be larger than {_INT64_MAX}"
+            report.invalid(at(path, name), bounds[name], detail)
+            fine = False
+    return fine
 
 
 def _are_milli_values(bounds: Document, path: Path, report: Report) -> bool:

@@ -30,6 +30,9 @@ COMPONENT = "resource_claim"
 # has 50.
 WORKERS = 16
 
+# Leaves space for five random characters in a name of 63.
+_MAX_PREFIX = 57
+
 _BY_OWNER = "resourceclaims-by-owner-uid"
 _BY_GROUP = "pods-by-group"
 
@@ -71,6 +74,19 @@ def _owner_uids(claim: Document) -> Iterable[str]:
 def _group_names(pod: Document) -> Iterable[str]:
     name = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
     return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
+
+
+def name_prefix(owner: str, entry: str) -> str:
+    """What the generated name of a claim begins with; long names lose some of both parts.
+
+    >>> name_prefix("trainer-0", "gpu")
+    'trainer-0-gpu-'
+    """
+    whole = f"{owner}-{entry}-"
+    if len(whole) <= _MAX_PREFIX:
+        return whole
+    parts = [part[: len(part) * _MAX_PREFIX // len(whole)] for part in (owner, entry)]
+    return "-".join(part.rstrip("-.") for part in parts)
 
 
 def claim_from(
@@ -220,7 +236,7 @@ class ClaimGenerator:
                 pod, entry, f'resourceclaimtemplate.resource.k8s.io "{template_name}" not found'
             )
             return None
-        claim = claim_from(template, pod, f"{name}-{entry}-", {POD_CLAIM_NAME: entry})
+        claim = claim_from(template, pod, name_prefix(name, entry), {POD_CLAIM_NAME: entry})
         try:
             return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace, fresh=True)
         except ApiError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from kubarium.api.kinds import POD_GROUPS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
-from kubarium.control.devices.claims import COMPONENT, claim_from, owning_pod
+from kubarium.control.devices.claims import COMPONENT, claim_from, name_prefix, owning_pod
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
@@ -91,7 +91,7 @@ class GroupClaimGenerator:
                 group, entry, f'resourceclaimtemplate.resource.k8s.io "{template_name}" not found'
             )
             return None
-        claim = claim_from(template, group, f"{name}-{entry}-", {GROUP_CLAIM_NAME: entry})
+        claim = claim_from(template, group, name_prefix(name, entry), {GROUP_CLAIM_NAME: entry})
         try:
             return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace)
         except ApiError as error:

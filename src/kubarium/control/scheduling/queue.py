@@ -38,6 +38,7 @@ class Event(Enum):
     CAPACITY = "capacity"  # a node has more of something
     ROOM = "room"  # a pod went away, or asks for less
     DEVICES = "devices"  # slices, classes, claims
+    CLASSES = "classes"  # a DeviceClass, which may stand for an extended resource
     VOLUMES = "volumes"  # claims, volumes, classes, limits of drivers
     DATA = "data"  # what a node has cached
     PODS = "pods"  # a pod was placed or changed: affinity to it may now hold

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kubarium.api.kinds import (
+    DEVICE_CLASSES,
     DEVICE_TAINT_RULES,
     NAMESPACES,
     NODES,
@@ -73,7 +74,8 @@ def helped_by(decision: Decision) -> frozenset[Event]:
 
 def _listens(reason: str) -> frozenset[Event]:
     if reason.startswith(_SHORTAGE):
-        return _LISTENS[reasons.TOO_MANY_PODS]
+        short = _LISTENS[reasons.TOO_MANY_PODS]
+        return short | {Event.CLASSES} if "/" in reason else short
     if reason.endswith(reasons.NOT_CACHED):
         return _NODES | {Event.DATA}
     return _LISTENS.get(reason, _OF_DEVICES)
@@ -96,7 +98,10 @@ def events_of(resource: Resource, old: Document | None, new: Document | None) ->
         return frozenset({Event.DATA}) if new is not None else frozenset()
     if resource.plural in _DEVICES:
         gone = resource == DEVICE_TAINT_RULES and new is None
-        return frozenset({Event.DEVICES}) if gone or _differ(old, new) else frozenset()
+        if not gone and not _differ(old, new):
+            return frozenset()
+        classes = {Event.CLASSES} if resource == DEVICE_CLASSES else set()
+        return frozenset({Event.DEVICES, *classes})
     return frozenset()
 
 

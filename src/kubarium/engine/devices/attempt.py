@@ -24,7 +24,11 @@ from kubarium.engine.devices.model import (
     Selects,
 )
 from kubarium.engine.devices.pools import Pool, PoolKey
-from kubarium.engine.devices.preference import DEFAULT_PREFERENCE, DevicePreference
+from kubarium.engine.devices.preference import (
+    DEFAULT_PREFERENCE,
+    FIRST_FIT,
+    DevicePreference,
+)
 from kubarium.engine.devices.request import Candidate, Shelf, no_derivation
 
 Share = tuple[tuple[str, Amount], ...]
@@ -59,6 +63,7 @@ class Attempt:
     def __init__(self, world: World) -> None:
         self._ledger = world.ledger
         self._features = world.features
+        # The claims that have a whole device; ``~claim`` has it for an administrator.
         self.takers: dict[int, list[int]] = {}
         self.sharing: dict[int, list[Share]] = {}
         # Claims of administrators on shared devices: they take nothing, and count for nobody.
@@ -66,6 +71,9 @@ class Attempt:
         self._free: dict[SetKey, dict[str, Amount]] = {}
         self._first: dict[SetKey, Mapping[str, Amount]] = {}
         self._held = world.held
+        # Upstream looks at all counter sets of a pool, not only at those that a device consumes,
+        # and an administrator's device is taken for the pod's later claims.
+        self._compatible = world.preference.strategy == FIRST_FIT
         self._known_pools: set[int] = set()
         # Pools with a device in use that is not published: what it holds of them is not known.
         self._closed: set[int] = set()
@@ -77,11 +85,14 @@ class Attempt:
 
     def busy(self, candidate: Candidate) -> bool:
         """Whether the device as a whole has been given away."""
-        return self._ledger.exclusive(candidate.id) or bool(self.takers.get(candidate.position))
+        return self._ledger.exclusive(candidate.id) or any(
+            taker >= 0 for taker in self.takers.get(candidate.position, ())
+        )
 
     def taken_by(self, claim: int, candidate: Candidate) -> bool:
-        """Whether the claim itself has the whole device already."""
-        return claim in self.takers.get(candidate.position, ())
+        """Whether the claim itself has the whole device already, be it for an administrator."""
+        takers = self.takers.get(candidate.position, ())
+        return claim in takers or ~claim in takers
 
     def shares(self, candidate: Candidate) -> bool:
         """Whether the device can be given to several requests."""
@@ -101,14 +112,15 @@ class Attempt:
     def has_capacity(self, request: Request, candidate: Candidate) -> bool:
         """Whether the request's amounts are left on the device; always, while the gate is off.
 
-        Administrators get access whatever is in use, if the device gives such amounts at all.
+        Administrators get access whatever is in use, if the device has such amounts at all.
         """
         if not self._features.consumable_capacity:
             return True
         taken = self._takes(request, candidate)
-        if taken is None or request.admin_access:
-            return taken is not None
-        return capacity.room_for(taken, candidate.device, self.used(candidate))
+        if taken is None:
+            return False
+        used = {} if request.admin_access else self.used(candidate)
+        return capacity.room_for(taken, candidate.device, used)
 
     def consumed(self, request: Request, candidate: Candidate) -> Share:
         """What a share of the device takes for the request; only asked if it is allowed."""
@@ -135,7 +147,11 @@ class Attempt:
         """Whether a share of the device is taken already."""
         if not self.shares(candidate):
             return False
-        return bool(self.sharing.get(candidate.position)) or self._ledger.shared(candidate.id)
+        if self.sharing.get(candidate.position):
+            return True
+        if self._compatible:  # upstream sees earlier shares by the capacity that they consume
+            return bool(self._ledger.consumed(candidate.id))
+        return self._ledger.shared(candidate.id)
 
     def counters_suffice(self, candidate: Candidate) -> bool:
         """Whether every counter that the device consumes has that much left.
@@ -149,11 +165,21 @@ class Attempt:
         self._learn(pool)
         if id(pool) in self._closed:
             return False
+        if self._compatible and self._is_overdrawn(pool):
+            return False
         for use in candidate.device.consumes:
             free = self.free_counters(pool, use.counter_set)
             if any(free[name] < amount for name, amount in use.counters):
                 return False
         return True
+
+    def _is_overdrawn(self, pool: Pool) -> bool:
+        """Whether devices in use hold more of some counter of the pool than there is."""
+        return any(
+            amount < 0
+            for name in pool.counter_sets
+            for amount in self.free_counters(pool, name).values()
+        )
 
     def free_counters(self, pool: Pool, counter_set: str) -> Mapping[str, Amount]:
         """What is left of a counter set; negative if its pool was republished over-committed."""
@@ -214,7 +240,8 @@ class Attempt:
                 self._charge(key, use.counters, -1)
                 self._groups[key].append(_common(self._groups[key][-1], use.groups))
         if not self.shares(candidate):
-            self.takers.setdefault(candidate.position, []).append(claim)
+            watches = request.admin_access and not self._compatible
+            self.takers.setdefault(candidate.position, []).append(~claim if watches else claim)
             return ()
         if request.admin_access:
             self._watching.setdefault(candidate.position, []).append(claim)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kubarium.engine import reasons
 from kubarium.engine.devices import capacity
 from kubarium.engine.devices.constraints import UNKNOWN, attribute
 from kubarium.engine.devices.ledger import Ledger
@@ -180,7 +181,8 @@ class Matching:
                 where = f"{owner}: selector #{index}"
                 if error.compile_time:
                     raise AllocationError(f"{where}: CEL compile error: {error}") from error
-                text = f"{where} on device {candidate.id}: CEL runtime error: {error}"
+                what = reasons.with_cel_hint(str(error))
+                text = f"{where} on device {candidate.id}: CEL runtime error: {what}"
                 raise AllocationError(text) from error
         return True
 
@@ -317,6 +319,11 @@ class Checker:
             self._fail(wanted.claim, wanted.request, f"unsupported count mode {mode}")
 
     def _everything(self, wanted: Wanted) -> list[Candidate]:
+        """Pool by pool, as upstream: what is wrong first is what the error says."""
+        of_pool: dict[int, list[Candidate]] = {}
+        for candidate in self._candidates:
+            of_pool.setdefault(id(candidate.pool), []).append(candidate)
+        found: list[Candidate] = []
         for pool in self._pools:
             state = "being updated" if pool.incomplete else "invalid" if pool.invalid else ""
             if state:
@@ -325,7 +332,7 @@ class Checker:
                     f" devices, but resource pool {pool} is currently {state}",
                     node_only=True,
                 )
-        found = [c for c in self._candidates if self._matching.matches(wanted, c)]
+            found += [c for c in of_pool.get(id(pool), ()) if self._matching.matches(wanted, c)]
         if not self._features.consumable_capacity:
             return found
         fractional, admin = self._features.fractional_range, wanted.request.admin_access

@@ -94,10 +94,12 @@ class Search:
         self._constraints = [
             [ConstraintState(c, world.features) for c in claim.spec.constraints] for claim in claims
         ]
+        self._names = [claim.name for claim in claims]
         self._results: list[list[DeviceResult]] = [[] for _ in claims]
         self._picked: list[list[Candidate]] = [[] for _ in claims]
         self._chosen: list[list[str]] = [[""] * len(rows) for rows in self.wanted]
         self._attempt = Attempt(world)
+        self._compatible = world.preference.strategy == FIRST_FIT
         self._order = ordered(
             world.preference,
             world.shelf,
@@ -108,6 +110,8 @@ class Search:
         )
         self._pruning: Pruning | None = None
         self._dead_ends = 0
+        # Upstream meets on its long way what ends the search for good: then walk it all.
+        self._exhaustive: bool | None = None
         # Why all devices cannot be given to a request that asks for them.
         self._unmet = ""
         self.steps = 0
@@ -125,7 +129,7 @@ class Search:
         """
         depth = self._depth()
         with _room_to_recurse(depth):
-            hopeless = depth > _LARGE and self._hopeless_from_the_start()
+            hopeless = depth > _LARGE and not self._walks_all() and self._hopeless_from_the_start()
             outcome = Outcome.FAILED if hopeless else self._claim(0)
         if outcome is not Outcome.DONE:
             if any(pool.invalid for pool in self._world.shelf.pools):
@@ -137,9 +141,9 @@ class Search:
                 raise AllocationError(self._unmet, node_only=True)
             return None
         return [
-            Allocation(tuple(results), self._scope(picked), tuple(chosen))
-            for results, picked, chosen in zip(
-                self._results, self._picked, self._chosen, strict=True
+            Allocation(tuple(results), self._scope(name, picked), tuple(chosen))
+            for name, results, picked, chosen in zip(
+                self._names, self._results, self._picked, self._chosen, strict=True
             )
         ]
 
@@ -153,6 +157,33 @@ class Search:
         if hopeful:
             self._pruning = None  # pay for no more of it before there are dead ends
         return not hopeful
+
+    def _walks_all(self) -> bool:
+        """Whether nothing may be left out, since errors count as upstream meets them.
+
+        In first fit, a selector that fails on a device, or a constraint that all devices of a
+        request do not satisfy, is an error of the pod once the search comes to it, where a search
+        cut short would only find that the claims do not fit.
+        """
+        if not self._compatible:
+            return False
+        if self._exhaustive is None:
+            self._exhaustive = any(
+                self._may_fail(wanted) for claim in self.wanted for row in claim for wanted in row
+            )
+        return self._exhaustive
+
+    def _may_fail(self, wanted: Wanted) -> bool:
+        if wanted.everything is not None and wanted.constraints:
+            return True
+        try:
+            for candidate in self.candidates:
+                self.matching.matches(wanted, candidate)
+                for name, _ in wanted.request.derived:
+                    self.matching.value_of(wanted, candidate, name)
+        except AllocationError:
+            return True
+        return False
 
     def _hopeful(self, place: Place, state: Hashable) -> bool:
         if self._prune().work > WORK_BUDGET:
@@ -242,6 +273,8 @@ class Search:
             self._dead_ends += 1
             if self._pruning is None and self._dead_ends < PATIENCE:
                 continue
+            if self._walks_all():
+                continue
             if not bounded:
                 # Ask now what was not asked on the way down.
                 bounded = True
@@ -276,28 +309,31 @@ class Search:
         )
 
     def _free(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
-        if wanted.request.admin_access:
-            return not self._attempt.taken_by(claim, candidate)
-        return not self._attempt.busy(candidate)
+        if self._attempt.taken_by(claim, candidate):
+            return False
+        return bool(wanted.request.admin_access) or not self._attempt.busy(candidate)
 
     def _take(self, claim: int, wanted: Wanted, candidate: Candidate, must: bool) -> bool:
         self.steps += 1
         if self.steps > STEP_BUDGET:
             raise AllocationError(reasons.CLAIM_TIMEOUT, node_only=True)
         request, device = wanted.request, candidate.device
-        if must and not self._free_for_all(claim, wanted, candidate):
+        if must and self._taken_for_all(claim, wanted, candidate):
             return False
         if device.consumes and not self._features.partitionable:
             return False  # not even for admin access
+        # In upstream's order: what is refused first decides whether a constraint is an error.
+        if self._attempt.charges(request, candidate) and not (
+            self._attempt.counters_suffice(candidate) and self._attempt.compatible(candidate)
+        ):
+            return False
         if self._features.taints and taint_prevents(request, device):
             return False
         if not self._admitted(claim, wanted, candidate):
             if must:
                 self._refuse_all(wanted, candidate)
             return False
-        if self._attempt.charges(request, candidate) and not (
-            self._attempt.counters_suffice(candidate) and self._attempt.compatible(candidate)
-        ):
+        if must and not self._attempt.has_capacity(request, candidate):
             return False
         self._enter(claim, wanted, candidate)
         return True
@@ -309,19 +345,17 @@ class Search:
         fit; otherwise it is said of this node, if nothing else is found there.
         """
         where = f"claim {wanted.claim.name}, request {wanted.request.name}"
-        if self._world.preference.strategy == FIRST_FIT:
+        if self._compatible:
             raise AllocationError(
                 f"{where}: cannot add device {candidate.id} because a claim constraint would not be"
                 " satisfied"
             )
         self._unmet = f"{where}: asks for all devices, but they do not satisfy a claim constraint"
 
-    def _free_for_all(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
-        if wanted.request.admin_access:
-            return self._attempt.shares(candidate) or not self._attempt.taken_by(claim, candidate)
-        if self._attempt.busy(candidate):
+    def _taken_for_all(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
+        if wanted.request.admin_access and self._attempt.shares(candidate):
             return False
-        return self._attempt.has_capacity(wanted.request, candidate)
+        return not self._free(claim, wanted, candidate)
 
     def _admitted(self, claim: int, wanted: Wanted, candidate: Candidate) -> bool:
         states = self._constraints[claim]
@@ -366,14 +400,25 @@ class Search:
 
     # The result.
 
-    def _scope(self, picked: Sequence[Candidate]) -> NodeScope:
-        """Where the devices can be used: this node if one is local, else all selectors together."""
+    def _scope(self, claim: str, picked: Sequence[Candidate]) -> NodeScope:
+        """Where the devices can be used: this node if one is local, else all selectors together.
+
+        A selector of several terms cannot be joined to others in one: upstream fails the pod then,
+        and so does first fit; otherwise the claim is kept to this node.
+        """
         labels: dict[Requirement, None] = {}
         fields: dict[Requirement, None] = {}
         for candidate in picked:
             owner, device = candidate.owner, candidate.device
             name = device.node_name if owner.per_device else owner.node_name
             terms = device.node_terms if owner.per_device else owner.node_terms
+            if terms is not None and len(terms) > 1 and not (name or device.binds_to_node):
+                if self._compatible:
+                    raise AllocationError(
+                        f"create NodeSelector for claim {claim}: unsupported"
+                        f" ResourceSlice.NodeSelector with {len(terms)} terms"
+                    )
+                name = self._world.node
             if name or device.binds_to_node:
                 here = Requirement("metadata.name", "In", (self._world.node,))
                 return NodeScope((NodeTerm(fields=(here,)),))

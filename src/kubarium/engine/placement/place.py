@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -287,7 +287,10 @@ class Placer:
         except AllocationError as error:
             return Verdict(pod.key, total, everywhere=str(error))
         by_node = NodeReasons(snapshot.rows, book.codes, list(book.sets), snapshot.alive)
-        return Verdict(pod.key, total, by_node.counts(), by_node=by_node)
+        counts = by_node.counts()
+        return Verdict(
+            pod.key, total, counts, by_node=by_node, detail=_missing_classes(snapshot, pod, counts)
+        )
 
     def _account_of_each(self, pod: Pod, within: Mask | None) -> Verdict:
         """Each node under what it lacks for the variant that is meant for it."""
@@ -381,3 +384,14 @@ class _Failures:
                 why = tuple(reason for bit, (reason, _) in enumerate(lacking) if value >> bit & 1)
                 self.codes[combined == value] = self.code(why)
         self.left &= combined == 0
+
+
+def _missing_classes(snapshot: Snapshot, pod: Pod, counts: Mapping[str, int]) -> tuple[str, ...]:
+    """A sentence for each resource that nodes lack since it names a class that does not exist."""
+    return tuple(
+        reasons.implicit_class_missing(name)
+        for name, _ in pod.shape.requests
+        if name.startswith(reasons.IMPLICIT_PREFIX)
+        and reasons.insufficient(name) in counts
+        and name.removeprefix(reasons.IMPLICIT_PREFIX) not in snapshot.inventory.classes
+    )

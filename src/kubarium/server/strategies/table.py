@@ -6,7 +6,7 @@ Source of each switch: the kind's ``strategy.go`` under upstream's ``pkg/registr
 from __future__ import annotations
 
 from kubarium.server import custom_resources
-from kubarium.server.strategies import jobs, namespaces, pods, services
+from kubarium.server.strategies import devices, jobs, namespaces, pods, services
 from kubarium.server.strategy import Strategies, Strategy
 
 _GENERATION = Strategy(generation=True)
@@ -76,8 +76,16 @@ _TABLE: dict[tuple[str, str], Strategy] = {
     ("scheduling.k8s.io", "compositepodgroups"): _GENERATION,
     ("scheduling.k8s.io", "workloads"): _GENERATION,
     ("resource.k8s.io", "deviceclasses"): _GENERATION,
-    ("resource.k8s.io", "resourceslices"): _GENERATION,
-    ("resource.k8s.io", "devicetaintrules"): _GENERATION,
+    ("resource.k8s.io", "resourceslices"): Strategy(
+        generation=True,
+        prepare_create=devices.prepare_slice,
+        prepare_update=devices.prepare_slice_update,
+    ),
+    ("resource.k8s.io", "devicetaintrules"): Strategy(
+        generation=True,
+        prepare_create=devices.prepare_rule,
+        prepare_update=devices.prepare_rule_update,
+    ),
     ("flowcontrol.apiserver.k8s.io", "flowschemas"): _GENERATION,
     ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"): _GENERATION,
     (_ADMISSION, "mutatingwebhookconfigurations"): _LOCKED_GENERATION,
