@@ -148,6 +148,7 @@ def pod_group_missing(name: str) -> str:
     return f"waiting for pods's pod group {name} to appear in scheduling queue"
 
 
+MEMBERS_NOT_BOUND = "too few pods of the group could be bound to their nodes"
 GANG_WAITING = "waiting for minCount pods from a gang to appear in scheduling queue"
 
 

@@ -110,6 +110,8 @@ class Snapshot:
         self._rows_by_name = True
         self._used_rows = 0
         self._where: dict[Key, tuple[Pod, str]] = {}
+        # The placed pods of each group, on unknown nodes too.
+        self.gang_pods: dict[Key, dict[Key, None]] = {}
         self._homeless: dict[str, dict[Key, Pod]] = {}
         self._log: list[Callable[[], None]] = []
         self._recording = 0
@@ -337,6 +339,8 @@ class Snapshot:
             self.displace(pod.key)
         self._record(partial(self.displace, pod.key))
         self._where[pod.key] = (pod, node)
+        if pod.gang is not None:
+            self.gang_pods.setdefault(pod.gang, {})[pod.key] = None
         for claim in pod.claims:
             self.claim_users.setdefault(claim, {})[pod.key] = None
         for volume in pod.volumes:
@@ -362,6 +366,11 @@ class Snapshot:
             return
         pod, node = known
         self._record(partial(self.place, pod, node))
+        if pod.gang is not None:
+            members = self.gang_pods[pod.gang]
+            members.pop(key, None)
+            if not members:
+                del self.gang_pods[pod.gang]
         for claim in pod.claims:
             users = self.claim_users[claim]
             users.pop(key, None)
@@ -625,7 +634,7 @@ def _weighs_the_same(old: Pod, new: Pod) -> bool:
     return (
         (old.shape == new.shape or _only_defaults_differ(old.shape, new.shape))
         and (old.terminating, old.preempted) == (new.terminating, new.preempted)
-        and old.claims == new.claims
+        and (old.claims, old.gang, old.priority) == (new.claims, new.gang, new.priority)
         and (old.volumes, old.disks) == (new.volumes, new.disks)
         and old.labels == new.labels
     )

@@ -181,6 +181,39 @@ def test_a_running_gang_keeps_its_domain_at_every_required_level():
     assert set(nodes_of(decide(placer, later))) <= set(there)
 
 
+def test_a_group_without_a_minimum_chooses_one_domain_too():
+    """The basic policy starts what fits, but in one rack: that which takes the most pods."""
+    placer = placer_of([node(f"{rack}{i}", 1, rack=rack) for rack in "abc" for i in range(2)])
+    placer.snapshot.set_node(node("b2", 1, rack="b"))
+    placer.snapshot.set_node(node("none", 9))
+    item = gang_item(4, 1, topology_key="rack", minimum=0)
+    decision = decide(placer, item)
+    assert nodes_of(decision) == ["b0", "b1", "b2"]
+    assert [pod.key[1] for pod, _ in decision.unplaced] == ["g-003"]
+    assert item.gang is not None
+    later = QueueItem((item.pods[3],), replace(item.gang, scheduled_count=3))
+    assert not decide(placer, later).placements, "the rest waits for room in the same rack"
+
+
+def test_a_group_whose_domain_is_gone_chooses_another_and_no_node_outside_of_any():
+    placer = placer_of([node("lost", 9), node("a", 2, rack="a"), node("b", 4, rack="b")])
+    gang = Gang(("ns", "g"), 2, "rack", scheduled_count=2)
+    for i in range(2):
+        placer.snapshot.place(Pod(("ns", f"old-{i}"), shape(1), gang=gang.key), "lost")
+    more = tuple(Pod(("ns", f"new-{i}"), shape(1), gang=gang.key) for i in range(2))
+    assert nodes_of(decide(placer, QueueItem(more, gang))) == ["a"]
+
+
+def test_pods_that_are_ending_do_not_hold_a_gang_in_their_domain():
+    placer = placer_of([node("a", 1, rack="a"), node("b", 4, rack="b")])
+    gang = Gang(("ns", "g"), 3, "rack", scheduled_count=1)
+    old = Pod(("ns", "old"), shape(1), gang=gang.key, terminating=True)
+    placer.snapshot.place(old, "a")
+    placer.snapshot.place(Pod(("ns", "kept"), shape(1), gang=gang.key), "b")
+    more = tuple(Pod(("ns", f"new-{i}"), shape(1), gang=gang.key) for i in range(2))
+    assert nodes_of(decide(placer, QueueItem(more, gang))) == ["b"]
+
+
 def with_claim(pod, placer, spec):
     claim = ("ns", f"claim-of-{pod.key[1]}")
     placer.snapshot.set_claim(Claim(claim, spec), None)

@@ -109,6 +109,17 @@ class Committer:
         """
         return await self._or_discard(staged.placement, self._prepare(staged, profile))
 
+    async def confirm(self, staged: Staged) -> Staged:
+        """Whether the pod can still be bound; NotFound if it was deleted or bound meanwhile."""
+        return await self._or_discard(staged.placement, self._confirm(staged))
+
+    async def _confirm(self, staged: Staged) -> Staged:
+        pod = staged.placement.pod
+        document = await self._context.client.get(PODS, pod.key[1], pod.key[0])
+        if not _waits(document, pod):
+            raise not_found("pods", "", pod.key[1])
+        return staged
+
     async def bind(self, staged: Staged) -> Staged:
         """The third: the pod gets its node."""
         return await self._or_discard(staged.placement, self._place(staged))
@@ -279,20 +290,34 @@ class Committer:
         for key in dict.fromkeys([*keys, *found]):
             if is_pending_key(key):
                 continue  # already discarded
-            try:
-                claim = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
-            except ApiError as error:
-                if error.reason == "NotFound":
-                    continue  # and with it its allocation
-                raise
-            status = dict(claim.get("status") or {})
-            others = [r for r in status.get("reservedFor") or () if r.get("uid") != pod.uid]
-            if others:
-                status["reservedFor"] = others
-            else:
-                for field in ("reservedFor", "allocation", "devices"):
-                    status.pop(field, None)
-            await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
+            for attempt in range(CLAIM_ATTEMPTS):
+                try:
+                    await self._give_up_claim(key, pod)
+                    break
+                except ApiError as error:
+                    if error.reason == "NotFound":
+                        break  # and with it its allocation
+                    if error.reason != "Conflict" or attempt == CLAIM_ATTEMPTS - 1:
+                        raise
+
+    async def _give_up_claim(self, key: Key, pod: Pod) -> None:
+        """Take the pod out of those who use the claim; its devices, too, if it was the last.
+
+        A group's claim is reserved for the group, which goes with the last pod that counts on it.
+        """
+        claim = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
+        status = dict(claim.get("status") or {})
+        user = self._consumer(claim, pod)
+        sharers = set(self._view.snapshot.claim_users.get(key, ())) - {pod.key}
+        if user["uid"] != pod.uid and sharers:
+            return
+        others = [r for r in status.get("reservedFor") or () if r.get("uid") != user["uid"]]
+        if others:
+            status["reservedFor"] = others
+        else:
+            for field in ("reservedFor", "allocation", "devices"):
+                status.pop(field, None)
+        await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
 
     async def _claim(self, key: Key, allocation: Allocation | None, pod: Pod) -> None:
         """Write allocation (if it is not there already) and reservation into one claim."""
@@ -692,6 +717,14 @@ class Committer:
             return {**status, "phase": phase}
 
         await self._change_status(COSCHEDULING_GROUPS, document, changed)
+
+
+def _waits(document: Document, pod: Pod) -> bool:
+    return (
+        document["metadata"].get("uid") == pod.uid
+        and not writes.is_terminating(document)
+        and not (document.get("spec") or {}).get("nodeName")
+    )
 
 
 def _is_allocated(claim: Document) -> bool:

@@ -40,6 +40,10 @@ class Members:
         pods.pop(pod, None)
         return None if pods else self._leave(group)
 
+    def item_of(self, group: Key) -> ItemKey | None:
+        """The item that decides the group; None if no pod of it waits."""
+        return self._item.get(group)
+
     def pods(self, group: Key) -> Iterable[Key]:
         """The waiting pods of the group."""
         return self._pods.get(group, ())

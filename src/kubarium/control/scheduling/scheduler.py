@@ -31,6 +31,7 @@ from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.resizes import Resizes
 from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
 from kubarium.control.scheduling.writing import Writing
+from kubarium.engine import reasons
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.devices import MAX_RESERVED
@@ -78,6 +79,7 @@ class Scheduler:
             context.clock,
             self._wake.set,
             lambda item: self._placer_of(item).profile,
+            self._bound,
         )
         self._resizes = Resizes(
             self.view,
@@ -385,7 +387,14 @@ class Scheduler:
             self._reserved = None
             self._failing_since.pop(key, None)
             return ()
+        if not all(self._may_use(node) for _, node in reservation):
+            self._reserved = None  # when it fails once more, it gets another
+            return ()
         return reservation
+
+    def _may_use(self, node: str) -> bool:
+        found = self.view.snapshot.node(node)
+        return found is not None and not found.unschedulable
 
     def _consider_reserving(self, key: ItemKey, decision: Decision, now: float) -> None:
         """Reserve for a gang that has long found no room, so that small pods cannot starve it.
@@ -453,17 +462,34 @@ class Scheduler:
         for pod in pods:
             self._nominated.drop(pod.key)
             self._writing.put(self._committer.nominate(pod, ""))
-            if pod.gang is None:
-                self._queue.add(ItemKey(False, pod.key))
+            group = self._waiting.members.item_of(pod.gang) if pod.gang is not None else None
+            if pod.gang is None or group is not None:
+                self._queue.add(group or ItemKey(False, pod.key))
                 self._wake.set()
 
     # Telling
 
+    async def _bound(self, decision: Decision) -> None:
+        """Tell the groups once their pods have nodes: what was only decided may still fail.
+
+        There may be no next try, so that it is told until it is written.
+        """
+        if not decision.placements:
+            return
+
+        async def told() -> None:
+            await self._conditions.decided(decision, reasons.MEMBERS_NOT_BOUND)
+
+        try:
+            await told()
+        except Exception:
+            self._writing.put_until_written(told)
+            raise
+
     async def _tell(self, key: ItemKey, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption.
 
-        What could not be told is told at the item's next try, which comes after its back-off; of
-        what has been placed there is none, so that is told until it is written.
+        What could not be told is told at the item's next try, which comes after its back-off.
         """
         try:
             await self._tell_all(decision)
@@ -471,8 +497,6 @@ class Scheduler:
             if decision.preemption is not None:  # some victims stay, so that others must be found
                 for pod in decision.item.pods:
                     self._nominated.give_up(pod.key)
-            if decision.placements:
-                self._writing.put_until_written(lambda: self._conditions.decided(decision, ""))
             self._queue.wake(key, self._context.clock.monotonic())
             self._wake.set()
             raise
@@ -497,7 +521,8 @@ class Scheduler:
                 if pod.key in nominated:
                     await committer.nominate(pod, nominated[pod.key])
             await committer.preempt(preemption)
-        await self._conditions.decided(decision, text)
+        if not decision.placements:
+            await self._conditions.decided(decision, text)
 
     def _hint_for(self, decision: Decision) -> str:
         try:

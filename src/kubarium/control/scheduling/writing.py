@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
@@ -19,8 +21,11 @@ from kubarium.control.scheduling.commit import (
 )
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
+from kubarium.engine.model import Key
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Decision, Placement, QueueItem
+
+_Step = TypeVar("_Step", Placement, Staged)
 
 _LOG = logging.getLogger("kubarium.scheduler")
 
@@ -46,8 +51,13 @@ class Writing:
         clock: Clock,
         wake: Callable[[], None],
         profile_of: Callable[[QueueItem], Profile],
+        bound: Callable[[Decision], Awaitable[None]],
     ) -> None:
-        """``wake`` is called when an item may be decided anew; profiles say how long pods wait."""
+        """``wake`` is called when an item may be decided anew; profiles say how long pods wait.
+
+        ``bound`` is told of each decision with those of its placements that were written.
+        """
+        self._bound = bound
         self._profile_of = profile_of
         self._committer = committer
         self._waiting = waiting
@@ -128,11 +138,11 @@ class Writing:
             _report(error)
 
     async def _place(self, key: ItemKey, decision: Decision) -> None:
-        written = False
+        bound: list[Placement] = []
         try:
-            written = await self._write_all(decision)
+            bound = await self._write_all(decision)
         finally:
-            if not written:
+            if len(bound) < len(decision.placements):
                 self._queue.retry(key, self._clock.monotonic())
             else:
                 self._queue.remove(key)
@@ -140,31 +150,41 @@ class Writing:
                 if any(member not in self._waiting.assumed for member in left):
                     self._queue.add(key)
             self._wake()
+        await self._bound(replace(decision, placements=tuple(bound)))
 
-    async def _write_all(self, decision: Decision) -> bool:
-        """Take all pods through each step together; whether all of them were bound.
+    async def _write_all(self, decision: Decision) -> list[Placement]:
+        """Take all pods through each step together; those that were bound in the end.
 
-        A gang of which too few are left before the first is bound gives up its claims.
+        A gang of which too few are left before the first is bound gives up its claims; those that
+        were deleted meanwhile are not left.
         """
         placements, committer = decision.placements, self._committer
-        staged = [s for p in placements if (s := await self._step(p, committer.reserve(p)))]
-        if not await self._may_start(decision, staged):
-            return False
+        fresh = _allocated(placements)
+
+        async def all_through(
+            left: Sequence[_Step], work: Callable[[_Step], Awaitable[Staged]]
+        ) -> list[Staged]:
+            done: list[Staged] = []
+            for one in left:
+                try:
+                    done.append(await work(one))
+                except Exception as error:
+                    placement = one.placement if isinstance(one, Staged) else one
+                    await self._undo(placement, error, fresh)
+            return done
+
+        staged = await all_through(placements, committer.reserve)
+        if not await self._may_start(decision, staged, fresh):
+            return []
         profile = self._profile_of(decision.item)
-        ready = [s for s in staged if await self._step(s.placement, committer.prepare(s, profile))]
-        if not await self._may_start(decision, ready):
-            return False
-        bound = [s for s in ready if await self._step(s.placement, committer.bind(s))]
-        return len(bound) == len(placements)
+        ready = await all_through(staged, lambda s: committer.prepare(s, profile))
+        if len(ready) > 1 and (decision.item.gang or decision.item.tree):
+            ready = await all_through(ready, committer.confirm)
+        if not await self._may_start(decision, ready, fresh):
+            return []
+        return [staged.placement for staged in await all_through(ready, committer.bind)]
 
-    async def _step(self, placement: Placement, work: Awaitable[Staged]) -> Staged | None:
-        try:
-            return await work
-        except Exception as error:
-            await self._undo(placement, error)
-            return None
-
-    async def _may_start(self, decision: Decision, left: list[Staged]) -> bool:
+    async def _may_start(self, decision: Decision, left: list[Staged], fresh: list[Key]) -> bool:
         """Whether those that are left may go on without the others; if not, they are undone."""
         missing, item = len(decision.placements) - len(left), decision.item
         if not missing:
@@ -177,16 +197,22 @@ class Writing:
         error = DeviceNotReadyError(f"{missing} other pod(s) of the group could not be bound")
         for staged in left:
             await self._written(self._committer.discard(staged.placement.pod))
-            await self._undo(staged.placement, error)
+            await self._undo(staged.placement, error, fresh)
         return False
 
-    async def _undo(self, placement: Placement, error: Exception) -> None:
-        """Forget an assumption whose write failed; what fails meanwhile is done at the next try."""
+    async def _undo(self, placement: Placement, error: Exception, fresh: list[Key]) -> None:
+        """Forget an assumption whose write failed; what fails meanwhile is done at the next try.
+
+        ``fresh`` are the claims that the decision allocates: of these the pod gives up its share,
+        and the last one of those who share them the devices.
+        """
         pod, claims = placement.pod, [claim for claim, _ in placement.allocations]
         if not isinstance(error, (ApiError, DeviceNotReadyError)):
             _report(error)
         if isinstance(error, DeviceNotReadyError):
-            await self._written(self._committer.release(pod, claims))
+            shared = [claim for claim in fresh if claim in pod.claims]
+            keys = list(dict.fromkeys([*claims, *shared]))
+            await self._written(self._committer.release(pod, keys))
         self._waiting.give_up(pod, claims)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
             await self._written(self._committer.refuse(pod, str(error) or repr(error)))
@@ -198,3 +224,8 @@ def _report(error: Exception) -> None:
     level = logging.WARNING if known else logging.ERROR
     trace = None if known else error
     _LOG.log(level, "a scheduling decision was not written: %s", error, exc_info=trace)
+
+
+def _allocated(placements: Sequence[Placement]) -> list[Key]:
+    """The claims that get their devices with these placements."""
+    return list(dict.fromkeys(claim for p in placements for claim, _ in p.allocations))

@@ -17,7 +17,7 @@ from kubarium.engine.model import (
     Pod,
     PodShape,
 )
-from kubarium.engine.placement.preemption import breaking_first, evict
+from kubarium.engine.placement.victims import breaking_first, evict
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 

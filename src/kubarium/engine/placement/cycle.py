@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 
 from kubarium.engine.model import Key, Pod
-from kubarium.engine.placement.gang import place_gang, settled_mask
+from kubarium.engine.placement.gang import has_domain, place_gang, settled_mask
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.preemption import preempt, with_text
 from kubarium.engine.placement.tree import place_tree
@@ -161,7 +161,9 @@ def _decide(placer: Placer, item: QueueItem, accounts: _Accounts, *, preemption:
     gang = item.gang
     if item.tree is not None:
         decision = place_tree(placer, item)
-    elif gang is not None and gang.scheduled_count < gang.min_count:
+    elif gang is not None and (
+        gang.scheduled_count < gang.min_count or not has_domain(placer.snapshot, gang)
+    ):
         decision = place_gang(placer, item)
     else:
         decision = _place_each(placer, item, accounts.verdicts)

@@ -6,6 +6,8 @@ or one of the composites around that (KEP-5710, KEP-6012). A pod without one goe
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from kubarium.engine.model import Composite, Gang, Key, Pod
 from kubarium.engine.snapshot import Snapshot
 
@@ -47,18 +49,44 @@ def whole_units(snapshot: Snapshot, victims: tuple[Pod, ...]) -> tuple[Pod, ...]
     if not units:
         return victims
     whole = {v.key: v for v in victims}
-    whole |= {
-        pod.key: pod
-        for pod, _ in snapshot.placed_pods()
-        if pod.gang is not None and unit_of(snapshot, pod) in units
-    }
+    whole |= {pod.key: pod for unit in units for pod in pods_of_unit(snapshot, unit)}
     return tuple(whole.values())
 
 
-def units_of(snapshot: Snapshot, victims: tuple[Pod, ...]) -> dict[Unit, None]:
+def units_of(snapshot: Snapshot, victims: Iterable[Pod]) -> dict[Unit, None]:
     """The units of which the victims are a part."""
     found = (unit_of(snapshot, victim) for victim in victims if victim.gang is not None)
     return dict.fromkeys(unit for unit in found if unit is not None)
+
+
+def pods_of_unit(snapshot: Snapshot, unit: Unit) -> Iterator[Pod]:
+    """All placed pods that go if one of the unit does."""
+    composite, key = unit
+    gangs = [key]
+    if composite:
+        known = ((name, snapshot.gangs.get(name)) for name in snapshot.gang_pods)
+        gangs = [
+            name
+            for name, gang in known
+            if gang is not None and any(c.key == key for c in ancestors(snapshot, gang))
+        ]
+    for name in gangs:
+        for member in snapshot.gang_pods.get(name, ()):
+            pod = snapshot.placed(member)
+            if pod is not None:
+                yield pod
+
+
+def units_to_spare(snapshot: Snapshot, pods: Iterable[Pod], priority: int) -> set[Unit]:
+    """Units of ``pods`` of which the group or a pod has the priority: they cannot go as a whole."""
+    found: set[Unit] = set()
+    for unit in units_of(snapshot, pods):
+        own = priority_of(snapshot, unit)
+        if (own is not None and own >= priority) or any(
+            pod.priority >= priority for pod in pods_of_unit(snapshot, unit)
+        ):
+            found.add(unit)
+    return found
 
 
 def priority_of(snapshot: Snapshot, unit: Unit) -> int | None:

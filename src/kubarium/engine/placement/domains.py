@@ -146,12 +146,22 @@ def missing_key(snapshot: Snapshot, keys: tuple[str, ...]) -> str:
     return " and ".join(keys)
 
 
-def row_of_gangs(snapshot: Snapshot, gangs: Iterable[Gang]) -> int | None:
-    """A row on which a pod of one of the gangs runs."""
-    keys: set[Key] = {gang.key for gang in gangs if gang.scheduled_count}
-    if not keys:
-        return None
-    return next((row for pod, row in snapshot.placed_pods() if pod.gang in keys), None)
+def row_of_gangs(
+    snapshot: Snapshot, gangs: Iterable[Gang], keys: tuple[str, ...] = ()
+) -> int | None:
+    """A row on which a pod of one of the gangs runs; None if none of them has a domain.
+
+    Pods that are ending hold nobody to where they are, nor do nodes that have lost one of ``keys``.
+    """
+    columns = [snapshot.labels.get(key) for key in keys]
+    for gang in gangs:
+        for member in snapshot.gang_pods.get(gang.key, ()) if gang.scheduled_count else ():
+            pod, row = snapshot.placed(member), snapshot.rows.get(snapshot.node_of(member) or "")
+            if pod is None or row is None or pod.terminating:
+                continue
+            if all(column is not None and column[row] >= 0 for column in columns):
+                return row
+    return None
 
 
 def mask_around(snapshot: Snapshot, keys: tuple[str, ...], row: int) -> Mask:

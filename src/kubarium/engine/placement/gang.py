@@ -122,7 +122,7 @@ class _GangSearch:
         self._settled: int | None = None
         self._static: list[Mask] | None = None
         if gang.required_keys or gang.preferred_keys:
-            self._settled = row_of_gangs(self._snapshot, (gang,))
+            self._settled = row_of_gangs(self._snapshot, (gang,), gang.required_keys)
 
     def holes(self, mask: Mask | None) -> bytes:
         """Equal for places in which a search for the gang's arrangements finds the same."""
@@ -343,12 +343,28 @@ def greedy(placer: Placer, pods: Sequence[Pod], within: Mask | None, domain: str
     return Attempt(tuple(placements), tuple(unplaced), account, domain)
 
 
+def has_domain(snapshot: Snapshot, gang: Gang) -> bool:
+    """Whether no domain need be chosen for the gang's pods: it has one already, or needs none."""
+    if not gang.required_keys and not gang.preferred_keys:
+        return True
+    return row_of_gangs(snapshot, (gang,), gang.required_keys) is not None
+
+
 def settled_mask(snapshot: Snapshot, gang: Gang) -> Mask | None:
-    """The nodes of the domain in which pods of the gang run; None without one."""
+    """The nodes of the domain in which pods of the gang run; None if it is bound to none.
+
+    Before the first of them runs, the nodes that are part of some domain.
+    """
     if not gang.required_keys:
         return None
-    row = row_of_gangs(snapshot, (gang,))
-    return None if row is None else mask_around(snapshot, gang.required_keys, row)
+    row = row_of_gangs(snapshot, (gang,), gang.required_keys)
+    if row is not None:
+        return mask_around(snapshot, gang.required_keys, row)
+    mask = snapshot.alive.copy()
+    for key in gang.required_keys:
+        column = snapshot.labels.get(key)
+        mask &= column >= 0 if column is not None else False
+    return mask
 
 
 def greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:

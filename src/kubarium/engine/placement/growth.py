@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from kubarium.engine import reasons
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.disruption import unit_of, units_of, whole_units
-from kubarium.engine.placement.preemption import lower_on
 from kubarium.engine.placement.profile import DEFAULT, Profile
+from kubarium.engine.placement.victims import lower_on
 from kubarium.engine.plan import Preemption
 from kubarium.engine.snapshot import Snapshot
 

@@ -8,8 +8,8 @@ upstream's, the simulation frees the devices
 of victims' claims, so a pod with claims can preempt their holders. A pod of lower priority that is
 ending already is a victim like any other: its room will be free, and choosing it costs nothing.
 
-For a gang, KEP-5710: the whole cluster is the domain; every victim of lower priority is taken away,
-the gang is placed, then victims are given back by importance wherever the gang still fits.
+What is disrupted as a whole (a group of mode all) is given back or taken as a whole. Gangs have a
+module of their own.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Key, Node, Pod, PodShape
+from kubarium.engine.model import Node, Pod, PodShape
 from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.disruption import (
-    Unit,
-    priority_of,
-    unit_of,
-    units_of,
-    whole_units,
-)
-from kubarium.engine.placement.gang import needed_of, settled_mask
+from kubarium.engine.placement.disruption import units_of, whole_units
+from kubarium.engine.placement.gang import settled_mask
+from kubarium.engine.placement.gang_preemption import for_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT, Profile
-from kubarium.engine.placement.tree import keeps_together, least_pods, place_item
-from kubarium.engine.plan import Decision, Preemption, QueueItem
+from kubarium.engine.placement.tree import keeps_together
+from kubarium.engine.placement.victims import (
+    breaking_first,
+    bring_back,
+    evict,
+    lower_on,
+    together,
+)
+from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
-
-# Victims that a gang's preemption considers giving back one by one; the rest stay victims.
-MAX_GIVE_BACK = 20_000
 
 
 def preempt(placer: Placer, decision: Decision) -> Decision:
@@ -57,7 +56,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     if snapshot.below(first.priority) is None:
         return with_text(decision, _unhelpful_text(placer, decision))
     if decision.gang_verdict is not None:
-        found = _for_gang(placer, decision)
+        found = for_gang(placer, decision.item)
     elif decision.item.tree is not None and keeps_together(decision.item.tree):
         found = None  # more pods of groups that run: not at the price of others in any domain
     else:  # a group that has its minimum, or has none: one pod after the other
@@ -84,11 +83,6 @@ def _lost(decision: Decision) -> bool:
     pod, verdict = decision.unplaced[0]
     why = verdict.by_node.get(pod.nominated_node, ())
     return bool(why) and not resolvable(why)
-
-
-def _lower(snapshot: Snapshot, priority: int) -> list[Pod]:
-    """Placed pods of lower priority."""
-    return [p for p, _ in snapshot.placed_pods() if p.priority < priority]
 
 
 def with_text(decision: Decision, text: str) -> Decision:
@@ -280,48 +274,20 @@ def _beside_the_rest(
             yield reasons.insufficient(name), staying + amount <= snapshot.allocatable[index]
 
 
-def _importance(pod: Pod) -> tuple[object, ...]:
-    """Most important first: higher priority, then longer running, then name."""
-    return (-pod.priority, pod.started or pod.created, pod.key)
-
-
-def lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], int]:
-    """The row's preemptable pods in the order of giving back, and how many break a budget.
-
-    Those whose eviction breaks a disruption budget come first, each kind most important first
-    (upstream: filterPodsWithPDBViolation).
-    """
-    pods = snapshot.pods_on[row].values()
-    lower = sorted((p for p in pods if p.priority < priority), key=_importance)
-    return breaking_first(snapshot, lower)
-
-
-def breaking_first(snapshot: Snapshot, pods: list[Pod]) -> tuple[list[Pod], int]:
-    """``pods`` with those first that exceed what their budgets allow, and the number of these."""
-    if not snapshot.budgets:
-        return pods, 0
-    allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
-    breaking: list[Pod] = []
-    others: list[Pod] = []
-    for pod in pods:
-        exceeded = False
-        for key, budget in snapshot.budgets.items():
-            if budget.covers(pod):
-                allowed[key] -= 1
-                exceeded = exceeded or allowed[key] < 0
-        (breaking if exceeded else others).append(pod)
-    return breaking + others, len(breaking)
-
-
 def _by_arithmetic(
     snapshot: Snapshot, shape: PodShape, priority: int, row: int
 ) -> _Eviction | None:
     """The fewest victims on a row when only requests decide: no simulation is needed then."""
     lower, breaking = lower_on(snapshot, priority, row)
+    exceeding = {victim.key for victim in lower[:breaking]}
+    units = together(snapshot, lower)
     names = [name for name, amount in shape.requests if amount]
     indices = [3, *(snapshot.resource_index(name) for name in names)]
     wanted = [1, *(amount for _, amount in shape.requests if amount)]
-    takes = [[1, *(victim.shape.request(name) for name in names)] for victim in lower]
+    takes = [
+        [len(unit), *(sum(victim.shape.request(name) for victim in unit) for name in names)]
+        for unit in units
+    ]
     free = [
         snapshot.allocatable.item(index, row) - snapshot.requested.item(index, row) - amount
         for index, amount in zip(indices, wanted, strict=True)
@@ -331,14 +297,13 @@ def _by_arithmetic(
     if min(free) < 0:
         return None
     victims: list[Pod] = []
-    broken = 0
-    for number, (victim, take) in enumerate(zip(lower, takes, strict=True)):
+    for unit, take in zip(units, takes, strict=True):
         left = [have - amount for have, amount in zip(free, take, strict=True)]
         if min(left) >= 0:
             free = left
         else:
-            victims.append(victim)
-            broken += number < breaking
+            victims += unit
+    broken = sum(victim.key in exceeding for victim in victims)
     return _Eviction(_rank(snapshot, tuple(victims), broken), tuple(victims))
 
 
@@ -357,16 +322,17 @@ def _simulated(placer: Placer, pod: Pod, row: int) -> _Eviction | None:
         if not _fits(placer, pod, within):
             return None
         victims: list[Pod] = []
-        broken = 0
-        for number, victim in enumerate(lower):
+        exceeding = {victim.key for victim in lower[:breaking]}
+        for unit in together(snapshot, lower):
             inner = snapshot.checkpoint()
-            _bring_back(snapshot, mark_of=victim, node=node.name)
+            for victim in unit:
+                bring_back(snapshot, victim, node.name)
             if _fits(placer, pod, within):
                 snapshot.keep(inner)
             else:
                 snapshot.rollback(inner)
-                victims.append(victim)
-                broken += number < breaking
+                victims += unit
+        broken = sum(victim.key in exceeding for victim in victims)
         return _Eviction(_rank(snapshot, tuple(victims), broken), tuple(victims))
     finally:
         snapshot.rollback(mark)
@@ -380,21 +346,6 @@ def _fits(placer: Placer, pod: Pod, within: Mask) -> bool:
     return placed is not None
 
 
-def evict(snapshot: Snapshot, victim: Pod) -> None:
-    """Take a pod off the snapshot and free the claims that nobody else uses."""
-    claims = victim.claims
-    snapshot.displace(victim.key)
-    for claim in claims:
-        if not snapshot.claim_users.get(claim):
-            snapshot.release(claim)
-
-
-def _bring_back(snapshot: Snapshot, *, mark_of: Pod, node: str) -> None:
-    for claim in mark_of.claims:
-        snapshot.reclaim(claim)
-    snapshot.place(mark_of, node)
-
-
 def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[object, ...]:
     """Smaller is better: upstream's pickOneNodeForPreemption.
 
@@ -406,123 +357,3 @@ def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[ob
     highest = max(v.priority for v in victims)
     latest = min(v.started or v.created for v in victims if v.priority == highest)
     return (broken, highest, sum(v.priority + 2**31 for v in victims), len(victims), -latest)
-
-
-def _for_gang(placer: Placer, decision: Decision) -> Preemption | None:
-    """KEP-5710: all victims away, the gang placed, then units given back by importance."""
-    snapshot = placer.snapshot
-    item = decision.item
-    priority = item.pods[0].priority
-    if not _enough_below(snapshot, item, priority):
-        return None
-    units = _units(snapshot, _lower(snapshot, priority), priority)
-    homes = {pod.key: snapshot.node_of(pod.key) or "" for unit in units for pod in unit}
-    mark = snapshot.checkpoint()
-    try:
-        for unit in units:
-            for victim in unit:
-                evict(snapshot, victim)
-        placed = place_item(placer, item)
-        if not placed.placements:
-            return None
-        victims = _give_back(snapshot, units, homes)
-        nominations = tuple((p.pod, p.node) for p in placed.placements)
-        return Preemption(victims, nominations) if victims else None
-    finally:
-        snapshot.rollback(mark)
-
-
-def _enough_below(snapshot: Snapshot, item: QueueItem, priority: int) -> bool:
-    """A bound that is quick to take: room beside the pods that stay, for the smallest requests."""
-    pods, lower = item.pods, snapshot.below(priority)
-    if lower is None:
-        return False
-    free = snapshot.allocatable - snapshot.requested
-    free = free + lower if lower.shape == free.shape else free
-    mask = np.zeros(snapshot.capacity, np.bool_)
-    for shape in dict.fromkeys(pod.shape for pod in pods):
-        mask |= filters.static_mask(snapshot, shape)
-    least: dict[str, int] = dict(pods[0].shape.requests)
-    for pod in pods:
-        least = {name: min(amount, pod.shape.request(name)) for name, amount in least.items()}
-    room = np.where(mask, np.maximum(free[3], 0), 0)
-    for name, amount in least.items():
-        if amount:
-            room = np.minimum(room, np.maximum(free[snapshot.resource_index(name)], 0) // amount)
-    needed = needed_of(item.gang) if item.gang is not None else 1
-    return int(room.sum()) >= (needed if item.tree is None else least_pods(item.tree))
-
-
-def _units(snapshot: Snapshot, lower: list[Pod], priority: int) -> list[list[Pod]]:
-    """What goes or stays together, in the order of giving back (KEP-5710).
-
-    A group of disruption mode all is one unit of its highest priority, and is left alone if it or a
-    pod of it may not be preempted. Order: units that break no more than they must later, so those
-    that break a budget first; then priority, groups before pods, and age.
-    """
-    whole: dict[Unit, list[Pod]] = {}
-    single: list[list[Pod]] = []
-    for pod in lower:
-        unit = unit_of(snapshot, pod)
-        if unit is not None:
-            whole.setdefault(unit, []).append(pod)
-        else:
-            single.append([pod])
-    for protected in [u for u, pods in whole.items() if _has_peer(snapshot, u, pods, priority)]:
-        del whole[protected]
-    units = [*whole.values(), *single]
-    ordered = sorted((pod for unit in units for pod in unit), key=_importance)
-    ordered, count = breaking_first(snapshot, ordered)
-    breaking = {pod.key for pod in ordered[:count]}
-
-    def importance(unit: list[Pod]) -> tuple[object, ...]:
-        first = min(unit, key=_importance)
-        breaks = any(pod.key in breaking for pod in unit)
-        return (not breaks, -first.priority, len(unit) == 1, *_importance(first)[1:])
-
-    return sorted(units, key=importance)
-
-
-def _has_peer(snapshot: Snapshot, unit: Unit, pods: list[Pod], priority: int) -> bool:
-    """Whether the group or one of its pods has the priority, so that it cannot go as a whole."""
-    own = priority_of(snapshot, unit)
-    if own is not None and own >= priority:
-        return True
-    known = {pod.key for pod in pods}
-    return any(
-        pod.priority >= priority and pod.key not in known and unit_of(snapshot, pod) == unit
-        for pod, _ in snapshot.placed_pods()
-        if pod.gang is not None
-    )
-
-
-def _give_back(
-    snapshot: Snapshot, units: list[list[Pod]], homes: dict[Key, str]
-) -> tuple[Pod, ...]:
-    """Return each unit, most important first, if its old nodes still have room for all of it."""
-    victims: list[Pod] = []
-    for index, unit in enumerate(units):
-        mark = snapshot.checkpoint()
-        if index < MAX_GIVE_BACK and all(_return(snapshot, pod, homes[pod.key]) for pod in unit):
-            snapshot.keep(mark)
-        else:
-            snapshot.rollback(mark)
-            victims += unit
-    return tuple(victims)
-
-
-def _return(snapshot: Snapshot, victim: Pod, node: str) -> bool:
-    """Put the victim back if its old node still has room for it."""
-    if not _room_for(snapshot, victim, node):
-        return False
-    _bring_back(snapshot, mark_of=victim, node=node)
-    return True
-
-
-def _room_for(snapshot: Snapshot, victim: Pod, node: str) -> bool:
-    row = snapshot.rows.get(node)
-    if row is None:
-        return False
-    return filters.room_on(snapshot, victim.shape, row) and all(
-        snapshot.reclaimable(claim) for claim in victim.claims
-    )

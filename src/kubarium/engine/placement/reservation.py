@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.preemption import evict
 from kubarium.engine.placement.tree import place_item
+from kubarium.engine.placement.victims import evict
 from kubarium.engine.plan import QueueItem
 
 Reservation = tuple[tuple[Pod, str], ...]

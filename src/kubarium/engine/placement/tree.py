@@ -366,7 +366,8 @@ class _TreeSearch:
         if name not in self._settled:
             leaves = (group,) if isinstance(group, Leaf) else tuple(group.leaves())
             gangs = [leaf.gang for leaf in leaves]
-            self._settled[name] = row_of_gangs(self._snapshot, gangs)
+            rules = group.group if isinstance(group, Tree) else group.gang
+            self._settled[name] = row_of_gangs(self._snapshot, gangs, rules.required_keys)
         return self._settled[name]
 
     def _pods_of(self, group: Group) -> list[Pod]:

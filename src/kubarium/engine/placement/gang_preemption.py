@@ -1,0 +1,277 @@
+"""Preemption for a gang or a composite: which units must go so that it starts (KEP-5710).
+
+The whole cluster is the domain. Upstream takes every victim away, places the gang wherever it likes
+best, and gives back whoever is not in its way there; so it may evict pods although enough others
+were free or less important. Here the least important units go first, no more of them than are
+needed for a place, and in the end none is a victim that could stay if the gang moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubarium.engine.model import Pod
+from kubarium.engine.placement import filters, topology
+from kubarium.engine.placement.disruption import unit_of, units_to_spare
+from kubarium.engine.placement.gang import needed_of, place_gang
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.tree import least_pods, place_item
+from kubarium.engine.placement.trial import Budget
+from kubarium.engine.placement.victims import (
+    breaking_first,
+    bring_back,
+    evict,
+    importance,
+    together,
+)
+from kubarium.engine.plan import Placement, Preemption, QueueItem
+from kubarium.engine.snapshot import PODS, Mask, Snapshot
+
+# Victims that are considered for giving back one by one; the rest stay victims.
+MAX_GIVE_BACK = 20_000
+# Pods that may be placed again, over all tries to let more of the victims stay, and so many tries
+# at least.
+REPLACE_BUDGET = 4_000
+LEAST_TRIES = 8
+# Evictions that cost as much as placing one pod.
+EVICTIONS_PER_PLACE = 8
+# Choices of victims that are looked at for that, most of which a bound excludes.
+MAX_LOOKS = 512
+# What the search of one such try may spend.
+TRY_BUDGET = 500
+
+Units = list[list[Pod]]
+
+
+def for_gang(placer: Placer, item: QueueItem) -> Preemption | None:
+    """Victims of lower priority whose end lets the item start; None if nothing helps."""
+    snapshot = placer.snapshot
+    priority = item.pods[0].priority
+    lower = snapshot.below(priority)
+    room = _Room(snapshot, item)
+    if lower is None or not room.suffices(lambda name: lower[snapshot.resource_index(name)]):
+        return None
+    mark = snapshot.checkpoint()
+    try:
+        return _Search(placer, item, room, _units_below(snapshot, priority)).run()
+    finally:
+        snapshot.rollback(mark)
+
+
+class _Room:
+    """A bound that is quick to take: room for the smallest requests of an item's pods."""
+
+    def __init__(self, snapshot: Snapshot, item: QueueItem) -> None:
+        self._snapshot = snapshot
+        pods = item.pods
+        self._mask: Mask = np.zeros(snapshot.capacity, np.bool_)
+        for shape in dict.fromkeys(pod.shape for pod in pods):
+            self._mask |= filters.static_mask(snapshot, shape)
+        least: dict[str, int] = dict(pods[0].shape.requests)
+        for pod in pods:
+            least = {name: min(amount, pod.shape.request(name)) for name, amount in least.items()}
+        self.least = {PODS: 1} | {name: amount for name, amount in least.items() if amount}
+        needed = needed_of(item.gang) if item.gang is not None else 1
+        self._needed = needed if item.tree is None else least_pods(item.tree)
+
+    def suffices(self, more: Callable[[str], NDArray[np.int64] | int]) -> bool:
+        """Whether enough is free; ``more`` is what would be beside that, by resource."""
+        snapshot = self._snapshot
+        room = np.where(self._mask, np.iinfo(np.int64).max, 0)
+        for name, amount in self.least.items():
+            index = snapshot.resource_index(name)
+            free = snapshot.allocatable[index] - snapshot.requested[index] + more(name)
+            room = np.minimum(room, np.maximum(free, 0) // amount)
+        return int(room.sum()) >= self._needed
+
+
+class _Search:
+    """One gang's search for victims; between two steps the snapshot is as at the beginning."""
+
+    def __init__(self, placer: Placer, item: QueueItem, room: _Room, units: Units) -> None:
+        """``units``: all that may go, the most important first."""
+        self._placer = placer
+        self._snapshot = placer.snapshot
+        self._item = item
+        self._room = room
+        self._victims = units
+        self._placements: tuple[Placement, ...] = ()
+        self._homes = {
+            pod.key: self._snapshot.node_of(pod.key) or "" for unit in units for pod in unit
+        }
+        self._budget = max(REPLACE_BUDGET, LEAST_TRIES * len(item.pods))
+        self._looks = MAX_LOOKS
+        # Whether others matter to the gang by more than what they take of their nodes.
+        self._surrounded = any(
+            pod.has_volumes or topology.concerns(placer.snapshot, pod) for pod in item.pods
+        )
+        # What each unit takes, as columns, so that the bound costs no evictions.
+        self._number = {id(unit): number for number, unit in enumerate(units)}
+        pods = [(pod, number) for number, unit in enumerate(units) for pod in unit]
+        rows = (self._snapshot.rows.get(self._homes[pod.key], -1) for pod, _ in pods)
+        self._rows = np.fromiter(rows, np.int64, len(pods))
+        self._unit_of = np.fromiter((number for _, number in pods), np.int64, len(pods))
+        self._takes = {
+            name: np.fromiter(
+                (1 if name == PODS else pod.shape.request(name) for pod, _ in pods),
+                np.int64,
+                len(pods),
+            )
+            for name in room.least
+        }
+
+    def run(self) -> Preemption | None:
+        if not self._place_without(self._victims, give_back=False):
+            return None
+        least = self._least_important()
+        if not self._place_without(least, give_back=True):
+            return None
+        if self._surrounded and not self._place_without(self._victims, give_back=False):
+            # Somebody who was given back is in the way of the gang without taking its room.
+            self._place_without(least, give_back=False)
+        if len(self._victims) > 1:  # without any of them it does not start
+            half = len(self._victims) // 2
+            first, second = self._victims[:half], self._victims[half:]
+            self._spare(first)
+            self._spare(second)
+        gone = tuple(pod for unit in self._victims for pod in unit)
+        nominations = tuple((p.pod, p.node) for p in self._placements)
+        return Preemption(gone, nominations) if gone else None
+
+    def _least_important(self) -> Units:
+        """The shortest tail of the units without which the item starts, as far as that is found.
+
+        What the bound excludes costs nothing; from there on steps double, then they are halved.
+        """
+        units = self._victims
+        low, high = 0, len(units)  # too few, enough
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._has_room_without(units[-middle:]):
+                high = middle
+            else:
+                low = middle
+        step, enough = 1, high
+        while enough < len(units) and not self._try(units[-enough:]):
+            low, enough, step = enough, min(enough + step, len(units)), step * 2
+            if self._budget <= 0:
+                return units
+        while enough - low > 1 and self._budget > 0:
+            middle = (low + enough) // 2
+            if self._try(units[-middle:]):
+                enough = middle
+            else:
+                low = middle
+        return units[-enough:]
+
+    def _has_room_without(self, gone: Units) -> bool:
+        """A bound: False only if the item cannot start when these go."""
+        going = np.zeros(len(self._number) + 1, np.bool_)
+        going[[self._number[id(unit)] for unit in gone]] = True
+        chosen = going[self._unit_of] & (self._rows >= 0)
+        rows, capacity = self._rows[chosen], self._snapshot.capacity
+
+        def freed(name: str) -> NDArray[np.int64]:
+            column = np.zeros(capacity, np.int64)
+            np.add.at(column, rows, self._takes[name][chosen])
+            return column
+
+        return self._room.suffices(freed)
+
+    def _try(self, gone: Units) -> bool:
+        return self._place_without(gone, give_back=False, again=True)
+
+    def _spare(self, units: Units) -> None:
+        """Let as many of the units stay as possible, in their order; halves are tried at once."""
+        left = {id(unit) for unit in self._victims}
+        units = [unit for unit in units if id(unit) in left]
+        if not units or self._budget <= 0 or self._looks <= 0:
+            return
+        spared = {id(unit) for unit in units}
+        others = [unit for unit in self._victims if id(unit) not in spared]
+        self._looks -= 1
+        if self._has_room_without(others) and self._place_without(
+            others, give_back=not self._surrounded, again=True
+        ):
+            return
+        if len(units) > 1:
+            half = len(units) // 2
+            self._spare(units[:half])
+            self._spare(units[half:])
+
+    def _place_without(self, gone: Units, *, give_back: bool, again: bool = False) -> bool:
+        """Whether the item starts if these units go; then they are the victims.
+
+        Who is not in its way there stays, if ``give_back``. ``again``: it is a try to have fewer.
+        """
+        snapshot = self._snapshot
+        mark = snapshot.checkpoint()
+        try:
+            for unit in gone:
+                for pod in unit:
+                    evict(snapshot, pod)
+            if again:
+                self._budget -= len(self._item.pods) + sum(map(len, gone)) // EVICTIONS_PER_PLACE
+            placements = self._placed(again=again)
+            if not placements:
+                return False
+            self._placements = placements
+            self._victims = self._give_back(gone) if give_back else gone
+            return True
+        finally:
+            snapshot.rollback(mark)
+
+    def _placed(self, *, again: bool) -> tuple[Placement, ...]:
+        item = self._item
+        if not again:
+            return place_item(self._placer, item).placements
+        if item.tree is not None:
+            return place_item(self._placer, item).placements
+        return place_gang(self._placer, item, budget=Budget(TRY_BUDGET)).placements
+
+    def _give_back(self, units: Units) -> Units:
+        """The units that cannot return to their old nodes; most important first, they try."""
+        victims: Units = []
+        for index, unit in enumerate(units):
+            mark = self._snapshot.checkpoint()
+            if index < MAX_GIVE_BACK and all(map(self._return, unit)):
+                self._snapshot.keep(mark)
+            else:
+                self._snapshot.rollback(mark)
+                victims.append(unit)
+        return victims
+
+    def _return(self, victim: Pod) -> bool:
+        """Put the victim back if its old node still has room for it."""
+        snapshot, home = self._snapshot, self._homes[victim.key]
+        row = snapshot.rows.get(home)
+        if row is None or not filters.room_on(snapshot, victim.shape, row):
+            return False
+        if not all(map(snapshot.reclaimable, victim.claims)):
+            return False
+        bring_back(snapshot, victim, home)
+        return True
+
+
+def _units_below(snapshot: Snapshot, priority: int) -> Units:
+    """What goes or stays together, in the order of giving back (KEP-5710).
+
+    A group of disruption mode all is one unit of its highest priority, and is left alone if it or a
+    pod of it may not be preempted. Order: units that break no more than they must later, so those
+    that break a budget first; then priority, groups before pods, and age.
+    """
+    lower = [pod for pod, _ in snapshot.placed_pods() if pod.priority < priority]
+    spared = units_to_spare(snapshot, lower, priority)
+    lower = [p for p in lower if p.gang is None or unit_of(snapshot, p) not in spared]
+    ordered, count = breaking_first(snapshot, sorted(lower, key=importance))
+    breaking = {pod.key for pod in ordered[:count]}
+
+    def rank(unit: list[Pod]) -> tuple[object, ...]:
+        first = min(unit, key=importance)
+        breaks = any(pod.key in breaking for pod in unit)
+        return (not breaks, -first.priority, len(unit) == 1, *importance(first)[1:])
+
+    return sorted(together(snapshot, lower), key=rank)

@@ -1,0 +1,173 @@
+"""Who has to go, judged by trying every choice of victims in small worlds."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubarium.engine.model import Gang, Node, Pod, PodShape, PodTerm
+from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.disruption import unit_of
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import QueueItem
+from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.engine.snapshot import Snapshot
+
+checked = settings(deadline=None, max_examples=250)
+
+LOUD = LabelSelector((Requirement("sound", "In", ("loud",)),))
+FAR_FROM_LOUD = (PodTerm("rack", LOUD, ("ns",)),)
+
+
+def size(cpu, **more):
+    return PodShape(requests=(("cpu", cpu),), **more)
+
+
+@st.composite
+def worlds(draw):
+    """Nodes in racks, on which pods of groups run that go as a whole or one by one."""
+    snapshot = Snapshot()
+    nodes = draw(st.integers(1, 4))
+    for i in range(nodes):
+        capacity = (("cpu", draw(st.integers(1, 4))), ("pods", 20))
+        snapshot.set_node(Node(f"n{i}", capacity, {"rack": draw(st.sampled_from("ab"))}))
+    placer, priorities = Placer(snapshot), {None: None}
+    for name in ("x", "y"):
+        gang = Gang(("ns", name), 1, all_disrupted=draw(st.booleans()))
+        snapshot.gangs[gang.key] = gang
+        priorities[gang.key] = draw(st.integers(0, 2))
+    for i in range(draw(st.integers(1, 7))):
+        group = draw(st.sampled_from(list(priorities)))
+        own = draw(st.integers(0, 2))
+        pod = Pod(
+            ("ns", f"p{i}"),
+            size(draw(st.integers(1, 2))),
+            {"sound": draw(st.sampled_from(["loud", "still"]))},
+            priority=own if group is None else priorities[group],
+            started=float(i + 1),
+            gang=group,
+        )
+        placer.place_on(pod, snapshot.rows[f"n{draw(st.integers(0, nodes - 1))}"])
+    return placer
+
+
+@st.composite
+def gangs(draw):
+    count = draw(st.integers(1, 3))
+    level = draw(st.sampled_from(["", "", "rack"]))
+    gang = Gang(("ns", "new"), draw(st.integers(1, count)), level)
+    away = draw(st.sampled_from([(), (), FAR_FROM_LOUD]))
+    shapes = [size(draw(st.integers(1, 2)), pod_anti_affinity=away) for _ in range(count)]
+    priority = draw(st.sampled_from([1, 2, 9]))
+    members = (
+        Pod(("ns", f"g{i}"), shape, priority=priority, gang=gang.key)
+        for i, shape in enumerate(shapes)
+    )
+    return QueueItem(tuple(members), gang)
+
+
+lone_pods = st.builds(
+    lambda cpu, away, priority: QueueItem(
+        (Pod(("ns", "new"), size(cpu, pod_anti_affinity=away), priority=priority),)
+    ),
+    st.integers(1, 3),
+    st.sampled_from([(), (), FAR_FROM_LOUD]),
+    st.sampled_from([1, 2, 9]),
+)
+
+
+def starts_without(placer, item, gone):
+    mark = placer.snapshot.checkpoint()
+    for pod in gone:
+        placer.snapshot.displace(pod.key)
+    [decision] = plan_cycle(placer, [item], preemption=False).decisions
+    placer.snapshot.rollback(mark)
+    return bool(decision.placements)
+
+
+def units(placer):
+    found = {}
+    for pod, _ in placer.snapshot.placed_pods():
+        found.setdefault(unit_of(placer.snapshot, pod) or pod.key, []).append(pod)
+    return list(found.values())
+
+
+def decide(placer, item):
+    """(the decision, victims, units that may go); nothing is changed by deciding."""
+    before = placer.snapshot.requested.copy()
+    [decision] = plan_cycle(placer, [item]).decisions
+    if not decision.placements:
+        assert (placer.snapshot.requested == before).all()
+        placer.snapshot.check()
+    urgency = item.pods[0].priority
+    able = [u for u in units(placer) if all(pod.priority < urgency for pod in u)]
+    victims = decision.preemption.victims if decision.preemption is not None else ()
+    return decision, victims, able
+
+
+@checked
+@given(worlds(), st.one_of(gangs(), lone_pods))
+def test_nobody_goes_who_could_stay(placer, item):
+    """What goes suffices, goes in whole units of lower priority, and none of these needlessly."""
+    decision, victims, able = decide(placer, item)
+    if decision.placements:
+        return
+    gone = {pod.key for pod in victims}
+    assert bool(gone) == starts_without(placer, item, [p for unit in able for p in unit])
+    if not gone:
+        return
+    assert starts_without(placer, item, victims)
+    going = [unit for unit in able if any(pod.key in gone for pod in unit)]
+    assert {pod.key for unit in going for pod in unit} == gone
+    for spared in going:
+        rest = [pod for unit in going if unit is not spared for pod in unit]
+        assert not starts_without(placer, item, rest), f"{spared[0].key} could have stayed"
+
+
+@checked
+@given(worlds(), gangs())
+def test_no_choice_of_victims_would_spare_more_important_ones(placer, item):
+    """The highest priority among the victims of a gang is the lowest that there is."""
+    _, victims, able = decide(placer, item)
+    if not victims:
+        return
+    best = min(
+        max(pod.priority for unit in some for pod in unit)
+        for count in range(1, len(able) + 1)
+        for some in itertools.combinations(able, count)
+        if starts_without(placer, item, [pod for unit in some for pod in unit])
+    )
+    assert max(pod.priority for pod in victims) == best
+
+
+def test_a_pod_takes_no_group_along_that_is_as_important_as_itself():
+    """One pod of the group is less important, but the group goes as a whole or stays."""
+    snapshot = Snapshot()
+    for name in ("n0", "n1"):
+        snapshot.set_node(Node(name, (("cpu", 2), ("pods", 9))))
+    snapshot.gangs["ns", "x"] = Gang(("ns", "x"), 2, all_disrupted=True)
+    for i, priority in enumerate((0, 9)):
+        snapshot.place(Pod(("ns", f"x{i}"), size(2), priority=priority, gang=("ns", "x")), f"n{i}")
+    item = QueueItem((Pod(("ns", "new"), size(2), priority=5),))
+    [decision] = plan_cycle(Placer(snapshot), [item]).decisions
+    assert decision.preemption is None
+
+
+def test_a_large_gang_evicts_no_more_than_it_lacks_and_the_least_important():
+    """The free nodes count first, whatever the scores of the nodes are once all are empty."""
+    snapshot = Snapshot()
+    for i in range(60):
+        snapshot.set_node(Node(f"n{i:02}", (("cpu", 2 if i % 3 else 8), ("pods", 9))))
+        if i % 3:
+            snapshot.place(Pod(("ns", f"free-or-small-{i}"), size(1)), f"n{i:02}")
+            continue
+        for j in range(4):
+            snapshot.place(Pod(("ns", f"p{i}-{j}"), size(2), priority=j), f"n{i:02}")
+    gang = Gang(("ns", "g"), 50)
+    members = (Pod(("ns", f"g{i}"), size(1), priority=9, gang=gang.key) for i in range(50))
+    [decision] = plan_cycle(Placer(snapshot), [QueueItem(tuple(members), gang)]).decisions
+    victims = decision.preemption.victims
+    assert len(victims) == 5, "40 find room beside small pods, ten more need five of two"
+    assert {pod.priority for pod in victims} == {0}
