@@ -195,3 +195,28 @@ def test_a_reservation_on_a_node_that_is_gone_is_given_up_and_made_anew(world_ru
             assert lost not in {name for _, name in again}, f"look {number}"
 
     world_run(story)
+
+
+def test_a_gang_made_anew_waits_as_long_for_a_reservation_as_the_first_of_its_name(world_run):
+    async def story(world):
+        [scheduler] = components(world.context)
+        await world.start(scheduler)
+        await apply(world, node("n1", "2"), node("n2", "2"))
+        for i in (1, 2):
+            busy = member(f"busy-{i}", "", cpu="2", restartPolicy="Never")
+            del busy["spec"]["schedulingGroup"]
+            await apply(world, busy)
+        await world.settle(1)
+        for name in ("g", "h"):
+            await apply(world, group(name), *(member(f"{name}-{i}", name, cpu="1") for i in (1, 2)))
+        await world.settle(50)
+        for name in ("h-1", "h-2"):
+            await world.client.delete(PODS, name, "default", grace_period_s=0)
+        await world.settle(5)
+        assert [key.key[1] for key in scheduler._failing_since] == ["g"]
+        await apply(world, *(member(f"h-{i}", "h", cpu="1") for i in (1, 2)))
+        await world.settle(5)
+        since = {key.key[1]: at for key, at in scheduler._failing_since.items()}
+        assert since["h"] - since["g"] > 50
+
+    world_run(story)

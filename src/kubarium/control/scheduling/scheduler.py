@@ -207,6 +207,8 @@ class Scheduler:
         key = key_of(document)
         self._nominated.drop(key)
         self._waiting.drop(key, gang_key(document), bound=bound)
+        for gone in [item for item in self._failing_since if item not in self._queue]:
+            del self._failing_since[gone]
 
     def _occupant_changed(self, old: Document, new: Document | None) -> None:
         """A pod with a node went, asks for less, or looks different to others."""
