@@ -11,6 +11,17 @@ _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
 _INT64 = range(-(2**63), 2**63)
 
 
+def compares(operator: str, value: str, bound: str, form: re.Pattern[str] = _INTEGER) -> bool:
+    """Whether a value is greater (Gt) or less (Lt) than the bound.
+
+    False if either is no integer of 64 bits, written as ``form`` wants it.
+    """
+    numbers = [int(text) for text in (value, bound) if form.match(text)]
+    if len(numbers) < 2 or any(number not in _INT64 for number in numbers):
+        return False
+    return numbers[0] > numbers[1] if operator == "Gt" else numbers[0] < numbers[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """One clause of a selector. Operators: In, NotIn, Exists, DoesNotExist, Gt, Lt."""
@@ -31,15 +42,9 @@ class Requirement:
             case "DoesNotExist":
                 return value is None
             case "Gt" | "Lt":
-                return self._compares(value)
+                known = value is not None and bool(self.values)
+                return known and compares(self.operator, value or "", self.values[0])
         return False
-
-    def _compares(self, value: str | None) -> bool:
-        texts = (value or "", *self.values[:1])
-        numbers = [int(text) for text in texts if _INTEGER.match(text)]
-        if len(numbers) < 2 or any(number not in _INT64 for number in numbers):
-            return False
-        return numbers[0] > numbers[1] if self.operator == "Gt" else numbers[0] < numbers[1]
 
     def __str__(self) -> str:
         if self.operator in ("Exists", "DoesNotExist"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Integers that Gt and Lt compare, as one would write them (upstream: IsDecimalInteger, ParseInt).
+from kubarium.engine.selectors import compares
+
+# Integers that Gt and Lt compare, as one would write them (KEP-5471; upstream: IsDecimalInteger).
 _DECIMAL = re.compile(r"(?:0|-?[1-9][0-9]*)\Z")
-_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,5 @@ class Toleration:
         if self.operator == "Exists":
             return True
         if self.operator in ("Gt", "Lt"):
-            return compares(self.operator, taint.value, self.value)
+            return compares(self.operator, taint.value, self.value, _DECIMAL)
         return self.operator in ("Equal", "") and self.value == taint.value
-
-
-def compares(operator: str, value: str, bound: str) -> bool:
-    """Whether a taint's value is greater (Gt) or less (Lt) than the bound (KEP-5471).
-
-    False if either is no decimal integer of 64 bits, in the form in which one would write it.
-    """
-    numbers = [int(text) for text in (value, bound) if _DECIMAL.match(text)]
-    if len(numbers) < 2 or any(number not in _INT64 for number in numbers):
-        return False
-    return numbers[0] > numbers[1] if operator == "Gt" else numbers[0] < numbers[1]

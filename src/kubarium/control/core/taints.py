@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
-from kubarium.engine.taints import compares
 from kubarium.runtime.writes import find_condition
+from kubarium.view.nodes import taint as taint_row
+from kubarium.view.pods import toleration as toleration_row
 
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
@@ -64,18 +65,8 @@ def _taints_of(node: Document) -> list[tuple[str, str]]:
 
 
 def tolerates(toleration: Document, taint: Document) -> bool:
-    """Upstream's ``ToleratesTaint``: an empty effect or key (with Exists) matches all."""
-    if toleration.get("effect") and toleration["effect"] != taint.get("effect"):
-        return False
-    if toleration.get("key") and toleration["key"] != taint.get("key"):
-        return False
-    operator = toleration.get("operator") or "Equal"
-    if operator == "Exists":
-        return True
-    if operator in ("Gt", "Lt"):
-        values = taint.get("value", ""), toleration.get("value", "")
-        return bool(toleration.get("key")) and compares(operator, *values)
-    return bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", "")
+    """Upstream's ``ToleratesTaint``, of documents."""
+    return toleration_row(toleration).tolerates(taint_row(taint))
 
 
 def eviction_delay_s(pod: Document, taints: list[Document]) -> float | None:

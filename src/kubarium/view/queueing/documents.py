@@ -22,13 +22,7 @@ from kubarium.engine.queueing.clusterqueue import (
     PreemptionPolicy,
     ResourceGroup,
 )
-from kubarium.engine.queueing.flavor import (
-    Expression,
-    Flavor,
-    PodConstraints,
-    Taint,
-    Toleration,
-)
+from kubarium.engine.queueing.flavor import Flavor, PodConstraints
 from kubarium.engine.queueing.quota import FlavorResource, NodeSpec, Quota
 from kubarium.engine.queueing.victims import IN_COHORT_RECLAIM_WHILE_BORROWING
 from kubarium.engine.queueing.workload import (
@@ -41,7 +35,10 @@ from kubarium.engine.queueing.workload import (
     shape_of,
     usage_of,
 )
+from kubarium.view.nodes import taint
+from kubarium.view.pods import toleration
 from kubarium.view.queueing.requests import pod_requests
+from kubarium.view.selectors import node_terms
 
 PREFIX = "kueue.x-k8s.io/"
 QUEUE_NAME_LABEL = PREFIX + "queue-name"
@@ -94,11 +91,8 @@ def flavor_of(document: Document) -> Flavor:
     return Flavor(
         document["metadata"]["name"],
         tuple(sorted((spec.get("nodeLabels") or {}).items())),
-        tuple(
-            Taint(t.get("key", ""), t.get("value", ""), t.get("effect", ""))
-            for t in spec.get("nodeTaints") or ()
-        ),
-        _tolerations(spec.get("tolerations")),
+        tuple(taint(t) for t in spec.get("nodeTaints") or ()),
+        tuple(toleration(t) for t in spec.get("tolerations") or ()),
         spec.get("topologyName", ""),
     )
 
@@ -185,26 +179,8 @@ def constraints_of(pod_spec: Document) -> PodConstraints:
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     return PodConstraints(
         tuple(sorted((pod_spec.get("nodeSelector") or {}).items())),
-        tuple(
-            tuple(
-                Expression(e["key"], e.get("operator", ""), tuple(e.get("values") or ()))
-                for e in term.get("matchExpressions") or ()
-            )
-            for term in required.get("nodeSelectorTerms") or ()
-        ),
-        _tolerations(pod_spec.get("tolerations")),
-    )
-
-
-def _tolerations(entries: Iterable[Document] | None) -> tuple[Toleration, ...]:
-    return tuple(
-        Toleration(
-            t.get("key") or "",
-            t.get("operator") or "Equal",
-            t.get("value") or "",
-            t.get("effect") or "",
-        )
-        for t in entries or ()
+        tuple(term.labels for term in node_terms(required) or ()),
+        tuple(toleration(t) for t in pod_spec.get("tolerations") or ()),
     )
 
 
