@@ -4,6 +4,7 @@ no component dies, no handler raises, a sound pod is scheduled, and `kubarium wh
 import logging
 import random
 import time
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -143,13 +144,24 @@ def nothing_broke(cluster, trouble):
     assert not trouble.seen
 
 
-async def survive(cluster, draws, raw):
-    odd, trouble = Oddities(draws), Trouble()
-    logger = logging.getLogger("kubarium")
+SAFE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "safe"}}
+
+
+@contextmanager
+def watched():
+    """What is logged meanwhile that should not be."""
+    trouble, logger = Trouble(), logging.getLogger("kubarium")
     logger.addHandler(trouble)
     try:
-        safe = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "safe"}}
-        await cluster.client.create(NAMESPACES, safe)
+        yield trouble
+    finally:
+        logger.removeHandler(trouble)
+
+
+async def survive(cluster, draws, raw):
+    odd = Oddities(draws)
+    with watched() as trouble:
+        await cluster.client.create(NAMESPACES, SAFE)
         await cluster.client.create(PRIORITY_CLASSES, oddities.priority_class("high"))
         for _ in range(STEPS):
             await do_something(cluster, odd, raw)
@@ -159,8 +171,6 @@ async def survive(cluster, draws, raw):
         await cluster.clock.sleep(400)
         await answers(cluster)
         nothing_broke(cluster, trouble)
-    finally:
-        logger.removeHandler(trouble)
 
 
 @given(seed=st.integers(0, 2**32))
@@ -234,12 +244,8 @@ def test_what_is_in_the_store_stops_nobody(case, monkeypatch):
     monkeypatch.setattr(LocalClient, "checks_fresh", False)
 
     async def story(cluster):
-        trouble = Trouble()
-        logger = logging.getLogger("kubarium")
-        logger.addHandler(trouble)
-        try:
-            safe = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "safe"}}
-            await cluster.client.create(NAMESPACES, safe)
+        with watched() as trouble:
+            await cluster.client.create(NAMESPACES, SAFE)
             resource, document = STORED[case]()
             kind = cluster.embedded.server.catalog.of(resource)
             await put_raw(cluster, kind, document)
@@ -251,8 +257,6 @@ def test_what_is_in_the_store_stops_nobody(case, monkeypatch):
             await canary_is_scheduled(cluster)
             await cluster.clock.sleep(400)
             nothing_broke(cluster, trouble)
-        finally:
-            logger.removeHandler(trouble)
 
     run_virtual(story, file=file())
 
@@ -294,12 +298,8 @@ def test_numbers_that_python_does_not_read_are_refused_or_told():
     expression = f'device.capacity["gpu.example.com"].memory.compareTo(quantity("{digits}")) > 0'
 
     async def story(cluster):
-        trouble = Trouble()
-        logger = logging.getLogger("kubarium")
-        logger.addHandler(trouble)
-        try:
-            safe = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "safe"}}
-            await cluster.client.create(NAMESPACES, safe)
+        with watched() as trouble:
+            await cluster.client.create(NAMESPACES, SAFE)
             huge = oddities.pod("huge")
             huge["spec"]["containers"][0]["resources"] = {"requests": {"cpu": digits}}
             with pytest.raises(ApiError, match=r"resources\.requests\.cpu: quantities must match"):
@@ -320,8 +320,6 @@ def test_numbers_that_python_does_not_read_are_refused_or_told():
             assert len(await cluster.events("InvalidDeviceCount")) == 1
             await canary_is_scheduled(cluster)
             nothing_broke(cluster, trouble)
-        finally:
-            logger.removeHandler(trouble)
 
     run_virtual(story, file=file())
 
@@ -330,12 +328,9 @@ def test_a_pod_that_asks_for_more_than_can_be_counted_leaves_the_books_right():
     """Quantities may be as large as they like, and a pod that names its node is not asked."""
 
     async def story(cluster):
-        trouble = Trouble()
-        logger = logging.getLogger("kubarium")
-        logger.addHandler(trouble)
         container = {"image": "busybox", "resources": {"requests": {"cpu": "9" * 30}}}
         many = [{"name": f"c{i}"} | container for i in range(200)]
-        try:
+        with watched() as trouble:
             for i in range(3):
                 document = oddities.pod(f"huge-{i}")
                 del document["status"]
@@ -345,7 +340,5 @@ def test_a_pod_that_asks_for_more_than_can_be_counted_leaves_the_books_right():
             await cluster.clock.sleep(5)
             assert (await cluster.get(PODS, "a"))["spec"].get("nodeName") == "n-1"
             nothing_broke(cluster, trouble)
-        finally:
-            logger.removeHandler(trouble)
 
     run_virtual(story, file=file())

@@ -211,18 +211,23 @@ def test_a_coscheduling_group_starts_with_its_minimum_or_not_at_all(world_run):
     world_run(story)
 
 
+async def wait_for_all_nodes(world, count):
+    """Nodes of one job each, and a gang that needs them all."""
+    await begin(world, *(node(f"n{i}", cpu="1") for i in range(count)))
+    for i in range(count):
+        await world.create(PODS, pod(f"job-{i}", restartPolicy="Never"))
+    await world.settle()
+    await world.create(POD_GROUPS, group("large", count))
+    for i in range(count):
+        await world.create(PODS, pod(f"large-{i}", group="large", restartPolicy="Never"))
+    await world.settle(5)
+
+
 def test_a_large_gang_is_not_starved_by_small_pods(world_run):
     """Four nodes of one job each; small pods arrive whenever one ends, and the gang needs all."""
 
     async def story(world):
-        await begin(world, *(node(f"n{i}", cpu="1") for i in range(4)))
-        for i in range(4):
-            await world.create(PODS, pod(f"job-{i}", restartPolicy="Never"))
-        await world.settle()
-        await world.create(POD_GROUPS, group("large", 4))
-        for i in range(4):
-            await world.create(PODS, pod(f"large-{i}", group="large", restartPolicy="Never"))
-        await world.settle(5)
+        await wait_for_all_nodes(world, 4)
         # An event lets the gang be tried again once it has waited long enough.
         await world.settle(RESERVE_AFTER_S)
         await world.create(NODES, node("tiny", cpu="100m"))
@@ -242,14 +247,8 @@ def test_a_pod_that_is_kept_off_for_a_large_gang_is_told_so(world_run):
     """By the documents alone it fits: what keeps it off is in the scheduler's head."""
 
     async def story(world):
-        await begin(world, *(node(f"n{i}", cpu="1") for i in range(2)))
-        for i in range(2):
-            await world.create(PODS, pod(f"job-{i}", restartPolicy="Never"))
-        await world.settle()
-        await world.create(POD_GROUPS, group("large", 2))
-        for i in range(2):
-            await world.create(PODS, pod(f"large-{i}", group="large", restartPolicy="Never"))
-        await world.settle(5 + RESERVE_AFTER_S)
+        await wait_for_all_nodes(world, 2)
+        await world.settle(RESERVE_AFTER_S)
         await world.create(NODES, node("tiny", cpu="100m"))
         await world.settle(15)
         assert await events(world, "Reserved")
