@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
-from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec, Slice
+from kubarium.engine import reasons
+from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
 from kubarium.engine.explain.features import upgraded
-from kubarium.engine.explain.obstacles import BY_CLASS, CURED_BY_AN_END, Group
+from kubarium.engine.explain.obstacles import CURED_BY_AN_END, Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
 from kubarium.engine.model import Gang
 from kubarium.engine.placement.devices import claims_of
-from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 
 # Cordoned nodes of one group that a gang may need together.
@@ -105,7 +105,8 @@ class Choices:
         case = self._case
         if not any(why.startswith("pool ") for found in case.surveys for why in found.failed):
             return
-        pools = {(s.driver, s.pool): None for s, why in _troubled(case.snapshot) if why}
+        troubled = case.snapshot.inventory.slices_with_problems()
+        pools = {(slice_.driver, slice_.pool): None for slice_, why in troubled if why}
         for driver, pool in islice(pools, POOLS_TRIED):
             change = supplies.completed(case.snapshot, driver, pool)
             if change is not None:
@@ -135,13 +136,11 @@ class Choices:
         if not broken:
             return
         clauses = self._case.clauses
-        for entry in spec.requests:
-            for request in entry.alternatives:
-                path = entry.path(request)
-                for expression in request.selectors:
-                    for clause in clauses(expression or ""):
-                        if clause.guard and ("selector", clause.text) in broken:
-                            yield path, wishes.guarded(path, clause, clauses)
+        for path, request in wishes.requests(spec):
+            for expression in request.selectors:
+                for clause in clauses(expression or ""):
+                    if clause.guard and ("selector", clause.text) in broken:
+                        yield path, wishes.guarded(path, clause, clauses)
 
     def _of_classes(self) -> Iterator[Change]:
         """The same for selectors of DeviceClasses, and without the clause."""
@@ -164,15 +163,13 @@ class Choices:
         """Selector clauses with a constant that some device has."""
         clauses = self._case.clauses
         nearest = {c.text: c.nearest for found in self._case.surveys for c in found.clauses}
-        for entry in spec.requests:
-            for request in entry.alternatives:
-                for expression in request.selectors:
-                    for clause in clauses(expression or ""):
-                        for constant in nearest.get(clause.text, ()):
-                            path = entry.path(request)
-                            change = wishes.reworded(path, clause, constant, clauses)
-                            if change is not None:
-                                yield path, change
+        for path, request in wishes.requests(spec):
+            for expression in request.selectors:
+                for clause in clauses(expression or ""):
+                    for constant in nearest.get(clause.text, ()):
+                        change = wishes.reworded(path, clause, constant, clauses)
+                        if change is not None:
+                            yield path, change
 
     def _of_nodes(self) -> Iterator[Change]:
         """Cordons lifted, and for single pods resources added or asked for less of."""
@@ -216,7 +213,8 @@ class Choices:
         row = self._case.least_short(group, [str(rule.subject) for rule in short])
         node = self._case.node(row)
         missing = supplies.shortage(self._case.snapshot, row, shape)
-        if not any(resource.startswith(BY_CLASS) for resource, _ in missing):  # no node can have it
+        # What stands for a class no node can have.
+        if not any(name.startswith(reasons.IMPLICIT_PREFIX) for name, _ in missing):
             yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
         asked = dict(shape.requests)
         for rule in short:
@@ -267,10 +265,6 @@ class Choices:
             return replace(gang, topology_key="", inner_keys=())
 
         yield Change(Suggestion("remove-topology", text, keys), SMALLER, gang=change)
-
-
-def _troubled(snapshot: Snapshot) -> Iterable[tuple[Slice, str]]:
-    return snapshot.inventory.slices_with_problems()
 
 
 def _with_hint(change: Change, hints: Mapping[str, str]) -> Change:

@@ -59,9 +59,6 @@ DEVICE_REASONS = 4
 HOLDERS_NAMED = 3
 DOMAINS_COUNTED = 6
 
-# By this and its name each DeviceClass can be asked for as a resource (KEP-5004).
-BY_CLASS = "deviceclass.resource.kubernetes.io/"
-
 # Terms of a node affinity in words.
 TERMS_TOLD = 4
 
@@ -382,10 +379,9 @@ def _unknown_resource(snapshot: Snapshot, resource: str) -> tuple[str, str]:
     column = snapshot.allocatable[snapshot.resource_index(resource)]
     if "/" not in resource or (column[snapshot.alive] > 0).any():
         return "", ""
-    if resource.startswith(BY_CLASS):
-        classes = list(snapshot.inventory.classes)
-        close = _close(resource.removeprefix(BY_CLASS), classes)
-        name = resource.removeprefix(BY_CLASS)
+    if resource.startswith(reasons.IMPLICIT_PREFIX):
+        name = resource.removeprefix(reasons.IMPLICIT_PREFIX)
+        close = _close(name, list(snapshot.inventory.classes))
         return _hint(f"there is no DeviceClass {name}", close), ""
     known = [
         name
