@@ -40,7 +40,9 @@ def rfc3339(seconds: float) -> str:
     >>> rfc3339(0)
     '1970-01-01T00:00:00Z'
     """
-    return _rfc3339_of(int(max(_FIRST_S, min(seconds, _LAST_S))))
+    if not _FIRST_S <= seconds <= _LAST_S:
+        seconds = max(_FIRST_S, min(seconds, _LAST_S))
+    return _rfc3339_of(int(seconds))
 
 
 @lru_cache(maxsize=1024)

@@ -203,12 +203,6 @@ class Store:
         """The newest version of ``key``, or None."""
         return self._records.get(key)
 
-    def has_any(self, prefix: str) -> bool:
-        """Whether there is any object of a resource (``/group/plural/``): most questions of
-        admission are about kinds (quotas, limit ranges) of which there is none."""
-        shard = self._shards.get(prefix)
-        return shard is not None and bool(shard.keys)
-
     def changed_at(self, prefix: str) -> int:
         """The revision of the last change of any key of a resource (``/group/plural/``).
 
@@ -237,7 +231,7 @@ class Store:
         compacted, 504 if it has not happened yet.
         """
         whole = _whole(prefix)
-        if not revision and whole and not self.has_any(whole):
+        if not revision and whole and not self._has_any(whole):
             return RangeResult([], self._revision, False, 0)
         low, high = max(prefix, start), prefix + END
         if revision and revision != self._revision:
@@ -459,6 +453,12 @@ class Store:
                 raise ValueError(f"not a key of the form /group/plural/namespace/name: {key!r}")
             shard = self._shards[prefix] = _Shard(prefix)
         return shard
+
+    def _has_any(self, whole: str) -> bool:
+        """Whether that shard holds anything: most questions of admission are about
+        kinds (quotas, limit ranges) of which there is nothing."""
+        shard = self._shards.get(whole)
+        return shard is not None and bool(shard.keys)
 
     def _shards_of(self, prefix: str) -> list[_Shard]:
         """The shards that ``prefix`` touches, in key order."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from kubarium.api.resource import Document
 from kubarium.engine import reasons
@@ -19,7 +19,7 @@ from kubarium.engine.placement.preemption import decides_by_requests
 from kubarium.engine.plan import Decision, Preemption, QueueItem
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import ClusterView, key_of
-from kubarium.view.pods import is_finished
+from kubarium.view.pods import is_finished, node_of
 
 # Pods named of many.
 NAMED = 3
@@ -45,7 +45,6 @@ class PreemptionAccount:
     lines: tuple[str, ...] = ()
     suggestions: tuple[Suggestion, ...] = ()
     text: str = ""
-    promised: tuple[tuple[Pod, str], ...] = field(default=())
 
 
 @contextmanager
@@ -61,7 +60,7 @@ def promised(
             node = (document.get("status") or {}).get("nominatedNodeName")
             if not node or node not in snapshot.rows or key_of(document) in own:
                 continue
-            bound = (document.get("spec") or {}).get("nodeName")
+            bound = node_of(document)
             if bound or is_finished(document) or "deletionTimestamp" in document["metadata"]:
                 continue
             pod = view.pod(document)
@@ -73,11 +72,11 @@ def promised(
         snapshot.rollback(mark)
 
 
-def decided(placer: Placer, item: QueueItem, *, preemption: bool = True) -> Decision:
+def decided(placer: Placer, item: QueueItem) -> Decision:
     """What the scheduler would decide about the item now; nothing is kept."""
     mark = placer.snapshot.checkpoint()
     try:
-        [decision] = plan_cycle(placer, [item], preemption=preemption).decisions
+        [decision] = plan_cycle(placer, [item]).decisions
     finally:
         placer.snapshot.rollback(mark)
     return decision

@@ -14,15 +14,11 @@ from kubarium.base.quantity import format_quantity, parse_quantity
 from kubarium.server.admission.chain import Attempt
 
 ANNOTATION = "kubernetes.io/limit-ranger"
-_LIMIT_RANGES = "/core/limitranges/"
 Amounts = Mapping[str, Fraction]
 
 
 def _items(attempt: Attempt, type_: str) -> Iterator[Document]:
-    store = attempt.registry.store
-    if not store.has_any(_LIMIT_RANGES):
-        return
-    page = store.range(f"{_LIMIT_RANGES}{attempt.namespace}/")
+    page = attempt.registry.store.range(f"/core/limitranges/{attempt.namespace}/")
     for record in page.records:
         for item in (record.value.get("spec") or {}).get("limits") or ():
             if item.get("type") == type_:
