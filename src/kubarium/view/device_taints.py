@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kubarium.api.resource import Document
 from kubarium.engine.devices.model import DeviceTaint
+from kubarium.view.taints import taint as read_taint
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def taint_rule(document: Document) -> TaintRule:
         where.get("driver") or "",
         where.get("pool") or "",
         where.get("device") or "",
-        DeviceTaint(taint.get("key", ""), taint.get("value") or "", taint.get("effect", "")),
+        read_taint(taint),
     )
 
 

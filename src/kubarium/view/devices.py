@@ -33,7 +33,6 @@ from kubarium.engine.devices.model import (
     DeviceId,
     DeviceResult,
     DeviceTaint,
-    DeviceToleration,
     NodeResource,
     NodeScope,
     Request,
@@ -48,6 +47,7 @@ from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.view.device_taints import TaintRule, taints_of
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import node_selector_document, node_terms
+from kubarium.view.taints import taint, toleration
 
 _Json = Mapping[str, Any]
 
@@ -169,11 +169,7 @@ def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) ->
             )
             for c in document.get("consumesCounters") or ()
         ),
-        tuple(
-            DeviceTaint(t.get("key", ""), t.get("value") or "", t.get("effect", ""))
-            for t in document.get("taints") or ()
-        )
-        + more_taints,
+        tuple(taint(t) for t in document.get("taints") or ()) + more_taints,
         bool(document.get("allowMultipleAllocations")),
         bool(document.get("bindsToNode")),
         tuple(document.get("bindingConditions") or ()),
@@ -369,7 +365,7 @@ def _request(document: _Json, name: str) -> Request:
         mode,
         0 if mode == ALL else int(document.get("count") or 1),
         document.get("adminAccess"),
-        tuple(_toleration(t) for t in document.get("tolerations") or ()),
+        tuple(toleration(t) for t in document.get("tolerations") or ()),
         None
         if capacity is None
         else tuple((n, exact(q)) for n, q in sorted((capacity.get("requests") or {}).items())),
@@ -380,16 +376,12 @@ def _request(document: _Json, name: str) -> Request:
     )
 
 
-def _toleration(document: _Json) -> DeviceToleration:
-    return DeviceToleration(
-        document.get("key") or "",
-        document.get("operator") or "Equal",
-        document.get("value") or "",
-        document.get("effect") or "",
-    )
-
-
 # Allocations
+
+
+def is_allocated(claim: Document | None) -> bool:
+    """Whether the claim has devices, or access to them."""
+    return claim is not None and bool((claim.get("status") or {}).get("allocation"))
 
 
 def allocation_row(document: Document) -> Allocation | None:
@@ -410,7 +402,7 @@ def _result(document: _Json) -> DeviceResult:
         document.get("adminAccess") or None,
         bool(document.get("shareID")),
         tuple((n, exact(q)) for n, q in sorted((document.get("consumedCapacity") or {}).items())),
-        tuple(_toleration(t) for t in document.get("tolerations") or ()),
+        tuple(toleration(t) for t in document.get("tolerations") or ()),
         tuple(document.get("bindingConditions") or ()),
         tuple(document.get("bindingFailureConditions") or ()),
         tuple(document.get("skipNodeOperations") or ()),

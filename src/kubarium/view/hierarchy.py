@@ -19,7 +19,7 @@ from kubarium.view.explanation import Explanation
 from kubarium.view.forest import disagreement
 from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
-from kubarium.view.pods import gang_key, is_finished, is_gated
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 
 
 def composite_account(
@@ -32,7 +32,7 @@ def composite_account(
         return Explanation(title, "Pending", fault.text)
     groups = {k for composite, k in view.forest.below(root) if not composite}
     members = [p for p in pods if gang_key(p) in groups and not is_finished(p)]
-    waiting = [p for p in members if not (p.get("spec") or {}).get("nodeName")]
+    waiting = [p for p in members if not node_of(p)]
     if not waiting and members:
         text = f"all {len(members)} pods of the hierarchy have a node"
         return Explanation(title, "Scheduled", text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kubarium.api.resource import Document
 from kubarium.base.quantity import QuantityError, milli, whole
-from kubarium.engine.model import Node, Taint
+from kubarium.engine.model import Node
+from kubarium.view.taints import taint
 
 # A larger quantity is as good as unlimited. A hundred times as much, as scores compute it, and
 # the sum of what a node's pods ask for still fit the columns.
@@ -41,11 +42,6 @@ def node_row(document: Document) -> Node:
         ),
         features=frozenset(status.get("declaredFeatures") or ()),
     )
-
-
-def taint(document: Document) -> Taint:
-    """One of ``spec.taints``."""
-    return Taint(document.get("key", ""), document.get("value") or "", document.get("effect", ""))
 
 
 def normalised_image(name: str) -> str:

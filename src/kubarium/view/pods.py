@@ -23,7 +23,6 @@ from kubarium.engine.model import (
     PodTerm,
     PreferredTerm,
     SpreadConstraint,
-    Toleration,
     WeightedPodTerm,
 )
 from kubarium.engine.placement.node_claims import charged
@@ -39,6 +38,7 @@ from kubarium.view.selectors import (
     node_terms,
 )
 from kubarium.view.spreading import Spreading
+from kubarium.view.taints import toleration
 from kubarium.view.volumes import disks, volume_keys
 
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
@@ -59,6 +59,12 @@ _SHAPING = (
     "hostNetwork",
     "hostUsers",
 )
+
+
+def node_of(document: Document) -> str:
+    """The node that the pod has; "" while it has none."""
+    name: str = (document.get("spec") or {}).get("nodeName") or ""
+    return name
 
 
 def is_finished(document: Document) -> bool:
@@ -511,16 +517,6 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
         ),
         nonzero=nonzero,
         features=needed_features(spec),
-    )
-
-
-def toleration(document: Document) -> Toleration:
-    """One of ``spec.tolerations``."""
-    return Toleration(
-        document.get("key") or "",
-        document.get("operator") or "Equal",
-        document.get("value") or "",
-        document.get("effect") or "",
     )
 
 

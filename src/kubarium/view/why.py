@@ -44,7 +44,7 @@ from kubarium.view.forest import disagreement
 from kubarium.view.hierarchy import composite_account
 from kubarium.view.missing import NAMED, about_claims, missing_claim, no_such
 from kubarium.view.placement import account_of, commands_of, missing_classes
-from kubarium.view.pods import gang_key, is_finished, is_gated
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.preempting import PreemptionAccount, decided, preemption_account, promised
 from kubarium.view.queueing import why as queueing
 from kubarium.view.readiness import unready_devices
@@ -287,7 +287,7 @@ class _Why:
         """Groups that still wait and for which the scheduler has said that it keeps room."""
         waiting: set[Key] = set()
         for other in self._list(PODS):
-            placed = (other.get("spec") or {}).get("nodeName") or is_finished(other)
+            placed = node_of(other) or is_finished(other)
             own = gang_key(other) if not placed else None
             if own is not None:
                 waiting |= {own, *self._composites_of(own)}
@@ -405,7 +405,7 @@ class _Why:
         if gang is None:
             return Explanation(title, "Unknown", "the pod group is not among the documents given")
         members = [p for p in self._list(PODS) if gang_key(p) == key and not is_finished(p)]
-        waiting = [p for p in members if not (p.get("spec") or {}).get("nodeName")]
+        waiting = [p for p in members if not node_of(p)]
         running = len(members) - len(waiting)
         if not waiting and running:
             return Explanation(title, "Scheduled", f"all {running} pods of the group have a node")

@@ -13,7 +13,7 @@ from kubarium.api.kinds import (
     RESOURCE_SLICES,
 )
 from kubarium.control import devices, scheduling
-from kubarium.control.devices.claims import name_prefix
+from kubarium.control.devices.claims import name_prefix, pods_by_claim
 
 DRIVER = "gpu.example.com"
 EXACTLY_ONE = {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}
@@ -73,6 +73,15 @@ async def begin(world, gpus=1):
     context = world.context
     await world.start(*devices.components(context), *scheduling.components(context))
     await world.settle(0.1)
+
+
+def named_claim(name):
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": name},
+        "spec": {"devices": EXACTLY_ONE},
+    }
 
 
 def test_a_template_gives_each_pod_its_own_claim_and_device(world_run):
@@ -139,13 +148,7 @@ def test_a_finished_pod_frees_its_device_for_the_next(world_run):
 def test_a_named_claim_outlives_its_pods_and_is_deallocated(world_run):
     async def story(world):
         await begin(world, gpus=1)
-        claim = {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaim",
-            "metadata": {"name": "mine"},
-            "spec": {"devices": EXACTLY_ONE},
-        }
-        await world.create(RESOURCE_CLAIMS, claim)
+        await world.create(RESOURCE_CLAIMS, named_claim("mine"))
         await world.create(PODS, pod("user", resourceClaimName="mine"))
         await world.settle()
         assert (await world.get(RESOURCE_CLAIMS, "mine"))["status"]["reservedFor"]
@@ -181,13 +184,7 @@ def test_a_claim_deleted_while_in_use_goes_after_its_last_user(world_run):
 def test_a_pod_that_comes_with_a_node_is_reserved_in_claims_that_are_allocated(world_run):
     async def story(world):
         await begin(world, gpus=1)
-        claim = {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaim",
-            "metadata": {"name": "shared"},
-            "spec": {"devices": EXACTLY_ONE},
-        }
-        await world.create(RESOURCE_CLAIMS, claim)
+        await world.create(RESOURCE_CLAIMS, named_claim("shared"))
         early, late = (pod(name, resourceClaimName="shared") for name in ("early", "late"))
         for placed in (early, late):
             placed["spec"]["nodeName"] = "a"
@@ -210,6 +207,13 @@ def test_a_pod_that_comes_with_a_node_is_reserved_in_claims_that_are_allocated(w
         assert await users() == ["early", "late"]
 
     world_run(story)
+
+
+def test_pods_are_found_by_their_claims_and_one_that_says_nothing_by_none():
+    used = pod("user", resourceClaimName="mine")
+    used["metadata"]["namespace"] = "default"
+    assert list(pods_by_claim(used)) == ["default/mine"]
+    assert list(pods_by_claim({"metadata": used["metadata"], "spec": None})) == []
 
 
 def test_names_of_claims_keep_something_of_both_parts():

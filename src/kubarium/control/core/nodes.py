@@ -20,6 +20,7 @@ from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.pods import node_of
 
 LEASE_NAMESPACE = "kube-node-lease"
 # Silence after which a node is Unknown (--node-monitor-grace-period).
@@ -97,8 +98,8 @@ class NodeLifecycle:
         """A pod that lands on a tainted node may have to go at once."""
         if new is None:
             return
-        name = (new.get("spec") or {}).get("nodeName", "")
-        if name and (old is None or (old.get("spec") or {}).get("nodeName") != name):
+        name = node_of(new)
+        if name and (old is None or node_of(old) != name):
             node = self._nodes.get(name)
             if node is not None and _no_execute(node):
                 self.controller.enqueue(("", name))
@@ -269,7 +270,7 @@ async def mark_disrupted(
 @of_spec
 def node_index(pod: Document) -> Iterable[str]:
     """Index function: ``spec.nodeName``."""
-    name = (pod.get("spec") or {}).get("nodeName")
+    name = node_of(pod)
     return (name,) if name else ()
 
 

@@ -15,6 +15,7 @@ from kubarium.control.core.nodes import mark_disrupted, node_index
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.pods import node_of
 
 # Ended pods that are kept (--terminated-pod-gc-threshold).
 MOST_TERMINATED = 12500
@@ -62,8 +63,8 @@ class PodGarbage(ControllerComponent):
             self._check_node(old, new)
 
     def _check_node(self, old: Document | None, new: Document) -> None:
-        name = (new.get("spec") or {}).get("nodeName", "")
-        is_new_here = old is None or (old.get("spec") or {}).get("nodeName", "") != name
+        name = node_of(new)
+        is_new_here = old is None or node_of(old) != name
         started_to_go = writes.is_terminating(new) and (
             old is None or not writes.is_terminating(old)
         )

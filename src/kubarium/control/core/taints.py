@@ -8,8 +8,7 @@ from __future__ import annotations
 from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.runtime.writes import find_condition
-from kubarium.view.nodes import taint as taint_row
-from kubarium.view.pods import toleration as toleration_row
+from kubarium.view import taints as rows
 
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
@@ -66,7 +65,7 @@ def _taints_of(node: Document) -> list[tuple[str, str]]:
 
 def tolerates(toleration: Document, taint: Document) -> bool:
     """Upstream's ``ToleratesTaint``, of documents."""
-    return toleration_row(toleration).tolerates(taint_row(taint))
+    return rows.toleration(toleration).tolerates(rows.taint(taint))
 
 
 def eviction_delay_s(pod: Document, taints: list[Document]) -> float | None:

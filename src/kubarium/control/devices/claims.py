@@ -33,13 +33,16 @@ WORKERS = 16
 # Leaves space for five random characters in a name of 63.
 _MAX_PREFIX = 57
 
+# Index of pods by the claims that they use, as namespace/name: :func:`pods_by_claim`.
+PODS_BY_CLAIM = "pods-by-claim"
+
 _BY_OWNER = "resourceclaims-by-owner-uid"
 _BY_GROUP = "pods-by-group"
 
 
 def claim_names(pod: Document) -> list[str]:
     """The names of the pod's claims that exist as far as its spec and status say."""
-    entries = pod.get("spec", {}).get("resourceClaims")
+    entries = (pod.get("spec") or {}).get("resourceClaims")
     status = pod.get("status") or {}
     extended = status.get("extendedResourceClaimStatus")
     if not entries and not extended:
@@ -47,6 +50,15 @@ def claim_names(pod: Document) -> list[str]:
     names = [e["resourceClaimName"] for e in entries or () if e.get("resourceClaimName")]
     statuses = [*(status.get("resourceClaimStatuses") or ()), extended or {}]
     return names + [s["resourceClaimName"] for s in statuses if s.get("resourceClaimName")]
+
+
+def pods_by_claim(pod: Document) -> Iterable[str]:
+    """Index function for ``PODS_BY_CLAIM``."""
+    names = claim_names(pod)
+    if not names:
+        return ()
+    namespace = pod["metadata"]["namespace"]
+    return dict.fromkeys(f"{namespace}/{name}" for name in names)
 
 
 def is_done(pod: Document) -> bool:

@@ -22,21 +22,22 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
-from kubarium.control.devices.claims import claim_names, is_done
-from kubarium.engine.devices.model import DeviceTaint, DeviceToleration
+from kubarium.control.devices.claims import PODS_BY_CLAIM, claim_names, is_done, pods_by_claim
+from kubarium.engine.devices.model import DeviceTaint
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.device_taints import TaintRule, taint_rule
-from kubarium.view.pods import seconds
+from kubarium.view.pods import node_of, seconds
+from kubarium.view.taints import taint as read_taint
+from kubarium.view.taints import toleration
 
 COMPONENT = "device-taint-eviction-controller"
 EVICTION_IN_PROGRESS = "EvictionInProgress"
 
 _NEVER = math.inf
 _BY_POOL = "resourceclaims-by-pool"
-_BY_CLAIM = "pods-by-claim"
 _SLICES_BY_POOL = "resourceslices-by-pool"
 
 # A rule's counts are written at most this often while pods come and go.
@@ -54,14 +55,6 @@ def _pool(slice_: Document) -> Iterable[str]:
 
 def _generation(slice_: Document) -> int:
     return int(((slice_.get("spec") or {}).get("pool") or {}).get("generation") or 0)
-
-
-def _claims(pod: Document) -> Iterable[str]:
-    names = claim_names(pod)
-    if not names:
-        return ()
-    namespace = pod["metadata"]["namespace"]
-    return dict.fromkeys(f"{namespace}/{name}" for name in names)
 
 
 def _results(claim: Document) -> list[Document]:
@@ -87,7 +80,7 @@ def evict_at(tolerations: Iterable[Document], active: Active) -> float:
     """
     if active.taint.effect != "NoExecute":
         return _NEVER
-    matching = [t for t in tolerations if _toleration(t).tolerates(active.taint)]
+    matching = [t for t in tolerations if toleration(t).tolerates(active.taint)]
     if not matching:
         return active.added
     limits = [
@@ -96,15 +89,6 @@ def evict_at(tolerations: Iterable[Document], active: Active) -> float:
         if t.get("tolerationSeconds") is not None
     ]
     return min(limits, default=_NEVER)
-
-
-def _toleration(document: Document) -> DeviceToleration:
-    return DeviceToleration(
-        document.get("key") or "",
-        document.get("operator") or "Equal",
-        document.get("value") or "",
-        document.get("effect") or "",
-    )
 
 
 class DeviceTaintEviction:
@@ -118,7 +102,7 @@ class DeviceTaintEviction:
         self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_claim)
         self._slices = self.controller.watches(RESOURCE_SLICES, self._of_slice)
         self._rules = self.controller.watches(DEVICE_TAINT_RULES, self._of_rule)
-        self._pods.add_index(_BY_CLAIM, _claims)
+        self._pods.add_index(PODS_BY_CLAIM, pods_by_claim)
         self._claims.add_index(_BY_POOL, _pools)
         self._slices.add_index(_SLICES_BY_POOL, _pool)
         self.evicted: dict[str, int] = {}
@@ -127,11 +111,11 @@ class DeviceTaintEviction:
 
     @staticmethod
     def _of_pod(pod: Document) -> list[Key]:
-        return [_key(pod)] if (pod.get("spec") or {}).get("nodeName") and claim_names(pod) else []
+        return [_key(pod)] if node_of(pod) and claim_names(pod) else []
 
     def _of_claim(self, claim: Document) -> list[Key]:
         namespace, name = _key(claim)
-        return [_key(pod) for pod in self._pods.by_index(_BY_CLAIM, f"{namespace}/{name}")]
+        return [_key(pod) for pod in self._pods.by_index(PODS_BY_CLAIM, f"{namespace}/{name}")]
 
     def _of_slice(self, slice_: Document) -> list[Key]:
         return self._on_pool(next(iter(_pool(slice_))))
@@ -158,7 +142,7 @@ class DeviceTaintEviction:
         pod = self._pods.get(key[1], key[0])
         if pod is None or is_done(pod) or writes.is_terminating(pod):
             return None
-        if not (pod.get("spec") or {}).get("nodeName"):
+        if not node_of(pod):
             return None  # a pod of a group may wait for a claim that its group holds already
         when, active = self.deadline(pod)
         now = self._context.clock.now()
@@ -236,12 +220,8 @@ class DeviceTaintEviction:
         found: dict[Key, Document] = {}
         for claim in self._claims.items():
             if any(rule.selects(r["driver"], r["pool"], r["device"]) for r in _results(claim)):
-                for pod in self._pods.by_index(_BY_CLAIM, "/".join(_key(claim))):
-                    if (
-                        (pod.get("spec") or {}).get("nodeName")
-                        and not is_done(pod)
-                        and _reserved(claim, pod)
-                    ):
+                for pod in self._pods.by_index(PODS_BY_CLAIM, "/".join(_key(claim))):
+                    if node_of(pod) and not is_done(pod) and _reserved(claim, pod):
                         found[_key(pod)] = pod
         return list(found.values())
 
@@ -344,8 +324,7 @@ def _reserved(claim: Document, pod: Document) -> bool:
 def _own(taint: Document, slice_: Document) -> Active:
     """A driver's taint; without a time it is as old as its slice."""
     created = seconds(slice_["metadata"].get("creationTimestamp"), 0.0)
-    found = DeviceTaint(taint.get("key", ""), taint.get("value") or "", taint.get("effect", ""))
-    return Active(found, seconds(taint.get("timeAdded"), created))
+    return Active(read_taint(taint), seconds(taint.get("timeAdded"), created))
 
 
 def _rule_time(document: Document) -> float:

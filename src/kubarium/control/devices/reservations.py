@@ -7,25 +7,17 @@ writes for all other pods. Claims that nobody has allocated stay so: nothing dec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
-from kubarium.control.devices.claims import claim_names, is_done
+from kubarium.control.devices.claims import PODS_BY_CLAIM, claim_names, is_done, pods_by_claim
+from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
+from kubarium.runtime.informer import key_of
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.consumers import consumer
-
-# Upstream: resource.k8s.io ResourceClaimReservedForMaxSize.
-MAX_RESERVED = 256
-
-_BY_CLAIM = "pods-by-claim"
-
-
-def _claims_of(pod: Document) -> Iterable[str]:
-    namespace = pod["metadata"]["namespace"]
-    return [f"{namespace}/{name}" for name in claim_names(pod)]
+from kubarium.view.devices import is_allocated
+from kubarium.view.pods import node_of
 
 
 class Reserver:
@@ -37,35 +29,34 @@ class Reserver:
         self._pods = self.controller.reads(PODS)
         self._claims = self.controller.reads(RESOURCE_CLAIMS)
         self._groups = self.controller.reads(POD_GROUPS)
-        self._pods.add_index(_BY_CLAIM, _claims_of)
+        self._pods.add_index(PODS_BY_CLAIM, pods_by_claim)
         self._pods.on_change(self._pod_changed)
         self._claims.on_change(self._claim_changed)
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         """A pod is of interest when it comes with a node, and when its claims are made then."""
-        if new is None or not new["spec"].get("nodeName"):
+        if new is None or not node_of(new):
             return
-        if old is None or (old["spec"].get("nodeName") and claim_names(old) != claim_names(new)):
+        if old is None or (node_of(old) and claim_names(old) != claim_names(new)):
             self._enqueue(new)
 
     def _claim_changed(self, old: Document | None, new: Document | None) -> None:
         """A claim is of interest once it is allocated."""
-        if new is None or not _is_allocated(new) or (old is not None and _is_allocated(old)):
+        if new is None or not is_allocated(new) or is_allocated(old):
             return
-        metadata = new["metadata"]
-        for pod in self._pods.by_index(_BY_CLAIM, f"{metadata['namespace']}/{metadata['name']}"):
-            if pod["spec"].get("nodeName"):
+        for pod in self._pods.by_index(PODS_BY_CLAIM, "/".join(key_of(new))):
+            if node_of(pod):
                 self._enqueue(pod)
 
     def _enqueue(self, pod: Document) -> None:
-        if pod["spec"].get("resourceClaims"):
-            self.controller.enqueue((pod["metadata"]["namespace"], pod["metadata"]["name"]))
+        if (pod.get("spec") or {}).get("resourceClaims"):
+            self.controller.enqueue(key_of(pod))
 
     async def reconcile(self, key: Key) -> float | None:
         """Add the pod where it is missing; running it again changes nothing."""
         namespace, name = key
         pod = self._pods.get(name, namespace)
-        if pod is None or not pod["spec"].get("nodeName"):
+        if pod is None or not node_of(pod):
             return None
         if is_done(pod) or writes.is_terminating(pod):
             return None
@@ -81,12 +72,8 @@ class Reserver:
         status = claim.get("status") or {}
         reserved = status.get("reservedFor") or []
         known = any(entry.get("uid") == user["uid"] for entry in reserved)
-        if known or not _is_allocated(claim) or writes.is_terminating(claim):
+        if known or not is_allocated(claim) or writes.is_terminating(claim):
             return
         if len(reserved) < MAX_RESERVED:
             changed = {**status, "reservedFor": [*reserved, user]}
             await writes.update_status(self._context, RESOURCE_CLAIMS, claim, changed)
-
-
-def _is_allocated(claim: Document) -> bool:
-    return bool((claim.get("status") or {}).get("allocation"))

@@ -37,10 +37,10 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.consumers import consumer
-from kubarium.view.devices import allocation_document
+from kubarium.view.devices import allocation_document, is_allocated
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import claim_shares_document, seconds
+from kubarium.view.pods import claim_shares_document, node_of, seconds
 from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
@@ -51,8 +51,8 @@ SELECTED_NODE = "volume.kubernetes.io/selected-node"
 # Upstream looks this often whether devices have been made ready (KEP-5007).
 CONDITION_POLL_S = 5.0
 
-# A claim that others write at the same time is read again this often before the pod backs off.
-CLAIM_ATTEMPTS = 5
+# An object that others write to at the same time is tried this often before the pod backs off.
+WRITE_ATTEMPTS = 5
 
 # Pauses between the tries to learn what became of a binding; an API that is away for longer than
 # these has lost its clients' watches too.
@@ -271,7 +271,7 @@ class Committer:
             if document is None or document["metadata"].get("uid") != pod.uid:
                 raise not_found("pods", "", pod.key[1])
             claim = self._claims.get(key[1], key[0])
-            if claim is not None and _is_allocated(claim):
+            if claim is not None and is_allocated(claim):
                 _check_failures(claim)
                 if not unready_devices(claim):
                     return
@@ -290,25 +290,43 @@ class Committer:
         for key in dict.fromkeys([*keys, *found]):
             if is_pending_key(key):
                 continue  # already discarded
-            for attempt in range(CLAIM_ATTEMPTS):
-                try:
-                    await self._give_up_claim(key, pod)
-                    break
-                except ApiError as error:
-                    if error.reason == "NotFound":
-                        break  # and with it its allocation
-                    if error.reason != "Conflict" or attempt == CLAIM_ATTEMPTS - 1:
-                        raise
+            try:
+                await self._insist(
+                    RESOURCE_CLAIMS, key, None, lambda c: self._give_up_claim(c, pod)
+                )
+            except ApiError as error:
+                if error.reason != "NotFound":  # gone, and with it its allocation
+                    raise
 
-    async def _give_up_claim(self, key: Key, pod: Pod) -> None:
+    async def _insist(
+        self,
+        resource: Resource,
+        key: Key,
+        document: Document | None,
+        write: Callable[[Document], Awaitable[None]],
+    ) -> None:
+        """Write to an object to which others write at the same time: read again, and try again.
+
+        The first try is with ``document``, if there is one.
+        """
+        for attempt in range(WRITE_ATTEMPTS):
+            if document is None or attempt:
+                document = await self._context.client.get(resource, key[1], key[0])
+            try:
+                await write(document)
+                return
+            except ApiError as error:
+                if error.reason != "Conflict" or attempt == WRITE_ATTEMPTS - 1:
+                    raise
+
+    async def _give_up_claim(self, claim: Document, pod: Pod) -> None:
         """Take the pod out of those who use the claim; its devices, too, if it was the last.
 
         A group's claim is reserved for the group, which goes with the last pod that counts on it.
         """
-        claim = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
         status = dict(claim.get("status") or {})
         user = self._consumer(claim, pod)
-        sharers = set(self._view.snapshot.claim_users.get(key, ())) - {pod.key}
+        sharers = set(self._view.snapshot.claim_users.get(key_of(claim), ())) - {pod.key}
         if user["uid"] != pod.uid and sharers:
             return
         others = [r for r in status.get("reservedFor") or () if r.get("uid") != user["uid"]]
@@ -321,16 +339,12 @@ class Committer:
 
     async def _claim(self, key: Key, allocation: Allocation | None, pod: Pod) -> None:
         """Write allocation (if it is not there already) and reservation into one claim."""
-        document = self._claims.get(key[1], key[0])
-        for attempt in range(CLAIM_ATTEMPTS):
-            if document is None or attempt:
-                document = await self._context.client.get(RESOURCE_CLAIMS, key[1], key[0])
-            try:
-                await self._write_claim(document, allocation, pod)
-                return
-            except ApiError as error:
-                if error.reason != "Conflict" or attempt == CLAIM_ATTEMPTS - 1:
-                    raise
+        await self._insist(
+            RESOURCE_CLAIMS,
+            key,
+            self._claims.get(key[1], key[0]),
+            lambda claim: self._write_claim(claim, allocation, pod),
+        )
 
     async def _write_claim(
         self, document: Document, allocation: Allocation | None, pod: Pod
@@ -463,7 +477,7 @@ class Committer:
         else:
             return False
         same = document["metadata"].get("uid") == placement.pod.uid
-        if not same or (document.get("spec") or {}).get("nodeName") != placement.node:
+        if not same or node_of(document) != placement.node:
             return False
         self._pods.observe(document)
         return True
@@ -510,7 +524,8 @@ class Committer:
                 condition["lastTransitionTime"] = rfc3339(self._context.clock.now())
             status["conditions"] = [condition]
         if status:
-            await self._patch(document, status)
+            uid = document["metadata"].get("uid", "")
+            await self._patch_status(key_of(document), uid, status)
 
     async def hold(self, pod: Pod, message: str, code: str = UNSCHEDULABLE) -> None:
         """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
@@ -525,9 +540,6 @@ class Committer:
 
     async def _patch_pod(self, pod: Pod, status: Document) -> None:
         await self._patch_status(pod.key, pod.uid, status)
-
-    async def _patch(self, document: Document, status: Document) -> None:
-        await self._patch_status(key_of(document), document["metadata"].get("uid", ""), status)
 
     async def _patch_status(self, key: Key, uid: str, status: Document) -> None:
         namespace, name = key
@@ -566,7 +578,7 @@ class Committer:
 
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
-        return bool((document.get("spec") or {}).get("nodeName"))
+        return bool(node_of(document))
 
     async def _disrupted(self, composite: bool, key: Key) -> None:
         """Tell a group that goes as a whole, and the groups below it."""
@@ -593,7 +605,7 @@ class Committer:
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
-        node = (document.get("spec") or {}).get("nodeName", "")
+        node = node_of(document)
         text = f"Preempted by pod {preemptor.uid} on node {node}"
         self.events.event(document, "Normal", "Preempted", text)
         await writes.delete(self._context, PODS, document)
@@ -681,21 +693,18 @@ class Committer:
         A group that somebody else writes to at the same time is read again; one that is gone, or
         whose name another has, is left alone.
         """
-        namespace, name = key_of(document)
         uid = document["metadata"].get("uid")
-        for attempt in range(CLAIM_ATTEMPTS):
-            try:
-                if attempt:
-                    document = await self._context.client.get(resource, name, namespace)
-                status = changed(document) if document["metadata"].get("uid") == uid else None
-                if status is not None:
-                    await writes.update_status(self._context, resource, document, status)
-                return
-            except ApiError as error:
-                if error.reason == "NotFound":
-                    return
-                if error.reason != "Conflict" or attempt == CLAIM_ATTEMPTS - 1:
-                    raise
+
+        async def write(current: Document) -> None:
+            status = changed(current) if current["metadata"].get("uid") == uid else None
+            if status is not None:
+                await writes.update_status(self._context, resource, current, status)
+
+        try:
+            await self._insist(resource, key_of(document), document, write)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise
 
     async def _coscheduled(self, key: Key, scheduled: bool, message: str) -> None:
         """The phase of a scheduler-plugins PodGroup: Pending until its minimum has nodes."""
@@ -723,12 +732,8 @@ def _waits(document: Document, pod: Pod) -> bool:
     return (
         document["metadata"].get("uid") == pod.uid
         and not writes.is_terminating(document)
-        and not (document.get("spec") or {}).get("nodeName")
+        and not node_of(document)
     )
-
-
-def _is_allocated(claim: Document) -> bool:
-    return bool((claim.get("status") or {}).get("allocation"))
 
 
 def _allocated_at(claim: Document, otherwise: float) -> float:

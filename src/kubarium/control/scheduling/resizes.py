@@ -20,7 +20,7 @@ from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Preemption
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.nodes import node_row
-from kubarium.view.pods import is_deferred, is_finished, resized
+from kubarium.view.pods import is_deferred, is_finished, node_of, resized
 
 _LOG = logging.getLogger("kubarium.scheduler")
 
@@ -51,7 +51,7 @@ class Resizes:
         """Take in a change, after the view has; whether something may be ready to be decided."""
         if resource == PODS:
             own = self._follow(old, new)
-            node = _node_of(old) or _node_of(new)
+            node = node_of(old or {}) or node_of(new or {})
             if node in self._on_node and _amounts_differ(old, new):
                 self._look_again(node, now, other_than=key_of(new or old or {}))
                 return True
@@ -76,7 +76,7 @@ class Resizes:
             self._drop(key)
             known = None
         self._deferred[key] = new
-        self._on_node.setdefault(_node_of(new), {})[key] = None
+        self._on_node.setdefault(node_of(new), {})[key] = None
         if known is None or known.get("spec") != new.get("spec"):
             self.queue.add(ItemKey(False, key))
             return True
@@ -93,7 +93,7 @@ class Resizes:
         )
 
     def _drop(self, key: Key) -> None:
-        node = _node_of(self._deferred.pop(key))
+        node = node_of(self._deferred.pop(key))
         self._on_node[node].pop(key)
         if not self._on_node[node]:
             del self._on_node[node]
@@ -157,11 +157,6 @@ class Resizes:
         except BaseException:
             self._leaving.pop(node, None)
             raise
-
-
-def _node_of(document: Document | None) -> str:
-    name: str = ((document or {}).get("spec") or {}).get("nodeName") or ""
-    return name
 
 
 def _amounts_differ(old: Document | None, new: Document | None) -> bool:

@@ -42,8 +42,9 @@ from kubarium.engine.plan import CyclePlan, Decision, Preemption, QueueItem
 from kubarium.runtime.protocol import Context
 from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
+from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import gang_key, is_finished, is_gated, resized
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
 from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
@@ -188,7 +189,7 @@ class Scheduler:
         if old is not None and new is not None and _uid(old) != _uid(new):
             # The watch was interrupted: one pod went and another of its name came.
             self._dropped(old, bound=False)
-        elif old is not None and new is not None and _holds_room(old) and _has_node(new):
+        elif old is not None and new is not None and _holds_room(old) and node_of(new):
             self._occupant_changed(old, new)
             return  # it waits for nothing since it has its node
         if old is not None and _holds_room(old):
@@ -271,7 +272,7 @@ class Scheduler:
         assert document is not None
         if self._waiting.claim_came(key_of(document)):
             self._wake.set()
-        if _allocated(old) and not _allocated(new):
+        if is_allocated(old) and not is_allocated(new):
             self._happened(Event.DEVICES)
         elif old is not None and _can_be_used_now(old, new):
             key = key_of(document)
@@ -548,16 +549,8 @@ def _uid(document: Document) -> str:
     return uid
 
 
-def _has_node(document: Document) -> bool:
-    return bool((document.get("spec") or {}).get("nodeName"))
-
-
 def _holds_room(document: Document) -> bool:
-    return _has_node(document) and not is_finished(document)
-
-
-def _allocated(document: Document | None) -> bool:
-    return document is not None and bool((document.get("status") or {}).get("allocation"))
+    return bool(node_of(document)) and not is_finished(document)
 
 
 def _can_be_used_now(old: Document, new: Document | None) -> bool:

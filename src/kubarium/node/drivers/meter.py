@@ -14,12 +14,13 @@ from kubarium.node.drivers.prepare import ClaimProblem, devices_held, has_claims
 from kubarium.node.drivers.profiles import devices_of, driver_of
 from kubarium.node.drivers.readings import Holder, Reading
 from kubarium.runtime.protocol import Context
+from kubarium.view.pods import node_of
 
 _BY_NODE = "metered-pods-by-node"
 
 
 def _node_of(pod: Document) -> Iterable[str]:
-    node = (pod.get("spec") or {}).get("nodeName")
+    node = node_of(pod)
     return (node,) if node and has_claims(pod) else ()
 
 

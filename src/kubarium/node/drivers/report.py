@@ -16,6 +16,7 @@ from kubarium.node.drivers.prepare import ClaimProblem, Held, devices_held, has_
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.pods import node_of
 
 FIELD = "allocatedResourcesStatus"
 
@@ -23,7 +24,7 @@ _BY_NODE = "device-pods-by-node"
 
 
 def _node_of(pod: Document) -> Iterable[str]:
-    node = (pod.get("spec") or {}).get("nodeName")
+    node = node_of(pod)
     return (node,) if node and has_claims(pod) else ()
 
 
@@ -43,9 +44,10 @@ class HealthReport:
         self._pods.add_index(_BY_NODE, _node_of)
 
     def _of_pod(self, pod: Document) -> list[Key]:
-        if (pod.get("spec") or {}).get("nodeName") not in self._mine or not has_claims(pod):
+        name = node_of(pod)
+        if name not in self._mine or not has_claims(pod):
             return []
-        node = self._nodes.get(pod["spec"]["nodeName"])
+        node = self._nodes.get(name)
         return [_key(pod)] if node is not None and speaks_of_health(node) else []
 
     def _of_node(self, node: Document) -> list[Key]:
@@ -58,11 +60,7 @@ class HealthReport:
     async def reconcile(self, key: Key) -> float | None:
         """Write what the pod's devices are like now, if that is news."""
         pod = self._pods.get(key[1], key[0])
-        node = (
-            self._nodes.get((pod.get("spec") or {}).get("nodeName", ""))
-            if pod is not None
-            else None
-        )
+        node = self._nodes.get(node_of(pod)) if pod is not None else None
         if pod is None or node is None:
             return None
         try:

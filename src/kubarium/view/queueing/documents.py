@@ -35,10 +35,9 @@ from kubarium.engine.queueing.workload import (
     shape_of,
     usage_of,
 )
-from kubarium.view.nodes import taint
-from kubarium.view.pods import toleration
 from kubarium.view.queueing.requests import pod_requests
 from kubarium.view.selectors import node_terms
+from kubarium.view.taints import taint, toleration
 
 PREFIX = "kueue.x-k8s.io/"
 QUEUE_NAME_LABEL = PREFIX + "queue-name"

@@ -11,9 +11,8 @@ from kubarium.api.resource import Document
 from kubarium.control.workloads.pods import pod_from_template
 from kubarium.engine.model import Toleration
 from kubarium.engine.selectors import NodeTerm, Requirement
-from kubarium.view.nodes import taint
-from kubarium.view.pods import toleration
 from kubarium.view.selectors import label_requirements, node_terms
+from kubarium.view.taints import taint, toleration
 
 REVISION_LABEL = "controller-revision-hash"
 NO_SCHEDULE, NO_EXECUTE = "NoSchedule", "NoExecute"
