@@ -260,6 +260,29 @@ def gang_verdict(size: int = 1000) -> Prepared:
     return lambda: decide(placer, items), 1
 
 
+def gang_preemption(each: int = 1, size: int = 1000) -> Prepared:
+    """All nodes full of ``each`` pods of ten priorities; the gang wants one whole node a pod."""
+    placer = world(5000)
+    filler = shape(cpu=4000 // each)
+    for level in range(10):
+        items = singles(500 * each, filler, f"low-{level}", priority=level)
+        decide(placer, items)
+    gang = Gang(("bench", "urgent"), size, priority=100)
+    wish = shape(cpu=4000)
+    pods = tuple(
+        Pod(("bench", f"urgent-{i:05d}"), wish, priority=100, gang=gang.key) for i in range(size)
+    )
+
+    def run() -> tuple[Decision, ...]:
+        decisions = decide(placer, [QueueItem(pods, gang)])
+        found = decisions[0].preemption
+        assert found is not None
+        assert len(found.nominations) == size
+        return decisions
+
+    return run, 1
+
+
 def mixed_shapes() -> tuple[PodShape, ...]:
     """Launchers, workers and readers: what a training job is made of."""
     return (shape(cpu=3500), shape(cpu=2000), shape(cpu=500, memory=4 * GIB))
@@ -699,6 +722,13 @@ TIMES = (
     Row("one mixed gang of 999 on 5,000 nodes", mixed_gang, "three kinds of pods"),
     Row("one composite of 8 x 125, racks in a zone", one_composite, "no number published"),
     Row("one gang of 1,000 with a device each", dra_gang, "500 nodes of 8 devices"),
+    Row("victims for a gang of 1,000, one pod a node", gang_preemption, "no number published", 0),
+    Row(
+        "victims for a gang of 1,000, four a node",
+        lambda: gang_preemption(4),
+        "no number published",
+        0,
+    ),
     Row("verdict on a gang that does not fit", gang_verdict, "aim: < 100 ms", 0),
     Row("verdict on a mixed gang of 160, 90 racks", mixed_verdict, "aim: < 100 ms", 0),
     Row("verdict on a mixed gang of 160, 10 racks", mixed_beside, "aim: < 100 ms", 0),

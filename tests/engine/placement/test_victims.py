@@ -171,3 +171,23 @@ def test_a_large_gang_evicts_no_more_than_it_lacks_and_the_least_important():
     victims = decision.preemption.victims
     assert len(victims) == 5, "40 find room beside small pods, ten more need five of two"
     assert {pod.priority for pod in victims} == {0}
+
+
+def test_only_the_least_important_are_taken_off_to_see_that_they_suffice(monkeypatch):
+    """Of 200 pods of ten priorities twenty have to go: the rest stays where it is meanwhile."""
+    snapshot = Snapshot()
+    placer, taken = Placer(snapshot), []
+    for i in range(50):
+        snapshot.set_node(Node(f"n{i}", (("cpu", 4), ("pods", 20))))
+        for k in range(4):
+            pod = Pod(("ns", f"p{i}-{k}"), size(1), priority=i // 5, started=1.0)
+            placer.place_on(pod, snapshot.rows[f"n{i}"])
+    gang = Gang(("ns", "new"), 5)
+    members = (Pod(("ns", f"g{i}"), size(4), priority=99, gang=gang.key) for i in range(5))
+    item = QueueItem(tuple(members), gang)
+    real = snapshot.displace
+    monkeypatch.setattr(snapshot, "displace", lambda key: (taken.append(key), real(key)))
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert {pod.priority for pod in decision.preemption.victims} == {0}
+    assert len(decision.preemption.victims) == 20
+    assert len({key for key in taken if key[1].startswith("p")}) == 20

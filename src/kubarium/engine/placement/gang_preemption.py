@@ -44,6 +44,7 @@ MAX_LOOKS = 512
 TRY_BUDGET = 500
 
 Units = list[list[Pod]]
+Numbers = NDArray[np.int64]  # of units, ascending: the most important first
 
 
 def for_gang(placer: Placer, item: QueueItem) -> Preemption | None:
@@ -97,7 +98,8 @@ class _Search:
         self._snapshot = placer.snapshot
         self._item = item
         self._room = room
-        self._victims = units
+        self._units = units
+        self._victims: Numbers = np.arange(len(units))
         self._placements: tuple[Placement, ...] = ()
         self._homes = {
             pod.key: self._snapshot.node_of(pod.key) or "" for unit in units for pod in unit
@@ -109,7 +111,7 @@ class _Search:
             pod.has_volumes or topology.concerns(placer.snapshot, pod) for pod in item.pods
         )
         # What each unit takes, as columns, so that the bound costs no evictions.
-        self._number = {id(unit): number for number, unit in enumerate(units)}
+        self._sizes = np.fromiter(map(len, units), np.int64, len(units))
         pods = [(pod, number) for number, unit in enumerate(units) for pod in unit]
         rows = (self._snapshot.rows.get(self._homes[pod.key], -1) for pod, _ in pods)
         self._rows = np.fromiter(rows, np.int64, len(pods))
@@ -124,10 +126,8 @@ class _Search:
         }
 
     def run(self) -> Preemption | None:
-        if not self._place_without(self._victims, give_back=False):
-            return None
         least = self._least_important()
-        if not self._place_without(least, give_back=True):
+        if not len(least) or not self._place_without(least, give_back=True):
             return None
         if self._surrounded and not self._place_without(self._victims, give_back=False):
             # Somebody who was given back is in the way of the gang without taking its room.
@@ -137,12 +137,14 @@ class _Search:
             first, second = self._victims[:half], self._victims[half:]
             self._spare(first)
             self._spare(second)
-        gone = tuple(pod for unit in self._victims for pod in unit)
+        gone = tuple(pod for number in self._victims.tolist() for pod in self._units[number])
         nominations = tuple((p.pod, p.node) for p in self._placements)
         return Preemption(gone, nominations) if gone else None
 
-    def _least_important(self) -> Units:
+    def _least_important(self) -> Numbers:
         """The shortest tail of the units without which the item starts, as far as that is found.
+
+        Empty if it does not start even without all of them and that has been seen on the way.
 
         What the bound excludes costs nothing; from there on steps double, then they are halved.
         """
@@ -154,8 +156,11 @@ class _Search:
                 high = middle
             else:
                 low = middle
-        step, enough = 1, high
+        step, enough, helps = 1, high, False
         while enough < len(units) and not self._try(units[-enough:]):
+            if not helps and not self._place_without(units, give_back=False):
+                return units[:0]
+            helps = True
             low, enough, step = enough, min(enough + step, len(units)), step * 2
             if self._budget <= 0:
                 return units
@@ -167,10 +172,9 @@ class _Search:
                 low = middle
         return units[-enough:]
 
-    def _has_room_without(self, gone: Units) -> bool:
+    def _has_room_without(self, gone: Numbers) -> bool:
         """A bound: False only if the item cannot start when these go."""
-        going = np.zeros(len(self._number) + 1, np.bool_)
-        going[[self._number[id(unit)] for unit in gone]] = True
+        going = self._marked(gone)
         chosen = going[self._unit_of] & (self._rows >= 0)
         rows, capacity = self._rows[chosen], self._snapshot.capacity
 
@@ -181,17 +185,23 @@ class _Search:
 
         return self._room.suffices(freed)
 
-    def _try(self, gone: Units) -> bool:
+    def _marked(self, numbers: Numbers) -> Mask:
+        """By unit, whether it is one of these."""
+        mask = np.zeros(len(self._units), np.bool_)
+        mask[numbers] = True
+        return mask
+
+    def _try(self, gone: Numbers) -> bool:
         return self._place_without(gone, give_back=False, again=True)
 
-    def _spare(self, units: Units) -> None:
+    def _spare(self, units: Numbers) -> None:
         """Let as many of the units stay as possible, in their order; halves are tried at once."""
-        left = {id(unit) for unit in self._victims}
-        units = [unit for unit in units if id(unit) in left]
-        if not units or self._budget <= 0 or self._looks <= 0:
+        marked = self._marked(self._victims)
+        units = units[marked[units]]
+        if not len(units) or self._budget <= 0 or self._looks <= 0:
             return
-        spared = {id(unit) for unit in units}
-        others = [unit for unit in self._victims if id(unit) not in spared]
+        marked[units] = False
+        others = np.flatnonzero(marked)
         self._looks -= 1
         if self._has_room_without(others) and self._place_without(
             others, give_back=not self._surrounded, again=True
@@ -202,7 +212,7 @@ class _Search:
             self._spare(units[:half])
             self._spare(units[half:])
 
-    def _place_without(self, gone: Units, *, give_back: bool, again: bool = False) -> bool:
+    def _place_without(self, gone: Numbers, *, give_back: bool, again: bool = False) -> bool:
         """Whether the item starts if these units go; then they are the victims.
 
         Who is not in its way there stays, if ``give_back``. ``again``: it is a try to have fewer.
@@ -210,11 +220,12 @@ class _Search:
         snapshot = self._snapshot
         mark = snapshot.checkpoint()
         try:
-            for unit in gone:
-                for pod in unit:
+            for number in gone.tolist():
+                for pod in self._units[number]:
                     evict(snapshot, pod)
             if again:
-                self._budget -= len(self._item.pods) + sum(map(len, gone)) // EVICTIONS_PER_PLACE
+                evicted = int(self._sizes[gone].sum())
+                self._budget -= len(self._item.pods) + evicted // EVICTIONS_PER_PLACE
             placements = self._placed(again=again)
             if not placements:
                 return False
@@ -232,17 +243,17 @@ class _Search:
             return place_item(self._placer, item).placements
         return place_gang(self._placer, item, budget=Budget(TRY_BUDGET)).placements
 
-    def _give_back(self, units: Units) -> Units:
+    def _give_back(self, gone: Numbers) -> Numbers:
         """The units that cannot return to their old nodes; most important first, they try."""
-        victims: Units = []
-        for index, unit in enumerate(units):
+        victims: list[int] = []
+        for index, number in enumerate(gone.tolist()):
             mark = self._snapshot.checkpoint()
-            if index < MAX_GIVE_BACK and all(map(self._return, unit)):
+            if index < MAX_GIVE_BACK and all(map(self._return, self._units[number])):
                 self._snapshot.keep(mark)
             else:
                 self._snapshot.rollback(mark)
-                victims.append(unit)
-        return victims
+                victims.append(number)
+        return np.array(victims, np.int64)
 
     def _return(self, victim: Pod) -> bool:
         """Put the victim back if its old node still has room for it."""
