@@ -269,7 +269,8 @@ def test_what_does_not_fit_waits_until_another_pod_has_gone():
 
 
 def test_memory_in_use_is_not_taken_away():
-    hog = f"exec {sys.executable} -c 'import time; b = bytearray(80 << 20); time.sleep(1000)'"
+    program = 'import time; b = bytearray(80 << 20); print("held", flush=True); time.sleep(1000)'
+    hog = f"exec {sys.executable} -c '{program}'"
 
     async def main():
         async with process_world() as world:
@@ -277,7 +278,11 @@ def test_memory_in_use_is_not_taken_away():
                 return
             await world.pod("p", hog, container={"resources": resources("200Mi")})
             await world.phase("p", "Running")
-            await asyncio.sleep(0.5)
+
+            async def said():
+                return "held" in await world.output("p")
+
+            await world.until(said, "it holds its memory")
             await world.resize("p", resources("40Mi"))
 
             def failed(status):
