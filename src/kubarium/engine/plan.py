@@ -86,13 +86,15 @@ class Tree:
 class QueueItem:
     """One thing to decide: a single pod, all waiting pods of a gang, or those of a tree of groups.
 
-    ``scheduler`` names the profile; "" is the default one.
+    ``scheduler`` names the profile; "" is the default one. ``begun``: some of its pods were bound,
+    too few to start, and it has never run: the writes of an earlier decision were cut off.
     """
 
     pods: tuple[Pod, ...]
     gang: Gang | None = None
     scheduler: str = ""
     tree: Tree | None = None
+    begun: bool = False
 
     @classmethod
     def of_tree(cls, tree: Tree, scheduler: str = "") -> QueueItem:

@@ -15,6 +15,8 @@ COSCHEDULING_GROUPS = Resource("scheduling.x-k8s.io", "v1alpha1", "podgroups", "
 REQUIRED_TOPOLOGY = "kubarium.dev/required-topology"
 PREFERRED_TOPOLOGY = "kubarium.dev/preferred-topology"
 
+_INITIALLY_SCHEDULED = ("PodGroupInitiallyScheduled", "CompositePodGroupInitiallyScheduled")
+
 
 def gang_row(document: Document, scheduled_count: int = 0) -> Gang:
     """A PodGroup. ``scheduled_count`` is how many of its pods have a node or have succeeded."""
@@ -53,6 +55,17 @@ def composite_row(document: Document) -> Composite:
         seconds(metadata.get("creationTimestamp")),
         "all" in (spec.get("disruptionMode") or {}),
         spec.get("preemptionPolicy") != "Never",
+    )
+
+
+def has_run(group: Document) -> bool:
+    """Whether it was said of a group or a composite, of any kind, that it was scheduled."""
+    status = group.get("status") or {}
+    if status.get("phase"):  # scheduler-plugins' kind
+        return str(status["phase"]) != "Pending"
+    return any(
+        c.get("type") in _INITIALLY_SCHEDULED and c.get("status") == "True"
+        for c in status.get("conditions") or ()
     )
 
 

@@ -298,6 +298,20 @@ class Committer:
                 if error.reason != "NotFound":  # gone, and with it its allocation
                     raise
 
+    def held_in_vain(self, pod: Pod) -> list[Key]:
+        """The pod's claims that have devices although no pod with a node uses them.
+
+        They were allocated with a decision that was not carried out.
+        """
+        held, users = self._view.snapshot.allocations, self._view.snapshot.claim_users
+        names = dict.fromkeys(key for one in pod.each for key in one.claims)
+        return [key for key in names if key in held and not users.get(key)]
+
+    async def give_back(self, pod: Pod) -> None:
+        """Free the devices that the pod holds in vain; the pod must not be decided meanwhile."""
+        if found := self.held_in_vain(pod):
+            await self.release(pod, found)
+
     async def _insist(
         self,
         resource: Resource,

@@ -7,7 +7,7 @@ from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.control.scheduling.queue import ItemKey
 from kubarium.engine.model import Gang
 from kubarium.engine.placement.tree import started_with
-from kubarium.engine.plan import Decision, Tree
+from kubarium.engine.plan import Decision, QueueItem, Tree
 from kubarium.view.cluster import ClusterView, is_coscheduling
 
 
@@ -27,12 +27,37 @@ class GroupConditions:
         elif decision.item.gang is not None:
             await self._gang(decision, decision.item.gang, text)
 
+    async def overdue(self) -> None:
+        """Tell the groups that run and do not say so: who bound their pods ended before that."""
+        view = self._view
+        for key in tuple(view.group_documents):
+            gang = view.gang(key)
+            if gang is None or view.forest.root_of(key) is not None:
+                continue
+            if gang.scheduled_count >= max(gang.min_count, 1):
+                await self._gang(Decision(QueueItem((), gang)), gang, "")
+        for key in tuple(view.forest.composites):
+            if view.forest.root_of_composite(key) == key and view.forest.fault(key) is None:
+                await self._started(view.forest.tree(key, view.gang, lambda _: ()))
+
+    async def _started(self, tree: Tree) -> None:
+        """Tell the groups of a hierarchy that runs which of them do."""
+        started = started_with(tree, ())
+        if (True, tree.key) not in started:
+            return
+        for composite, key in sorted(started):
+            done = "pods of the hierarchy were scheduled together"
+            if composite:
+                await self._committer.composite_scheduled(key, True, done)
+            else:
+                await self._committer.group_scheduled(key, True, done)
+
     async def _gang(self, decision: Decision, gang: Gang, text: str) -> None:
         if not gang.min_count and is_coscheduling(self._view.group_documents.get(gang.key, {})):
             return
         count = len(decision.placements)
         scheduled = count + gang.scheduled_count >= max(gang.min_count, 1)
-        done = f"{count} pods of the group were scheduled together"
+        done = f"{count or gang.scheduled_count} pods of the group were scheduled together"
         await self._committer.group_scheduled(gang.key, scheduled, done if scheduled else text)
 
     async def _tree(self, decision: Decision, tree: Tree, text: str) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 
 from kubarium.api.kinds import (
@@ -37,14 +38,16 @@ from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
-from kubarium.engine.placement.reservation import Reservation, reserve
-from kubarium.engine.plan import CyclePlan, Decision, Preemption, QueueItem
+from kubarium.engine.placement.reservation import Reservation, may_be_used, reserve, suffices
+from kubarium.engine.plan import CyclePlan, Decision, Placement, Preemption, QueueItem
+from kubarium.engine.snapshot import Snapshot
 from kubarium.runtime.protocol import Context
+from kubarium.runtime.writes import find_condition
 from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized, seconds
 from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
@@ -81,6 +84,7 @@ class Scheduler:
             self._wake.set,
             lambda item: self._placer_of(item).profile,
             self._bound,
+            self._keep,
         )
         self._resizes = Resizes(
             self.view,
@@ -91,11 +95,13 @@ class Scheduler:
         self._conditions = GroupConditions(self.view, self._committer)
         self._hints = ClaimHints(self.view)
         self._nominated = Nominations()
-        # Whose victims are being told to go; and who of those is to be decided once they are.
-        self._evicting: set[ItemKey] = set()
+        # Whose victims are being told to go, or devices given back; and who of those is to be
+        # decided once they are.
+        self._telling: set[ItemKey] = set()
         self._deferred: set[ItemKey] = set()
         self._failing_since: dict[ItemKey, float] = {}
         self._reserved: tuple[ItemKey, Reservation] | None = None
+        self._reserves = self._placer  # its profile's
         self.cycles = 0
         for resource in SNAPSHOT_RESOURCES:
             self._follow(resource)
@@ -115,11 +121,25 @@ class Scheduler:
     async def run(self) -> None:
         for resource in SNAPSHOT_RESOURCES:
             await self._context.informers.get(resource).wait_synced()
+        self._take_over()
         async with asyncio.TaskGroup() as tasks:
             self._writing.start(tasks, self.name)
             while True:
                 await self._ready()
                 self._cycle()
+
+    def _take_over(self) -> None:
+        """Go on with what a scheduler before this one has promised, and not told."""
+        self._writing.put(self._conditions.overdue())
+        for document in self._waiting.documents():
+            node = (document.get("status") or {}).get("nominatedNodeName")
+            if not node:
+                continue
+            pod = self.view.pod(document)
+            if node in self.view.snapshot.rows:
+                self._nominated.put(pod, node)
+            else:
+                self._writing.put(self._committer.nominate(pod, ""))
 
     # Following the cluster
 
@@ -316,6 +336,9 @@ class Scheduler:
             for pod in pods:
                 if pod.key not in self._waiting.assumed:
                     self._writing.put(self._committer.hold(pod, wait.text, code))
+            if self._hold_in_vain(pods):
+                self._telling.add(item)
+                self._writing.put(self._give_back(item, pods))
             if item.gang:
                 self._writing.put(self._conditions.held(item, wait))
 
@@ -327,8 +350,8 @@ class Scheduler:
         items: list[QueueItem] = []
         keys: dict[int, ItemKey] = {}
         for key in self._queue.take(now):
-            if key in self._evicting:
-                # Its victims would be chosen again, or others beside them.
+            if key in self._telling:
+                # Its victims would be chosen again, or others beside them; its devices counted on.
                 self._deferred.add(key)
                 self._queue.hold(key)
                 continue
@@ -342,6 +365,8 @@ class Scheduler:
                 keys[id(item)] = key
         if not items:
             return
+        if self.cycles == 1:
+            self._reserve_again(items, keys, now)
         plan = self._plan(items, keys, now)
         for decision in plan.decisions:
             self._take(keys[id(decision.item)], decision, now)
@@ -352,7 +377,14 @@ class Scheduler:
             self._placed(placed)
 
     def _plan(self, items: list[QueueItem], keys: dict[int, ItemKey], now: float) -> CyclePlan:
-        """What is decided for all items; those whose decision fails are told so, and left out."""
+        """What is decided for all items: first for those whose places were chosen before."""
+        begun = [item for item in items if item.begun]
+        others = [item for item in items if not item.begun] if begun else items
+        plans = [self._plan_for(some, keys, now) for some in (begun, others) if some]
+        return CyclePlan(tuple(decision for plan in plans for decision in plan.decisions))
+
+    def _plan_for(self, items: list[QueueItem], keys: dict[int, ItemKey], now: float) -> CyclePlan:
+        """As :meth:`_plan`; those whose decision fails are told so, and left out."""
         nominated = (*self._nominated.all(), *self._reservation())
         try:
             return plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
@@ -363,7 +395,7 @@ class Scheduler:
                 self._erred(keys[id(items[0])], error, now)
                 return CyclePlan(())
         # One of them is to blame, and only alone it can be told from the others.
-        plans = [self._plan([item], keys, now) for item in sorted(items, key=lambda i: i.order)]
+        plans = [self._plan_for([item], keys, now) for item in sorted(items, key=lambda i: i.order)]
         return CyclePlan(tuple(decision for plan in plans for decision in plan.decisions))
 
     def _erred(self, key: ItemKey, error: Exception, now: float) -> None:
@@ -384,20 +416,15 @@ class Scheduler:
         if self._reserved is None:
             return ()
         key, reservation = self._reserved
-        if key not in self._queue or not all(
-            self._waiting.is_undecided(pod.key) for pod, _ in reservation
-        ):
+        if key not in self._queue:
             self._reserved = None
             self._failing_since.pop(key, None)
-            return ()
-        if not all(self._may_use(node) for _, node in reservation):
+        elif not (
+            all(self._waiting.is_undecided(pod.key) for pod, _ in reservation)
+            and may_be_used(self._reserves, reservation)
+        ):
             self._reserved = None  # when it fails once more, it gets another
-            return ()
-        return reservation
-
-    def _may_use(self, node: str) -> bool:
-        found = self.view.snapshot.node(node)
-        return found is not None and not found.unschedulable
+        return reservation if self._reserved is not None else ()
 
     def _consider_reserving(self, key: ItemKey, decision: Decision, now: float) -> None:
         """Reserve for a gang that has long found no room, so that small pods cannot starve it.
@@ -408,16 +435,45 @@ class Scheduler:
             self._failing_since.pop(key, None)
             return
         since = self._failing_since.setdefault(key, now)
-        if self._reserved is not None or decision.preemption or now - since < RESERVE_AFTER_S:
+        if decision.preemption is not None:
+            if self._reserved is not None and self._reserved[0] == key:
+                self._reserved = None  # room is being made, for which it was not to wait
             return
+        if now - since >= RESERVE_AFTER_S:
+            self._reserve(key, decision.item)
+
+    def _reserve_again(self, items: list[QueueItem], keys: dict[int, ItemKey], now: float) -> None:
+        """What a scheduler before this one had reserved, before others are decided.
+
+        It is not written anywhere; but since when a gang waits is, and it gets what it would have
+        got.
+        """
+        for item in sorted(items, key=lambda item: item.order):
+            key = keys[id(item)]
+            if not key.gang or any(pod.nominated_node for pod in item.pods):
+                continue
+            told = map(_refused_at, self._waiting.documents_of(key))
+            waited_s = self._context.clock.now() - max(told)
+            if waited_s >= RESERVE_AFTER_S:
+                self._failing_since[key] = now - waited_s
+                self._reserve(key, item)
+
+    def _reserve(self, key: ItemKey, item: QueueItem) -> None:
+        """Reserve for the item if nothing is reserved, or nothing that is of use to it."""
+        held = self._reserved
+        if held is not None and held[0] != key:
+            return
+        placer = self._placer_of(item)
         try:
-            found = reserve(self._placer_of(decision.item), decision.item)
+            if held is not None and suffices(placer, item, held[1]):
+                return
+            found = reserve(placer, item)
         except Exception:  # it waits on without one
             self.view.snapshot.abandon(0)
             _LOG.exception("%s: no room can be reserved", "/".join(key.key))
             return
+        self._reserved, self._reserves = (key, found) if found else None, placer
         if found:
-            self._reserved = (key, found)
             self._writing.put(self._committer.reserved(key, found))
 
     def _placer_of(self, item: QueueItem) -> Placer:
@@ -432,25 +488,52 @@ class Scheduler:
             self._writing.put_placements(key, decision)
         else:
             if decision.preemption is not None:
-                self._evicting.add(key)
+                self._telling.add(key)
                 self._nominate(decision.preemption)
             self._fail(key, decision, now)
+            if self._hold_in_vain(decision.item.pods):
+                self._telling.add(key)
         self._writing.put(self._tell(key, decision))
+
+    def _hold_in_vain(self, pods: Iterable[Pod]) -> bool:
+        """Whether pods without a place have devices, and no room is being made for them."""
+        return any(
+            self._committer.held_in_vain(pod) and self._nominated.node_of(pod.key) is None
+            for pod in pods
+        )
+
+    async def _give_back(self, item: ItemKey, pods: Iterable[Pod]) -> None:
+        """Free the devices that pods of the item hold in vain, before it is decided."""
+        try:
+            for pod in pods:
+                await self._committer.give_back(pod)
+        finally:
+            self._told(item)
 
     def _fail(self, key: ItemKey, decision: Decision, now: float) -> None:
         """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
+        if decision.preemption is None:
+            self._give_up_promises(decision)
         helped_by = wakeups.helped_by(decision)
         snapshot, pod = self.view.snapshot, decision.item.pods[0]
         nominated = not key.gang and self._nominated.node_of(pod.key) is not None
         if nominated and wakeups.looks_at_one_node(snapshot, pod):
             self._nominated.disturb(pod.key)
-            if self._nominated.is_coming(snapshot, pod.key):
-                helped_by -= {Event.ROOM}
-                self._nominated.be_patient(pod.key)
-            else:  # upstream: who finds no victims has no nomination either
-                self._nominated.drop(pod.key)
-                self._writing.put(self._committer.nominate(pod, ""))
+            helped_by -= {Event.ROOM}
+            self._nominated.be_patient(pod.key)
         self._queue.fail(key, helped_by, now)
+
+    def _give_up_promises(self, decision: Decision) -> None:
+        """Upstream: who finds no victims has no nomination either, once those it had are gone."""
+        snapshot, nominated = self.view.snapshot, self._nominated
+        pods = [p for p in decision.item.pods if nominated.node_of(p.key) is not None]
+        if not pods or any(nominated.is_coming(snapshot, pod.key) for pod in pods):
+            return
+        if _devices_are_coming(snapshot, decision.item.pods):
+            return
+        for pod in pods:
+            nominated.drop(pod.key)
+            self._writing.put(self._committer.nominate(pod, ""))
 
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
@@ -472,12 +555,21 @@ class Scheduler:
 
     # Telling
 
+    def _keep(self, placement: Placement) -> None:
+        """Nobody of its priority gets the room of a pod whose binding failed, others' of its gang.
+
+        The gang may run in part by then, and what it lacks is to be there when it is tried again.
+        """
+        self._nominated.put(placement.pod, placement.node)
+
     async def _bound(self, decision: Decision) -> None:
         """Tell the groups once their pods have nodes: what was only decided may still fail.
 
         There may be no next try, so that it is told until it is written.
         """
         if not decision.placements:
+            for pod in decision.item.pods:
+                self._nominated.drop(pod.key)
             return
 
         async def told() -> None:
@@ -495,7 +587,7 @@ class Scheduler:
         What could not be told is told at the item's next try, which comes after its back-off.
         """
         try:
-            await self._tell_all(decision)
+            await self._tell_all(key, decision)
         except Exception:
             if decision.preemption is not None:  # some victims stay, so that others must be found
                 for pod in decision.item.pods:
@@ -504,9 +596,9 @@ class Scheduler:
             self._wake.set()
             raise
         finally:
-            self._evicted(key)
+            self._told(key)
 
-    async def _tell_all(self, decision: Decision) -> None:
+    async def _tell_all(self, key: ItemKey, decision: Decision) -> None:
         text = decision.gang_verdict.message() if decision.gang_verdict else ""
         hint = self._hint_for(decision)
         if text:
@@ -524,6 +616,9 @@ class Scheduler:
                 if pod.key in nominated:
                     await committer.nominate(pod, nominated[pod.key])
             await committer.preempt(preemption)
+        elif key in self._telling:
+            for pod in decision.item.pods:
+                await committer.give_back(pod)
         if not decision.placements:
             await self._conditions.decided(decision, text)
 
@@ -535,9 +630,9 @@ class Scheduler:
             _LOG.exception("no hint for %s", decision.item.pods[0].key)
             return ""
 
-    def _evicted(self, key: ItemKey) -> None:
-        """The item's victims are going: what happened meanwhile counts now."""
-        self._evicting.discard(key)
+    def _told(self, key: ItemKey) -> None:
+        """The item's victims are going, its devices free: what happened meanwhile counts now."""
+        self._telling.discard(key)
         if key in self._deferred:
             self._deferred.discard(key)
             self._queue.add(key)
@@ -549,8 +644,23 @@ def _uid(document: Document) -> str:
     return uid
 
 
+def _refused_at(document: Document) -> float:
+    """Since when the pod says that it has no place, in seconds since the epoch; else never."""
+    told = find_condition(document, "PodScheduled") or {}
+    refused = told.get("status") == "False"
+    return seconds(told.get("lastTransitionTime"), math.inf) if refused else math.inf
+
+
 def _holds_room(document: Document) -> bool:
     return bool(node_of(document)) and not is_finished(document)
+
+
+def _devices_are_coming(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
+    """Whether the pods want devices, and some are given back: later than their users have gone."""
+    own = {claim for pod in pods for one in pod.each for claim in one.claims}
+    return bool(own) and any(
+        claim not in own and not snapshot.claim_users.get(claim) for claim in snapshot.allocations
+    )
 
 
 def _can_be_used_now(old: Document, new: Document | None) -> bool:

@@ -6,7 +6,7 @@ names is there: its group, enough members, its claims. Until then it is held, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
@@ -16,10 +16,11 @@ from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
-from kubarium.engine.placement.tree import waiting_for
+from kubarium.engine.placement.tree import is_started, waiting_for
 from kubarium.engine.plan import QueueItem
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.forest import disagreement
+from kubarium.view.gangs import has_run
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key
 
@@ -42,6 +43,10 @@ class WaitingPods:
     def is_undecided(self, pod: Key) -> bool:
         """Whether the pod waits and no decision about it is under way."""
         return pod in self._documents and pod not in self.assumed
+
+    def documents(self) -> Iterable[Document]:
+        """All waiting pods, as they were written."""
+        return self._documents.values()
 
     def documents_of(self, item: ItemKey) -> Iterator[Document]:
         """The waiting pods of an item, as they were written."""
@@ -138,7 +143,9 @@ class WaitingPods:
             return None
         if not self._has_claims(key, pods):
             return None
-        return QueueItem(pods, gang, schedulers[0])
+        begun = 0 < gang.scheduled_count < gang.min_count
+        begun = begun and not has_run(self._view.group_documents[key.key])
+        return QueueItem(pods, gang, schedulers[0], begun=begun)
 
     def _tree_item(self, key: ItemKey) -> QueueItem | None:
         """All waiting pods below a composite, if its hierarchy is sound and can start."""
@@ -164,7 +171,9 @@ class WaitingPods:
             return None
         if not self._has_claims(key, pods):
             return None
-        return QueueItem(pods, None, schedulers[0], tree)
+        begun = any(leaf.gang.scheduled_count for leaf in tree.leaves()) and not is_started(tree)
+        begun = begun and not has_run(forest.composites[key.key])
+        return QueueItem(pods, None, schedulers[0], tree, begun)
 
     def _undecided(self, group: Key) -> tuple[Pod, ...]:
         return tuple(

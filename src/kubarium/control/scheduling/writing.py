@@ -52,12 +52,15 @@ class Writing:
         wake: Callable[[], None],
         profile_of: Callable[[QueueItem], Profile],
         bound: Callable[[Decision], Awaitable[None]],
+        keep: Callable[[Placement], None],
     ) -> None:
         """``wake`` is called when an item may be decided anew; profiles say how long pods wait.
 
-        ``bound`` is told of each decision with those of its placements that were written.
+        ``bound`` is told of each decision with those of its placements that were written; ``keep``
+        of those of a gang that were not, though others of it may be.
         """
         self._bound = bound
+        self._keep = keep
         self._profile_of = profile_of
         self._committer = committer
         self._waiting = waiting
@@ -162,7 +165,9 @@ class Writing:
         fresh = _allocated(placements)
 
         async def all_through(
-            left: Sequence[_Step], work: Callable[[_Step], Awaitable[Staged]]
+            left: Sequence[_Step],
+            work: Callable[[_Step], Awaitable[Staged]],
+            keep: Callable[[Placement], None] | None = None,
         ) -> list[Staged]:
             done: list[Staged] = []
             for one in left:
@@ -170,6 +175,8 @@ class Writing:
                     done.append(await work(one))
                 except Exception as error:
                     placement = one.placement if isinstance(one, Staged) else one
+                    if keep is not None:
+                        keep(placement)
                     await self._undo(placement, error, fresh)
             return done
 
@@ -178,11 +185,13 @@ class Writing:
             return []
         profile = self._profile_of(decision.item)
         ready = await all_through(staged, lambda s: committer.prepare(s, profile))
-        if len(ready) > 1 and (decision.item.gang or decision.item.tree):
+        is_group = decision.item.gang is not None or decision.item.tree is not None
+        if len(ready) > 1 and is_group:
             ready = await all_through(ready, committer.confirm)
         if not await self._may_start(decision, ready, fresh):
             return []
-        return [staged.placement for staged in await all_through(ready, committer.bind)]
+        keep = self._keep if len(ready) > 1 and is_group else None
+        return [staged.placement for staged in await all_through(ready, committer.bind, keep)]
 
     async def _may_start(self, decision: Decision, left: list[Staged], fresh: list[Key]) -> bool:
         """Whether those that are left may go on without the others; if not, they are undone."""

@@ -10,7 +10,8 @@ of its groups.
 
 from __future__ import annotations
 
-from kubarium.engine.model import Pod
+from kubarium.engine.model import Pod, PodShape
+from kubarium.engine.placement.fit import Fit
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import place_item
 from kubarium.engine.placement.victims import evict
@@ -38,6 +39,26 @@ def reserve(placer: Placer, item: QueueItem) -> Reservation:
         else:
             low = middle
     return best
+
+
+def suffices(placer: Placer, item: QueueItem, reservation: Reservation) -> bool:
+    """Whether the gang fits once finite pods on these nodes have ended, as when it was made.
+
+    Pods that stay may have come since, of a higher priority or past the scheduler.
+    """
+    rows = dict.fromkeys(placer.snapshot.rows[node] for _, node in reservation)
+    return bool(_with_rows_ended(placer, item, list(rows)))
+
+
+def may_be_used(placer: Placer, reservation: Reservation) -> bool:
+    """Whether each node is there and would take its pods if only there were room."""
+    rows, fits = placer.snapshot.rows, dict[PodShape, Fit]()
+    for pod, node in reservation:
+        fit = fits.get(pod.shape) or fits.setdefault(pod.shape, placer.fit(pod.shape))
+        fit.refresh_static()
+        if node not in rows or not fit.static[rows[node]]:
+            return False
+    return True
 
 
 def _rows_by_work(placer: Placer) -> list[int]:
