@@ -454,8 +454,9 @@ class Scheduler:
                 continue
             told = map(_refused_at, self._waiting.documents_of(key))
             waited_s = self._context.clock.now() - max(told)
-            if waited_s >= RESERVE_AFTER_S:
+            if waited_s > 0:
                 self._failing_since[key] = now - waited_s
+            if waited_s >= RESERVE_AFTER_S:
                 self._reserve(key, item)
 
     def _reserve(self, key: ItemKey, item: QueueItem) -> None:
