@@ -20,8 +20,8 @@ from .test_groups import apply, member, where
 
 LONGEST_RUN_S = 40
 NODES_IN_ALL, CORES = 3, 2
-# A minute; until a pod ends, so that it is tried and reserved for; until all others have ended. Each
-# time it may be in back-off, and a node says a second later what has ended.
+# A minute; until a pod ends, so that it is tried and reserved for; until all others have ended.
+# Each time it may be in back-off, and a node says a second later what has ended.
 WAIT_S = 60 + 2 * (LONGEST_RUN_S + BACKOFF_MAX_S + 1)
 
 

@@ -9,6 +9,7 @@ needed for a place, and in the end none is a victim that could stay if the gang 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,6 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import least_pods, place_item
 from kubarium.engine.placement.trial import Budget
 from kubarium.engine.placement.victims import (
-    breaking_first,
     bring_back,
     evict,
     importance,
@@ -137,6 +137,8 @@ class _Search:
             first, second = self._victims[:half], self._victims[half:]
             self._spare(first)
             self._spare(second)
+        while self._exchange():
+            pass
         gone = tuple(pod for number in self._victims.tolist() for pod in self._units[number])
         nominations = tuple((p.pod, p.node) for p in self._placements)
         return Preemption(gone, nominations) if gone else None
@@ -212,6 +214,43 @@ class _Search:
             self._spare(units[:half])
             self._spare(units[half:])
 
+    def _exchange(self) -> bool:
+        """Do less harm: one or two that go may let others stay. Whether that was found.
+
+        Without budgets the order of the units is that of harm, and there is nothing to find.
+        """
+        victims = self._victims
+        if not self._snapshot.budgets:
+            return False
+        best = self._harm(victims), victims, self._placements
+        if best[0] <= (0, min(pod.priority for pod in self._units[-1])):
+            return False
+        largest = victims[np.argsort(-self._sizes[victims], kind="stable")]
+        others = np.flatnonzero(~self._marked(victims))[::-1].tolist()
+        for some in chain(combinations(others, 1), combinations(others, 2)):
+            if self._budget <= 0 or self._looks <= 0:
+                break
+            if len(some) == 2 and best[1] is not victims:
+                break  # what one brings may be enough
+            self._victims = np.sort(np.append(victims, some))
+            self._spare(largest)
+            harm = self._harm(self._victims)
+            if harm < best[0]:
+                best = harm, self._victims, self._placements
+        _, self._victims, self._placements = best
+        return self._victims is not victims
+
+    def _harm(self, numbers: Numbers) -> tuple[int, int]:
+        """Upstream's order of candidates: budgets that are broken, then the highest priority."""
+        pods = (pod for number in numbers.tolist() for pod in self._units[number])
+        return self._broken(numbers), max(pod.priority for pod in pods)
+
+    def _broken(self, numbers: Numbers) -> int:
+        """How many evictions of these units' pods their budgets do not allow."""
+        pods = [pod for number in numbers.tolist() for pod in self._units[number]]
+        budgets = self._snapshot.budgets.values()
+        return sum(max(0, sum(map(b.covers, pods)) - b.allowed) for b in budgets)
+
     def _place_without(self, gone: Numbers, *, give_back: bool, again: bool = False) -> bool:
         """Whether the item starts if these units go; then they are the victims.
 
@@ -271,18 +310,32 @@ def _units_below(snapshot: Snapshot, priority: int) -> Units:
     """What goes or stays together, in the order of giving back (KEP-5710).
 
     A group of disruption mode all is one unit of its highest priority, and is left alone if it or a
-    pod of it may not be preempted. Order: units that break no more than they must later, so those
-    that break a budget first; then priority, groups before pods, and age.
+    pod of it may not be preempted. Those come first that would break a budget after the less
+    important have gone; then by priority, composites before groups before pods, size and age.
     """
     lower = [pod for pod, _ in snapshot.placed_pods() if pod.priority < priority]
     spared = units_to_spare(snapshot, lower, priority)
     lower = [p for p in lower if p.gang is None or unit_of(snapshot, p) not in spared]
-    ordered, count = breaking_first(snapshot, sorted(lower, key=importance))
-    breaking = {pod.key for pod in ordered[:count]}
 
     def rank(unit: list[Pod]) -> tuple[object, ...]:
         first = min(unit, key=importance)
-        breaks = any(pod.key in breaking for pod in unit)
-        return (not breaks, -first.priority, len(unit) == 1, *importance(first)[1:])
+        group = unit_of(snapshot, first) if first.gang is not None else None
+        kind = 2 if group is None else 1 - group[0]
+        return (-first.priority, kind, -len(unit), *importance(first)[1:])
 
-    return sorted(together(snapshot, lower), key=rank)
+    units = sorted(together(snapshot, lower), key=rank)
+    breaking = _breaking(snapshot, units)
+    return [units[number] for number in sorted(range(len(units)), key=lambda n: not breaking[n])]
+
+
+def _breaking(snapshot: Snapshot, units: Units) -> list[bool]:
+    """Which units exceed what their budgets allow once all that follow have gone."""
+    found = [False] * len(units)
+    allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
+    for number in range(len(units) - 1, -1, -1) if allowed else ():
+        for pod in units[number]:
+            for key, budget in snapshot.budgets.items():
+                if budget.covers(pod):
+                    allowed[key] -= 1
+                    found[number] |= allowed[key] < 0
+    return found
