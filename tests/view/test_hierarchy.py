@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from copy import deepcopy
+
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from kubarium.api.kinds import COMPOSITE_POD_GROUPS, GANG_WORKLOADS, NODES, POD_GROUPS, PODS
@@ -229,3 +231,118 @@ def test_any_set_of_parents_has_one_root_for_each_group_and_an_answer(above, gro
     for name in groups:
         forest.set_group(("default", name), None)
     assert not forest._children
+
+
+# Preemption
+
+
+def starts(world):
+    """Whether the scheduler would start the hierarchy now, if not all of it."""
+    told = explain(world, told_of(world)).summary
+    return told.startswith("the hierarchy fits now") or "beyond the minimum" in told
+
+
+def with_priority(world, priority, policy=None):
+    """The hierarchy's pods and groups with another priority, or another policy."""
+    found = deepcopy(world)
+    members = [p for p in found[PODS] if "nodeName" not in p["spec"]]
+    for document in (*found[COMPOSITE_POD_GROUPS], *found[POD_GROUPS], *members):
+        if priority is not None:
+            document["spec"]["priority"] = priority
+        if policy is not None:
+            document["spec"]["preemptionPolicy"] = policy
+    return found
+
+
+def without(world, names):
+    kept = [p for p in world[PODS] if f"default/{p['metadata']['name']}" not in names]
+    return {**world, PODS: kept}
+
+
+@st.composite
+def occupied_worlds(draw):
+    """Two or three groups below one or two composites, and pods of several priorities that run."""
+    names = ("one", "two", "three")[: draw(st.integers(2, 3))]
+    nested = draw(st.booleans())
+    composites = [composite("job", draw(st.integers(1, 2)))]
+    if nested:
+        composites.append(composite("inner", 1, "job"))
+    groups, members = [], []
+    for number, name in enumerate(names):
+        size = draw(st.integers(1, 3))
+        parent = "inner" if nested and number else "job"
+        groups.append(child(name, draw(st.integers(1, size)), parent))
+        members += [pod(f"{name}-{i}", group=name) for i in range(size)]
+    running = [
+        pod(f"r{i}", on=draw(st.sampled_from("ab")), priority=draw(st.integers(0, 4)))
+        for i in range(draw(st.integers(1, 4)))
+    ]
+    nodes = [node(name, cpu=draw(st.sampled_from(["1", "2", "3"]))) for name in "ab"]
+    world = {
+        NODES: nodes,
+        COMPOSITE_POD_GROUPS: composites,
+        POD_GROUPS: groups,
+        PODS: [*members, *running],
+    }
+    policy = draw(st.sampled_from([None, None, "Never"]))
+    return with_priority(world, draw(st.integers(0, 3)), policy)
+
+
+@settings(deadline=None, max_examples=150)
+@given(occupied_worlds())
+def test_what_preemption_could_do_for_a_hierarchy_it_does_when_it_is_allowed_to(world):
+    told = explain(world, told_of(world))
+    makes_room = [line for line in told.reasons if line.startswith("preemption makes room")]
+    for suggestion in told.suggestions:
+        if suggestion.kind == "raise-priority":
+            after = with_priority(world, suggestion.amount)
+        elif suggestion.kind == "allow-preemption":
+            after = with_priority(world, None, "PreemptLowerPriority")
+        else:
+            continue
+        event(suggestion.kind)
+        assert not makes_room
+        now = explain(after, told_of(after))
+        assert any(line.startswith("preemption makes room") for line in now.reasons)
+        freed = without(after, suggestion.subject.split(","))
+        assert len(freed[PODS]) < len(after[PODS])
+        assert starts(freed)
+    if makes_room:
+        event("makes room")
+    elif told.children:
+        assert not preempts_above_all(world) or any(
+            s.kind in ("raise-priority", "allow-preemption") for s in told.suggestions
+        )
+
+
+def preempts_above_all(world):
+    """Whether a hierarchy above all others in priority would make room for itself."""
+    above = with_priority(world, 99, world[POD_GROUPS][0]["spec"].get("preemptionPolicy"))
+    told = explain(above, told_of(above))
+    return any(line.startswith("preemption makes room") for line in told.reasons)
+
+
+def test_a_hierarchy_says_whom_it_evicts():
+    world = documents()
+    world[PODS] = [*world[PODS], pod("low", cpu="3", on="b")]
+    world[NODES] = [node("a", cpu="3"), node("b", cpu="3")]
+    told = explain(with_priority(world, 5), told_of(world))
+    assert told.reasons == ("preemption makes room: pod default/low would be evicted",)
+    equal = explain(with_priority(world, 0), told_of(world))
+    [raising] = [s for s in equal.suggestions if s.kind == "raise-priority"]
+    assert raising.text == "raise the priority from 0 above 0: pod default/low would be evicted"
+    never = explain(with_priority(world, 5, "Never"), told_of(world))
+    assert never.reasons == ("preemption: not eligible due to preemptionPolicy=Never.",)
+    assert never.suggestions[-1].kind == "allow-preemption"
+
+
+def test_room_promised_to_others_is_not_given_to_a_hierarchy():
+    world = documents()
+    world[NODES] = [node("a", cpu="3"), node("b", cpu="3")]
+    other = pod("other", cpu="3", priority=7)
+    other["status"] = {"nominatedNodeName": "b"}
+    promised = {**world, PODS: [*world[PODS], other]}
+    assert explain(world, told_of(world)).summary.startswith("the hierarchy fits now")
+    told = explain(promised, told_of(world))
+    assert "1 found room" in told.summary
+    assert "room on node b is kept for pod default/other, which was promised it" in told.reasons

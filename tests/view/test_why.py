@@ -17,6 +17,7 @@ from kubarium.api.kinds import (
     TRAIN_JOBS,
     WORKLOADS,
 )
+from kubarium.view import preempting
 from kubarium.view.volumes import STORAGE_CLASSES
 from kubarium.view.why import explain
 
@@ -692,6 +693,53 @@ def test_a_gang_that_may_not_preempt_is_told_so():
     said = explain(documents, gang)
     assert "preemption: not eligible due to preemptionPolicy=Never." in said.reasons
     assert said.suggestions[-1].kind == "allow-preemption"
+
+
+def test_a_priority_is_named_however_many_others_there_are():
+    """The least that helps is far above the subject's own."""
+    small = [pod(f"s{i}", cpu="100m", on="a", priority=i + 1) for i in range(9)]
+    said = crowded(*small, pod("high", cpu="3", on="a", priority=50), priority=0)
+    assert said.suggestions[-1].amount == 51
+    assert "above 50: pod default/high" in said.suggestions[-1].text
+
+
+def test_what_preemption_was_not_asked_is_said(monkeypatch):
+    """Nobody is to read that no eviction helps where that was not looked at."""
+    gang = group("g", 2)
+    ranks = [pod(f"r{i}", cpu="2", group="g") for i in range(2)]
+    running = [pod(f"h{i}", cpu="2", on="a") for i in range(2)]
+    documents = {NODES: [node("a")], PODS: [*ranks, *running], POD_GROUPS: [gang]}
+    assert explain(documents, gang).suggestions[-1].kind == "raise-priority"
+    monkeypatch.setattr(preempting, "GANG_VICTIMS", 1)
+    told = explain(documents, gang)
+    assert "raise-priority" not in {s.kind for s in told.suggestions}
+    assert told.reasons[-1] == (
+        "whether a higher priority would help was not tried: 2 pods have a node, and more than 1"
+        " take too long"
+    )
+
+
+def test_nodes_on_which_no_eviction_was_tried_are_counted(monkeypatch):
+    """A port has to be tried; an eviction frees it on the last of five nodes alone."""
+
+    def with_port(name, on="", priority=0):
+        document = pod(name, cpu="1", on=on, priority=priority)
+        document["spec"]["containers"][0]["ports"] = [{"containerPort": 80, "hostPort": 80}]
+        return document
+
+    names = [f"n{i}" for i in range(5)]
+    holders = [with_port(f"h-{n}", on=n, priority=1 if n == "n4" else 9) for n in names]
+    fillers = [pod(f"f-{n}", cpu="1", on=n, priority=1) for n in names]
+    waiting = with_port("p", priority=5)
+    documents = {NODES: [node(n) for n in names], PODS: [*holders, *fillers, waiting]}
+    untried = "whether evictions would help was tried on 2 nodes; the scheduler looks at 5"
+    told = explain(documents, waiting)
+    assert untried not in told.reasons
+    assert any("pod default/h-n4 on node n4 would be evicted" in line for line in told.reasons)
+    monkeypatch.setattr(preempting, "NODES_SIMULATED", 2)
+    told = explain(documents, waiting)
+    assert untried in told.reasons
+    assert "preemption" not in told.facts
 
 
 def test_a_claim_that_is_missing_is_told_what_there_is_and_what_else_is_wrong():

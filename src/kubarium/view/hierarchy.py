@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from kubarium.api.resource import Document
 from kubarium.engine.explain import HierarchyQuestion, Subject
 from kubarium.engine.explain.hierarchy import GROUPS_TOLD, others_placed
 from kubarium.engine.model import Key, Pod
-from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import QueueItem, Tree
@@ -20,6 +19,7 @@ from kubarium.view.forest import disagreement
 from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
+from kubarium.view.preempting import decided, preemption_account, promised
 
 
 def composite_account(
@@ -31,6 +31,7 @@ def composite_account(
     if fault is not None:
         return Explanation(title, "Pending", fault.text)
     groups = {k for composite, k in view.forest.below(root) if not composite}
+    pods = tuple(pods)
     members = [p for p in pods if gang_key(p) in groups and not is_finished(p)]
     waiting = [p for p in members if not node_of(p)]
     if not waiting and members:
@@ -52,7 +53,11 @@ def composite_account(
     if not waiting:
         return Explanation(title, "Pending", waiting_for(tree) or "no pod of the hierarchy exists")
     why = _before(view, waiting, tree)
-    return Explanation(title, "Pending", why) if why else _decided(view, tree, title)
+    if why:
+        return Explanation(title, "Pending", why)
+    item = QueueItem.of_tree(tree)
+    with promised(view, pods, item.pods) as others:
+        return _undecided(view, item, others, title)
 
 
 def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
@@ -66,11 +71,15 @@ def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
     return next((text for text in texts if text), "")
 
 
-def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
-    snapshot = view.snapshot
-    mark = snapshot.checkpoint()
-    [decision] = plan_cycle(Placer(snapshot), [QueueItem.of_tree(tree)]).decisions
-    snapshot.rollback(mark)
+def _undecided(
+    view: ClusterView, item: QueueItem, others: Sequence[tuple[Pod, str]], title: str
+) -> Explanation:
+    """What would be decided now; ``others`` are promised room."""
+    tree = item.tree
+    assert tree is not None
+    placer = Placer(view.snapshot)
+    placer.nominated = tuple(other.key for other, _ in others)
+    decision = decided(placer, item)
     verdict = decision.gang_verdict
     if verdict is None:
         left = len(decision.unplaced)
@@ -85,15 +94,19 @@ def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
         "found_room": verdict.placed,
         "undecided": verdict.undecided,
     }
-    question = HierarchyQuestion(Placer(snapshot), clauses_of, tree, verdict)
+    question = HierarchyQuestion(placer, clauses_of, tree, verdict)
     advice = question.advice()
-    accounts = _accounts(view, tree, question.failed, advice.of_groups)
+    accounts = _accounts(view, placer, tree, question.failed, advice.of_groups)
     children = tuple(_of_verdict(child, accounts) for child in verdict.children)
+    preemption = preemption_account(placer, item, others, decision)
+    if preemption.text:
+        facts["preemption"] = preemption.text
     return Explanation(
         title,
         "Pending",
         verdict.message(),
-        suggestions=advice.together,
+        preemption.lines,
+        (*advice.together, *preemption.suggestions),
         facts=facts,
         children=children,
         commands=commands_of(view, advice.together),
@@ -102,6 +115,7 @@ def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
 
 def _accounts(
     view: ClusterView,
+    placer: Placer,
     tree: Tree,
     failed: Mapping[Key, GangVerdict],
     advice: Mapping[Key, tuple[Suggestion, ...]],
@@ -110,8 +124,7 @@ def _accounts(
     leaves = {leaf.key: leaf for leaf in tree.leaves() if leaf.pods}
     found: dict[Key, Explanation] = {}
     for key in list(failed)[:GROUPS_TOLD]:
-        placer, leaf = Placer(view.snapshot), leaves[key]
-        suggestions = advice.get(key, ())
+        leaf, suggestions = leaves[key], advice.get(key, ())
         with others_placed(placer, tree, failed):
             account = account_of(view, placer, Subject(leaf.pods, leaf.gang), advise=False)
         found[key] = Explanation(

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from kubarium.api.resource import Document
 from kubarium.engine import reasons
-from kubarium.engine.model import Pod
+from kubarium.engine.model import Composite, Gang, Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.preemption import decides_by_requests
-from kubarium.engine.plan import Decision, Preemption, QueueItem
+from kubarium.engine.placement.preemption import candidate_rows, decides_by_requests
+from kubarium.engine.plan import Decision, Leaf, Preemption, QueueItem, Tree
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.pods import is_finished, node_of
@@ -24,18 +25,23 @@ from kubarium.view.pods import is_finished, node_of
 # Pods named of many.
 NAMED = 3
 
-# Higher priorities that are tried, each above some pods that have a node.
-PRIORITIES_TRIED = 3
+# Higher priorities that are tried, each above some pods that have a node: the highest, and others
+# between it and the subject's own.
+PRIORITIES_TRIED = 6
 
 # Nodes on which evictions are simulated where requests alone do not decide: the scheduler looks at
 # hundreds, which takes longer than an answer may.
 NODES_SIMULATED = 8
 
-# Pods that have a node, beyond which it is not asked what a gang could do with them.
-GANG_VICTIMS = 500
+# Pods that have a node, beyond which a gang is tried with no other priority than its own: each try
+# looks at all of them, at 100,000 in a second.
+GANG_VICTIMS = 5_000
 
 # What people may give their own PriorityClasses at most (upstream: HighestUserDefinablePriority).
 MAX_PRIORITY = 1_000_000_000
+
+
+_Rules = TypeVar("_Rules", Gang, Composite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +89,43 @@ def decided(placer: Placer, item: QueueItem) -> Decision:
 
 
 class _Evictions:
-    """Preemption on trial. ``exact`` is False if the scheduler may find better victims."""
+    """Preemption on trial. ``exact`` is False if the scheduler may find better victims, or any."""
 
     def __init__(self, placer: Placer, item: QueueItem) -> None:
         self.item = item
-        self.exact = item.gang is not None or decides_by_requests(placer, item.pods[0])
-        self.placer = placer
+        self.exact = is_group(item) or decides_by_requests(placer, item.pods[0])
+        self.placer, self._profile = placer, placer.profile
         if not self.exact:
             profile = replace(placer.profile, candidates_percent=0, min_candidates=NODES_SIMULATED)
             self.placer = Placer(placer.snapshot, profile)
             self.placer.nominated = placer.nominated
-        placed = sum(1 for _ in placer.snapshot.placed_pods()) if item.gang is not None else 0
-        self.allowed = placed <= GANG_VICTIMS
+        self._placed = sum(1 for _ in placer.snapshot.placed_pods()) if is_group(item) else 0
+        self.may_be_repeated = self._placed <= GANG_VICTIMS
 
     def of(self, item: QueueItem) -> Preemption | None:
-        """Who would be evicted for the item; None if that makes no room, or is too much to ask."""
-        return decided(self.placer, item).preemption if self.allowed else None
+        """Who would be evicted for the item; None if that makes no room."""
+        return decided(self.placer, item).preemption
+
+    def untried(self, priority: int) -> str:
+        """What was not looked at before nobody's eviction was found to help; "" if all was.
+
+        ``priority`` is the highest with which nothing was found.
+        """
+        if not self.may_be_repeated:
+            return (
+                f"whether a higher priority would help was not tried: {self._placed} pods"
+                f" have a node, and more than {GANG_VICTIMS} take too long"
+            )
+        if self.exact:
+            return ""
+        pod = replace(self.item.pods[0], priority=priority)
+        rows = candidate_rows(self.placer.snapshot, pod, self._profile)
+        if len(rows) <= NODES_SIMULATED:
+            return ""
+        return (
+            f"whether evictions would help was tried on {NODES_SIMULATED} nodes;"
+            f" the scheduler looks at {len(rows)}"
+        )
 
     def told(self, found: Preemption) -> str:
         """Who goes, in words."""
@@ -113,7 +140,7 @@ def preemption_account(
 ) -> PreemptionAccount:
     """What preemption does or could do for what was not placed; ``others`` are promised room.
 
-    ``decision`` is the scheduler's about a gang.
+    ``decision`` is the scheduler's about a gang or a composite.
     """
     evictions = _Evictions(placer, item)
     if decision is None:
@@ -128,9 +155,18 @@ def preemption_account(
     if not item.preempts:
         lines.append(f"preemption: {reasons.NEVER_PREEMPTS}")
         suggestion = _allowed(evictions)
+        if suggestion is None and not evictions.exact:
+            lines += filter(None, (evictions.untried(item.pods[0].priority),))
         return PreemptionAccount(tuple(lines), tuple(filter(None, (suggestion,))), text)
-    waits = text == reasons.PREEMPTION_COMING
-    raised = None if waits else _raised(evictions, [pod for pod, _ in others])
+    if text == reasons.PREEMPTION_COMING:
+        return PreemptionAccount(tuple(lines), text=text)
+    levels = _levels(placer, item)
+    raised = _raised(evictions, levels, [pod for pod, _ in others])
+    own = item.pods[0].priority
+    untried = evictions.untried(own if raised is not None else max((own, *levels)) + 1)
+    if untried:
+        lines.append(untried)
+        text = text if evictions.exact else ""  # it speaks of all nodes
     return PreemptionAccount(tuple(lines), tuple(filter(None, (raised,))), text)
 
 
@@ -155,34 +191,82 @@ def _own(placer: Placer, pods: Sequence[Pod]) -> Iterator[str]:
 
 
 def _allowed(evictions: _Evictions) -> Suggestion | None:
-    item = evictions.item
-    pods = tuple(replace(pod, preempts=True) for pod in item.pods)
-    gang = replace(item.gang, preempts=True) if item.gang is not None else None
-    found = evictions.of(replace(item, pods=pods, gang=gang))
+    found = evictions.of(changed(evictions.item, preempts=True))
     if found is None:
         return None
     text = f"set preemptionPolicy to PreemptLowerPriority: {evictions.told(found)}"
     return Suggestion("allow-preemption", text, _names(found), amount=len(found.victims))
 
 
-def _raised(evictions: _Evictions, waiting: Sequence[Pod]) -> Suggestion | None:
-    """The lowest higher priority with which preemption makes room."""
+def _levels(placer: Placer, item: QueueItem) -> list[int]:
+    """Priorities of pods that have a node and the item may not evict, ascending."""
+    own, placed = item.pods[0].priority, placer.snapshot.placed_pods()
+    return sorted({pod.priority for pod, _ in placed if own <= pod.priority < MAX_PRIORITY})
+
+
+def _raised(evictions: _Evictions, levels: list[int], waiting: Sequence[Pod]) -> Suggestion | None:
+    """The lowest higher priority with which preemption makes room, as far as tries suffice.
+
+    Who may evict more finds room if others do; so the highest says whether any helps.
+    """
+    if not levels or not evictions.may_be_repeated:
+        return None
     item, own = evictions.item, evictions.item.pods[0].priority
-    placed = evictions.placer.snapshot.placed_pods() if evictions.allowed else ()
-    levels = sorted({pod.priority for pod, _ in placed if pod.priority >= own})
-    for level in levels[:PRIORITIES_TRIED]:
-        if level >= MAX_PRIORITY:
+    low, high = -1, len(levels) - 1
+    best = evictions.of(changed(item, priority=levels[high] + 1))
+    if best is None:
+        return None
+    for _ in range(1, PRIORITIES_TRIED):
+        if high - low <= 1:
             break
-        pods = tuple(replace(pod, priority=level + 1) for pod in item.pods)
-        gang = item.gang
-        if gang is not None and gang.priority is not None:
-            gang = replace(gang, priority=level + 1)
-        found = evictions.of(replace(item, pods=pods, gang=gang))
-        if found is not None:
-            consequence = _consequence(evictions, found, waiting)
-            text = f"raise the priority from {own} above {level}: {consequence}"
-            return Suggestion("raise-priority", text, _names(found), amount=level + 1)
-    return None
+        middle = (low + high) // 2
+        found = evictions.of(changed(item, priority=levels[middle] + 1))
+        if found is None:
+            low = middle
+        else:
+            best, high = found, middle
+    consequence = _consequence(evictions, best, waiting)
+    text = f"raise the priority from {own} above {levels[high]}: {consequence}"
+    return Suggestion("raise-priority", text, _names(best), amount=levels[high] + 1)
+
+
+def is_group(item: QueueItem) -> bool:
+    """Whether it is a gang or a composite."""
+    return item.gang is not None or item.tree is not None
+
+
+def changed(
+    item: QueueItem, *, priority: int | None = None, preempts: bool | None = None
+) -> QueueItem:
+    """The item with another priority, or another policy, of all its pods and groups."""
+
+    def pod(one: Pod) -> Pod:
+        return replace(
+            one,
+            priority=one.priority if priority is None else priority,
+            preempts=one.preempts if preempts is None else preempts,
+        )
+
+    def group(one: _Rules) -> _Rules:
+        return replace(
+            one,
+            priority=one.priority if priority is None or one.priority is None else priority,
+            preempts=one.preempts if preempts is None else preempts,
+        )
+
+    def tree(one: Tree) -> Tree:
+        children = (
+            tree(child)
+            if isinstance(child, Tree)
+            else Leaf(group(child.gang), tuple(map(pod, child.pods)))
+            for child in one.children
+        )
+        return Tree(group(one.group), tuple(children))
+
+    if item.tree is not None:
+        return QueueItem.of_tree(tree(item.tree), item.scheduler)
+    gang = group(item.gang) if item.gang is not None else None
+    return replace(item, pods=tuple(map(pod, item.pods)), gang=gang)
 
 
 def _consequence(evictions: _Evictions, found: Preemption, waiting: Sequence[Pod]) -> str:
