@@ -41,6 +41,11 @@ class Held:
         self._reasons[item] = reason
         self._due.append((now + TELL_AFTER_S, item))
 
+    def again(self, item: ItemKey, now: float) -> None:
+        """What the item waits for could not be told: if it still waits, it is due once more."""
+        if item in self._reasons:
+            self._due.append((now + TELL_AFTER_S, item))
+
     def release(self, item: ItemKey) -> None:
         """The item waits no longer, or is gone."""
         self._reasons.pop(item, None)

@@ -121,16 +121,16 @@ class Scheduler:
     async def run(self) -> None:
         for resource in SNAPSHOT_RESOURCES:
             await self._context.informers.get(resource).wait_synced()
-        self._take_over()
         async with asyncio.TaskGroup() as tasks:
             self._writing.start(tasks, self.name)
+            self._take_over()
             while True:
                 await self._ready()
                 self._cycle()
 
     def _take_over(self) -> None:
         """Go on with what a scheduler before this one has promised, and not told."""
-        self._writing.put(self._conditions.overdue())
+        self._writing.put(self._writing.until_written(self._conditions.overdue))
         for document in self._waiting.documents():
             node = (document.get("status") or {}).get("nominatedNodeName")
             if not node:
@@ -327,20 +327,34 @@ class Scheduler:
         """Tell the pods that have been held for a while what they wait for."""
         now = self._context.clock.monotonic()
         for item, wait in self._waiting.held.take_due(now):
-            code = UNSCHEDULABLE if wait.code == UNSCHEDULABLE else SCHEDULER_ERROR
             try:
                 pods = self._waiting.pods_of(item)
             except Exception as error:
                 self._erred(item, error, now)
                 continue
+            self._writing.put(self._tell_wait(item, wait, pods))
+
+    async def _tell_wait(self, item: ItemKey, wait: Wait, pods: list[Pod]) -> None:
+        """Conditions for what is not looked at; devices that it holds meanwhile are given back."""
+        gives_back = item not in self._telling and self._hold_in_vain(pods)
+        if gives_back:
+            self._telling.add(item)
+        code = UNSCHEDULABLE if wait.code == UNSCHEDULABLE else SCHEDULER_ERROR
+        try:
             for pod in pods:
                 if pod.key not in self._waiting.assumed:
-                    self._writing.put(self._committer.hold(pod, wait.text, code))
-            if self._hold_in_vain(pods):
-                self._telling.add(item)
-                self._writing.put(self._give_back(item, pods))
+                    await self._committer.hold(pod, wait.text, code)
+                if gives_back:
+                    await self._committer.give_back(pod)
             if item.gang:
-                self._writing.put(self._conditions.held(item, wait))
+                await self._conditions.held(item, wait)
+        except Exception:
+            self._waiting.held.again(item, self._context.clock.monotonic())
+            self._wake.set()
+            raise
+        finally:
+            if gives_back:
+                self._told(item)
 
     def _cycle(self) -> None:
         self.cycles += 1
@@ -503,14 +517,6 @@ class Scheduler:
             for pod in pods
         )
 
-    async def _give_back(self, item: ItemKey, pods: Iterable[Pod]) -> None:
-        """Free the devices that pods of the item hold in vain, before it is decided."""
-        try:
-            for pod in pods:
-                await self._committer.give_back(pod)
-        finally:
-            self._told(item)
-
     def _fail(self, key: ItemKey, decision: Decision, now: float) -> None:
         """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
         if decision.preemption is None:
@@ -576,11 +582,7 @@ class Scheduler:
         async def told() -> None:
             await self._conditions.decided(decision, reasons.MEMBERS_NOT_BOUND)
 
-        try:
-            await told()
-        except Exception:
-            self._writing.put_until_written(told)
-            raise
+        await self._writing.until_written(told)
 
     async def _tell(self, key: ItemKey, decision: Decision) -> None:
         """Conditions and events for what found no place, and the victims of preemption.

@@ -85,9 +85,13 @@ class Writing:
         """Do this after what was put before."""
         self._works.put_nowait(work)
 
-    def put_until_written(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do this again and again, ever more seldom, until it succeeds or its object is gone."""
-        self._tasks.create_task(self._again(work), name="tell-again")
+    async def until_written(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do this; if it fails, again and again, ever more seldom, or until its object is gone."""
+        try:
+            await work()
+        except Exception:
+            self._tasks.create_task(self._again(work), name="tell-again")
+            raise
 
     async def _again(self, work: Callable[[], Awaitable[None]]) -> None:
         pause_s = FIRST_PAUSE_S
