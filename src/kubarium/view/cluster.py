@@ -10,7 +10,7 @@ allocation frees devices only if an earlier document had one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -53,7 +53,7 @@ from kubarium.view.forest import Forest
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
 from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
-from kubarium.view.pods import PodReader, gang_key, is_finished, says_the_same, start_time
+from kubarium.view.pods import PodReader, gang_key, is_finished, is_gated, says_the_same, start_time
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import label_selector
 from kubarium.view.spreading import SPREADING_RESOURCES
@@ -122,7 +122,8 @@ class ClusterView:
         self._bound: dict[Key, None] = {}
         self._held: dict[Key, None] = {}
         self._succeeded: dict[Key, dict[Key, None]] = {}
-        self._members: dict[Key, dict[Key, None]] = {}
+        # By group its pods, each with the scheduler for which it waits, if it does.
+        self._members: dict[Key, dict[Key, str]] = {}
         self._apply: dict[Resource, _Apply] = {
             NAMESPACES: self._namespace,
             NODES: self._node,
@@ -240,6 +241,11 @@ class ClusterView:
             for k in self._members.get(key, ())
         )
         return replace(known, scheduled_count=placed + len(self._succeeded.get(key, ())))
+
+    def waiting_for(self, group: Key, ours: Container[Key]) -> list[str]:
+        """The schedulers that the group's waiting pods have left to them, but for ``ours``."""
+        members = self._members.get(group, {})
+        return [name for key, name in members.items() if name and key not in ours]
 
     def taint_rule_names(self) -> dict[str, str]:
         """For each taint that a DeviceTaintRule puts on devices, as text, the rule's name."""
@@ -423,9 +429,17 @@ class ClusterView:
             members.pop(key, None)
             succeeded.pop(key, None)
         else:
-            members[key] = None
+            members[key] = _waits_for(new)
             if (new.get("status") or {}).get("phase") == "Succeeded":
                 succeeded[key] = None
         if not members:
             del self._members[group]
             del self._succeeded[group]
+
+
+def _waits_for(pod: Document) -> str:
+    """The scheduler that the pod is left to; "" if it waits for none."""
+    spec = pod.get("spec") or {}
+    going = "deletionTimestamp" in pod["metadata"]
+    waits = not (spec.get("nodeName") or going or is_gated(pod) or is_finished(pod))
+    return str(spec.get("schedulerName") or "default-scheduler") if waits else ""

@@ -27,18 +27,26 @@ class GroupConditions:
         elif decision.item.gang is not None:
             await self._gang(decision, decision.item.gang, text)
 
-    async def overdue(self) -> None:
+    async def all_overdue(self) -> None:
         """Tell the groups that run and do not say so: who bound their pods ended before that."""
+        forest = self._view.forest
+        for key in tuple(self._view.group_documents):
+            if forest.root_of(key) is None:
+                await self.overdue(ItemKey(True, key))
+        for key in tuple(forest.composites):
+            if forest.root_of_composite(key) == key:
+                await self.overdue(ItemKey(True, key, True))
+
+    async def overdue(self, item: ItemKey) -> None:
+        """Tell a group, or the groups of a hierarchy, if they run."""
         view = self._view
-        for key in tuple(view.group_documents):
-            gang = view.gang(key)
-            if gang is None or view.forest.root_of(key) is not None:
-                continue
-            if gang.scheduled_count >= max(gang.min_count, 1):
-                await self._gang(Decision(QueueItem((), gang)), gang, "")
-        for key in tuple(view.forest.composites):
-            if view.forest.root_of_composite(key) == key and view.forest.fault(key) is None:
-                await self._started(view.forest.tree(key, view.gang, lambda _: ()))
+        if item.composite:
+            if view.forest.fault(item.key) is None:
+                await self._started(view.forest.tree(item.key, view.gang, lambda _: ()))
+            return
+        gang = view.gang(item.key)
+        if gang is not None and gang.scheduled_count >= max(gang.min_count, 1):
+            await self._gang(Decision(QueueItem((), gang)), gang, "")
 
     async def _started(self, tree: Tree) -> None:
         """Tell the groups of a hierarchy that runs which of them do."""

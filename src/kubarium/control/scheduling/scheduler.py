@@ -33,7 +33,7 @@ from kubarium.control.scheduling.resizes import Resizes
 from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
 from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
-from kubarium.engine.model import Pod
+from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.engine.placement.place import Placer
@@ -130,7 +130,7 @@ class Scheduler:
 
     def _take_over(self) -> None:
         """Go on with what a scheduler before this one has promised, and not told."""
-        self._writing.put(self._writing.until_written(self._conditions.overdue))
+        self._writing.put(self._writing.until_written(self._conditions.all_overdue))
         for document in self._waiting.documents():
             node = (document.get("status") or {}).get("nominatedNodeName")
             if not node:
@@ -281,11 +281,22 @@ class Scheduler:
             self._queue.add(item)
         if changed:
             self._wake.set()
+        if old is None and not composite:
+            self._tell_if_running(key_of(known[0]))
         for root in roots if not changed else ():
             fault = forest.fault(root)
             if fault is not None and fault.invalid:  # no pods to tell, but the groups themselves
                 item = ItemKey(True, root, True)
                 self._writing.put(self._conditions.held(item, Wait(fault.text, INVALID)))
+
+    def _tell_if_running(self, group: Key) -> None:
+        """A group came; its pods may run already, if another of its name went before."""
+        gang = self.view.gang(group)
+        if gang is not None and gang.scheduled_count:
+            root = self.view.forest.root_of(group)
+            item = ItemKey(True, group) if root is None else ItemKey(True, root, True)
+            told = partial(self._conditions.overdue, item)
+            self._writing.put(self._writing.until_written(told))
 
     def _claim_changed(self, old: Document | None, new: Document | None) -> None:
         document = new or old

@@ -139,7 +139,7 @@ class WaitingPods:
             self._hold(key, conflict, SCHEDULER_ERROR)
             return None
         if len(pods) + gang.scheduled_count < gang.min_count:
-            self._hold(key, reasons.GANG_WAITING)
+            self._hold(key, f"{reasons.GANG_WAITING}{self._left_to_others(key.key)}")
             return None
         if not self._has_claims(key, pods):
             return None
@@ -174,6 +174,13 @@ class WaitingPods:
         begun = any(leaf.gang.scheduled_count for leaf in tree.leaves()) and not is_started(tree)
         begun = begun and not has_run(forest.composites[key.key])
         return QueueItem(pods, None, schedulers[0], tree, begun)
+
+    def _left_to_others(self, group: Key) -> str:
+        """What to add for pods of a group whose scheduler nobody here is; "" without such."""
+        names = self._view.waiting_for(group, self._documents)
+        if not names:
+            return ""
+        return f"; {len(names)} of them left to scheduler {', '.join(dict.fromkeys(names))}"
 
     def _undecided(self, group: Key) -> tuple[Pod, ...]:
         return tuple(
