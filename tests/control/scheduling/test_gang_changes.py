@@ -6,15 +6,20 @@ import pytest
 
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
+    DEVICE_CLASSES,
+    DEVICE_TAINT_RULES,
     GANG_WORKLOADS,
     JOBS,
     NODES,
     POD_GROUPS,
     PODS,
+    RESOURCE_CLAIM_TEMPLATES,
+    RESOURCE_SLICES,
 )
-from kubarium.control import core, gangs
+from kubarium.control import core, devices, gangs
 from kubarium.control.scheduling import components
 from kubarium.control.workloads.job.controller import JobController
+from tests.control.scheduling.test_scheduler import claim, device_class, slices
 from tests.control.workloads.test_job import indexed
 from tests.control.workloads.test_job_groups import GANG, sized
 
@@ -392,5 +397,53 @@ def test_a_nested_hierarchy_that_lost_a_part_comes_back_whole(world_run, lost):
         assert len(await bound_of(world, "b")) == 2
         for name in ("inner", "root"):
             assert (await condition(world, COMPOSITE_POD_GROUPS, name))["status"] == "True"
+
+    world_run(story)
+
+
+def test_members_on_tainted_devices_are_evicted_and_replaced_elsewhere(world_run):
+    async def story(world):
+        await begin_jobs(world, *(node(f"n{i}", "2") for i in (1, 2)))
+        await world.start(*devices.components(world.context))
+        await world.create(DEVICE_CLASSES, device_class())
+        for name in ("n1", "n2"):
+            await world.create(RESOURCE_SLICES, slices(name, 1))
+        template = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaimTemplate",
+            "metadata": {"name": "gpu"},
+            "spec": {"spec": claim("x")["spec"]},
+        }
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template)
+        document = sized(indexed("train", 2, scheduling=GANG, backoffLimit=9))
+        spec = document["spec"]["template"]["spec"]
+        spec["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": "gpu"}]
+        await world.create(JOBS, document)
+        await world.settle(5)
+        before = await bound_pods(world)
+        assert len(before) == 2
+        rule = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "DeviceTaintRule",
+            "metadata": {"name": "hot"},
+            "spec": {
+                "deviceSelector": {"pool": "n1"},
+                "taint": {"key": "example.com/hot", "effect": "NoExecute"},
+            },
+        }
+        await world.create(DEVICE_TAINT_RULES, rule)
+        await world.settle(10)
+        await world.finish_deletions()
+        await world.settle(60)
+        [staying] = await bound_pods(world)
+        assert staying in before
+        [waiting] = [p for p in await world.live_pods() if not p["spec"].get("nodeName")]
+        name = waiting["metadata"]["name"]
+        told = await condition(world, PODS, name, "PodScheduled")
+        assert told["status"] == "False"
+        await apply(world, node("n3", "1"))
+        await world.create(RESOURCE_SLICES, slices("n3", 1))
+        await world.settle(30)
+        assert await bound_pods(world) == sorted([staying, name])
 
     world_run(story)

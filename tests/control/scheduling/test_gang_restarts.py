@@ -18,6 +18,7 @@ from kubarium.api.kinds import (
 from kubarium.base.errors import ApiError
 from kubarium.control import devices, gangs
 from kubarium.control.scheduling.commit import Committer
+from kubarium.view.gangs import COSCHEDULING_GROUPS
 from tests.control.scheduling.test_scheduler import claim, device_class, slices
 
 from .crashes import Life, bound_of, check_world
@@ -147,6 +148,45 @@ def test_a_hierarchy_whose_scheduler_died_while_it_was_written_is_finished(world
     assert writes > 4
 
 
+def test_a_coscheduling_group_whose_scheduler_died_while_it_was_written_is_finished(world_run):
+    async def story(world, writes, lost):
+        await world.install("scheduling.x-k8s.io")
+        await begin(world)
+        first = Life(world, writes, lost=lost)
+        await world.settle(0.5)
+        document = {
+            "apiVersion": "scheduling.x-k8s.io/v1alpha1",
+            "kind": "PodGroup",
+            "metadata": {"name": "g"},
+            "spec": {"minMember": 3},
+        }
+        await world.create(COSCHEDULING_GROUPS, document)
+        for i in range(3):
+            one = alone(f"g-{i}")
+            one["metadata"]["labels"] = {"scheduling.x-k8s.io/pod-group": "g"}
+            await apply(world, one)
+        await world.settle(5)
+        await first.end()
+        begun = [at for at in (await where(world)).values() if at]
+        await apply(world, alone("rival", priorityClassName="high"))
+        second = Life(world)
+        await world.settle(30)
+        await check_world(world)
+        if begun:
+            phase = (await world.get(COSCHEDULING_GROUPS, "g"))["status"]["phase"]
+            assert phase == "Scheduling", f"{writes} {lost}: {begun}"
+        else:
+            placed = [name for name, at in (await where(world)).items() if at]
+            assert placed == ["rival"], f"{writes} {lost}"
+        await second.end()
+        return first.client.dead.is_set()
+
+    for writes, lost in deaths():
+        if not world_run(lambda world, w=writes, x=lost: story(world, w, x)):
+            break
+    assert writes > 3
+
+
 def test_victims_of_a_gang_are_no_more_because_its_scheduler_died(world_run):
     """Room that some of them have left already is not given to others of their kind meanwhile."""
 
@@ -231,6 +271,30 @@ def test_a_gang_that_finds_no_more_victims_gives_its_promises_back(world_run):
         await apply(world, alone("small", priorityClassName="low"))
         await world.settle(20)
         assert (await where(world))["small"] == "n1", "nothing keeps the node for the gang"
+        await life.end()
+
+    world_run(story)
+
+
+def test_a_gang_that_lost_a_member_while_its_victims_went_keeps_no_room(world_run):
+    async def story(world):
+        await begin(world, 2)
+        life = Life(world)
+        await world.settle(0.5)
+        await apply(world, *(alone(f"v{i}", priorityClassName="low") for i in range(2)))
+        await world.settle(2)
+        high = {"priorityClassName": "high"}
+        await apply(world, group("g", 2, **high))
+        await apply(world, *(member(f"g-{i}", "g", cpu="2", **high) for i in range(2)))
+        await world.settle(3)
+        await world.client.delete(PODS, "g-1", "default", grace_period_s=0)
+        await world.finish_deletions()
+        await world.settle(5)
+        assert await nominations(world) == {}
+        await apply(world, *(alone(f"small-{i}", priorityClassName="low") for i in range(2)))
+        await world.settle(5)
+        placed = await where(world)
+        assert {placed[f"small-{i}"] for i in range(2)} == {"n1", "n2"}
         await life.end()
 
     world_run(story)

@@ -343,6 +343,7 @@ class Scheduler:
             except Exception as error:
                 self._erred(item, error, now)
                 continue
+            self._break_promises(pods)  # nothing says when they would be kept
             self._writing.put(self._tell_wait(item, wait, pods))
 
     async def _tell_wait(self, item: ItemKey, wait: Wait, pods: list[Pod]) -> None:
@@ -549,9 +550,14 @@ class Scheduler:
             return
         if _devices_are_coming(snapshot, decision.item.pods):
             return
+        self._break_promises(pods)
+
+    def _break_promises(self, pods: Iterable[Pod]) -> None:
+        """No room is kept for these pods any more."""
         for pod in pods:
-            nominated.drop(pod.key)
-            self._writing.put(self._committer.nominate(pod, ""))
+            if self._nominated.node_of(pod.key) is not None:
+                self._nominated.drop(pod.key)
+                self._writing.put(self._committer.nominate(pod, ""))
 
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
@@ -563,9 +569,8 @@ class Scheduler:
 
     def _revoke(self, pods: list[Pod]) -> None:
         """No room is made for these pods any more: they look for another place at once."""
+        self._break_promises(pods)
         for pod in pods:
-            self._nominated.drop(pod.key)
-            self._writing.put(self._committer.nominate(pod, ""))
             group = self._waiting.members.item_of(pod.gang) if pod.gang is not None else None
             if pod.gang is None or group is not None:
                 self._queue.add(group or ItemKey(False, pod.key))
