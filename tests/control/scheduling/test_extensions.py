@@ -14,7 +14,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.client.gather import gather
 from kubarium.control.scheduling import components
-from kubarium.control.scheduling.scheduler import RESERVE_AFTER_S
+from kubarium.control.scheduling.reservations import RESERVE_AFTER_S
 from kubarium.engine.placement.profile import MOST_ALLOCATED, Profile, Strategy, Weights
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.scheduling import SchedulerConfig

@@ -185,13 +185,13 @@ def test_a_reservation_on_a_node_that_is_gone_is_given_up_and_made_anew(world_ru
         await world.settle(1)
         await apply(world, group("g"), *(member(f"g-{i}", "g", cpu="2") for i in range(2)))
         await world.settle(400)
-        _, reserved = scheduler._reserved
+        _, reserved = scheduler._reservations.held
         lost = reserved[0][1]
         await world.client.delete(NODES, lost)
         await world.client.delete(PODS, f"busy-{lost[1:]}", "default")
         for number in range(2):
             await world.settle(301)
-            _, again = scheduler._reserved
+            _, again = scheduler._reservations.held
             assert lost not in {name for _, name in again}, f"look {number}"
 
     world_run(story)
@@ -213,10 +213,10 @@ def test_a_gang_made_anew_waits_as_long_for_a_reservation_as_the_first_of_its_na
         for name in ("h-1", "h-2"):
             await world.client.delete(PODS, name, "default", grace_period_s=0)
         await world.settle(5)
-        assert [key.key[1] for key in scheduler._failing_since] == ["g"]
+        assert [key.key[1] for key in scheduler._reservations.failing_since] == ["g"]
         await apply(world, *(member(f"h-{i}", "h", cpu="1") for i in (1, 2)))
         await world.settle(5)
-        since = {key.key[1]: at for key, at in scheduler._failing_since.items()}
+        since = {key.key[1]: at for key, at in scheduler._reservations.failing_since.items()}
         assert since["h"] - since["g"] > 50
 
     world_run(story)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubarium.api.kinds import NODES, PODS
+from kubarium.api.kinds import NODES, POD_GROUPS, PODS
 from kubarium.control.scheduling.queue import BACKOFF_MAX_S
 from kubarium.runtime.virtual import run
 from tests.control.conftest import World
@@ -113,7 +113,7 @@ async def reserved_world(world, nodes=3):
 
 
 def nodes_of(life):
-    return {node for _, node in life.scheduler._reservation()}
+    return {node for _, node in life.scheduler._reservations.places()}
 
 
 @pytest.mark.parametrize("how", ["tainted", "cordoned", "labelled", "taken", "gone"])
@@ -203,6 +203,23 @@ def test_a_pod_of_the_gang_that_is_made_anew_does_not_send_it_to_the_end_of_the_
             await world.settle(2)
         await world.settle(20)
         assert len(await bound_of(world, "g")) == 2
+        await life.end()
+
+    world_run(story)
+
+
+def test_a_gang_that_lacks_pods_keeps_no_reservation(world_run):
+    async def story(world):
+        life = await reserved_world(world)
+        policy = {"spec": {"schedulingPolicy": {"gang": {"minCount": 3}}}}
+        await world.client.patch(POD_GROUPS, "g", policy, "default")
+        await world.settle(3)
+        assert nodes_of(life) == set()
+        await apply(world, *(finite(f"small-{i}") for i in range(3)))
+        await end(world, "busy-0")
+        await world.settle(15)
+        placed = await where(world)
+        assert sum(placed[f"small-{i}"] is not None for i in range(3)) == 2
         await life.end()
 
     world_run(story)

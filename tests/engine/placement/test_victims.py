@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,3 +221,33 @@ def test_only_the_least_important_are_taken_off_to_see_that_they_suffice(monkeyp
     assert {pod.priority for pod in decision.preemption.victims} == {0}
     assert len(decision.preemption.victims) == 20
     assert len({key for key in taken if key[1].startswith("p")}) == 20
+
+
+def test_of_equal_priority_pods_go_before_groups_and_small_groups_before_large_ones():
+    """Upstream's order of importance, where any of them would make room for the gang."""
+    snapshot = Snapshot()
+    for name, whole in (("small", True), ("large", True), ("loose", False)):
+        snapshot.gangs["ns", name] = Gang(("ns", name), 1, all_disrupted=whole)
+    started = iter(range(1, 99))
+
+    def run(node, *pods):
+        snapshot.set_node(Node(node, (("cpu", len(pods)), ("pods", 9))))
+        for name, group in pods:
+            gang = ("ns", group) if group else None
+            snapshot.place(Pod(("ns", name), size(1), started=next(started), gang=gang), node)
+
+    run("n0", ("p0", ""), ("l0", "loose"))  # the oldest, and yet they go first
+    run("n1", ("s0", "small"), ("s1", "small"))
+    run("n2", ("b0", "large"), ("b1", "large"), ("b2", "large"))
+    gang = Gang(("ns", "new"), 7)
+
+    def victims(count):
+        members = (Pod(("ns", f"g{i}"), size(1), priority=9, gang=gang.key) for i in range(count))
+        item = QueueItem(tuple(members), replace(gang, min_count=count))
+        [decision] = plan_cycle(Placer(snapshot), [item]).decisions
+        return {pod.key[1] for pod in decision.preemption.victims}
+
+    assert victims(1) == {"l0"}
+    assert victims(2) == {"p0", "l0"}
+    assert victims(4) == {"p0", "l0", "s0", "s1"}
+    assert victims(7) == {"p0", "l0", "s0", "s1", "b0", "b1", "b2"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 
@@ -29,6 +28,7 @@ from kubarium.control.scheduling.conditions import GroupConditions
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Wait
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.reservations import Reservations
 from kubarium.control.scheduling.resizes import Resizes
 from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
 from kubarium.control.scheduling.writing import Writing
@@ -38,22 +38,18 @@ from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
-from kubarium.engine.placement.reservation import Reservation, may_be_used, reserve, suffices
+from kubarium.engine.placement.reservation import Reservation
 from kubarium.engine.plan import CyclePlan, Decision, Placement, Preemption, QueueItem
 from kubarium.engine.snapshot import Snapshot
 from kubarium.runtime.protocol import Context
-from kubarium.runtime.writes import find_condition
 from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized, seconds
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
 from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
-
-# A gang that has found no room for this long gets a reservation.
-RESERVE_AFTER_S = 60.0
 
 DEFAULT_CONFIG = SchedulerConfig()
 
@@ -99,9 +95,9 @@ class Scheduler:
         # decided once they are.
         self._telling: set[ItemKey] = set()
         self._deferred: set[ItemKey] = set()
-        self._failing_since: dict[ItemKey, float] = {}
-        self._reserved: tuple[ItemKey, Reservation] | None = None
-        self._reserves = self._placer  # its profile's
+        self._reservations = Reservations(
+            self._waiting, self._queue, context.clock, self._placer_of, self._reserved
+        )
         self.cycles = 0
         for resource in SNAPSHOT_RESOURCES:
             self._follow(resource)
@@ -228,8 +224,7 @@ class Scheduler:
         key = key_of(document)
         self._nominated.drop(key)
         self._waiting.drop(key, gang_key(document), bound=bound)
-        for gone in [item for item in self._failing_since if item not in self._queue]:
-            del self._failing_since[gone]
+        self._reservations.forget_gone()
 
     def _occupant_changed(self, old: Document, new: Document | None) -> None:
         """A pod with a node went, asks for less, or looks different to others."""
@@ -344,6 +339,7 @@ class Scheduler:
                 self._erred(item, error, now)
                 continue
             self._break_promises(pods)  # nothing says when they would be kept
+            self._reservations.drop(item)
             self._writing.put(self._tell_wait(item, wait, pods))
 
     async def _tell_wait(self, item: ItemKey, wait: Wait, pods: list[Pod]) -> None:
@@ -392,12 +388,12 @@ class Scheduler:
         if not items:
             return
         if self.cycles == 1:
-            self._reserve_again(items, keys, now)
+            self._reservations.renew((keys[id(i)], i) for i in sorted(items, key=_order))
         plan = self._plan(items, keys, now)
         for decision in plan.decisions:
             self._take(keys[id(decision.item)], decision, now)
         for decision in plan.decisions:
-            self._consider_reserving(keys[id(decision.item)], decision, now)
+            self._reservations.consider(keys[id(decision.item)], decision)
         placed = [p.pod for d in plan.decisions for p in d.placements]
         if placed:
             self._placed(placed)
@@ -411,7 +407,7 @@ class Scheduler:
 
     def _plan_for(self, items: list[QueueItem], keys: dict[int, ItemKey], now: float) -> CyclePlan:
         """As :meth:`_plan`; those whose decision fails are told so, and left out."""
-        nominated = (*self._nominated.all(), *self._reservation())
+        nominated = (*self._nominated.all(), *self._reservations.places())
         try:
             return plan_cycle(self._placer, items, nominated=nominated, profiles=self._placers)
         except Exception as error:
@@ -421,7 +417,7 @@ class Scheduler:
                 self._erred(keys[id(items[0])], error, now)
                 return CyclePlan(())
         # One of them is to blame, and only alone it can be told from the others.
-        plans = [self._plan_for([item], keys, now) for item in sorted(items, key=lambda i: i.order)]
+        plans = [self._plan_for([item], keys, now) for item in sorted(items, key=_order)]
         return CyclePlan(tuple(decision for plan in plans for decision in plan.decisions))
 
     def _erred(self, key: ItemKey, error: Exception, now: float) -> None:
@@ -435,73 +431,8 @@ class Scheduler:
             self._writing.put(self._committer.refuse_document(document, text, SCHEDULER_ERROR))
         self._queue.fail(key, frozenset(Event), now)
 
-    # Reservations
-
-    def _reservation(self) -> Reservation:
-        """What the first large gang waits for; none once it is placed or gone."""
-        if self._reserved is None:
-            return ()
-        key, reservation = self._reserved
-        if key not in self._queue:
-            self._reserved = None
-            self._failing_since.pop(key, None)
-        elif not (
-            all(self._waiting.is_undecided(pod.key) for pod, _ in reservation)
-            and may_be_used(self._reserves, reservation)
-        ):
-            self._reserved = None  # when it fails once more, it gets another
-        return reservation if self._reserved is not None else ()
-
-    def _consider_reserving(self, key: ItemKey, decision: Decision, now: float) -> None:
-        """Reserve for a gang that has long found no room, so that small pods cannot starve it.
-
-        One gang at a time, the first that qualifies (EASY backfilling); the rest wait their turn.
-        """
-        if decision.placements or decision.gang_verdict is None or decision.gang_verdict.waiting:
-            self._failing_since.pop(key, None)
-            return
-        since = self._failing_since.setdefault(key, now)
-        if decision.preemption is not None:
-            if self._reserved is not None and self._reserved[0] == key:
-                self._reserved = None  # room is being made, for which it was not to wait
-            return
-        if now - since >= RESERVE_AFTER_S:
-            self._reserve(key, decision.item)
-
-    def _reserve_again(self, items: list[QueueItem], keys: dict[int, ItemKey], now: float) -> None:
-        """What a scheduler before this one had reserved, before others are decided.
-
-        It is not written anywhere; but since when a gang waits is, and it gets what it would have
-        got.
-        """
-        for item in sorted(items, key=lambda item: item.order):
-            key = keys[id(item)]
-            if not key.gang or any(pod.nominated_node for pod in item.pods):
-                continue
-            told = map(_refused_at, self._waiting.documents_of(key))
-            waited_s = self._context.clock.now() - max(told)
-            if waited_s > 0:
-                self._failing_since[key] = now - waited_s
-            if waited_s >= RESERVE_AFTER_S:
-                self._reserve(key, item)
-
-    def _reserve(self, key: ItemKey, item: QueueItem) -> None:
-        """Reserve for the item if nothing is reserved, or nothing that is of use to it."""
-        held = self._reserved
-        if held is not None and held[0] != key:
-            return
-        placer = self._placer_of(item)
-        try:
-            if held is not None and suffices(placer, item, held[1]):
-                return
-            found = reserve(placer, item)
-        except Exception:  # it waits on without one
-            self.view.snapshot.abandon(0)
-            _LOG.exception("%s: no room can be reserved", "/".join(key.key))
-            return
-        self._reserved, self._reserves = (key, found) if found else None, placer
-        if found:
-            self._writing.put(self._committer.reserved(key, found))
+    def _reserved(self, item: ItemKey, reservation: Reservation) -> None:
+        self._writing.put(self._committer.reserved(item, reservation))
 
     def _placer_of(self, item: QueueItem) -> Placer:
         return self._placers.get(item.scheduler, self._placer)
@@ -658,16 +589,13 @@ class Scheduler:
             self._wake.set()
 
 
+def _order(item: QueueItem) -> tuple[int, float, Key]:
+    return item.order
+
+
 def _uid(document: Document) -> str:
     uid: str = document["metadata"].get("uid", "")
     return uid
-
-
-def _refused_at(document: Document) -> float:
-    """Since when the pod says that it has no place, in seconds since the epoch; else never."""
-    told = find_condition(document, "PodScheduled") or {}
-    refused = told.get("status") == "False"
-    return seconds(told.get("lastTransitionTime"), math.inf) if refused else math.inf
 
 
 def _holds_room(document: Document) -> bool:
