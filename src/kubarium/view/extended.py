@@ -22,6 +22,8 @@ from kubarium.base.quantity import QuantityError, whole
 from kubarium.engine.model import Key, PodShape
 from kubarium.engine.reasons import IMPLICIT_PREFIX
 
+# Keeps a claim as long as somebody uses its devices.
+CLAIM_FINALIZER = "resource.kubernetes.io/delete-protection"
 CLAIM_ANNOTATION = "resource.kubernetes.io/extended-resource-claim"
 
 # Shapes whose stripped twin is remembered; a cluster has as many as it has pod templates.
@@ -201,7 +203,7 @@ def claim_spec_document(mapped: list[Mapped]) -> Document:
 
 
 def claim_document(pod: Document, spec: Document) -> Document:
-    """The claim to create for a pod; it goes with the pod."""
+    """The claim to create for a pod, protected from the start; it goes with the pod."""
     metadata = pod["metadata"]
     owner = {
         "apiVersion": "v1",
@@ -218,6 +220,7 @@ def claim_document(pod: Document, spec: Document) -> Document:
             "generateName": f"{metadata['name']}-extended-resources-",
             "namespace": metadata["namespace"],
             "annotations": {CLAIM_ANNOTATION: "true"},
+            "finalizers": [CLAIM_FINALIZER],
             "ownerReferences": [owner],
         },
         "spec": spec,

@@ -55,7 +55,7 @@ class ExtendedClaims:
                 return claim
         await self.discard(pod)
         claim = claim_document(document, spec)
-        return await writes.create(self._context, RESOURCE_CLAIMS, claim, pod.key[0])
+        return await writes.create(self._context, RESOURCE_CLAIMS, claim, pod.key[0], fresh=True)
 
     async def record(self, pod: Pod, claim: Key) -> None:
         """Name the claim in the pod's status, with which container gets which request."""
