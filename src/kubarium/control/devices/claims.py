@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
 from kubarium.api.resource import Document, copy_document
 from kubarium.base.errors import ApiError
-from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
@@ -206,18 +205,8 @@ class ClaimGenerator:
             statuses.append({"name": entry["name"], "resourceClaimName": claim_name})
         known = (pod.get("status") or {}).get("resourceClaimStatuses") or []
         if sorted(known, key=str) != sorted(statuses, key=str):
-            change: Document = {
-                "metadata": {"uid": pod["metadata"]["uid"]},
-                "status": {"resourceClaimStatuses": statuses},
-            }
-            await writes.patch(
-                self._context,
-                PODS,
-                pod,
-                change,
-                patch_type=STRATEGIC_MERGE_PATCH,
-                subresource="status",
-            )
+            named: Document = {"resourceClaimStatuses": statuses}
+            await writes.add_to_status(self._context, PODS, pod, named)
         return None
 
     async def _claim_for(self, pod: Document, entry: Document) -> str:
