@@ -156,9 +156,7 @@ class ExtendedResources:
             found += _in_turn({i: asking[i] for i in asking if i in brief}, lasting)
         return found
 
-    def _of(
-        self, container: _Container, index: int, served: Collection[str]
-    ) -> dict[str, Mapped]:
+    def _of(self, container: _Container, index: int, served: Collection[str]) -> dict[str, Mapped]:
         """By resource what the container wants; requests are numbered as all its resources are."""
         resources = container.get("resources") or {}
         wanted = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
