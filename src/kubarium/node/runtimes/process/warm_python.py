@@ -263,9 +263,8 @@ def _forget(module: str) -> None:
 
 
 def _not_flushed(stream: object) -> str:
-    if sys.version_info >= (3, 13):
-        return "Exception ignored on flushing sys.stdout:"
-    return f"Exception ignored in: {stream!r}"
+    is_new = sys.version_info >= (3, 13)
+    return f"Exception ignored {'on flushing sys.stdout:' if is_new else f'in: {stream!r}'}"
 
 
 # the program, and after
