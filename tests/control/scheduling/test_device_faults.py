@@ -15,6 +15,7 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
+from kubarium.api.resource import copy_document
 from kubarium.control import devices, scheduling
 from kubarium.runtime.informer import SharedInformers
 from tests.control.scheduling.test_faults import begin as begin_faulty
@@ -52,7 +53,7 @@ async def hardware(world, *names, gpus=1):
 
 async def written(world, name, status, *, protected=True):
     """The claim as an earlier scheduler left it."""
-    made = await world.get(RESOURCE_CLAIMS, name)
+    made = copy_document(await world.get(RESOURCE_CLAIMS, name))
     if protected:
         made["metadata"]["finalizers"] = [PROTECTION]
         made = await world.client.update(RESOURCE_CLAIMS, made, "default")

@@ -28,6 +28,7 @@ from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.consumers import is_reserved_for
 from kubarium.view.device_taints import TaintRule, taint_rule
 from kubarium.view.pods import node_of, seconds
 from kubarium.view.taints import taint as read_taint
@@ -168,7 +169,7 @@ class DeviceTaintEviction:
         """The allocated claims that the pod uses."""
         namespace = pod["metadata"]["namespace"]
         found = (self._claims.get(name, namespace) for name in dict.fromkeys(claim_names(pod)))
-        return [c for c in found if c is not None and _reserved(c, pod)]
+        return [c for c in found if c is not None and is_reserved_for(c, pod)]
 
     def _active(self, result: Document) -> list[Active]:
         """The taints of an allocated device."""
@@ -221,7 +222,7 @@ class DeviceTaintEviction:
         for claim in self._claims.items():
             if any(rule.selects(r["driver"], r["pool"], r["device"]) for r in _results(claim)):
                 for pod in self._pods.by_index(PODS_BY_CLAIM, "/".join(_key(claim))):
-                    if node_of(pod) and not is_done(pod) and _reserved(claim, pod):
+                    if node_of(pod) and not is_done(pod) and is_reserved_for(claim, pod):
                         found[_key(pod)] = pod
         return list(found.values())
 
@@ -309,16 +310,6 @@ class TaintRuleStatus:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _reserved(claim: Document, pod: Document) -> bool:
-    """Whether the pod, or its group, has the claim."""
-    group = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
-    return any(
-        entry.get("uid") == pod["metadata"]["uid"]
-        or (entry.get("resource") == "podgroups" and entry.get("name") == group)
-        for entry in (claim.get("status") or {}).get("reservedFor") or ()
-    )
 
 
 def _own(taint: Document, slice_: Document) -> Active:

@@ -36,7 +36,12 @@ from kubarium.runtime import writes
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
-from kubarium.view.consumers import consumer
+from kubarium.view.consumers import (
+    consumer,
+    is_group_consumer,
+    is_pod_consumer,
+    not_made_for,
+)
 from kubarium.view.devices import allocation_document, allocation_row, is_allocated
 from kubarium.view.extended import extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
@@ -317,10 +322,8 @@ class Committer:
 
     def _waits_with(self, user: Document, namespace: str) -> bool:
         """Whether a consumer of a claim that no pod with a node counts on may wait for another."""
-        if user.get("resource") == "podgroups":
-            return user.get("apiGroup") == POD_GROUPS.group
-        if user.get("resource") != "pods" or user.get("apiGroup"):
-            return False
+        if not is_pod_consumer(user):
+            return is_group_consumer(user)
         pod = self._pods.get(user["name"], namespace)
         return pod is None or pod["metadata"].get("uid") != user["uid"] or not node_of(pod)
 
@@ -393,7 +396,11 @@ class Committer:
     ) -> None:
         pod, status = placement.pod, dict(document.get("status") or {})
         if writes.is_terminating(document):
-            raise _outdated(document, "got deleted")
+            raise _outdated(document, "got deleted in the meantime")
+        user = self._pods.get(pod.key[1], pod.key[0])
+        why = not_made_for(document, user) if user is not None else ""
+        if why:
+            raise _outdated(document, why)
         if status.get("allocation"):
             self._check_same(document, allocation, placement.node)
         elif allocation is not None:
@@ -404,11 +411,11 @@ class Committer:
             now = rfc3339(self._context.clock.now())
             status["allocation"]["allocationTimestamp"] = now
         if not status.get("allocation"):
-            raise _outdated(document, "got deallocated")
+            raise _outdated(document, "got deallocated in the meantime")
         reserved = list(status.get("reservedFor") or ())
-        user = self._consumer(document, pod)
-        if not any(entry.get("uid") == user["uid"] for entry in reserved):
-            reserved.append(user)
+        entry = self._consumer(document, pod)
+        if not any(known.get("uid") == entry["uid"] for known in reserved):
+            reserved.append(entry)
         status["reservedFor"] = reserved
         await writes.update_status(self._context, RESOURCE_CLAIMS, document, status, fresh=True)
         if extended_owner(document) == pod.uid:
@@ -421,7 +428,7 @@ class Committer:
         labels = found.labels if found is not None else {}
         same = allocation is None or _devices(there) == _devices(allocation)
         if not same or not there.scope.admits(node, labels):
-            raise _outdated(claim, "got allocated elsewhere")
+            raise _outdated(claim, "got allocated elsewhere in the meantime")
 
     async def _protected(self, claim: Document) -> Document:
         """The claim with the finalizer that keeps it while it is allocated."""
@@ -782,11 +789,9 @@ class Committer:
         await self._change_status(COSCHEDULING_GROUPS, document, changed)
 
 
-def _outdated(claim: Document, what: str) -> ApiError:
+def _outdated(claim: Document, why: str) -> ApiError:
     """The decision counts on what is no more; said in upstream's words."""
-    metadata = claim["metadata"]
-    text = f"claim {metadata['namespace']}/{metadata['name']} {what} in the meantime"
-    return conflict("resourceclaims", RESOURCE_CLAIMS.group, metadata["name"], text)
+    return conflict("resourceclaims", RESOURCE_CLAIMS.group, claim["metadata"]["name"], why)
 
 
 def _devices(allocation: Allocation) -> list[tuple[str, DeviceId]]:
