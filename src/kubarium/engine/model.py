@@ -289,6 +289,7 @@ class Gang:
     claims: tuple[Key, ...] = ()
     parent: Key | None = None
     preempts: bool = True
+    uid: str = ""
 
     @property
     def required_keys(self) -> tuple[str, ...]:

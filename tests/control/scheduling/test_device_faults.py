@@ -12,22 +12,25 @@ from kubarium.api.kinds import (
     NODES,
     POD_GROUPS,
     PODS,
+    RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
 from kubarium.api.resource import copy_document
 from kubarium.control import devices, scheduling
 from kubarium.runtime.informer import SharedInformers
+from tests.control.scheduling.test_faults import Faulty, unavailable
 from tests.control.scheduling.test_faults import begin as begin_faulty
-from tests.control.scheduling.test_faults import unavailable
 from tests.control.scheduling.test_scheduler import (
     DRIVER,
     claim,
     device_class,
+    events,
     group,
     node,
     node_of,
     pod,
+    report,
     scheduled_condition,
     slices,
 )
@@ -276,5 +279,171 @@ def test_a_gang_whose_devices_are_on_a_node_that_went_gets_others(world_run, who
         else:  # the device is on one node, which has room for one of them only
             assert found == [None, None]
             assert not (await held(world, "c-0")).get("allocation")
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("made", ["named", "from a template"])
+@pytest.mark.parametrize("point", ["finalizer", "allocation", "reservation"])
+def test_a_claim_that_is_deleted_before_its_pod_is_bound_goes(world_run, point, made):
+    """The scheduler ended on the way, and somebody deletes the claim before the next one begins.
+
+    Upstream's claim waits for its pod then, and its pod for the claim's end.
+    """
+
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("n"))
+        await hardware(world, "n")
+        waiting = pod("a", claims=["c"])
+        if made == "named":
+            await world.create(RESOURCE_CLAIMS, claim("c"))
+        else:
+            [entry] = waiting["spec"]["resourceClaims"]
+            entry |= {"resourceClaimTemplateName": "t", "resourceClaimName": None}
+            template = claim("t")
+            template |= {"kind": "ResourceClaimTemplate", "spec": {"spec": template["spec"]}}
+            await world.create(RESOURCE_CLAIM_TEMPLATES, template)
+        await world.create(PODS, waiting)
+        await world.start(*devices.components(world.context))
+        await world.settle(1)
+        [name] = await world.names(RESOURCE_CLAIMS)
+        status = {} if point == "finalizer" else {"allocation": allocation("n")}
+        if point == "reservation":
+            status["reservedFor"] = [await reference(world, "a")]
+        await written(world, name, status)
+        await world.client.delete(RESOURCE_CLAIMS, name, "default")
+        await end(world)
+        await start(world)
+        await world.settle(10)
+        if made == "named":
+            assert await world.names(RESOURCE_CLAIMS) == []
+            await world.create(RESOURCE_CLAIMS, claim("c"))
+            await world.settle(10)
+        assert await node_of(world, "a") == "n"
+        [left] = await world.find(RESOURCE_CLAIMS)
+        assert "deletionTimestamp" not in left["metadata"]
+        assert devices_of(left["status"]) == ["n"]
+
+    world_run(story)
+
+
+class SetClock:
+    """A clock whose time of day somebody sets; what it counts goes on."""
+
+    def __init__(self, clock):
+        self._clock, self.offset_s = clock, 0.0
+
+    def now(self):
+        return self._clock.now() + self.offset_s
+
+    def monotonic(self):
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds):
+        await self._clock.sleep(seconds)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_makes_no_wait_for_devices_longer(world_run, hours):
+    async def story(world):
+        await world.start()
+        clock = SetClock(world.clock)
+        await world.create(NODES, node("n"))
+        await world.create(DEVICE_CLASSES, device_class())
+        slow = slices("n", 1)
+        slow["spec"]["devices"][0] |= {
+            "bindingConditions": ["Attached"],
+            "bindingFailureConditions": ["Broken"],
+        }
+        await world.create(RESOURCE_SLICES, slow)
+        await world.create(RESOURCE_CLAIMS, claim("c"))
+        await world.create(PODS, pod("a", claims=["c"]))
+        await world.start(*scheduling.components(replace(world.context, clock=clock)))
+        await world.settle(30)
+        first = (await held(world, "c"))["allocation"]["allocationTimestamp"]
+        clock.offset_s += hours * 3600
+        await world.settle(600 if hours < 0 else 10)
+        # It was over in time, and begun anew.
+        assert "device binding timeout: claim=c" in str(await events(world, "FailedScheduling"))
+        await world.settle(30)
+        assert (await held(world, "c"))["allocation"]["allocationTimestamp"] != first
+        await report(world, "c", "Attached")
+        assert await node_of(world, "a") == "n"
+
+    world_run(story)
+
+
+def test_a_claim_that_somebody_else_allocates_wakes_the_pods_that_name_it(world_run):
+    async def story(world):
+        await world.create(NODES, node("n"))
+        await start(world)
+        await hardware(world, "n")
+        wanted = claim("c")
+        [request] = wanted["spec"]["devices"]["requests"]
+        request["exactly"]["selectors"] = [{"cel": {"expression": 'device.driver == "none"'}}]
+        await world.create(RESOURCE_CLAIMS, wanted)
+        await world.create(PODS, pod("a", claims=["c"]))
+        await world.settle(5)
+        assert "cannot allocate" in (await scheduled_condition(world, "a"))["message"]
+        await written(world, "c", {"allocation": allocation("n")})
+        await world.settle(15)
+        assert await node_of(world, "a") == "n"
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["the group is in", "it is not"])
+def test_a_groups_claim_is_full_like_any_other(world_run, joined):
+    """256 users, of which the group is one or not; nothing is written that the API refuses."""
+
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("n"))
+        await hardware(world, "n")
+        await world.create(RESOURCE_CLAIMS, claim("c"))
+        team = group("team", 1)
+        team["spec"]["resourceClaims"] = [{"name": "c", "resourceClaimName": "c"}]
+        metadata = (await world.create(POD_GROUPS, team))["metadata"]
+        users = [
+            {"apiGroup": "example.com", "resource": "jobs", "name": f"j{i}", "uid": f"j{i}"}
+            for i in range(256)
+        ]
+        if joined:
+            users[0] = {"apiGroup": "scheduling.k8s.io", "resource": "podgroups"}
+            users[0] |= {"name": "team", "uid": metadata["uid"]}
+        await written(world, "c", {"allocation": allocation("n"), "reservedFor": users})
+        await world.create(PODS, pod("rank", group="team", claims=["c"]))
+        await start(world)
+        await world.settle(10)
+        assert await node_of(world, "rank") == ("n" if joined else None)
+        if not joined:
+            message = (await scheduled_condition(world, "rank"))["message"]
+            assert 'resourceclaim "c" in use' in message
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("point", ["the claim is made", "the status is written"])
+def test_a_claim_is_made_once_whatever_write_fails(world_run, point):
+    async def story(world):
+        client = Faulty(world.controller_client)
+        await world.start()
+        template = claim("t")
+        template |= {"kind": "ResourceClaimTemplate", "spec": {"spec": template["spec"]}}
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template)
+        if point == "the claim is made":  # and its answer lost
+            client.fail("create", RESOURCE_CLAIMS, "", "", *[unavailable()] * 2, lost=True)
+        else:
+            client.fail("patch", PODS, "a", "status", *[unavailable()] * 3)
+        waiting = pod("a", claims=["c"])
+        [entry] = waiting["spec"]["resourceClaims"]
+        entry |= {"resourceClaimTemplateName": "t", "resourceClaimName": None}
+        await world.create(PODS, waiting)
+        await world.start(*devices.components(replace(world.context, client=client)))
+        await world.settle(60)
+        assert client.failed
+        [status] = (await world.get(PODS, "a"))["status"]["resourceClaimStatuses"]
+        assert await world.names(RESOURCE_CLAIMS) == [status["resourceClaimName"]]
 
     world_run(story)

@@ -276,21 +276,23 @@ class Committer:
     async def _prepared(self, key: Key, pod: Pod, timeout_s: float) -> None:
         """Until all binding conditions of the claim's devices are true in its status.
 
-        Time counts from the allocation, whoever waited for it before.
+        Time counts from the allocation, whoever waited for it before; no clock that is set back
+        makes it longer.
         """
         clock = self._context.clock
-        deadline = clock.now() + timeout_s
+        until = clock.monotonic() + timeout_s
         while True:
             document = self._pods.get(pod.key[1], pod.key[0])
             if document is None or document["metadata"].get("uid") != pod.uid:
                 raise not_found("pods", "", pod.key[1])
-            claim = self._claims.get(key[1], key[0])
+            claim, over = self._claims.get(key[1], key[0]), clock.monotonic() >= until
             if claim is not None and is_allocated(claim):
                 _check_failures(claim)
                 if not unready_devices(claim):
                     return
-                deadline = min(deadline, _allocated_at(claim, deadline) + timeout_s)
-            if clock.now() >= deadline:
+                now = clock.now()
+                over = over or now >= _allocated_at(claim, now) + timeout_s
+            if over:
                 raise DeviceNotReadyError(f"device binding timeout: claim={key[1]}")
             await clock.sleep(CONDITION_POLL_S)
 

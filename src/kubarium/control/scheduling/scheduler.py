@@ -274,12 +274,17 @@ class Scheduler:
             self._wake.set()
         if is_allocated(old) and not is_allocated(new):
             self._happened(Event.DEVICES)
-        elif old is not None and _can_be_used_now(old, new):
+        elif old is not None and (_can_be_used_now(old, new) or self._is_theirs(old, new)):
             key = key_of(document)
             self._happened(
                 Event.DEVICES,
                 lambda item: any(key in pod.claims for pod in self._waiting.pods_of(item)),
             )
+
+    def _is_theirs(self, old: Document, new: Document | None) -> bool:
+        """Whether somebody else has allocated the claim: of ours a pod is known that uses it."""
+        known = self.view.snapshot.claim_users
+        return not is_allocated(old) and is_allocated(new) and not known.get(key_of(old))
 
     # A cycle
 

@@ -61,10 +61,12 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
         if claim.deleting:
             return ClaimsOf(problem=reasons.claim_deleted(key[1]))
         users = snapshot.claim_users.get(key, ())
-        full = len(users) >= MAX_RESERVED and pod.key not in users
+        own = group is None or key not in shared
+        full = own and len(users) >= MAX_RESERVED and pod.key not in users
         # Users that are no pods, or that are over and not yet taken off the list.
-        full = full or (claim.reserved >= MAX_RESERVED and pod.uid not in claim.reserved_for)
-        if full and key not in shared:
+        user = pod.uid if group is None or own else group.uid
+        full = full or (claim.reserved >= MAX_RESERVED and user not in claim.reserved_for)
+        if full:
             return ClaimsOf(problem=reasons.claim_in_use(key[1]))
         allocation = snapshot.allocations.get(key)
         if allocation is None:
@@ -95,7 +97,8 @@ def movable(snapshot: Snapshot, pod: Pod, verdict: Verdict) -> list[Key]:
     """The pod's claims that hold devices which keep it from nodes, though nobody uses them yet.
 
     They were allocated for a binding that did not come about. Upstream deallocates such claims when
-    the pod finds no node (DynamicResources' PostFilter).
+    the pod finds no node (DynamicResources' PostFilter); a claim that is being deleted waits there
+    for the pod, and the pod for its end.
     """
     elsewhere = reasons.CLAIM_ELSEWHERE in verdict.counts
     found: list[Key] = []
@@ -103,7 +106,9 @@ def movable(snapshot: Snapshot, pod: Pod, verdict: Verdict) -> list[Key]:
         allocation = snapshot.allocations.get(key)
         if allocation is None or snapshot.claim_users.get(key):
             continue
+        claim = snapshot.claims.get(key)
         limited = elsewhere and allocation.scope.terms is not None
+        limited = limited or (claim is not None and claim.deleting)
         if limited or snapshot.inventory.keeps_out(allocation) is not None:
             found.append(key)
     return found
