@@ -114,6 +114,31 @@ def test_a_claim_whose_node_is_no_more_is_allocated_anew(world_run, reserved):
     world_run(story)
 
 
+@pytest.mark.parametrize("reserved", [True, False], ids=["reserved", "not yet reserved"])
+def test_a_waiting_pods_claim_leaves_a_tainted_device(world_run, reserved):
+    """Upstream would bind the pod, and evict it."""
+
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("n"))
+        await world.create(DEVICE_CLASSES, device_class())
+        published = slices("n", 2)
+        published["spec"]["devices"][0]["taints"] = [{"key": "ill", "effect": "NoExecute"}]
+        await world.create(RESOURCE_SLICES, published)
+        await world.create(RESOURCE_CLAIMS, claim("c"))
+        await world.create(PODS, pod("a", claims=["c"]))
+        users = [await reference(world, "a")] if reserved else []
+        status = {"allocation": allocation("n")}
+        await written(world, "c", status | ({"reservedFor": users} if users else {}))
+        await start(world)
+        await world.settle(30)
+        assert await node_of(world, "a") == "n"
+        [result] = (await held(world, "c"))["allocation"]["devices"]["results"]
+        assert result["device"] == "gpu-1"
+
+    world_run(story)
+
+
 def test_a_claim_that_others_use_is_not_taken_from_them(world_run):
     async def story(world):
         await world.start()
