@@ -460,7 +460,7 @@ def test_a_claim_is_made_once_whatever_write_fails(world_run, point):
         if point == "the claim is made":  # and its answer lost
             client.fail("create", RESOURCE_CLAIMS, "", "", *[unavailable()] * 2, lost=True)
         else:
-            client.fail("patch", PODS, "a", "status", *[unavailable()] * 3)
+            client.fail("update", PODS, "a", "status", *[unavailable()] * 3)
         waiting = pod("a", claims=["c"])
         [entry] = waiting["spec"]["resourceClaims"]
         entry |= {"resourceClaimTemplateName": "t", "resourceClaimName": None}

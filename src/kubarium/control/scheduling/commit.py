@@ -43,13 +43,12 @@ from kubarium.view.consumers import (
     not_made_for,
 )
 from kubarium.view.devices import allocation_document, allocation_row, is_allocated
-from kubarium.view.extended import extended_owner, is_pending_key
+from kubarium.view.extended import CLAIM_FINALIZER, extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import claim_shares_document, node_of, seconds
 from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
-FINALIZER = "resource.kubernetes.io/delete-protection"
 SCHEDULER_NAME = "default-scheduler"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
@@ -436,9 +435,9 @@ class Committer:
         """The claim with the finalizer that keeps it while it is allocated."""
         metadata = claim["metadata"]
         held = metadata.get("finalizers") or []
-        if FINALIZER in held:
+        if CLAIM_FINALIZER in held:
             return claim
-        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, FINALIZER]}}
+        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, CLAIM_FINALIZER]}}
         return await writes.update(self._context, RESOURCE_CLAIMS, changed, fresh=True)
 
     def _consumer(self, claim: Document, pod: Pod) -> Document:
