@@ -34,7 +34,7 @@ from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.cycle import plan_cycle
-from kubarium.engine.placement.devices import MAX_RESERVED
+from kubarium.engine.placement.devices import MAX_RESERVED, movable
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
@@ -274,12 +274,17 @@ class Scheduler:
             self._wake.set()
         if is_allocated(old) and not is_allocated(new):
             self._happened(Event.DEVICES)
-        elif old is not None and _can_be_used_now(old, new):
+        elif old is not None and (_can_be_used_now(old, new) or self._is_theirs(old, new)):
             key = key_of(document)
             self._happened(
                 Event.DEVICES,
                 lambda item: any(key in pod.claims for pod in self._waiting.pods_of(item)),
             )
+
+    def _is_theirs(self, old: Document, new: Document | None) -> bool:
+        """Whether somebody else has allocated the claim: of ours a pod is known that uses it."""
+        known = self.view.snapshot.claim_users
+        return not is_allocated(old) and is_allocated(new) and not known.get(key_of(old))
 
     # A cycle
 
@@ -524,8 +529,17 @@ class Scheduler:
                 if pod.key in nominated:
                     await committer.nominate(pod, nominated[pod.key])
             await committer.preempt(preemption)
+        else:
+            await self._free_devices(decision)
         if not decision.placements:
             await self._conditions.decided(decision, text)
+
+    async def _free_devices(self, decision: Decision) -> None:
+        """Take back devices that only keep those who wait for them from other nodes."""
+        snapshot = self.view.snapshot
+        found = (movable(snapshot, pod, why) for pod, why in decision.unplaced if pod.claims)
+        for key in dict.fromkeys(key for keys in found for key in keys):
+            await self._committer.deallocate(key)
 
     def _hint_for(self, decision: Decision) -> str:
         try:

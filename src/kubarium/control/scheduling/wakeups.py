@@ -54,7 +54,7 @@ _LISTENS: dict[str, frozenset[Event]] = {
     reasons.EXISTING_ANTI_AFFINITY: _NODES | {Event.LABELS, Event.PODS, Event.ROOM},
 }
 # What is said of devices is long and varied: whatever is not listed listens to all of these.
-_OF_DEVICES = _NODES | {Event.LABELS, Event.DEVICES, Event.ROOM}
+_OF_DEVICES = _NODES | {Event.LABELS, Event.CAPACITY, Event.DEVICES, Event.ROOM}
 _EVERYWHERE = _NODES | {Event.DEVICES, Event.VOLUMES, Event.ROOM}
 _SHORTAGE = reasons.insufficient("")
 
@@ -127,13 +127,14 @@ def _of_node(old: Document | None, new: Document | None) -> frozenset[Event]:
 
 
 def _grew(old: Document, new: Document) -> bool:
-    """Whether the node has more of anything."""
+    """Whether the node has more of anything, or leaves an extended resource to DRA."""
     before = (old.get("status") or {}).get("allocatable") or {}
     after = (new.get("status") or {}).get("allocatable") or {}
-    return before != after and any(
-        amount(name, quantity) > amount(name, before.get(name, "0"))
-        for name, quantity in after.items()
-    )
+    for name in {**before, **after} if before != after else ():
+        had, has = (amount(name, quantities.get(name, "0")) for quantities in (before, after))
+        if has > had or (had and not has and "/" in name):
+            return True
+    return False
 
 
 def _labels(document: Document | None) -> Document:
