@@ -33,10 +33,12 @@ class Event(Enum):
     """What can make an unschedulable item schedulable."""
 
     NODE = "node"  # a node came
+    NODE_GONE = "node gone"  # a node went, and with it a domain and those whom others look at
     LABELS = "labels"  # a node's labels changed, or the features that it declares
     TAINTS = "taints"  # a node's taints changed, or it was cordoned or uncordoned
     CAPACITY = "capacity"  # a node has more of something
     ROOM = "room"  # a pod went away, or asks for less
+    LEFT = "left"  # a pod went with its ports, disks, volumes and labels
     DEVICES = "devices"  # slices, classes, claims
     CLASSES = "classes"  # a DeviceClass, which may stand for an extended resource
     VOLUMES = "volumes"  # claims, volumes, classes, limits of drivers
@@ -59,7 +61,7 @@ class _Item:
     tried_at: float = 0.0
     helped_by: frozenset[Event] = frozenset()
     # An event that came while the item was being decided may not have been seen by the decision:
-    # how many had come when it was taken, and whether the item itself has changed since.
+    # the number of the last one when it was taken, and whether the item itself has changed since.
     events_seen: int = 0
     moved: bool = False
 
@@ -77,6 +79,7 @@ class SchedulingQueue:
     )
     _timers: list[tuple[float, int, ItemKey]] = field(default_factory=list)
     _events: int = 0
+    _last: dict[Event, int] = field(default_factory=lambda: dict.fromkeys(Event, 0))
     _sequence: int = 0
 
     def __len__(self) -> int:
@@ -173,8 +176,8 @@ class SchedulingQueue:
             self._wake(key, item, now=None)
 
     def _has_moved(self, item: _Item) -> bool:
-        """Whether something happened since the item was taken to be decided."""
-        return item.moved or item.events_seen != self._events
+        """Whether something that helps it happened since the item was taken to be decided."""
+        return item.moved or any(self._last[event] > item.events_seen for event in item.helped_by)
 
     def happened(
         self, event: Event, now: float, helps: Callable[[ItemKey], bool] | None = None
@@ -184,6 +187,7 @@ class SchedulingQueue:
             if helps is None or helps(key):
                 self._wake(key, self._items[key], now)
         self._events += 1
+        self._last[event] = self._events
 
     def _wake(self, key: ItemKey, item: _Item, now: float | None) -> None:
         self._unlist(key, item)

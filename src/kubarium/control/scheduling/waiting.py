@@ -20,6 +20,7 @@ from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import QueueItem
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.forest import disagreement
+from kubarium.view.locality import data_of
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key
 
@@ -219,6 +220,7 @@ def _asks_the_same(old: Document, new: Document) -> bool:
         old["metadata"].get("uid") == new["metadata"].get("uid")
         and old.get("spec") == new.get("spec")
         and old["metadata"].get("labels") == new["metadata"].get("labels")
+        and data_of(old["metadata"]) == data_of(new["metadata"])
         and (old.get("status") or {}).get("resourceClaimStatuses")
         == (new.get("status") or {}).get("resourceClaimStatuses")
     )
