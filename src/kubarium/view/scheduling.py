@@ -8,7 +8,7 @@ change decisions and is not supported (extenders, unknown plugins) is an error.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kubarium.engine.placement.profile import DEFAULT_SCHEDULER, FILTERS, Profile, Weights
@@ -77,21 +77,23 @@ MAX_WEIGHT = 2**31 - 1
 class SchedulerConfig:
     """Profiles by name, and the default spread constraints of those that list their own.
 
-    ``backoff_start_s`` doubles with each attempt up to ``backoff_max_s``.
+    ``backoff_start_s`` doubles with each attempt up to ``backoff_max_s``. ``given`` is the
+    document that it was read from.
     """
 
     profiles: tuple[Profile, ...] = (Profile(),)
     spread_defaults: tuple[tuple[str, tuple[Default, ...]], ...] = ()
     backoff_start_s: float = 1.0
     backoff_max_s: float = 10.0
+    given: Json | None = field(default=None, compare=False, repr=False)
 
 
 def read_config(document: Any) -> SchedulerConfig:
     """The profiles of a KubeSchedulerConfiguration. SchedulerConfigError names the field."""
     root = mapping(document, ())
-    for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if root.get(field, wanted) != wanted:
-            raise SchedulerConfigError((field,), f"must be {wanted}, not {root[field]!r}")
+    for name, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if root.get(name, wanted) != wanted:
+            raise SchedulerConfigError((name,), f"must be {wanted}, not {root[name]!r}")
     known(root, _TOP, ())
     number(root, "parallelism", 16, 1, None, ())
     number(root, "percentageOfNodesToScore", 0, 0, 100, ())
@@ -111,7 +113,7 @@ def read_config(document: Any) -> SchedulerConfig:
         if spread is not None:
             defaults.append((profile.scheduler_name, spread))
     found = tuple(profiles.values()) or (Profile(),)
-    return SchedulerConfig(found, tuple(defaults), float(start), float(most))
+    return SchedulerConfig(found, tuple(defaults), float(start), float(most), root)
 
 
 def _profile(entry: Json, at: Path) -> tuple[Profile, tuple[Default, ...] | None]:

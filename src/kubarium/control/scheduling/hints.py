@@ -13,11 +13,12 @@ from kubarium.api.kinds import NODES, PERSISTENT_VOLUME_CLAIMS
 from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling import wakeups
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
-from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
+from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key, Node, Pod, PodShape
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.nodes import node_row
+from kubarium.view.profiles import scheduler_name
 
 Hint = Callable[[ItemKey], bool]
 
@@ -117,7 +118,7 @@ class Hints:
             if any(self._queue.listens(item, other) for other in _ELSEWHERE.get(event, ())):
                 return True
             return any(
-                lets_in(scheduler_of(document), shape)
+                lets_in(scheduler_name(document), shape)
                 for document in self._waiting.documents_of(item)
                 for shape in self._view.shapes(document)
             )

@@ -27,7 +27,7 @@ from kubarium.control.scheduling.hints import Hint, Hints
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.resizes import Resizes
-from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
+from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
@@ -43,6 +43,7 @@ from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
+from kubarium.view.profiles import scheduler_name
 from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
@@ -240,7 +241,7 @@ class Scheduler:
         spec = document.get("spec") or {}
         return (
             not spec.get("nodeName")
-            and scheduler_of(document) in self._placers
+            and scheduler_name(document) in self._placers
             and not is_gated(document)
             and not is_finished(document)
             and "deletionTimestamp" not in document["metadata"]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
-from kubarium.control.scheduling.commit import SCHEDULER_NAME
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
 from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
@@ -23,6 +22,7 @@ from kubarium.view.forest import disagreement
 from kubarium.view.locality import data_of
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key
+from kubarium.view.profiles import scheduler_name
 
 
 class WaitingPods:
@@ -118,7 +118,7 @@ class WaitingPods:
         pod = self._view.pod(document)
         if not self._has_claims(key, (pod,)):
             return None
-        return QueueItem((pod,), scheduler=scheduler_of(document))
+        return QueueItem((pod,), scheduler=scheduler_name(document))
 
     def _gang_item(self, key: ItemKey) -> QueueItem | None:
         gang = self._view.gang(key.key)
@@ -175,7 +175,7 @@ class WaitingPods:
         )
 
     def _schedulers(self, pods: tuple[Pod, ...]) -> list[str]:
-        return [scheduler_of(self._documents[pod.key]) for pod in pods]
+        return [scheduler_name(self._documents[pod.key]) for pod in pods]
 
     # What they wait for
 
@@ -207,11 +207,6 @@ class WaitingPods:
             self._missing_of[item] = missing
         for claim in missing:
             self._missing_claims.setdefault(claim, {})[item] = None
-
-
-def scheduler_of(document: Document) -> str:
-    """The scheduler that a pod names, or the default one."""
-    return (document.get("spec") or {}).get("schedulerName") or SCHEDULER_NAME
 
 
 def _asks_the_same(old: Document, new: Document) -> bool:
