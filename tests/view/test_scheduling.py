@@ -197,6 +197,26 @@ profiles:
     assert (profile.candidates_percent, profile.min_candidates) == (0, 7)
 
 
+def test_a_configuration_for_scheduler_plugins_coscheduling_is_read():
+    config = read(
+        """
+profiles:
+- schedulerName: scheduler-plugins-scheduler
+  plugins:
+    multiPoint:
+      enabled: [{name: Coscheduling}]
+    queueSort:
+      enabled: [{name: Coscheduling}]
+      disabled: [{name: "*"}]
+  pluginConfig:
+  - name: Coscheduling
+    args: {permitWaitingTimeSeconds: 60, podGroupBackoffSeconds: 0}
+"""
+    )
+    [profile] = config.profiles
+    assert profile == Profile("scheduler-plugins-scheduler")
+
+
 def test_a_weight_of_zero_is_the_default_weight():
     [profile] = read(
         "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: "

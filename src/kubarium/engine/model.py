@@ -272,7 +272,8 @@ class Gang:
 
     ``topology_key`` names the node label of which all pods must see one value. ``claims`` are
     reserved for the group as a whole, for any number of its pods. ``parent`` is the composite that
-    it belongs to. ``priority`` None: the group has none of its own.
+    it belongs to. ``priority`` None: the group has none of its own. ``min_resources`` is what the
+    nodes must have left in all before the group may start (coscheduling), whatever its pods need.
     """
 
     key: Key
@@ -287,6 +288,7 @@ class Gang:
     claims: tuple[Key, ...] = ()
     parent: Key | None = None
     preempts: bool = True
+    min_resources: tuple[tuple[str, int], ...] = ()
 
     @property
     def required_keys(self) -> tuple[str, ...]:

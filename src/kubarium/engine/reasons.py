@@ -175,6 +175,11 @@ def gang_too_large(needed: int, placed: int, exact: bool) -> str:
     return f"gang needs {needed}, {placed} found room"
 
 
+def resource_gap(lacking: str) -> str:
+    """Coscheduling: the nodes have too little left for the group's ``minResources``."""
+    return f"resource gap: map[{lacking}]"
+
+
 def composite_too_large(needed: int, placed: int) -> str:
     """Ours: how many child groups find room at the same time."""
     return f"needs {needed} groups at once, {placed} found room"

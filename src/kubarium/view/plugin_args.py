@@ -303,6 +303,14 @@ def _seconds(args: Json, field: str, default: float, least: float, at: Path) -> 
     return seconds
 
 
+def _coscheduling(profile: Profile, args: Json, at: Path) -> Profile:
+    """CoschedulingArgs are checked only: no pod of a gang waits on a node for the others."""
+    number(args, "permitWaitingTimeSeconds", 60, 0, None, at)
+    number(args, "podGroupBackoffSeconds", 0, 0, None, at)
+    number(args, "podGroupRejectPercentage", 10, 0, 100, at)
+    return profile
+
+
 _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]]] = {
     "NodeResourcesFit": (
         ("ignoredResources", "ignoredResourceGroups", "scoringStrategy"),
@@ -319,6 +327,10 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
         _preemption,
     ),
     "VolumeBinding": (("bindTimeoutSeconds",), _volume_binding),
+    "Coscheduling": (
+        ("permitWaitingTimeSeconds", "podGroupBackoffSeconds", "podGroupRejectPercentage"),
+        _coscheduling,
+    ),
     "DynamicResources": (("deviceSelection", "filterTimeout", "bindingTimeout"), _devices),
 }
 

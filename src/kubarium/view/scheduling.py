@@ -33,7 +33,7 @@ KIND = "KubeSchedulerConfiguration"
 
 _WEIGHTS = tuple(f.name for f in fields(Weights))
 # Plugins with a place in the chain that no profile may take from them here.
-_FIXED = ("SchedulingGates", "PrioritySort", "DefaultBinder", "GangScheduling")
+_FIXED = ("SchedulingGates", "PrioritySort", "DefaultBinder", "GangScheduling", "Coscheduling")
 _PREEMPTION = "DefaultPreemption"
 _PLUGINS = tuple(dict.fromkeys((*FILTERS, *_WEIGHTS, _PREEMPTION, *_FIXED)))
 _FILTERING = ("multiPoint", "preFilter", "filter")
@@ -46,6 +46,8 @@ _ELSEWHERE = {
     "PrioritySort": ("queueSort",),
     "DefaultBinder": ("bind",),
     "GangScheduling": ("preEnqueue", "reserve", "permit"),
+    # scheduler-plugins' own; its PodGroups are always gangs here.
+    "Coscheduling": ("queueSort", "preFilter", "postFilter", "permit", "reserve"),
     "VolumeBinding": ("preScore", "score", "reserve", "preBind"),
     "DynamicResources": ("preEnqueue", "postFilter", "reserve", "preBind"),
 }

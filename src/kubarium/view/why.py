@@ -482,6 +482,8 @@ class _Why:
             return Explanation(title, "Pending", text)
         verdict = decision.gang_verdict
         account = decision.unplaced[0][1] if decision.unplaced else None
+        if account is None and verdict is not None:
+            account = verdict.first_failure
         facts: dict[str, object] = {"needed": gang.min_count, "waiting": len(pods)}
         if verdict is not None:
             facts |= {"found_room": verdict.placed, "proven": verdict.exact}
