@@ -262,10 +262,11 @@ class Committer:
     async def _prepared(self, key: Key, pod: Pod, timeout_s: float) -> None:
         """Until all binding conditions of the claim's devices are true in its status.
 
-        Time counts from the allocation, whoever waited for it before.
+        Time counts from the allocation, whoever waited for it before; a wall clock that is set
+        meanwhile changes nothing.
         """
         clock = self._context.clock
-        deadline = clock.now() + timeout_s
+        deadline, known = clock.monotonic() + timeout_s, -1.0
         while True:
             document = self._pods.get(pod.key[1], pod.key[0])
             if document is None or document["metadata"].get("uid") != pod.uid:
@@ -275,8 +276,12 @@ class Committer:
                 _check_failures(claim)
                 if not unready_devices(claim):
                     return
-                deadline = min(deadline, _allocated_at(claim, deadline) + timeout_s)
-            if clock.now() >= deadline:
+                allocated = _allocated_at(claim, clock.now())
+                if allocated != known:
+                    known = allocated
+                    waited = max(0.0, clock.now() - allocated)
+                    deadline = min(deadline, clock.monotonic() + timeout_s - waited)
+            if clock.monotonic() >= deadline:
                 raise DeviceNotReadyError(f"claim {key[1]} binding timeout")
             await clock.sleep(CONDITION_POLL_S)
 
