@@ -1,9 +1,10 @@
 """What waits to be scheduled: ready, in back-off, or unschedulable until something changes.
 
 Source: kube-scheduler's scheduling queue. An item is a pod or a gang. Back-off is 1 s, doubling to
-10 s; an unschedulable item is tried again when something happens that could help it, and after
-five minutes in any case. Each item says which events could help it, so that an event costs only
-those items that it concerns.
+10 s, and is served in full: upstream takes a pod out of it when nothing else is ready, but here
+what is idle is one process, whose time belongs to the API and the nodes. An unschedulable item is
+tried again when something happens that could help it, and after five minutes in any case. Each item
+says which events could help it, so that an event costs only those items that it concerns.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from kubarium.engine.model import Key
 BACKOFF_START_S = 1.0
 BACKOFF_MAX_S = 10.0
 FLUSH_AFTER_S = 300.0
+# Beyond these any back-off is at its maximum.
+MAX_DOUBLINGS = 32
 
 
 class ItemKey(NamedTuple):
@@ -56,8 +59,10 @@ class _State(Enum):
 @dataclass(slots=True)
 class _Item:
     state: _State
-    attempts: int = 0
     due: float = 0.0
+    # How often it found no place, how often in a row something failed, and when the last time was.
+    rejections: int = 0
+    failures: int = 0
     tried_at: float = 0.0
     helped_by: frozenset[Event] = frozenset()
     # An event that came while the item was being decided may not have been seen by the decision:
@@ -133,8 +138,6 @@ class SchedulingQueue:
             item.state = _State.DECIDING
             item.events_seen = self._events
             item.moved = False
-            item.attempts += 1
-            item.tried_at = now
         return taken
 
     def fail(self, key: ItemKey, helped_by: frozenset[Event], now: float) -> None:
@@ -143,6 +146,7 @@ class SchedulingQueue:
         if item is None:
             return
         item.state = _State.UNSCHEDULABLE
+        item.rejections, item.failures, item.tried_at = item.rejections + 1, 0, now
         item.helped_by = helped_by
         for event in helped_by:
             self._unschedulable[event][key] = None
@@ -161,6 +165,7 @@ class SchedulingQueue:
         """The attempt failed for a reason that may pass (a conflict): back off."""
         item = self._items.get(key)
         if item is not None:
+            item.failures, item.tried_at = item.failures + 1, now
             self._unlist(key, item)
             self._back_off(key, item, now)
 
@@ -171,7 +176,6 @@ class SchedulingQueue:
             return
         item.state = _State.UNSCHEDULABLE
         item.helped_by = frozenset()
-        item.attempts = max(0, item.attempts - 1)
         if self._has_moved(item):
             self._wake(key, item, now=None)
 
@@ -198,8 +202,12 @@ class SchedulingQueue:
         self._ready[key] = None
 
     def _back_off(self, key: ItemKey, item: _Item, now: float) -> None:
-        """Back-off counts from the last attempt, so a long wait has already served it."""
-        doublings = min(max(item.attempts - 1, 0), 10)
+        """Back-off counts from the last attempt, so a long wait has already served it.
+
+        Upstream too lets failures count by themselves: who has long waited for room is not to wait
+        as long for a conflict.
+        """
+        doublings = min(max((item.failures or item.rejections) - 1, 0), MAX_DOUBLINGS)
         due = item.tried_at + min(self.backoff_start_s * 2**doublings, self.backoff_max_s)
         if due <= now:
             item.state = _State.READY
