@@ -8,6 +8,7 @@ from kubarium.api.kinds import NODES, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_S
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling import components
 from kubarium.control.scheduling.scheduler import Scheduler
+from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.view.scheduling import read_config
 from kubarium.view.volumes import CSI_NODES
 
@@ -328,5 +329,30 @@ def test_a_scheduler_with_its_own_profile_is_woken_as_seldom(world_run):
         await retaint(world, GPU_TAINT)
         assert await cycles_of(world, scheduler, relabel(world, disk="ssd")) == 1
         assert await node_of(world, "p") == "a"
+
+    world_run(story)
+
+
+def test_of_many_pods_that_are_alike_one_is_looked_at(world_run, monkeypatch):
+    """However many wait, a node that changes costs as much as one of each kind."""
+    looked_at = []
+    documents_of = WaitingPods.documents_of
+
+    def counted(self, item):
+        looked_at.append(item)
+        return documents_of(self, item)
+
+    async def story(world):
+        scheduler = await start(world, node("a", taints=[GPU_TAINT]))
+        for i in range(30):
+            await world.create(PODS, pod(f"p{i}"))
+            await world.create(PODS, pod(f"large-{i}", cpu="6"))
+        await world.settle(30)
+        monkeypatch.setattr(WaitingPods, "documents_of", counted)
+        assert await cycles_of(world, scheduler, relabel(world, anything="else")) == 0
+        assert len(looked_at) == 2
+        await world.create(NODES, node("b", cpu="210"))
+        await world.settle(30)
+        assert all(p["spec"].get("nodeName") == "b" for p in await world.find(PODS))
 
     world_run(story)

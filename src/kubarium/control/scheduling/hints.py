@@ -106,35 +106,42 @@ class Hints:
             return None if old is None or event is Event.DATA else node_row(old)
 
         @cache
-        def lets_in(scheduler: str, shape: PodShape) -> bool:
-            if event is Event.DATA and not shape.data_required:
-                return False
+        def better(scheduler: str, shape: PodShape, near: bool, elsewhere: bool) -> bool:
+            """``near``: other pods kept the shape away; ``elsewhere``: devices or such did."""
+            if event is Event.DATA:
+                if not shape.data_required:
+                    return False
+            elif elsewhere or self._recounts(event, before(), name, shape, near=near):
+                return True
             profile = self._profiles.get(scheduler, DEFAULT)
             return wakeups.node_helps(snapshot, name, before(), shape, profile)
 
         def helps(item: ItemKey) -> bool:
-            if item.gang or self._recounts(event, before(), name, item):
+            if item.gang:
                 return True
-            if any(self._queue.listens(item, other) for other in _ELSEWHERE.get(event, ())):
-                return True
+            near = self._queue.listens(item, Event.PODS)
+            others = _ELSEWHERE.get(event, ())
+            elsewhere = any(self._queue.listens(item, other) for other in others)
             return any(
-                lets_in(scheduler_name(document), shape)
+                better(scheduler_name(document), shape, near, elsewhere)
                 for document in self._waiting.documents_of(item)
                 for shape in self._view.shapes(document)
             )
 
         return helps
 
-    def _recounts(self, event: Event, before: Node | None, name: str, item: ItemKey) -> bool:
-        """Whether the node's change makes others count differently for the item."""
-        snapshot, pods = self._view.snapshot, self._waiting.pods_of(item)
-        now, avoided = snapshot.node(name), self._queue.listens(item, Event.PODS)
+    def _recounts(
+        self, event: Event, before: Node | None, name: str, shape: PodShape, *, near: bool
+    ) -> bool:
+        """Whether the node's change makes others count differently for a pod of the shape."""
+        snapshot = self._view.snapshot
+        now = snapshot.node(name)
         if before is None or now is None:
-            return event is Event.NODE and avoided
+            return event is Event.NODE and near
         if event is Event.TAINTS:
-            return avoided and any(pod.shape.spread for pod in pods)
+            return near and bool(shape.spread)
         return event is Event.LABELS and wakeups.domains_change(
-            before, now, pods, snapshot.tallies.anti_holders if avoided else ()
+            before, now, shape, snapshot.tallies.anti_holders if near else ()
         )
 
 

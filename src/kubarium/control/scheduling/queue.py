@@ -10,7 +10,7 @@ says which events could help it, so that an event costs only those items that it
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -65,6 +65,7 @@ class _Item:
     failures: int = 0
     tried_at: float = 0.0
     helped_by: frozenset[Event] = frozenset()
+    kind: Hashable = None
     # An event that came while the item was being decided may not have been seen by the decision:
     # the number of the last one when it was taken, and whether the item itself has changed since.
     events_seen: int = 0
@@ -79,7 +80,7 @@ class SchedulingQueue:
     backoff_max_s: float = BACKOFF_MAX_S
     _items: dict[ItemKey, _Item] = field(default_factory=dict)
     _ready: dict[ItemKey, None] = field(default_factory=dict)
-    _unschedulable: dict[Event, dict[ItemKey, None]] = field(
+    _unschedulable: dict[Event, dict[Hashable, dict[ItemKey, None]]] = field(
         default_factory=lambda: {event: {} for event in Event}
     )
     _timers: list[tuple[float, int, ItemKey]] = field(default_factory=list)
@@ -96,7 +97,8 @@ class SchedulingQueue:
 
     def listens(self, key: ItemKey, event: Event) -> bool:
         """Whether the item was rejected for something that the event could cure."""
-        return key in self._unschedulable[event]
+        item = self._items.get(key)
+        return item is not None and event in item.helped_by
 
     def __contains__(self, key: object) -> bool:
         return key in self._items
@@ -140,16 +142,23 @@ class SchedulingQueue:
             item.moved = False
         return taken
 
-    def fail(self, key: ItemKey, helped_by: frozenset[Event], now: float) -> None:
-        """The item found no place: wait for an event that helps, or for the flush."""
+    def fail(
+        self, key: ItemKey, helped_by: frozenset[Event], now: float, kind: Hashable = None
+    ) -> None:
+        """The item found no place: wait for an event that helps, or for the flush.
+
+        Items of one ``kind`` are alike: what a node could do for one it could for all of them.
+        """
         item = self._items.get(key)
         if item is None:
             return
+        self._unlist(key, item)
         item.state = _State.UNSCHEDULABLE
         item.rejections, item.failures, item.tried_at = item.rejections + 1, 0, now
         item.helped_by = helped_by
+        item.kind = key if kind is None else (kind, helped_by)
         for event in helped_by:
-            self._unschedulable[event][key] = None
+            self._unschedulable[event].setdefault(item.kind, {})[key] = None
         if self._has_moved(item):
             self._wake(key, item, now)
         else:
@@ -184,11 +193,24 @@ class SchedulingQueue:
         return item.moved or any(self._last[event] > item.events_seen for event in item.helped_by)
 
     def happened(
-        self, event: Event, now: float, helps: Callable[[ItemKey], bool] | None = None
+        self,
+        event: Event,
+        now: float,
+        helps: Callable[[ItemKey], bool] | None = None,
+        *,
+        alike: bool = False,
     ) -> None:
-        """Wake the items that the event could help; ``helps`` looks closer at each of them."""
-        for key in list(self._unschedulable[event]):
-            if helps is None or helps(key):
+        """Wake the items that the event could help; ``helps`` looks closer at each of them.
+
+        If ``alike``, it looks at one of each kind.
+        """
+        for group in list(self._unschedulable[event].values()):
+            keys = list(group)
+            if helps is not None and alike:
+                keys = keys if helps(keys[0]) else []
+            elif helps is not None:
+                keys = [key for key in keys if helps(key)]
+            for key in keys:
                 self._wake(key, self._items[key], now)
         self._events += 1
         self._last[event] = self._events
@@ -218,7 +240,10 @@ class SchedulingQueue:
 
     def _unlist(self, key: ItemKey, item: _Item) -> None:
         for event in item.helped_by:
-            self._unschedulable[event].pop(key, None)
+            alike = self._unschedulable[event][item.kind]
+            alike.pop(key, None)
+            if not alike:
+                del self._unschedulable[event][item.kind]
         item.helped_by = frozenset()
 
     def _set_timer(self, due: float, key: ItemKey, item: _Item) -> None:

@@ -138,14 +138,15 @@ class Scheduler:
                 self._claim_changed(old, new)
             else:
                 for event in wakeups.events_of(resource, old, new):
-                    self._happened(event, self._helps.of(event, resource, old, new))
+                    helps = self._helps.of(event, resource, old, new)
+                    self._happened(event, helps, alike=resource == NODES)
                 if resource == NODES and new is None and old is not None:
                     self._revoke(self._nominated.at(old["metadata"]["name"]))
 
         self._context.informers.get(resource).on_change(changed)
 
-    def _happened(self, event: Event, helps: Hint | None = None) -> None:
-        self._queue.happened(event, self._context.clock.monotonic(), helps)
+    def _happened(self, event: Event, helps: Hint | None = None, *, alike: bool = False) -> None:
+        self._queue.happened(event, self._context.clock.monotonic(), helps, alike=alike)
         self._wake.set()
 
     def _room_came(self, node: str, helps: Hint | None = None) -> None:
@@ -459,7 +460,8 @@ class Scheduler:
             else:  # upstream: who finds no victims has no nomination either
                 self._unpromise(pod.key)
                 self._writing.put(self._committer.nominate(pod, ""))
-        self._queue.fail(key, helped_by, now)
+        alike = (decision.item.scheduler, tuple(each.shape for each in pod.each))
+        self._queue.fail(key, helped_by, now, None if key.gang else alike)
 
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""

@@ -223,22 +223,19 @@ def _gives_more(old: Node, new: Node, shape: PodShape) -> bool:
     return not (advertised_by(old) ^ advertised_by(new)).isdisjoint(served)
 
 
-def domains_change(old: Node, new: Node, pods: Iterable[Pod], avoiding: Iterable[PodTerm]) -> bool:
-    """Whether others count in other domains for one of the pods, or in domains that are counted.
+def domains_change(old: Node, new: Node, shape: PodShape, avoiding: Iterable[PodTerm]) -> bool:
+    """Whether others count in other domains for a pod, or in domains that are counted.
 
-    ``avoiding`` are terms by which others may keep off the pods. Source: PodTopologySpread and
+    ``avoiding`` are terms by which others may keep the pod off. Source: PodTopologySpread and
     InterPodAffinity, isSchedulableAfterNodeChange.
     """
     differing = {
         key for key in (*old.labels, *new.labels) if old.labels.get(key) != new.labels.get(key)
     }
-    if any(term.topology_key in differing for term in avoiding):
+    keys = (*_topology_keys(shape), *(term.topology_key for term in avoiding))
+    if not differing.isdisjoint(keys):
         return True
-    return any(
-        not differing.isdisjoint(_topology_keys(pod.shape))
-        or (pod.shape.spread and filters.admits(old, pod.shape) != filters.admits(new, pod.shape))
-        for pod in pods
-    )
+    return bool(shape.spread) and filters.admits(old, shape) != filters.admits(new, shape)
 
 
 def domain_goes(snapshot: Snapshot, labels: Document, pods: Iterable[Pod]) -> bool:
