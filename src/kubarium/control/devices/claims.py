@@ -14,15 +14,14 @@ from collections.abc import Iterable
 from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
 from kubarium.api.resource import Document, copy_document
 from kubarium.base.errors import ApiError
-from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata, of_spec
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.consumers import group_claims, is_shared
+from kubarium.view.extended import CLAIM_FINALIZER
 
-FINALIZER = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
 COMPONENT = "resource_claim"
 
@@ -104,7 +103,11 @@ def name_prefix(owner: str, entry: str) -> str:
 def claim_from(
     template: Document, owner: Document, prefix: str, annotations: dict[str, str]
 ) -> Document:
-    """The ResourceClaim to create from a template for its owner."""
+    """The ResourceClaim to create from a template for its owner.
+
+    It has the finalizer from the start: upstream's scheduler adds it by a write of its own as it
+    allocates.
+    """
     spec = template["spec"]
     metadata = spec.get("metadata") or {}
     return {
@@ -116,6 +119,7 @@ def claim_from(
             "labels": dict(metadata.get("labels") or {}),
             "annotations": {**(metadata.get("annotations") or {}), **annotations},
             "ownerReferences": [writes.owner_reference(owner)],
+            "finalizers": [CLAIM_FINALIZER],
         },
         "spec": copy_document(spec.get("spec") or {}),
     }
@@ -201,18 +205,8 @@ class ClaimGenerator:
             statuses.append({"name": entry["name"], "resourceClaimName": claim_name})
         known = (pod.get("status") or {}).get("resourceClaimStatuses") or []
         if sorted(known, key=str) != sorted(statuses, key=str):
-            change: Document = {
-                "metadata": {"uid": pod["metadata"]["uid"]},
-                "status": {"resourceClaimStatuses": statuses},
-            }
-            await writes.patch(
-                self._context,
-                PODS,
-                pod,
-                change,
-                patch_type=STRATEGIC_MERGE_PATCH,
-                subresource="status",
-            )
+            named: Document = {"resourceClaimStatuses": statuses}
+            await writes.add_to_status(self._context, PODS, pod, named)
         return None
 
     async def _claim_for(self, pod: Document, entry: Document) -> str:
@@ -303,7 +297,7 @@ class ClaimCleaner:
         reserved = status.get("reservedFor") or []
         valid = [entry for entry in reserved if self._uses(entry, namespace)]
         terminating = writes.is_terminating(claim)
-        protected = FINALIZER in (claim["metadata"].get("finalizers") or ())
+        protected = CLAIM_FINALIZER in (claim["metadata"].get("finalizers") or ())
         if len(valid) < len(reserved) or (terminating and protected and not valid):
             updated = await self._release(claim, valid)
             if updated is None:
@@ -331,7 +325,7 @@ class ClaimCleaner:
         claim = await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
         if valid:
             return claim
-        return await writes.remove_finalizer(self._context, RESOURCE_CLAIMS, claim, FINALIZER)
+        return await writes.remove_finalizer(self._context, RESOURCE_CLAIMS, claim, CLAIM_FINALIZER)
 
     def _is_orphan(self, claim: Document, namespace: str) -> bool:
         """Whether the claim was made for a pod that will not run any more, or a group now gone."""

@@ -38,14 +38,13 @@ from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.consumers import consumer
 from kubarium.view.devices import allocation_document, is_allocated
-from kubarium.view.extended import extended_owner, is_pending_key
+from kubarium.view.extended import CLAIM_FINALIZER, extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import claim_shares_document, node_of, seconds
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
-FINALIZER = "resource.kubernetes.io/delete-protection"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
 # Upstream looks this often whether devices have been made ready (KEP-5007).
@@ -380,9 +379,9 @@ class Committer:
         """The claim with the finalizer that keeps it while it is allocated."""
         metadata = claim["metadata"]
         held = metadata.get("finalizers") or []
-        if FINALIZER in held:
+        if CLAIM_FINALIZER in held:
             return claim
-        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, FINALIZER]}}
+        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, CLAIM_FINALIZER]}}
         return await writes.update(self._context, RESOURCE_CLAIMS, changed, fresh=True)
 
     def _consumer(self, claim: Document, pod: Pod) -> Document:
