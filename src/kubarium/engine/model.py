@@ -239,8 +239,9 @@ class Pod:
     started: float = 0.0
     # Ends by itself some day (a job's pod), so that others may wait for its room.
     finite: bool = False
-    # PersistentVolumeClaims by name, those of ephemeral volumes included.
+    # PersistentVolumeClaims by name, those of ephemeral volumes included, which must be its own.
     volumes: tuple[Key, ...] = ()
+    own_volumes: tuple[Key, ...] = ()
     # Containers, and requests of the pod as a whole; only for pods with claims.
     parts: tuple[PodPart, ...] = ()
     pod_level: tuple[tuple[str, int], ...] = ()
@@ -355,7 +356,8 @@ class VolumeClaim:
     affinity (None: anywhere), ``zones`` its zone and region labels as clauses. ``choices`` is set
     while the claim waits for its first consumer: volumes by name, the best first, of which a node
     must reach one unless ``provision`` lets one be made there. ``exclusive`` is ReadWriteOncePod.
-    ``attaches`` is what a node attaches for it: CSI driver and volume.
+    ``attaches`` is what a node attaches for it: CSI driver and volume. ``owner`` is the uid of the
+    pod that it was made for, if it was made for an ephemeral volume.
     """
 
     key: Key
@@ -367,6 +369,7 @@ class VolumeClaim:
     exclusive: bool = False
     attaches: tuple[str, str] | None = None
     size: int = 0
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

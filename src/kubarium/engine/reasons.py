@@ -69,6 +69,11 @@ def volume_claim_missing(name: str) -> str:
     return f'persistentvolumeclaim "{name}" not found'
 
 
+def volume_claim_foreign(claim: tuple[str, str], pod: tuple[str, str]) -> str:
+    """An ephemeral volume's claim has the right name, but was made for somebody else."""
+    return f"PVC {'/'.join(claim)} was not created for pod {'/'.join(pod)} (pod is not owner)"
+
+
 def volume_claim_deleted(name: str) -> str:
     """A volume of the pod names a PersistentVolumeClaim that has a deletion timestamp."""
     return f'persistentvolumeclaim "{name}" is being deleted'

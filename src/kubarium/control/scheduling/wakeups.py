@@ -126,7 +126,8 @@ def _of_volumes(resource: Resource, old: Document | None, new: Document | None) 
     elif old is None or new is None:
         helps = new is not None
     elif resource == PERSISTENT_VOLUME_CLAIMS:
-        helps = is_bound(old) != is_bound(new) or _differ(old, new)
+        owners = [d["metadata"].get("ownerReferences") for d in (old, new)]
+        helps = is_bound(old) != is_bound(new) or owners[0] != owners[1] or _differ(old, new)
     elif resource == PERSISTENT_VOLUMES:
         helps = _phase(old) != _phase(new) or _differ(old, new)
     else:
