@@ -356,3 +356,22 @@ def test_of_many_pods_that_are_alike_one_is_looked_at(world_run, monkeypatch):
         assert all(p["spec"].get("nodeName") == "b" for p in await world.find(PODS))
 
     world_run(story)
+
+
+def test_a_pod_that_is_changed_again_and_again_backs_off_like_others(world_run):
+    async def story(world):
+        scheduler = await start(world, node("a"))
+        await world.create(PODS, pod("p", cpu="6"))
+        await world.settle(30)
+        before = scheduler.cycles
+        for i in range(100):
+            change = {"metadata": {"labels": {"flips": str(i)}}}
+            await world.client.patch(PODS, "p", change, "default")
+            await world.settle(0.2)
+        # 20 s: at once, then after 2, 4, 8 and 10 s of back-off.
+        assert scheduler.cycles - before <= 5
+        await resize(world, cpu="8")
+        await world.settle(11)
+        assert await node_of(world, "p") == "a"
+
+    world_run(story)

@@ -104,7 +104,7 @@ class SchedulingQueue:
         return key in self._items
 
     def add(self, key: ItemKey) -> None:
-        """A new item, or one that changed so that it deserves another try at once."""
+        """A new item, or one that got something which deserves another try at once."""
         item = self._items.get(key)
         if item is None:
             self._items[key] = _Item(_State.READY)
@@ -113,6 +113,13 @@ class SchedulingQueue:
             item.moved = True
         elif item.state is _State.UNSCHEDULABLE:
             self._wake(key, item, now=None)
+
+    def changed(self, key: ItemKey, now: float) -> None:
+        """The item itself changed: it is ready after its back-off, however often it changes."""
+        if key in self._items and self._items[key].state is _State.UNSCHEDULABLE:
+            self.wake(key, now)
+        else:
+            self.add(key)
 
     def remove(self, key: ItemKey) -> None:
         """The item is placed or gone."""
@@ -229,9 +236,10 @@ class SchedulingQueue:
         Upstream too lets failures count by themselves: who has long waited for room is not to wait
         as long for a conflict.
         """
-        doublings = min(max((item.failures or item.rejections) - 1, 0), MAX_DOUBLINGS)
+        times = item.failures or item.rejections
+        doublings = min(max(times - 1, 0), MAX_DOUBLINGS)
         due = item.tried_at + min(self.backoff_start_s * 2**doublings, self.backoff_max_s)
-        if due <= now:
+        if not times or due <= now:
             item.state = _State.READY
             self._ready[key] = None
         else:

@@ -63,7 +63,11 @@ class WaitingPods:
         if known is not None and old is not None and _asks_the_same(known, new):
             return False
         group = gang_key(new)
-        self._queue.add(ItemKey(False, key) if group is None else self.members.add(group, key))
+        item = ItemKey(False, key) if group is None else self.members.add(group, key)
+        if known is None:
+            self._queue.add(item)
+        else:
+            self._queue.changed(item, self._clock.monotonic())
         return True
 
     def drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
