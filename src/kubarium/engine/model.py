@@ -184,6 +184,7 @@ class PodPart:
     claims: tuple[Key, ...] = ()
     initial: bool = False
     brief: bool = False
+    limits: tuple[tuple[str, int], ...] = ()
 
     def request(self, resource: str) -> int:
         """The amount of one resource, 0 if none is asked for."""
@@ -242,9 +243,10 @@ class Pod:
     # PersistentVolumeClaims by name, those of ephemeral volumes included, which must be its own.
     volumes: tuple[Key, ...] = ()
     own_volumes: tuple[Key, ...] = ()
-    # Containers, and requests of the pod as a whole; only for pods with claims.
+    # Containers, and requests and limits of the pod as a whole; only for pods with claims.
     parts: tuple[PodPart, ...] = ()
     pod_level: tuple[tuple[str, int], ...] = ()
+    pod_limits: tuple[tuple[str, int], ...] = ()
     # Terminating because the scheduler made room.
     preempted: bool = False
     disks: tuple[Disk, ...] = ()
@@ -289,6 +291,7 @@ class Gang:
     claims: tuple[Key, ...] = ()
     parent: Key | None = None
     preempts: bool = True
+    uid: str = ""
     min_resources: tuple[tuple[str, int], ...] = ()
 
     @property

@@ -125,6 +125,14 @@ def pod_level_too_small(resource: str) -> str:
     )
 
 
+def pod_limit_too_small(resource: str, container: str) -> str:
+    """A container may use more with its claims than its pod may (KEP-5517)."""
+    return (
+        f"pod level limit for {resource} is insufficient to cover the limit and DRA overhead for"
+        f" container {container}"
+    )
+
+
 def with_cel_hint(error: str) -> str:
     """A selector's run-time error, with upstream's advice where an attribute is missing."""
     if "no such key:" not in error:

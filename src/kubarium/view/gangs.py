@@ -35,6 +35,7 @@ def gang_row(document: Document, scheduled_count: int = 0) -> Gang:
         tuple((metadata.get("namespace", ""), name) for name in group_claims(document).values()),
         (metadata.get("namespace", ""), parent) if parent else None,
         spec.get("preemptionPolicy") != "Never",
+        metadata.get("uid", ""),
     )
 
 

@@ -155,14 +155,15 @@ def pod_parts(document: Document) -> tuple[PodPart, ...]:
                     tuple(dict.fromkeys(key for key in used if key)),
                     initial,
                     initial and container.get("restartPolicy") != "Always",
+                    tuple(sorted(_read(resources.get("limits")).items())),
                 )
             )
     return tuple(found)
 
 
-def _pod_level(spec: Document) -> tuple[tuple[str, int], ...]:
-    requests = (spec.get("resources") or {}).get("requests") or {}
-    return tuple((name, amount(name, quantity)) for name, quantity in sorted(requests.items()))
+def _pod_level(spec: Document, field: str) -> tuple[tuple[str, int], ...]:
+    """The pod's own ``requests`` or ``limits``."""
+    return tuple(sorted(_read((spec.get("resources") or {}).get(field)).items()))
 
 
 def claim_shares(document: Document) -> tuple[ClaimShare, ...]:
@@ -260,7 +261,8 @@ class PodReader:
             volume_keys(document),
             own_volume_keys(document),
             pod_parts(document) if claims or shares else (),
-            _pod_level(spec) if claims or shares else (),
+            _pod_level(spec, "requests") if claims or shares else (),
+            _pod_level(spec, "limits") if claims or shares else (),
             "deletionTimestamp" in metadata and _is_preempted(status),
             disks(document),
         )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kubarium.api.kinds import NODES, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_SLICES
+from kubarium.api.kinds import (
+    DEVICE_CLASSES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    RESOURCE_SLICES,
+)
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling import components
 from kubarium.control.scheduling.scheduler import Scheduler
@@ -12,7 +18,7 @@ from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.view.scheduling import read_config
 from kubarium.view.volumes import CSI_NODES
 
-from .test_scheduler import begin, node, node_of, pod, scheduled_condition, slices
+from .test_scheduler import begin, device_class, node, node_of, pod, scheduled_condition, slices
 
 GPU_TAINT = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
 
@@ -140,6 +146,27 @@ def test_a_node_that_shrinks_or_only_grows_elsewhere_wakes_nobody(world_run):
         assert await cycles_of(world, scheduler, resize(world, cpu="2")) == 0
         # More, but still too small for the pod: upstream's isFit.
         assert await cycles_of(world, scheduler, resize(world, cpu="5")) == 0
+
+    world_run(story)
+
+
+def test_a_node_that_leaves_an_extended_resource_to_dra_wakes_who_asks_for_it(world_run):
+    async def story(world):
+        name = "example.com/gpu"
+        named = device_class()
+        named["spec"]["extendedResourceName"] = name
+        await world.create(DEVICE_CLASSES, named)
+        await world.create(RESOURCE_SLICES, slices("a", 2))
+        scheduler = await start(world, node("a"))
+        await resize(world, **{name: "1"})
+        asks = pod("p")
+        asks["spec"]["containers"][0]["resources"]["requests"][name] = "2"
+        asks["spec"]["containers"][0]["resources"]["limits"] = {name: "2"}
+        await world.create(PODS, asks)
+        await world.settle(30)
+        assert (await scheduled_condition(world, "p"))["reason"] == "Unschedulable"
+        assert await cycles_of(world, scheduler, resize(world, **{name: "0"})) == 1
+        assert await node_of(world, "p") == "a"
 
     world_run(story)
 

@@ -23,11 +23,11 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, conflict, not_found
-from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
+from kubarium.client.protocol import MERGE_PATCH, STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling.extended import ExtendedClaims
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.queue import ItemKey
-from kubarium.engine.devices.model import Allocation
+from kubarium.engine.devices.model import Allocation, DeviceId
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.placement.reservation import Reservation
@@ -36,8 +36,13 @@ from kubarium.runtime import writes
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
-from kubarium.view.consumers import consumer
-from kubarium.view.devices import allocation_document, is_allocated
+from kubarium.view.consumers import (
+    consumer,
+    is_group_consumer,
+    is_pod_consumer,
+    not_made_for,
+)
+from kubarium.view.devices import allocation_document, allocation_row, is_allocated
 from kubarium.view.extended import CLAIM_FINALIZER, extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import claim_shares_document, node_of, seconds
@@ -140,12 +145,12 @@ class Committer:
         pod = placement.pod
         allocations = [(await self._real_key(k, pod), a) for k, a in placement.allocations]
         for key, allocation in allocations:
-            await self._claim(key, allocation, pod)
+            await self._claim(key, allocation, placement)
         allocated = {key for key, _ in allocations}
         for key in pod.claims:
             if key not in allocated and not is_pending_key(key):
                 # Allocated with another pod, which may not have written it yet, or may have failed.
-                await self._claim(key, self._view.snapshot.allocations.get(key), pod)
+                await self._claim(key, self._view.snapshot.allocations.get(key), placement)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self._volume(key, placement.node)
@@ -167,7 +172,12 @@ class Committer:
         placement = staged.placement
         if placement.shares or self._has_shares(placement.pod):
             await self._record_shares(placement, staged.allocations)
-        await self._bind(placement)
+        try:
+            await self._bind(placement)
+        except ApiError:
+            if placement.shares:
+                await self._tell_shares(placement.pod, [])
+            raise
         return staged
 
     def _has_shares(self, pod: Pod) -> bool:
@@ -184,8 +194,12 @@ class Committer:
             for (known, _), (key, _) in zip(placement.allocations, allocations, strict=True)
         }
         shares = [replace(s, claim=real.get(s.claim, s.claim)) for s in placement.shares]
-        status = {"nodeAllocatableResourceClaimStatuses": claim_shares_document(shares)}
-        await self._patch_pod(placement.pod, status)
+        await self._tell_shares(placement.pod, claim_shares_document(shares))
+
+    async def _tell_shares(self, pod: Pod, shares: list[Document]) -> None:
+        """The list as a whole: merged by claim, what an earlier attempt has left would stay."""
+        status = {"nodeAllocatableResourceClaimStatuses": shares}
+        await self._patch_status(pod.key, pod.uid, status, MERGE_PATCH)
 
     def waits_for_volumes(self, pod: Pod) -> bool:
         """Whether a volume must be made or bound before the pod may be."""
@@ -281,7 +295,7 @@ class Committer:
                     waited = max(0.0, clock.now() - allocated)
                     deadline = min(deadline, clock.monotonic() + timeout_s - waited)
             if clock.monotonic() >= deadline:
-                raise DeviceNotReadyError(f"claim {key[1]} binding timeout")
+                raise DeviceNotReadyError(f"device binding timeout: claim={key[1]}")
             await clock.sleep(CONDITION_POLL_S)
 
     async def release(self, pod: Pod, keys: list[Key]) -> None:
@@ -292,15 +306,47 @@ class Committer:
         held = self._view.snapshot.allocations
         found = [k for k in pod.claims if (a := held.get(k)) is not None and needs_preparation(a)]
         for key in dict.fromkeys([*keys, *found]):
-            if is_pending_key(key):
-                continue  # already discarded
-            try:
-                await self._insist(
-                    RESOURCE_CLAIMS, key, None, lambda c: self._give_up_claim(c, pod)
-                )
-            except ApiError as error:
-                if error.reason != "NotFound":  # gone, and with it its allocation
-                    raise
+            if not is_pending_key(key):  # that one is already discarded
+                await self._insist_on_claim(key, lambda c: self._give_up_claim(c, pod))
+
+    async def deallocate(self, key: Key) -> None:
+        """Take the devices back of a claim that only pods without a node use, or nobody.
+
+        Upstream does so in PostFilter, where it is these devices that keep a pod from other nodes.
+        """
+
+        async def write(claim: Document) -> None:
+            # A pod may have been decided on these devices since.
+            if is_allocated(claim) and not self._view.snapshot.claim_users.get(key):
+                users = (claim.get("status") or {}).get("reservedFor") or ()
+                if all(self._waits_with(user, key[0]) for user in users):
+                    await self._free(claim)
+
+        await self._insist_on_claim(key, write)
+
+    def _waits_with(self, user: Document, namespace: str) -> bool:
+        """Whether a consumer of a claim that no pod with a node counts on may wait for another."""
+        if not is_pod_consumer(user):
+            return is_group_consumer(user)
+        pod = self._pods.get(user["name"], namespace)
+        return pod is None or pod["metadata"].get("uid") != user["uid"] or not node_of(pod)
+
+    async def _free(self, claim: Document) -> None:
+        status = claim.get("status") or {}
+        kept = {
+            f: v for f, v in status.items() if f not in ("reservedFor", "allocation", "devices")
+        }
+        await writes.update_status(self._context, RESOURCE_CLAIMS, claim, kept)
+
+    async def _insist_on_claim(
+        self, key: Key, write: Callable[[Document], Awaitable[None]]
+    ) -> None:
+        """As :meth:`_insist`; a claim that is gone has no allocation either."""
+        try:
+            await self._insist(RESOURCE_CLAIMS, key, None, write)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise
 
     async def _insist(
         self,
@@ -334,27 +380,34 @@ class Committer:
         if user["uid"] != pod.uid and sharers:
             return
         others = [r for r in status.get("reservedFor") or () if r.get("uid") != user["uid"]]
-        if others:
+        if not others:
+            await self._free(claim)
+        elif len(others) < len(status["reservedFor"]):
             status["reservedFor"] = others
-        else:
-            for field in ("reservedFor", "allocation", "devices"):
-                status.pop(field, None)
-        await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
+            await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
 
-    async def _claim(self, key: Key, allocation: Allocation | None, pod: Pod) -> None:
+    async def _claim(self, key: Key, allocation: Allocation | None, placement: Placement) -> None:
         """Write allocation (if it is not there already) and reservation into one claim."""
         await self._insist(
             RESOURCE_CLAIMS,
             key,
             self._claims.get(key[1], key[0]),
-            lambda claim: self._write_claim(claim, allocation, pod),
+            lambda claim: self._write_claim(claim, allocation, placement),
         )
 
     async def _write_claim(
-        self, document: Document, allocation: Allocation | None, pod: Pod
+        self, document: Document, allocation: Allocation | None, placement: Placement
     ) -> None:
-        status = dict(document.get("status") or {})
-        if allocation is not None and not status.get("allocation"):
+        pod, status = placement.pod, dict(document.get("status") or {})
+        if writes.is_terminating(document):
+            raise _outdated(document, "got deleted in the meantime")
+        user = self._pods.get(pod.key[1], pod.key[0])
+        why = not_made_for(document, user) if user is not None else ""
+        if why:
+            raise _outdated(document, why)
+        if status.get("allocation"):
+            self._check_same(document, allocation, placement.node)
+        elif allocation is not None:
             document = await self._protected(document)
             status["allocation"] = allocation_document(
                 document, allocation, self._view.class_documents.get, self._context.chance.uid
@@ -362,18 +415,24 @@ class Committer:
             now = rfc3339(self._context.clock.now())
             status["allocation"]["allocationTimestamp"] = now
         if not status.get("allocation"):
-            why = "its allocation has been given up, and the pod is decided again"
-            raise conflict(
-                "resourceclaims", RESOURCE_CLAIMS.group, document["metadata"]["name"], why
-            )
+            raise _outdated(document, "got deallocated in the meantime")
         reserved = list(status.get("reservedFor") or ())
-        user = self._consumer(document, pod)
-        if not any(entry.get("uid") == user["uid"] for entry in reserved):
-            reserved.append(user)
+        entry = self._consumer(document, pod)
+        if not any(known.get("uid") == entry["uid"] for known in reserved):
+            reserved.append(entry)
         status["reservedFor"] = reserved
         await writes.update_status(self._context, RESOURCE_CLAIMS, document, status, fresh=True)
         if extended_owner(document) == pod.uid:
             await self._extended.record(pod, key_of(document))
+
+    def _check_same(self, claim: Document, allocation: Allocation | None, node: str) -> None:
+        """Conflict if somebody else gave the claim other devices than the decision counts on."""
+        there, found = allocation_row(claim), self._view.snapshot.node(node)
+        assert there is not None
+        labels = found.labels if found is not None else {}
+        same = allocation is None or _devices(there) == _devices(allocation)
+        if not same or not there.scope.admits(node, labels):
+            raise _outdated(claim, "got allocated elsewhere in the meantime")
 
     async def _protected(self, claim: Document) -> Document:
         """The claim with the finalizer that keeps it while it is allocated."""
@@ -545,7 +604,9 @@ class Committer:
     async def _patch_pod(self, pod: Pod, status: Document) -> None:
         await self._patch_status(pod.key, pod.uid, status)
 
-    async def _patch_status(self, key: Key, uid: str, status: Document) -> None:
+    async def _patch_status(
+        self, key: Key, uid: str, status: Document, patch_type: str = STRATEGIC_MERGE_PATCH
+    ) -> None:
         namespace, name = key
         patch: Document = {"metadata": {"uid": uid}, "status": status}
         try:
@@ -554,7 +615,7 @@ class Committer:
                 name,
                 patch,
                 namespace,
-                patch_type=STRATEGIC_MERGE_PATCH,
+                patch_type=patch_type,
                 subresource="status",
             )
             self._pods.observe(answer)
@@ -746,6 +807,15 @@ class Committer:
         await self._change_status(COSCHEDULING_GROUPS, document, changed)
 
 
+def _outdated(claim: Document, why: str) -> ApiError:
+    """The decision counts on what is no more; said in upstream's words."""
+    return conflict("resourceclaims", RESOURCE_CLAIMS.group, claim["metadata"]["name"], why)
+
+
+def _devices(allocation: Allocation) -> list[tuple[str, DeviceId]]:
+    return sorted((result.request, result.id) for result in allocation.results)
+
+
 def _waits(document: Document, pod: Pod) -> bool:
     return (
         document["metadata"].get("uid") == pod.uid
@@ -764,5 +834,5 @@ def _check_failures(claim: Document) -> None:
     for device, failed in failed_devices(claim):
         reason, message = failed.get("reason", ""), json.dumps(failed.get("message", ""))
         where = f"device {device} reports {failed.get('type', '')}"
-        text = f"binding failed: reason={reason}, message={message}"
-        raise DeviceNotReadyError(f"claim {claim['metadata']['name']} {text} ({where})")
+        text = f"claim={claim['metadata']['name']}, reason={reason}, message={message}"
+        raise DeviceNotReadyError(f"device binding failed: {text} ({where})")

@@ -32,7 +32,7 @@ from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
-from kubarium.engine.placement.devices import MAX_RESERVED
+from kubarium.engine.placement.devices import MAX_RESERVED, movable
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
@@ -535,8 +535,17 @@ class Scheduler:
                 if pod.key in nominated:
                     await committer.nominate(pod, nominated[pod.key])
             await committer.preempt(preemption)
+        else:
+            await self._free_devices(decision)
         if not decision.placements:
             await self._conditions.decided(decision, text)
+
+    async def _free_devices(self, decision: Decision) -> None:
+        """Take back devices that only keep those who wait for them from other nodes."""
+        snapshot = self.view.snapshot
+        found = (movable(snapshot, pod, why) for pod, why in decision.unplaced if pod.claims)
+        for key in dict.fromkeys(key for keys in found for key in keys):
+            await self._committer.deallocate(key)
 
     def _hint_for(self, decision: Decision) -> str:
         try:
