@@ -217,6 +217,14 @@ profiles:
     assert profile == Profile("scheduler-plugins-scheduler")
 
 
+def test_a_name_that_cannot_be_written_down_is_refused():
+    resources = [{"name": "\ud800"}]
+    args = {"scoringStrategy": {"type": "MostAllocated", "resources": resources}}
+    config = {"pluginConfig": [{"name": "NodeResourcesFit", "args": args}]}
+    with pytest.raises(SchedulerConfigError, match=r"resources\[0\]\.name: must name a resource"):
+        read_config({"profiles": [config]})
+
+
 def test_a_weight_of_zero_is_the_default_weight():
     [profile] = read(
         "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: "

@@ -84,6 +84,21 @@ def is_plain(value: object) -> bool:
     return isinstance(value, (int, float)) and abs(value) < 2**63  # not NaN either
 
 
+def writable(value: object, at: Path) -> None:
+    """Refuse what no JSON document can hold, or no line of text, wherever it stands."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not isinstance(name, str) or not is_plain(name):
+                raise SchedulerConfigError(at, f"{quoted(name)} is no name of a field")
+            writable(item, (*at, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            writable(item, (*at, index))
+    elif value is not None and not is_plain(value):
+        problem = f"must be plain text or a number of 64 bits, not {quoted(value)}"
+        raise SchedulerConfigError(at, problem)
+
+
 def flag(given: Json, field: str, at: Path) -> bool:
     value = given.get(field, False)
     if not isinstance(value, bool):

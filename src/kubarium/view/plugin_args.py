@@ -131,7 +131,7 @@ def _resources(
         one = mapping(item, (*at, i))
         known(one, ("name", "weight"), (*at, i))
         name = one.get("name")
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or not is_plain(name):
             raise SchedulerConfigError(
                 (*at, i, "name"), f"must name a resource, not {quoted(name)}"
             )

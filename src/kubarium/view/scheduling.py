@@ -21,6 +21,7 @@ from kubarium.view.config_fields import (
     known,
     mapping,
     number,
+    writable,
 )
 from kubarium.view.config_fields import Json as Json
 from kubarium.view.config_fields import Path as Path
@@ -143,6 +144,7 @@ def read_config(document: Any) -> SchedulerConfig:
         profiles[profile.scheduler_name] = profile
         if spread is not None:
             defaults.append((profile.scheduler_name, spread))
+    writable(root, ())
     found = tuple(profiles.values()) or (Profile(),)
     return SchedulerConfig(found, tuple(defaults), float(start), float(most), root)
 
