@@ -349,3 +349,57 @@ def test_admin_access_needs_a_labelled_namespace(world):
         await w.client.create(RESOURCE_CLAIMS, claim, "default")
 
     world(story)
+
+
+RESULT = {"request": "r", "driver": "d.example.com", "pool": "p", "device": "d"}
+
+
+def test_an_allocation_with_admin_access_needs_a_labelled_namespace(world):
+    """Whatever the claim asks for: who may write its status might write more into it."""
+
+    async def story(w):
+        request = {"name": "r", "exactly": {"deviceClassName": "gpu"}}
+        claim = {"metadata": {"name": "c"}, "spec": {"devices": {"requests": [request]}}}
+        await w.client.create(RESOURCE_CLAIMS, claim, "default")
+        results = [RESULT, RESULT | {"device": "e", "adminAccess": True}]
+
+        def allocate(**more):
+            status = {"allocation": {"devices": {"results": results}}, **more}
+            return w.client.patch(
+                RESOURCE_CLAIMS, "c", {"status": status}, "default", subresource="status"
+            )
+
+        error = await w.refused(allocate())
+        assert error.code == 422
+        assert "status.allocation.devices.results[1].adminAccess: Forbidden" in error.message
+        label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
+        await w.client.patch(NAMESPACES, "default", label)
+        await allocate()
+        label["metadata"]["labels"]["resource.kubernetes.io/admin-access"] = None
+        await w.client.patch(NAMESPACES, "default", label)
+        await allocate(reservedFor=[{"resource": "pods", "name": "p", "uid": "1"}])
+
+    world(story)
+
+
+def test_what_was_said_of_devices_goes_with_them(world):
+    async def story(w):
+        request = {"name": "r", "exactly": {"deviceClassName": "gpu", "count": 2}}
+        claim = {"metadata": {"name": "c"}, "spec": {"devices": {"requests": [request]}}}
+        await w.client.create(RESOURCE_CLAIMS, claim, "default")
+        results = [RESULT, RESULT | {"device": "e"}]
+        told = [{k: r[k] for k in ("driver", "pool", "device")} for r in results]
+
+        def write(**status):
+            return w.client.patch(
+                RESOURCE_CLAIMS, "c", {"status": status}, "default", subresource="status"
+            )
+
+        full = await write(allocation={"devices": {"results": results}}, devices=told)
+        assert full["status"]["devices"] == told
+        bare = await write(allocation=None)
+        assert not bare.get("status")
+        error = await w.refused(write(devices=told))
+        assert "must be an allocated device in the claim" in error.message
+
+    world(story)

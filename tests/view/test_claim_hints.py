@@ -26,5 +26,12 @@ def test_pools_that_give_no_devices_are_named():
     )
 
 
+def test_tainted_devices_are_counted():
+    taints = {"taint a=b:NoSchedule": 1, "taint c:NoExecute": 2, "in use": 3}
+    assert sentence(survey(matching=6, failed=taints)) == (
+        "request r: 1 devices needed, 6 match, 0 free, 3 tainted (c:NoExecute)"
+    )
+
+
 def test_pools_in_order_are_not_spoken_of():
     assert sentence(survey()) == "request r: none of 9 devices match"

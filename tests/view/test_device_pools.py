@@ -1,5 +1,7 @@
 """The answer to a ResourcePoolStatusRequest."""
 
+import pytest
+
 from kubarium.engine.devices.model import DeviceId
 from kubarium.view.device_pools import blocked_by, pool_statuses
 from kubarium.view.device_taints import taint_rule
@@ -89,8 +91,10 @@ def test_shares_are_summed():
 def test_an_incomplete_pool_says_so_and_only_the_newest_generation_counts():
     slices = [slice_of("old", devices=[{"name": "x"}]), slice_of("new", generation=2, count=2)]
     (pool,) = ask(slices)["pools"]
-    assert pool["validationError"] == "PoolIncomplete: 1 of 2 slices are published"
+    text = "pool d.example.com/p is incomplete: observed 1/2 slices at generation 2"
+    assert pool["validationError"] == f"PoolIncomplete: {text}"
     assert "totalDevices" not in pool
+    assert "resourceSliceCount" not in pool
 
 
 def test_limit_pool_name_and_rules():
@@ -185,3 +189,61 @@ def test_pools_that_give_nothing_are_not_judged():
 def test_blocked_devices_are_known_by_driver_and_pool():
     found = blocked_by(in_parts(), [claim_with("p0")])
     assert list(found) == [DeviceId(DRIVER, "p", "whole")]
+
+
+KIND = "d.example.com/kind"
+
+
+@pytest.mark.parametrize(
+    ("slices", "spec", "text"),
+    [
+        (
+            partitioned([part("p0", 2, "half"), part("p1", 1, "half")]),
+            {"defaultPartitionTypeAttribute": KIND},
+            'PartitionCostMismatch: devices of partition type "half" in pool d.example.com/p'
+            " consume different counters",
+        ),
+        (
+            partitioned([part("p0", 2, "half")]),
+            {"defaultPartitionTypeAttribute": "d.example.com/other"},
+            'PartitionTypeMissing: device "p0" in pool d.example.com/p does not carry partition'
+            ' type attribute "d.example.com/other"',
+        ),
+        (
+            [slice_of("a", devices=[{"name": "d"}], partitionTypeAttribute=KIND)],
+            {},
+            "PartitionTypeMissing: pool d.example.com/p declares partitionTypeAttribute but"
+            " publishes no sharedCounters",
+        ),
+        (
+            partitioned([part(f"p{i}", 1, f"kind-{i}") for i in range(33)]),
+            {"defaultPartitionTypeAttribute": KIND},
+            "PartitionSummaryOverCap: pool d.example.com/p has 33 partition types, exceeding the"
+            " maximum of 32",
+        ),
+    ],
+)
+def test_what_cannot_be_summed_up_is_told_and_the_rest_is_counted(slices, spec, text):
+    (pool,) = ask(slices, **spec)["pools"]
+    assert pool["validationError"] == text
+    assert "partitionSummary" not in pool
+    assert pool["totalDevices"] == pool["availableDevices"] > 0
+
+
+def test_more_capacities_than_can_be_listed_are_told_beside_the_partitions_error():
+    shared = [
+        {
+            "name": f"d{i}",
+            "allowMultipleAllocations": True,
+            "capacity": {f"c{i}-{j}": {"value": "1"} for j in range(30)},
+        }
+        for i in range(2)
+    ]
+    (pool,) = ask([slice_of("a", devices=shared)])["pools"]
+    text = "pool d.example.com/p has 60 shareable capacity keys, exceeding the maximum of 32"
+    assert pool["validationError"] == f"ShareableSummaryOverCap: {text}"
+    assert pool["totalDevices"] == 2
+    assert "shareableSummary" not in pool
+    (pool,) = ask([slice_of("a", devices=shared[:1], partitionTypeAttribute=KIND)])["pools"]
+    assert pool["validationError"].startswith("PartitionTypeMissing")
+    assert pool["shareableSummary"]["fullyAvailableDevices"] == 1

@@ -358,6 +358,10 @@ class Snapshot:
         row = self.rows.get(node)
         book = self._homeless[node] if row is None else self.pods_on[row]
         book[new.key] = new
+        if row is not None and old.labels != new.labels:  # binding adds the node's topology
+            self.tallies.remove(old, row)
+            self.tallies.add(new, row)
+            self._touch(row)
 
     def displace(self, key: Key) -> None:
         """Take a pod off its node; nothing happens if it is not placed."""
@@ -636,7 +640,6 @@ def _weighs_the_same(old: Pod, new: Pod) -> bool:
         and (old.terminating, old.preempted) == (new.terminating, new.preempted)
         and (old.claims, old.gang, old.priority) == (new.claims, new.gang, new.priority)
         and (old.volumes, old.disks) == (new.volumes, new.disks)
-        and old.labels == new.labels
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubarium.api.resource import Document
@@ -102,3 +103,40 @@ async def insist(clock: Clock, action: NodeAction, node: OwnNode) -> None:
             _LOG.exception("node %s", node.spec.name)
         await clock.sleep(delay_s)
         delay_s = min(delay_s * 2, _LAST_RETRY_S)
+
+
+class AskedNodes:
+    """An action for nodes by name, insisted on: one at a time for each, side by side for all.
+
+    A node that is asked for while it is served is served once more.
+    """
+
+    def __init__(self, clock: Clock, nodes: Mapping[str, OwnNode], action: NodeAction) -> None:
+        self._clock = clock
+        self._nodes = nodes
+        self._action = action
+        self._asked: asyncio.Queue[str] = asyncio.Queue()
+        self._served: dict[str, bool] = {}  # and whether they were asked for again
+
+    def ask(self, name: str) -> None:
+        """Have a node served soon."""
+        self._asked.put_nowait(name)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                name = await self._asked.get()
+                if name in self._served:
+                    self._served[name] = True
+                else:
+                    self._served[name] = False
+                    group.create_task(self._serve(name))
+
+    async def _serve(self, name: str) -> None:
+        again = True
+        while again:
+            self._served[name] = False
+            await insist(self._clock, self._action, self._nodes[name])
+            again = self._served[name]
+        del self._served[name]

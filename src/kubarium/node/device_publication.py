@@ -3,13 +3,12 @@ Node's annotations say, in the health that they say."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 from kubarium.api.kinds import NODES
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
-from kubarium.node.agent_nodes import OwnNode, insist
+from kubarium.node.agent_nodes import AskedNodes, OwnNode
 from kubarium.node.drivers.health import HEALTH_ANNOTATION, Health, health_changes, node_health
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
@@ -35,11 +34,11 @@ class DevicePublication:
         self._nodes = context.informers.get(NODES)
         self._is_away = is_away
         self._recorder = recorder
-        self._changes: asyncio.Queue[str] = asyncio.Queue()
+        self._changes = AskedNodes(context.clock, nodes, self.publish)
 
     def changed(self, name: str) -> None:
         """A node's annotations may ask for others now."""
-        self._changes.put_nowait(name)
+        self._changes.ask(name)
 
     def slices_changed(self, name: str, driver: str) -> None:
         """Somebody else has changed or removed what a driver published."""
@@ -49,13 +48,11 @@ class DevicePublication:
         node.doubted.add(driver)
         # A Node that is gone is announced anew with its devices; one that is away comes back first.
         if self._nodes.get(name) is not None and not self._is_away(name):
-            self._changes.put_nowait(name)
+            self._changes.ask(name)
 
     async def run(self) -> None:
         """Follow changes until cancelled."""
-        while True:
-            node = self._mine[await self._changes.get()]
-            await insist(self._context.clock, self.publish, node)
+        await self._changes.run()
 
     async def publish(self, node: OwnNode) -> None:
         """Bring the slices of all its drivers up to date; ApiError."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from kubarium.api.kinds import LEASES, NODES
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
-from kubarium.node.agent_nodes import NodeAction, OwnNode, insist, spread
+from kubarium.node.agent_nodes import AskedNodes, NodeAction, OwnNode, insist, spread
 from kubarium.node.drivers.health import without_events
 from kubarium.node.eviction.manager import Tell
 from kubarium.node.registration import (
@@ -54,12 +54,12 @@ class NodePresence:
         self._publish_devices = publish_devices
         self._tell = tell
         self._duration_s = lease_seconds(len(nodes))
-        self._changes: asyncio.Queue[str] = asyncio.Queue()
+        self._changes = AskedNodes(context.clock, nodes, self._write_or_announce)
         self._returned: asyncio.Queue[str] = asyncio.Queue()
 
     def changed(self, name: str) -> None:
         """What a node says of itself is another now: it is written at once."""
-        self._changes.put_nowait(name)
+        self._changes.ask(name)
 
     def returned(self, name: str) -> None:
         """A node was away and is heard again."""
@@ -82,7 +82,7 @@ class NodePresence:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew_leases())
             group.create_task(self._refresh_status())
-            group.create_task(self._follow_status())
+            group.create_task(self._changes.run())
             group.create_task(self._follow_returns())
 
     async def _announce(self, node: OwnNode) -> None:
@@ -171,11 +171,14 @@ class NodePresence:
                     if not self._is_off(node.spec.name):
                         await self._try(self._write_status, node)
 
-    async def _follow_status(self) -> None:
-        """What a node says of itself has changed: write it at once."""
-        while True:
-            node = self._mine[await self._changes.get()]
-            await insist(self._context.clock, self._write_status, node)
+    async def _write_or_announce(self, node: OwnNode) -> None:
+        """The status, or all of a Node that somebody deleted."""
+        try:
+            await self._write_status(node)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise
+            await self._announce(node)
 
     def _tell_of_pressure(self, node: OwnNode, before: Document, status: Document) -> None:
         known = (before.get("status") or {}).get("conditions") or ()

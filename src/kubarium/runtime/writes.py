@@ -67,6 +67,24 @@ async def update_status(
     return updated
 
 
+async def add_to_status(
+    context: Context, resource: Resource, document: Document, fields: Document
+) -> Document:
+    """Set fields of the status of the object that ``document`` shows, and leave its others alone.
+
+    An update if nobody wrote to the object since, which is cheaper, else a patch of these fields;
+    they are the caller's to give away and have their kind's types for sure.
+    """
+    status = {**(document.get("status") or {}), **fields}
+    try:
+        return await update_status(context, resource, document, status, fresh=True)
+    except ApiError as error:
+        if error.reason != "Conflict":
+            raise
+    change: Document = {"metadata": {"uid": document["metadata"]["uid"]}, "status": fields}
+    return await patch(context, resource, document, change, subresource="status")
+
+
 async def patch(
     context: Context,
     resource: Resource,

@@ -76,8 +76,17 @@ def sentence(found: RequestSurvey) -> str:
         return f"{head}: {found.notes[0]}"
     if found.free < found.needed:
         counts = f"{found.needed} devices needed, {found.matching} match, {found.free} free"
-        return f"{head}: {counts}{_unusable(found)}"
+        return f"{head}: {counts}{_tainted(found)}{_unusable(found)}"
     return ""
+
+
+def _tainted(found: RequestSurvey) -> str:
+    """How many of the devices that match are tainted, and with what most of them."""
+    taints = {why: count for why, count in found.failed.items() if why.startswith("taint ")}
+    if not taints:
+        return ""
+    text = min(taints, key=lambda why: (-taints[why], why)).removeprefix("taint ")
+    return f", {sum(taints.values())} tainted ({text})"
 
 
 def _unusable(found: RequestSurvey) -> str:

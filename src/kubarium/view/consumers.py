@@ -1,8 +1,78 @@
-"""Who consumes a claim: a pod, or its PodGroup for all of its pods (KEP-5729)."""
+"""Who consumes a claim: a pod, or its PodGroup for all of its pods (KEP-5729).
+
+Source: ``k8s.io/dynamic-resource-allocation/resourceclaim``.
+"""
 
 from __future__ import annotations
 
 from kubarium.api.resource import Document
+
+GROUP = "scheduling.k8s.io"
+
+
+def is_group_consumer(entry: Document) -> bool:
+    """Whether a ``reservedFor`` entry is a PodGroup; others' groups are none of ours."""
+    return entry.get("resource") == "podgroups" and entry.get("apiGroup") == GROUP
+
+
+def is_pod_consumer(entry: Document) -> bool:
+    """Whether a ``reservedFor`` entry is a pod."""
+    return entry.get("resource") == "pods" and not entry.get("apiGroup")
+
+
+def group_name(pod: Document) -> str:
+    """The PodGroup that a pod belongs to; "" if to none."""
+    group = (pod.get("spec") or {}).get("schedulingGroup") or {}
+    return group.get("podGroupName") or ""
+
+
+def is_reserved_for(claim: Document, pod: Document) -> bool:
+    """Whether the pod, or its group, may use the claim. Pods do not know their group's uid."""
+    uid, group = pod["metadata"].get("uid"), group_name(pod)
+    return any(
+        entry.get("uid") == uid
+        or (is_group_consumer(entry) and bool(group) and entry.get("name") == group)
+        for entry in (claim.get("status") or {}).get("reservedFor") or ()
+    )
+
+
+def maker_of(claim: Document) -> tuple[str, str, str]:
+    """(kind, name, uid) of the Pod or PodGroup that a claim was generated for; empty without."""
+    for owner in claim["metadata"].get("ownerReferences") or ():
+        kind, version = owner.get("kind"), owner.get("apiVersion") or ""
+        pod = kind == "Pod" and version == "v1"
+        if owner.get("controller") and (
+            pod or (kind == "PodGroup" and version.startswith(f"{GROUP}/"))
+        ):
+            return kind, owner["name"], owner["uid"]
+    return "", "", ""
+
+
+def not_made_for(claim: Document, pod: Document) -> str:
+    """Upstream's sentence if the claim of one of the pod's templates is not the pod's own.
+
+    "" for claims that the pod names itself, which need no owner.
+    """
+    metadata, name = pod["metadata"], claim["metadata"]["name"]
+    made = [
+        status.get("name")
+        for status in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
+        if status.get("resourceClaimName") == name
+    ]
+    entries = (pod.get("spec") or {}).get("resourceClaims") or () if made else ()
+    if not any(e.get("resourceClaimTemplateName") and e.get("name") in made for e in entries):
+        return ""
+    kind, owner, uid = maker_of(claim)
+    group = group_name(pod)
+    if (kind == "Pod" and uid == metadata["uid"]) or (kind == "PodGroup" and owner == group):
+        return ""
+    namespace = metadata.get("namespace", "")
+    text = (
+        f"ResourceClaim {namespace}/{name} was not created for Pod {namespace}/{metadata['name']}"
+    )
+    if group:
+        return f"{text} (neither Pod nor PodGroup {group} is the owner)"
+    return f"{text} (Pod is not owner)"
 
 
 def _sources(entry: Document) -> tuple[str, str, str]:
@@ -44,7 +114,7 @@ def consumer(claim: str, pod: Document, group: Document | None) -> Document:
             assert group is not None
             metadata = group["metadata"]
             return {
-                "apiGroup": "scheduling.k8s.io",
+                "apiGroup": GROUP,
                 "resource": "podgroups",
                 "name": metadata["name"],
                 "uid": metadata["uid"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,8 @@ from kubarium.view.device_taints import TaintRule
 from kubarium.view.devices import allocation_row, shown, slice_row
 
 DEFAULT_LIMIT = 100
-# resource.k8s.io/v1alpha3: at most this many entries of partitionSummary.
-MAX_PARTITIONS = 32
+# resource.k8s.io/v1alpha3: at most this many entries of partitionSummary and of capacities.
+MAX_ENTRIES = 32
 # KEP-5677: validationError is at most this long.
 MAX_ERROR = 256
 
@@ -101,8 +102,16 @@ def _ledger_of(claims: Iterable[Document]) -> Ledger:
     return ledger
 
 
+INCOMPLETE = "PoolIncomplete:"
+
+
+def is_incomplete(pool: Document) -> bool:
+    """Whether slices of the pool are missing, which its driver may be about to publish."""
+    return str(pool.get("validationError", "")).startswith(INCOMPLETE)
+
+
 class _PoolProblem(Exception):
-    """Why a pool cannot be summed up, with the word in front that KEP-5677 gives it."""
+    """What of a pool cannot be summed up, with the word in front that KEP-5677 gives it."""
 
 
 def _status(slices: list[Slice], ledger: Ledger, attribute: str) -> Document:
@@ -113,15 +122,16 @@ def _status(slices: list[Slice], ledger: Ledger, attribute: str) -> Document:
         "driver": first.driver,
         "poolName": first.pool,
         "generation": newest,
-        "resourceSliceCount": len(current),
     }
     nodes = {s.node_name for s in current}
     if len(nodes) == 1 and first.node_name:
         status["nodeName"] = first.node_name
     try:
-        return status | _counts(_checked(current), ledger, attribute)
+        pool = _checked(current)
     except _PoolProblem as problem:
         return status | {"validationError": str(problem)[:MAX_ERROR]}
+    counts = {"resourceSliceCount": len(current)} | _counts(pool, ledger)
+    return status | counts | _views(pool, ledger, attribute)
 
 
 def _checked(slices: list[Slice]) -> Pool:
@@ -129,10 +139,11 @@ def _checked(slices: list[Slice]) -> Pool:
     everywhere = [_everywhere(s) for s in slices]
     pools = gather(everywhere, lambda key: everywhere, "", {}, Features())
     if not pools:
-        raise _PoolProblem("PoolIncomplete: pool is empty")
+        raise _PoolProblem(f"{INCOMPLETE} pool is empty")
     if pools[0].incomplete:
-        found, wanted = len(slices), slices[0].slice_count
-        raise _PoolProblem(f"PoolIncomplete: {found} of {wanted} slices are published")
+        seen, newest = f"{len(slices)}/{slices[0].slice_count}", slices[0].generation
+        text = f"{_name(pools[0])} is incomplete: observed {seen} slices at generation {newest}"
+        raise _PoolProblem(f"{INCOMPLETE} {text}")
     if pools[0].invalid:
         raise _PoolProblem(f"PoolInvalid: {pools[0].invalid}")
     return pools[0]
@@ -142,25 +153,44 @@ def _everywhere(item: Slice) -> Slice:
     return replace(item, node_name="", node_terms=None, all_nodes=True, per_device=False)
 
 
-def _counts(pool: Pool, ledger: Ledger, attribute: str) -> Document:
+def _name(pool: Pool) -> str:
+    return f"pool {pool.driver}/{pool.name}"
+
+
+def _counts(pool: Pool, ledger: Ledger) -> Document:
     devices = [d for s in pool.slices for d in s.devices]
     free = _free_counters(pool, devices, ledger)
     allocated = [d for d in devices if ledger.in_use(_id(pool, d))]
     idle = [d for d in devices if not ledger.in_use(_id(pool, d))]
     available = [d for d in idle if _usable(d, free)]
-    counts: Document = {
+    return {
         "totalDevices": len(devices),
         "allocatedDevices": len(allocated),
         "availableDevices": len(available),
         "unavailableDevices": len(idle) - len(available),
     }
-    summary = _partitions(pool, ledger, free, attribute) if pool.counter_sets else []
-    if summary:
-        counts["partitionSummary"] = summary
-    shareable = [d for d in devices if d.allow_multiple]
-    if shareable:
-        counts["shareableSummary"] = _shareable(pool, shareable, ledger)
-    return counts
+
+
+def _views(pool: Pool, ledger: Ledger, attribute: str) -> Document:
+    """Partitions and shares, and the first that is wrong; what can be counted still is."""
+    views: Document = {}
+    errors: list[str] = []
+    try:
+        summary = _partitions(pool, ledger, attribute)
+    except _PoolProblem as problem:
+        summary, errors = [], [str(problem)]
+    try:
+        shareable = _shareable(pool, ledger)
+    except _PoolProblem as problem:
+        shareable = None
+        errors.append(str(problem))
+    if shareable is not None:
+        views["shareableSummary"] = shareable
+    if errors:
+        views["validationError"] = errors[0][:MAX_ERROR]
+    elif summary:
+        views["partitionSummary"] = summary
+    return views
 
 
 def _id(pool: Pool, device: Device) -> DeviceId:
@@ -185,27 +215,33 @@ def _usable(device: Device, free: Mapping[tuple[str, str], Amount]) -> bool:
     return all(free[counter] >= amount for counter, amount in _needs(device))
 
 
-def _partitions(
-    pool: Pool, ledger: Ledger, free: Mapping[tuple[str, str], Amount], default: str
-) -> list[Document]:
+def _partitions(pool: Pool, ledger: Ledger, default: str) -> list[Document]:
     """Per attribute and type: devices in all, and how many could still be allocated.
 
     The attribute is the slice's own, else the request's default. What could be allocated is counted
     as if only this type were asked for: one device after the other while the counters last.
     """
+    if not pool.counter_sets:
+        if any(item.partition_attribute and item.devices for item in pool.slices):
+            text = f"{_name(pool)} declares partitionTypeAttribute but publishes no sharedCounters"
+            raise _PoolProblem(f"PartitionTypeMissing: {text}")
+        return []
     groups: dict[tuple[str, str], list[Device]] = {}
     for item in pool.slices:
         name = item.partition_attribute or default
         for device in item.devices if name else ():
-            value = attribute_of(device, pool.driver, name) if device.consumes else None
-            if value is not None and value.kind == "string":
-                groups.setdefault((name, value.shown()), []).append(device)
-            elif device.consumes and item.partition_attribute:
-                text = f"PartitionTypeMissing: device {device.name} has no string attribute {name}"
-                raise _PoolProblem(text)
-    if len(groups) > MAX_PARTITIONS:
-        text = f"PartitionSummaryOverCap: {len(groups)} partition types, at most {MAX_PARTITIONS}"
-        raise _PoolProblem(text)
+            if not device.consumes:
+                continue
+            value = attribute_of(device, pool.driver, name)
+            if value is None or value.kind != "string":
+                text = f"does not carry partition type attribute {json.dumps(name)}"
+                where = f"device {json.dumps(device.name)} in {_name(pool)}"
+                raise _PoolProblem(f"PartitionTypeMissing: {where} {text}")
+            groups.setdefault((name, value.shown()), []).append(device)
+    if len(groups) > MAX_ENTRIES:
+        text = f"has {len(groups)} partition types, exceeding the maximum of {MAX_ENTRIES}"
+        raise _PoolProblem(f"PartitionSummaryOverCap: {_name(pool)} {text}")
+    free = _free_counters(pool, [d for s in pool.slices for d in s.devices], ledger)
     return [
         {
             "attribute": name,
@@ -226,7 +262,8 @@ def _allocatable(
 ) -> int:
     costs = {tuple(sorted(use.counters for use in device.consumes)) for device in devices}
     if len(costs) > 1:
-        raise _PoolProblem(f"PartitionCostMismatch: devices of type {kind} consume differently")
+        text = f"devices of partition type {json.dumps(kind)} in {_name(pool)}"
+        raise _PoolProblem(f"PartitionCostMismatch: {text} consume different counters")
     count = 0
     for device in devices:
         needs = [(u.counter_set, n, a) for u in device.consumes for n, a in u.counters]
@@ -238,7 +275,11 @@ def _allocatable(
     return count
 
 
-def _shareable(pool: Pool, devices: list[Device], ledger: Ledger) -> Document:
+def _shareable(pool: Pool, ledger: Ledger) -> Document | None:
+    """Of devices that may be allocated several times; None if there are none."""
+    devices = [d for s in pool.slices for d in s.devices if d.allow_multiple]
+    if not devices:
+        return None
     totals: dict[str, list[Amount]] = {}
     full = partial = 0
     for device in devices:
@@ -250,6 +291,9 @@ def _shareable(pool: Pool, devices: list[Device], ledger: Ledger) -> Document:
             entry = totals.setdefault(name, [0, 0])
             entry[0] += capacity.value
             entry[1] += consumed.get(name, 0)
+    if len(totals) > MAX_ENTRIES:
+        text = f"has {len(totals)} shareable capacity keys, exceeding the maximum of {MAX_ENTRIES}"
+        raise _PoolProblem(f"ShareableSummaryOverCap: {_name(pool)} {text}")
     return {
         "fullyAvailableDevices": full,
         "partiallyAvailableDevices": partial,

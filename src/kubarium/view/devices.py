@@ -47,7 +47,7 @@ from kubarium.engine.placement.devices import MAX_RESERVED
 from kubarium.view.device_taints import TaintRule, taints_of
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import node_selector_document, node_terms
-from kubarium.view.taints import taint, toleration
+from kubarium.view.taints import device_toleration, taint
 
 _Json = Mapping[str, Any]
 
@@ -365,7 +365,7 @@ def _request(document: _Json, name: str) -> Request:
         mode,
         0 if mode == ALL else int(document.get("count") or 1),
         document.get("adminAccess"),
-        tuple(toleration(t) for t in document.get("tolerations") or ()),
+        tuple(device_toleration(t) for t in document.get("tolerations") or ()),
         None
         if capacity is None
         else tuple((n, exact(q)) for n, q in sorted((capacity.get("requests") or {}).items())),
@@ -402,7 +402,7 @@ def _result(document: _Json) -> DeviceResult:
         document.get("adminAccess") or None,
         bool(document.get("shareID")),
         tuple((n, exact(q)) for n, q in sorted((document.get("consumedCapacity") or {}).items())),
-        tuple(toleration(t) for t in document.get("tolerations") or ()),
+        tuple(device_toleration(t) for t in document.get("tolerations") or ()),
         tuple(document.get("bindingConditions") or ()),
         tuple(document.get("bindingFailureConditions") or ()),
         tuple(document.get("skipNodeOperations") or ()),

@@ -13,7 +13,7 @@ only the rest of the pod's resources become a claim (``NodeResourcesFit`` delega
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,12 @@ from kubarium.base.quantity import QuantityError, whole
 from kubarium.engine.model import Key, PodShape
 from kubarium.engine.reasons import IMPLICIT_PREFIX
 
+# Keeps a claim as long as somebody uses its devices.
+CLAIM_FINALIZER = "resource.kubernetes.io/delete-protection"
 CLAIM_ANNOTATION = "resource.kubernetes.io/extended-resource-claim"
+
+_Container = Mapping[str, Any]
+_Asked = tuple[int, int, tuple[str, ...]]
 
 # Shapes whose stripped twin is remembered; a cluster has as many as it has pod templates.
 _MAX_SHAPES = 4096
@@ -47,6 +52,9 @@ class ExtendedResources:
         self._classes: dict[str, str] = {}
         self._shapes: dict[PodShape, PodShape] = {}
         self._variants: dict[tuple[PodShape, frozenset[str], bool], PodShape] = {}
+        # Pods of one template share their lists of containers, by whose identity the answer is
+        # found; to be held here is what keeps another list from taking over an id.
+        self._mapped: dict[_Asked, tuple[object, object, tuple[Mapped, ...]]] = {}
 
     def set_class(self, document: Document) -> None:
         """Learn a DeviceClass."""
@@ -69,6 +77,7 @@ class ExtendedResources:
     def _forget(self) -> None:
         self._shapes.clear()
         self._variants.clear()
+        self._mapped.clear()
 
     def class_for(self, resource: str) -> str:
         """The class that answers a resource name; "" if none does."""
@@ -119,12 +128,24 @@ class ExtendedResources:
             self._variants[shape, own, only] = known
         return known
 
-    def mapped(self, spec: Mapping[str, Any], served: Collection[str] = ()) -> list[Mapped]:
+    def mapped(self, spec: Mapping[str, Any], served: tuple[str, ...] = ()) -> tuple[Mapped, ...]:
         """The requests of a pod's containers that classes answer.
 
         ``served`` are resources that the pod's node serves by itself.
         """
-        initial, mains = spec.get("initContainers") or [], spec.get("containers") or []
+        initial, mains = spec.get("initContainers"), spec.get("containers")
+        asked = (id(initial), id(mains), served)
+        known = self._mapped.get(asked)
+        if known is None:
+            found = tuple(self._find(initial or [], mains or [], served))
+            if len(self._mapped) >= _MAX_SHAPES:
+                self._mapped.clear()
+            known = self._mapped[asked] = (initial, mains, found)
+        return known[2]
+
+    def _find(
+        self, initial: list[_Container], mains: list[_Container], served: Collection[str]
+    ) -> list[Mapped]:
         wanted = [self._of(c, i, served) for i, c in enumerate([*initial, *mains])]
         brief = {i for i, c in enumerate(initial) if c.get("restartPolicy") != "Always"}
         found: list[Mapped] = []
@@ -135,9 +156,7 @@ class ExtendedResources:
             found += _in_turn({i: asking[i] for i in asking if i in brief}, lasting)
         return found
 
-    def _of(
-        self, container: Mapping[str, Any], index: int, served: Collection[str]
-    ) -> dict[str, Mapped]:
+    def _of(self, container: _Container, index: int, served: Collection[str]) -> dict[str, Mapped]:
         """By resource what the container wants; requests are numbered as all its resources are."""
         resources = container.get("resources") or {}
         wanted = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
@@ -183,7 +202,7 @@ def _count(quantity: object) -> int:
         return 0
 
 
-def claim_spec_document(mapped: list[Mapped]) -> Document:
+def claim_spec_document(mapped: Sequence[Mapped]) -> Document:
     """The spec of the claim that stands for these requests."""
     unique = {m.request: m for m in mapped}
     requests = [
@@ -201,7 +220,7 @@ def claim_spec_document(mapped: list[Mapped]) -> Document:
 
 
 def claim_document(pod: Document, spec: Document) -> Document:
-    """The claim to create for a pod; it goes with the pod."""
+    """The claim to create for a pod, protected from the start; it goes with the pod."""
     metadata = pod["metadata"]
     owner = {
         "apiVersion": "v1",
@@ -218,13 +237,14 @@ def claim_document(pod: Document, spec: Document) -> Document:
             "generateName": f"{metadata['name']}-extended-resources-",
             "namespace": metadata["namespace"],
             "annotations": {CLAIM_ANNOTATION: "true"},
+            "finalizers": [CLAIM_FINALIZER],
             "ownerReferences": [owner],
         },
         "spec": spec,
     }
 
 
-def claim_status_document(claim: str, mapped: list[Mapped]) -> Document:
+def claim_status_document(claim: str, mapped: Sequence[Mapped]) -> Document:
     """The pod's ``status.extendedResourceClaimStatus``."""
     return {
         "resourceClaimName": claim,

@@ -20,10 +20,11 @@ from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.preempting import decided, preemption_account, promised
+from kubarium.view.profiles import Profiles, scheduler_name
 
 
 def composite_account(
-    view: ClusterView, pods: Iterable[Document], key: Key, title: str
+    view: ClusterView, profiles: Profiles, pods: Iterable[Document], key: Key, title: str
 ) -> Explanation:
     """The account of the hierarchy that the composite belongs to; it starts as a whole."""
     root = view.forest.root_of_composite(key)
@@ -55,15 +56,17 @@ def composite_account(
     why = _before(view, waiting, tree)
     if why:
         return Explanation(title, "Pending", why)
-    item = QueueItem.of_tree(tree)
+    item, scheduler = QueueItem.of_tree(tree), scheduler_name(waiting[0])
+    placer = Placer(view.snapshot, profiles.of(scheduler))
     with promised(view, pods, item.pods) as others:
-        return _undecided(view, item, others, title)
+        told = _undecided(view, placer, item, others, title)
+    return replace(told, reasons=(*told.reasons, *profiles.about(scheduler)))
 
 
 def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
     """What keeps the scheduler from looking for room at all; "" if nothing does."""
     rows = [pod for leaf in tree.leaves() for pod in leaf.pods]
-    names = [(p.get("spec") or {}).get("schedulerName") or "default-scheduler" for p in waiting]
+    names = [scheduler_name(p) for p in waiting]
     conflict = disagreement(rows, names, (leaf.gang for leaf in tree.leaves() if leaf.pods))
     if conflict or (conflict := waiting_for(tree)):
         return conflict
@@ -72,12 +75,15 @@ def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
 
 
 def _undecided(
-    view: ClusterView, item: QueueItem, others: Sequence[tuple[Pod, str]], title: str
+    view: ClusterView,
+    placer: Placer,
+    item: QueueItem,
+    others: Sequence[tuple[Pod, str]],
+    title: str,
 ) -> Explanation:
     """What would be decided now; ``others`` are promised room."""
     tree = item.tree
     assert tree is not None
-    placer = Placer(view.snapshot)
     placer.nominated = tuple(other.key for other, _ in others)
     decision = decided(placer, item)
     verdict = decision.gang_verdict

@@ -39,7 +39,7 @@ from kubarium.view.selectors import (
 )
 from kubarium.view.spreading import Spreading
 from kubarium.view.taints import toleration
-from kubarium.view.volumes import disks, volume_keys
+from kubarium.view.volumes import disks, own_volume_keys, volume_keys
 
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
 DEFAULT_MILLI_CPU = 100
@@ -155,14 +155,15 @@ def pod_parts(document: Document) -> tuple[PodPart, ...]:
                     tuple(dict.fromkeys(key for key in used if key)),
                     initial,
                     initial and container.get("restartPolicy") != "Always",
+                    tuple(sorted(_read(resources.get("limits")).items())),
                 )
             )
     return tuple(found)
 
 
-def _pod_level(spec: Document) -> tuple[tuple[str, int], ...]:
-    requests = (spec.get("resources") or {}).get("requests") or {}
-    return tuple((name, amount(name, quantity)) for name, quantity in sorted(requests.items()))
+def _pod_level(spec: Document, field: str) -> tuple[tuple[str, int], ...]:
+    """The pod's own ``requests`` or ``limits``."""
+    return tuple(sorted(_read((spec.get("resources") or {}).get(field)).items()))
 
 
 def claim_shares(document: Document) -> tuple[ClaimShare, ...]:
@@ -258,8 +259,10 @@ class PodReader:
             start_time(document),
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
+            own_volume_keys(document),
             pod_parts(document) if claims or shares else (),
-            _pod_level(spec) if claims or shares else (),
+            _pod_level(spec, "requests") if claims or shares else (),
+            _pod_level(spec, "limits") if claims or shares else (),
             "deletionTimestamp" in metadata and _is_preempted(status),
             disks(document),
         )

@@ -248,6 +248,19 @@ def test_what_drivers_report_of_devices_may_be_full():
             "must be set",
         ),
         ({"networkData": {"ips": ["10.0.0.1"]}}, "networkData.ips[0]", "in CIDR form"),
+        ({"networkData": {"ips": ["10.0.0.1/255.0.0.0"]}}, "networkData.ips[0]", "in CIDR form"),
+        (
+            {"networkData": {"ips": ["2001:DB8:0::1/64"]}},
+            "networkData.ips[0]",
+            'must be in canonical form ("2001:db8::1/64")',
+        ),
+        (
+            {"networkData": {"ips": ["::ffff:10.0.0.1/104"]}},
+            "networkData.ips[0]",
+            'must be in canonical form ("10.0.0.1/104")',
+        ),
+        ({"conditions": [READY | {"reason": "r" * 1025}]}, "conditions[0].reason", "1024 bytes"),
+        ({"conditions": [READY | {"message": "m" * 32769}]}, "conditions[0].message", "32768"),
         ({"networkData": {"ips": ["10.0.0.1/24"] * 2}}, "networkData.ips[1]", "Duplicate"),
         ({"networkData": {"ips": ["10.0.0.1/24"] * 17}}, "networkData.ips", "at most 16"),
         ({"networkData": {"interfaceName": "e" * 257}}, "networkData.interfaceName", "256"),
@@ -258,6 +271,40 @@ def test_what_drivers_report_of_devices_may_be_full():
 def test_what_is_wrong_with_a_drivers_report_is_named(report, where, words):
     found = device_status_complaints(report)
     assert any(f"devices[0].{where}: " in text and words in text for text in found), found
+
+
+def test_answers_and_taint_rules_say_what_can_be():
+    request = CATALOG.lookup("resource.k8s.io", "v1alpha3", "resourcepoolstatusrequests")
+    asked = {"metadata": {"name": "r"}, "spec": {"driver": DRIVER}}
+    pool = {"driver": "-", "poolName": "_", "nodeName": "", "generation": -1, "totalDevices": -2}
+    conditions = [READY | {"type": f"t{i}"} for i in range(11)]
+    status = {"poolCount": 1, "pools": [pool], "conditions": conditions}
+    found = validate_status_update(request, {**asked, "status": status}, asked)
+    assert {e.path for e in found} == {
+        *(f"status.pools[0].{field}" for field in pool),
+        "status.conditions",
+    }
+    rule = kind("devicetaintrules")
+    taint = {"key": "k", "effect": "NoSchedule"}
+    bare = {"metadata": {"name": "r"}, "spec": {"taint": taint}}
+    full = {**bare, "status": {"conditions": [*conditions[:8], READY | {"reason": "1"}]}}
+    found = validate_status_update(rule, full, bare)
+    assert [e.path for e in found] == ["status.conditions", "status.conditions[8].reason"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"operator": "Gt", "value": "5"}, 'supported values: "Equal", "Exists"'),
+        ({"operator": "Exists", "effect": "None"}, ""),
+        ({"operator": "Exists", "effect": "PreferNoSchedule"}, "supported values"),
+        ({"operator": "Exists", "value": "v"}, "must be empty for operator `Exists`"),
+    ],
+)
+def test_tolerations_of_devices(fields, words):
+    found = complaints("resourceclaims", claim(request(tolerations=[{"key": "k", **fields}])))
+    assert bool(found) == bool(words), found
+    assert all(words in text for text in found), found
 
 
 def test_a_drivers_own_parameters_are_bounded():

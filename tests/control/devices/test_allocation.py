@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kubarium.api.kinds import (
@@ -13,6 +15,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.base.errors import ApiError
 from kubarium.control import devices, scheduling
+from tests.control.scheduling.test_faults import Faulty
 
 DRIVER = "d.example.com"
 
@@ -225,6 +228,63 @@ def test_requests_of_the_pod_as_a_whole_cover_its_claims(world_run):
         [scheduler] = scheduling.components(world.context)
         snapshot = scheduler.view.snapshot
         assert snapshot.requested[snapshot.resources["cpu"], snapshot.rows["a"]] == 4000
+
+    world_run(story)
+
+
+def test_limits_of_the_pod_as_a_whole_cover_each_container_with_its_claims(world_run):
+    async def story(world):
+        await begin(world, resource_slice(cpus()))
+        for name in ("enough", "short"):
+            await world.create(RESOURCE_CLAIMS, claim(name, cores(3)))
+            document = pod(name, name)
+            document["spec"]["containers"][0]["resources"]["limits"] = {"cpu": "1"}
+            whole_pod = {"requests": {"cpu": "4"}, "limits": {"cpu": "4"}}
+            if name == "short":
+                whole_pod = {"requests": {"cpu": "3"}, "limits": {"cpu": "3"}}
+                requests = document["spec"]["containers"][0]["resources"]
+                requests["requests"] = {"cpu": "0"}
+            document["spec"]["resources"] = whole_pod
+            await world.create(PODS, document)
+        await world.settle()
+        assert await placed(world, "enough") == "a"
+        text = "pod level limit for cpu is insufficient to cover the limit and DRA overhead for"
+        assert f"{text} container main" in await reason(world, "short")
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("point", ["the binding fails", "an earlier attempt has left its own"])
+def test_the_status_says_what_the_claims_of_a_bound_pod_take_and_no_more(world_run, point):
+    async def story(world):
+        client = Faulty(world.controller_client)
+        await world.start()
+        await world.create(NODES, node())
+        await world.create(DEVICE_CLASSES, device_class())
+        await world.create(RESOURCE_SLICES, resource_slice(cpus()))
+        await world.create(RESOURCE_CLAIMS, claim("four", cores(4)))
+        pinned = pod("pinned", "four")
+        if point == "the binding fails":
+            client.fail(
+                "create", PODS, "pinned", "binding", ApiError(503, "ServiceUnavailable", "x")
+            )
+        await world.create(PODS, pinned)
+        if point != "the binding fails":
+            entry = {"resourceClaimName": "old", "mapping": [{"name": "cpu", "quantity": "1"}]}
+            same = entry | {"resourceClaimName": "four"}
+            same["mapping"] = [{"name": "memory", "quantity": "1Gi"}]
+            status = {"status": {"nodeAllocatableResourceClaimStatuses": [entry, same]}}
+            await world.client.patch(PODS, "pinned", status, "default", subresource="status")
+        await world.start(*scheduling.components(replace(world.context, client=client)))
+        await world.settle(0.5)
+        if point == "the binding fails":
+            status = (await world.get(PODS, "pinned"))["status"]
+            assert not status.get("nodeAllocatableResourceClaimStatuses")
+            await world.settle(20)
+        status = (await world.get(PODS, "pinned"))["status"]
+        assert await placed(world, "pinned") == "a"
+        [entry] = status["nodeAllocatableResourceClaimStatuses"]
+        assert entry["mapping"] == [{"name": "cpu", "quantity": "4"}]
 
     world_run(story)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
     EVENTS,
@@ -12,8 +16,11 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
+from kubarium.api.resource import copy_document
 from kubarium.control import devices, scheduling
-from kubarium.control.devices.claims import name_prefix, pods_by_claim
+from kubarium.control.devices.claims import ClaimCleaner, name_prefix, pods_by_claim
+from kubarium.runtime.informer import SharedInformers
+from kubarium.view.consumers import not_made_for
 
 DRIVER = "gpu.example.com"
 EXACTLY_ONE = {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}
@@ -116,8 +123,8 @@ def test_a_missing_template_is_told_and_made_good_when_it_comes(world_run):
         await world.settle(3)
         told = await world.events("FailedResourceClaimCreation")
         assert (
-            'PodResourceClaim gpu: resourceclaimtemplate.resource.k8s.io "gpu-template" not found'
-            in told[0]["message"]
+            'PodResourceClaim gpu: resource claim template "gpu-template": '
+            'resourceclaimtemplate.resource.k8s.io "gpu-template" not found' in told[0]["message"]
         )
         await world.create(RESOURCE_CLAIM_TEMPLATES, template())
         await world.settle(15)
@@ -225,24 +232,31 @@ def test_names_of_claims_keep_something_of_both_parts():
     assert ".-" not in name_prefix("p." * 40, "e"), "that would be no name"
 
 
+def group(name="g", min_count=2):
+    return {
+        "apiVersion": "scheduling.k8s.io/v1beta1",
+        "kind": "PodGroup",
+        "metadata": {"name": name},
+        "spec": {
+            "schedulingPolicy": {"gang": {"minCount": min_count}},
+            "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu-template"}],
+        },
+    }
+
+
+def member(name, of="g"):
+    document = pod(name)
+    document["spec"]["schedulingGroup"] = {"podGroupName": of}
+    return document
+
+
 def test_controllers_that_start_again_write_nothing(world_run):
     async def story(world):
         await begin(world, gpus=2)
         await world.create(RESOURCE_CLAIM_TEMPLATES, template())
-        group = {
-            "apiVersion": "scheduling.k8s.io/v1beta1",
-            "kind": "PodGroup",
-            "metadata": {"name": "g"},
-            "spec": {
-                "schedulingPolicy": {"gang": {"minCount": 2}},
-                "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu-template"}],
-            },
-        }
-        await world.create(POD_GROUPS, group)
+        await world.create(POD_GROUPS, group())
         for name in ("one", "two"):
-            member = pod(name)
-            member["spec"]["schedulingGroup"] = {"podGroupName": "g"}
-            await world.create(PODS, member)
+            await world.create(PODS, member(name))
         await world.create(PODS, pod("alone"))
         await world.settle(10)
         claims = await world.find(RESOURCE_CLAIMS)
@@ -252,5 +266,233 @@ def test_controllers_that_start_again_write_nothing(world_run):
         await world.start(*devices.components(world.context))
         await world.settle(30)
         assert world.server.store.revision == before
+
+    world_run(story)
+
+
+def test_claims_block_nobodys_deletion_and_name_their_entry(world_run):
+    async def story(world):
+        await begin(world, gpus=2)
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        await world.create(POD_GROUPS, group(min_count=1))
+        await world.create(PODS, member("one"))
+        await world.create(PODS, pod("alone"))
+        await world.settle()
+        made = {
+            c["metadata"]["generateName"]: c["metadata"] for c in await world.find(RESOURCE_CLAIMS)
+        }
+        assert set(made) == {"g-gpu-", "alone-gpu-"}
+        for metadata in made.values():
+            [owner] = metadata["ownerReferences"]
+            assert "blockOwnerDeletion" not in owner
+            assert metadata["annotations"]["resource.kubernetes.io/pod-claim-name"] == "gpu"
+
+    world_run(story)
+
+
+def test_a_group_without_its_template_says_so(world_run):
+    async def story(world):
+        await begin(world)
+        await world.create(POD_GROUPS, group())
+        await world.settle(3)
+        [told] = await world.events("FailedResourceClaimCreation")
+        text = 'PodGroupResourceClaim gpu: resource claim template "gpu-template": '
+        assert told["message"].startswith(text)
+
+    world_run(story)
+
+
+class Behind:
+    """An informer that has not heard of any object yet."""
+
+    def __init__(self, informer):
+        self._informer = informer
+
+    def __getattr__(self, name):
+        return getattr(self._informer, name)
+
+    def get(self, name, namespace=""):
+        return None
+
+
+def test_whoever_was_not_seen_yet_is_asked_for_before_devices_are_taken_away(world_run):
+    """Watches are no clock: a claim may be seen before the pod or group that it is reserved for."""
+
+    async def story(world):
+        await begin(world, gpus=3)
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        await world.create(POD_GROUPS, group(min_count=1))
+        await world.create(PODS, member("one"))
+        await world.create(PODS, pod("alone"))
+        await world.create(RESOURCE_CLAIMS, named_claim("mine"))
+        await world.create(PODS, pod("user", resourceClaimName="mine"))
+        await world.settle(5)
+        before = await world.find(RESOURCE_CLAIMS)
+        assert [bool(c["status"].get("reservedFor")) for c in before] == [True] * 3
+        cleaner = ClaimCleaner(world.context)
+        cleaner._pods, cleaner._groups = Behind(cleaner._pods), Behind(cleaner._groups)
+        await world.start(cleaner.controller)
+        await world.settle(5)
+        assert await world.find(RESOURCE_CLAIMS) == before
+
+    world_run(story)
+
+
+def test_a_pod_that_was_seen_to_go_is_not_asked_for(world_run):
+    async def story(world):
+        await begin(world, gpus=1)
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        await world.create(PODS, pod("user"))
+        await world.settle()
+        asked = []
+        get = world.controller_client.get
+
+        async def counted(resource, name, *rest, **more):
+            asked.append((resource, name))
+            return await get(resource, name, *rest, **more)
+
+        world.controller_client.get = counted
+        await world.client.delete(PODS, "user", "default", grace_period_s=0)
+        await world.settle()
+        assert await world.find(RESOURCE_CLAIMS) == []
+        assert (PODS, "user") not in asked
+
+    world_run(story)
+
+
+OTHER_GROUP = "scheduling.x-k8s.io"
+
+
+def test_groups_of_other_schedulers_are_none_of_ours(world_run):
+    """One that consumes a claim, and one that owns a claim: both of another API group."""
+
+    async def story(world):
+        await begin(world, gpus=1)
+        theirs = {"apiGroup": OTHER_GROUP, "resource": "podgroups", "name": "g", "uid": "1-2-3"}
+        owned = named_claim("owned")
+        owner = {"apiVersion": f"{OTHER_GROUP}/v1alpha1", "kind": "PodGroup", "name": "g"}
+        owned["metadata"]["ownerReferences"] = [owner | {"uid": "1-2-3", "controller": True}]
+        await world.create(RESOURCE_CLAIMS, owned)
+        await world.create(RESOURCE_CLAIMS, named_claim("mine"))
+        await world.create(PODS, pod("user", resourceClaimName="mine"))
+        await world.settle()
+        held = copy_document(await world.get(RESOURCE_CLAIMS, "mine"))
+        held["status"]["reservedFor"].append(theirs)
+        await world.client.update(RESOURCE_CLAIMS, held, "default", subresource="status")
+        await world.client.delete(PODS, "user", "default", grace_period_s=0)
+        await world.settle(5)
+        assert (await world.get(RESOURCE_CLAIMS, "mine"))["status"]["reservedFor"] == [theirs]
+        assert await world.get(RESOURCE_CLAIMS, "owned")
+
+    world_run(story)
+
+
+def test_a_pod_too_many_for_its_claim_is_told_and_gets_the_place_of_another(world_run):
+    async def story(world):
+        await begin(world, gpus=1)
+        await world.create(RESOURCE_CLAIMS, named_claim("shared"))
+        await world.create(PODS, pod("first", resourceClaimName="shared"))
+        await world.settle()
+        held = copy_document(await world.get(RESOURCE_CLAIMS, "shared"))
+        others = [
+            {"apiGroup": "example.com", "resource": "jobs", "name": str(i), "uid": str(i)}
+            for i in range(255)
+        ]
+        held["status"]["reservedFor"] += others
+        await world.client.update(RESOURCE_CLAIMS, held, "default", subresource="status")
+        late = pod("late", resourceClaimName="shared")
+        late["spec"]["nodeName"] = "a"
+        await world.create(PODS, late)
+        await world.settle(5)
+        [told] = await world.events("FailedResourceClaimReservation")
+        assert told["involvedObject"]["name"] == "late"
+        text = "status.reservedFor: Too many: 257: must have at most 256 items"
+        assert told["message"].startswith(
+            "reserve claim default/shared: ResourceClaim.resource.k8s.io"
+        )
+        assert text in told["message"]
+        await world.client.delete(PODS, "first", "default", grace_period_s=0)
+        await world.settle(1)
+        users = (await world.get(RESOURCE_CLAIMS, "shared"))["status"]["reservedFor"]
+        assert len(users) == 256
+        assert users[-1]["name"] == "late"
+
+    world_run(story)
+
+
+def test_a_reservation_that_somebody_drops_is_made_again(world_run):
+    async def story(world):
+        await begin(world, gpus=1)
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        await world.create(PODS, pod("user"))
+        await world.settle()
+        held = copy_document((await world.find(RESOURCE_CLAIMS))[0])
+        users = held["status"].pop("reservedFor")
+        await world.client.update(RESOURCE_CLAIMS, held, "default", subresource="status")
+        await world.settle()
+        [held] = await world.find(RESOURCE_CLAIMS)
+        assert held["status"]["reservedFor"] == users
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("whose", ["pod", "group"])
+def test_a_claim_that_the_status_names_is_not_made_twice(world_run, whose):
+    """Neither while it waits to go with its users, nor when somebody took its annotation off."""
+
+    async def story(world):
+        await begin(world, gpus=2)
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        await world.create(POD_GROUPS, group(min_count=1))
+        await world.create(PODS, member("one") if whose == "group" else pod("one"))
+        await world.settle()
+        claims = await world.find(RESOURCE_CLAIMS)
+        [mine] = [c for c in claims if c.get("status")]
+        bare = {"metadata": {"annotations": None}}
+        await world.client.patch(RESOURCE_CLAIMS, mine["metadata"]["name"], bare, "default")
+        await world.client.delete(RESOURCE_CLAIMS, mine["metadata"]["name"], "default")
+        await world.client.patch(
+            POD_GROUPS if whose == "group" else PODS,
+            "g" if whose == "group" else "one",
+            {"metadata": {"labels": {"touched": "yes"}}},
+            "default",
+        )
+        # The controllers start anew, and look at everything.
+        await world.start(
+            *devices.components(
+                replace(
+                    world.context, informers=SharedInformers(world.controller_client, world.clock)
+                )
+            )
+        )
+        await world.settle(5)
+        left = [c["metadata"]["name"] for c in await world.find(RESOURCE_CLAIMS)]
+        assert left == [c["metadata"]["name"] for c in claims]
+        [status] = (await world.get(PODS, "one"))["status"]["resourceClaimStatuses"]
+        assert status["resourceClaimName"] == mine["metadata"]["name"]
+
+    world_run(story)
+
+
+def test_a_pod_does_not_get_the_claim_that_was_made_for_another(world_run):
+    async def story(world):
+        await begin(world, gpus=1)
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        await world.create(PODS, pod("owner"))
+        await world.settle()
+        [mine] = await world.find(RESOURCE_CLAIMS)
+        name = mine["metadata"]["name"]
+        thief = pod("thief", template_name="none")
+        thief["spec"]["nodeName"] = "a"
+        await world.create(PODS, thief)
+        status = {"status": {"resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": name}]}}
+        await world.client.patch(PODS, "thief", status, "default", subresource="status")
+        await world.settle(3)
+        [user] = (await world.get(RESOURCE_CLAIMS, name))["status"]["reservedFor"]
+        assert user["name"] == "owner"
+        text = f"ResourceClaim default/{name} was not created for Pod default/thief"
+        stolen = not_made_for(mine, await world.get(PODS, "thief"))
+        assert stolen == f"{text} (Pod is not owner)"
+        assert not_made_for(mine, await world.get(PODS, "owner")) == ""
 
     world_run(story)

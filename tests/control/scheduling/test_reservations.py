@@ -256,6 +256,7 @@ def test_a_pod_whose_end_is_unknown_never_takes_reserved_room(world_run):
         for i in range(3):
             await end(world, f"busy-{i}")
             await world.settle(3)
+        await world.settle(15)
         placed = await where(world)
         assert len(await bound_of(world, "g")) == 2
         assert {placed[f"service-{i}"] for i in range(4)} == {free, None}

@@ -19,6 +19,7 @@ from kubarium.engine.devices.model import (
 )
 from kubarium.engine.model import ClaimShare, Overhead, Pod, PodPart, PodShape
 from kubarium.engine.placement.node_claims import charged, is_mapped, shares_of
+from kubarium.node.claimed import of_pod
 from kubarium.view.pods import claim_shares, claim_shares_document
 
 CLAIM = ("ns", "c")
@@ -57,13 +58,22 @@ def test_overhead_counts_for_the_pod_and_for_each_user():
     assert cpu(two, overhead(None, 5, "a", "gone")) == 310, "unknown users count for ever"
 
 
-def test_overhead_of_a_brief_container_counts_only_towards_its_moment():
+def test_overhead_of_a_brief_container_counts_for_the_pods_whole_life():
+    """As the node adds it to the pod's control group, and upstream to its requests."""
     parts = (part("init", 250, initial=True, brief=True), part("main", 200))
     assert cpu(pod(*parts, cpu=250), overhead(None, 100, "init")) == 350
-    assert cpu(pod(*parts, cpu=250), overhead(None, 100, "main")) == 300
-    sidecar = part("side", 50, initial=True)
-    both = pod(sidecar, *parts, cpu=300)
-    assert cpu(both, overhead(None, 100, "side")) == 400
+    assert cpu(pod(*parts, cpu=250), overhead(None, 100, "main")) == 350
+    assert cpu(pod(*parts, cpu=250), overhead(7, 100, "init", "main")) == 457
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99), st.booleans()), max_size=4))
+def test_the_scheduler_counts_what_the_node_adds(overheads):
+    """Whatever containers are there: what the status says is what both take from it."""
+    users = tuple(name for name, (_, _, uses) in zip("abcd", overheads, strict=False) if uses)
+    shares = [overhead(pod_, each, *users) for pod_, each, _ in overheads]
+    document = {"status": {"nodeAllocatableResourceClaimStatuses": claim_shares_document(shares)}}
+    one = pod(part("a", 100), part("b", 50, initial=True, brief=True), cpu=100)
+    assert cpu(one, *shares) == 100 + 1000 * of_pod(document).get("cpu", 0)
 
 
 def test_requests_of_the_pod_as_a_whole_stay_as_they_are():

@@ -115,7 +115,9 @@ _RULES: dict[tuple[str, str], Rules] = {
     (_DRA, "ResourcePoolStatusRequest"): Rules(
         devices.check_status_request, devices.check_claim_update, devices.check_status_answer
     ),
-    (_DRA, "DeviceTaintRule"): Rules(devices.check_taint_rule),
+    (_DRA, "DeviceTaintRule"): Rules(
+        devices.check_taint_rule, status=devices.check_taint_rule_status
+    ),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
         check_definition, check_definition_update
     ),

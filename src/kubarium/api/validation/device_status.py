@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from ipaddress import ip_interface
 
@@ -15,6 +16,8 @@ from kubarium.api.validation.report import Report
 MAX_DEVICE_CONDITIONS = 8
 MAX_DEVICE_IPS = 16
 MAX_DATA = 10 * 1024
+MAX_REASON = 1024
+MAX_MESSAGE = 32 * 1024
 CONDITION_STATUSES = ("False", "True", "Unknown")
 _CONDITION_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 
@@ -31,17 +34,17 @@ def check_device_statuses(
             shown = "/".join(part for part in _identity(device) if part)
             report.invalid(at(path, index), shown, "must be an allocated device in the claim")
         conditions = device.get("conditions") or []
-        if len(conditions) > MAX_DEVICE_CONDITIONS:
-            report.too_many(at(path, index, "conditions"), len(conditions), MAX_DEVICE_CONDITIONS)
-        _check_conditions(conditions, at(path, index, "conditions"), report)
+        check_conditions(conditions, MAX_DEVICE_CONDITIONS, at(path, index, "conditions"), report)
         if device.get("data") is not None:
             _check_data(device["data"], at(path, index, "data"), report)
         if device.get("networkData"):
             _check_network(device["networkData"], at(path, index, "networkData"), report)
 
 
-def _check_conditions(conditions: list[Document], path: Path, report: Report) -> None:
+def check_conditions(conditions: list[Document], most: int, path: Path, report: Report) -> None:
     """As upstream checks conditions whose writers are not its own (metav1 ValidateConditions)."""
+    if len(conditions) > most:
+        report.too_many(path, len(conditions), most)
     types: set[str] = set()
     for index, condition in enumerate(conditions):
         place = at(path, index)
@@ -63,6 +66,9 @@ def _check_conditions(conditions: list[Document], path: Path, report: Report) ->
                 "character or '_'"
             )
             report.invalid(at(place, "reason"), reason, detail)
+        for field, limit in (("reason", MAX_REASON), ("message", MAX_MESSAGE)):
+            if len((condition.get(field) or "").encode()) > limit:
+                report.too_long(at(place, field), limit)
 
 
 def _check_data(data: object, path: Path, report: Report) -> None:
@@ -81,17 +87,23 @@ def _check_network(network: Document, path: Path, report: Report) -> None:
         report.too_many(at(path, "ips"), len(addresses), MAX_DEVICE_IPS)
     known: set[str] = set()
     for index, address in enumerate(addresses):
-        if not _is_interface_address(address):
-            detail = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"
+        detail = _interface_complaint(address)
+        if detail:
             report.invalid(at(path, "ips", index), address, detail)
         report.unique(at(path, "ips", index), address, known)
 
 
-def _is_interface_address(text: str) -> bool:
+def _interface_complaint(text: str) -> str:
+    """As upstream's IsValidInterfaceAddress: an address and a length, written in the one way."""
     try:
-        return "/" in text and bool(ip_interface(text))
+        parsed = ip_interface(text)
     except ValueError:
-        return False
+        parsed = None
+    if parsed is None or not text.rpartition("/")[2].isdecimal() or "/" not in text:
+        return "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"
+    mapped = getattr(parsed.ip, "ipv4_mapped", None)
+    canonical = f"{mapped or parsed.ip}/{parsed.network.prefixlen}"
+    return "" if text == canonical else f"must be in canonical form ({json.dumps(canonical)})"
 
 
 def _identity(document: Document) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from kubarium.api.cel.devices import (
 from kubarium.api.cel.environment import CelCompileError
 from kubarium.api.paths import Key, Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.device_status import check_device_statuses
+from kubarium.api.validation.device_status import check_conditions, check_device_statuses
 from kubarium.api.validation.placement import check_node_selector
 from kubarium.api.validation.quantities import amount, is_extended
 from kubarium.api.validation.report import NOT_NEGATIVE, NOT_POSITIVE, Report
@@ -37,7 +37,17 @@ MAX_RESULTS = 32
 MAX_DRIVER_NAME = 63
 MAX_POOL_NAME = 253
 MAX_POOLS_LISTED = 1000
+MAX_REQUEST_CONDITIONS = 10
+MAX_RULE_CONDITIONS = 8
 MAX_IDENTIFIER = 32
+_POOL_COUNTS = (
+    "generation",
+    "resourceSliceCount",
+    "totalDevices",
+    "allocatedDevices",
+    "availableDevices",
+    "unavailableDevices",
+)
 PREPARE, UNPREPARE, SKIP_ALL = "NodePrepareResources", "NodeUnprepareResources", "*"
 CONFIG_SOURCES = ("FromClaim", "FromClass")
 SKIP_OPERATIONS = (SKIP_ALL, PREPARE, UNPREPARE)
@@ -348,7 +358,7 @@ def check_claim_status(new: Document, old: Document, report: Report) -> None:
         report.forbidden(at(path, "reservedFor"), detail)
     if len(reserved) > MAX_RESERVED_FOR:
         report.too_many(at(path, "reservedFor"), len(reserved), MAX_RESERVED_FOR)
-    if reserved and new["metadata"].get("deletionTimestamp"):
+    elif reserved and new["metadata"].get("deletionTimestamp"):
         known = before.get("reservedFor") or []
         if any(consumer not in known for consumer in reserved):
             detail = (
@@ -526,8 +536,33 @@ def check_status_request(document: Document, report: Report) -> None:
 
 def check_status_answer(new: Document, old: Document, report: Report) -> None:
     """The answer to a ResourcePoolStatusRequest is written once."""
+    path: Path = (None, "status")
     if old.get("status"):
-        report.immutable((None, "status"), new.get("status"), old.get("status"))
+        report.immutable(path, new.get("status"), old.get("status"))
+        return
+    status = new.get("status") or {}
+    pools, most = status.get("pools") or [], MAX_POOLS_LISTED
+    if len(pools) > most:
+        report.too_many(at(path, "pools"), len(pools), most)
+    for index, pool in enumerate(pools):
+        place = at(path, "pools", index)
+        if pool.get("driver"):
+            check_driver_name(pool["driver"], at(place, "driver"), report)
+        if pool.get("poolName"):
+            check_pool_name(pool["poolName"], at(place, "poolName"), report)
+        if pool.get("nodeName") is not None:
+            report.format(at(place, "nodeName"), pool["nodeName"], formats.dns_subdomain)
+        for field in _POOL_COUNTS:
+            report.not_negative(at(place, field), pool.get(field))
+    conditions = status.get("conditions") or []
+    check_conditions(conditions, MAX_REQUEST_CONDITIONS, at(path, "conditions"), report)
+
+
+def check_taint_rule_status(new: Document, old: Document, report: Report) -> None:
+    """The conditions of a DeviceTaintRule."""
+    conditions = (new.get("status") or {}).get("conditions") or []
+    path: Path = (None, "status")
+    check_conditions(conditions, MAX_RULE_CONDITIONS, at(path, "conditions"), report)
 
 
 def check_taint_rule(document: Document, report: Report) -> None:

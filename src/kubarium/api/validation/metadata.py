@@ -15,6 +15,19 @@ from kubarium.api.validation.report import Report
 ANNOTATIONS_MAX = 256 * 1024  # bytes of all keys and values together
 _MANAGED_FIELDS_OPERATIONS = ("Apply", "Update")
 _METADATA: Path = (None, "metadata")
+_NAME, _NAMESPACE, _GENERATE_NAME, _GENERATION, _LABELS, _ANNOTATIONS, _OWNERS, _FINALIZERS = (
+    at(_METADATA, field)
+    for field in (
+        "name",
+        "namespace",
+        "generateName",
+        "generation",
+        "labels",
+        "annotations",
+        "ownerReferences",
+        "finalizers",
+    )
+)
 
 _RBAC = "rbac.authorization.k8s.io"
 NAME_CHECKS: dict[tuple[str, str], Check] = {
@@ -42,16 +55,16 @@ def check_metadata(kind: Kind, document: Document, report: Report) -> None:
     prefix = metadata.get("generateName")
     if prefix:
         for complaint in check(formats.masked_prefix(prefix)):
-            report.invalid(at(_METADATA, "generateName"), prefix, complaint)
+            report.invalid(_GENERATE_NAME, prefix, complaint)
     if not metadata.get("name"):
-        report.required(at(_METADATA, "name"), "name or generateName is required")
+        report.required(_NAME, "name or generateName is required")
     else:
-        report.format(at(_METADATA, "name"), metadata["name"], check)
+        report.format(_NAME, metadata["name"], check)
     namespace = metadata.get("namespace")
     if kind.namespaced:
-        report.required_format(at(_METADATA, "namespace"), namespace, formats.dns_label)
+        report.required_format(_NAMESPACE, namespace, formats.dns_label)
     elif namespace:
-        report.forbidden(at(_METADATA, "namespace"), "not allowed on this type")
+        report.forbidden(_NAMESPACE, "not allowed on this type")
     _check_common(metadata, {}, report)
     check_finalizers(kind, metadata.get("finalizers") or (), report)
 
@@ -63,16 +76,18 @@ def _check_common(metadata: Document, before: Document, report: Report) -> None:
         value, known = metadata.get(field), before.get(field)
         return None if value is known or value == known else value
 
-    report.not_negative(at(_METADATA, "generation"), metadata.get("generation"))
+    report.not_negative(_GENERATION, metadata.get("generation"))
     if labels := changed("labels"):
-        check_labels(labels, at(_METADATA, "labels"), report)
+        check_labels(labels, _LABELS, report)
     if annotations := changed("annotations"):
-        check_annotations(annotations, at(_METADATA, "annotations"), report)
+        check_annotations(annotations, _ANNOTATIONS, report)
     if owners := changed("ownerReferences"):
         _check_owners(owners, report)
     # Large trees that nearly every write changes: to look is cheaper than to compare.
     for index, entry in enumerate(metadata.get("managedFields") or ()):
         operation = entry.get("operation")
+        if operation in _MANAGED_FIELDS_OPERATIONS and entry.get("fieldsType") == "FieldsV1":
+            continue
         path = at(_METADATA, "managedFields", index)
         if operation not in _MANAGED_FIELDS_OPERATIONS:
             report.not_supported(at(path, "operation"), operation, _MANAGED_FIELDS_OPERATIONS)
@@ -110,8 +125,10 @@ _STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> None:
     """Qualified names, on built-in kinds with a domain or one of the standard ones; the two
     garbage collection finalizers exclude each other."""
-    path = at(_METADATA, "finalizers")
     names = list(finalizers)
+    if not names:
+        return
+    path = _FINALIZERS
     for index, name in enumerate(names):
         report.format(path, name, formats.qualified_name)
         strict = not kind.custom and kind.resource.group not in _LENIENT_GROUPS
@@ -125,7 +142,7 @@ def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> N
 
 def _check_owners(owners: Iterable[Document], report: Report) -> None:
     controller = ""
-    path = at(_METADATA, "ownerReferences")
+    path = _OWNERS
     listed = list(owners)
     for index, owner in enumerate(listed):
         for field in ("apiVersion", "kind", "name", "uid"):
@@ -168,12 +185,12 @@ def check_metadata_update(kind: Kind, new: Document, old: Document, report: Repo
         if added:
             shown = ", ".join(f'"{name}"' for name in added)
             report.forbidden(
-                at(_METADATA, "finalizers"),
+                _FINALIZERS,
                 "no new finalizers can be added if the object is being deleted, "
                 f"found new finalizers []string{{{shown}}}",
             )
     if (after.get("generation") or 0) < (before.get("generation") or 0):
-        path = at(_METADATA, "generation")
+        path = _GENERATION
         report.invalid(path, after.get("generation", 0), "must not be decremented")
     for field in _IMMUTABLE:
         if after.get(field) != before.get(field):

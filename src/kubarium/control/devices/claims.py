@@ -9,20 +9,27 @@ allocation and the finalizer; a generated claim goes with its pod.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
-from kubarium.api.resource import Document, copy_document
+from kubarium.api.resource import Document, Resource, copy_document
 from kubarium.base.errors import ApiError
-from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_metadata, of_spec
-from kubarium.runtime.protocol import Context, Key
-from kubarium.view.consumers import group_claims, is_shared
+from kubarium.runtime.protocol import Context, Informer, Key
+from kubarium.view.consumers import (
+    group_claims,
+    group_name,
+    is_group_consumer,
+    is_pod_consumer,
+    is_shared,
+    maker_of,
+)
+from kubarium.view.extended import CLAIM_FINALIZER
 
-FINALIZER = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
 COMPONENT = "resource_claim"
 
@@ -36,8 +43,12 @@ _MAX_PREFIX = 57
 # Index of pods by the claims that they use, as namespace/name: :func:`pods_by_claim`.
 PODS_BY_CLAIM = "pods-by-claim"
 
-_BY_OWNER = "resourceclaims-by-owner-uid"
+# Index of claims by whom they were made for: :func:`owner_uids`.
+BY_OWNER = "resourceclaims-by-owner-uid"
 _BY_GROUP = "pods-by-group"
+
+# Pods and groups that are known to be gone; of others this is asked (upstream: maxUIDCacheEntries).
+MAX_GONE = 500
 
 
 def claim_names(pod: Document) -> list[str]:
@@ -68,23 +79,16 @@ def is_done(pod: Document) -> bool:
     return writes.is_terminating(pod) and not pod.get("spec", {}).get("nodeName")
 
 
-def owning_pod(claim: Document, kind: str = "Pod") -> tuple[str, str]:
-    """(name, uid) of the pod that the claim was generated for; empty if there is none."""
-    for owner in claim["metadata"].get("ownerReferences") or ():
-        if owner.get("kind") == kind and owner.get("controller"):
-            return owner["name"], owner["uid"]
-    return "", ""
-
-
 @of_metadata
-def _owner_uids(claim: Document) -> Iterable[str]:
-    uid = owning_pod(claim)[1]
+def owner_uids(claim: Document) -> Iterable[str]:
+    """Index function for ``BY_OWNER``: the uid of the pod or group that a claim was made for."""
+    uid = maker_of(claim)[2]
     return (uid,) if uid else ()
 
 
 @of_spec
 def _group_names(pod: Document) -> Iterable[str]:
-    name = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
+    name = group_name(pod)
     return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
 
 
@@ -101,24 +105,81 @@ def name_prefix(owner: str, entry: str) -> str:
     return "-".join(part.rstrip("-.") for part in parts)
 
 
-def claim_from(
-    template: Document, owner: Document, prefix: str, annotations: dict[str, str]
-) -> Document:
-    """The ResourceClaim to create from a template for its owner."""
+def claim_from(template: Document, owner: Document, entry: str) -> Document:
+    """The ResourceClaim to create from a template for one entry of its owner, a pod or a group.
+
+    It blocks nobody's deletion: a pod that goes in the foreground would wait for its claim, and the
+    claim for the pod. It has the finalizer from the start: upstream's scheduler adds it by a write
+    of its own as it allocates.
+    """
     spec = template["spec"]
     metadata = spec.get("metadata") or {}
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
         "metadata": {
-            "generateName": prefix,
+            "generateName": name_prefix(owner["metadata"]["name"], entry),
             "namespace": owner["metadata"]["namespace"],
             "labels": dict(metadata.get("labels") or {}),
-            "annotations": {**(metadata.get("annotations") or {}), **annotations},
-            "ownerReferences": [writes.owner_reference(owner)],
+            "annotations": {**(metadata.get("annotations") or {}), POD_CLAIM_NAME: entry},
+            "ownerReferences": [writes.owner_reference(owner, block_owner_deletion=False)],
+            "finalizers": [CLAIM_FINALIZER],
         },
         "spec": copy_document(spec.get("spec") or {}),
     }
+
+
+class ClaimMaker:
+    """Finds or makes the claim for an entry with a template, of a pod or of a group."""
+
+    def __init__(self, context: Context, controller: Controller, entry_kind: str) -> None:
+        """``entry_kind`` is how events call an entry."""
+        self._context = context
+        self._entry_kind = entry_kind
+        self._events = EventRecorder(context, COMPONENT)
+        self._claims = controller.reads(RESOURCE_CLAIMS)
+        self._claims.add_index(BY_OWNER, owner_uids)
+        self._templates = controller.reads(RESOURCE_CLAIM_TEMPLATES)
+
+    async def claim_for(self, owner: Document, entry: Document) -> Document | None:
+        """The entry's claim; None when that cannot be made, which an event tells."""
+        return self._existing(owner, entry["name"]) or await self._make(owner, entry)
+
+    def _existing(self, owner: Document, entry: str) -> Document | None:
+        """The claim that the owner's status names, or one that it does not name yet."""
+        named = {s["name"]: s.get("resourceClaimName") for s in _claim_statuses(owner)}.get(entry)
+        namespace = owner["metadata"]["namespace"]
+        found = [
+            claim
+            for claim in self._claims.by_index(BY_OWNER, owner["metadata"]["uid"])
+            if claim["metadata"]["namespace"] == namespace
+            and (
+                claim["metadata"]["name"] == named
+                or (claim["metadata"].get("annotations") or {}).get(POD_CLAIM_NAME) == entry
+            )
+        ]
+        found.sort(key=lambda claim: claim["metadata"]["name"] != named)
+        return found[0] if found else None
+
+    async def _make(self, owner: Document, entry: Document) -> Document | None:
+        namespace = owner["metadata"]["namespace"]
+        template_name = entry["resourceClaimTemplateName"]
+        template = self._templates.get(template_name, namespace)
+        if template is None:
+            missing = f'resourceclaimtemplate.resource.k8s.io "{template_name}" not found'
+            text = f'resource claim template "{template_name}": {missing}'
+            self._failed(owner, entry["name"], text)
+            return None
+        claim = claim_from(template, owner, entry["name"])
+        try:
+            return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace, fresh=True)
+        except ApiError as error:
+            self._failed(owner, entry["name"], f"create ResourceClaim : {error}")
+            raise
+
+    def _failed(self, owner: Document, entry: str, why: str) -> None:
+        text = f"{self._entry_kind} {entry}: {why}"
+        self._events.event(owner, "Warning", "FailedResourceClaimCreation", text)
 
 
 def _claim_statuses(pod: Document) -> list[Document]:
@@ -138,14 +199,12 @@ class ClaimGenerator:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._events = EventRecorder(context, COMPONENT)
         self.controller = Controller("resourceclaim-generator", context, self.reconcile, WORKERS)
         self._pods = self.controller.reads(PODS)
-        self._claims = self.controller.reads(RESOURCE_CLAIMS)
         self._pods.on_change(self._pod_changed)
-        self._claims.on_change(self._claim_changed)
-        self._claims.add_index(_BY_OWNER, _owner_uids)
-        self._templates = self.controller.watches(RESOURCE_CLAIM_TEMPLATES, self._of_template)
+        self._maker = ClaimMaker(context, self.controller, "PodResourceClaim")
+        self.controller.reads(RESOURCE_CLAIMS).on_change(self._claim_changed)
+        self.controller.watches(RESOURCE_CLAIM_TEMPLATES, self._of_template)
         self._groups = self.controller.watches(POD_GROUPS, self._of_group)
         self._pods.add_index(_BY_GROUP, _group_names)
 
@@ -162,8 +221,8 @@ class ClaimGenerator:
         claim = new or old
         if claim is None or (old is not None and new is not None):
             return
-        name = owning_pod(claim)[0]
-        if name:
+        kind, name, _ = maker_of(claim)
+        if kind == PODS.kind:
             self.controller.enqueue((claim["metadata"]["namespace"], name))
 
     def _of_template(self, template: Document) -> list[Key]:
@@ -201,63 +260,22 @@ class ClaimGenerator:
             statuses.append({"name": entry["name"], "resourceClaimName": claim_name})
         known = (pod.get("status") or {}).get("resourceClaimStatuses") or []
         if sorted(known, key=str) != sorted(statuses, key=str):
-            change: Document = {
-                "metadata": {"uid": pod["metadata"]["uid"]},
-                "status": {"resourceClaimStatuses": statuses},
-            }
-            await writes.patch(
-                self._context,
-                PODS,
-                pod,
-                change,
-                patch_type=STRATEGIC_MERGE_PATCH,
-                subresource="status",
-            )
+            named: Document = {"resourceClaimStatuses": statuses}
+            await writes.add_to_status(self._context, PODS, pod, named)
         return None
 
     async def _claim_for(self, pod: Document, entry: Document) -> str:
         """The claim of one entry, made if it is the pod's own; "" while there is none."""
-        group_name = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
-        if group_name:
-            group = self._groups.get(group_name, pod["metadata"]["namespace"])
+        named = group_name(pod)
+        if named:
+            group = self._groups.get(named, pod["metadata"]["namespace"])
             if group is None:
                 return ""  # whose claim it is cannot be told yet
             if is_shared(entry, group):
                 return group_claims(group).get(entry["name"], "")
-        claim = self._existing(pod, entry["name"]) or await self._make(
-            pod, entry["name"], entry["resourceClaimTemplateName"]
-        )
+        claim = await self._maker.claim_for(pod, entry)
         name: str = claim["metadata"]["name"] if claim is not None else ""
         return name
-
-    def _existing(self, pod: Document, entry: str) -> Document | None:
-        for claim in self._claims.by_index(_BY_OWNER, pod["metadata"]["uid"]):
-            metadata = claim["metadata"]
-            if (metadata.get("annotations") or {}).get(POD_CLAIM_NAME) != entry:
-                continue
-            if metadata["namespace"] == pod["metadata"]["namespace"]:
-                return claim
-        return None
-
-    async def _make(self, pod: Document, entry: str, template_name: str) -> Document | None:
-        """A claim from the template; None when that cannot be, which an event on the pod tells."""
-        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        template = self._templates.get(template_name, namespace)
-        if template is None:
-            self._failed(
-                pod, entry, f'resourceclaimtemplate.resource.k8s.io "{template_name}" not found'
-            )
-            return None
-        claim = claim_from(template, pod, name_prefix(name, entry), {POD_CLAIM_NAME: entry})
-        try:
-            return await writes.create(self._context, RESOURCE_CLAIMS, claim, namespace, fresh=True)
-        except ApiError as error:
-            self._failed(pod, entry, str(error))
-            raise
-
-    def _failed(self, pod: Document, entry: str, why: str) -> None:
-        text = f"PodResourceClaim {entry}: {why}"
-        self._events.event(pod, "Warning", "FailedResourceClaimCreation", text)
 
 
 class ClaimCleaner:
@@ -270,10 +288,22 @@ class ClaimCleaner:
         self._pods = self.controller.reads(PODS)
         self._pods.on_change(self._pod_changed)
         self._groups = self.controller.watches(POD_GROUPS, self._of_group)
-        self._claims.add_index(_BY_OWNER, _owner_uids)
+        self._groups.on_change(self._note_gone)
+        self._claims.add_index(BY_OWNER, owner_uids)
+        self._gone: OrderedDict[str, None] = OrderedDict()
+
+    def _note_gone(self, old: Document | None, new: Document | None) -> None:
+        """Remember whom nobody has to be asked about."""
+        if old is None or (new is not None and old["metadata"]["uid"] == new["metadata"]["uid"]):
+            return
+        if (old.get("spec") or {}).get("resourceClaims") or claim_names(old):
+            self._gone[old["metadata"]["uid"]] = None
+            if len(self._gone) > MAX_GONE:
+                self._gone.popitem(last=False)
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         """A pod is of interest once it uses its claims no more, or gives up one of them."""
+        self._note_gone(old, new)
         if new is not None and not is_done(new) and (old is None or _has_the_same(old, new)):
             return
         for pod in (old, new):
@@ -283,7 +313,7 @@ class ClaimCleaner:
     def _of_pod(self, pod: Document) -> list[Key]:
         namespace = pod["metadata"]["namespace"]
         names = dict.fromkeys(claim_names(pod))
-        for claim in self._claims.by_index(_BY_OWNER, pod["metadata"]["uid"]):
+        for claim in self._claims.by_index(BY_OWNER, pod["metadata"]["uid"]):
             names[claim["metadata"]["name"]] = None
         return [(namespace, name) for name in names]
 
@@ -301,26 +331,47 @@ class ClaimCleaner:
             return None
         status = claim.get("status") or {}
         reserved = status.get("reservedFor") or []
-        valid = [entry for entry in reserved if self._uses(entry, namespace)]
+        valid = [entry for entry in reserved if await self._uses(entry, namespace)]
         terminating = writes.is_terminating(claim)
-        protected = FINALIZER in (claim["metadata"].get("finalizers") or ())
+        protected = CLAIM_FINALIZER in (claim["metadata"].get("finalizers") or ())
         if len(valid) < len(reserved) or (terminating and protected and not valid):
             updated = await self._release(claim, valid)
             if updated is None:
                 return None
             claim = updated
-        if not valid and not terminating and self._is_orphan(claim, namespace):
+        if not valid and not terminating and await self._is_orphan(claim, namespace):
             await writes.delete(self._context, RESOURCE_CLAIMS, claim)
         return None
 
-    def _uses(self, entry: Document, namespace: str) -> bool:
-        if entry.get("resource") == "podgroups":
-            group = self._groups.get(entry["name"], namespace)
-            return group is not None and group["metadata"]["uid"] == entry["uid"]
-        if entry.get("resource") != "pods" or entry.get("apiGroup"):
+    async def _uses(self, entry: Document, namespace: str) -> bool:
+        if is_group_consumer(entry):
+            return await self._living(self._groups, POD_GROUPS, entry, namespace) is not None
+        if not is_pod_consumer(entry):
             return True  # a consumer of a kind that others look after
-        pod = self._pods.get(entry["name"], namespace)
-        return pod is not None and pod["metadata"]["uid"] == entry["uid"] and not is_done(pod)
+        pod = await self._living(self._pods, PODS, entry, namespace)
+        return pod is not None and not is_done(pod)
+
+    async def _living(
+        self, informer: Informer, resource: Resource, reference: Document, namespace: str
+    ) -> Document | None:
+        """What a reference names, None once it is gone.
+
+        It may have come just now: what was not seen to go is asked for, since to free the devices
+        of a pod that runs cannot be made good.
+        """
+        name, uid = reference["name"], reference["uid"]
+        known = informer.get(name, namespace)
+        if known is not None and known["metadata"]["uid"] == uid:
+            return known
+        if uid in self._gone:
+            return None
+        try:
+            found = await self._context.client.get(resource, name, namespace)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise
+            return None
+        return found if found["metadata"]["uid"] == uid else None
 
     async def _release(self, claim: Document, valid: list[Document]) -> Document | None:
         status = dict(claim.get("status") or {})
@@ -331,16 +382,15 @@ class ClaimCleaner:
         claim = await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
         if valid:
             return claim
-        return await writes.remove_finalizer(self._context, RESOURCE_CLAIMS, claim, FINALIZER)
+        return await writes.remove_finalizer(self._context, RESOURCE_CLAIMS, claim, CLAIM_FINALIZER)
 
-    def _is_orphan(self, claim: Document, namespace: str) -> bool:
+    async def _is_orphan(self, claim: Document, namespace: str) -> bool:
         """Whether the claim was made for a pod that will not run any more, or a group now gone."""
-        group_name, group_uid = owning_pod(claim, "PodGroup")
-        if group_name:
-            group = self._groups.get(group_name, namespace)
-            return group is None or group["metadata"]["uid"] != group_uid
-        name, uid = owning_pod(claim)
-        if not name:
+        kind, name, uid = maker_of(claim)
+        maker = {"name": name, "uid": uid}
+        if kind == POD_GROUPS.kind:
+            return await self._living(self._groups, POD_GROUPS, maker, namespace) is None
+        if kind != PODS.kind:
             return False
-        pod = self._pods.get(name, namespace)
-        return pod is None or pod["metadata"]["uid"] != uid or is_done(pod)
+        pod = await self._living(self._pods, PODS, maker, namespace)
+        return pod is None or is_done(pod)

@@ -2,8 +2,9 @@
 
 Source: KEP-5055 and kube-controller-manager ``pkg/controller/devicetainteviction``. Taints come
 from the driver's ResourceSlices and from DeviceTaintRules. A pod is deleted when the first
-toleration that covers a taint runs out, or at once if none does. A rule's status tells how its
-eviction goes on; with effect None it tells how many pods NoExecute would evict.
+toleration that covers a taint runs out, or at once if none does; access as administrator is no
+exception. A rule's status tells how its eviction goes on; with effect None it tells once how many
+pods NoExecute would evict.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.consumers import is_reserved_for
 from kubarium.view.device_taints import TaintRule, taint_rule
 from kubarium.view.pods import node_of, seconds
+from kubarium.view.taints import device_toleration
 from kubarium.view.taints import taint as read_taint
-from kubarium.view.taints import toleration
 
 COMPONENT = "device-taint-eviction-controller"
 EVICTION_IN_PROGRESS = "EvictionInProgress"
@@ -40,17 +42,21 @@ _NEVER = math.inf
 _BY_POOL = "resourceclaims-by-pool"
 _SLICES_BY_POOL = "resourceslices-by-pool"
 
-# A rule's counts are written at most this often while pods come and go.
-STATUS_PERIOD_S = 1.0
+# A rule's counts are written at most this often while pods come and go (ruleStatusPeriod).
+STATUS_PERIOD_S = 10.0
 
 
 def _pools(claim: Document) -> Iterable[str]:
     return dict.fromkeys(f"{r['driver']}/{r['pool']}" for r in _results(claim))
 
 
-def _pool(slice_: Document) -> Iterable[str]:
+def _pool_of(slice_: Document) -> tuple[str, str]:
     spec = slice_.get("spec") or {}
-    return (f"{spec.get('driver', '')}/{(spec.get('pool') or {}).get('name', '')}",)
+    return spec.get("driver", ""), (spec.get("pool") or {}).get("name", "")
+
+
+def _pool(slice_: Document) -> Iterable[str]:
+    return ("/".join(_pool_of(slice_)),)
 
 
 def _generation(slice_: Document) -> int:
@@ -65,30 +71,35 @@ def _results(claim: Document) -> list[Document]:
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """A NoExecute taint on a device: since when, and by which rule ("" is the driver)."""
+    """A NoExecute taint on a device: since when, and by which rule's uid ("" is the driver)."""
 
     taint: DeviceTaint
     added: float
     rule: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a pod must go, and because of which rules (by uid); infinite if it may stay."""
+
+    when: float = _NEVER
+    rules: frozenset[str] = frozenset()
+
+
 def evict_at(tolerations: Iterable[Document], active: Active) -> float:
     """When a device with this taint is to be given up, in seconds since the epoch.
 
-    Infinite if the taint is tolerated for good; the time at which it was put on if it is not
-    tolerated at all. Of several matching tolerations the shortest counts, as for nodes.
+    Infinite if one toleration covers the taint for good; the time at which it was put on if none
+    covers it. Of several that cover it for a while the shortest counts.
     """
     if active.taint.effect != "NoExecute":
         return _NEVER
-    matching = [t for t in tolerations if toleration(t).tolerates(active.taint)]
+    matching = [t for t in tolerations if device_toleration(t).tolerates(active.taint)]
     if not matching:
         return active.added
-    limits = [
-        active.added + max(0, t["tolerationSeconds"])
-        for t in matching
-        if t.get("tolerationSeconds") is not None
-    ]
-    return min(limits, default=_NEVER)
+    if any(t.get("tolerationSeconds") is None for t in matching):
+        return _NEVER
+    return active.added + max(0, min(int(t["tolerationSeconds"]) for t in matching))
 
 
 class DeviceTaintEviction:
@@ -102,10 +113,14 @@ class DeviceTaintEviction:
         self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_claim)
         self._slices = self.controller.watches(RESOURCE_SLICES, self._of_slice)
         self._rules = self.controller.watches(DEVICE_TAINT_RULES, self._of_rule)
+        self._rules.on_change(self._rule_changed)
         self._pods.add_index(PODS_BY_CLAIM, pods_by_claim)
         self._claims.add_index(_BY_POOL, _pools)
         self._slices.add_index(_SLICES_BY_POOL, _pool)
+        # By rule's uid: pods evicted since this controller began.
         self.evicted: dict[str, int] = {}
+        # Pods whose time has been set: by key, which pod it was.
+        self._expected: dict[Key, str] = {}
 
     # Which pods an event concerns
 
@@ -135,48 +150,57 @@ class DeviceTaintEviction:
         claims = self._claims.by_index(_BY_POOL, pool)
         return [key for claim in claims for key in self._of_claim(claim)]
 
+    def _rule_changed(self, old: Document | None, new: Document | None) -> None:
+        if new is None and old is not None:
+            self.evicted.pop(old["metadata"]["uid"], None)
+
     # What is to be done with a pod
 
     async def reconcile(self, key: Key) -> float | None:
         """Evict the pod if its time has come; otherwise look again when it will have."""
         pod = self._pods.get(key[1], key[0])
+        expected = self._expected.pop(key, "")
         if pod is None or is_done(pod) or writes.is_terminating(pod):
             return None
         if not node_of(pod):
             return None  # a pod of a group may wait for a claim that its group holds already
-        when, active = self.deadline(pod)
-        now = self._context.clock.now()
-        if when > now or active is None:
-            return None if when == _NEVER else when - now
-        await self._evict(pod, active)
+        deadline = self.deadline(pod)
+        now, uid = self._context.clock.now(), pod["metadata"]["uid"]
+        if deadline.when == _NEVER:
+            if expected == uid:
+                self._tell(pod, "Cancelling deletion")
+            return None
+        self._expected[key] = uid
+        if deadline.when > now:
+            return deadline.when - now
+        await self._evict(pod, deadline)
+        del self._expected[key]
         return None
 
-    def deadline(self, pod: Document) -> tuple[float, Active | None]:
-        """When the pod must go, and because of which taint; infinite if it may stay."""
-        soonest: tuple[float, Active | None] = (_NEVER, None)
+    def deadline(self, pod: Document) -> Deadline:
+        """When the pod must go: the soonest of all taints that are not tolerated for good."""
+        soonest, rules = _NEVER, set()
         for claim in self.held_claims(pod):
             for result in _results(claim):
-                if result.get("adminAccess"):
-                    continue
                 for active in self._active(result):
                     when = evict_at(result.get("tolerations") or (), active)
-                    if when < soonest[0]:
-                        soonest = (when, active)
-        return soonest
+                    soonest = min(soonest, when)
+                    if when < _NEVER and active.rule:
+                        rules.add(active.rule)
+        return Deadline(soonest, frozenset(rules))
 
     def held_claims(self, pod: Document) -> list[Document]:
         """The allocated claims that the pod uses."""
         namespace = pod["metadata"]["namespace"]
         found = (self._claims.get(name, namespace) for name in dict.fromkeys(claim_names(pod)))
-        return [c for c in found if c is not None and _reserved(c, pod)]
+        return [c for c in found if c is not None and is_reserved_for(c, pod)]
 
     def _active(self, result: Document) -> list[Active]:
         """The taints of an allocated device."""
         driver, pool, device = result["driver"], result["pool"], result["device"]
         found: list[Active] = []
-        slices = self._slices.by_index(_SLICES_BY_POOL, f"{driver}/{pool}")
-        newest = max(map(_generation, slices), default=0)
-        for slice_ in slices:
+        newest = self._newest(f"{driver}/{pool}")
+        for slice_ in self._slices.by_index(_SLICES_BY_POOL, f"{driver}/{pool}"):
             if _generation(slice_) != newest:
                 continue
             for entry in (slice_.get("spec") or {}).get("devices") or ():
@@ -185,10 +209,14 @@ class DeviceTaintEviction:
         for document in self._rules.items():
             rule = taint_rule(document)
             if rule.selects(driver, pool, device):
-                found.append(Active(rule.taint, _rule_time(document), rule.name))
+                uid = document["metadata"]["uid"]
+                found.append(Active(rule.taint, _rule_time(document), uid))
         return found
 
-    async def _evict(self, pod: Document, active: Active) -> None:
+    def _tell(self, pod: Document, text: str) -> None:
+        self._events.event(pod, "Normal", "DeviceTaintManagerEviction", text)
+
+    async def _evict(self, pod: Document, deadline: Deadline) -> None:
         now = rfc3339(self._context.clock.now())
         condition = {
             "type": "DisruptionTarget",
@@ -209,32 +237,47 @@ class DeviceTaintEviction:
             patch_type=STRATEGIC_MERGE_PATCH,
             subresource="status",
         )
-        self._events.event(pod, "Normal", "DeviceTaintManagerEviction", "Marking for deletion")
-        if await writes.delete(self._context, PODS, pod) and active.rule:
-            self.evicted[active.rule] = self.evicted.get(active.rule, 0) + 1
+        self._tell(pod, "Marking for deletion")
+        if await writes.delete(self._context, PODS, pod):
+            for rule in deadline.rules:
+                self.evicted[rule] = self.evicted.get(rule, 0) + 1
 
     # What rules' statuses need
 
-    def pods_of(self, rule: TaintRule) -> list[Document]:
-        """Pods that use a device which the rule selects, those on their way out included."""
+    def pods_of(self, rule: TaintRule, added: float) -> list[Document]:
+        """Pods that the rule, were its effect NoExecute, would evict some day."""
+        taint = Active(DeviceTaint(rule.taint.key, rule.taint.value, "NoExecute"), added)
         found: dict[Key, Document] = {}
         for claim in self._claims.items():
-            if any(rule.selects(r["driver"], r["pool"], r["device"]) for r in _results(claim)):
-                for pod in self._pods.by_index(PODS_BY_CLAIM, "/".join(_key(claim))):
-                    if node_of(pod) and not is_done(pod) and _reserved(claim, pod):
-                        found[_key(pod)] = pod
+            if not any(
+                rule.selects(r["driver"], r["pool"], r["device"])
+                and evict_at(r.get("tolerations") or (), taint) < _NEVER
+                for r in _results(claim)
+            ):
+                continue
+            for pod in self._pods.by_index(PODS_BY_CLAIM, "/".join(_key(claim))):
+                stays = not (is_done(pod) or writes.is_terminating(pod))
+                if stays and node_of(pod) and is_reserved_for(claim, pod):
+                    found[_key(pod)] = pod
         return list(found.values())
 
-    def would_evict(self, rule: TaintRule, added: float, pod: Document) -> bool:
-        """Whether the rule, were its effect NoExecute, would ever evict the pod."""
-        taint = DeviceTaint(rule.taint.key, rule.taint.value, "NoExecute")
-        return any(
-            evict_at(result.get("tolerations") or (), Active(taint, added)) < _NEVER
-            for claim in self.held_claims(pod)
-            for result in _results(claim)
-            if rule.selects(result["driver"], result["pool"], result["device"])
-            and not result.get("adminAccess")
+    def devices_of(self, rule: TaintRule) -> tuple[int, int]:
+        """How many devices the rule selects: of those published, and of those allocated."""
+        published = sum(
+            rule.selects(*_pool_of(slice_), device["name"])
+            for slice_ in self._slices.items()
+            if _generation(slice_) == self._newest(next(iter(_pool(slice_))))
+            for device in slice_["spec"].get("devices") or ()
         )
+        allocated = sum(
+            rule.selects(r["driver"], r["pool"], r["device"])
+            for claim in self._claims.items()
+            for r in _results(claim)
+        )
+        return published, allocated
+
+    def _newest(self, pool: str) -> int:
+        return max(map(_generation, self._slices.by_index(_SLICES_BY_POOL, pool)), default=0)
 
 
 class TaintRuleStatus:
@@ -265,26 +308,29 @@ class TaintRuleStatus:
         document = self._rules.get(key[1])
         if document is None:
             return None
-        rule = taint_rule(document)
-        pods = self._eviction.pods_of(rule)
-        added = _rule_time(document)
-        affected = [p for p in pods if self._eviction.would_evict(rule, added, p)]
-        status, reason, message = self._verdict(rule, affected)
-        conditions = writes.set_condition(
-            (document.get("status") or {}).get("conditions") or (),
-            EVICTION_IN_PROGRESS,
-            status,
-            reason,
-            message,
-            self._context.clock.now(),
-            observedGeneration=document["metadata"].get("generation", 1),
-        )
+        now = self._context.clock.now()
+        known = writes.find_condition(document, EVICTION_IN_PROGRESS) or {}
+        rule, generation = taint_rule(document), document["metadata"].get("generation", 1)
+        if known.get("observedGeneration") == generation:
+            if rule.taint.effect == "None":
+                return None  # as the message says
+            since = now - seconds(known.get("lastTransitionTime"))
+            if 0 <= since < STATUS_PERIOD_S:
+                return STATUS_PERIOD_S - since
+        status, reason, message = self._verdict(rule, document)
+        found: Document = {"type": EVICTION_IN_PROGRESS, "status": status, "reason": reason}
+        found |= {"message": message, "observedGeneration": generation}
+        if all(known.get(field) == value for field, value in found.items()):
+            return None
+        # Upstream's time is that of the last change, also of the message alone.
+        found["lastTransitionTime"] = rfc3339(now)
+        others = [c for c in _conditions(document) if c.get("type") != EVICTION_IN_PROGRESS]
         try:
             await writes.update_status(
                 self._context,
                 DEVICE_TAINT_RULES,
                 document,
-                {**(document.get("status") or {}), "conditions": conditions},
+                {**(document.get("status") or {}), "conditions": [*others, found]},
             )
         except ApiError as error:
             if error.reason != "Conflict":
@@ -292,33 +338,41 @@ class TaintRuleStatus:
             return STATUS_PERIOD_S
         return None
 
-    def _verdict(self, rule: TaintRule, affected: list[Document]) -> tuple[str, str, str]:
-        count = len(affected)
-        namespaces = len(dict.fromkeys(p["metadata"]["namespace"] for p in affected))
-        where = f"{_plural(count, 'pod')} in {_plural(namespaces, 'namespace')}"
+    def _verdict(self, rule: TaintRule, document: Document) -> tuple[str, str, str]:
+        """Status, reason and message of the condition, as upstream words them."""
+        evicted = self._eviction.evicted.get(document["metadata"]["uid"], 0)
+        done = [f"{_plural(evicted, 'pod')} evicted since starting the controller."]
+        said = done if evicted else []
+        if rule.taint.effect not in ("None", "NoExecute"):
+            text = "Eviction only happens for the NoExecute effect."
+            return "False", "OtherEffect", " ".join([text, *said])
+        affected = self._eviction.pods_of(rule, _rule_time(document))
+        where = dict.fromkeys(pod["metadata"]["namespace"] for pod in affected)
+        within = "1 namespace" if len(where) == 1 else f"{len(where)} different namespaces"
         if rule.taint.effect == "None":
-            text = f"{where} would be evicted if the effect was NoExecute."
-            return "False", "NoEffect", text
-        if rule.taint.effect != "NoExecute":
-            return "False", "NotStarted", "The taint does not evict pods."
-        done = f"{_plural(self._eviction.evicted.get(rule.name, 0), 'pod')} evicted so far."
-        if count:
-            return "True", "PodsPendingEviction", f"{where} to be evicted, {done}"
-        return "False", "Completed", f"No pods to be evicted, {done}"
+            published, allocated = self._eviction.devices_of(rule)
+            text = (
+                f"{_plural(published, 'published device')} selected. "
+                f"{_plural(allocated, 'allocated device')} selected. "
+                f"{_plural(len(affected), 'pod')} would be evicted in {within} if the effect was "
+                "NoExecute. This information will not be updated again. Recreate the "
+                "DeviceTaintRule to trigger an update."
+            )
+            return "False", "NoEffect", " ".join([text, *said])
+        if affected:
+            need = "needs" if len(affected) == 1 else "need"
+            text = f"{_plural(len(affected), 'pod')} {need} to be evicted in {within}."
+            return "True", "PodsPendingEviction", " ".join([text, *said])
+        return "False", "Completed" if evicted else "NotStarted", "".join(said)
 
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _reserved(claim: Document, pod: Document) -> bool:
-    """Whether the pod, or its group, has the claim."""
-    group = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
-    return any(
-        entry.get("uid") == pod["metadata"]["uid"]
-        or (entry.get("resource") == "podgroups" and entry.get("name") == group)
-        for entry in (claim.get("status") or {}).get("reservedFor") or ()
-    )
+def _conditions(document: Document) -> list[Document]:
+    found: list[Document] = (document.get("status") or {}).get("conditions") or []
+    return found
 
 
 def _own(taint: Document, slice_: Document) -> Active:

@@ -1,6 +1,7 @@
 """Answers ResourcePoolStatusRequests: once, like a certificate request (KEP-5677).
 
-Answered ones are kept for an hour, so that nobody has to clean up.
+Answered ones are kept for an hour, so that nobody has to clean up. Source: kube-controller-manager
+``pkg/controller/resourcepoolstatusrequest``.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from kubarium.api.resource import Document
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.protocol import Context, Key
-from kubarium.view.device_pools import pool_statuses
+from kubarium.view.device_pools import is_incomplete, pool_statuses
 from kubarium.view.device_taints import taint_rule
 from kubarium.view.pods import seconds
 
 # KEP-5677: how long requests are kept after their answer, and how long one may wait for it.
 ANSWERED_TTL_S = 3600.0
 PENDING_TTL_S = 24 * 3600.0
+
+# A driver that is about to publish the rest of a pool gets this long: upstream's number of tries
+# and their pauses, after which it leaves the request unanswered.
+PAUSES_S = (0.005, 0.01, 0.02, 0.04, 0.08)
 
 
 class PoolStatus:
@@ -35,24 +40,33 @@ class PoolStatus:
         self._slices = informers.get(RESOURCE_SLICES)
         self._claims = informers.get(RESOURCE_CLAIMS)
         self._rules = informers.get(DEVICE_TAINT_RULES)
+        # By request's uid: how often a pool of it was found incomplete.
+        self._tries: dict[str, int] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Answer one request from what is known now, or delete one whose time is over."""
         request = self._requests.get(key[1])
         if request is None:
             return None
+        uid = request["metadata"]["uid"]
         left = _expires(request) - self._context.clock.now()
+        if left <= 0 or request.get("status"):
+            self._tries.pop(uid, None)
         if left <= 0:
             await writes.delete(self._context, RESOURCE_POOL_STATUS_REQUESTS, request)
             return None
-        if _is_answered(request):
+        if request.get("status"):
             return left
         for informer in (self._slices, self._claims, self._rules):
             await informer.wait_synced()
         rules = [taint_rule(document) for document in self._rules.items()]
         answer = pool_statuses(request["spec"], self._slices.items(), self._claims.items(), rules)
-        shown, count = len(answer["pools"]), answer["poolCount"]
-        text = f"{shown} of {count} pools are listed"
+        tries = self._tries[uid] = self._tries.get(uid, -1) + 1
+        if any(map(is_incomplete, answer["pools"])) and tries < len(PAUSES_S):
+            return PAUSES_S[tries]
+        wrong = sum("validationError" in pool for pool in answer["pools"])
+        text = f"Calculated status for {len(answer['pools'])} pools"
+        text += f" ({wrong} incomplete)" if wrong else ""
         conditions = writes.set_condition(
             [], "Complete", "True", "CalculationComplete", text, self._context.clock.now()
         )
@@ -64,13 +78,10 @@ class PoolStatus:
 _ANSWERS = ("Complete", "Failed")
 
 
-def _is_answered(request: Document) -> bool:
-    return any(writes.condition_is_true(request, kind) for kind in _ANSWERS)
-
-
 def _expires(request: Document) -> float:
     """When the request is to be deleted."""
-    for condition in (request.get("status") or {}).get("conditions") or ():
+    status, created = request.get("status") or {}, seconds(request["metadata"]["creationTimestamp"])
+    for condition in status.get("conditions") or ():
         if condition.get("type") in _ANSWERS:
             return seconds(condition.get("lastTransitionTime")) + ANSWERED_TTL_S
-    return seconds(request["metadata"].get("creationTimestamp")) + PENDING_TTL_S
+    return created + (ANSWERED_TTL_S if status else PENDING_TTL_S)

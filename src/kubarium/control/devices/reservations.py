@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
-from kubarium.control.devices.claims import PODS_BY_CLAIM, claim_names, is_done, pods_by_claim
-from kubarium.engine.placement.devices import MAX_RESERVED
+from kubarium.base.errors import ApiError
+from kubarium.control.devices.claims import (
+    COMPONENT,
+    PODS_BY_CLAIM,
+    claim_names,
+    is_done,
+    pods_by_claim,
+)
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
+from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.informer import key_of
 from kubarium.runtime.protocol import Context, Key
-from kubarium.view.consumers import consumer
+from kubarium.view.consumers import consumer, group_name, not_made_for
 from kubarium.view.devices import is_allocated
 from kubarium.view.pods import node_of
 
@@ -25,6 +32,7 @@ class Reserver:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._events = EventRecorder(context, COMPONENT)
         self.controller = Controller("resourceclaim-reserver", context, self.reconcile)
         self._pods = self.controller.reads(PODS)
         self._claims = self.controller.reads(RESOURCE_CLAIMS)
@@ -41,8 +49,10 @@ class Reserver:
             self._enqueue(new)
 
     def _claim_changed(self, old: Document | None, new: Document | None) -> None:
-        """A claim is of interest once it is allocated."""
-        if new is None or not is_allocated(new) or is_allocated(old):
+        """A claim is of interest once it is allocated, and when it has room for more users."""
+        if new is None or not is_allocated(new):
+            return
+        if old is not None and is_allocated(old) and not _users(old) - _users(new):
             return
         for pod in self._pods.by_index(PODS_BY_CLAIM, "/".join(key_of(new))):
             if node_of(pod):
@@ -60,20 +70,30 @@ class Reserver:
             return None
         if is_done(pod) or writes.is_terminating(pod):
             return None
-        group_name = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
-        group = self._groups.get(group_name, namespace) if group_name else None
+        named = group_name(pod)
+        group = self._groups.get(named, namespace) if named else None
         for claim_name in claim_names(pod):
             claim = self._claims.get(claim_name, namespace)
-            if claim is not None:
-                await self._reserve(claim, consumer(claim_name, pod, group))
+            if claim is None or not is_allocated(claim) or writes.is_terminating(claim):
+                continue
+            user = consumer(claim_name, pod, group)
+            if user["uid"] not in _users(claim) and not not_made_for(claim, pod):
+                await self._reserve(claim, user, pod)
         return None
 
-    async def _reserve(self, claim: Document, user: Document) -> None:
-        status = claim.get("status") or {}
-        reserved = status.get("reservedFor") or []
-        known = any(entry.get("uid") == user["uid"] for entry in reserved)
-        if known or not is_allocated(claim) or writes.is_terminating(claim):
-            return
-        if len(reserved) < MAX_RESERVED:
-            changed = {**status, "reservedFor": [*reserved, user]}
+    async def _reserve(self, claim: Document, user: Document, pod: Document) -> None:
+        """Add a user; the API says how many are too many, and so is the pod told."""
+        status, metadata = claim.get("status") or {}, claim["metadata"]
+        changed = {**status, "reservedFor": [*(status.get("reservedFor") or ()), user]}
+        try:
             await writes.update_status(self._context, RESOURCE_CLAIMS, claim, changed)
+        except ApiError as error:
+            if error.reason != "Conflict":
+                text = f"reserve claim {metadata['namespace']}/{metadata['name']}: {error}"
+                self._events.event(pod, "Warning", "FailedResourceClaimReservation", text)
+            raise
+
+
+def _users(claim: Document) -> set[str]:
+    """The uids of the claim's consumers."""
+    return {entry["uid"] for entry in (claim.get("status") or {}).get("reservedFor") or ()}

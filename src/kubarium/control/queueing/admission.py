@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from kubarium.api.kinds import WORKLOADS
 from kubarium.api.resource import Document
@@ -39,7 +40,7 @@ from kubarium.view.queueing.statuses import (
 _LOG = logging.getLogger("kubarium.queueing")
 
 RETRY_S = 1.0
-"""After an unexpected error the loop waits this long before it plans again."""
+"""After an error the loop waits this long before it plans again."""
 
 
 class AdmissionLoop:
@@ -50,6 +51,7 @@ class AdmissionLoop:
         self._cache = cache
         self._events = EventRecorder(context, "kueue-admission")
         self._wake = asyncio.Event()
+        self._failed = False  # whether a commit of this plan has to be tried again
         self.plans = 0
         cache.on_change(self._wake.set)
 
@@ -61,27 +63,48 @@ class AdmissionLoop:
         await self._cache.wait_synced()
         while True:
             self._wake.clear()
-            wake_at: float | None = None
             try:
                 wake_at = await self.step()
-            except ApiError as error:
-                _LOG.info("admission: %s; again in %gs", error, RETRY_S)
+            except Exception as error:  # the next picture may be one that can be planned on
+                self._note("admission", error)
                 wake_at = self._context.clock.now() + RETRY_S
             await self._sleep(wake_at)
 
     async def step(self) -> float | None:
-        """Plan once and commit; when to plan again although nothing changes."""
+        """Plan once and commit; when to plan again although nothing changes.
+
+        A commit that fails is tried again after ``RETRY_S``, and holds up no other.
+        """
         world = self._cache.settled()
         plan = plan_cycle(world.snapshot, self._context.clock.now())
         self.plans += 1
+        self._failed = False
         for admission in plan.admissions:
-            await self._admit(admission)
+            await self._carry_out(admission.workload.key, self._admit(admission))
         for eviction in plan.evictions:
-            await self._evict(eviction)
+            await self._carry_out(eviction.victim.admitted.key, self._evict(eviction))
         for verdict in plan.verdicts:
-            await self._tell(verdict.workload.key, verdict)
+            key = verdict.workload.key
+            await self._carry_out(key, self._tell(key, verdict))
         await self._tell_equal_ones(plan)
-        return plan.wake_at
+        if not self._failed:
+            return plan.wake_at
+        again = self._context.clock.now() + RETRY_S
+        return again if plan.wake_at is None else min(again, plan.wake_at)
+
+    async def _carry_out(self, key: Key, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._note("/".join(key), error)
+
+    def _note(self, what: str, error: Exception) -> None:
+        """Remember to try again, and tell the log what went wrong."""
+        self._failed = True
+        if isinstance(error, ApiError):
+            _LOG.warning("%s: %s; again in %gs", what, error, RETRY_S)
+        else:
+            _LOG.error("%s: %r; again in %gs", what, error, RETRY_S, exc_info=error)
 
     async def _sleep(self, wake_at: float | None) -> None:
         clock = self._context.clock
@@ -106,8 +129,7 @@ class AdmissionLoop:
         except ApiError as error:
             if error.reason in ("Conflict", "NotFound"):
                 return None
-            _LOG.warning("%s: %s", document["metadata"]["name"], error)
-            return None
+            raise
 
     def _find(self, key: Key) -> Document | None:
         return self._cache.world.get(WORKLOADS, key[1], key[0])
@@ -206,7 +228,7 @@ class AdmissionLoop:
         for workload in list(self._cache.settled().untold.values()):
             verdict = verdicts.get((workload.cluster_queue, workload.shape))
             if verdict is not None and verdict.workload.key != workload.key:
-                await self._tell(workload.key, verdict)
+                await self._carry_out(workload.key, self._tell(workload.key, verdict))
 
 
 def _queued_since(document: Document) -> float:

@@ -23,11 +23,11 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, conflict, not_found
-from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
+from kubarium.client.protocol import MERGE_PATCH, STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling.extended import ExtendedClaims
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.queue import ItemKey
-from kubarium.engine.devices.model import Allocation
+from kubarium.engine.devices.model import Allocation, DeviceId
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.placement.reservation import Reservation
@@ -36,16 +36,20 @@ from kubarium.runtime import writes
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
-from kubarium.view.consumers import consumer
-from kubarium.view.devices import allocation_document, is_allocated
-from kubarium.view.extended import extended_owner, is_pending_key
+from kubarium.view.consumers import (
+    consumer,
+    is_group_consumer,
+    is_pod_consumer,
+    not_made_for,
+)
+from kubarium.view.devices import allocation_document, allocation_row, is_allocated
+from kubarium.view.extended import CLAIM_FINALIZER, extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import claim_shares_document, node_of, seconds
+from kubarium.view.profiles import scheduler_name
 from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
-FINALIZER = "resource.kubernetes.io/delete-protection"
-SCHEDULER_NAME = "default-scheduler"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
 # Upstream looks this often whether devices have been made ready (KEP-5007).
@@ -92,7 +96,7 @@ class Committer:
         self._volume_claims.on_change(self._claim_changed)
         self._binding: dict[Key, asyncio.Event] = {}
         self._extended = ExtendedClaims(context, view)
-        self.events = EventRecorder(context, SCHEDULER_NAME)
+        self._recorders: dict[str, EventRecorder] = {}  # by profile
 
     async def reserve(self, placement: Placement) -> Staged:
         """The first of three steps: claims are allocated and reserved, volumes chosen or asked for.
@@ -141,12 +145,12 @@ class Committer:
         pod = placement.pod
         allocations = [(await self._real_key(k, pod), a) for k, a in placement.allocations]
         for key, allocation in allocations:
-            await self._claim(key, allocation, pod)
+            await self._claim(key, allocation, placement)
         allocated = {key for key, _ in allocations}
         for key in pod.claims:
             if key not in allocated and not is_pending_key(key):
                 # Allocated with another pod, which may not have written it yet, or may have failed.
-                await self._claim(key, self._view.snapshot.allocations.get(key), pod)
+                await self._claim(key, self._view.snapshot.allocations.get(key), placement)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self._volume(key, placement.node)
@@ -168,7 +172,12 @@ class Committer:
         placement = staged.placement
         if placement.shares or self._has_shares(placement.pod):
             await self._record_shares(placement, staged.allocations)
-        await self._bind(placement)
+        try:
+            await self._bind(placement)
+        except ApiError:
+            if placement.shares:
+                await self._tell_shares(placement.pod, [])
+            raise
         return staged
 
     def _has_shares(self, pod: Pod) -> bool:
@@ -185,8 +194,12 @@ class Committer:
             for (known, _), (key, _) in zip(placement.allocations, allocations, strict=True)
         }
         shares = [replace(s, claim=real.get(s.claim, s.claim)) for s in placement.shares]
-        status = {"nodeAllocatableResourceClaimStatuses": claim_shares_document(shares)}
-        await self._patch_pod(placement.pod, status)
+        await self._tell_shares(placement.pod, claim_shares_document(shares))
+
+    async def _tell_shares(self, pod: Pod, shares: list[Document]) -> None:
+        """The list as a whole: merged by claim, what an earlier attempt has left would stay."""
+        status = {"nodeAllocatableResourceClaimStatuses": shares}
+        await self._patch_status(pod.key, pod.uid, status, MERGE_PATCH)
 
     def waits_for_volumes(self, pod: Pod) -> bool:
         """Whether a volume must be made or bound before the pod may be."""
@@ -257,15 +270,16 @@ class Committer:
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is not None:
             text = f"waiting for binding conditions for device on node {node}"
-            self.events.event(document, "Normal", "BindingConditionsPending", text)
+            self._record(document, "Normal", "BindingConditionsPending", text)
 
     async def _prepared(self, key: Key, pod: Pod, timeout_s: float) -> None:
         """Until all binding conditions of the claim's devices are true in its status.
 
-        Time counts from the allocation, whoever waited for it before.
+        Time counts from the allocation, whoever waited for it before; a wall clock that is set
+        meanwhile changes nothing.
         """
         clock = self._context.clock
-        deadline = clock.now() + timeout_s
+        deadline, known = clock.monotonic() + timeout_s, -1.0
         while True:
             document = self._pods.get(pod.key[1], pod.key[0])
             if document is None or document["metadata"].get("uid") != pod.uid:
@@ -275,9 +289,13 @@ class Committer:
                 _check_failures(claim)
                 if not unready_devices(claim):
                     return
-                deadline = min(deadline, _allocated_at(claim, deadline) + timeout_s)
-            if clock.now() >= deadline:
-                raise DeviceNotReadyError(f"claim {key[1]} binding timeout")
+                allocated = _allocated_at(claim, clock.now())
+                if allocated != known:
+                    known = allocated
+                    waited = max(0.0, clock.now() - allocated)
+                    deadline = min(deadline, clock.monotonic() + timeout_s - waited)
+            if clock.monotonic() >= deadline:
+                raise DeviceNotReadyError(f"device binding timeout: claim={key[1]}")
             await clock.sleep(CONDITION_POLL_S)
 
     async def release(self, pod: Pod, keys: list[Key]) -> None:
@@ -288,15 +306,47 @@ class Committer:
         held = self._view.snapshot.allocations
         found = [k for k in pod.claims if (a := held.get(k)) is not None and needs_preparation(a)]
         for key in dict.fromkeys([*keys, *found]):
-            if is_pending_key(key):
-                continue  # already discarded
-            try:
-                await self._insist(
-                    RESOURCE_CLAIMS, key, None, lambda c: self._give_up_claim(c, pod)
-                )
-            except ApiError as error:
-                if error.reason != "NotFound":  # gone, and with it its allocation
-                    raise
+            if not is_pending_key(key):  # that one is already discarded
+                await self._insist_on_claim(key, lambda c: self._give_up_claim(c, pod))
+
+    async def deallocate(self, key: Key) -> None:
+        """Take the devices back of a claim that only pods without a node use, or nobody.
+
+        Upstream does so in PostFilter, where it is these devices that keep a pod from other nodes.
+        """
+
+        async def write(claim: Document) -> None:
+            # A pod may have been decided on these devices since.
+            if is_allocated(claim) and not self._view.snapshot.claim_users.get(key):
+                users = (claim.get("status") or {}).get("reservedFor") or ()
+                if all(self._waits_with(user, key[0]) for user in users):
+                    await self._free(claim)
+
+        await self._insist_on_claim(key, write)
+
+    def _waits_with(self, user: Document, namespace: str) -> bool:
+        """Whether a consumer of a claim that no pod with a node counts on may wait for another."""
+        if not is_pod_consumer(user):
+            return is_group_consumer(user)
+        pod = self._pods.get(user["name"], namespace)
+        return pod is None or pod["metadata"].get("uid") != user["uid"] or not node_of(pod)
+
+    async def _free(self, claim: Document) -> None:
+        status = claim.get("status") or {}
+        kept = {
+            f: v for f, v in status.items() if f not in ("reservedFor", "allocation", "devices")
+        }
+        await writes.update_status(self._context, RESOURCE_CLAIMS, claim, kept)
+
+    async def _insist_on_claim(
+        self, key: Key, write: Callable[[Document], Awaitable[None]]
+    ) -> None:
+        """As :meth:`_insist`; a claim that is gone has no allocation either."""
+        try:
+            await self._insist(RESOURCE_CLAIMS, key, None, write)
+        except ApiError as error:
+            if error.reason != "NotFound":
+                raise
 
     def held_in_vain(self, pod: Pod) -> list[Key]:
         """The pod's claims that have devices although no pod with a node uses them.
@@ -309,8 +359,8 @@ class Committer:
 
     async def give_back(self, pod: Pod) -> None:
         """Free the devices that the pod holds in vain; the pod must not be decided meanwhile."""
-        if found := self.held_in_vain(pod):
-            await self.release(pod, found)
+        for key in self.held_in_vain(pod):
+            await self.deallocate(key)
 
     async def _insist(
         self,
@@ -344,27 +394,34 @@ class Committer:
         if user["uid"] != pod.uid and sharers:
             return
         others = [r for r in status.get("reservedFor") or () if r.get("uid") != user["uid"]]
-        if others:
+        if not others:
+            await self._free(claim)
+        elif len(others) < len(status["reservedFor"]):
             status["reservedFor"] = others
-        else:
-            for field in ("reservedFor", "allocation", "devices"):
-                status.pop(field, None)
-        await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
+            await writes.update_status(self._context, RESOURCE_CLAIMS, claim, status)
 
-    async def _claim(self, key: Key, allocation: Allocation | None, pod: Pod) -> None:
+    async def _claim(self, key: Key, allocation: Allocation | None, placement: Placement) -> None:
         """Write allocation (if it is not there already) and reservation into one claim."""
         await self._insist(
             RESOURCE_CLAIMS,
             key,
             self._claims.get(key[1], key[0]),
-            lambda claim: self._write_claim(claim, allocation, pod),
+            lambda claim: self._write_claim(claim, allocation, placement),
         )
 
     async def _write_claim(
-        self, document: Document, allocation: Allocation | None, pod: Pod
+        self, document: Document, allocation: Allocation | None, placement: Placement
     ) -> None:
-        status = dict(document.get("status") or {})
-        if allocation is not None and not status.get("allocation"):
+        pod, status = placement.pod, dict(document.get("status") or {})
+        if writes.is_terminating(document):
+            raise _outdated(document, "got deleted in the meantime")
+        user = self._pods.get(pod.key[1], pod.key[0])
+        why = not_made_for(document, user) if user is not None else ""
+        if why:
+            raise _outdated(document, why)
+        if status.get("allocation"):
+            self._check_same(document, allocation, placement.node)
+        elif allocation is not None:
             document = await self._protected(document)
             status["allocation"] = allocation_document(
                 document, allocation, self._view.class_documents.get, self._context.chance.uid
@@ -372,26 +429,32 @@ class Committer:
             now = rfc3339(self._context.clock.now())
             status["allocation"]["allocationTimestamp"] = now
         if not status.get("allocation"):
-            why = "its allocation has been given up, and the pod is decided again"
-            raise conflict(
-                "resourceclaims", RESOURCE_CLAIMS.group, document["metadata"]["name"], why
-            )
+            raise _outdated(document, "got deallocated in the meantime")
         reserved = list(status.get("reservedFor") or ())
-        user = self._consumer(document, pod)
-        if not any(entry.get("uid") == user["uid"] for entry in reserved):
-            reserved.append(user)
+        entry = self._consumer(document, pod)
+        if not any(known.get("uid") == entry["uid"] for known in reserved):
+            reserved.append(entry)
         status["reservedFor"] = reserved
         await writes.update_status(self._context, RESOURCE_CLAIMS, document, status, fresh=True)
         if extended_owner(document) == pod.uid:
             await self._extended.record(pod, key_of(document))
 
+    def _check_same(self, claim: Document, allocation: Allocation | None, node: str) -> None:
+        """Conflict if somebody else gave the claim other devices than the decision counts on."""
+        there, found = allocation_row(claim), self._view.snapshot.node(node)
+        assert there is not None
+        labels = found.labels if found is not None else {}
+        same = allocation is None or _devices(there) == _devices(allocation)
+        if not same or not there.scope.admits(node, labels):
+            raise _outdated(claim, "got allocated elsewhere in the meantime")
+
     async def _protected(self, claim: Document) -> Document:
         """The claim with the finalizer that keeps it while it is allocated."""
         metadata = claim["metadata"]
         held = metadata.get("finalizers") or []
-        if FINALIZER in held:
+        if CLAIM_FINALIZER in held:
             return claim
-        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, FINALIZER]}}
+        changed = {**claim, "metadata": {**metadata, "finalizers": [*held, CLAIM_FINALIZER]}}
         return await writes.update(self._context, RESOURCE_CLAIMS, changed, fresh=True)
 
     def _consumer(self, claim: Document, pod: Pod) -> Document:
@@ -469,7 +532,7 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is not None:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
-            self.events.event(document, "Normal", "Scheduled", text)
+            self._record(document, "Normal", "Scheduled", text)
 
     async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
         """Whether the binding was written although the call failed: its answer may be lost.
@@ -524,7 +587,7 @@ class Committer:
     ) -> None:
         """As :meth:`refuse`, of a pod as it was written: there may be no way to read it."""
         if event:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
         known = writes.find_condition(document, "PodScheduled") or {}
         status: Document = {"nominatedNodeName": nominated} if nominated else {}
         if known.get("status") != "False" or known.get("message") != message:
@@ -555,7 +618,9 @@ class Committer:
     async def _patch_pod(self, pod: Pod, status: Document) -> None:
         await self._patch_status(pod.key, pod.uid, status)
 
-    async def _patch_status(self, key: Key, uid: str, status: Document) -> None:
+    async def _patch_status(
+        self, key: Key, uid: str, status: Document, patch_type: str = STRATEGIC_MERGE_PATCH
+    ) -> None:
         namespace, name = key
         patch: Document = {"metadata": {"uid": uid}, "status": status}
         try:
@@ -564,7 +629,7 @@ class Committer:
                 name,
                 patch,
                 namespace,
-                patch_type=STRATEGIC_MERGE_PATCH,
+                patch_type=patch_type,
                 subresource="status",
             )
             self._pods.observe(answer)
@@ -576,13 +641,13 @@ class Committer:
         """Tell why the pod cannot grow yet; its PodScheduled condition is not touched."""
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is not None and document["metadata"].get("uid") == pod.uid:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
 
     async def preempt(self, preemption: Preemption) -> None:
         """Delete the victims, telling each why; the pods are nominated already."""
         preemptor, _ = preemption.nominations[0]
         for composite, key in preemption.units:
-            await self._disrupted(composite, key)
+            await self._disrupted(composite, key, self._scheduler_of(preemptor))
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
 
@@ -590,18 +655,31 @@ class Committer:
         """The nodes to nominate, by pod; one that grows where it runs (KEP-5836) is not."""
         return {pod.key: node for pod, node in preemption.nominations if not self._runs(pod)}
 
+    def _scheduler_of(self, pod: Pod) -> str:
+        return scheduler_name(self._pods.get(pod.key[1], pod.key[0]) or {})
+
+    def _record(
+        self, document: Document, type_: str, reason: str, message: str, by: str = ""
+    ) -> None:
+        """An event that the scheduler of a profile tells: the one that the object names."""
+        name = by or scheduler_name(document)
+        recorder = self._recorders.get(name)
+        if recorder is None:
+            recorder = self._recorders[name] = EventRecorder(self._context, name)
+        recorder.event(document, type_, reason, message)
+
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
         return bool(node_of(document))
 
-    async def _disrupted(self, composite: bool, key: Key) -> None:
+    async def _disrupted(self, composite: bool, key: Key, scheduler: str) -> None:
         """Tell a group that goes as a whole, and the groups below it."""
         members = list(self._view.forest.below(key)) if composite else [(False, key)]
         for is_composite, member in members:
             resource = COMPOSITE_POD_GROUPS if is_composite else POD_GROUPS
             document = self._context.informers.get(resource).get(member[1], member[0])
             if document is not None:
-                text = f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod group"
+                text = f"{scheduler}: preempting to accommodate a higher priority pod group"
                 await self._set_condition(
                     resource, document, "DisruptionTarget", "True", "PreemptionByScheduler", text
                 )
@@ -611,17 +689,18 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is None or writes.is_terminating(document):
             return  # its room is coming anyway
+        scheduler = self._scheduler_of(preemptor)
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
             "reason": "PreemptionByScheduler",
-            "message": f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod",
+            "message": f"{scheduler}: preempting to accommodate a higher priority pod",
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
         node = node_of(document)
         text = f"Preempted by pod {preemptor.uid} on node {node}"
-        self.events.event(document, "Normal", "Preempted", text)
+        self._record(document, "Normal", "Preempted", text, by=scheduler)
         await writes.delete(self._context, PODS, document)
 
     async def reserved(self, item: ItemKey, reservation: Reservation) -> None:
@@ -630,7 +709,7 @@ class Committer:
         if item.gang and document is not None:
             count = len(dict.fromkeys(node for _, node in reservation))
             text = f"Reserved room on {count} nodes, which running jobs will leave"
-            self.events.event(document, "Normal", "Reserved", text)
+            self._record(document, "Normal", "Reserved", text)
 
     def _group(self, key: Key) -> Document | None:
         found = self._groups.get(key[1], key[0])
@@ -664,7 +743,7 @@ class Committer:
         if writes.condition_is_true(document.get("status") or {}, kind):
             return
         if not scheduled:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
         status, reason = ("True", "Scheduled") if scheduled else ("False", code)
         await self._set_condition(resource, document, kind, status, reason, message)
 
@@ -726,7 +805,7 @@ class Committer:
         if document is None:
             return
         if not scheduled:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
 
         def changed(document: Document) -> Document | None:
             status = dict(document.get("status") or {})
@@ -740,6 +819,15 @@ class Committer:
             return {**status, "phase": phase}
 
         await self._change_status(COSCHEDULING_GROUPS, document, changed)
+
+
+def _outdated(claim: Document, why: str) -> ApiError:
+    """The decision counts on what is no more; said in upstream's words."""
+    return conflict("resourceclaims", RESOURCE_CLAIMS.group, claim["metadata"]["name"], why)
+
+
+def _devices(allocation: Allocation) -> list[tuple[str, DeviceId]]:
+    return sorted((result.request, result.id) for result in allocation.results)
 
 
 def _waits(document: Document, pod: Pod) -> bool:
@@ -760,5 +848,5 @@ def _check_failures(claim: Document) -> None:
     for device, failed in failed_devices(claim):
         reason, message = failed.get("reason", ""), json.dumps(failed.get("message", ""))
         where = f"device {device} reports {failed.get('type', '')}"
-        text = f"binding failed: reason={reason}, message={message}"
-        raise DeviceNotReadyError(f"claim {claim['metadata']['name']} {text} ({where})")
+        text = f"claim={claim['metadata']['name']}, reason={reason}, message={message}"
+        raise DeviceNotReadyError(f"device binding failed: {text} ({where})")

@@ -55,23 +55,20 @@ class ExtendedClaims:
                 return claim
         await self.discard(pod)
         claim = claim_document(document, spec)
-        return await writes.create(self._context, RESOURCE_CLAIMS, claim, pod.key[0])
+        return await writes.create(self._context, RESOURCE_CLAIMS, claim, pod.key[0], fresh=True)
 
     async def record(self, pod: Pod, claim: Key) -> None:
         """Name the claim in the pod's status, with which container gets which request."""
         document = self._pods.get(pod.key[1], pod.key[0])
-        if document is None:
+        if document is None or document["metadata"].get("uid") != pod.uid:
             return
         status = claim_status_document(claim[1], self._mapped(pod, document))
         if (document.get("status") or {}).get("extendedResourceClaimStatus") == status:
             return
-        change: Document = {
-            "metadata": {"uid": pod.uid},
-            "status": {"extendedResourceClaimStatus": status},
-        }
-        await writes.patch(self._context, PODS, document, change, subresource="status")
+        named: Document = {"extendedResourceClaimStatus": status}
+        await writes.add_to_status(self._context, PODS, document, named)
 
-    def _mapped(self, pod: Pod, document: Document) -> list[Mapped]:
+    def _mapped(self, pod: Pod, document: Document) -> tuple[Mapped, ...]:
         """What the pod's node does not serve by itself."""
         return self._view.extended.mapped(document["spec"], served_besides(pod.shape))
 

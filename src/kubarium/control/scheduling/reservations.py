@@ -32,13 +32,15 @@ class Reservations:
         clock: Clock,
         placer_of: Callable[[QueueItem], Placer],
         made: Callable[[ItemKey, Reservation], None],
+        ended: Callable[[Reservation], None],
     ) -> None:
-        """``made`` is told of each new reservation."""
+        """``made`` is told of each new reservation, ``ended`` of each that is no more."""
         self._waiting = waiting
         self._queue = queue
         self._clock = clock
         self._placer_of = placer_of
         self._made = made
+        self._ended = ended
         self._placer: Placer | None = None  # of the profile of the item that holds it
         self.held: tuple[ItemKey, Reservation] | None = None
         self.failing_since: dict[ItemKey, float] = {}
@@ -49,19 +51,20 @@ class Reservations:
             return ()
         key, reservation = self.held
         if key not in self._queue:
-            self.held = None
             self.failing_since.pop(key, None)
-        elif not (
-            all(self._waiting.is_undecided(pod.key) for pod, _ in reservation)
-            and may_be_used(self._placer, reservation)
+        elif all(self._waiting.is_undecided(pod.key) for pod, _ in reservation) and may_be_used(
+            self._placer, reservation
         ):
-            self.held = None  # when it fails once more, it gets another
-        return reservation if self.held is not None else ()
+            return reservation
+        self.drop(key)  # if it fails once more, it gets another
+        return ()
 
     def drop(self, key: ItemKey) -> None:
         """No room is kept for the item any more."""
         if self.held is not None and self.held[0] == key:
+            _, reservation = self.held
             self.held = None
+            self._ended(reservation)
 
     def forget_gone(self) -> None:
         """Items that wait no longer have not been failing either."""
@@ -111,8 +114,9 @@ class Reservations:
             placer.snapshot.abandon(0)
             _LOG.exception("%s: no room can be reserved", "/".join(key.key))
             return
-        self.held, self._placer = (key, found) if found else None, placer
+        self.drop(key)
         if found:
+            self.held, self._placer = (key, found), placer
             self._made(key, found)
 
 

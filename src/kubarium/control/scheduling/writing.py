@@ -52,14 +52,17 @@ class Writing:
         wake: Callable[[], None],
         profile_of: Callable[[QueueItem], Profile],
         bound: Callable[[Decision], Awaitable[None]],
+        undone: Callable[[Placement], None],
         keep: Callable[[Placement], None],
     ) -> None:
         """``wake`` is called when an item may be decided anew; profiles say how long pods wait.
 
-        ``bound`` is told of each decision with those of its placements that were written; ``keep``
-        of those of a gang that were not, though others of it may be.
+        ``bound`` is told of each decision with those of its placements that were written,
+        ``undone`` of each placement that was not; before that ``keep``, if it is one of a gang of
+        which others may be bound.
         """
         self._bound = bound
+        self._undone = undone
         self._keep = keep
         self._profile_of = profile_of
         self._committer = committer
@@ -194,7 +197,8 @@ class Writing:
             ready = await all_through(ready, committer.confirm)
         if not await self._may_start(decision, ready, fresh):
             return []
-        keep = self._keep if len(ready) > 1 and is_group else None
+        may_run_in_part = is_group and (len(ready) > 1 or decision.item.begun)
+        keep = self._keep if may_run_in_part else None
         return [staged.placement for staged in await all_through(ready, committer.bind, keep)]
 
     async def _may_start(self, decision: Decision, left: list[Staged], fresh: list[Key]) -> bool:
@@ -227,6 +231,7 @@ class Writing:
             keys = list(dict.fromkeys([*claims, *shared]))
             await self._written(self._committer.release(pod, keys))
         self._waiting.give_up(pod, claims)
+        self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
             await self._written(self._committer.refuse(pod, str(error) or repr(error)))
 

@@ -18,6 +18,7 @@ from kubarium.engine.placement.device_scores import DevicePacking
 from kubarium.engine.placement.node_claims import is_mapped
 from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.verdict import Verdict
 
 # Kinds of nodes for which an answer is kept, for nodes of the same kind.
 MAX_FOUND = 4_096
@@ -60,16 +61,18 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
         if claim.deleting:
             return ClaimsOf(problem=reasons.claim_deleted(key[1]))
         users = snapshot.claim_users.get(key, ())
-        full = len(users) >= MAX_RESERVED and pod.key not in users
+        own = group is None or key not in shared
+        full = own and len(users) >= MAX_RESERVED and pod.key not in users
         # Users that are no pods, or that are over and not yet taken off the list.
-        full = full or (claim.reserved >= MAX_RESERVED and pod.uid not in claim.reserved_for)
-        if full and key not in shared:
+        user = pod.uid if group is None or own else group.uid
+        full = full or (claim.reserved >= MAX_RESERVED and user not in claim.reserved_for)
+        if full:
             return ClaimsOf(problem=reasons.claim_in_use(key[1]))
-        problem = _unknown_class(snapshot.inventory, claim)
-        if problem:
-            return ClaimsOf(problem=problem)
         allocation = snapshot.allocations.get(key)
         if allocation is None:
+            problem = _unknown_class(snapshot.inventory, claim)
+            if problem:
+                return ClaimsOf(problem=problem)
             pending.append(claim)
         else:
             tainted = snapshot.inventory.keeps_out(allocation)
@@ -88,6 +91,27 @@ def _unknown_class(inventory: Inventory, claim: Claim) -> str:
             if request.device_class not in inventory.classes:
                 return reasons.class_missing(entry.path(request), request.device_class)
     return ""
+
+
+def movable(snapshot: Snapshot, pod: Pod, verdict: Verdict) -> list[Key]:
+    """The pod's claims that hold devices which keep it from nodes, though nobody uses them yet.
+
+    They were allocated for a binding that did not come about. Upstream deallocates such claims when
+    the pod finds no node (DynamicResources' PostFilter); a claim that is being deleted waits there
+    for the pod, and the pod for its end.
+    """
+    elsewhere = reasons.CLAIM_ELSEWHERE in verdict.counts
+    found: list[Key] = []
+    for key in pod.claims:
+        allocation = snapshot.allocations.get(key)
+        if allocation is None or snapshot.claim_users.get(key):
+            continue
+        claim = snapshot.claims.get(key)
+        limited = elsewhere and allocation.scope.terms is not None
+        limited = limited or (claim is not None and claim.deleting)
+        if limited or snapshot.inventory.keeps_out(allocation) is not None:
+            found.append(key)
+    return found
 
 
 def held_mask(snapshot: Snapshot, held: Sequence[tuple[Claim, Allocation]]) -> Mask:

@@ -2,9 +2,9 @@
 
 A device can stand for part of its node's resources (a CPU driver's cores: mapped) or cost some (a
 GPU's pinned host memory: overhead). Once devices are chosen, both are added to the pod's requests
-as ``component-helpers`` adds them: what is mapped and the overhead per pod for the pod's whole
-life, the overhead per container as if that container asked for it. Pod-level requests, where given,
-cover it all.
+as ``component-helpers`` adds them, for the pod's whole life: what is mapped, the overhead per pod,
+and the overhead per container for each that uses the claim. Pod-level requests and limits, where
+given, cover it all.
 """
 
 from __future__ import annotations
@@ -109,10 +109,9 @@ def lacking(
     snapshot: Snapshot, pod: Pod, shares: Sequence[ClaimShare], row: int
 ) -> tuple[str, ...]:
     """What keeps a charged pod from one row: NodeResourcesFit's reasons, or its own requests."""
-    wanted = _with_claims(pod, shares)
-    for name, amount in pod.pod_level:
-        if wanted.get(name, 0) > amount:
-            return (reasons.pod_level_too_small(name),)
+    why = _not_covered(pod, shares)
+    if why:
+        return (why,)
     found: list[str] = []
     for name, amount in pod.shape.requests:
         index = snapshot.resource_index(name)
@@ -125,39 +124,49 @@ def lacking(
 def _added(pod: Pod, shares: Sequence[ClaimShare]) -> dict[str, int]:
     """By how much the shares raise the pod's requests, rounded up; pod-level ones stay."""
     level = dict(pod.pod_level)
-    more = {
-        name: math.ceil(amount - _peak(pod.parts, name, {}))
-        for name, amount in sorted(_with_claims(pod, shares).items())
-        if name not in level
-    }
-    return {name: amount for name, amount in more.items() if amount}
+    taken = {name: amount for name, amount in _taken(shares).items() if name not in level}
+    return {name: math.ceil(amount) for name, amount in sorted(taken.items()) if amount}
 
 
-def _with_claims(pod: Pod, shares: Sequence[ClaimShare]) -> _Amounts:
-    """What containers and claims take together, of the resources that claims take anything of."""
-    fixed: _Amounts = {}
-    by_container: dict[str, _Amounts] = {}
-    known = {part.name for part in pod.parts}
+def _taken(shares: Sequence[ClaimShare], container: str = "") -> _Amounts:
+    """What the claims take for the pod's whole life; with ``container``, what that one may use.
+
+    Overhead per container counts for each that uses the claim, also for those that are soon over,
+    and one container may use all the pod's overhead.
+    """
+    found: _Amounts = {}
     for share in shares:
+        if container and container not in share.containers:
+            continue
+        users = 1 if container else len(share.containers)
         for name, amount in share.mapped:
-            fixed[name] = fixed.get(name, 0) + amount
+            found[name] = found.get(name, 0) + amount
         for over in share.overhead:
-            if over.per_pod is not None:
-                fixed[over.name] = fixed.get(over.name, 0) + over.per_pod
-            for container in share.containers if over.per_container is not None else ():
-                book = by_container.setdefault(container, {}) if container in known else fixed
-                book[over.name] = book.get(over.name, 0) + (over.per_container or 0)
-    names = {*fixed, *(name for book in by_container.values() for name in book)}
-    return {n: _peak(pod.parts, n, by_container) + fixed.get(n, 0) for n in names}
+            amount = (over.per_pod or 0) + (over.per_container or 0) * users
+            found[over.name] = found.get(over.name, 0) + amount
+    return found
 
 
-def _peak(parts: Sequence[PodPart], name: str, more: dict[str, _Amounts]) -> Amount:
+def _not_covered(pod: Pod, shares: Sequence[ClaimShare]) -> str:
+    """Why the pod's own requests and limits do not cover its containers and claims; "" if so."""
+    taken = _taken(shares)
+    for name, whole in pod.pod_level:
+        if name in taken and _peak(pod.parts, name) + taken[name] > whole:
+            return reasons.pod_level_too_small(name)
+    limits = dict(pod.pod_limits)
+    for part in pod.parts if limits else ():
+        more = {} if part.initial else _taken(shares, part.name)
+        for name, limit in part.limits:
+            if name in limits and name in more and limit + more[name] > limits[name]:
+                return reasons.pod_limit_too_small(name, part.name)
+    return ""
+
+
+def _peak(parts: Sequence[PodPart], name: str) -> int:
     """The most of one resource that the containers hold at once (upstream: PodRequests)."""
-    running: Amount = 0
-    sidecars: Amount = 0
-    peak: Amount = 0
+    running = sidecars = peak = 0
     for part in parts:
-        wanted = part.request(name) + more.get(part.name, {}).get(name, 0)
+        wanted = part.request(name)
         if part.brief:
             peak = max(peak, sidecars + wanted)
             continue

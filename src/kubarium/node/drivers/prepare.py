@@ -25,6 +25,7 @@ from kubarium.node.drivers.containers import (
 )
 from kubarium.node.drivers.domains import DomainProblem, confirm_ready
 from kubarium.node.drivers.profiles import NVIDIA, NVML
+from kubarium.view.consumers import is_reserved_for, not_made_for
 
 
 class ClaimProblem(KubariumError):
@@ -269,13 +270,10 @@ def _check(pod: Document, claim: Document) -> None:
     status = claim.get("status") or {}
     if not status.get("allocation"):
         raise ClaimProblem(f"ResourceClaim {metadata['name']}: not allocated")
-    group = (pod["spec"].get("schedulingGroup") or {}).get("podGroupName")
-    reserved = any(
-        entry.get("uid") == pod_metadata["uid"]
-        or (entry.get("resource") == "podgroups" and group and entry.get("name") == group)
-        for entry in status.get("reservedFor") or ()
-    )
-    if not reserved:
+    why = not_made_for(claim, pod)
+    if why:
+        raise ClaimProblem(why)
+    if not is_reserved_for(claim, pod):
         raise ClaimProblem(
             f"pod {pod_metadata['name']} ({pod_metadata['uid']}) is not allowed to use resource "
             f"claim {metadata['name']} ({metadata['uid']})"

@@ -16,29 +16,42 @@ LABEL = "resource.kubernetes.io/admin-access"
 
 
 def check_admin_access(attempt: Attempt) -> None:
-    """ApiError 422 for each request with ``adminAccess`` where it is not allowed."""
+    """ApiError 422 for a request with ``adminAccess`` where it is not allowed."""
     spec, root = _claim_spec(attempt)
-    requests = (spec.get("devices") or {}).get("requests") or []
-    asking = [
-        index
-        for index, request in enumerate(requests)
-        if (request.get("exactly") or {}).get("adminAccess") or request.get("adminAccess")
-    ]
-    if not asking:
-        return
+    for index, request in enumerate((spec.get("devices") or {}).get("requests") or ()):
+        if (request.get("exactly") or {}).get("adminAccess") or request.get("adminAccess"):
+            _needs_label(attempt, f"{root}.devices.requests[{index}].adminAccess")
+            return
+
+
+def check_admin_results(attempt: Attempt) -> None:
+    """The same of a new allocation, which a status may bring whatever the claim asks for."""
+    assert attempt.old is not None
+    if any(_admin_results(attempt.old)):
+        return  # an allocation does not change
+    for index, admin in enumerate(_admin_results(attempt.document)):
+        if admin:
+            _needs_label(attempt, f"status.allocation.devices.results[{index}].adminAccess")
+            return
+
+
+def _admin_results(claim: Document) -> list[bool]:
+    allocation = (claim.get("status") or {}).get("allocation") or {}
+    results = (allocation.get("devices") or {}).get("results") or ()
+    return [bool(result.get("adminAccess")) for result in results]
+
+
+def _needs_label(attempt: Attempt, path: str) -> None:
     record = attempt.registry.store.get(f"/core/namespaces/-/{attempt.namespace}")
     labels = (record.value["metadata"].get("labels") or {}) if record else {}
-    if labels.get(LABEL) == "true":
-        return
-    detail = (
-        f"admin access to devices requires the `{LABEL}: true` label on the containing namespace"
-    )
-    errors = [
-        FieldError("Forbidden", f"{root}.devices.requests[{index}].adminAccess", detail=detail)
-        for index in asking
-    ]
-    resource = attempt.kind.resource
-    raise invalid(resource.kind, resource.group, attempt.name, errors)
+    if labels.get(LABEL) != "true":
+        detail = (
+            f"admin access to devices requires the `{LABEL}: true` label on the containing"
+            " namespace"
+        )
+        resource = attempt.kind.resource
+        errors = [FieldError("Forbidden", path, detail=detail)]
+        raise invalid(resource.kind, resource.group, attempt.name, errors)
 
 
 def check_device_configs(attempt: Attempt) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from kubarium.server.admission.chain import ANY, CREATE, DELETE, UPDATE, Chain, Plugin
-from kubarium.server.admission.devices import check_admin_access, check_device_configs
+from kubarium.server.admission.devices import (
+    check_admin_access,
+    check_admin_results,
+    check_device_configs,
+)
 from kubarium.server.admission.elastic import check_elastic
 from kubarium.server.admission.jobset import (
     check_job_set,
@@ -37,9 +41,8 @@ _PRIORITISED = _PODS | _POD_GROUPS
 _RBAC = "rbac.authorization.k8s.io"
 _ROLES = frozenset({(_RBAC, "roles"), (_RBAC, "clusterroles")})
 _BINDINGS = frozenset({(_RBAC, "rolebindings"), (_RBAC, "clusterrolebindings")})
-_CLAIMS = frozenset(
-    {("resource.k8s.io", "resourceclaims"), ("resource.k8s.io", "resourceclaimtemplates")}
-)
+_RESOURCE_CLAIMS = frozenset({("resource.k8s.io", "resourceclaims")})
+_CLAIMS = _RESOURCE_CLAIMS | {("resource.k8s.io", "resourceclaimtemplates")}
 _JOB_SETS = frozenset({("jobset.x-k8s.io", "jobsets")})
 _GANGS = _JOB_SETS | {("batch", "jobs")}
 _TRAINER = "trainer.kubeflow.org"
@@ -50,7 +53,9 @@ _QUEUED = _JOB_SETS | _TRAIN_JOBS | {("batch", "jobs")}
 _QUEUES = frozenset({(_KUEUE, "clusterqueues"), (_KUEUE, "resourceflavors")})
 _QUEUEING = _QUEUED | _QUEUES | {(_KUEUE, "cohorts"), (_KUEUE, "workloads")}
 _WITH_STATUS = frozenset({"", "status"})
+_STATUS = frozenset({"status"})
 _ON_CREATE = frozenset({CREATE})
+_ON_UPDATE = frozenset({UPDATE})
 _ON_WRITE = frozenset({CREATE, UPDATE})
 _ON_DELETE = frozenset({DELETE})
 
@@ -68,6 +73,14 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
             Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
             Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),
+            Plugin(
+                "DRAAdminAccess",
+                check_admin_results,
+                _RESOURCE_CLAIMS,
+                _ON_UPDATE,
+                _STATUS,
+                validating=True,
+            ),
             Plugin("DeviceConfig", check_device_configs, _CLAIMS, _ON_WRITE, validating=True),
             Plugin("Priority", only_one_default, _PRIORITY_CLASSES, _ON_WRITE, validating=True),
             Plugin("RBAC", roles, _ROLES, _ON_WRITE, validating=True),

@@ -1,4 +1,5 @@
-"""ResourceSlices and DeviceTaintRules: since when devices are tainted.
+"""ResourceSlices and DeviceTaintRules: since when devices are tainted. ResourceClaims: what drivers
+said of devices goes with the devices.
 
 Tolerations with seconds count from ``timeAdded``, so that a taint without one gets the time of its
 write (``pkg/apis/resource/v1/defaults.go``). One that a slice had before keeps its time, also if
@@ -43,6 +44,26 @@ def prepare_rule_update(registry: Registry, call: Call, new: Document, old: Docu
         undated = {name: value for name, value in taint.items() if name != "timeAdded"}
         new["spec"] = {**_spec(new), "taint": undated}
         _date_rule(new, None, registry)
+
+
+def prepare_claim_status(registry: Registry, call: Call, new: Document, old: Document) -> None:
+    """Drop the status of devices that are taken back (upstream: dropDeallocatedStatusDevices)."""
+    status = new.get("status") or {}
+    told, gone = status.get("devices"), _allocated(old) - _allocated(new)
+    if told and gone:
+        left = [device for device in told if _device(device) not in gone]
+        new["status"] = {name: value for name, value in status.items() if name != "devices"}
+        if left:
+            new["status"]["devices"] = left
+
+
+def _allocated(claim: Document) -> set[_Identity]:
+    allocation = (claim.get("status") or {}).get("allocation") or {}
+    return {_device(result) for result in (allocation.get("devices") or {}).get("results") or ()}
+
+
+def _device(document: Document) -> _Identity:
+    return tuple(document.get(part) for part in ("driver", "pool", "device"))
 
 
 def _date_rule(rule: Document, time: str | None, registry: Registry) -> None:

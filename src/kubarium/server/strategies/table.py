@@ -76,6 +76,8 @@ _TABLE: dict[tuple[str, str], Strategy] = {
     ("scheduling.k8s.io", "compositepodgroups"): _GENERATION,
     ("scheduling.k8s.io", "workloads"): _GENERATION,
     ("resource.k8s.io", "deviceclasses"): _GENERATION,
+    ("resource.k8s.io", "resourceclaims"): Strategy(prepare_status=devices.prepare_claim_status),
+    ("resource.k8s.io", "resourcepoolstatusrequests"): _LOCKED,
     ("resource.k8s.io", "resourceslices"): Strategy(
         generation=True,
         prepare_create=devices.prepare_slice,

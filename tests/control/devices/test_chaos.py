@@ -1,0 +1,259 @@
+"""Whatever befalls pods, claims, groups and nodes: devices are given once, and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from kubarium.api.kinds import (
+    DEVICE_CLASSES,
+    DEVICE_TAINT_RULES,
+    NODES,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIM_TEMPLATES,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+)
+from kubarium.base.errors import ApiError
+from kubarium.control import devices, gangs, scheduling
+from kubarium.control.devices.claims import claim_names
+from kubarium.runtime.informer import SharedInformers
+from tests.control.scheduling.test_device_faults import SetClock
+from tests.control.scheduling.test_scheduler import claim, device_class, group, node, pod, slices
+
+NAMED = "example.com/gpu"
+NODE_NAMES = ("left", "right")
+GPUS = 8
+STEPS = 60
+
+
+class Chaos:
+    """Does things at random to one world."""
+
+    def __init__(self, world, seed):
+        self.world, self.random = world, random.Random(seed)
+        self.clock = SetClock(world.clock)
+        self.made = 0
+        self.log = []
+
+    async def begin(self):
+        world = self.world
+        await world.start()
+        named = device_class()
+        named["spec"]["extendedResourceName"] = NAMED
+        await world.create(DEVICE_CLASSES, named)
+        template = claim("t")
+        template |= {"kind": "ResourceClaimTemplate", "spec": {"spec": template["spec"]}}
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template)
+        for name in NODE_NAMES:
+            await self.node_comes(name)
+        await self.control_plane()
+
+    async def control_plane(self):
+        """Begin (anew) with nothing but what is written."""
+        world = self.world
+        for task in world.tasks:
+            task.cancel()
+        await asyncio.gather(*world.tasks, return_exceptions=True)
+        world.tasks.clear()
+        informers = SharedInformers(world.controller_client, world.clock)
+        context = replace(world.context, informers=informers, clock=self.clock)
+        for family in (devices, gangs, scheduling):
+            await world.start(*family.components(context))
+
+    async def attempt(self, happening):
+        try:
+            await happening
+        except ApiError as error:
+            if error.reason not in ("NotFound", "AlreadyExists", "Conflict"):
+                raise
+
+    # What happens.
+
+    async def node_comes(self, name):
+        await self.attempt(self.world.create(NODES, node(name, cpu="100")))
+        await self.attempt(self.world.create(RESOURCE_SLICES, slices(name, GPUS)))
+
+    async def node_goes(self, name):
+        await self.attempt(self.world.client.delete(NODES, name))
+        await self.attempt(self.world.client.delete(RESOURCE_SLICES, f"{name}-slice"))
+
+    async def claim_comes(self):
+        await self.attempt(self.world.create(RESOURCE_CLAIMS, claim(self.random.choice("uvw"))))
+
+    async def claim_goes(self):
+        names = await self.world.names(RESOURCE_CLAIMS)
+        if names:
+            name = self.random.choice(names)
+            await self.attempt(self.world.client.delete(RESOURCE_CLAIMS, name, "default"))
+
+    async def group_comes(self):
+        made = group("team", 2)
+        template = {"name": "ours", "resourceClaimTemplateName": "t"}
+        made["spec"]["resourceClaims"] = [template]
+        await self.attempt(self.world.create(POD_GROUPS, made))
+
+    async def group_goes(self):
+        await self.attempt(self.world.client.delete(POD_GROUPS, "team", "default"))
+
+    async def pod_comes(self):
+        name = f"p{self.made}"
+        self.made += 1
+        kind = self.random.choice(["named", "template", "extended", "group", "named", "bound"])
+        if kind in ("named", "bound"):
+            made = pod(name, claims=[self.random.choice("uvw")])
+            if kind == "bound":
+                made["spec"]["nodeName"] = self.random.choice(NODE_NAMES)
+        elif kind == "extended":
+            made = pod(name)
+            made["spec"]["containers"][0]["resources"]["limits"] = {NAMED: "1"}
+        else:
+            more = {"group": "team"} if kind == "group" else {}
+            made = pod(name, claims=["ours"], **more)
+            [entry] = made["spec"]["resourceClaims"]
+            del entry["resourceClaimName"]
+            entry["resourceClaimTemplateName"] = "t"
+        await self.attempt(self.world.create(PODS, made))
+
+    async def pod_goes(self, grace_period_s=None):
+        names = await self.world.names(PODS)
+        if names:
+            name = self.random.choice(names)
+            more = {} if grace_period_s is None else {"grace_period_s": grace_period_s}
+            await self.attempt(self.world.client.delete(PODS, name, "default", **more))
+
+    async def pod_ends(self):
+        bound = [p for p in await self.world.find(PODS) if p["spec"].get("nodeName")]
+        if bound:
+            metadata = self.random.choice(bound)["metadata"]
+            change = {"metadata": {"uid": metadata["uid"]}, "status": {"phase": "Succeeded"}}
+            await self.attempt(
+                self.world.client.patch(
+                    PODS, metadata["name"], change, "default", subresource="status"
+                )
+            )
+
+    async def taint(self):
+        taint = {"key": "ill", "effect": self.random.choice(["NoExecute", "NoSchedule", "None"])}
+        rule = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "DeviceTaintRule",
+            "metadata": {"name": "rule"},
+            "spec": {
+                "deviceSelector": {"pool": self.random.choice(NODE_NAMES), "device": "gpu-0"},
+                "taint": taint,
+            },
+        }
+        await self.attempt(self.world.create(DEVICE_TAINT_RULES, rule))
+
+    async def cure(self):
+        await self.attempt(self.world.client.delete(DEVICE_TAINT_RULES, "rule"))
+
+    async def clock_is_set(self):
+        self.clock.offset_s = self.random.choice([-3600.0, 0.0, 3600.0])
+
+    async def step(self):
+        name = self.random.choice(NODE_NAMES)
+        weighted = [
+            (8, self.pod_comes),
+            (4, self.claim_comes),
+            (2, self.claim_goes),
+            (2, self.group_comes),
+            (1, self.group_goes),
+            (2, self.pod_goes),
+            (2, lambda: self.pod_goes(0)),
+            (2, self.pod_ends),
+            (1, self.world.finish_deletions),
+            (1, lambda: self.node_goes(name)),
+            (2, lambda: self.node_comes(name)),
+            (1, self.taint),
+            (1, self.cure),
+            (1, self.clock_is_set),
+            (2, self.control_plane),
+        ]
+        [happening] = self.random.choices([h for _, h in weighted], [w for w, _ in weighted])
+        await happening()
+        pause = self.random.choice([0.0, 0.0, 0.0005, 0.002, 0.01, 0.1, 1.0, 8.0])
+        await self.world.settle(pause)
+        await self.once_each()
+
+    # What must hold.
+
+    async def once_each(self):
+        given = Counter(
+            (result["pool"], result["device"])
+            for found in await self.world.find(RESOURCE_CLAIMS)
+            for result in (found.get("status") or {})
+            .get("allocation", {})
+            .get("devices", {})
+            .get("results", [])
+        )
+        assert not [device for device, times in given.items() if times > 1]
+
+    async def heal(self):
+        world = self.world
+        await self.cure()
+        for name in NODE_NAMES:
+            await self.node_comes(name)
+        await world.settle(30)
+        await world.finish_deletions()
+        await world.settle(5)
+        for name in "uvw":
+            await self.attempt(world.create(RESOURCE_CLAIMS, claim(name)))
+        await self.group_comes()
+        await world.settle(400)
+
+    async def stranded(self):
+        """Pods that have no place and no reason to be without."""
+        claims = {c["metadata"]["name"]: c for c in await self.world.find(RESOURCE_CLAIMS)}
+        pods = [
+            p
+            for p in await self.world.find(PODS)
+            if (p.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+        ]
+        members = [p for p in pods if "schedulingGroup" in p["spec"]]
+        groups = [
+            g for g in await self.world.find(POD_GROUPS) if "deletionTimestamp" not in g["metadata"]
+        ]
+        for found in pods:
+            waits_for_others = len(members) < 2 or not groups
+            if found["spec"].get("nodeName") or (found in members and waits_for_others):
+                continue
+            used = [claims[name] for name in claim_names(found) if name in claims]
+            if not any("deletionTimestamp" in c["metadata"] for c in used):
+                yield found
+
+    async def end(self):
+        world = self.world
+        for found in await world.find(PODS):
+            name = found["metadata"]["name"]
+            await world.client.delete(PODS, name, "default", grace_period_s=0)
+        await self.group_goes()
+        await world.settle(120)
+        left = await world.find(RESOURCE_CLAIMS)
+        assert {c["metadata"]["name"] for c in left} <= set("uvw")
+        for found in left:
+            assert not found.get("status")
+            assert "deletionTimestamp" not in found["metadata"]
+        assert not await world.find(POD_GROUPS)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_devices_are_given_once_and_given_back(world_run, seed, caplog):
+    async def story(world):
+        chaos = Chaos(world, seed)
+        await chaos.begin()
+        for _ in range(STEPS):
+            await chaos.step()
+        await chaos.heal()
+        assert [p async for p in chaos.stranded()] == []
+        await chaos.end()
+
+    world_run(story, seed)
+    errors = [r.getMessage() for r in caplog.records if r.exc_info]
+    assert not errors, caplog.text
