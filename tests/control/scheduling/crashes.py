@@ -67,8 +67,7 @@ class Life:
         """Nothing of it is left; what it had decided and not written is lost."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        for resource in list(self._informers._informers):
-            await self._informers.stop(resource)
+        await self._informers.close()
 
 
 async def check_world(world):

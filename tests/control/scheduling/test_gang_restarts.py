@@ -357,6 +357,43 @@ def test_devices_of_a_gang_that_was_never_bound_do_not_tie_it_to_their_nodes(wor
     assert writes > 5
 
 
+def test_a_claim_of_a_group_that_was_never_bound_is_given_back_too(world_run):
+    """Both pods share one device, and with it a node; it is reserved for the group."""
+
+    async def story(world, writes, lost):
+        await begin(world, 2, gpus=1)
+        await world.create(RESOURCE_CLAIMS, claim("shared"))
+        first = Life(world, writes, lost=lost)
+        await world.settle(0.5)
+        used = {"resourceClaims": [{"name": "gpu", "resourceClaimName": "shared"}]}
+        await apply(world, group("g", **used), *(member(f"g-{i}", "g", **used) for i in range(2)))
+        await world.settle(5)
+        await first.end()
+        begun = await bound_of(world, "g")
+        if not begun and (held := await device_of(world, "shared")):
+            await apply(world, alone("stranger", cpu="1", nodeName=held))
+        second = Life(world)
+        await world.settle(30)
+        assert len(await bound_of(world, "g")) == 2, f"{writes} {lost}"
+        status = (await world.get(RESOURCE_CLAIMS, "shared"))["status"]
+        assert [user["resource"] for user in status["reservedFor"]] == ["podgroups"]
+        await check_world(world)
+        await second.end()
+        return first.client.dead.is_set()
+
+    for writes, lost in deaths():
+        if not world_run(lambda world, w=writes, x=lost: story(world, w, x)):
+            break
+    assert writes > 3
+
+
+async def device_of(world, name):
+    """The node on which a claim has its device; "" if it has none."""
+    status = (await world.get(RESOURCE_CLAIMS, name)).get("status") or {}
+    results = ((status.get("allocation") or {}).get("devices") or {}).get("results") or ()
+    return results[0]["pool"] if results else ""
+
+
 def test_a_pod_whose_devices_are_where_it_has_no_room_any_more_gets_others(world_run, monkeypatch):
     async def story(world):
         async def fail():
