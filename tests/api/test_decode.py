@@ -233,3 +233,8 @@ def test_identity_is_filled_in_or_must_match():
     assert "does not match" in refusal(identify, PODS, {"apiVersion": "v2", "kind": "Pod"})
     message = refusal(identify, PODS, {"apiVersion": "v1", "kind": "ConfigMap"})
     assert message.startswith('ConfigMap in version "v1" cannot be handled as a Pod')
+
+
+def test_a_time_is_text_for_json_has_none():
+    assert decode_yaml("a: !!timestamp b") == ({"a": "b"}, [])
+    assert decode_yaml("a: 2026-01-01") == ({"a": "2026-01-01"}, [])

@@ -208,3 +208,41 @@ def test_a_definition_gets_its_derived_names():
     ]
     assert (names["singular"], names["listKind"]) == ("foo", "FooList")
     assert spec["conversion"] == {"strategy": "None"}
+
+
+def pod_level(resources, *containers, init=()):
+    spec = {
+        "resources": resources,
+        "containers": [
+            {"name": f"c{i}", "image": "a", "resources": each} for i, each in enumerate(containers)
+        ],
+        "initContainers": [{"name": f"i{i}", "image": "a", **each} for i, each in enumerate(init)],
+    }
+    return defaulted("v1", "Pod", spec=spec)["spec"]["resources"]
+
+
+def test_a_pod_with_limits_asks_for_what_its_containers_do_and_else_for_the_limit():
+    asks = {"requests": {"cpu": "500m"}}
+    found = pod_level({"limits": {"cpu": "2", "memory": "2Gi"}}, asks, {})
+    assert found["requests"] == {"cpu": "500m", "memory": "2Gi"}
+    found = pod_level({"limits": {"cpu": "2"}}, asks, {"requests": {"cpu": "1", "memory": "1Gi"}})
+    assert found["requests"] == {"cpu": "1500m", "memory": "1Gi"}
+    sidecar = {"restartPolicy": "Always", "resources": {"requests": {"cpu": "1"}}}
+    brief = {"resources": {"requests": {"cpu": "3"}}}
+    found = pod_level({"limits": {"cpu": "8"}}, asks, init=(sidecar, brief))
+    assert found["requests"] == {"cpu": "4"}
+
+
+def test_a_pod_without_limits_asks_for_no_more_than_it_says():
+    assert pod_level({"requests": {"cpu": "1"}}, {"requests": {"memory": "1Gi"}}) == {
+        "requests": {"cpu": "1"}
+    }
+
+
+def test_huge_pages_of_containers_are_the_pods_too():
+    pages = {"limits": {"hugepages-2Mi": "4Mi"}, "requests": {"hugepages-2Mi": "4Mi"}}
+    found = pod_level({"requests": {"cpu": "1"}}, pages, pages)
+    assert found["limits"] == {"hugepages-2Mi": "8Mi"}
+    assert found["requests"] == {"cpu": "1", "hugepages-2Mi": "8Mi"}
+    found = pod_level({"requests": {"hugepages-2Mi": "16Mi"}}, pages)
+    assert found == {"requests": {"hugepages-2Mi": "16Mi"}}

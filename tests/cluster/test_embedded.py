@@ -7,12 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from kubarium.api.kinds import CONFIG_MAPS
 from kubarium.base.chance import Chance
 from kubarium.base.errors import ConfigError
+from kubarium.cluster import scheduler_config
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.runtime.virtual import VirtualClock, run
 from kubarium.store import MemoryStore
+from kubarium.testing.cluster import run_virtual
+from kubarium.view.profiles import Profiles
+from kubarium.view.scheduling import SchedulerConfig, read_config
 
 
 def test_nodes_that_are_not_announced_are_waited_for_and_the_machines_load_is_named(tmp_path):
@@ -30,3 +35,22 @@ def test_nodes_that_are_not_announced_are_waited_for_and_the_machines_load_is_na
             await waiting
 
     run(main())
+
+
+def test_the_schedulers_configuration_is_told_and_what_it_was_is_not():
+    config = read_config({"profiles": [{"schedulerName": "batch"}, {}]})
+    file = ClusterFile([NodePool("node", 1, "simulated")], scheduler=config)
+
+    async def published(cluster):
+        return (await cluster.client.list(CONFIG_MAPS, "kube-system")).items
+
+    async def story(cluster):
+        assert Profiles(await published(cluster)).names == ("batch", "default-scheduler")
+        other = read_config({"profiles": [{"schedulerName": "other"}]})
+        await scheduler_config.publish(cluster.client, other)
+        assert Profiles(await published(cluster)).names == ("other",)
+        await scheduler_config.publish(cluster.client, SchedulerConfig())
+        names = [document["metadata"]["name"] for document in await published(cluster)]
+        assert "kube-scheduler" not in names
+
+    run_virtual(story, file=file)

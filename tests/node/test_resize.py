@@ -280,7 +280,7 @@ def test_memory_in_use_is_not_taken_away():
             await world.phase("p", "Running")
 
             async def said():
-                return "held" in await world.output("p")
+                return "held" in await world.log("p")
 
             await world.until(said, "it holds its memory")
             await world.resize("p", resources("40Mi"))

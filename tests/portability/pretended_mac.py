@@ -60,6 +60,9 @@ def _believe() -> None:
     for name in [n for n in dir(os) if n.startswith(("CLONE_", "MFD_", "EFD_", "P_PIDFD"))]:
         delattr(os, name)
 
+    if hasattr(os, "process_cpu_count"):  # since 3.13, by sched_getaffinity where there is one
+        os.process_cpu_count = os.cpu_count
+
     own = os.path.dirname(psutil.__file__) if psutil is not None else None
 
     def hidden(path) -> bool:

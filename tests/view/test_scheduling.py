@@ -149,6 +149,16 @@ SELECTION = "profiles[0].pluginConfig[0].args.deviceSelection"
             "profiles[0].pluginConfig[0].args.hardPodAffinityWeight",
         ),
         ("extenders: [{urlPrefix: http://x}]", "extenders"),
+        ("extenders: 3", "extenders"),
+        ("parallelism: 4294967296", "parallelism"),
+        ("enableProfiling: 3", "enableProfiling"),
+        ("leaderElection: 3", "leaderElection"),
+        (
+            "leaderElection: {leaderElect: true, resourceLock: leader}",
+            "leaderElection.resourceLock",
+        ),
+        ("leaderElection: {leaderElected: true}", "leaderElection.leaderElected"),
+        ("clientConnection: {burst: many}", "clientConnection.burst"),
     ],
 )
 def test_what_cannot_be_used_is_named(text, path):
@@ -185,6 +195,42 @@ profiles:
     assert not profile.ignores("cpu")
     assert profile.ignore_preferred_of_existing
     assert (profile.candidates_percent, profile.min_candidates) == (0, 7)
+
+
+def test_a_configuration_for_scheduler_plugins_coscheduling_is_read():
+    config = read(
+        """
+profiles:
+- schedulerName: scheduler-plugins-scheduler
+  plugins:
+    multiPoint:
+      enabled: [{name: Coscheduling}]
+    queueSort:
+      enabled: [{name: Coscheduling}]
+      disabled: [{name: "*"}]
+  pluginConfig:
+  - name: Coscheduling
+    args: {permitWaitingTimeSeconds: 60, podGroupBackoffSeconds: 0}
+"""
+    )
+    [profile] = config.profiles
+    assert profile == Profile("scheduler-plugins-scheduler")
+
+
+def test_a_name_that_cannot_be_written_down_is_refused():
+    resources = [{"name": "\ud800"}]
+    args = {"scoringStrategy": {"type": "MostAllocated", "resources": resources}}
+    config = {"pluginConfig": [{"name": "NodeResourcesFit", "args": args}]}
+    with pytest.raises(SchedulerConfigError, match=r"resources\[0\]\.name: must name a resource"):
+        read_config({"profiles": [config]})
+
+
+def test_a_weight_of_zero_is_the_default_weight():
+    [profile] = read(
+        "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: "
+        "{type: MostAllocated, resources: [{name: cpu, weight: 0}]}}}]}]"
+    ).profiles
+    assert profile.strategy == Strategy("MostAllocated", (("cpu", 1),))
 
 
 def test_only_extended_resources_can_be_ignored():

@@ -88,6 +88,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _construct_text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "").lower()
     digits = text.lstrip("+-")
@@ -123,6 +127,8 @@ def _key_text(key: Any) -> str:
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+# Only who writes the tag has one: JSON knows no times.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_text)
 
 
 def decode_yaml(body: bytes | str) -> tuple[Any, list[str]]:

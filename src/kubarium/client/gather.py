@@ -13,15 +13,32 @@ PAGE = 500
 
 
 async def gather(
-    reader: Reader, resources: Iterable[Resource], namespace: str = ""
+    reader: Reader,
+    resources: Iterable[Resource],
+    namespace: str = "",
+    named: Iterable[tuple[Resource, str, str]] = (),
 ) -> Mapping[Resource, list[Document]]:
     """All documents of each resource; a resource that is not served (a missing CRD) has none.
 
-    ``namespace`` narrows namespaced resources. Raises ApiError for any other failure.
+    ``namespace`` narrows namespaced resources. ``named`` are single objects (resource, namespace,
+    name), left out where there is none or it may not be read. Raises ApiError for any other
+    failure.
     """
     wanted = list(dict.fromkeys(resources))
     lists = await asyncio.gather(*(_everything(reader, item, namespace) for item in wanted))
-    return dict(zip(wanted, lists, strict=True))
+    found = dict(zip(wanted, lists, strict=True))
+    for resource, where, name in named:
+        found.setdefault(resource, []).extend(await _one(reader, resource, where, name))
+    return found
+
+
+async def _one(reader: Reader, resource: Resource, namespace: str, name: str) -> list[Document]:
+    try:
+        return [await reader.get(resource, name, namespace)]
+    except ApiError as error:
+        if error.code in (403, 404):
+            return []
+        raise
 
 
 async def _everything(reader: Reader, resource: Resource, namespace: str) -> list[Document]:

@@ -22,7 +22,7 @@ from kubarium.api.usage import PodUse
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
-from kubarium.cluster import api_endpoint, kubeconfig
+from kubarium.cluster import api_endpoint, kubeconfig, scheduler_config
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
 from kubarium.cluster.agent_wire import AgentLaunch
@@ -145,6 +145,7 @@ class EmbeddedCluster:
         self.server.usage.source = self.usage
         port = access.port if access else 6443
         await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
+        await scheduler_config.publish(self.client, self.file.scheduler)
         await api_endpoint.publish(self.client, access.host if access else "127.0.0.1", port)
         configs = node_configs(
             self.file,

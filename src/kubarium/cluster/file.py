@@ -18,10 +18,12 @@ from typing import Any
 import orjson
 import yaml
 
-from kubarium.base.errors import ConfigError
-from kubarium.base.quantity import QuantityError, parse_quantity
+from kubarium.api.manifests import decode_yaml
+from kubarium.base.errors import ApiError, ConfigError
+from kubarium.base.quoted import quoted
 from kubarium.cluster.device_health import read_events, read_failures, read_trace
 from kubarium.cluster.devices import device_configs
+from kubarium.cluster.names import refused
 from kubarium.node.config import DeviceConfig, HealthEvent
 from kubarium.node.drivers.profiles import NVML, driver_of
 from kubarium.node.images import builtin_images
@@ -30,6 +32,9 @@ from kubarium.view.scheduling import SchedulerConfig, SchedulerConfigError, read
 
 DEFAULT_CAPACITY = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "50Gi", "pods": "110"}
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+
+# Of a complaint about one field.
+MOST_CHARACTERS = 500
 
 Lines = dict[tuple[str | int, ...], int]
 
@@ -94,8 +99,8 @@ def read_cluster_file(path: Path) -> ClusterFile:
     if str(document.get("apiVersion", "")).startswith("kind.x-k8s.io/"):
         return _from_kind(path, document, lines)
     _check_schema(path, document, lines)
-    _check_quantities(path, document, lines)
     _check_attributes(path, document, lines)
+    _check_names(path, document, lines)
     _check_kubelets(path, document, lines)
     _check_images(path, document, lines)
     file = replace(_from_document(path, document), scheduler=_scheduler(path, document, lines))
@@ -154,6 +159,8 @@ def _check_drivers(path: Path, pool: NodePool, number: int, lines: Lines) -> Non
 
 def _error(path: Path, lines: Lines, at: tuple[str | int, ...], message: str) -> ConfigError:
     line = next((lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in lines), 1)
+    if len(message) > MOST_CHARACTERS:  # a value that nobody reads; the way out stands at the end
+        message = f"{message[: MOST_CHARACTERS // 2]} ... {message[-MOST_CHARACTERS // 2 :]}"
     return ConfigError(f"{path}:{line}: {_show(at)}: {message}")
 
 
@@ -179,20 +186,30 @@ def _compose(path: Path, text: str) -> tuple[Any, Lines]:
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if len(nodes) != 1:
         raise ConfigError(f"{path}: holds {len(nodes)} YAML documents; a cluster file is one")
+    try:
+        value, _ = decode_yaml(text)
+    except ApiError as error:
+        trouble = error.message.removeprefix("error decoding request body: ").removeprefix("yaml: ")
+        raise ConfigError(f"{path}: not valid YAML: {trouble}") from None
     lines: Lines = {}
     _record_lines(path, nodes[0], (), lines)
-    return yaml.load(text, yaml.CSafeLoader), lines
+    return value, lines
 
 
 def _record_lines(path: Path, node: Any, at: tuple[str | int, ...], lines: Lines) -> None:
+    """What could not be read, or grows without end by its aliases, has been refused before."""
     lines.setdefault(at, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{path}:{line}: {_show(at)}: a key must be text, not a value")
             if key.value in seen:
                 first = seen[key.value]
-                raise ConfigError(f"{path}:{line}: {key.value!r} was given on line {first} already")
+                raise ConfigError(
+                    f"{path}:{line}: {quoted(key.value)} was given on line {first} already"
+                )
             seen[key.value] = line
             lines[(*at, key.value)] = line
             _record_lines(path, value, (*at, key.value), lines)
@@ -215,16 +232,15 @@ class _Checker:
         self.path, self.schema, self.lines = path, schema, lines
 
     def fail(self, at: tuple[str | int, ...], message: str) -> None:
-        line = next((self.lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in self.lines), 1)
-        raise ConfigError(f"{self.path}:{line}: {_show(at)}: {message}")
+        raise _error(self.path, self.lines, at, message)
 
     def check(self, value: Any, schema: dict[str, Any], at: tuple[str | int, ...] = ()) -> None:
         if "$ref" in schema:
             schema = self.schema["$defs"][schema["$ref"].rsplit("/", 1)[1]]
         if "const" in schema and value != schema["const"]:
-            self.fail(at, f"{value!r} is not supported; write {schema['const']}")
+            self.fail(at, f"{quoted(value)} is not supported; write {schema['const']}")
         if "enum" in schema and value not in schema["enum"]:
-            self.fail(at, f"{value!r} is not one of {', '.join(schema['enum'])}")
+            self.fail(at, f"{quoted(value)} is not one of {', '.join(schema['enum'])}")
         self._check_type(value, schema, at)
         if isinstance(value, dict):
             self._check_mapping(value, schema, at)
@@ -243,7 +259,7 @@ class _Checker:
         names = wanted if isinstance(wanted, list) else [wanted]
         found = _json_type(value)
         if found not in names and not (found == "integer" and "number" in names):
-            self.fail(at, f"must be of type {' or '.join(names)}, but {value!r} is {found}")
+            self.fail(at, f"must be of type {' or '.join(names)}, but {quoted(value)} is {found}")
 
     def _check_mapping(
         self, value: dict[Any, Any], schema: dict[str, Any], at: tuple[str | int, ...]
@@ -251,16 +267,16 @@ class _Checker:
         known = schema.get("properties", {})
         for name in schema.get("required", []):
             if name not in value:
-                self.fail(at, f"{name!r} is missing")
+                self.fail(at, f"{quoted(name)} is missing")
         for key, item in value.items():
             if not isinstance(key, str):
-                self.fail(at, f"key {key!r} must be text; put it in quotes")
+                self.fail(at, f"key {quoted(key)} must be text; put it in quotes")
             if key in known:
                 self.check(item, known[key], (*at, key))
             elif schema.get("additionalProperties") is False:
                 close = difflib.get_close_matches(key, known, 1)
                 way_out = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-                self.fail((*at, key), f"unknown field {key!r}; {way_out}")
+                self.fail((*at, key), f"unknown field {quoted(key)}; {way_out}")
             elif isinstance(schema.get("additionalProperties"), dict):
                 self.check(item, schema["additionalProperties"], (*at, key))
 
@@ -272,10 +288,10 @@ class _Checker:
                 self.fail(at, f"{value} is {limits}")
         if isinstance(value, str):
             if len(value) > schema.get("maxLength", len(value)):
-                self.fail(at, f"{value!r} is longer than {schema['maxLength']} characters")
+                self.fail(at, f"{quoted(value)} is longer than {schema['maxLength']} characters")
             pattern = schema.get("pattern")
             if pattern and not _matches(pattern, value):
-                self.fail(at, f"{value!r} must be lower-case letters, digits, '-' or '.'")
+                self.fail(at, f"{quoted(value)} must be lower-case letters, digits, '-' or '.'")
 
 
 def _json_type(value: Any) -> str:
@@ -294,15 +310,10 @@ def _check_schema(path: Path, document: dict[str, Any], lines: Lines) -> None:
     _Checker(path, schema, lines).check(document, schema)
 
 
-def _check_quantities(path: Path, document: dict[str, Any], lines: Lines) -> None:
+def _check_names(path: Path, document: dict[str, Any], lines: Lines) -> None:
     for number, pool in enumerate(document["spec"]["nodePools"]):
-        at = ("spec", "nodePools", number, "capacity")
-        for name, value in pool.get("capacity", {}).items():
-            try:
-                parse_quantity(value)
-            except QuantityError as error:
-                line = lines.get((*at, name), 1)
-                raise ConfigError(f"{path}:{line}: {_show((*at, name))}: {error}") from None
+        for at, problem in refused(pool):
+            raise _error(path, lines, ("spec", "nodePools", number, *at), problem)
 
 
 def _check_kubelets(path: Path, document: dict[str, Any], lines: Lines) -> None:
@@ -322,7 +333,7 @@ def _check_images(path: Path, document: dict[str, Any], lines: Lines) -> None:
             close = difflib.get_close_matches(like, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"write one of {', '.join(known)}"
             at = ("spec", "images", name, "like")
-            raise _error(path, lines, at, f"there is no built-in image {like!r}; {hint}")
+            raise _error(path, lines, at, f"there is no built-in image {quoted(like)}; {hint}")
 
 
 _ATTRIBUTE_TYPES = {"string": str, "version": str, "int": int, "bool": bool}
@@ -336,7 +347,7 @@ def _check_attributes(path: Path, document: dict[str, Any], lines: Lines) -> Non
                 at = ("spec", "nodePools", number, "devices", index, "attributes", name)
                 if not _is_attribute(value):
                     raise ConfigError(
-                        f"{path}:{lines.get(at, 1)}: {_show(at)}: {value!r} is no attribute; "
+                        f"{path}:{lines.get(at, 1)}: {_show(at)}: {quoted(value)} is no attribute; "
                         "write {string: text}, {version: 1.2.3}, {int: 3} or {bool: true}"
                     )
 
@@ -368,11 +379,18 @@ _KIND_NODE_FIELDS = {"role", "labels"}
 
 def _from_kind(path: Path, document: dict[str, Any], lines: Lines) -> ClusterFile:
     """kind's file: each node becomes a pool of one, named as kind names its containers."""
-    name = str(document.get("name", "kind"))
+    name, nodes = document.get("name", "kind"), document.get("nodes")
+    if nodes is None or nodes == []:
+        nodes = [{"role": "control-plane"}]
+    if not isinstance(name, str) or not _matches("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+        text = f"{quoted(name)} must be lower-case letters, digits, '-' or '.'"
+        raise _error(path, lines, ("name",), text)
+    if not isinstance(nodes, list):
+        raise _error(path, lines, ("nodes",), f"must be a list of nodes, not {quoted(nodes)}")
     ignored = [key for key in document if key not in ("kind", "apiVersion", "name", "nodes")]
     pools: list[NodePool] = []
     counts: dict[str, int] = {}
-    for index, node in enumerate(document.get("nodes") or [{"role": "control-plane"}]):
+    for index, node in enumerate(nodes):
         role = node.get("role", "control-plane") if isinstance(node, dict) else None
         if role not in ("control-plane", "worker"):
             line = lines.get(("nodes", index), 1)
@@ -380,7 +398,7 @@ def _from_kind(path: Path, document: dict[str, Any], lines: Lines) -> ClusterFil
         ignored += [f"nodes[{index}].{key}" for key in node if key not in _KIND_NODE_FIELDS]
         counts[role] = counts.get(role, 0) + 1
         suffix = str(counts[role]) if counts[role] > 1 else ""
-        labels = {str(key): str(value) for key, value in (node.get("labels") or {}).items()}
+        labels = _kind_labels(path, node.get("labels") or {}, ("nodes", index, "labels"), lines)
         taints: list[dict[str, str]] = []
         if role == "control-plane":
             labels[CONTROL_PLANE_LABEL] = ""
@@ -390,3 +408,12 @@ def _from_kind(path: Path, document: dict[str, Any], lines: Lines) -> ClusterFil
     if all(pool.taints for pool in pools):  # kind runs pods on a lone control plane
         pools = [replace(pool, taints=[]) for pool in pools]
     return ClusterFile(pools, name, ignored=ignored)
+
+
+def _kind_labels(path: Path, given: Any, at: tuple[str | int, ...], lines: Lines) -> dict[str, str]:
+    if not isinstance(given, dict):
+        raise _error(path, lines, at, f"must be a mapping of labels, not {quoted(given)}")
+    labels = {str(key): str(value) for key, value in given.items()}
+    for within, problem in refused({"labels": labels}):
+        raise _error(path, lines, (*at, *within[1:]), problem)
+    return labels

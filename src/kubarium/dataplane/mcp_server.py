@@ -281,7 +281,8 @@ class ClusterTools:
     ) -> Annotated[CallToolResult, WhyAnswer]:
         """Why an object does not run: what is missing, and the smallest change that would help."""
         _, subject = await self._read(kind, name, namespace)
-        documents = await gather(self._client, view_why.RESOURCES_NEEDED)
+        wanted, named = view_why.RESOURCES_NEEDED, view_why.OBJECTS_NEEDED
+        documents = await gather(self._client, wanted, named=named)
         explanation = view_why.explain(documents, subject, node=node)
         text = "\n".join(explanation.lines())
         answer: WhyAnswer = {

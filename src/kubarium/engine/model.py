@@ -240,8 +240,9 @@ class Pod:
     started: float = 0.0
     # Ends by itself some day (a job's pod), so that others may wait for its room.
     finite: bool = False
-    # PersistentVolumeClaims by name, those of ephemeral volumes included.
+    # PersistentVolumeClaims by name, those of ephemeral volumes included, which must be its own.
     volumes: tuple[Key, ...] = ()
+    own_volumes: tuple[Key, ...] = ()
     # Containers, and requests and limits of the pod as a whole; only for pods with claims.
     parts: tuple[PodPart, ...] = ()
     pod_level: tuple[tuple[str, int], ...] = ()
@@ -274,7 +275,8 @@ class Gang:
 
     ``topology_key`` names the node label of which all pods must see one value. ``claims`` are
     reserved for the group as a whole, for any number of its pods. ``parent`` is the composite that
-    it belongs to. ``priority`` None: the group has none of its own.
+    it belongs to. ``priority`` None: the group has none of its own. ``min_resources`` is what the
+    nodes must have left in all before the group may start (coscheduling), whatever its pods need.
     """
 
     key: Key
@@ -290,6 +292,7 @@ class Gang:
     parent: Key | None = None
     preempts: bool = True
     uid: str = ""
+    min_resources: tuple[tuple[str, int], ...] = ()
 
     @property
     def required_keys(self) -> tuple[str, ...]:
@@ -356,7 +359,8 @@ class VolumeClaim:
     affinity (None: anywhere), ``zones`` its zone and region labels as clauses. ``choices`` is set
     while the claim waits for its first consumer: volumes by name, the best first, of which a node
     must reach one unless ``provision`` lets one be made there. ``exclusive`` is ReadWriteOncePod.
-    ``attaches`` is what a node attaches for it: CSI driver and volume.
+    ``attaches`` is what a node attaches for it: CSI driver and volume. ``owner`` is the uid of the
+    pod that it was made for, if it was made for an ephemeral volume.
     """
 
     key: Key
@@ -368,6 +372,7 @@ class VolumeClaim:
     exclusive: bool = False
     attaches: tuple[str, str] | None = None
     size: int = 0
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,11 @@ def volume_claim_missing(name: str) -> str:
     return f'persistentvolumeclaim "{name}" not found'
 
 
+def volume_claim_foreign(claim: tuple[str, str], pod: tuple[str, str]) -> str:
+    """An ephemeral volume's claim has the right name, but was made for somebody else."""
+    return f"PVC {'/'.join(claim)} was not created for pod {'/'.join(pod)} (pod is not owner)"
+
+
 def volume_claim_deleted(name: str) -> str:
     """A volume of the pod names a PersistentVolumeClaim that has a deletion timestamp."""
     return f'persistentvolumeclaim "{name}" is being deleted'
@@ -181,6 +186,11 @@ def gang_too_large(needed: int, placed: int, exact: bool) -> str:
     if exact:
         return f"gang needs {needed}, at most {placed} fit"
     return f"gang needs {needed}, {placed} found room"
+
+
+def resource_gap(lacking: str) -> str:
+    """Coscheduling: the nodes have too little left for the group's ``minResources``."""
+    return f"resource gap: map[{lacking}]"
 
 
 def composite_too_large(needed: int, placed: int) -> str:

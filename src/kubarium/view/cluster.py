@@ -56,7 +56,7 @@ from kubarium.view.nodes import node_row
 from kubarium.view.pods import PodReader, gang_key, is_finished, says_the_same, start_time
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import label_selector
-from kubarium.view.spreading import SPREADING_RESOURCES
+from kubarium.view.spreading import SPREADING_RESOURCES, Default
 from kubarium.view.volumes import VOLUME_RESOURCES, VolumeBook
 
 # The resources a snapshot is made of, in the order in which they are best applied.
@@ -146,9 +146,17 @@ class ClusterView:
             self._apply[resource] = partial(self.reader.spreading.apply, resource)
 
     @classmethod
-    def of(cls, documents: Mapping[Resource, Iterable[Document]]) -> ClusterView:
-        """The view of whole lists; what cannot be read is left out, and named in ``unreadable``."""
+    def of(
+        cls,
+        documents: Mapping[Resource, Iterable[Document]],
+        spread_defaults: Iterable[tuple[str, tuple[Default, ...]]] = (),
+    ) -> ClusterView:
+        """The view of whole lists; what cannot be read is left out, and named in ``unreadable``.
+
+        ``spread_defaults`` are those of schedulers that list their own.
+        """
         view = cls()
+        view.reader.spreading.defaults.update(spread_defaults)
         for resource in SNAPSHOT_RESOURCES:
             for document in documents.get(resource, ()):
                 try:

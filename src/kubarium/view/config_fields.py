@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from kubarium.base.quoted import quoted
+
 API_VERSION = "kubescheduler.config.k8s.io/v1"
+
+# The fields' type upstream, or narrower than it.
+MAX_NUMBER = 2**31 - 1
 
 Json = Mapping[str, Any]
 Path = tuple[str | int, ...]
@@ -30,7 +35,7 @@ def dotted(path: Path) -> str:
 
 def mapping(value: object, at: Path) -> Json:
     if not isinstance(value, Mapping):
-        raise SchedulerConfigError(at, f"must be a mapping, not {value!r}")
+        raise SchedulerConfigError(at, f"must be a mapping, not {quoted(value)}")
     return value
 
 
@@ -38,7 +43,7 @@ def entries(value: object, at: Path) -> Iterator[tuple[int, Any]]:
     if value is None:
         return
     if not isinstance(value, list):
-        raise SchedulerConfigError(at, f"must be a list, not {value!r}")
+        raise SchedulerConfigError(at, f"must be a list, not {quoted(value)}")
     yield from enumerate(value)
 
 
@@ -50,14 +55,16 @@ def known(value: Json, names: Collection[str], at: Path) -> None:
 
 
 def number(given: Json, field: str, default: int, least: int, most: int | None, at: Path) -> int:
-    """A whole number from ``least`` to ``most`` (None: no bound)."""
+    """A whole number from ``least`` to ``most`` (None: the most that the field can hold)."""
     value = given.get(field)
     if value is None:
         return default
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
+    if not whole or not least <= value <= (MAX_NUMBER if most is None else most):
         span = f"{least} to {most}" if most is not None else f"a whole number of at least {least}"
-        raise SchedulerConfigError((*at, field), f"must be {span}, not {value!r}")
+        if whole and value > MAX_NUMBER:
+            span = f"{least} to {MAX_NUMBER if most is None else most}"
+        raise SchedulerConfigError((*at, field), f"must be {span}, not {quoted(value)}")
     return int(value)
 
 
@@ -65,13 +72,35 @@ def choice(given: Json, field: str, names: tuple[str, ...], at: Path, default: s
     """One of ``names``."""
     value = given.get(field, default)
     if value not in names:
-        problem = f"must be one of {', '.join(names)}, not {value!r}"
+        problem = f"must be one of {', '.join(names)}, not {quoted(value)}"
         raise SchedulerConfigError((*at, field), problem)
     return str(value)
+
+
+def is_plain(value: object) -> bool:
+    """Whether the text or number can be written as JSON that everybody reads."""
+    if isinstance(value, str):
+        return value.isprintable() and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return isinstance(value, (int, float)) and abs(value) < 2**63  # not NaN either
+
+
+def writable(value: object, at: Path) -> None:
+    """Refuse what no JSON document can hold, or no line of text, wherever it stands."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not isinstance(name, str) or not is_plain(name):
+                raise SchedulerConfigError(at, f"{quoted(name)} is no name of a field")
+            writable(item, (*at, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            writable(item, (*at, index))
+    elif value is not None and not is_plain(value):
+        problem = f"must be plain text or a number of 64 bits, not {quoted(value)}"
+        raise SchedulerConfigError(at, problem)
 
 
 def flag(given: Json, field: str, at: Path) -> bool:
     value = given.get(field, False)
     if not isinstance(value, bool):
-        raise SchedulerConfigError((*at, field), f"must be true or false, not {value!r}")
+        raise SchedulerConfigError((*at, field), f"must be true or false, not {quoted(value)}")
     return value

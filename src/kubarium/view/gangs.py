@@ -9,6 +9,7 @@ from __future__ import annotations
 from kubarium.api.resource import Document, Resource
 from kubarium.engine.model import Composite, Gang
 from kubarium.view.consumers import group_claims
+from kubarium.view.nodes import amount
 from kubarium.view.pods import seconds
 
 COSCHEDULING_GROUPS = Resource("scheduling.x-k8s.io", "v1alpha1", "podgroups", "PodGroup", True)
@@ -77,6 +78,10 @@ def coscheduling_row(document: Document, scheduled_count: int = 0) -> Gang:
         scheduled_count=scheduled_count,
         inner_keys=_keys(metadata, REQUIRED_TOPOLOGY),
         preferred_keys=_keys(metadata, PREFERRED_TOPOLOGY),
+        min_resources=tuple(
+            (name, amount(name, quantity))
+            for name, quantity in sorted((spec.get("minResources") or {}).items())
+        ),
     )
 
 

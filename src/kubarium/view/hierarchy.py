@@ -20,10 +20,11 @@ from kubarium.view.forest import disagreement
 from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
+from kubarium.view.profiles import Profiles, scheduler_name
 
 
 def composite_account(
-    view: ClusterView, pods: Iterable[Document], key: Key, title: str
+    view: ClusterView, profiles: Profiles, pods: Iterable[Document], key: Key, title: str
 ) -> Explanation:
     """The account of the hierarchy that the composite belongs to; it starts as a whole."""
     root = view.forest.root_of_composite(key)
@@ -52,13 +53,17 @@ def composite_account(
     if not waiting:
         return Explanation(title, "Pending", waiting_for(tree) or "no pod of the hierarchy exists")
     why = _before(view, waiting, tree)
-    return Explanation(title, "Pending", why) if why else _decided(view, tree, title)
+    if why:
+        return Explanation(title, "Pending", why)
+    scheduler = scheduler_name(waiting[0])
+    told = _decided(view, Placer(view.snapshot, profiles.of(scheduler)), tree, title)
+    return replace(told, reasons=(*told.reasons, *profiles.about(scheduler)))
 
 
 def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
     """What keeps the scheduler from looking for room at all; "" if nothing does."""
     rows = [pod for leaf in tree.leaves() for pod in leaf.pods]
-    names = [(p.get("spec") or {}).get("schedulerName") or "default-scheduler" for p in waiting]
+    names = [scheduler_name(p) for p in waiting]
     conflict = disagreement(rows, names, (leaf.gang for leaf in tree.leaves() if leaf.pods))
     if conflict or (conflict := waiting_for(tree)):
         return conflict
@@ -66,10 +71,10 @@ def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
     return next((text for text in texts if text), "")
 
 
-def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
+def _decided(view: ClusterView, placer: Placer, tree: Tree, title: str) -> Explanation:
     snapshot = view.snapshot
     mark = snapshot.checkpoint()
-    [decision] = plan_cycle(Placer(snapshot), [QueueItem.of_tree(tree)]).decisions
+    [decision] = plan_cycle(placer, [QueueItem.of_tree(tree)]).decisions
     snapshot.rollback(mark)
     verdict = decision.gang_verdict
     if verdict is None:
@@ -85,9 +90,9 @@ def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
         "found_room": verdict.placed,
         "undecided": verdict.undecided,
     }
-    question = HierarchyQuestion(Placer(snapshot), clauses_of, tree, verdict)
+    question = HierarchyQuestion(placer, clauses_of, tree, verdict)
     advice = question.advice()
-    accounts = _accounts(view, tree, question.failed, advice.of_groups)
+    accounts = _accounts(view, placer, tree, question.failed, advice.of_groups)
     children = tuple(_of_verdict(child, accounts) for child in verdict.children)
     return Explanation(
         title,
@@ -102,6 +107,7 @@ def _decided(view: ClusterView, tree: Tree, title: str) -> Explanation:
 
 def _accounts(
     view: ClusterView,
+    placer: Placer,
     tree: Tree,
     failed: Mapping[Key, GangVerdict],
     advice: Mapping[Key, tuple[Suggestion, ...]],
@@ -110,7 +116,7 @@ def _accounts(
     leaves = {leaf.key: leaf for leaf in tree.leaves() if leaf.pods}
     found: dict[Key, Explanation] = {}
     for key in list(failed)[:GROUPS_TOLD]:
-        placer, leaf = Placer(view.snapshot), leaves[key]
+        leaf = leaves[key]
         suggestions = advice.get(key, ())
         with others_placed(placer, tree, failed):
             account = account_of(view, placer, Subject(leaf.pods, leaf.gang), advise=False)

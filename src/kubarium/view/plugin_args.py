@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from kubarium.api import formats
 from kubarium.base.duration import duration_s
+from kubarium.base.quoted import quoted
 from kubarium.engine.devices.preference import (
     ASCENDING,
     BEST_FIT,
@@ -35,6 +36,7 @@ from kubarium.view.config_fields import (
     choice,
     entries,
     flag,
+    is_plain,
     known,
     mapping,
     number,
@@ -55,7 +57,9 @@ def check_type(plugin: str, args: Json, at: Path) -> None:
     for field, wanted in (("apiVersion", API_VERSION), ("kind", f"{plugin}Args")):
         found = args.get(field, wanted)
         if found != wanted:
-            raise SchedulerConfigError((*at, field), f"must be {wanted!r}, not {found!r}")
+            raise SchedulerConfigError(
+                (*at, field), f"must be {quoted(wanted)}, not {quoted(found)}"
+            )
 
 
 def read_args(profile: Profile, plugin: str, args: Json, at: Path) -> Profile:
@@ -73,13 +77,20 @@ def _fit(profile: Profile, args: Json, at: Path) -> Profile:
     for i, name in enumerate(ignored):
         if problems := formats.qualified_name(name):
             path = (*at, "ignoredResources", i)
-            raise SchedulerConfigError(path, f"{name!r} is no name of a resource: {problems[0]}")
+            raise SchedulerConfigError(
+                path, f"{quoted(name)} is no name of a resource: {problems[0]}"
+            )
     groups = _names(args.get("ignoredResourceGroups"), (*at, "ignoredResourceGroups"))
     for i, group in enumerate(groups):
         if "/" in group:
             path = (*at, "ignoredResourceGroups", i)
             raise SchedulerConfigError(
-                path, f"a group is what stands before the slash of {group!r}"
+                path, f"a group is what stands before the slash of {quoted(group)}"
+            )
+        if problems := formats.qualified_name(group):
+            path = (*at, "ignoredResourceGroups", i)
+            raise SchedulerConfigError(
+                path, f"{quoted(group)} is no name of a group: {problems[0]}"
             )
     profile = replace(
         profile, ignored_resources=frozenset(ignored), ignored_groups=frozenset(groups)
@@ -106,8 +117,8 @@ def _names(given: object, at: Path, *, empty: bool = False) -> list[str]:
     """A list of strings, which may be ``empty`` ones only where that is said."""
     found = []
     for i, item in entries(given, at):
-        if not isinstance(item, str) or not (item or empty):
-            raise SchedulerConfigError((*at, i), f"must be a name, not {item!r}")
+        if not isinstance(item, str) or not (item or empty) or not is_plain(item):
+            raise SchedulerConfigError((*at, i), f"must be a name, not {quoted(item)}")
         found.append(item)
     return found
 
@@ -120,9 +131,15 @@ def _resources(
         one = mapping(item, (*at, i))
         known(one, ("name", "weight"), (*at, i))
         name = one.get("name")
-        if not isinstance(name, str) or not name:
-            raise SchedulerConfigError((*at, i, "name"), f"must name a resource, not {name!r}")
-        found.append((name, number(one, "weight", 1, 1, most, (*at, i))))
+        if not isinstance(name, str) or not name or not is_plain(name):
+            raise SchedulerConfigError(
+                (*at, i, "name"), f"must name a resource, not {quoted(name)}"
+            )
+        # Upstream: no weight, or 0, is the default.
+        weight = number(
+            {**one, "weight": one.get("weight") or None}, "weight", 1, 1, most, (*at, i)
+        )
+        found.append((name, weight))
     return tuple(found)
 
 
@@ -150,7 +167,7 @@ def _balance(profile: Profile, args: Json, at: Path) -> Profile:
     for i, name in enumerate(names):
         if name in names[:i]:
             path = (*at, "resources", i, "name")
-            raise SchedulerConfigError(path, f"{name!r} is listed already")
+            raise SchedulerConfigError(path, f"{quoted(name)} is listed already")
     return replace(profile, balanced=tuple(names)) if found else profile
 
 
@@ -194,12 +211,12 @@ def _check_term(term: object, at: Path) -> None:
 
 def _check_key(key: object, at: Path, *, of_node: bool) -> None:
     if not isinstance(key, str) or not key:
-        raise SchedulerConfigError(at, f"must name a label, not {key!r}")
+        raise SchedulerConfigError(at, f"must name a label, not {quoted(key)}")
     if of_node and key != "metadata.name":
-        raise SchedulerConfigError(at, f"must be metadata.name, not {key!r}")
+        raise SchedulerConfigError(at, f"must be metadata.name, not {quoted(key)}")
     problems = formats.qualified_name(key)
     if problems:
-        raise SchedulerConfigError(at, f"{key!r} is no name of a label: {problems[0]}")
+        raise SchedulerConfigError(at, f"{quoted(key)} is no name of a label: {problems[0]}")
 
 
 def _check_values(operator: str, values: list[str], at: Path, *, single: bool) -> None:
@@ -214,7 +231,7 @@ def _check_values(operator: str, values: list[str], at: Path, *, single: bool) -
     elif single and len(values) != 1:
         wanted = "must be the name of one node"
     if wanted:
-        raise SchedulerConfigError(at, f"{wanted}, not {values!r}")
+        raise SchedulerConfigError(at, f"{wanted}, not {quoted(values)}")
 
 
 def _inter_pod(profile: Profile, args: Json, at: Path) -> Profile:
@@ -256,8 +273,8 @@ def _devices(profile: Profile, args: Json, at: Path) -> Profile:
         one = mapping(item, here)
         known(one, ("name", "order"), here)
         name = one.get("name")
-        if not isinstance(name, str) or "/" not in name:
-            problem = f"must be domain/name of an attribute or capacity, not {name!r}"
+        if not isinstance(name, str) or "/" not in name or not is_plain(name):
+            problem = f"must be domain/name of an attribute or capacity, not {quoted(name)}"
             raise SchedulerConfigError((*here, "name"), problem)
         order = choice(one, "order", (ASCENDING, DESCENDING), here, ASCENDING)
         orders.append(AttributeOrder(name, order == DESCENDING))
@@ -279,9 +296,19 @@ def _seconds(args: Json, field: str, default: float, least: float, at: Path) -> 
     except ValueError:
         seconds = -1.0
     if seconds < least:
-        problem = f"must be a duration of at least {least:g}s such as 30s or 10m, not {given!r}"
+        problem = (
+            f"must be a duration of at least {least:g}s such as 30s or 10m, not {quoted(given)}"
+        )
         raise SchedulerConfigError((*at, field), problem)
     return seconds
+
+
+def _coscheduling(profile: Profile, args: Json, at: Path) -> Profile:
+    """CoschedulingArgs are checked only: no pod of a gang waits on a node for the others."""
+    number(args, "permitWaitingTimeSeconds", 60, 0, None, at)
+    number(args, "podGroupBackoffSeconds", 0, 0, None, at)
+    number(args, "podGroupRejectPercentage", 10, 0, 100, at)
+    return profile
 
 
 _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]]] = {
@@ -300,6 +327,10 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
         _preemption,
     ),
     "VolumeBinding": (("bindTimeoutSeconds",), _volume_binding),
+    "Coscheduling": (
+        ("permitWaitingTimeSeconds", "podGroupBackoffSeconds", "podGroupRejectPercentage"),
+        _coscheduling,
+    ),
     "DynamicResources": (("deviceSelection", "filterTimeout", "bindingTimeout"), _devices),
 }
 
@@ -316,7 +347,7 @@ def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
         known(one, ("maxSkew", "topologyKey", "whenUnsatisfiable"), (*where, i))
         key = one.get("topologyKey")
         if not isinstance(key, str) or not key or formats.qualified_name(key):
-            problem = f"must name a node label, not {key!r}"
+            problem = f"must name a node label, not {quoted(key)}"
             raise SchedulerConfigError((*where, i, "topologyKey"), problem)
         skew = number({"maxSkew": 0, **one}, "maxSkew", 0, 1, None, (*where, i))
         hard = choice(one, "whenUnsatisfiable", _HARD, (*where, i)) == _HARD[0]

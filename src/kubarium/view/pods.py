@@ -39,7 +39,7 @@ from kubarium.view.selectors import (
 )
 from kubarium.view.spreading import Spreading
 from kubarium.view.taints import toleration
-from kubarium.view.volumes import disks, volume_keys
+from kubarium.view.volumes import disks, own_volume_keys, volume_keys
 
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
 DEFAULT_MILLI_CPU = 100
@@ -259,6 +259,7 @@ class PodReader:
             start_time(document),
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
+            own_volume_keys(document),
             pod_parts(document) if claims or shares else (),
             _pod_level(spec, "requests") if claims or shares else (),
             _pod_level(spec, "limits") if claims or shares else (),

@@ -8,11 +8,21 @@ change decisions and is not supported (extenders, unknown plugins) is an error.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from kubarium.base.quoted import quoted
 from kubarium.engine.placement.profile import DEFAULT_SCHEDULER, FILTERS, Profile, Weights
-from kubarium.view.config_fields import API_VERSION, entries, known, mapping, number
+from kubarium.view.config_fields import (
+    API_VERSION,
+    entries,
+    flag,
+    is_plain,
+    known,
+    mapping,
+    number,
+    writable,
+)
 from kubarium.view.config_fields import Json as Json
 from kubarium.view.config_fields import Path as Path
 from kubarium.view.config_fields import SchedulerConfigError as SchedulerConfigError
@@ -24,7 +34,7 @@ KIND = "KubeSchedulerConfiguration"
 
 _WEIGHTS = tuple(f.name for f in fields(Weights))
 # Plugins with a place in the chain that no profile may take from them here.
-_FIXED = ("SchedulingGates", "PrioritySort", "DefaultBinder", "GangScheduling")
+_FIXED = ("SchedulingGates", "PrioritySort", "DefaultBinder", "GangScheduling", "Coscheduling")
 _PREEMPTION = "DefaultPreemption"
 _PLUGINS = tuple(dict.fromkeys((*FILTERS, *_WEIGHTS, _PREEMPTION, *_FIXED)))
 _FILTERING = ("multiPoint", "preFilter", "filter")
@@ -37,6 +47,8 @@ _ELSEWHERE = {
     "PrioritySort": ("queueSort",),
     "DefaultBinder": ("bind",),
     "GangScheduling": ("preEnqueue", "reserve", "permit"),
+    # scheduler-plugins' own; its PodGroups are always gangs here.
+    "Coscheduling": ("queueSort", "preFilter", "postFilter", "permit", "reserve"),
     "VolumeBinding": ("preScore", "score", "reserve", "preBind"),
     "DynamicResources": ("preEnqueue", "postFilter", "reserve", "preBind"),
 }
@@ -71,33 +83,55 @@ _TOP = (
     "extenders",
 )
 MAX_WEIGHT = 2**31 - 1
+_WITHOUT_EFFECT: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "leaderElection": {
+        "leaderElect": bool,
+        "leaseDuration": str,
+        "renewDeadline": str,
+        "retryPeriod": str,
+        "resourceLock": str,
+        "resourceName": str,
+        "resourceNamespace": str,
+    },
+    "clientConnection": {
+        "kubeconfig": str,
+        "acceptContentTypes": str,
+        "contentType": str,
+        "qps": (int, float),
+        "burst": int,
+    },
+}
+_IN_WORDS = {str: "text", int: "a whole number", (int, float): "a number"}
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """Profiles by name, and the default spread constraints of those that list their own.
 
-    ``backoff_start_s`` doubles with each attempt up to ``backoff_max_s``.
+    ``backoff_start_s`` doubles with each attempt up to ``backoff_max_s``. ``given`` is the
+    document that it was read from.
     """
 
     profiles: tuple[Profile, ...] = (Profile(),)
     spread_defaults: tuple[tuple[str, tuple[Default, ...]], ...] = ()
     backoff_start_s: float = 1.0
     backoff_max_s: float = 10.0
+    given: Json | None = field(default=None, compare=False, repr=False)
 
 
 def read_config(document: Any) -> SchedulerConfig:
     """The profiles of a KubeSchedulerConfiguration. SchedulerConfigError names the field."""
     root = mapping(document, ())
-    for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if root.get(field, wanted) != wanted:
-            raise SchedulerConfigError((field,), f"must be {wanted}, not {root[field]!r}")
+    for name, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if root.get(name, wanted) != wanted:
+            raise SchedulerConfigError((name,), f"must be {wanted}, not {quoted(root[name])}")
     known(root, _TOP, ())
+    _check_ignored(root)
     number(root, "parallelism", 16, 1, None, ())
     number(root, "percentageOfNodesToScore", 0, 0, 100, ())
     start = number(root, "podInitialBackoffSeconds", 1, 1, None, ())
     most = number(root, "podMaxBackoffSeconds", max(start, 10), start, None, ())
-    if root.get("extenders"):
+    if list(entries(root.get("extenders"), ("extenders",))):
         raise SchedulerConfigError(("extenders",), "scheduler extenders are not supported")
     profiles: dict[str, Profile] = {}
     defaults: list[tuple[str, tuple[Default, ...]]] = []
@@ -105,20 +139,43 @@ def read_config(document: Any) -> SchedulerConfig:
         at: Path = ("profiles", i)
         profile, spread = _profile(mapping(entry, at), at)
         if profile.scheduler_name in profiles:
-            problem = f"{profile.scheduler_name!r} is the name of an earlier profile already"
+            problem = f"{quoted(profile.scheduler_name)} is the name of an earlier profile already"
             raise SchedulerConfigError((*at, "schedulerName"), problem)
         profiles[profile.scheduler_name] = profile
         if spread is not None:
             defaults.append((profile.scheduler_name, spread))
+    writable(root, ())
     found = tuple(profiles.values()) or (Profile(),)
-    return SchedulerConfig(found, tuple(defaults), float(start), float(most))
+    return SchedulerConfig(found, tuple(defaults), float(start), float(most), root)
+
+
+def _check_ignored(root: Json) -> None:
+    """Fields without effect here: what upstream would refuse is refused all the same."""
+    for name in ("enableProfiling", "enableContentionProfiling", "delayCacheUntilActive"):
+        flag(root, name, ())
+    for name, fields_of in _WITHOUT_EFFECT.items():
+        given = mapping(root.get(name) or {}, (name,))
+        known(given, tuple(fields_of), (name,))
+        for field_name, wanted in fields_of.items():
+            value = given.get(field_name)
+            if wanted is bool:
+                flag(given, field_name, (name,))
+            elif value is not None and (
+                isinstance(value, bool) or not isinstance(value, wanted) or not is_plain(value)
+            ):
+                problem = f"must be {_IN_WORDS[wanted]}, not {quoted(value)}"
+                raise SchedulerConfigError((name, field_name), problem)
+    election = root.get("leaderElection") or {}
+    if election.get("leaderElect") and election.get("resourceLock", "leases") != "leases":
+        problem = f"must be leases, not {quoted(election['resourceLock'])}"
+        raise SchedulerConfigError(("leaderElection", "resourceLock"), problem)
 
 
 def _profile(entry: Json, at: Path) -> tuple[Profile, tuple[Default, ...] | None]:
     known(entry, ("schedulerName", "plugins", "pluginConfig", "percentageOfNodesToScore"), at)
     name = entry.get("schedulerName", DEFAULT_SCHEDULER)
-    if not isinstance(name, str) or not name:
-        raise SchedulerConfigError((*at, "schedulerName"), f"must be a name, not {name!r}")
+    if not isinstance(name, str) or not name or not is_plain(name):
+        raise SchedulerConfigError((*at, "schedulerName"), f"must be a name, not {quoted(name)}")
     profile = _with_plugins(
         Profile(name), mapping(entry.get("plugins") or {}, (*at, "plugins")), (*at, "plugins")
     )
@@ -212,5 +269,5 @@ def _switched(profile: Profile, plugin: str, point: str, weight: int, *, on: boo
 def _plugin(name: object, at: Path) -> str:
     if name not in _PLUGINS:
         known = ", ".join(sorted(_PLUGINS))
-        raise SchedulerConfigError(at, f"no plugin {name!r} here; there are {known}")
+        raise SchedulerConfigError(at, f"no plugin {quoted(name)} here; there are {known}")
     return str(name)

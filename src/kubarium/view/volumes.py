@@ -57,6 +57,13 @@ def volume_keys(document: Document) -> tuple[Key, ...]:
     return tuple(keys)
 
 
+def own_volume_keys(document: Document) -> tuple[Key, ...]:
+    """Those of :func:`volume_keys` that are made for the pod's ephemeral volumes."""
+    volumes = (document.get("spec") or {}).get("volumes") or ()
+    namespace, name = document["metadata"].get("namespace", ""), document["metadata"]["name"]
+    return tuple((namespace, f"{name}-{v.get('name', '')}") for v in volumes if v.get("ephemeral"))
+
+
 def disks(document: Document) -> tuple[Disk, ...]:
     """The disks that the pod names itself."""
     found: list[Disk] = []
@@ -145,6 +152,7 @@ class VolumeBook:
             exclusive="ReadWriteOncePod" in (spec.get("accessModes") or ()),
             attaches=self._attaches(key, claim),
             size=_requested(claim),
+            owner=_owning_pod(claim),
         )
         if "deletionTimestamp" in claim["metadata"]:
             return replace(row, problem=reasons.volume_claim_deleted(key[1]))
@@ -233,6 +241,11 @@ def is_bound(claim: Document) -> bool:
     """Whether both sides of the binding are written; ``volumeName`` alone is a wish."""
     notes = claim["metadata"].get("annotations") or {}
     return BIND_COMPLETED in notes or (claim.get("status") or {}).get("phase") in ("Bound", "Lost")
+
+
+def _owning_pod(claim: Document) -> str:
+    owners = claim["metadata"].get("ownerReferences") or ()
+    return next((o.get("uid") or "" for o in owners if o.get("controller")), "")
 
 
 def _requested(claim: Document) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from kubarium.api.kinds import (
+    CONFIG_MAPS,
     DEPLOYMENTS,
     EVENTS,
     JOB_SETS,
@@ -31,6 +32,7 @@ from kubarium.engine.explain.obstacles import near_miss
 from kubarium.engine.model import Gang, Key, Pod, PodShape
 from kubarium.engine.placement.devices import MAX_RESERVED, claims_of
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.profile import DEFAULT_SCHEDULER
 from kubarium.engine.placement.volumes import problem_of
 from kubarium.engine.plan import Decision, QueueItem
 from kubarium.engine.selectors import Requirement
@@ -46,6 +48,7 @@ from kubarium.view.missing import NAMED, about_claims, missing_claim, no_such
 from kubarium.view.placement import account_of, commands_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.preempting import PreemptionAccount, decided, preemption_account, promised
+from kubarium.view.profiles import CONFIG_NAME, CONFIG_NAMESPACE, Profiles, scheduler_name
 from kubarium.view.queueing import why as queueing
 from kubarium.view.readiness import unready_devices
 from kubarium.view.unbound import unbound
@@ -68,13 +71,14 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
     )
 )
 
+# And single objects: (resource, namespace, name).
+OBJECTS_NEEDED = ((CONFIG_MAPS, CONFIG_NAMESPACE, CONFIG_NAME),)
+
 # The scheduler's event about a group for which it keeps room (backfilling).
 RESERVED = "Reserved"
 
 # Users of a claim that are named of many.
 USERS_NAMED = 3
-
-_DEFAULT_SCHEDULER = "default-scheduler"
 
 _OWNED_BY: dict[str, tuple[Resource, ...]] = {
     "Deployment": (REPLICA_SETS,),
@@ -98,9 +102,9 @@ def explain(
 ) -> Explanation:
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
-    ``documents`` has the lists of RESOURCES_NEEDED. Kinds: Pod, PodGroup, CompositePodGroup, Job,
-    JobSet, TrainJob, Deployment, ReplicaSet, Workload, Node, ResourceClaim; of others, what their
-    conditions say.
+    ``documents`` has the lists of RESOURCES_NEEDED, and OBJECTS_NEEDED as far as they are there.
+    Kinds: Pod, PodGroup, CompositePodGroup, Job, JobSet, TrainJob, Deployment, ReplicaSet,
+    Workload, Node, ResourceClaim; of others, what their conditions say.
     ``view`` is one that already follows the same documents: with it, thousands of nodes need not be
     read again for each question. It is as before afterwards. With ``node``, the account of a pod or
     group speaks of that node alone, and of all that it fails.
@@ -121,6 +125,7 @@ class _Why:
         self._documents = documents
         self._about_node = node
         self._view = view
+        self._profiles = Profiles(documents.get(CONFIG_MAPS, ()))
         self._by_kind: dict[str, Callable[[Document], Explanation]] = {
             "Pod": self._pod,
             "PodGroup": self._pod_group,
@@ -147,8 +152,12 @@ class _Why:
     @property
     def view(self) -> ClusterView:
         if self._view is None:
-            self._view = ClusterView.of(self._documents)
+            self._view = ClusterView.of(self._documents, self._profiles.config.spread_defaults)
         return self._view
+
+    def _placer(self, scheduler: str = DEFAULT_SCHEDULER) -> Placer:
+        """By the rules of a scheduler."""
+        return Placer(self.view.snapshot, self._profiles.of(scheduler))
 
     def _list(self, resource: Resource) -> Iterable[Document]:
         """The documents of a resource with their kind, which items of a list may lack."""
@@ -174,8 +183,8 @@ class _Why:
         if preparing := self._preparing(pod):
             text = "the pod has its devices and is bound once they are ready"
             return Explanation(title, "Pending", text, preparing)
-        name = spec.get("schedulerName") or _DEFAULT_SCHEDULER
-        if name != _DEFAULT_SCHEDULER and not _refusal(pod):
+        name = scheduler_name(pod)
+        if name not in self._profiles.names and not _refusal(pod):
             return self._of_nobody(pod, name)
         group = gang_key(pod)
         if group is not None:
@@ -209,7 +218,7 @@ class _Why:
             return told
         subject = Subject((self.view.pod(pod),))
         with promised(self.view, self._list(PODS), subject.pods):
-            besides = self._besides(Placer(self.view.snapshot), subject)
+            besides = self._besides(self._placer(scheduler_name(pod)), subject)
         if besides:
             return replace(told, reasons=(*listed, *besides))
         removal = f"remove the scheduling gate {' and '.join(gates)}: the pod fits now"
@@ -221,19 +230,26 @@ class _Why:
         )
 
     def _of_nobody(self, pod: Document, name: str) -> Explanation:
-        """A pod that no scheduler has spoken of: whether the default one could place it."""
+        """A pod that no scheduler has spoken of: whether another one could place it."""
         text = f"the pod asks for the scheduler {name}, which has not spoken of it"
-        told = Explanation(_title(pod), "Pending", text)
+        told = Explanation(_title(pod), "Pending", text, self._schedulers(name))
         subject = Subject((self.view.pod(pod),))
         if missing_claim(pod, self.view.snapshot.claims) or gang_key(pod) is not None:
             return told
+        other = self._profiles.names[0]
         with promised(self.view, self._list(PODS), subject.pods):
-            besides = self._besides(Placer(self.view.snapshot), subject)
+            besides = self._besides(self._placer(other), subject)
         if besides:
-            return replace(told, reasons=besides)
-        text = f"name the scheduler {_DEFAULT_SCHEDULER} instead: the pod fits now"
-        suggestion = Suggestion("change-scheduler", text, _DEFAULT_SCHEDULER)
+            return replace(told, reasons=(*told.reasons, *besides))
+        text = f"name the scheduler {other} instead: the pod fits now"
+        suggestion = Suggestion("change-scheduler", text, other)
         return replace(told, suggestions=(suggestion,))
+
+    def _schedulers(self, name: str) -> tuple[str, ...]:
+        """Which schedulers this cluster has, if it says so."""
+        if self._profiles.config.given is None:
+            return ()
+        return (no_such("scheduler", name, list(self._profiles.names), NAMED),)
 
     def _in_group(self, pod: Document, key: Key) -> Explanation:
         document = self.view.group_documents.get(key)
@@ -255,7 +271,7 @@ class _Why:
     def _without_room(
         self, pod: Document, subject: Subject, others: tuple[tuple[Pod, str], ...]
     ) -> Explanation:
-        placer = Placer(self.view.snapshot)
+        placer = self._placer(scheduler_name(pod))
         placer.nominated = tuple(other.key for other, _ in others)
         title = _title(pod)
         missing = missing_claim(pod, self.view.snapshot.claims)
@@ -268,15 +284,20 @@ class _Why:
         facts: dict[str, object] = {"nodes": verdict.nodes, "counts": dict(verdict.counts)}
         told = Explanation(title, "Pending", verdict.message(), facts=facts)
         if verdict.everywhere and not _is_searched(self.view.snapshot, subject):
-            return self._unaccounted(told, subject)
+            return self._unaccounted(told, placer, subject)
         told = self._accounted(told, placer, subject)
-        return _preempting(told, preemption_account(placer, QueueItem(subject.pods), others))
+        told = _preempting(told, preemption_account(placer, QueueItem(subject.pods), others))
+        return self._by_profile(told, scheduler_name(pod))
+
+    def _by_profile(self, told: Explanation, scheduler: str) -> Explanation:
+        """With the rules by which it was judged, if these are not the usual ones."""
+        return replace(told, reasons=(*told.reasons, *self._profiles.about(scheduler)))
 
     def _fitting(self, pod: Document) -> Explanation:
         """A pod that fits by what can be listed."""
         title = _title(pod)
-        name = (pod.get("spec") or {}).get("schedulerName") or _DEFAULT_SCHEDULER
-        if name != _DEFAULT_SCHEDULER:
+        name = scheduler_name(pod)
+        if name not in self._profiles.names:
             line = f"by the rules of the default profile it fits now; {name} may have others"
             return Explanation(title, "Pending", _refusal(pod), (line,))
         text = "the pod fits now; the scheduler has not placed it yet"
@@ -332,10 +353,9 @@ class _Why:
             return ()
         return (f"and besides that: {placer.account(left).message()}",)
 
-    def _unaccounted(self, told: Explanation, subject: Subject) -> Explanation:
+    def _unaccounted(self, told: Explanation, placer: Placer, subject: Subject) -> Explanation:
         """No node is to blame: perhaps a name is misspelt."""
         keys = tuple(dict.fromkeys(key for pod in subject.pods for key in pod.volumes))
-        placer = Placer(self.view.snapshot)
         ending = fewer_users(placer, subject)
         suggestions = (ending,) if ending is not None else ()
         lines = (
@@ -415,7 +435,7 @@ class _Why:
             text = f"{len(gated)} of the group's pods are held by scheduling gates"
             return Explanation(title, "Gated", text, children=child)
         rows = tuple(self.view.pod(p) for p in waiting)
-        names = [(p.get("spec") or {}).get("schedulerName") or "default-scheduler" for p in waiting]
+        names = [scheduler_name(p) for p in waiting]
         if conflict := disagreement(rows, names, (gang,)):
             return Explanation(title, "Pending", conflict)
         if len(waiting) + gang.scheduled_count < gang.min_count:
@@ -430,35 +450,40 @@ class _Why:
             text = f"the group starts together with composite pod group {gang.parent[1]}"
             told = self._hierarchy(gang.parent, f"compositepodgroup {'/'.join(gang.parent)}")
             return Explanation(title, "Pending", text, children=(told,))
-        return self._unstarted(title, gang, rows)
+        return self._by_profile(self._unstarted(title, gang, rows, names[0]), names[0])
 
     def _composite(self, composite: Document) -> Explanation:
         return self._hierarchy(key_of(composite), _title(composite))
 
     def _hierarchy(self, key: Key, title: str) -> Explanation:
-        return composite_account(self.view, self._list(PODS), key, title)
+        return composite_account(self.view, self._profiles, self._list(PODS), key, title)
 
-    def _unstarted(self, title: str, gang: Gang, pods: tuple[Pod, ...]) -> Explanation:
+    def _unstarted(
+        self, title: str, gang: Gang, pods: tuple[Pod, ...], scheduler: str
+    ) -> Explanation:
         snapshot = self.view.snapshot
         keys = {p.key for p in pods if any(c not in snapshot.claims for c in p.claims)}
         for pod in self._list(PODS) if keys else ():
             if key_of(pod) in keys and (text := missing_claim(pod, snapshot.claims)):
                 return Explanation(title, "Pending", text, self._missing(pod))
         with promised(self.view, self._list(PODS), pods) as others:
-            return self._undecided(title, gang, pods, others)
+            placer = self._placer(scheduler)
+            placer.nominated = tuple(other.key for other, _ in others)
+            return self._undecided(title, placer, QueueItem(pods, gang), others)
 
     def _undecided(
-        self, title: str, gang: Gang, pods: tuple[Pod, ...], others: tuple[tuple[Pod, str], ...]
+        self, title: str, placer: Placer, item: QueueItem, others: tuple[tuple[Pod, str], ...]
     ) -> Explanation:
-        snapshot = self.view.snapshot
-        placer = Placer(snapshot)
-        placer.nominated = tuple(other.key for other, _ in others)
-        decision = decided(placer, QueueItem(pods, gang))
+        snapshot, pods, gang = self.view.snapshot, item.pods, item.gang
+        assert gang is not None
+        decision = decided(placer, item)
         if decision.placements and not decision.unplaced:
             text = "the group fits now; the scheduler has not placed it yet"
             return Explanation(title, "Pending", text)
         verdict = decision.gang_verdict
         account = decision.unplaced[0][1] if decision.unplaced else None
+        if account is None and verdict is not None:
+            account = verdict.first_failure
         facts: dict[str, object] = {"needed": gang.min_count, "waiting": len(pods)}
         if verdict is not None:
             facts |= {"found_room": verdict.placed, "proven": verdict.exact}
@@ -475,9 +500,8 @@ class _Why:
             suggestions = Explainer(placer).suggest(subject)
             return replace(told, reasons=lines, suggestions=suggestions)
         if account is None or (account.everywhere and not _is_searched(snapshot, subject)):
-            return self._unaccounted(told, subject)
+            return self._unaccounted(told, placer, subject)
         told = self._accounted(told, placer, subject, decision)
-        item = QueueItem(pods, gang)
         return _preempting(told, preemption_account(placer, item, others, decision))
 
     # Owners
@@ -601,14 +625,14 @@ class _Why:
             return Explanation(title, "Unknown", "the claim is not among the documents given")
         text = "not allocated: that happens together with the first pod that uses it"
         subject = Subject((Pod(key, PodShape(), claims=(key,)),))
-        placer = Placer(self.view.snapshot)
+        placer = self._placer()
         if Explainer(placer).fits(subject):
             return Explanation(title, "Free", f"{text}; there are devices for it now")
         verdict = placer.account(subject.pods[0])
         text = f"{text}; there would be no devices for it: {verdict.message()}"
         told = Explanation(title, "Free", text, facts={"counts": dict(verdict.counts)})
         if verdict.everywhere and not _is_searched(self.view.snapshot, subject):
-            return self._unaccounted(told, subject)
+            return self._unaccounted(told, placer, subject)
         return self._accounted(told, placer, subject)
 
 

@@ -147,6 +147,43 @@ def test_a_pod_waits_for_its_claim_to_appear(world_run):
     world_run(story)
 
 
+def test_an_ephemeral_volume_takes_no_claim_that_was_made_for_others(world_run):
+    """Else a pod of the right name would read what another has written."""
+
+    async def story(world):
+        owner = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "local"},
+            "provisioner": "kubernetes.io/no-provisioner",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        }
+        await world.create(STORAGE_CLASSES, owner)
+        await world.create(PERSISTENT_VOLUMES, _volume("v", "a"))
+        await begin(world, node("a"))
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("p-scratch", "local"))
+        template = {"spec": _claim("", "local")["spec"]}
+        scratch = {"name": "scratch", "ephemeral": {"volumeClaimTemplate": template}}
+        made = await world.create(PODS, pod("p", volumes=[scratch]))
+        await world.settle(15)
+        told = (await scheduled_condition(world, "p"))["message"]
+        words = "PVC default/p-scratch was not created for pod default/p (pod is not owner)"
+        assert words in told
+        reference = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": "p",
+            "uid": made["metadata"]["uid"],
+            "controller": True,
+        }
+        change = {"metadata": {"ownerReferences": [reference]}}
+        await world.client.patch(PERSISTENT_VOLUME_CLAIMS, "p-scratch", change, "default")
+        await world.settle(15)
+        assert await node_of(world, "p") == "a"
+
+    world_run(story)
+
+
 def test_preemption_spares_what_a_budget_guards(world_run):
     async def story(world):
         high = {

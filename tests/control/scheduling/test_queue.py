@@ -48,6 +48,47 @@ def test_back_off_doubles_from_one_second_to_ten():
     assert waits == [1, 2, 4, 8, BACKOFF_MAX_S, BACKOFF_MAX_S]
 
 
+def test_failures_back_off_by_themselves_and_from_when_they_happened():
+    queue, now = SchedulingQueue(), 0.0
+    queue.add(A)
+    for _ in range(5):  # no room, again and again
+        failed(queue, A, now, Event.ROOM)
+        queue.happened(Event.ROOM, now)
+        now = queue.next_due()
+    waits = []
+    for _ in range(3):  # then room, but the binding meets a conflict, late each time
+        assert queue.take(now) == [A]
+        now += 30
+        queue.retry(A, now)
+        waits.append(queue.next_due() - now)
+        now = queue.next_due()
+    assert waits == [1, 2, 4]
+    failed(queue, A, now, Event.ROOM)
+    queue.happened(Event.ROOM, now)
+    assert queue.next_due() - now == BACKOFF_MAX_S
+
+
+def test_the_longest_back_off_is_what_it_is_set_to():
+    queue, now = SchedulingQueue(1.0, 5000.0), 0.0
+    queue.add(A)
+    for _ in range(40):
+        failed(queue, A, now, Event.ROOM)
+        queue.happened(Event.ROOM, now)
+        began = now
+        while not queue.has_ready(now):
+            now = queue.next_due()
+    assert now - began == 5000
+
+
+def test_an_event_during_the_decision_wakes_only_whom_it_helps():
+    queue = SchedulingQueue()
+    queue.add(A)
+    queue.take(0)
+    queue.happened(Event.ROOM, 0)
+    queue.fail(A, frozenset({Event.DEVICES}), 0)
+    assert queue.next_due() == FLUSH_AFTER_S
+
+
 def test_back_off_that_is_served_already_is_not_served_again():
     queue = SchedulingQueue()
     queue.add(A)

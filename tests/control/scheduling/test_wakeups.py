@@ -13,6 +13,9 @@ from kubarium.api.kinds import (
 )
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling import components
+from kubarium.control.scheduling.scheduler import Scheduler
+from kubarium.control.scheduling.waiting import WaitingPods
+from kubarium.view.scheduling import read_config
 from kubarium.view.volumes import CSI_NODES
 
 from .test_scheduler import begin, device_class, node, node_of, pod, scheduled_condition, slices
@@ -213,5 +216,189 @@ def test_what_nobody_foresaw_is_found_by_the_flush_after_five_minutes(world_run)
         before = scheduler.cycles
         await world.settle(300)
         assert scheduler.cycles == before + 1
+
+    world_run(story)
+
+
+# Pods that stand in the way of others, and what of theirs matters to whom
+
+
+def wanting(name, *, app="x", **spec):
+    document = pod(name, **spec)
+    document["metadata"]["labels"] = {"app": app}
+    return document
+
+
+def with_port(document, port=80):
+    document["spec"]["containers"][0]["ports"] = [{"containerPort": port, "hostPort": port}]
+    return document
+
+
+def apart(app="x"):
+    term = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {"app": app}},
+    }
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    return {"podAntiAffinity": required}
+
+
+def even(app="x"):
+    return [
+        {
+            "topologyKey": "kubernetes.io/hostname",
+            "maxSkew": 1,
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": app}},
+        }
+    ]
+
+
+IN_THE_WAY = {
+    "port": (with_port(wanting("there")), with_port(wanting("p"))),
+    "avoided": (wanting("there"), wanting("p", app="y", affinity=apart())),
+    "avoids": (wanting("there", affinity=apart("y")), wanting("p", app="y")),
+    "counted": (wanting("there"), wanting("p", topologySpreadConstraints=even())),
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_only_who_stood_in_the_way_wakes_others_when_it_goes(world_run, kind):
+    async def story(world):
+        # The second node is one more domain, and never has room.
+        scheduler = await start(world, node("a"), node("b", cpu="100m"))
+        there, waits = IN_THE_WAY[kind]
+        stranger = with_port(wanting("stranger", app="z"), 81)
+        for document in (there, stranger, waits):
+            await world.create(PODS, document)
+            await world.settle()
+        await world.settle(30)
+        assert await node_of(world, "p") is None
+        if kind != "port":
+            relabelled = {"metadata": {"labels": {"app": "w"}}}
+            change = world.client.patch(PODS, "stranger", relabelled, "default")
+            assert await cycles_of(world, scheduler, change) == 0
+        gone = world.client.delete(PODS, "stranger", "default", grace_period_s=0)
+        # Insufficient cpu is said of the second node, and room helps against that.
+        assert await cycles_of(world, scheduler, gone) <= 1
+        assert await node_of(world, "p") is None
+        gone = world.client.delete(PODS, "there", "default", grace_period_s=0)
+        assert await cycles_of(world, scheduler, gone) == 1
+        assert await node_of(world, "p") == "a"
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("kind", ["port", "avoided", "avoids"])
+def test_a_stranger_that_goes_wakes_nobody(world_run, kind):
+    async def story(world):
+        scheduler = await start(world, node("a"))
+        there, waits = IN_THE_WAY[kind]
+        for document in (there, with_port(wanting("stranger", app="z"), 81), waits):
+            await world.create(PODS, document)
+            await world.settle()
+        await world.settle(30)
+        for change in (
+            world.client.delete(PODS, "stranger", "default", grace_period_s=0),
+            relabel(world, anything="else"),
+            resize(world, memory="32Gi"),
+            pull(world),
+        ):
+            assert await cycles_of(world, scheduler, change) == 0
+        assert await node_of(world, "p") is None
+
+    world_run(story)
+
+
+def test_who_asks_for_less_of_what_nobody_waits_for_wakes_nobody(world_run):
+    async def story(world):
+        scheduler = await start(world, node("a"))
+        big = pod("big", cpu="3")
+        big["spec"]["containers"][0]["resources"]["requests"]["memory"] = "8Gi"
+        await world.create(PODS, big)
+        await world.create(PODS, pod("p", cpu="2"))
+        await world.settle(30)
+        requests = {"cpu": "3", "memory": "4Gi"}
+        less = {"spec": {"containers": [{"name": "main", "resources": {"requests": requests}}]}}
+        change = world.client.patch(
+            PODS, "big", less, "default", patch_type=STRATEGIC_MERGE_PATCH, subresource="resize"
+        )
+        assert await cycles_of(world, scheduler, change) == 0
+
+    world_run(story)
+
+
+def test_a_scheduler_with_its_own_profile_is_woken_as_seldom(world_run):
+    """What the profile adds or leaves out is part of what a node must be like."""
+
+    async def story(world):
+        added = {"key": "disk", "operator": "In", "values": ["ssd"]}
+        required = {"nodeSelectorTerms": [{"matchExpressions": [added]}]}
+        args = {"addedAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+        config = read_config(
+            {
+                "profiles": [
+                    {
+                        "plugins": {"filter": {"disabled": [{"name": "TaintToleration"}]}},
+                        "pluginConfig": [{"name": "NodeAffinity", "args": args}],
+                    }
+                ]
+            }
+        )
+        await world.create(NODES, node("a", taints=[GPU_TAINT]))
+        scheduler = Scheduler(world.context, config)
+        await world.start(scheduler)
+        await world.create(PODS, pod("p"))
+        await world.settle(30)
+        assert await node_of(world, "p") is None
+        for change in (relabel(world, disk="hdd"), resize(world, memory="32Gi"), retaint(world)):
+            assert await cycles_of(world, scheduler, change) == 0
+        await retaint(world, GPU_TAINT)
+        assert await cycles_of(world, scheduler, relabel(world, disk="ssd")) == 1
+        assert await node_of(world, "p") == "a"
+
+    world_run(story)
+
+
+def test_of_many_pods_that_are_alike_one_is_looked_at(world_run, monkeypatch):
+    """However many wait, a node that changes costs as much as one of each kind."""
+    looked_at = []
+    documents_of = WaitingPods.documents_of
+
+    def counted(self, item):
+        looked_at.append(item)
+        return documents_of(self, item)
+
+    async def story(world):
+        scheduler = await start(world, node("a", taints=[GPU_TAINT]))
+        for i in range(30):
+            await world.create(PODS, pod(f"p{i}"))
+            await world.create(PODS, pod(f"large-{i}", cpu="6"))
+        await world.settle(30)
+        monkeypatch.setattr(WaitingPods, "documents_of", counted)
+        assert await cycles_of(world, scheduler, relabel(world, anything="else")) == 0
+        assert len(looked_at) == 2
+        await world.create(NODES, node("b", cpu="210"))
+        await world.settle(30)
+        assert all(p["spec"].get("nodeName") == "b" for p in await world.find(PODS))
+
+    world_run(story)
+
+
+def test_a_pod_that_is_changed_again_and_again_backs_off_like_others(world_run):
+    async def story(world):
+        scheduler = await start(world, node("a"))
+        await world.create(PODS, pod("p", cpu="6"))
+        await world.settle(30)
+        before = scheduler.cycles
+        for i in range(100):
+            change = {"metadata": {"labels": {"flips": str(i)}}}
+            await world.client.patch(PODS, "p", change, "default")
+            await world.settle(0.2)
+        # 20 s: at once, then after 2, 4, 8 and 10 s of back-off.
+        assert scheduler.cycles - before <= 5
+        await resize(world, cpu="8")
+        await world.settle(11)
+        assert await node_of(world, "p") == "a"
 
     world_run(story)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubarium.api.pod_amounts import of_containers, quantities_of
 from kubarium.api.resource import Document
+from kubarium.api.validation.quantities import HUGE_PAGES
+from kubarium.base.quantity import format_quantity
 
 Fields = dict[str, Any]
 
@@ -31,8 +34,8 @@ def default_pod(pod: Document) -> None:
         _requests_from_limits(container["resources"])
         if host_network:
             _host_ports(container)
-    if "resources" in spec:
-        _requests_from_limits(spec["resources"])
+    if spec.get("resources"):
+        _pod_level(spec)
     pod.setdefault("status", {})
     fill(pod["status"], "phase", "Pending")
 
@@ -78,6 +81,43 @@ def _requests_from_limits(resources: Fields) -> None:
     requests = resources.setdefault("requests", {})
     for name, quantity in limits.items():
         requests.setdefault(name, quantity)
+
+
+def _pod_level(spec: Fields) -> None:
+    """What the pod as a whole asks for and may use, where it says only a part of that.
+
+    Huge pages: as much as its containers may use. Requests, if there are limits: what its
+    containers ask for in all, or the limit where none of them asks for anything.
+    """
+    resources = spec["resources"]
+    if not (resources.get("requests") or resources.get("limits")):
+        return
+    limits = resources.get("limits") or {}
+    for name in _named_by_containers(spec, "limits"):
+        if name.startswith(HUGE_PAGES) and name not in (resources.get("requests") or {}):
+            limits.setdefault(name, _of_containers(spec, "limits", name))
+    if limits:
+        resources["limits"] = limits
+        requests = resources.setdefault("requests", {})
+        for name in _named_by_containers(spec, "requests"):
+            if name in ("cpu", "memory"):
+                requests.setdefault(name, _of_containers(spec, "requests", name))
+        for name, quantity in limits.items():
+            requests.setdefault(name, quantity)
+
+
+def _named_by_containers(spec: Fields, part: str) -> list[str]:
+    return list(dict.fromkeys(n for c in _containers(spec) for n in quantities_of(c, part)))
+
+
+def _of_containers(spec: Fields, part: str, name: str) -> Any:
+    """The quantity as it was written if only one container has it."""
+    own = [
+        quantities_of(c, part)[name] for c in _containers(spec) if name in quantities_of(c, part)
+    ]
+    if len(own) == 1:
+        return own[0]
+    return format_quantity(of_containers(spec, part, name), binary=name != "cpu")
 
 
 def _host_ports(container: Fields) -> None:

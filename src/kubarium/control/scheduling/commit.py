@@ -46,10 +46,10 @@ from kubarium.view.devices import allocation_document, allocation_row, is_alloca
 from kubarium.view.extended import CLAIM_FINALIZER, extended_owner, is_pending_key
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import claim_shares_document, node_of, seconds
+from kubarium.view.profiles import scheduler_name
 from kubarium.view.readiness import failed_devices, unready_devices
 from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
 
-SCHEDULER_NAME = "default-scheduler"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
 # Upstream looks this often whether devices have been made ready (KEP-5007).
@@ -96,7 +96,7 @@ class Committer:
         self._volume_claims.on_change(self._claim_changed)
         self._binding: dict[Key, asyncio.Event] = {}
         self._extended = ExtendedClaims(context, view)
-        self.events = EventRecorder(context, SCHEDULER_NAME)
+        self._recorders: dict[str, EventRecorder] = {}  # by profile
 
     async def reserve(self, placement: Placement) -> Staged:
         """The first of three steps: claims are allocated and reserved, volumes chosen or asked for.
@@ -271,28 +271,31 @@ class Committer:
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is not None:
             text = f"waiting for binding conditions for device on node {node}"
-            self.events.event(document, "Normal", "BindingConditionsPending", text)
+            self._record(document, "Normal", "BindingConditionsPending", text)
 
     async def _prepared(self, key: Key, pod: Pod, timeout_s: float) -> None:
         """Until all binding conditions of the claim's devices are true in its status.
 
-        Time counts from the allocation, whoever waited for it before; no clock that is set back
-        makes it longer.
+        Time counts from the allocation, whoever waited for it before; a wall clock that is set
+        meanwhile changes nothing.
         """
         clock = self._context.clock
-        until = clock.monotonic() + timeout_s
+        deadline, known = clock.monotonic() + timeout_s, -1.0
         while True:
             document = self._pods.get(pod.key[1], pod.key[0])
             if document is None or document["metadata"].get("uid") != pod.uid:
                 raise not_found("pods", "", pod.key[1])
-            claim, over = self._claims.get(key[1], key[0]), clock.monotonic() >= until
+            claim = self._claims.get(key[1], key[0])
             if claim is not None and is_allocated(claim):
                 _check_failures(claim)
                 if not unready_devices(claim):
                     return
-                now = clock.now()
-                over = over or now >= _allocated_at(claim, now) + timeout_s
-            if over:
+                allocated = _allocated_at(claim, clock.now())
+                if allocated != known:
+                    known = allocated
+                    waited = max(0.0, clock.now() - allocated)
+                    deadline = min(deadline, clock.monotonic() + timeout_s - waited)
+            if clock.monotonic() >= deadline:
                 raise DeviceNotReadyError(f"device binding timeout: claim={key[1]}")
             await clock.sleep(CONDITION_POLL_S)
 
@@ -523,7 +526,7 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is not None:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
-            self.events.event(document, "Normal", "Scheduled", text)
+            self._record(document, "Normal", "Scheduled", text)
 
     async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
         """Whether the binding was written although the call failed: its answer may be lost.
@@ -581,7 +584,7 @@ class Committer:
     ) -> None:
         """As :meth:`refuse`, of a pod as it was written: there may be no way to read it."""
         if event:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
         known = writes.find_condition(document, "PodScheduled") or {}
         status: Document = {"nominatedNodeName": nominated} if nominated else {}
         if known.get("status") != "False" or known.get("message") != message:
@@ -635,13 +638,13 @@ class Committer:
         """Tell why the pod cannot grow yet; its PodScheduled condition is not touched."""
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is not None and document["metadata"].get("uid") == pod.uid:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
 
     async def preempt(self, preemption: Preemption) -> None:
         """Delete the victims, telling each why; the pods are nominated already."""
         preemptor, _ = preemption.nominations[0]
         for composite, key in preemption.units:
-            await self._disrupted(composite, key)
+            await self._disrupted(composite, key, self._scheduler_of(preemptor))
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
 
@@ -649,18 +652,31 @@ class Committer:
         """The nodes to nominate, by pod; one that grows where it runs (KEP-5836) is not."""
         return {pod.key: node for pod, node in preemption.nominations if not self._runs(pod)}
 
+    def _scheduler_of(self, pod: Pod) -> str:
+        return scheduler_name(self._pods.get(pod.key[1], pod.key[0]) or {})
+
+    def _record(
+        self, document: Document, type_: str, reason: str, message: str, by: str = ""
+    ) -> None:
+        """An event that the scheduler of a profile tells: the one that the object names."""
+        name = by or scheduler_name(document)
+        recorder = self._recorders.get(name)
+        if recorder is None:
+            recorder = self._recorders[name] = EventRecorder(self._context, name)
+        recorder.event(document, type_, reason, message)
+
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
         return bool(node_of(document))
 
-    async def _disrupted(self, composite: bool, key: Key) -> None:
+    async def _disrupted(self, composite: bool, key: Key, scheduler: str) -> None:
         """Tell a group that goes as a whole, and the groups below it."""
         members = list(self._view.forest.below(key)) if composite else [(False, key)]
         for is_composite, member in members:
             resource = COMPOSITE_POD_GROUPS if is_composite else POD_GROUPS
             document = self._context.informers.get(resource).get(member[1], member[0])
             if document is not None:
-                text = f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod group"
+                text = f"{scheduler}: preempting to accommodate a higher priority pod group"
                 await self._set_condition(
                     resource, document, "DisruptionTarget", "True", "PreemptionByScheduler", text
                 )
@@ -670,17 +686,18 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is None or writes.is_terminating(document):
             return  # its room is coming anyway
+        scheduler = self._scheduler_of(preemptor)
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
             "reason": "PreemptionByScheduler",
-            "message": f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod",
+            "message": f"{scheduler}: preempting to accommodate a higher priority pod",
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
         node = node_of(document)
         text = f"Preempted by pod {preemptor.uid} on node {node}"
-        self.events.event(document, "Normal", "Preempted", text)
+        self._record(document, "Normal", "Preempted", text, by=scheduler)
         await writes.delete(self._context, PODS, document)
 
     async def reserved(self, item: ItemKey, reservation: Reservation) -> None:
@@ -689,7 +706,7 @@ class Committer:
         if item.gang and document is not None:
             count = len(dict.fromkeys(node for _, node in reservation))
             text = f"Reserved room on {count} nodes, which running jobs will leave"
-            self.events.event(document, "Normal", "Reserved", text)
+            self._record(document, "Normal", "Reserved", text)
 
     def _group(self, key: Key) -> Document | None:
         found = self._groups.get(key[1], key[0])
@@ -723,7 +740,7 @@ class Committer:
         if writes.condition_is_true(document.get("status") or {}, kind):
             return
         if not scheduled:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
         status, reason = ("True", "Scheduled") if scheduled else ("False", code)
         await self._set_condition(resource, document, kind, status, reason, message)
 
@@ -785,7 +802,7 @@ class Committer:
         if document is None:
             return
         if not scheduled:
-            self.events.event(document, "Warning", "FailedScheduling", message)
+            self._record(document, "Warning", "FailedScheduling", message)
 
         def changed(document: Document) -> Document | None:
             status = dict(document.get("status") or {})

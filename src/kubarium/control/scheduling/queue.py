@@ -1,15 +1,16 @@
 """What waits to be scheduled: ready, in back-off, or unschedulable until something changes.
 
 Source: kube-scheduler's scheduling queue. An item is a pod or a gang. Back-off is 1 s, doubling to
-10 s; an unschedulable item is tried again when something happens that could help it, and after
-five minutes in any case. Each item says which events could help it, so that an event costs only
-those items that it concerns.
+10 s, and is served in full: upstream takes a pod out of it when nothing else is ready, but here
+what is idle is one process, whose time belongs to the API and the nodes. An unschedulable item is
+tried again when something happens that could help it, and after five minutes in any case. Each item
+says which events could help it, so that an event costs only those items that it concerns.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from kubarium.engine.model import Key
 BACKOFF_START_S = 1.0
 BACKOFF_MAX_S = 10.0
 FLUSH_AFTER_S = 300.0
+# Beyond these any back-off is at its maximum.
+MAX_DOUBLINGS = 32
 
 
 class ItemKey(NamedTuple):
@@ -33,10 +36,12 @@ class Event(Enum):
     """What can make an unschedulable item schedulable."""
 
     NODE = "node"  # a node came
+    NODE_GONE = "node gone"  # a node went, and with it a domain and those whom others look at
     LABELS = "labels"  # a node's labels changed, or the features that it declares
     TAINTS = "taints"  # a node's taints changed, or it was cordoned or uncordoned
     CAPACITY = "capacity"  # a node has more of something
     ROOM = "room"  # a pod went away, or asks for less
+    LEFT = "left"  # a pod went with its ports, disks, volumes and labels
     DEVICES = "devices"  # slices, classes, claims
     CLASSES = "classes"  # a DeviceClass, which may stand for an extended resource
     VOLUMES = "volumes"  # claims, volumes, classes, limits of drivers
@@ -54,12 +59,15 @@ class _State(Enum):
 @dataclass(slots=True)
 class _Item:
     state: _State
-    attempts: int = 0
     due: float = 0.0
+    # How often it found no place, how often in a row something failed, and when the last time was.
+    rejections: int = 0
+    failures: int = 0
     tried_at: float = 0.0
     helped_by: frozenset[Event] = frozenset()
+    kind: Hashable = None
     # An event that came while the item was being decided may not have been seen by the decision:
-    # how many had come when it was taken, and whether the item itself has changed since.
+    # the number of the last one when it was taken, and whether the item itself has changed since.
     events_seen: int = 0
     moved: bool = False
 
@@ -72,11 +80,12 @@ class SchedulingQueue:
     backoff_max_s: float = BACKOFF_MAX_S
     _items: dict[ItemKey, _Item] = field(default_factory=dict)
     _ready: dict[ItemKey, None] = field(default_factory=dict)
-    _unschedulable: dict[Event, dict[ItemKey, None]] = field(
+    _unschedulable: dict[Event, dict[Hashable, dict[ItemKey, None]]] = field(
         default_factory=lambda: {event: {} for event in Event}
     )
     _timers: list[tuple[float, int, ItemKey]] = field(default_factory=list)
     _events: int = 0
+    _last: dict[Event, int] = field(default_factory=lambda: dict.fromkeys(Event, 0))
     _sequence: int = 0
 
     def __len__(self) -> int:
@@ -88,13 +97,14 @@ class SchedulingQueue:
 
     def listens(self, key: ItemKey, event: Event) -> bool:
         """Whether the item was rejected for something that the event could cure."""
-        return key in self._unschedulable[event]
+        item = self._items.get(key)
+        return item is not None and event in item.helped_by
 
     def __contains__(self, key: object) -> bool:
         return key in self._items
 
     def add(self, key: ItemKey) -> None:
-        """A new item, or one that changed so that it deserves another try at once."""
+        """A new item, or one that got something which deserves another try at once."""
         item = self._items.get(key)
         if item is None:
             self._items[key] = _Item(_State.READY)
@@ -103,6 +113,13 @@ class SchedulingQueue:
             item.moved = True
         elif item.state is _State.UNSCHEDULABLE:
             self._wake(key, item, now=None)
+
+    def changed(self, key: ItemKey, now: float) -> None:
+        """The item itself changed: it is ready after its back-off, however often it changes."""
+        if key in self._items and self._items[key].state is _State.UNSCHEDULABLE:
+            self.wake(key, now)
+        else:
+            self.add(key)
 
     def remove(self, key: ItemKey) -> None:
         """The item is placed or gone."""
@@ -130,19 +147,25 @@ class SchedulingQueue:
             item.state = _State.DECIDING
             item.events_seen = self._events
             item.moved = False
-            item.attempts += 1
-            item.tried_at = now
         return taken
 
-    def fail(self, key: ItemKey, helped_by: frozenset[Event], now: float) -> None:
-        """The item found no place: wait for an event that helps, or for the flush."""
+    def fail(
+        self, key: ItemKey, helped_by: frozenset[Event], now: float, kind: Hashable = None
+    ) -> None:
+        """The item found no place: wait for an event that helps, or for the flush.
+
+        Items of one ``kind`` are alike: what a node could do for one it could for all of them.
+        """
         item = self._items.get(key)
         if item is None:
             return
+        self._unlist(key, item)
         item.state = _State.UNSCHEDULABLE
+        item.rejections, item.failures, item.tried_at = item.rejections + 1, 0, now
         item.helped_by = helped_by
+        item.kind = key if kind is None else (kind, helped_by)
         for event in helped_by:
-            self._unschedulable[event][key] = None
+            self._unschedulable[event].setdefault(item.kind, {})[key] = None
         if self._has_moved(item):
             self._wake(key, item, now)
         else:
@@ -158,6 +181,7 @@ class SchedulingQueue:
         """The attempt failed for a reason that may pass (a conflict): back off."""
         item = self._items.get(key)
         if item is not None:
+            item.failures, item.tried_at = item.failures + 1, now
             self._unlist(key, item)
             self._back_off(key, item, now)
 
@@ -168,22 +192,35 @@ class SchedulingQueue:
             return
         item.state = _State.UNSCHEDULABLE
         item.helped_by = frozenset()
-        item.attempts = max(0, item.attempts - 1)
         if self._has_moved(item):
             self._wake(key, item, now=None)
 
     def _has_moved(self, item: _Item) -> bool:
-        """Whether something happened since the item was taken to be decided."""
-        return item.moved or item.events_seen != self._events
+        """Whether something that helps it happened since the item was taken to be decided."""
+        return item.moved or any(self._last[event] > item.events_seen for event in item.helped_by)
 
     def happened(
-        self, event: Event, now: float, helps: Callable[[ItemKey], bool] | None = None
+        self,
+        event: Event,
+        now: float,
+        helps: Callable[[ItemKey], bool] | None = None,
+        *,
+        alike: bool = False,
     ) -> None:
-        """Wake the items that the event could help; ``helps`` looks closer at each of them."""
-        for key in list(self._unschedulable[event]):
-            if helps is None or helps(key):
+        """Wake the items that the event could help; ``helps`` looks closer at each of them.
+
+        If ``alike``, it looks at one of each kind.
+        """
+        for group in list(self._unschedulable[event].values()):
+            keys = list(group)
+            if helps is not None and alike:
+                keys = keys if helps(keys[0]) else []
+            elif helps is not None:
+                keys = [key for key in keys if helps(key)]
+            for key in keys:
                 self._wake(key, self._items[key], now)
         self._events += 1
+        self._last[event] = self._events
 
     def _wake(self, key: ItemKey, item: _Item, now: float | None) -> None:
         self._unlist(key, item)
@@ -194,10 +231,15 @@ class SchedulingQueue:
         self._ready[key] = None
 
     def _back_off(self, key: ItemKey, item: _Item, now: float) -> None:
-        """Back-off counts from the last attempt, so a long wait has already served it."""
-        doublings = min(max(item.attempts - 1, 0), 10)
+        """Back-off counts from the last attempt, so a long wait has already served it.
+
+        Upstream too lets failures count by themselves: who has long waited for room is not to wait
+        as long for a conflict.
+        """
+        times = item.failures or item.rejections
+        doublings = min(max(times - 1, 0), MAX_DOUBLINGS)
         due = item.tried_at + min(self.backoff_start_s * 2**doublings, self.backoff_max_s)
-        if due <= now:
+        if not times or due <= now:
             item.state = _State.READY
             self._ready[key] = None
         else:
@@ -206,7 +248,10 @@ class SchedulingQueue:
 
     def _unlist(self, key: ItemKey, item: _Item) -> None:
         for event in item.helped_by:
-            self._unschedulable[event].pop(key, None)
+            alike = self._unschedulable[event][item.kind]
+            alike.pop(key, None)
+            if not alike:
+                del self._unschedulable[event][item.kind]
         item.helped_by = frozenset()
 
     def _set_timer(self, due: float, key: ItemKey, item: _Item) -> None:

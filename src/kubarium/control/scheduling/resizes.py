@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Iterator, Mapping
 
 from kubarium.api.kinds import NODES, PODS
 from kubarium.api.resource import Document, Resource
-from kubarium.control.scheduling.commit import SCHEDULER_NAME, Committer
+from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.growth import grow
@@ -21,6 +21,7 @@ from kubarium.engine.plan import Preemption
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import is_deferred, is_finished, node_of, resized
+from kubarium.view.profiles import scheduler_name
 
 _LOG = logging.getLogger("kubarium.scheduler")
 
@@ -87,7 +88,7 @@ class Resizes:
         return (
             bool(spec.get("nodeName"))
             and is_deferred(document)
-            and (spec.get("schedulerName") or SCHEDULER_NAME) in self._profiles
+            and scheduler_name(document) in self._profiles
             and not is_finished(document)
             and "deletionTimestamp" not in document["metadata"]
         )
@@ -119,7 +120,7 @@ class Resizes:
             if self._room_is_coming(spec["nodeName"]):
                 self.queue.fail(key, _HELPED_BY, now)
                 continue
-            profile = self._profiles[spec.get("schedulerName") or SCHEDULER_NAME]
+            profile = self._profiles[scheduler_name(self._deferred[key.key])]
             try:
                 growth = grow(self._view.snapshot, pod, profile)
             except Exception:  # this pod stays as it is, and the others get their turn

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from functools import cache, partial
 
 from kubarium.api.kinds import (
     COMPOSITE_POD_GROUPS,
     NODES,
-    PERSISTENT_VOLUME_CLAIMS,
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIMS,
@@ -26,25 +23,27 @@ from kubarium.control.scheduling import wakeups
 from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.conditions import GroupConditions
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Wait
+from kubarium.control.scheduling.hints import Hint, Hints
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.resizes import Resizes
-from kubarium.control.scheduling.waiting import WaitingPods, scheduler_of
+from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
-from kubarium.engine.model import Pod
+from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.devices import MAX_RESERVED, movable
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation, reserve
-from kubarium.engine.plan import CyclePlan, Decision, Preemption, QueueItem
+from kubarium.engine.plan import CyclePlan, Decision, Placement, Preemption, QueueItem
 from kubarium.runtime.protocol import Context
 from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
+from kubarium.view.profiles import scheduler_name
 from kubarium.view.scheduling import SchedulerConfig
 
 _LOG = logging.getLogger("kubarium.scheduler")
@@ -81,15 +80,18 @@ class Scheduler:
             self._wake.set,
             lambda item: self._placer_of(item).profile,
             self._bound,
+            self._undone,
         )
+        profiles = {name: placer.profile for name, placer in self._placers.items()}
+        self._helps = Hints(self.view, self._waiting, self._queue, profiles)
         self._resizes = Resizes(
             self.view,
             self._committer,
-            {name: placer.profile for name, placer in self._placers.items()},
+            profiles,
             SchedulingQueue(config.backoff_start_s, config.backoff_max_s),
         )
         self._conditions = GroupConditions(self.view, self._committer)
-        self._hints = ClaimHints(self.view)
+        self._claim_hints = ClaimHints(self.view)
         self._nominated = Nominations()
         # Whose victims are being told to go; and who of those is to be decided once they are.
         self._evicting: set[ItemKey] = set()
@@ -136,23 +138,24 @@ class Scheduler:
                 self._claim_changed(old, new)
             else:
                 for event in wakeups.events_of(resource, old, new):
-                    self._happened(event, self._hint(resource, new))
+                    helps = self._helps.of(event, resource, old, new)
+                    self._happened(event, helps, alike=resource == NODES)
                 if resource == NODES and new is None and old is not None:
                     self._revoke(self._nominated.at(old["metadata"]["name"]))
 
         self._context.informers.get(resource).on_change(changed)
 
-    def _happened(self, event: Event, helps: Callable[[ItemKey], bool] | None = None) -> None:
-        self._queue.happened(event, self._context.clock.monotonic(), helps)
+    def _happened(self, event: Event, helps: Hint | None = None, *, alike: bool = False) -> None:
+        self._queue.happened(event, self._context.clock.monotonic(), helps, alike=alike)
         self._wake.set()
 
-    def _room_came(self, node: str) -> None:
+    def _room_came(self, node: str, helps: Hint | None = None) -> None:
         """A pod went away, or asks for less: tell those whose victim it may have been, and others.
 
         Who is helped on the node that it waited for has waited enough: upstream too takes a pod out
         of its back-off when nothing else is ready.
         """
-        self._happened(Event.ROOM)
+        self._happened(Event.ROOM, helps)
         own, others = self._nominated.room_on(self.view.snapshot, node)
         for key in own:
             self._queue.add(ItemKey(False, key))
@@ -160,30 +163,20 @@ class Scheduler:
         for key in others:
             self._queue.wake(ItemKey(False, key), now)
 
-    def _hint(self, resource: Resource, new: Document | None) -> Callable[[ItemKey], bool] | None:
-        """Whether a change helps one item: a node that could hold it, a claim that it uses."""
-        if new is None:
-            return None
-        if resource == NODES:
-            return self._node_hint(new["metadata"]["name"])
-        if resource == PERSISTENT_VOLUME_CLAIMS:
-            key = key_of(new)
-            return lambda item: any(key in pod.volumes for pod in self._waiting.pods_of(item))
-        return None
+    def _left(self, document: Document, node: str) -> None:
+        """A pod went from its node, or will not go there: what it had is free for others."""
+        self._room_came(node)
+        if self._queue.has_listeners(Event.LEFT):
+            self._happened(Event.LEFT, self._helps.left(self.view.reader.row(document)))
 
-    def _node_hint(self, name: str) -> Callable[[ItemKey], bool]:
-        """Whether a node helps an item; of many pods that are alike, one is looked at."""
-        customised = any(placer.profile is not DEFAULT for placer in self._placers.values())
-        node_helps = cache(partial(wakeups.node_helps, self.view.snapshot, name))
-
-        def helps(item: ItemKey) -> bool:
-            # Nodes also shape the domains in which others are counted.
-            if customised or self._queue.listens(item, Event.PODS):
-                return True
-            documents = self._waiting.documents_of(item)
-            return any(node_helps(shape) for pod in documents for shape in self.view.shapes(pod))
-
-        return helps
+    def _undone(self, placement: Placement) -> None:
+        """What was assumed of a pod was not written: others may have it."""
+        self._room_came(placement.node)
+        self._happened(Event.LEFT, self._helps.left(placement.pod))
+        if placement.pod.volumes:
+            self._happened(Event.VOLUMES)
+        if placement.pod.claims:
+            self._happened(Event.DEVICES)
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
         if old is not None and new is not None and _uid(old) != _uid(new):
@@ -202,40 +195,54 @@ class Scheduler:
         elif old is not None or new is not None:
             document = new or old
             assert document is not None
-            self._dropped(document, bound=new is not None)
+            self._dropped(document, bound=new is not None and bool(node_of(new)))
 
     def _dropped(self, document: Document, *, bound: bool) -> None:
         key = key_of(document)
-        self._nominated.drop(key)
+        self._unpromise(key, taken=node_of(document) if bound else "")
+        assumed = self._waiting.assumed.get(key)
         self._waiting.drop(key, gang_key(document), bound=bound)
+        if assumed is not None and not bound:
+            self._left(document, assumed)
         for gone in [item for item in self._failing_since if item not in self._queue]:
             del self._failing_since[gone]
+        if gang_key(document) is not None:
+            self._reservation()
+
+    def _unpromise(self, key: Key, taken: str = "") -> None:
+        """Nothing is kept for the pod any more; unless it went there, others may have the room."""
+        node = self._nominated.node_of(key)
+        self._nominated.drop(key)
+        if node is not None and node != taken:
+            self._room_came(node)
 
     def _occupant_changed(self, old: Document, new: Document | None) -> None:
-        """A pod with a node went, asks for less, or looks different to others."""
+        """A pod with a node went, is told to, asks for less, or looks different to others."""
         if new is None or not _holds_room(new):
-            self._room_came(old["spec"]["nodeName"])
+            self._left(old, node_of(old))
             return
-        if old["metadata"].get("labels") != new["metadata"].get("labels"):
-            self._happened(Event.PODS)
+        row, was, now = self.view.reader.row, old["metadata"], new["metadata"]
+        if was.get("labels") != now.get("labels") and self._queue.has_listeners(Event.PODS):
+            self._happened(Event.PODS, self._helps.relabelled(row(old), row(new)))
+        told_to_end = "deletionTimestamp" in now and "deletionTimestamp" not in was
+        if told_to_end and self._queue.has_listeners(Event.LEFT):
+            self._happened(Event.LEFT, self._helps.ends(row(new)))
         before, after = resized(old), resized(new)
         if before is not old.get("spec") or after is not new.get("spec") or before != after:
-            less = self.view.reader.shape(old), self.view.reader.shape(new)
-            if any(less[1].request(name) < amount for name, amount in less[0].requests):
-                self._room_came(new["spec"]["nodeName"])
+            shape = self.view.reader.shape(new)
+            asked = self.view.reader.shape(old).requests
+            less = [name for name, amount in asked if shape.request(name) < amount]
+            if less:
+                self._room_came(node_of(new), self._helps.shrunk(less))
 
     def _placed(self, pods: list[Pod]) -> None:
-        snapshot = self.view.snapshot
-        self._happened(
-            Event.PODS,
-            lambda item: wakeups.placement_helps(snapshot, pods, self._waiting.pods_of(item)),
-        )
+        self._happened(Event.PODS, self._helps.placed(pods))
 
     def _is_ours(self, document: Document) -> bool:
         spec = document.get("spec") or {}
         return (
             not spec.get("nodeName")
-            and scheduler_of(document) in self._placers
+            and scheduler_name(document) in self._placers
             and not is_gated(document)
             and not is_finished(document)
             and "deletionTimestamp" not in document["metadata"]
@@ -274,17 +281,15 @@ class Scheduler:
             self._wake.set()
         if is_allocated(old) and not is_allocated(new):
             self._happened(Event.DEVICES)
-        elif old is not None and (_can_be_used_now(old, new) or self._is_theirs(old, new)):
-            key = key_of(document)
-            self._happened(
-                Event.DEVICES,
-                lambda item: any(key in pod.claims for pod in self._waiting.pods_of(item)),
-            )
+        elif old is not None and (_can_be_used_now(old, new) or self._was_allocated(old, new)):
+            self._happened(Event.DEVICES, self._helps.claim(key_of(document)))
 
-    def _is_theirs(self, old: Document, new: Document | None) -> bool:
-        """Whether somebody else has allocated the claim: of ours a pod is known that uses it."""
-        known = self.view.snapshot.claim_users
-        return not is_allocated(old) and is_allocated(new) and not known.get(key_of(old))
+    def _was_allocated(self, old: Document, new: Document | None) -> bool:
+        """Whether somebody else has allocated the claim, or otherwise than it was."""
+        allocations = [(d.get("status") or {}).get("allocation") for d in (old, new or {})]
+        if allocations[0] == allocations[1] or not allocations[1]:
+            return False
+        return not self.view.snapshot.claim_users.get(key_of(old))
 
     # A cycle
 
@@ -392,13 +397,13 @@ class Scheduler:
         if key not in self._queue or not all(
             self._waiting.is_undecided(pod.key) for pod, _ in reservation
         ):
-            self._reserved = None
             self._failing_since.pop(key, None)
-            return ()
-        if not all(self._may_use(node) for _, node in reservation):
-            self._reserved = None  # when it fails once more, it gets another
-            return ()
-        return reservation
+        elif all(self._may_use(node) for _, node in reservation):
+            return reservation
+        self._reserved = None  # if it fails once more, it gets another
+        for node in dict.fromkeys(node for _, node in reservation):
+            self._room_came(node)
+        return ()
 
     def _may_use(self, node: str) -> bool:
         found = self.view.snapshot.node(node)
@@ -432,7 +437,7 @@ class Scheduler:
         """Start to write what was decided for one item."""
         for placement in decision.placements:
             self._waiting.assumed[placement.pod.key] = placement.node
-            self._nominated.drop(placement.pod.key)
+            self._unpromise(placement.pod.key, taken=placement.node)
         if decision.placements:
             self._writing.put_placements(key, decision)
         else:
@@ -453,9 +458,10 @@ class Scheduler:
                 helped_by -= {Event.ROOM}
                 self._nominated.be_patient(pod.key)
             else:  # upstream: who finds no victims has no nomination either
-                self._nominated.drop(pod.key)
+                self._unpromise(pod.key)
                 self._writing.put(self._committer.nominate(pod, ""))
-        self._queue.fail(key, helped_by, now)
+        alike = (decision.item.scheduler, tuple(each.shape for each in pod.each))
+        self._queue.fail(key, helped_by, now, None if key.gang else alike)
 
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
@@ -543,7 +549,7 @@ class Scheduler:
 
     def _hint_for(self, decision: Decision) -> str:
         try:
-            return self._hints.of(decision, self._context.clock.monotonic())
+            return self._claim_hints.of(decision, self._context.clock.monotonic())
         except Exception:  # the refusal is worth more than what is said beside it
             self.view.snapshot.abandon(0)
             _LOG.exception("no hint for %s", decision.item.pods[0].key)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
-from kubarium.control.scheduling.commit import SCHEDULER_NAME
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
 from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
@@ -20,8 +19,10 @@ from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import QueueItem
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.forest import disagreement
+from kubarium.view.locality import data_of
 from kubarium.view.missing import missing_claim
 from kubarium.view.pods import gang_key
+from kubarium.view.profiles import scheduler_name
 
 
 class WaitingPods:
@@ -62,7 +63,11 @@ class WaitingPods:
         if known is not None and old is not None and _asks_the_same(known, new):
             return False
         group = gang_key(new)
-        self._queue.add(ItemKey(False, key) if group is None else self.members.add(group, key))
+        item = ItemKey(False, key) if group is None else self.members.add(group, key)
+        if known is None:
+            self._queue.add(item)
+        else:
+            self._queue.changed(item, self._clock.monotonic())
         return True
 
     def drop(self, key: Key, group: Key | None, *, bound: bool) -> None:
@@ -117,7 +122,7 @@ class WaitingPods:
         pod = self._view.pod(document)
         if not self._has_claims(key, (pod,)):
             return None
-        return QueueItem((pod,), scheduler=scheduler_of(document))
+        return QueueItem((pod,), scheduler=scheduler_name(document))
 
     def _gang_item(self, key: ItemKey) -> QueueItem | None:
         gang = self._view.gang(key.key)
@@ -174,7 +179,7 @@ class WaitingPods:
         )
 
     def _schedulers(self, pods: tuple[Pod, ...]) -> list[str]:
-        return [scheduler_of(self._documents[pod.key]) for pod in pods]
+        return [scheduler_name(self._documents[pod.key]) for pod in pods]
 
     # What they wait for
 
@@ -208,17 +213,13 @@ class WaitingPods:
             self._missing_claims.setdefault(claim, {})[item] = None
 
 
-def scheduler_of(document: Document) -> str:
-    """The scheduler that a pod names, or the default one."""
-    return (document.get("spec") or {}).get("schedulerName") or SCHEDULER_NAME
-
-
 def _asks_the_same(old: Document, new: Document) -> bool:
     """Whether nothing that decides about the pod's place changed; our own conditions do not."""
     return (
         old["metadata"].get("uid") == new["metadata"].get("uid")
         and old.get("spec") == new.get("spec")
         and old["metadata"].get("labels") == new["metadata"].get("labels")
+        and data_of(old["metadata"]) == data_of(new["metadata"])
         and (old.get("status") or {}).get("resourceClaimStatuses")
         == (new.get("status") or {}).get("resourceClaimStatuses")
     )

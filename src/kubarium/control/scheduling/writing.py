@@ -52,12 +52,15 @@ class Writing:
         wake: Callable[[], None],
         profile_of: Callable[[QueueItem], Profile],
         bound: Callable[[Decision], Awaitable[None]],
+        undone: Callable[[Placement], None],
     ) -> None:
         """``wake`` is called when an item may be decided anew; profiles say how long pods wait.
 
-        ``bound`` is told of each decision with those of its placements that were written.
+        ``bound`` is told of each decision with those of its placements that were written,
+        ``undone`` of each placement that was not.
         """
         self._bound = bound
+        self._undone = undone
         self._profile_of = profile_of
         self._committer = committer
         self._waiting = waiting
@@ -214,6 +217,7 @@ class Writing:
             keys = list(dict.fromkeys([*claims, *shared]))
             await self._written(self._committer.release(pod, keys))
         self._waiting.give_up(pod, claims)
+        self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
             await self._written(self._committer.refuse(pod, str(error) or repr(error)))
 

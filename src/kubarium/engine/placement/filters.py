@@ -16,6 +16,7 @@ from kubarium.engine.model import (
     NO_SCHEDULE,
     UNSCHEDULABLE_TAINT_KEY,
     HostPort,
+    Node,
     PodShape,
     Taint,
     Toleration,
@@ -167,37 +168,57 @@ def row_passes(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
     return static_on(snapshot, shape, row) and room_on(snapshot, shape, row)
 
 
-def could_hold(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+def could_hold(snapshot: Snapshot, shape: PodShape, row: int, profile: Profile = DEFAULT) -> bool:
     """Whether the pod could run on the node if nothing else did."""
-    if not static_on(snapshot, shape, row):
+    if not static_on(snapshot, shape, row, profile):
         return False
-    indices = [(snapshot.resource_index(name), amount) for name, amount in shape.requests]
+    if not profile.filters("NodeResourcesFit"):
+        return True
+    wanted = [(name, amount) for name, amount in shape.requests if not profile.ignores(name)]
+    indices = [(snapshot.resource_index(name), amount) for name, amount in wanted]
     return all(amount <= snapshot.allocatable.item(index, row) for index, amount in indices)
 
 
-def static_on(snapshot: Snapshot, shape: PodShape, row: int) -> bool:
+def static_on(snapshot: Snapshot, shape: PodShape, row: int, profile: Profile = DEFAULT) -> bool:
     """Static filters of one row."""
     node = snapshot.nodes[row]
-    if node is None or (shape.node_name and shape.node_name != node.name):
+    if node is None or not admits(node, shape, profile):
         return False
-    if node.unschedulable and not any(t.tolerates(_CORDON) for t in shape.tolerations):
+    if not shape.data_required or not profile.filters("DataLocality"):
+        return True
+    return all(row in locality.holders(snapshot, name) for name in shape.data)
+
+
+def admits(node: Node, shape: PodShape, profile: Profile = DEFAULT) -> bool:
+    """The static filters by what a node says of itself: all of them but what it has cached."""
+    off = profile.disabled
+    if shape.node_name and shape.node_name != node.name and "NodeName" not in off:
         return False
-    if node.taints and untolerated(node.taints, shape.tolerations):
+    if (
+        node.unschedulable
+        and not any(t.tolerates(_CORDON) for t in shape.tolerations)
+        and "NodeUnschedulable" not in off
+    ):
+        return False
+    if node.taints and untolerated(node.taints, shape.tolerations) and "TaintToleration" not in off:
         return False
     if shape.advertised:
         own = advertised_by(node)
         if any((name in own) != has for name, has in shape.advertised):
             return False
+    if "NodeAffinity" not in off and not _attracts(node, shape, profile.added_affinity):
+        return False
+    return node.features.issuperset(shape.features) or "NodeDeclaredFeatures" in off
+
+
+def _attracts(node: Node, shape: PodShape, added: tuple[NodeTerm, ...] | None) -> bool:
+    """NodeAffinity of one node, with what the profile adds."""
     if not all(r.holds(node.labels.get(r.key)) for r in shape.node_selector):
         return False
-    if shape.affinity is not None and not any(
-        t.matches(node.name, node.labels) for t in shape.affinity
-    ):
-        return False
-    if not node.features.issuperset(shape.features):
-        return False
-    return not shape.data_required or all(
-        row in locality.holders(snapshot, name) for name in shape.data
+    return all(
+        any(t.matches(node.name, node.labels) for t in terms)
+        for terms in (shape.affinity, added)
+        if terms is not None
     )
 
 

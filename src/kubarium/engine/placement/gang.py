@@ -32,6 +32,7 @@ from kubarium.engine.placement.locality import locality
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.trial import Budget, OutOfBudgetError, Trial
 from kubarium.engine.plan import Decision, Placement, QueueItem
+from kubarium.engine.queueing.amounts import show_amount
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import GangVerdict, Verdict
 
@@ -67,9 +68,15 @@ def place_gang(
     needed = needed_of(gang)
     if len(item.pods) < needed:
         return _waiting(item, gang, reasons.GANG_WAITING)
+    gap = resource_gap(placer.snapshot, gang)
+    mark = placer.snapshot.checkpoint() if gap else None
     search = _GangSearch(placer, item.pods, gang, needed, within, budget)
     attempt = search.run()
+    if mark is not None:
+        placer.snapshot.rollback(mark)
     if attempt is not None and len(attempt.placements) >= needed:
+        if gap:
+            return _waiting(item, gang, gap)
         account = attempt.account
         unplaced = tuple((pod, account) for pod in attempt.unplaced if account is not None)
         return Decision(item, attempt.placements, unplaced)
@@ -87,7 +94,28 @@ def place_gang(
     )
     account = attempt.account
     assert account is not None
+    if gap:  # victims would go in vain
+        return Decision(item, gang_verdict=verdict)
     return Decision(item, (), tuple((pod, account) for pod in item.pods), verdict)
+
+
+def resource_gap(snapshot: Snapshot, gang: Gang) -> str:
+    """What the nodes have too little left of for the group's minResources; "" if it is enough.
+
+    What the group's own pods have counts as left; a node that has given too much takes nothing from
+    others. Source: scheduler-plugins ``coscheduling/core``, CheckClusterResource.
+    """
+    lacking: list[str] = []
+    own: list[PodShape] = []
+    if gang.min_resources and gang.scheduled_count:
+        own = [pod.shape for pod, _ in snapshot.placed_pods() if pod.gang == gang.key]
+    for name, wanted in gang.min_resources:
+        index = snapshot.resource_index(name)
+        free = (snapshot.allocatable[index] - snapshot.requested[index])[snapshot.alive]
+        left = int(free[free > 0].sum()) + sum(shape.request(name) for shape in own)
+        if left < wanted:
+            lacking.append(f"{name}:{show_amount(name, wanted - left)}")
+    return reasons.resource_gap(" ".join(lacking)) if lacking else ""
 
 
 def _waiting(item: QueueItem, gang: Gang, why: str) -> Decision:

@@ -31,6 +31,8 @@ def problem_of(snapshot: Snapshot, pod: Pod) -> str:
             return reasons.volume_claim_missing(key[1])
         if claim.problem:
             return claim.problem
+        if key in pod.own_volumes and claim.owner != pod.uid:
+            return reasons.volume_claim_foreign(key, pod.key)
     return ""
 
 

@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import functools
 import io
+import linecache
 import os
 import runpy
 import signal
@@ -222,7 +223,13 @@ def _main_of(program: Program, fresh: Fresh) -> Callable[[], object]:
         sys.argv = ["-c", *program.arguments]
         sys.path.insert(0, "")
         space["__loader__"] = BuiltinImporter
-        return lambda: exec(compile(program.what, "<string>", "exec", dont_inherit=True), space)
+
+        def run_code() -> None:
+            code = compile(program.what, "<string>", "exec", dont_inherit=True)
+            _show_lines_of(code, program.what)
+            exec(code, space)
+
+        return run_code
     path = program.what
     if not os.path.isabs(path):  # joined as CPython does it, which tidies nothing
         path = f"{os.getcwd()}/{path}"
@@ -238,6 +245,14 @@ def _main_of(program: Program, fresh: Fresh) -> Callable[[], object]:
     return run_script
 
 
+def _show_lines_of(code: types.CodeType, source: str) -> None:
+    """Since 3.13 tracebacks show the lines of ``python -c``; those of this process are others."""
+    register = getattr(linecache, "_register_code", None)
+    if register is not None:
+        by_code = hasattr(linecache, "_interactive_cache")  # 3.13.1; by name before
+        register(code if by_code else code.co_filename, source, code.co_filename)
+
+
 def _forget(module: str) -> None:
     """A module that is about to be run is not imported yet."""
     if module in sys.modules and not hasattr(sys.modules[module], "__path__"):
@@ -245,6 +260,11 @@ def _forget(module: str) -> None:
         package, _, name = module.rpartition(".")
         if package in sys.modules and hasattr(sys.modules[package], name):
             delattr(sys.modules[package], name)
+
+
+def _not_flushed(stream: object) -> str:
+    is_new = sys.version_info >= (3, 13)
+    return f"Exception ignored {'on flushing sys.stdout:' if is_new else f'in: {stream!r}'}"
 
 
 # the program, and after
@@ -300,7 +320,7 @@ def _finish(code: int) -> int:
             if stream is sys.stdout:
                 with contextlib.suppress(Exception):
                     text = "".join(format_exception_only(error))
-                    print(f"Exception ignored in: {stream!r}\n{text}", end="", file=sys.stderr)
+                    print(f"{_not_flushed(stream)}\n{text}", end="", file=sys.stderr)
     if code == -signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
