@@ -28,18 +28,39 @@ from tests.control.scheduling.test_scheduler import claim, device_class, group, 
 
 NAMED = "example.com/gpu"
 NODE_NAMES = ("left", "right")
-GPUS = 8
 STEPS = 60
+
+
+class Unsteady:
+    """A client whose writes fail now and then, before or after they were done."""
+
+    def __init__(self, client, chance, share):
+        self._client, self._random, self.share = client, chance, share
+
+    def __getattr__(self, verb):
+        method = getattr(self._client, verb)
+        if verb not in ("create", "update", "patch", "delete"):
+            return method
+
+        async def call(*args, **options):
+            if self._random.random() >= self.share:
+                return await method(*args, **options)
+            if self._random.random() < 0.5:
+                await method(*args, **options)
+            raise ApiError(503, "ServiceUnavailable", "the server is down")
+
+        return call
 
 
 class Chaos:
     """Does things at random to one world."""
 
-    def __init__(self, world, seed):
+    def __init__(self, world, seed, gpus, failing):
         self.world, self.random = world, random.Random(seed)
+        self.writes = Unsteady(world.controller_client, self.random, failing)
         self.clock = SetClock(world.clock)
+        self.gpus = gpus
         self.made = 0
-        self.log = []
 
     async def begin(self):
         world = self.world
@@ -62,7 +83,7 @@ class Chaos:
         await asyncio.gather(*world.tasks, return_exceptions=True)
         world.tasks.clear()
         informers = SharedInformers(world.controller_client, world.clock)
-        context = replace(world.context, informers=informers, clock=self.clock)
+        context = replace(world.context, client=self.writes, informers=informers, clock=self.clock)
         for family in (devices, gangs, scheduling):
             await world.start(*family.components(context))
 
@@ -77,7 +98,7 @@ class Chaos:
 
     async def node_comes(self, name):
         await self.attempt(self.world.create(NODES, node(name, cpu="100")))
-        await self.attempt(self.world.create(RESOURCE_SLICES, slices(name, GPUS)))
+        await self.attempt(self.world.create(RESOURCE_SLICES, slices(name, self.gpus)))
 
     async def node_goes(self, name):
         await self.attempt(self.world.client.delete(NODES, name))
@@ -197,6 +218,7 @@ class Chaos:
 
     async def heal(self):
         world = self.world
+        self.writes.share = 0.0
         await self.cure()
         for name in NODE_NAMES:
             await self.node_comes(name)
@@ -208,25 +230,38 @@ class Chaos:
         await self.group_comes()
         await world.settle(400)
 
-    async def stranded(self):
-        """Pods that have no place and no reason to be without."""
-        claims = {c["metadata"]["name"]: c for c in await self.world.find(RESOURCE_CLAIMS)}
+    async def lives(self):
+        """Pods and groups that are not over, as claims name them."""
+        world = self.world
         pods = [
             p
-            for p in await self.world.find(PODS)
+            for p in await world.find(PODS)
             if (p.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
         ]
-        members = [p for p in pods if "schedulingGroup" in p["spec"]]
         groups = [
-            g for g in await self.world.find(POD_GROUPS) if "deletionTimestamp" not in g["metadata"]
+            g for g in await world.find(POD_GROUPS) if "deletionTimestamp" not in g["metadata"]
         ]
-        for found in pods:
-            waits_for_others = len(members) < 2 or not groups
-            if found["spec"].get("nodeName") or (found in members and waits_for_others):
+        return pods, groups
+
+    async def all_is_well(self):
+        """Whoever can have a place has one, and whoever has none keeps no devices."""
+        pods, groups = await self.lives()
+        found = await self.world.find(RESOURCE_CLAIMS)
+        claims = {c["metadata"]["name"]: c for c in found}
+        given = [c for c in found if (c.get("status") or {}).get("allocation")]
+        members = [p for p in pods if "schedulingGroup" in p["spec"]]
+        placed = [p for p in pods if p["spec"].get("nodeName")]
+        for waiting in (p for p in pods if not p["spec"].get("nodeName")):
+            if waiting in members and (len(members) < 2 or not groups):
                 continue
-            used = [claims[name] for name in claim_names(found) if name in claims]
-            if not any("deletionTimestamp" in c["metadata"] for c in used):
-                yield found
+            used = [claims[name] for name in claim_names(waiting) if name in claims]
+            if any("deletionTimestamp" in c["metadata"] for c in used):
+                continue
+            assert len(given) == len(NODE_NAMES) * self.gpus, waiting
+            assert not used or any(c not in given for c in used), waiting
+        users = {d["metadata"]["uid"] for d in [*placed, *await self.world.find(POD_GROUPS)]}
+        for claimed in given:
+            assert users & {r["uid"] for r in claimed["status"]["reservedFor"]}
 
     async def end(self):
         world = self.world
@@ -243,15 +278,17 @@ class Chaos:
         assert not await world.find(POD_GROUPS)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_devices_are_given_once_and_given_back(world_run, seed, caplog):
+@pytest.mark.parametrize("gpus", [1, 8])
+@pytest.mark.parametrize("failing", [0.0, 0.15], ids=["steady", "writes fail"])
+@pytest.mark.parametrize("seed", [0, 1, 2, 488, 490])
+def test_devices_are_given_once_and_given_back(world_run, seed, failing, gpus, caplog):
     async def story(world):
-        chaos = Chaos(world, seed)
+        chaos = Chaos(world, seed, gpus, failing)
         await chaos.begin()
         for _ in range(STEPS):
             await chaos.step()
         await chaos.heal()
-        assert [p async for p in chaos.stranded()] == []
+        await chaos.all_is_well()
         await chaos.end()
 
     world_run(story, seed)

@@ -451,6 +451,55 @@ def test_a_groups_claim_is_full_like_any_other(world_run, joined):
     world_run(story)
 
 
+class Late:
+    """A client that is told of claims a moment later."""
+
+    def __init__(self, client, clock):
+        self._client, self._clock = client, clock
+
+    def __getattr__(self, verb):
+        return getattr(self._client, verb)
+
+    async def watch(self, resource, *args, **options):
+        stream = await self._client.watch(resource, *args, **options)
+        if resource != RESOURCE_CLAIMS:
+            return stream
+        at_once = stream.next_batch
+
+        async def next_batch():
+            batch = await at_once()
+            await self._clock.sleep(0.05)
+            return batch
+
+        stream.next_batch = next_batch
+        return stream
+
+
+def test_devices_whose_allocation_was_written_without_an_answer_are_not_given_away(world_run):
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("n"))
+        await hardware(world, "n", gpus=2)
+        for name in "cd":
+            await world.create(RESOURCE_CLAIMS, claim(name))
+        client = Faulty(world.controller_client)
+        client.fail("update", RESOURCE_CLAIMS, "c", "status", unavailable(), lost=True)
+        informers = SharedInformers(Late(world.controller_client, world.clock), world.clock)
+        context = replace(world.context, client=client, informers=informers)
+        await world.start(*scheduling.components(context))
+        await world.settle(1)
+        await world.create(PODS, pod("a", claims=["c"]))
+        await world.settle(0.02)
+        await world.create(PODS, pod("b", claims=["d"]))
+        await world.settle(30)
+        assert client.failed
+        assert [await node_of(world, name) for name in "ab"] == ["n", "n"]
+        given = [(await held(world, name))["allocation"]["devices"]["results"] for name in "cd"]
+        assert sorted(result["device"] for [result] in given) == ["gpu-0", "gpu-1"]
+
+    world_run(story)
+
+
 @pytest.mark.parametrize("point", ["the claim is made", "the status is written"])
 def test_a_claim_is_made_once_whatever_write_fails(world_run, point):
     async def story(world):

@@ -58,7 +58,7 @@ CONDITION_POLL_S = 5.0
 # An object that others write to at the same time is tried this often before the pod backs off.
 WRITE_ATTEMPTS = 5
 
-# Pauses between the tries to learn what became of a binding; an API that is away for longer than
+# Pauses between the tries to learn what became of a write; an API that is away for longer than
 # these has lost its clients' watches too.
 OUTCOME_PAUSES_S = (0.1, 0.2, 0.5, 1.0, *(2.0,) * 30)
 
@@ -133,7 +133,8 @@ class Committer:
         try:
             return await work
         except (ApiError, DeviceNotReadyError):
-            await self.discard(placement.pod)
+            with contextlib.suppress(ApiError):  # the next try finds it
+                await self.discard(placement.pod)
             raise
 
     async def discard(self, pod: Pod) -> None:
@@ -402,12 +403,19 @@ class Committer:
 
     async def _claim(self, key: Key, allocation: Allocation | None, placement: Placement) -> None:
         """Write allocation (if it is not there already) and reservation into one claim."""
-        await self._insist(
-            RESOURCE_CLAIMS,
-            key,
-            self._claims.get(key[1], key[0]),
-            lambda claim: self._write_claim(claim, allocation, placement),
-        )
+        try:
+            await self._insist(
+                RESOURCE_CLAIMS,
+                key,
+                self._claims.get(key[1], key[0]),
+                lambda claim: self._write_claim(claim, allocation, placement),
+            )
+        except ApiError as error:
+            if error.code >= 500:  # it may have been written all the same
+                found = await self._outcome(RESOURCE_CLAIMS, key)
+                if found is not None:
+                    self._claims.observe(found)
+            raise
 
     async def _write_claim(
         self, document: Document, allocation: Allocation | None, placement: Placement
@@ -542,22 +550,25 @@ class Committer:
         """
         if error.code < 500 and error.reason != "Conflict":
             return False
-        namespace, name = placement.pod.key
-        for pause_s in OUTCOME_PAUSES_S:
-            try:
-                document = await self._context.client.get(PODS, name, namespace)
-                break
-            except ApiError as failed:
-                if failed.reason == "NotFound":
-                    return False
-                await self._context.clock.sleep(pause_s)
-        else:
+        document = await self._outcome(PODS, placement.pod.key)
+        if document is None:
             return False
         same = document["metadata"].get("uid") == placement.pod.uid
         if not same or node_of(document) != placement.node:
             return False
         self._pods.observe(document)
         return True
+
+    async def _outcome(self, resource: Resource, key: Key) -> Document | None:
+        """The object after a write without an answer; None if it is gone, or the API stays away."""
+        for pause_s in OUTCOME_PAUSES_S:
+            try:
+                return await self._context.client.get(resource, key[1], key[0])
+            except ApiError as error:
+                if error.reason == "NotFound":
+                    return None
+                await self._context.clock.sleep(pause_s)
+        return None
 
     async def refuse(
         self,
