@@ -13,6 +13,7 @@ from kubarium.api.kinds import (
 from kubarium.base.errors import conflict
 from kubarium.control.scheduling import components
 from kubarium.control.scheduling.commit import Committer
+from kubarium.control.scheduling.groups import GroupWriter
 
 from .test_groups import apply, begin, condition, member, node, where
 
@@ -71,13 +72,13 @@ def test_a_group_whose_first_try_was_not_written_is_not_scheduled_yet(world_run,
             raise conflict("pods", "", "g-0")
 
         once(monkeypatch, "bind", fail)
-        real = Committer.group_scheduled
+        real = GroupWriter.group_scheduled
 
         async def told(self, key, scheduled, *rest):
             seen.append((scheduled, sum(n is not None for n in (await where(world)).values())))
             await real(self, key, scheduled, *rest)
 
-        monkeypatch.setattr(Committer, "group_scheduled", told)
+        monkeypatch.setattr(GroupWriter, "group_scheduled", told)
         await begin(world, node("n", "4"))
         await apply(world, group("g"), *(member(f"g-{i}", "g") for i in range(2)))
         await world.settle(15)

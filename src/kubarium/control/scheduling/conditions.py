@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubarium.control.scheduling.commit import Committer
+from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.control.scheduling.queue import ItemKey
 from kubarium.engine.model import Gang
@@ -14,9 +14,9 @@ from kubarium.view.cluster import ClusterView, is_coscheduling
 class GroupConditions:
     """Writes the conditions of the groups that an item of the queue consists of."""
 
-    def __init__(self, view: ClusterView, committer: Committer) -> None:
+    def __init__(self, view: ClusterView, writer: GroupWriter) -> None:
         self._view = view
-        self._committer = committer
+        self._writer = writer
 
     async def decided(self, decision: Decision, text: str) -> None:
         """Tell each group whether it has started; ``text`` is for those that have not."""
@@ -56,9 +56,9 @@ class GroupConditions:
         for composite, key in sorted(started):
             done = "pods of the hierarchy were scheduled together"
             if composite:
-                await self._committer.composite_scheduled(key, True, done)
+                await self._writer.composite_scheduled(key, True, done)
             else:
-                await self._committer.group_scheduled(key, True, done)
+                await self._writer.group_scheduled(key, True, done)
 
     async def _gang(self, decision: Decision, gang: Gang, text: str) -> None:
         if not gang.min_count and is_coscheduling(self._view.group_documents.get(gang.key, {})):
@@ -66,7 +66,7 @@ class GroupConditions:
         count = len(decision.placements)
         scheduled = count + gang.scheduled_count >= max(gang.min_count, 1)
         done = f"{count or gang.scheduled_count} pods of the group were scheduled together"
-        await self._committer.group_scheduled(gang.key, scheduled, done if scheduled else text)
+        await self._writer.group_scheduled(gang.key, scheduled, done if scheduled else text)
 
     async def _tree(self, decision: Decision, tree: Tree, text: str) -> None:
         """A part of a hierarchy has started only if the whole has."""
@@ -76,20 +76,20 @@ class GroupConditions:
         done = f"{len(decision.placements)} pods of the hierarchy were scheduled together"
         for leaf in tree.leaves():
             scheduled = (False, leaf.key) in started
-            await self._committer.group_scheduled(leaf.key, scheduled, done if scheduled else text)
+            await self._writer.group_scheduled(leaf.key, scheduled, done if scheduled else text)
         for composite in tree.composites():
             scheduled = (True, composite.key) in started
             told = done if scheduled else text
-            await self._committer.composite_scheduled(composite.key, scheduled, told)
+            await self._writer.composite_scheduled(composite.key, scheduled, told)
 
     async def held(self, item: ItemKey, wait: Wait) -> None:
         """Tell all groups of an item why it is not looked at."""
         if not item.composite:
-            await self._committer.group_scheduled(item.key, False, wait.text, wait.code)
+            await self._writer.group_scheduled(item.key, False, wait.text, wait.code)
             return
         for composite, key in self._view.forest.below(item.key):
             if composite:
-                await self._committer.composite_scheduled(key, False, wait.text, wait.code)
+                await self._writer.composite_scheduled(key, False, wait.text, wait.code)
             else:
                 code = SCHEDULER_ERROR if wait.code == INVALID else wait.code
-                await self._committer.group_scheduled(key, False, wait.text, code)
+                await self._writer.group_scheduled(key, False, wait.text, code)

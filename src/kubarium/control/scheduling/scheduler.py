@@ -92,7 +92,7 @@ class Scheduler:
             profiles,
             SchedulingQueue(config.backoff_start_s, config.backoff_max_s),
         )
-        self._conditions = GroupConditions(self.view, self._committer)
+        self._conditions = GroupConditions(self.view, self._committer.groups)
         self._claim_hints = ClaimHints(self.view)
         self._nominated = Nominations()
         # Whose victims are being told to go, or devices given back; and who of those is to be
@@ -370,7 +370,7 @@ class Scheduler:
                 if pod.key not in self._waiting.assumed:
                     await self._committer.hold(pod, wait.text, code)
                 if gives_back:
-                    await self._committer.give_back(pod)
+                    await self._committer.claims.give_back(pod)
             if item.gang:
                 await self._conditions.held(item, wait)
         except Exception:
@@ -449,7 +449,7 @@ class Scheduler:
         self._queue.fail(key, frozenset(Event), now)
 
     def _reserved(self, item: ItemKey, reservation: Reservation) -> None:
-        self._writing.put(self._committer.reserved(item, reservation))
+        self._writing.put(self._committer.groups.reserved(item, reservation))
 
     def _unreserved(self, reservation: Reservation) -> None:
         """Others may have what was kept."""
@@ -478,7 +478,7 @@ class Scheduler:
     def _hold_in_vain(self, pods: Iterable[Pod]) -> bool:
         """Whether pods without a place have devices, and no room is being made for them."""
         return any(
-            self._committer.held_in_vain(pod) and self._nominated.node_of(pod.key) is None
+            self._committer.claims.held_in_vain(pod) and self._nominated.node_of(pod.key) is None
             for pod in pods
         )
 
@@ -593,7 +593,7 @@ class Scheduler:
             await self._free_devices(decision)
             if key in self._telling:
                 for pod in decision.item.pods:
-                    await committer.give_back(pod)
+                    await committer.claims.give_back(pod)
         if not decision.placements:
             await self._conditions.decided(decision, text)
 
@@ -602,7 +602,7 @@ class Scheduler:
         snapshot = self.view.snapshot
         found = (movable(snapshot, pod, why) for pod, why in decision.unplaced if pod.claims)
         for key in dict.fromkeys(key for keys in found for key in keys):
-            await self._committer.deallocate(key)
+            await self._committer.claims.deallocate(key)
 
     def _hint_for(self, decision: Decision) -> str:
         try:

@@ -14,11 +14,8 @@ from typing import TypeVar
 
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
-from kubarium.control.scheduling.commit import (
-    Committer,
-    DeviceNotReadyError,
-    Staged,
-)
+from kubarium.control.scheduling.claims import NotReadyError
+from kubarium.control.scheduling.commit import Committer, Staged
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key
@@ -127,8 +124,8 @@ class Writing:
     def _takes_long(self, decision: Decision) -> bool:
         """Volumes or devices must be made ready, for which others must not wait: maybe minutes."""
         return any(
-            self._committer.waits_for_volumes(placement.pod)
-            or self._committer.waits_for_devices(placement)
+            self._committer.volumes.waits(placement.pod)
+            or self._committer.claims.waits_for_devices(placement)
             for placement in decision.placements
         )
 
@@ -211,9 +208,9 @@ class Writing:
             gang is None or len(left) + gang.scheduled_count >= gang.min_count
         ):
             return True
-        error = DeviceNotReadyError(f"{missing} other pod(s) of the group could not be bound")
+        error = NotReadyError(f"{missing} other pod(s) of the group could not be bound")
         for staged in left:
-            await self._written(self._committer.discard(staged.placement.pod))
+            await self._written(self._committer.claims.discard(staged.placement.pod))
             await self._undo(staged.placement, error, fresh)
         return False
 
@@ -224,12 +221,12 @@ class Writing:
         and the last one of those who share them the devices.
         """
         pod, claims = placement.pod, [claim for claim, _ in placement.allocations]
-        if not isinstance(error, (ApiError, DeviceNotReadyError)):
+        if not isinstance(error, (ApiError, NotReadyError)):
             _report(error)
-        if isinstance(error, DeviceNotReadyError):
+        if isinstance(error, NotReadyError):
             shared = [claim for claim in fresh if claim in pod.claims]
             keys = list(dict.fromkeys([*claims, *shared]))
-            await self._written(self._committer.release(pod, keys))
+            await self._written(self._committer.claims.release(pod, keys))
         self._waiting.give_up(pod, claims)
         self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
@@ -238,7 +235,7 @@ class Writing:
 
 def _report(error: Exception) -> None:
     """A line for a call that failed, a traceback for what nobody foresaw."""
-    known = isinstance(error, (ApiError, DeviceNotReadyError))
+    known = isinstance(error, (ApiError, NotReadyError))
     level = logging.WARNING if known else logging.ERROR
     trace = None if known else error
     _LOG.log(level, "a scheduling decision was not written: %s", error, exc_info=trace)
