@@ -54,6 +54,7 @@ from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
 from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
 from kubarium.view.pods import PodReader, gang_key, is_finished, is_gated, says_the_same, start_time
+from kubarium.view.profiles import scheduler_name
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import label_selector
 from kubarium.view.spreading import SPREADING_RESOURCES, Default
@@ -450,4 +451,4 @@ def _waits_for(pod: Document) -> str:
     spec = pod.get("spec") or {}
     going = "deletionTimestamp" in pod["metadata"]
     waits = not (spec.get("nodeName") or going or is_gated(pod) or is_finished(pod))
-    return str(spec.get("schedulerName") or "default-scheduler") if waits else ""
+    return scheduler_name(pod) if waits else ""
