@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +13,8 @@ from kubarium.base.errors import ConfigError
 from kubarium.cluster.file import read_cluster_file
 from kubarium.cluster.nodes import node_configs
 from tests.view.test_odd_scheduling import ODD, PLAIN, mutated
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster"
 
 CLUSTER = {
     "apiVersion": "kubarium.dev/v1alpha1",
@@ -96,6 +100,28 @@ def test_the_plain_files_are_read(tmp_path):
         path = tmp_path / "cluster.yaml"
         path.write_text(yaml.safe_dump(document))
         assert complaint(path) == ""
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_are_read(path):
+    assert complaint(path) == ""
+
+
+def test_devices_of_ones_own_are_named_by_a_pattern(tmp_path):
+    devices = {
+        "profile": "free",
+        "driver": "gpu.example.com",
+        "name": "{node}-gpu-{index}",
+        "attributes": {"uuid": {"string": "{uuid}"}, "slot": {"int": 1}},
+        "capacity": {"memory": "80Gi", "slices": 7},
+    }
+    pool = {"name": "a", "devices": [devices]}
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump({**CLUSTER, "spec": {"nodePools": [pool]}}))
+    assert complaint(path) == ""
+    devices["name"] = "GPU {index}"
+    path.write_text(yaml.safe_dump({**CLUSTER, "spec": {"nodePools": [pool]}}))
+    assert "devices[0].name: 'GPU 0'" in complaint(path)
 
 
 @st.composite

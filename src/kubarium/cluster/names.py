@@ -8,6 +8,7 @@ from typing import Any
 from kubarium.api import formats
 from kubarium.base.quantity import QuantityError, parse_quantity
 from kubarium.base.quoted import quoted
+from kubarium.node.drivers.typed import fill
 
 At = tuple[str | int, ...]
 MAX_ATTRIBUTE_CHARACTERS = 64  # resource.k8s.io/v1, DeviceAttribute
@@ -34,7 +35,8 @@ def _devices(devices: dict[str, Any], at: At) -> Iterator[tuple[At, str]]:
         if devices.get(field):
             yield from _checked((*at, field), devices[field], formats.dns_subdomain)
     if devices.get("name"):
-        yield from _checked((*at, "name"), devices["name"], formats.dns_label)
+        name = fill(devices["name"], "", "node", 0)  # a pattern
+        yield from _checked((*at, "name"), name, formats.dns_label)
     if devices.get("extendedResourceName"):
         where = (*at, "extendedResourceName")
         yield from _checked(where, devices["extendedResourceName"], formats.qualified_name)
@@ -46,7 +48,7 @@ def _devices(devices: dict[str, Any], at: At) -> Iterator[tuple[At, str]]:
                 yield from _checked((*at, field, name), domain, formats.dns_subdomain)
     for name, value in devices.get("attributes", {}).items():
         for text in value.values() if isinstance(value, dict) else ():
-            if isinstance(text, str) and len(text) > MAX_ATTRIBUTE_CHARACTERS:
+            if isinstance(text, str) and len(fill(text, "", "", 0)) > MAX_ATTRIBUTE_CHARACTERS:
                 most = f"longer than {MAX_ATTRIBUTE_CHARACTERS} characters"
                 yield (*at, "attributes", name), f"{quoted(text)} is {most}"
     for name, quantity in devices.get("capacity", {}).items():
