@@ -20,7 +20,8 @@ from kubarium.node.drivers.profiles import driver_of
 from kubarium.node.drivers.publish import Publisher
 from kubarium.node.network.addresses import Addresses
 from kubarium.node.runner import NodeFacts
-from kubarium.runtime.protocol import Context
+from kubarium.runtime.protocol import Context, Key
+from kubarium.runtime.queue import WorkQueue
 
 _LOG = logging.getLogger("kubarium.node")
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
@@ -115,28 +116,18 @@ class AskedNodes:
         self._clock = clock
         self._nodes = nodes
         self._action = action
-        self._asked: asyncio.Queue[str] = asyncio.Queue()
-        self._served: dict[str, bool] = {}  # and whether they were asked for again
+        self._queue = WorkQueue(clock)
 
     def ask(self, name: str) -> None:
         """Have a node served soon."""
-        self._asked.put_nowait(name)
+        self._queue.add(("", name))
 
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                name = await self._asked.get()
-                if name in self._served:
-                    self._served[name] = True
-                else:
-                    self._served[name] = False
-                    group.create_task(self._serve(name))
+                group.create_task(self._serve(await self._queue.take()))
 
-    async def _serve(self, name: str) -> None:
-        again = True
-        while again:
-            self._served[name] = False
-            await insist(self._clock, self._action, self._nodes[name])
-            again = self._served[name]
-        del self._served[name]
+    async def _serve(self, key: Key) -> None:
+        await insist(self._clock, self._action, self._nodes[key[1]])
+        self._queue.done(key)
