@@ -220,7 +220,8 @@ def claim_spec_document(mapped: Sequence[Mapped]) -> Document:
 
 
 def claim_document(pod: Document, spec: Document) -> Document:
-    """The claim to create for a pod, protected from the start; it goes with the pod."""
+    """The claim to create for a pod, protected from the start; it goes with the pod,
+    and as other claims blocks no deletion (``control.devices.claims.claim_from``)."""
     metadata = pod["metadata"]
     owner = {
         "apiVersion": "v1",
@@ -228,7 +229,6 @@ def claim_document(pod: Document, spec: Document) -> Document:
         "name": metadata["name"],
         "uid": metadata["uid"],
         "controller": True,
-        "blockOwnerDeletion": True,
     }
     return {
         "apiVersion": "resource.k8s.io/v1",
