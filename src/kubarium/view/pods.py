@@ -27,6 +27,7 @@ from kubarium.engine.model import (
 )
 from kubarium.engine.placement.node_claims import charged
 from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.view.consumers import group_name
 from kubarium.view.devices import node_amount, shown
 from kubarium.view.features import needed_features
 from kubarium.view.locality import data_of
@@ -100,10 +101,7 @@ POD_GROUP_LABEL = "scheduling.x-k8s.io/pod-group"
 
 def gang_key(document: Document) -> Key | None:
     """The PodGroup that the pod belongs to: ``spec.schedulingGroup.podGroupName``, or the label."""
-    group = (document.get("spec") or {}).get("schedulingGroup") or {}
-    name = group.get("podGroupName")
-    if not name:
-        name = (document["metadata"].get("labels") or {}).get(POD_GROUP_LABEL)
+    name = group_name(document) or (document["metadata"].get("labels") or {}).get(POD_GROUP_LABEL)
     return (document["metadata"].get("namespace", ""), name) if name else None
 
 

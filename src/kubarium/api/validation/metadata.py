@@ -128,33 +128,31 @@ def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> N
     names = list(finalizers)
     if not names:
         return
-    path = _FINALIZERS
     for index, name in enumerate(names):
-        report.format(path, name, formats.qualified_name)
+        report.format(_FINALIZERS, name, formats.qualified_name)
         strict = not kind.custom and kind.resource.group not in _LENIENT_GROUPS
         if strict and "/" not in name and name not in _STANDARD_FINALIZERS:
             detail = "name is neither a standard finalizer name nor is it fully qualified"
-            report.invalid(at(path, index), name, detail)
+            report.invalid(at(_FINALIZERS, index), name, detail)
     if "orphan" in names and "foregroundDeletion" in names:
         detail = "finalizer orphan and foregroundDeletion cannot be both set"
-        report.invalid(path, names, detail)
+        report.invalid(_FINALIZERS, names, detail)
 
 
 def _check_owners(owners: Iterable[Document], report: Report) -> None:
     controller = ""
-    path = _OWNERS
     listed = list(owners)
     for index, owner in enumerate(listed):
         for field in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(field):
-                report.required(at(path, index, field), "must not be empty")
+                report.required(at(_OWNERS, index, field), "must not be empty")
         version = owner.get("apiVersion", "")
         if version.count("/") > 1 or version.endswith("/"):
             detail = "must be <group>/<version> or <version>"
-            report.invalid(at(path, index, "apiVersion"), version, detail)
+            report.invalid(at(_OWNERS, index, "apiVersion"), version, detail)
         if (version, owner.get("kind")) == ("v1", "Event"):
             detail = "/v1, Kind=Event is disallowed from being an owner"
-            report.invalid(at(path, index), owner, detail)
+            report.invalid(at(_OWNERS, index), owner, detail)
         if owner.get("controller"):
             name = f"{owner.get('kind')}/{owner.get('name')}"
             if controller:
@@ -162,7 +160,7 @@ def _check_owners(owners: Iterable[Document], report: Report) -> None:
                     "Only one reference can have Controller set to true. "
                     f'Found "true" in references for {controller} and {name}'
                 )
-                report.invalid(path, listed, detail)
+                report.invalid(_OWNERS, listed, detail)
             controller = controller or name
 
 
@@ -190,8 +188,7 @@ def check_metadata_update(kind: Kind, new: Document, old: Document, report: Repo
                 f"found new finalizers []string{{{shown}}}",
             )
     if (after.get("generation") or 0) < (before.get("generation") or 0):
-        path = _GENERATION
-        report.invalid(path, after.get("generation", 0), "must not be decremented")
+        report.invalid(_GENERATION, after.get("generation", 0), "must not be decremented")
     for field in _IMMUTABLE:
         if after.get(field) != before.get(field):
             report.immutable(at(_METADATA, field), after.get(field), before.get(field))

@@ -52,9 +52,6 @@ class GroupClaimGenerator:
                 )
         known = (group.get("status") or {}).get("resourceClaimStatuses") or []
         if known != statuses:
-            change: Document = {
-                "metadata": {"uid": group["metadata"]["uid"]},
-                "status": {"resourceClaimStatuses": statuses},
-            }
-            await writes.patch(self._context, POD_GROUPS, group, change, subresource="status")
+            named: Document = {"resourceClaimStatuses": statuses}
+            await writes.add_to_status(self._context, POD_GROUPS, group, named)
         return None

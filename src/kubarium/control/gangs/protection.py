@@ -15,14 +15,10 @@ from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.consumers import group_name
 
 _BY_GROUP = "pods-by-schedulinggroup"
 _BY_PARENT = "groups-by-parent"
-
-
-def _group_of(pod: Document) -> str:
-    name: str = ((pod.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName") or ""
-    return name
 
 
 def _parent_of(group: Document) -> str:
@@ -32,7 +28,7 @@ def _parent_of(group: Document) -> str:
 
 @of_spec
 def _by_group(pod: Document) -> Iterable[str]:
-    name = _group_of(pod)
+    name = group_name(pod)
     return (f"{pod['metadata']['namespace']}/{name}",) if name else ()
 
 
@@ -54,7 +50,7 @@ class GroupProtection:
     @of_spec
     def _of_pod(self, pod: Document) -> list[Key]:
         """Only groups that wait to go: most changes of pods concern none."""
-        name, namespace = _group_of(pod), pod["metadata"]["namespace"]
+        name, namespace = group_name(pod), pod["metadata"]["namespace"]
         group = self._groups.get(name, namespace) if name else None
         return [(namespace, name)] if group is not None and writes.is_terminating(group) else []
 
