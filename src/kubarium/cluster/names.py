@@ -34,9 +34,10 @@ def _devices(devices: dict[str, Any], at: At) -> Iterator[tuple[At, str]]:
     for field in ("deviceClass", "driver"):
         if devices.get(field):
             yield from _checked((*at, field), devices[field], formats.dns_subdomain)
-    if devices.get("name"):
-        name = fill(devices["name"], "", "node", 0)  # a pattern
-        yield from _checked((*at, "name"), name, formats.dns_label)
+    if pattern := devices.get("name"):
+        first = fill(pattern, "", "node", 0)
+        for where, problem in _checked((*at, "name"), first, formats.dns_label):
+            yield where, f"{problem}; the pattern is {quoted(pattern)}"
     if devices.get("extendedResourceName"):
         where = (*at, "extendedResourceName")
         yield from _checked(where, devices["extendedResourceName"], formats.qualified_name)
