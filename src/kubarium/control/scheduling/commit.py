@@ -222,10 +222,11 @@ class Committer:
             self._recorders.record(document, "Warning", "FailedScheduling", message)
         known = writes.find_condition(document, "PodScheduled") or {}
         status: Document = {"nominatedNodeName": nominated} if nominated else {}
-        if known.get("status") != "False" or known.get("message") != message:
+        if not _says(known, code, message):
             condition = {
                 "type": "PodScheduled",
                 "status": "False",
+                "observedGeneration": _generation(document),
                 "reason": code,
                 "message": message,
             }
@@ -240,7 +241,7 @@ class Committer:
         """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
         document = self._pods.get(pod.key[1], pod.key[0])
         known = writes.find_condition(document or {}, "PodScheduled") or {}
-        if known.get("status") != "False" or known.get("message") != message:
+        if document is not None and not _says(known, code, message):
             await self.refuse(pod, message, code)
 
     async def nominate(self, pod: Pod, node: str) -> None:
@@ -303,6 +304,7 @@ class Committer:
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
+            "observedGeneration": _generation(document),
             "reason": "PreemptionByScheduler",
             "message": f"{scheduler}: preempting to accommodate a higher priority pod",
             "lastTransitionTime": rfc3339(self._context.clock.now()),
@@ -312,6 +314,16 @@ class Committer:
         text = f"Preempted by pod {preemptor.uid} on node {node}"
         self._recorders.record(document, "Normal", "Preempted", text, by=scheduler)
         await writes.delete(self._context, PODS, document)
+
+
+def _generation(document: Document) -> int:
+    return int(document["metadata"].get("generation") or 1)
+
+
+def _says(condition: Document, code: str, message: str) -> bool:
+    """Whether the condition tells this already: of which generation it was told is no news."""
+    told = tuple(condition.get(field) for field in ("status", "reason", "message"))
+    return told == ("False", code, message)
 
 
 def _waits(document: Document, pod: Pod) -> bool:
