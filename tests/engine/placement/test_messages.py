@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubarium.engine.model import Node, Pod, PodShape
+from kubarium.engine.model import HostPort, Node, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import Profile
@@ -93,6 +93,17 @@ def test_whoever_might_make_room_says_why_not(profile, preempts, said):
 def test_nodes_that_the_affinity_does_not_name_are_asked_nothing(affinity, reasons):
     shape = PodShape(requests=(("cpu", 9),), affinity=affinity)
     assert refusal(shape, placer()).startswith(f"0/3 nodes are available: {reasons} no new")
+
+
+def test_a_node_that_is_too_small_is_no_hope_only_where_its_room_was_compared():
+    asked = placer()
+    port = (HostPort("0.0.0.0", "TCP", 80),)
+    asked.snapshot.place(Pod(("ns", "web"), PodShape(ports=port)), SMALL)
+    text = refusal(PodShape(requests=(("cpu", 9),), ports=port), asked)
+    assert text.endswith(
+        "preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, "
+        "2 Preemption is not helpful for scheduling."
+    )
 
 
 def test_a_named_node_is_taken_and_no_other():

@@ -128,9 +128,12 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
         return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total})
     snapshot, profile = placer.snapshot, placer.profile
     hopeful = snapshot.alive & verdict.by_node.mask(resolvable)
+    # Where an earlier filter said no, nobody has compared the pod with the whole node.
+    compared = verdict.by_node.mask(lambda why: any(map(_is_shortage, why)))
     for name, amount in pod.shape.requests:
         if not profile.ignores(name) and profile.filters("NodeResourcesFit"):
-            hopeful &= amount <= snapshot.allocatable[snapshot.resource_index(name)]
+            enough = amount <= snapshot.allocatable[snapshot.resource_index(name)]
+            hopeful &= enough | ~compared
     counts = {reasons.PREEMPTION_UNHELPFUL: total - int(hopeful.sum())}
     lower = snapshot.below(pod.priority)
     peopled = hopeful & (lower[3] > 0) if lower is not None else np.zeros_like(hopeful)
