@@ -21,6 +21,7 @@ from kubarium.api.validation import (
     network_policies,
     nodes,
     pod_metadata,
+    pod_status,
     pod_updates,
     pods,
     policies,
@@ -66,6 +67,7 @@ _RULES: dict[tuple[str, str], Rules] = {
     (_CORE, "Pod"): Rules(
         pods.check_pod,
         pod_updates.check_pod_update,
+        pod_status.check_pod_status,
         recheck=False,
         metadata=pod_metadata.check_pod_metadata,
         metadata_update=pod_metadata.check_annotation_changes,

@@ -6,11 +6,16 @@ from typing import Any
 
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
+from kubarium.api.schema import definition
 from kubarium.api.validation.changes import same
+from kubarium.api.validation.pod_metadata import MIRROR
 from kubarium.api.validation.pods import check_pod_spec, check_token_volumes
 from kubarium.api.validation.report import Report
+from kubarium.api.validation.structure import check_structure
+from kubarium.base.errors import FieldError
 
 _SPEC: Path = (None, "spec")
+_DEFINITION = "io.k8s.api.core.v1.PodSpec"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _NO_OTHER = "are allowed (no mutations or deletions)"
 _ADDITIONS = f"only additions {_NO_OTHER}"
@@ -186,3 +191,29 @@ def _only_adds(term: Document, was: Document) -> bool:
     if not any(was.get(key) for key in keys):
         return not any(term.get(key) for key in keys)
     return all((term.get(k) or [])[: len(was.get(k) or ())] == (was.get(k) or []) for k in keys)
+
+
+def check_ephemeral_containers(new: Document, old: Document) -> list[FieldError]:
+    """Errors of a write to the ephemeralcontainers subresource, both whole pods.
+
+    Source: ValidatePodEphemeralContainersUpdate.
+    """
+    report = Report()
+    path = at(_SPEC, "ephemeralContainers")
+    if MIRROR in (old["metadata"].get("annotations") or {}):
+        report.forbidden(None, "static pods do not support ephemeral containers")
+        return report.errors
+    check_structure(definition(_DEFINITION), new["spec"], _SPEC, report)
+    check_pod_spec(new["spec"], _SPEC, report)
+    own = [e for e in report.errors if e.path.startswith("spec.ephemeralContainers")]
+    report.errors = list({str(error): error for error in own}.values())
+    present = {c.get("name"): c for c in new["spec"].get("ephemeralContainers") or ()}
+    for container in old["spec"].get("ephemeralContainers") or ():
+        name = container.get("name")
+        if name not in present:
+            detail = f'existing ephemeral containers "{name}" may not be removed\n'
+            report.forbidden(path, detail)
+        elif not same(present[name], container, _PLAIN):
+            detail = f'existing ephemeral containers "{name}" may not be changed\n'
+            report.forbidden(path, detail)
+    return report.errors
