@@ -69,7 +69,7 @@ def test_create_ignores_system_fields_and_refuses_a_resource_version(world):
     world(story)
 
 
-BAD_CONDITION = {"status": {"conditions": [{"status": "True", "lastProbeTime": None}]}}
+BAD_CONDITION = {"status": {"conditions": [{"status": "True", "lastHeartbeatTime": None}]}}
 
 
 @pytest.mark.parametrize("patch_type", [STRATEGIC_MERGE_PATCH, APPLY_PATCH])
