@@ -19,7 +19,7 @@ from kubarium.control.scheduling.claims import ClaimWriter, NotReadyError, needs
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.outcomes import outcome
-from kubarium.control.scheduling.recorders import Recorders
+from kubarium.control.scheduling.recorders import BINDING, PREEMPTING, Recorders
 from kubarium.control.scheduling.volumes import VolumeWriter
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
@@ -176,7 +176,7 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is not None:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
-            self._recorders.record(document, "Normal", "Scheduled", text)
+            self._recorders.record(document, "Normal", "Scheduled", text, BINDING)
 
     async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
         """Whether the binding was written although the call failed: its answer may be lost.
@@ -317,10 +317,13 @@ class Committer:
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
+        await writes.delete(self._context, PODS, document)
         node = node_of(document)
         text = f"Preempted by pod {preemptor.uid} on node {node}"
-        self._recorders.record(document, "Normal", "Preempted", text, by=scheduler)
-        await writes.delete(self._context, PODS, document)
+        for_whom = self._pods.get(preemptor.key[1], preemptor.key[0])
+        self._recorders.record(
+            document, "Normal", "Preempted", text, PREEMPTING, by=scheduler, related=for_whom
+        )
 
 
 def _nominated_node(document: Document) -> str:
