@@ -7,7 +7,6 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
 from kubarium.view.profiles import scheduler_name
 
-
 # What kube-scheduler says that it was about.
 SCHEDULING, BINDING, PREEMPTING = "Scheduling", "Binding", "Preempting"
 
