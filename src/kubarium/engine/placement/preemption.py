@@ -41,6 +41,11 @@ from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Verdict
 
+# Of so many nodes is tried, for the text, what a pod with neighbours, ports, volumes or claims would
+# lack without pods of lower priority; of others its requests are compared. Upstream tries at least
+# as many (minCandidateNodesAbsolute).
+TOLD_ROWS = 100
+
 
 def preempt(placer: Placer, decision: Decision) -> Decision:
     """The decision with victims named if there are any that would help, and its texts completed."""
@@ -138,11 +143,16 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
     lower = snapshot.below(pod.priority)
     peopled = hopeful & (lower[3] > 0) if lower is not None else np.zeros_like(hopeful)
     counts[reasons.NO_VICTIMS] = int(hopeful.sum()) - int(peopled.sum())
+    if not decides_by_requests(placer, pod):
+        for row in np.flatnonzero(peopled)[:TOLD_ROWS].tolist():
+            for reason in _lacking_without_lower(placer, pod, row):
+                counts[reason] = counts.get(reason, 0) + 1
+            peopled[row] = False
     explained = np.zeros_like(hopeful)
     for reason, enough in (
         _beside_the_rest(snapshot, pod, lower, profile) if lower is not None else ()
     ):
-        counts[reason] = int((peopled & ~enough).sum())
+        counts[reason] = counts.get(reason, 0) + int((peopled & ~enough).sum())
         explained |= ~enough
     for why in {verdict.by_node[n.name] for n in _nodes(snapshot, peopled & ~explained)}:
         rows = peopled & ~explained & verdict.by_node.mask(why.__eq__)
@@ -150,6 +160,24 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
         for reason in others or [reasons.NO_VICTIMS]:
             counts[reason] = counts.get(reason, 0) + int(rows.sum())
     return reasons.availability(total, counts)
+
+
+def _lacking_without_lower(placer: Placer, pod: Pod, row: int) -> tuple[str, ...]:
+    """What keeps the pod off a node from which all pods of lower priority have gone."""
+    snapshot, node = placer.snapshot, placer.snapshot.nodes[row]
+    lower, _ = lower_on(snapshot, pod.priority, row)
+    if node is None or not lower:
+        return (reasons.NO_VICTIMS,)
+    within = np.zeros(snapshot.capacity, np.bool_)
+    within[row] = True
+    mark = snapshot.checkpoint()
+    try:
+        for victim in lower:
+            evict(snapshot, victim)
+        verdict = placer.account(pod, within)
+        return verdict.by_node.get(node.name) or (reasons.NO_VICTIMS,)
+    finally:
+        snapshot.rollback(mark)
 
 
 def _nodes(snapshot: Snapshot, rows: Mask) -> Iterator[Node]:
