@@ -35,6 +35,9 @@ VOLUME_NODE = "node(s) didn't match PersistentVolume's node affinity"
 VOLUME_BINDING = "node(s) didn't find available persistent volumes to bind"
 VOLUME_ZONE = "node(s) had no available volume zone"
 NO_NODES = "no nodes available to schedule pods"
+NO_CLAIMS = "no new claims to deallocate"
+CLAIM_DEALLOCATED = "deallocation of ResourceClaim completed"
+STILL_UNSCHEDULABLE = "still not schedulable"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
 FEATURES = "node(s) didn't match Pod's required features"
@@ -42,6 +45,16 @@ RESIZE_PREEMPTION_DISABLED = "node had resize preemption disabled"
 PREEMPTION_COMING = "not eligible due to a terminating pod on the nominated node."
 NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
+
+
+def filter_failed(plugin: str, error: str) -> str:
+    """A filter could not be asked at all: a selector fails, say. Upstream gives the pod up."""
+    return f'running "{plugin}" filter plugin: {error}'
+
+
+def pre_bind_failed(plugin: str, error: str) -> str:
+    """What a pod needs before it is bound could not be written or made ready."""
+    return f'running PreBind plugin "{plugin}": {error}'
 
 
 def served_otherwise(resource: str) -> str:

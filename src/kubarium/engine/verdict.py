@@ -131,28 +131,32 @@ class Verdict:
 
     ``counts`` says for how many nodes each reason came up; a node counts once for each resource
     that it lacks, and otherwise under the first filter that it fails. ``everywhere`` is a reason
-    that holds before any node is looked at. ``retryable`` is False when no change of pods or
-    devices, only of the objects themselves, can help. ``detail`` are sentences of ours after those
-    of upstream.
+    that holds before any node is looked at; with ``failed`` it is an error, of the plugin that this
+    names. ``claims`` is what has become of devices that the pod's own claims hold. ``detail`` are
+    sentences of ours after those of upstream.
     """
 
     pod: Key
     nodes: int
     counts: Mapping[str, int] = field(default_factory=dict)
     everywhere: str = ""
+    claims: str = ""
     preemption: str = ""
+    failed: str = ""
     by_node: NodeReasons = field(default_factory=lambda: _NOWHERE)
     detail: tuple[str, ...] = ()
 
     def message(self) -> str:
         """kube-scheduler's text, as in the PodScheduled condition and FailedScheduling events."""
+        if self.failed:
+            return reasons.filter_failed(self.failed, self.everywhere)
         if self.everywhere:
             head = f"0/{self.nodes} nodes are available: {self.everywhere}."
         else:
             head = reasons.availability(self.nodes, dict(self.counts))
-        if self.preemption:
-            head = f"{head} preemption: {self.preemption}"
-        return " ".join((head, *self.detail))
+        after = [self.claims, f"preemption: {self.preemption}" if self.preemption else ""]
+        told = ", ".join(filter(None, after))
+        return " ".join((head, *((told,) if told else ()), *self.detail))
 
 
 @dataclass(frozen=True, slots=True)

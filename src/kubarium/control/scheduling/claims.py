@@ -15,6 +15,7 @@ from kubarium.base.errors import ApiError, conflict, not_found
 from kubarium.control.scheduling.extended import ExtendedClaims
 from kubarium.control.scheduling.outcomes import insist, insist_if_there, outcome
 from kubarium.control.scheduling.recorders import Recorders
+from kubarium.engine import reasons
 from kubarium.engine.devices.model import Allocation, DeviceId
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.plan import Placement
@@ -123,7 +124,7 @@ class ClaimWriter:
                     waited = max(0.0, clock.now() - allocated)
                     deadline = min(deadline, clock.monotonic() + timeout_s - waited)
             if clock.monotonic() >= deadline:
-                raise NotReadyError(f"device binding timeout: claim={key[1]}")
+                raise _not_ready(f"device binding timeout: claim={key[1]}")
             await clock.sleep(CONDITION_POLL_S)
 
     async def release(self, pod: Pod, keys: list[Key]) -> None:
@@ -293,4 +294,8 @@ def _check_failures(claim: Document) -> None:
         reason, message = failed.get("reason", ""), json.dumps(failed.get("message", ""))
         where = f"device {device} reports {failed.get('type', '')}"
         text = f"claim={claim['metadata']['name']}, reason={reason}, message={message}"
-        raise NotReadyError(f"device binding failed: {text} ({where})")
+        raise _not_ready(f"device binding failed: {text} ({where})")
+
+
+def _not_ready(why: str) -> NotReadyError:
+    return NotReadyError(reasons.pre_bind_failed("DynamicResources", why))

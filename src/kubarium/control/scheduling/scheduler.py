@@ -579,8 +579,9 @@ class Scheduler:
         preemption, committer = decision.preemption, self._committer
         nominated = committer.nominations(preemption) if preemption is not None else {}
         for pod, verdict in decision.unplaced:
-            node = nominated.pop(pod.key, "")
-            await committer.refuse(pod, text or f"{verdict.message()}{hint}", nominated=node)
+            node, told = nominated.pop(pod.key, ""), text or f"{verdict.message()}{hint}"
+            code = SCHEDULER_ERROR if verdict.failed and not text else UNSCHEDULABLE
+            await committer.refuse(pod, told, code, nominated=node)
         if text and not decision.placements and not decision.unplaced:
             for pod in decision.item.pods:  # nothing was asked of any node
                 await committer.refuse(pod, text)

@@ -16,6 +16,7 @@ from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
 from kubarium.control.scheduling.claims import NotReadyError
 from kubarium.control.scheduling.commit import Committer, Staged
+from kubarium.control.scheduling.held import SCHEDULER_ERROR
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key
@@ -230,7 +231,8 @@ class Writing:
         self._waiting.give_up(pod, claims)
         self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
-            await self._written(self._committer.refuse(pod, str(error) or repr(error)))
+            text = str(error) or repr(error)
+            await self._written(self._committer.refuse(pod, text, SCHEDULER_ERROR))
 
 
 def _report(error: Exception) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.model import Node, Pod, PodShape
 from kubarium.engine.placement import filters, topology
+from kubarium.engine.placement.devices import claims_told
 from kubarium.engine.placement.disruption import units_of, whole_units
 from kubarium.engine.placement.gang import settled_mask
 from kubarium.engine.placement.gang_preemption import for_gang
@@ -38,6 +39,7 @@ from kubarium.engine.placement.victims import (
 )
 from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.verdict import Verdict
 
 
 def preempt(placer: Placer, decision: Decision) -> Decision:
@@ -45,16 +47,18 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     first = decision.item.pods[0]
     if decision.gang_verdict is not None and decision.gang_verdict.waiting:
         return decision
-    if not placer.profile.preempts:
+    if any(verdict.failed for _, verdict in decision.unplaced):
         return decision
+    if not placer.profile.preempts:
+        return with_text(placer, decision, "")
     if not decision.item.preempts:
-        return with_text(decision, reasons.NEVER_PREEMPTS)
+        return with_text(placer, decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
     coming = any(room_is_coming(snapshot, pod, pod.nominated_node) for pod in decision.item.pods)
     if coming and not _lost(decision):
-        return with_text(decision, reasons.PREEMPTION_COMING)
+        return with_text(placer, decision, reasons.PREEMPTION_COMING)
     if snapshot.below(first.priority) is None:
-        return with_text(decision, _unhelpful_text(placer, decision))
+        return with_text(placer, decision, _unhelpful_text(placer, decision))
     if decision.gang_verdict is not None:
         found = for_gang(placer, decision.item)
     elif decision.item.tree is not None and keeps_together(decision.item.tree):
@@ -65,7 +69,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         each = (_for_pod(placer, one, within) for one in first.each)
         found = next((one for one in each if one is not None), None)
     if found is None:
-        return with_text(decision, _unhelpful_text(placer, decision))
+        return with_text(placer, decision, _unhelpful_text(placer, decision))
     units = tuple(units_of(snapshot, found.victims))
     return replace(decision, preemption=replace(found, units=units))
 
@@ -85,9 +89,15 @@ def _lost(decision: Decision) -> bool:
     return bool(why) and not resolvable(why)
 
 
-def with_text(decision: Decision, text: str) -> Decision:
-    """The decision with what preemption has to say about it."""
-    verdicts = {id(v): replace(v, preemption=text) for _, v in decision.unplaced}
+def with_text(placer: Placer, decision: Decision, text: str) -> Decision:
+    """The decision with what preemption has to say about it, and before that the claims."""
+
+    def told(pod: Pod, verdict: Verdict) -> Verdict:
+        asked = placer.profile.filters("DynamicResources")
+        claims = claims_told(placer.snapshot, pod, verdict) if asked else ""
+        return replace(verdict, claims=claims, preemption=text)
+
+    verdicts = {id(v): told(pod, v) for pod, v in decision.unplaced}
     gang = decision.gang_verdict
     if gang is not None and gang.first_failure is not None:
         gang = replace(gang, first_failure=replace(gang.first_failure, preemption=text))
@@ -108,9 +118,11 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
         return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total})
     snapshot, profile = placer.snapshot, placer.profile
     hopeful = snapshot.alive & verdict.by_node.mask(resolvable)
-    for name, amount in pod.shape.requests:
-        if not profile.ignores(name) and profile.filters("NodeResourcesFit"):
-            hopeful &= amount <= snapshot.allocatable[snapshot.resource_index(name)]
+    for one in pod.each if profile.filters("NodeResourcesFit") else ():
+        elsewhere = ~filters.served_as(snapshot, one.shape)
+        for name, amount in one.shape.requests:
+            if not profile.ignores(name):
+                hopeful &= elsewhere | (amount <= snapshot.allocatable_of(name))
     counts = {reasons.PREEMPTION_UNHELPFUL: total - int(hopeful.sum())}
     lower = snapshot.below(pod.priority)
     peopled = hopeful & (lower[3] > 0) if lower is not None else np.zeros_like(hopeful)
