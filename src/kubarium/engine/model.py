@@ -400,7 +400,8 @@ class Claim:
     ``reserved`` counts its users by its status, ``reserved_for`` has their uids where it is full.
     ``resources`` says of a claim that stands for extended resources what its requests stand for:
     (request, container, resource). ``maker`` is for whom it was generated: (kind, name, uid) of a
-    Pod or PodGroup. A device of a ``failed`` claim cannot be made ready (KEP-5007).
+    Pod or PodGroup. A device of a ``failed`` claim cannot be made ready, or was not in time
+    (KEP-5007).
     """
 
     key: Key

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
     NODES,
@@ -160,8 +162,33 @@ def test_what_devices_lack_comes_before_where_others_are_held(world_run):
     world_run(story)
 
 
-def test_a_claim_whose_device_failed_is_available_nowhere_and_given_back(world_run):
-    """KEP-5007: who finds the claim so does not take it on trust that it may recover."""
+def condition(kind, status):
+    """What a driver reports of a device."""
+    then = "2026-01-01T00:00:00Z"
+    return {
+        "type": kind,
+        "status": status,
+        "reason": "R",
+        "message": "",
+        "lastTransitionTime": then,
+    }
+
+
+@pytest.mark.parametrize(
+    ("reported", "allocated", "given_back"),
+    [
+        ([condition("Broken", "True")], "2026-01-01T00:00:00Z", True),
+        ([condition("Broken", "False")], "2026-01-01T00:00:00Z", False),
+        ([condition("Ready", "False")], "2025-12-31T23:49:59Z", True),
+        ([condition("Ready", "True")], "2025-12-31T23:49:59Z", False),
+        ([], "2025-12-31T23:51:00Z", False),
+    ],
+    ids=["failed", "not yet ready", "too late", "ready long since", "still in time"],
+)
+def test_a_claim_whose_device_is_not_made_ready_is_available_nowhere_and_given_back(
+    world_run, reported, allocated, given_back
+):
+    """KEP-5007: who finds the claim so neither waits for it nor reserves it."""
 
     async def story(world):
         await world.start()
@@ -175,24 +202,19 @@ def test_a_claim_whose_device_failed_is_available_nowhere_and_given_back(world_r
             "bindingConditions": ["Ready"],
             "bindingFailureConditions": ["Broken"],
         }
-        condition = {
-            "type": "Broken",
-            "status": "True",
-            "reason": "NoLink",
-            "message": "",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-        }
-        device = {"driver": DRIVER, "pool": "n", "device": "gpu-0", "conditions": [condition]}
+        given["allocationTimestamp"] = allocated
+        device = {"driver": DRIVER, "pool": "n", "device": "gpu-0", "conditions": reported}
         await written(world, "c", {"allocation": given, "devices": [device]})
         await start(world)
         await world.settle(30)
         messages = [e["message"] for e in await events(world, "FailedScheduling")]
-        assert messages == [
-            "0/1 nodes are available: 1 resourceclaim not available on the node."
-            f" deallocation of ResourceClaim completed, {UNHELPFUL}"
-        ]
-        assert await node_of(world, "a") == "n"
-        assert "bindingConditions" not in str((await held(world, "c"))["allocation"])
+        text = "0/1 nodes are available: 1 resourceclaim not available on the node."
+        text = f"{text} deallocation of ResourceClaim completed, {UNHELPFUL}"
+        assert messages == ([text] if given_back else [])
+        anew = "bindingConditions" not in str((await held(world, "c"))["allocation"])
+        assert anew == given_back
+        waits = not given_back and condition("Ready", "True") not in reported
+        assert await node_of(world, "a") == (None if waits else "n")
 
     world_run(story)
 

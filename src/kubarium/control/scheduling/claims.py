@@ -7,6 +7,7 @@ the pod is decided again. (Source: ``dynamicresources.go``: bindClaim, PreBind, 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
@@ -94,6 +95,22 @@ class ClaimWriter:
             if claim is None or unready_devices(claim):
                 found.append(key)
         return found
+
+    def mark_overdue(self, pod: Pod, timeout_s: float) -> None:
+        """Claims whose devices have had their time count as failed: the pod does not wait anew."""
+        snapshot = self._view.snapshot
+        for key in pod.claims:
+            allocation = snapshot.allocations.get(key)
+            if allocation is None or not needs_preparation(allocation):
+                continue
+            claim, document = snapshot.claims[key], self._claims.get(key[1], key[0])
+            if claim.failed or document is None or not is_allocated(document):
+                continue
+            if not unready_devices(document):
+                continue
+            now = self._context.clock.now()
+            if _allocated_at(document, now) + timeout_s < now:
+                snapshot.set_claim(replace(claim, failed=True), allocation)
 
     def tell_waiting(self, pod: Pod, node: str) -> None:
         document = self._pods.get(pod.key[1], pod.key[0])

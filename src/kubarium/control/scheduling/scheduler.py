@@ -400,6 +400,9 @@ class Scheduler:
                 self._erred(key, error, now)
                 continue
             if item is not None:
+                timeout_s = self._placer_of(item).profile.device_timeout_s
+                for pod in item.pods:
+                    self._committer.claims.mark_overdue(pod, timeout_s)
                 items.append(item)
                 keys[id(item)] = key
         if not items:
