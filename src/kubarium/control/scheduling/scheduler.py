@@ -35,7 +35,7 @@ from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
-from kubarium.engine.placement.devices import MAX_RESERVED, movable
+from kubarium.engine.placement.devices import movable
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation
@@ -647,11 +647,15 @@ def _devices_are_coming(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
 
 
 def _can_be_used_now(old: Document, new: Document | None) -> bool:
-    """Whether a claim that nobody could use any more is gone, another one, or has users left."""
+    """Whether a claim that nobody could use any more is gone, another one, or may do now.
+
+    It has fewer users, or its driver has other things to say of its devices.
+    """
     if new is None or _uid(old) != _uid(new):
         return True  # one of its name may come
-    users = [len((d.get("status") or {}).get("reservedFor") or ()) for d in (old, new)]
-    return users[0] >= MAX_RESERVED > users[1]
+    was, now = old.get("status") or {}, new.get("status") or {}
+    users = [len(status.get("reservedFor") or ()) for status in (was, now)]
+    return users[0] > users[1] or was.get("devices") != now.get("devices")
 
 
 def _same_group(old: Document, new: Document) -> bool:
