@@ -64,6 +64,10 @@ class ClaimWriter:
         if any(map(is_pending_key, pod.claims)):
             await self._extended.discard(pod)
 
+    async def clear(self, pod: Pod) -> None:
+        """Delete claims for extended resources that were made for the pod and are of no use now."""
+        await self._extended.clear(pod)
+
     async def real_key(self, key: Key, pod: Pod) -> Key:
         """The claim behind a key; the one for extended resources is made now."""
         if not is_pending_key(key):

@@ -97,6 +97,8 @@ class Committer:
     async def _reserve(self, placement: Placement) -> Staged:
         pod, fresh = placement.pod, dict(placement.allocations)
         allocations: list[tuple[Key, Allocation]] = []
+        if not any(map(is_pending_key, pod.claims)):  # else it may be the one that is wanted
+            await self.claims.clear(pod)
         for claim in pod.claims:
             if claim in fresh:
                 key = await self.claims.real_key(claim, pod)

@@ -607,6 +607,8 @@ class Scheduler:
         found = (movable(snapshot, pod, why) for pod, why in decision.unplaced if pod.claims)
         for key in dict.fromkeys(key for keys in found for key in keys):
             await self._committer.claims.deallocate(key)
+        for pod, _ in decision.unplaced:
+            await self._committer.claims.clear(pod)
 
     def _hint_for(self, decision: Decision) -> str:
         try:
