@@ -11,6 +11,8 @@ NODE_NAME = "node(s) didn't match the requested node name"
 UNSCHEDULABLE = "node(s) were unschedulable"
 TAINT = "node(s) had untolerated taint(s)"
 NODE_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+NOT_NAMED = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
+AFFINITY_CONFLICT = "pod affinity terms conflict"
 ADDED_AFFINITY = "node(s) didn't match scheduler-enforced node affinity"
 HOST_PORTS = "node(s) didn't have free ports for the requested pod ports"
 TOO_MANY_PODS = "Too many pods"
@@ -35,11 +37,12 @@ VOLUME_NODE = "node(s) didn't match PersistentVolume's node affinity"
 VOLUME_BINDING = "node(s) didn't find available persistent volumes to bind"
 VOLUME_ZONE = "node(s) had no available volume zone"
 NO_NODES = "no nodes available to schedule pods"
-NO_CLAIMS = "no new claims to deallocate"
-CLAIM_DEALLOCATED = "deallocation of ResourceClaim completed"
-STILL_UNSCHEDULABLE = "still not schedulable"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
+# What DynamicResources says of every pod without a place, before preemption has its say.
+NO_CLAIMS = "no new claims to deallocate"
+CLAIMS_STAY = "still not schedulable"
+CLAIM_DEALLOCATED = "deallocation of ResourceClaim completed"
 FEATURES = "node(s) didn't match Pod's required features"
 RESIZE_PREEMPTION_DISABLED = "node had resize preemption disabled"
 PREEMPTION_COMING = "not eligible due to a terminating pod on the nominated node."
@@ -171,7 +174,7 @@ def class_missing(request: str, device_class: str) -> str:
 
 def pod_group_missing(name: str) -> str:
     """The pod's PodGroup does not exist."""
-    return f"waiting for pods's pod group {name} to appear in scheduling queue"
+    return f'waiting for pods\'s pod group "{name}" to appear in scheduling queue'
 
 
 MEMBERS_NOT_BOUND = "too few pods of the group could be bound to their nodes"
@@ -191,7 +194,9 @@ def composite_missing(name: str) -> str:
     return f"waiting for composite pod group {name} to appear in scheduling queue"
 
 
-GROUPS_WAITING = "waiting for minGroupCount groups from a composite pod group to appear"
+def composite_short(name: str) -> str:
+    """Too few groups of a composite exist, or have the pods that they need."""
+    return f'waiting for composite pod group "{name}" tree to meet quorum'
 
 
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:

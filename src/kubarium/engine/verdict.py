@@ -132,8 +132,8 @@ class Verdict:
     ``counts`` says for how many nodes each reason came up; a node counts once for each resource
     that it lacks, and otherwise under the first filter that it fails. ``everywhere`` is a reason
     that holds before any node is looked at; with ``failed`` it is an error, of the plugin that this
-    names. ``claims`` is what has become of devices that the pod's own claims hold. ``detail`` are
-    sentences of ours after those of upstream.
+    names. ``claims`` and ``preemption`` are what DynamicResources and DefaultPreemption say of a
+    pod for which nothing can be freed. ``detail`` are sentences of ours after those of upstream.
     """
 
     pod: Key
@@ -154,9 +154,11 @@ class Verdict:
             head = f"0/{self.nodes} nodes are available: {self.everywhere}."
         else:
             head = reasons.availability(self.nodes, dict(self.counts))
-        after = [self.claims, f"preemption: {self.preemption}" if self.preemption else ""]
-        told = ", ".join(filter(None, after))
-        return " ".join((head, *((told,) if told else ()), *self.detail))
+        after = [self.claims] if self.claims else []
+        if self.preemption:
+            after.append(f"preemption: {self.preemption}")
+        found = (head, ", ".join(after), *self.detail)
+        return " ".join(text for text in found if text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kubarium.api.kinds import PODS
 from kubarium.api.resource import Document
@@ -111,6 +112,10 @@ class Committer:
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self.volumes.bind(key, placement.node)
+        if waiting or self.claims.waits_for_devices(placement):
+            # Others may know where it will run, maybe minutes before it does (KEP-5278).
+            with contextlib.suppress(ApiError):
+                await self.nominate(pod, placement.node)
         return Staged(placement, tuple(allocations), tuple(waiting))
 
     async def _prepare(self, staged: Staged, profile: Profile) -> Staged:
@@ -202,11 +207,12 @@ class Committer:
         code: str = UNSCHEDULABLE,
         *,
         event: bool = True,
-        nominated: str = "",
+        nominated: str | None = None,
     ) -> None:
         """Record on the pod why it has no node, if that is news; a repeated event only counts.
 
-        In the same write: ``nominated``, the node on which room is being made for it.
+        In the same write: ``nominated``, the node on which room is being made for it, or "" if it
+        waits for none any more.
         """
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is not None and document["metadata"].get("uid") == pod.uid:
@@ -219,17 +225,20 @@ class Committer:
         code: str,
         *,
         event: bool = True,
-        nominated: str = "",
+        nominated: str | None = None,
     ) -> None:
         """As :meth:`refuse`, of a pod as it was written: there may be no way to read it."""
         if event:
             self._recorders.record(document, "Warning", "FailedScheduling", message)
         known = writes.find_condition(document, "PodScheduled") or {}
-        status: Document = {"nominatedNodeName": nominated} if nominated else {}
-        if known.get("status") != "False" or known.get("message") != message:
+        status: Document = {}
+        if nominated is not None and nominated != _nominated_node(document):
+            status["nominatedNodeName"] = nominated or None
+        if not _says(known, code, message):
             condition = {
                 "type": "PodScheduled",
                 "status": "False",
+                "observedGeneration": _generation(document),
                 "reason": code,
                 "message": message,
             }
@@ -244,7 +253,7 @@ class Committer:
         """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
         document = self._pods.get(pod.key[1], pod.key[0])
         known = writes.find_condition(document or {}, "PodScheduled") or {}
-        if known.get("status") != "False" or known.get("message") != message:
+        if document is not None and not _says(known, code, message):
             await self.refuse(pod, message, code)
 
     async def nominate(self, pod: Pod, node: str) -> None:
@@ -281,9 +290,9 @@ class Committer:
 
     async def preempt(self, preemption: Preemption) -> None:
         """Delete the victims, telling each why; the pods are nominated already."""
-        preemptor, _ = preemption.nominations[0]
+        preemptor = self._preemptor(preemption.nominations[0][0])
         for composite, key in preemption.units:
-            await self.groups.disrupted(composite, key, self._scheduler_of(preemptor))
+            await self.groups.disrupted(composite, key, preemptor.purpose)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
 
@@ -294,28 +303,63 @@ class Committer:
     def _scheduler_of(self, pod: Pod) -> str:
         return scheduler_name(self._pods.get(pod.key[1], pod.key[0]) or {})
 
+    def _preemptor(self, pod: Pod) -> _Preemptor:
+        """For whom room is made: the pod's group, unless it is there alone or grows where it is."""
+        scheduler, uid = self._scheduler_of(pod), ""
+        if pod.gang is not None and not self._runs(pod):
+            uid = self.groups.uid_of(pod.gang)
+        return (
+            _Preemptor(scheduler, "podgroup", uid) if uid else _Preemptor(scheduler, "pod", pod.uid)
+        )
+
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
         return bool(node_of(document))
 
-    async def _evict(self, victim: Pod, preemptor: Pod) -> None:
+    async def _evict(self, victim: Pod, preemptor: _Preemptor) -> None:
         namespace, name = victim.key
         document = self._pods.get(name, namespace)
         if document is None or writes.is_terminating(document):
             return  # its room is coming anyway
-        scheduler = self._scheduler_of(preemptor)
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
+            "observedGeneration": _generation(document),
             "reason": "PreemptionByScheduler",
-            "message": f"{scheduler}: preempting to accommodate a higher priority pod",
+            "message": preemptor.purpose,
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
         node = node_of(document)
-        text = f"Preempted by pod {preemptor.uid} on node {node}"
-        self._recorders.record(document, "Normal", "Preempted", text, by=scheduler)
+        text = f"Preempted by {preemptor.kind} {preemptor.uid} on node {node}"
+        self._recorders.record(document, "Normal", "Preempted", text, by=preemptor.scheduler)
         await writes.delete(self._context, PODS, document)
+
+
+class _Preemptor(NamedTuple):
+    """For whom victims go, and by which scheduler's decision."""
+
+    scheduler: str
+    kind: str  # pod or podgroup
+    uid: str
+
+    @property
+    def purpose(self) -> str:
+        return f"{self.scheduler}: preempting to accommodate a higher priority {self.kind}"
+
+
+def _nominated_node(document: Document) -> str:
+    return (document.get("status") or {}).get("nominatedNodeName") or ""
+
+
+def _generation(document: Document) -> int:
+    return int(document["metadata"].get("generation") or 1)
+
+
+def _says(condition: Document, code: str, message: str) -> bool:
+    """Whether the condition tells this already: of which generation it was told is no news."""
+    told = tuple(condition.get(field) for field in ("status", "reason", "message"))
+    return told == ("False", code, message)
 
 
 def _waits(document: Document, pod: Pod) -> bool:

@@ -582,7 +582,7 @@ class Scheduler:
         preemption, committer = decision.preemption, self._committer
         nominated = committer.nominations(preemption) if preemption is not None else {}
         for pod, verdict in decision.unplaced:
-            node, told = nominated.pop(pod.key, ""), text or f"{verdict.message()}{hint}"
+            node, told = nominated.pop(pod.key, None), text or f"{verdict.message()}{hint}"
             code = SCHEDULER_ERROR if verdict.failed and not text else UNSCHEDULABLE
             await committer.refuse(pod, told, code, nominated=node)
         if text and not decision.placements and not decision.unplaced:

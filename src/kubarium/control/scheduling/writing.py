@@ -232,7 +232,7 @@ class Writing:
         self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
             text = str(error) or repr(error)
-            await self._written(self._committer.refuse(pod, text, SCHEDULER_ERROR))
+            await self._written(self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated=""))
 
 
 def _report(error: Exception) -> None:

@@ -104,15 +104,6 @@ def _unknown_class(inventory: Inventory, claim: Claim) -> str:
     return ""
 
 
-def claims_told(snapshot: Snapshot, pod: Pod, verdict: Verdict) -> str:
-    """What DynamicResources' PostFilter says of a pod that found no node."""
-    if movable(snapshot, pod, verdict):
-        return reasons.CLAIM_DEALLOCATED
-    if not pod.claims or verdict.everywhere:
-        return reasons.NO_CLAIMS
-    return reasons.STILL_UNSCHEDULABLE
-
-
 def movable(snapshot: Snapshot, pod: Pod, verdict: Verdict) -> list[Key]:
     """The pod's claims that hold devices which keep it from nodes, though nobody uses them yet.
 

@@ -6,7 +6,7 @@ are in topology.py, devices in devices.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -150,6 +150,34 @@ def _field(snapshot: Snapshot, requirement: Requirement) -> Mask:
     else:
         rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
     mask[rows] = True
+    return mask
+
+
+def named_by_affinity(shape: PodShape) -> frozenset[str] | None:
+    """The only nodes that the required affinity names, as of DaemonSets' pods; None: it may be any.
+
+    Of no other node anything is asked. Source: NodeAffinity, PreFilter: each term must name nodes;
+    if all contradict themselves there are none.
+    """
+    if not shape.affinity or not all(term.fields for term in shape.affinity):
+        return None
+    found: frozenset[str] = frozenset()
+    for item in shape.affinity:
+        named = [
+            frozenset(requirement.values)
+            for requirement in item.fields
+            if requirement.key == "metadata.name" and requirement.operator == "In"
+        ]
+        if not named:
+            return None
+        found |= frozenset.intersection(*named)
+    return found
+
+
+def among(snapshot: Snapshot, names: Iterable[str]) -> Mask:
+    """The nodes of these names."""
+    mask = np.zeros(snapshot.capacity, np.bool_)
+    mask[[snapshot.rows[name] for name in names if name in snapshot.rows]] = True
     return mask
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.model import Node, Pod, PodShape
 from kubarium.engine.placement import filters, topology
-from kubarium.engine.placement.devices import claims_told
+from kubarium.engine.placement.devices import movable
 from kubarium.engine.placement.disruption import units_of, whole_units
 from kubarium.engine.placement.gang import settled_mask
 from kubarium.engine.placement.gang_preemption import for_gang
@@ -90,19 +90,31 @@ def _lost(decision: Decision) -> bool:
 
 
 def with_text(placer: Placer, decision: Decision, text: str) -> Decision:
-    """The decision with what preemption has to say about it, and before that the claims."""
+    """The decision with what preemption has to say about it, and DynamicResources before it."""
 
     def told(pod: Pod, verdict: Verdict) -> Verdict:
-        asked = placer.profile.filters("DynamicResources")
-        claims = claims_told(placer.snapshot, pod, verdict) if asked else ""
+        claims = _of_claims(placer, pod, verdict)
         return replace(verdict, claims=claims, preemption=text)
 
     verdicts = {id(v): told(pod, v) for pod, v in decision.unplaced}
     gang = decision.gang_verdict
     if gang is not None and gang.first_failure is not None:
-        gang = replace(gang, first_failure=replace(gang.first_failure, preemption=text))
+        first = next((p for p in decision.item.pods if p.key == gang.first_failure.pod), None)
+        why = told(first or decision.item.pods[0], gang.first_failure)
+        gang = replace(gang, first_failure=why)
     unplaced = tuple((pod, verdicts[id(v)]) for pod, v in decision.unplaced)
     return replace(decision, unplaced=unplaced, gang_verdict=gang)
+
+
+def _of_claims(placer: Placer, pod: Pod, verdict: Verdict) -> str:
+    """DynamicResources, PostFilter: whether a claim of the pod gives its devices back."""
+    if not placer.profile.filters("DynamicResources"):
+        return ""
+    if not any(one.claims for one in pod.each):
+        return reasons.NO_CLAIMS
+    if movable(placer.snapshot, pod, verdict):
+        return reasons.CLAIM_DEALLOCATED
+    return reasons.NO_CLAIMS if verdict.everywhere else reasons.CLAIMS_STAY
 
 
 def _unhelpful_text(placer: Placer, decision: Decision) -> str:
@@ -118,8 +130,10 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
         return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total})
     snapshot, profile = placer.snapshot, placer.profile
     hopeful = snapshot.alive & verdict.by_node.mask(resolvable)
+    # Where an earlier filter said no, nobody has compared the pod with the whole node.
+    compared = verdict.by_node.mask(lambda why: any(map(_is_shortage, why)))
     for one in pod.each if profile.filters("NodeResourcesFit") else ():
-        elsewhere = ~filters.served_as(snapshot, one.shape)
+        elsewhere = ~compared | ~filters.served_as(snapshot, one.shape)
         for name, amount in one.shape.requests:
             if not profile.ignores(name):
                 hopeful &= elsewhere | (amount <= snapshot.allocatable_of(name))
@@ -155,6 +169,7 @@ _UNRESOLVABLE = frozenset(
         reasons.NODE_NAME,
         reasons.TAINT,
         reasons.NODE_AFFINITY,
+        reasons.NOT_NAMED,
         reasons.FEATURES,
         reasons.POD_AFFINITY,
         reasons.SPREAD_LABEL,
