@@ -50,6 +50,16 @@ NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 
 
+def filter_failed(plugin: str, error: str) -> str:
+    """A filter could not be asked at all: a selector fails, say. Upstream gives the pod up."""
+    return f'running "{plugin}" filter plugin: {error}'
+
+
+def pre_bind_failed(plugin: str, error: str) -> str:
+    """What a pod needs before it is bound could not be written or made ready."""
+    return f'running PreBind plugin "{plugin}": {error}'
+
+
 def served_otherwise(resource: str) -> str:
     """The node serves an extended resource by a device plugin, or does not, unlike this variant."""
     return f"node(s) serve {resource} otherwise"

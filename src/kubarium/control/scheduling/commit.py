@@ -96,15 +96,19 @@ class Committer:
             raise
 
     async def _reserve(self, placement: Placement) -> Staged:
-        pod = placement.pod
-        allocations = [(await self.claims.real_key(k, pod), a) for k, a in placement.allocations]
-        for key, allocation in allocations:
-            await self.claims.write(key, allocation, placement)
-        allocated = {key for key, _ in allocations}
-        for key in pod.claims:
-            if key not in allocated and not is_pending_key(key):
+        pod, fresh = placement.pod, dict(placement.allocations)
+        allocations: list[tuple[Key, Allocation]] = []
+        if not any(map(is_pending_key, pod.claims)):  # else it may be the one that is wanted
+            await self.claims.clear(pod)
+        for claim in pod.claims:
+            if claim in fresh:
+                key = await self.claims.real_key(claim, pod)
+                allocations.append((key, fresh[claim]))
+                await self.claims.write(key, fresh[claim], placement)
+            elif not is_pending_key(claim):
                 # Allocated with another pod, which may not have written it yet, or may have failed.
-                await self.claims.write(key, self._view.snapshot.allocations.get(key), placement)
+                held = self._view.snapshot.allocations.get(claim)
+                await self.claims.write(claim, held, placement)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self.volumes.bind(key, placement.node)
