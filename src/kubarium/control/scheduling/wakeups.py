@@ -47,6 +47,7 @@ _LISTENS: dict[str, frozenset[Event]] = {
     reasons.NODE_NAME: _NODES,
     reasons.TAINT: _NODES,
     reasons.NODE_AFFINITY: _NODES,
+    reasons.NOT_NAMED: _NODES,
     reasons.ADDED_AFFINITY: _NODES,
     reasons.FEATURES: _NODES,
     reasons.HOST_PORTS: frozenset({Event.LEFT}),

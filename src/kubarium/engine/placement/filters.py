@@ -6,7 +6,7 @@ are in topology.py, devices in devices.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -32,7 +32,10 @@ _CORDON = Taint(UNSCHEDULABLE_TAINT_KEY, "", NO_SCHEDULE)
 def static_filters(
     snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
 ) -> Iterator[tuple[str, Mask]]:
-    """(reason, mask) of every filter that depends on nodes alone, in upstream's order."""
+    """(reason, mask) of the filters that depend on nodes alone, in upstream's order."""
+    names = names_in(shape) if profile.filters("NodeAffinity") else None
+    if names is not None:
+        yield reasons.NOT_NAMED, one_of(snapshot, names)
     if profile.filters("NodeUnschedulable"):
         yield reasons.UNSCHEDULABLE, schedulable(snapshot, shape)
     if shape.node_name and profile.filters("NodeName"):
@@ -43,8 +46,6 @@ def static_filters(
         if profile.added_affinity is not None:
             yield reasons.ADDED_AFFINITY, any_term(snapshot, profile.added_affinity)
         yield reasons.NODE_AFFINITY, affine(snapshot, shape)
-    if shape.features and profile.filters("NodeDeclaredFeatures"):
-        yield reasons.FEATURES, declares(snapshot, shape.features)
     for name, has in shape.advertised:
         yield reasons.served_otherwise(name), advertises(snapshot, name, has)
     if shape.data_required and profile.filters("DataLocality"):
@@ -52,11 +53,20 @@ def static_filters(
             yield reasons.data_missing(name), locality.cached(snapshot, name)
 
 
+def last_filters(
+    snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
+) -> Iterator[tuple[str, Mask]]:
+    """As :func:`static_filters`: those that upstream asks after all that look at pods."""
+    if shape.features and profile.filters("NodeDeclaredFeatures"):
+        yield reasons.FEATURES, declares(snapshot, shape.features)
+
+
 def static_mask(snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> Mask:
     """Nodes that pass every static filter."""
     mask = snapshot.alive.copy()
-    for _, passed in static_filters(snapshot, shape, profile):
-        mask &= passed
+    for asked in (static_filters, last_filters):
+        for _, passed in asked(snapshot, shape, profile):
+            mask &= passed
     return mask
 
 
@@ -83,10 +93,13 @@ def served_as(snapshot: Snapshot, shape: PodShape) -> Mask:
 
 def named(snapshot: Snapshot, name: str) -> Mask:
     """NodeName."""
+    return one_of(snapshot, (name,))
+
+
+def one_of(snapshot: Snapshot, names: Iterable[str]) -> Mask:
+    """The nodes of these names, those that there are."""
     mask = np.zeros(snapshot.capacity, np.bool_)
-    row = snapshot.rows.get(name)
-    if row is not None:
-        mask[row] = True
+    mask[[snapshot.rows[name] for name in names if name in snapshot.rows]] = True
     return mask
 
 
@@ -146,11 +159,28 @@ def _field(snapshot: Snapshot, requirement: Requirement) -> Mask:
     if requirement.key != "metadata.name":
         return mask
     if requirement.operator == "In":
-        rows = [snapshot.rows[name] for name in requirement.values if name in snapshot.rows]
-    else:
-        rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
+        return one_of(snapshot, requirement.values)
+    rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
     mask[rows] = True
     return mask
+
+
+def names_in(shape: PodShape) -> frozenset[str] | None:
+    """The nodes that the terms of the required affinity name; None if one of them names none.
+
+    A term that names two different nodes at once names no node. Source: NodeAffinity's PreFilter.
+    """
+    found: set[str] = set()
+    for one in shape.affinity or ():
+        named = [
+            frozenset(r.values)
+            for r in one.fields
+            if r.key == "metadata.name" and r.operator == "In"
+        ]
+        if not named:
+            return None
+        found |= named[0].intersection(*named[1:])
+    return frozenset(found) if shape.affinity else None
 
 
 def pinned_to(shape: PodShape) -> str:

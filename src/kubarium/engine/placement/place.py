@@ -277,6 +277,8 @@ class Placer:
         snapshot = self.snapshot
         total = snapshot.node_count()
         claims = claims_of(snapshot, pod)
+        if self.profile.filters("NodeAffinity") and filters.names_in(pod.shape) == frozenset():
+            return Verdict(pod.key, total, everywhere=reasons.AFFINITY_CONFLICT)
         if claims.problem:
             return Verdict(pod.key, total, everywhere=claims.problem)
         problem = problem_of(snapshot, pod)
@@ -334,6 +336,9 @@ class Placer:
         for row in np.flatnonzero(book.left).tolist() if weighs else ():
             why, _ = self.beside_claims(pod, claims, devices, row)
             book.codes[row] = book.code(why)
+            book.left[row] = not why
+        for reason, mask in filters.last_filters(self.snapshot, pod.shape, self.profile):
+            book.enter(reason, mask)
         return book
 
     def beside_claims(

@@ -143,6 +143,7 @@ _UNRESOLVABLE = frozenset(
         reasons.NODE_NAME,
         reasons.TAINT,
         reasons.NODE_AFFINITY,
+        reasons.NOT_NAMED,
         reasons.FEATURES,
         reasons.POD_AFFINITY,
         reasons.SPREAD_LABEL,
