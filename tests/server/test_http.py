@@ -8,7 +8,7 @@ import orjson
 import pytest
 import yaml
 
-from kubarium.api.kinds import CONFIG_MAPS, PODS
+from kubarium.api.kinds import CONFIG_MAPS, PODS, ROLE_BINDINGS, ROLES
 from kubarium.server import http as http_module
 from kubarium.server import limits
 
@@ -38,6 +38,44 @@ def test_objects_live_and_die_over_http(http_world):
         assert gone.json["status"] == "Success"
         assert gone.json["details"]["kind"] == "configmaps"
         assert (await http("GET", f"{MAPS}/a")).status == 404
+
+    http_world(story)
+
+
+@pytest.mark.parametrize(
+    ("selector", "status"),
+    [
+        ("metadata.name=a", 200),
+        ("metadata.name%3D%3Da", 200),
+        ("metadata.namespace=default,metadata.name=a", 200),
+        ("metadata.name=b", 403),
+        ("metadata.name!=a", 403),
+        ("metadata.name=", 403),
+        ("metadata.name=a/b", 403),
+        ("", 403),
+    ],
+)
+def test_who_may_read_one_object_may_list_and_watch_it_by_its_name(http_world, selector, status):
+    """Informers of a single object: a right that names it counts, as upstream."""
+
+    async def story(w, http):
+        verbs = ["get", "list", "watch"]
+        rule = {"apiGroups": [""], "resources": ["configmaps"], "verbs": verbs}
+        await w.client.create(
+            ROLES,
+            {"metadata": {"name": "r"}, "rules": [rule | {"resourceNames": ["a"]}]},
+            "default",
+        )
+        subject = {"kind": "User", "name": "eve", "apiGroup": "rbac.authorization.k8s.io"}
+        role = {"kind": "Role", "name": "r", "apiGroup": "rbac.authorization.k8s.io"}
+        binding = {"metadata": {"name": "r"}, "roleRef": role, "subjects": [subject]}
+        await w.client.create(ROLE_BINDINGS, binding, "default")
+        await http("POST", MAPS, CONFIG_MAP)
+        eve = {"impersonate-user": "eve"}
+        answer = await http("GET", f"{MAPS}?fieldSelector={selector}", headers=eve)
+        assert answer.status == status, answer.body
+        target = f"{MAPS}?fieldSelector={selector}&watch=1&timeoutSeconds=1"
+        assert (await http("GET", target, headers=eve)).status == status
 
     http_world(story)
 

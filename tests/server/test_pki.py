@@ -136,6 +136,18 @@ def test_an_ending_ca_is_renewed_with_the_same_key(tmp_path, clock, authority):
     assert renewed.pair.key_pem == authority.pair.key_pem
 
 
+def test_a_front_proxys_ca_is_kept_until_it_ends_and_its_key_nowhere(tmp_path, clock, authority):
+    first = authority.front_proxy_ca()
+    assert b"PRIVATE" not in first
+    assert Authority.open(tmp_path / "pki", clock).front_proxy_ca() == first != authority.ca_pem
+    (tmp_path / "pki" / "front-proxy-ca.crt").write_bytes(b"damaged")
+    second = authority.front_proxy_ca()
+    assert second.startswith(b"-----BEGIN CERTIFICATE-----")
+    clock.time += 3640 * DAY_S
+    assert authority.front_proxy_ca() != second
+    assert not [path for path in (tmp_path / "pki").iterdir() if path.name == "front-proxy-ca.key"]
+
+
 def test_a_leaf_that_does_not_fit_its_key_is_made_anew(authority):
     pair = authority.client("a")
     write_private(pair.key_path, authority.client("b").key_pem)

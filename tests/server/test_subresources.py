@@ -78,6 +78,21 @@ def test_a_pod_that_is_bound_is_nominated_no_more(world):
     world(story)
 
 
+def test_a_pods_generation_counts_what_it_asks_for_and_not_where_it_is_put(world):
+    """Upstream's conformance test: 1 once the pod runs, 2 when it is told to end."""
+
+    async def story(w):
+        await w.pod("p")
+        await w.bind("p", "n1")
+        bound = await w.client.get(PODS, "p", "default")
+        (condition,) = bound["status"]["conditions"]
+        assert bound["metadata"]["generation"] == condition["observedGeneration"] == 1
+        await w.client.delete(PODS, "p", "default")
+        assert (await w.client.get(PODS, "p", "default"))["metadata"]["generation"] == 2
+
+    world(story)
+
+
 def test_gated_and_dying_pods_are_not_bound(world):
     async def story(w):
         made = await w.pod("gated", schedulingGates=[{"name": "example.com/wait"}])
@@ -184,6 +199,45 @@ def test_unready_pods_leave_a_budget_that_lets_them(world):
         await evict(w, "p")
         budget = await w.client.get(POD_DISRUPTION_BUDGETS, "b", "default")
         assert budget["status"]["disruptionsAllowed"] == 0
+
+    world(story)
+
+
+@pytest.mark.parametrize(
+    ("options", "goes"),
+    [
+        ({}, True),
+        ({"dryRun": ["All"]}, False),
+        ({"preconditions": {"uid": "another"}}, False),
+        ({"preconditions": {"resourceVersion": "1"}}, False),
+    ],
+)
+def test_an_evicted_pod_says_so_before_it_goes(world, options, goes):
+    async def story(w):
+        await guarded(w, allowed=1)
+        body = EVICTION | {"deleteOptions": options}
+        call = w.client.create(PODS, body, "default", name="p", subresource="eviction")
+        if goes or "dryRun" in options:
+            await call
+        else:
+            assert (await w.refused(call)).code == 409
+        pod = await w.client.get(PODS, "p", "default")
+        assert ("deletionTimestamp" in pod["metadata"]) is goes
+        found = [c for c in pod["status"]["conditions"] if c["type"] == "DisruptionTarget"]
+        assert [(c["status"], c["reason"], c["message"]) for c in found] == (
+            [("True", "EvictionByEvictionAPI", "Eviction API: evicting")] if goes else []
+        )
+
+    world(story)
+
+
+def test_a_precondition_on_the_version_holds_for_the_pod_as_its_evictor_saw_it(world):
+    async def story(w):
+        await guarded(w, allowed=1)
+        seen = (await w.client.get(PODS, "p", "default"))["metadata"]["resourceVersion"]
+        body = EVICTION | {"deleteOptions": {"preconditions": {"resourceVersion": seen}}}
+        await w.client.create(PODS, body, "default", name="p", subresource="eviction")
+        assert "deletionTimestamp" in (await w.client.get(PODS, "p", "default"))["metadata"]
 
     world(story)
 

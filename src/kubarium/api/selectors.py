@@ -350,6 +350,19 @@ def parse_fields(text: str, kind: Kind) -> FieldSelector:
     return FieldSelector(tuple(terms))
 
 
+def selected_name(text: str) -> str:
+    """The one ``metadata.name`` that a field selector lets through; "" if it is not one's.
+
+    For rights on single objects, asked before the kind is looked up: a malformed selector, or the
+    name of no object, selects nothing here.
+    """
+    for part in sorted(_split_terms(text)):
+        field, operator, raw = _split_term(part)
+        if field == "metadata.name" and operator in (EQUALS, DOUBLE_EQUALS):
+            return raw if raw not in (".", "..") and not set(raw) & set("/%\\") else ""
+    return ""
+
+
 def _unknown_field_label(kind: Kind, name: str) -> ApiError:
     known = list(kind.selectable_fields)
     if kind.custom or len(known) > len(("metadata.name", "metadata.namespace")):

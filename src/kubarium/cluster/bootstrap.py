@@ -24,7 +24,7 @@ from kubarium.api.kinds import (
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import Client
-from kubarium.cluster import scheduler_config, training
+from kubarium.cluster import delegated_authn, scheduler_config, training
 from kubarium.control.storage.documents import DEFAULT_CLASS, PROVISIONER
 from kubarium.server.policy import bootstrap_policy
 from kubarium.view.volumes import STORAGE_CLASSES
@@ -76,6 +76,7 @@ def documents(port: int, with_fabric: bool = False) -> list[Document]:
     found += bootstrap_policy()
     found += _agent_policy()
     found += scheduler_config.policy()
+    found += delegated_authn.policy()
     found += bundled()
     if with_fabric:
         name = compute_domains.NAMESPACE

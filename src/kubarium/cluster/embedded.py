@@ -22,7 +22,7 @@ from kubarium.api.usage import PodUse
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
-from kubarium.cluster import api_endpoint, kubeconfig, scheduler_config
+from kubarium.cluster import api_endpoint, delegated_authn, kubeconfig, scheduler_config
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
 from kubarium.cluster.agent_wire import AgentLaunch
@@ -146,6 +146,8 @@ class EmbeddedCluster:
         port = access.port if access else 6443
         await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
         await scheduler_config.publish(self.client, self.file.scheduler)
+        if self.authority is not None:
+            await delegated_authn.publish(self.client, self.authority)
         await api_endpoint.publish(self.client, access.host if access else "127.0.0.1", port)
         configs = node_configs(
             self.file,

@@ -131,15 +131,16 @@ class Verdict:
 
     ``counts`` says for how many nodes each reason came up; a node counts once for each resource
     that it lacks, and otherwise under the first filter that it fails. ``everywhere`` is a reason
-    that holds before any node is looked at. ``retryable`` is False when no change of pods or
-    devices, only of the objects themselves, can help. ``detail`` are sentences of ours after those
-    of upstream.
+    that holds before any node is looked at. ``claims`` and ``preemption`` are what DynamicResources
+    and DefaultPreemption say of a pod for which nothing can be freed. ``detail`` are sentences of
+    ours after those of upstream.
     """
 
     pod: Key
     nodes: int
     counts: Mapping[str, int] = field(default_factory=dict)
     everywhere: str = ""
+    claims: str = ""
     preemption: str = ""
     by_node: NodeReasons = field(default_factory=lambda: _NOWHERE)
     detail: tuple[str, ...] = ()
@@ -150,9 +151,11 @@ class Verdict:
             head = f"0/{self.nodes} nodes are available: {self.everywhere}."
         else:
             head = reasons.availability(self.nodes, dict(self.counts))
+        after = [self.claims] if self.claims else []
         if self.preemption:
-            head = f"{head} preemption: {self.preemption}"
-        return " ".join((head, *self.detail))
+            after.append(f"preemption: {self.preemption}")
+        found = (head, ", ".join(after), *self.detail)
+        return " ".join(text for text in found if text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ class ApiApplication:
                 info.version,
                 info.resource,
                 info.subresource,
-                info.name,
+                info.name or info.selected_name,
             )
         )
 

@@ -4,6 +4,7 @@
     apiserver.crt .key      the serving certificate
     client-NAME.crt .key    client certificates: CN is the user, each O a group
     sa.key                  signs ServiceAccount tokens
+    front-proxy-ca.crt      would sign the certificates of front proxies; its key was never kept
 
 Keys are ECDSA P-256: as strong as RSA-3072, and made in under a millisecond. Files are 0600 and
 replaced whole. A certificate is used again as long as it says what is asked for, fits its key, is
@@ -152,6 +153,21 @@ class Authority:
             )
         return pem
 
+    def front_proxy_ca(self) -> bytes:
+        """The certificate (PEM) of a CA for front proxies, which may name users in headers.
+
+        No API is proxied here, so that it signs nobody: its key is forgotten at once. Servers
+        with delegated authentication want to be told of one.
+        """
+        path = self.directory / "front-proxy-ca.crt"
+        pem = _read(path)
+        if pem is not None and _is_valid(pem, self._clock):
+            return pem
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = _self_signed("front-proxy-ca", key, self._clock)
+        write_private(path, pem)
+        return pem
+
     def _pair(self, name: str, wanted: _Wanted) -> Pair:
         certificate_path = self.directory / f"{name}.crt"
         key_path = self.directory / f"{name}.key"
@@ -246,7 +262,15 @@ def _load_ca(directory: Path) -> tuple[Pair, _Key] | None:
 
 def _make_ca(directory: Path, clock: Clock, key: _Key | None) -> tuple[Pair, _Key]:
     key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubarium-ca")])
+    pem = _self_signed("kubarium-ca", key, clock)
+    pair = Pair(pem, _pem(key), directory / "ca.crt", directory / "ca.key")
+    write_private(pair.key_path, pair.key_pem)
+    write_private(pair.certificate_path, pair.certificate_pem)
+    return pair, key
+
+
+def _self_signed(name: str, key: _Key, clock: Clock) -> bytes:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
         _builder(subject, key, clock, CA_VALIDITY)
         .issuer_name(subject)
@@ -254,11 +278,7 @@ def _make_ca(directory: Path, clock: Clock, key: _Key | None) -> tuple[Pair, _Ke
         .add_extension(_usage(digital_signature=True, key_cert_sign=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    pair = Pair(pem, _pem(key), directory / "ca.crt", directory / "ca.key")
-    write_private(pair.key_path, pair.key_pem)
-    write_private(pair.certificate_path, pair.certificate_pem)
-    return pair, key
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _builder(
@@ -315,6 +335,14 @@ def _date(clock: Clock) -> datetime:
 
 def _ends_soon(certificate: x509.Certificate, clock: Clock) -> bool:
     return certificate.not_valid_after_utc - _date(clock) < RENEW_BEFORE
+
+
+def _is_valid(pem: bytes, clock: Clock) -> bool:
+    """Whether it is a certificate, and not about to expire."""
+    try:
+        return not _ends_soon(x509.load_pem_x509_certificate(pem), clock)
+    except ValueError:
+        return False
 
 
 def _pem(key: _Key) -> bytes:

@@ -6,6 +6,7 @@ of strategies instead.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from kubarium.api.catalog import Kind, ScalePaths
@@ -65,14 +66,14 @@ class Binding:
         metadata = dict(pod["metadata"])
         _merge(metadata, "annotations", (binding.get("metadata") or {}).get("annotations"))
         _merge(metadata, "labels", self._topology(node))
-        if metadata.get("generation"):
-            metadata["generation"] += 1
         # A nomination is over once it is kept or missed (ClearingNominatedNodeNameAfterBinding).
         status = {k: v for k, v in (pod.get("status") or {}).items() if k != "nominatedNodeName"}
+        # The node is not the pod's own wish: its generation stays (KEP-5067).
+        conditions = self._scheduled(status.get("conditions") or [], metadata.get("generation", 1))
         new = pod | {
             "metadata": metadata,
             "spec": pod["spec"] | {"nodeName": node},
-            "status": status | {"conditions": self._scheduled(status.get("conditions") or [])},
+            "status": status | {"conditions": conditions},
         }
         registry.commit(kind, new, record, call.dry_run)
         return SUCCESS
@@ -122,10 +123,11 @@ class Binding:
         labels = (record.value["metadata"].get("labels") or {}) if record else {}
         return {key: labels[key] for key in _TOPOLOGY_LABELS if key in labels}
 
-    def _scheduled(self, conditions: list[Document]) -> list[Document]:
+    def _scheduled(self, conditions: list[Document], generation: int) -> list[Document]:
         condition = {
             "type": "PodScheduled",
             "status": "True",
+            "observedGeneration": generation,
             "lastTransitionTime": self._registry.now(),
         }
         return [*(c for c in conditions if c.get("type") != "PodScheduled"), condition]
@@ -154,12 +156,36 @@ class Eviction:
         if given and given != name:
             raise bad_request("name in URL does not match name in Eviction object")
         registry = self._registry
-        pod = registry.fetch(kind, namespace, name).value
+        record = registry.fetch(kind, namespace, name)
         options = _delete_options(eviction.get("deleteOptions") or {})
-        if not _ends_anyway(pod):
-            self._spend_budget(pod, namespace, name, call, options)
+        if not _ends_anyway(record.value):
+            self._spend_budget(record.value, namespace, name, call, options)
+        if not (call.dry_run or options.dry_run):
+            options = self._mark(kind, record, options)
         self._deletes.delete(kind, name, namespace, options, call)
         return SUCCESS
+
+    def _mark(self, kind: Kind, record: Record, options: DeleteOptions) -> DeleteOptions:
+        """Say on the pod why it goes (KEP-3329), for whoever counts its failure.
+
+        Nothing if a precondition will refuse the deletion; one on the version follows the write.
+        """
+        pod = record.value
+        metadata, status = dict(pod["metadata"]), pod.get("status") or {}
+        if options.uid not in ("", metadata["uid"]):
+            return options
+        if options.resource_version not in ("", metadata["resourceVersion"]):
+            return options
+        marked = [_evicted(metadata.get("generation", 1), self._registry.now())]
+        known = status.get("conditions") or []
+        if _says_the_same(known, marked[0]):
+            return options
+        kept = [c for c in known if c.get("type") != marked[0]["type"]]
+        new = pod | {"metadata": metadata, "status": status | {"conditions": kept + marked}}
+        written = self._registry.commit(kind, new, record, False)
+        if not options.resource_version:
+            return options
+        return replace(options, resource_version=written["metadata"]["resourceVersion"])
 
     def _spend_budget(
         self, pod: Document, namespace: str, name: str, call: Call, options: DeleteOptions
@@ -209,6 +235,22 @@ class Eviction:
         disrupted = (status.get("disruptedPods") or {}) | {pod_name: self._registry.now()}
         spent = {"disruptionsAllowed": allowed - 1, "disruptedPods": disrupted}
         return budget | {"metadata": dict(metadata), "status": status | spent}
+
+
+def _evicted(generation: int, now: str) -> Document:
+    return {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "observedGeneration": generation,
+        "lastTransitionTime": now,
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+    }
+
+
+def _says_the_same(known: list[Document], wanted: Document) -> bool:
+    """Whether one of the conditions is the one that is wanted, but for its time."""
+    return any({**c, "lastTransitionTime": wanted["lastTransitionTime"]} == wanted for c in known)
 
 
 def _refused(cause: str, retry_after_s: int = 0) -> ApiError:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from kubarium.api.logs import LogOptions
+from kubarium.api.selectors import selected_name
 from kubarium.base.errors import ApiError, FieldError, bad_request, invalid
 from kubarium.server.requests import DeleteOptions, ListOptions, WatchOptions
 
@@ -47,6 +48,7 @@ class RequestInfo:
     name: str = ""
     subresource: str = ""
     rest: str = ""  # what follows the subresource (proxy paths)
+    selected_name: str = ""  # the one object that a list or watch selects by its name
 
     @property
     def long_running(self) -> bool:
@@ -84,7 +86,12 @@ def _resource(
     verb = _verb(method, name, query)
     if watching and method == "GET":
         verb = "watch"
-    return RequestInfo(verb, path, group, version, namespace, resource, name, subresource, rest)
+    selected = ""
+    if not name and verb in ("list", "watch") and "fieldSelector" in query:
+        selected = selected_name(query["fieldSelector"])
+    return RequestInfo(
+        verb, path, group, version, namespace, resource, name, subresource, rest, selected
+    )
 
 
 def _verb(method: str, name: str, query: Query) -> str:

@@ -430,3 +430,29 @@ def test_a_gang_of_which_one_gets_no_volume_is_not_started_in_part(world_run):
         assert nodes == {"a", "b"}
 
     world_run(story)
+
+
+async def _nominated(world, name):
+    return ((await world.get(PODS, name)).get("status") or {}).get("nominatedNodeName")
+
+
+def test_where_a_pod_will_run_is_known_while_its_volume_is_made(world_run):
+    """KEP-5278, and that a place that comes to nothing is not kept."""
+
+    async def story(world):
+        await _gang_with_claims(world)
+        nodes = [await _selected(world, f"data-{i}") for i in range(2)]
+        assert [await _nominated(world, f"team-{i}") for i in range(2)] == nodes
+        no_room = {"metadata": {"annotations": {SELECTED: None}}}
+        await world.client.patch(PERSISTENT_VOLUME_CLAIMS, "data-1", no_room, "default")
+        await world.client.patch(PERSISTENT_VOLUME_CLAIMS, "data-0", no_room, "default")
+        await world.settle(0.5)
+        assert [await _nominated(world, f"team-{i}") for i in range(2)] == [None, None]
+        await world.settle(30)
+        for i in range(2):
+            await _provision(world, f"data-{i}")
+        for i in range(2):
+            assert await node_of(world, f"team-{i}")
+            assert await _nominated(world, f"team-{i}") is None
+
+    world_run(story)

@@ -135,7 +135,8 @@ def test_a_pod_without_room_says_why_and_runs_when_a_node_comes(world_run):
         await world.settle()
         expected = (
             "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s)."
-            " preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            " no new claims to deallocate, preemption: 0/2 nodes are available:"
+            " 2 Preemption is not helpful for scheduling."
         )
         condition = await scheduled_condition(world, "big")
         assert (condition["status"], condition["reason"]) == ("False", "Unschedulable")
@@ -335,7 +336,9 @@ def test_a_gang_one_device_short_holds_none_and_starts_when_it_comes(world_run):
             c for c in await world.find(RESOURCE_CLAIMS) if c.get("status", {}).get("allocation")
         ]
         message = (await scheduled_condition(world, "rank-3"))["message"]
-        assert message.startswith("0/2 nodes are available: 2 cannot allocate all claims.")
+        assert message.startswith(
+            "0/2 nodes are available: 2 cannot allocate all claims. still not"
+        )
         assert "gang needs 15, at most 14 fit" in message
         assert message.endswith(" request gpu: 15 devices needed, 14 match, 14 free.")
         await world.create(NODES, node("c", cpu="64"))

@@ -100,7 +100,7 @@ terms = st.builds(
 def test_no_node_that_the_affinity_matches_is_left_out(affinity):
     snapshot = cluster(node("a"), node("b"), node("c"))
     shape = PodShape(affinity=tuple(affinity))
-    named = filters.names_in(shape)
+    named = filters.named_by_affinity(shape)
     matching = {n for n, row in snapshot.rows.items() if filters.affine(snapshot, shape)[row]}
     assert named is None or matching <= named
     assert (Placer(snapshot).place(Pod(("ns", "p"), shape)) is not None) == bool(matching)

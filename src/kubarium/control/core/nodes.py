@@ -253,10 +253,14 @@ async def mark_disrupted(
 ) -> None:
     """Condition DisruptionTarget (KEP-3329), and a phase if given; nothing if the pod is gone."""
     status = dict(pod.get("status") or {})
-    conditions = status.get("conditions") or []
-    now = context.clock.now()
     status["conditions"] = writes.set_condition(
-        conditions, "DisruptionTarget", "True", reason, message, now
+        status.get("conditions") or [],
+        "DisruptionTarget",
+        "True",
+        reason,
+        message,
+        context.clock.now(),
+        observedGeneration=pod["metadata"].get("generation", 1),
     )
     if phase:
         status["phase"] = phase

@@ -221,6 +221,7 @@ class DeviceTaintEviction:
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
+            "observedGeneration": pod["metadata"].get("generation", 1),
             "reason": "DeletionByDeviceTaintManager",
             "message": "Device Taint manager: deleting due to NoExecute taint",
             "lastTransitionTime": now,

@@ -107,6 +107,10 @@ class Committer:
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self.volumes.bind(key, placement.node)
+        if waiting or self.claims.waits_for_devices(placement):
+            # Others may know where it will run, maybe minutes before it does (KEP-5278).
+            with contextlib.suppress(ApiError):
+                await self.nominate(pod, placement.node)
         return Staged(placement, tuple(allocations), tuple(waiting))
 
     async def _prepare(self, staged: Staged, profile: Profile) -> Staged:
@@ -198,11 +202,12 @@ class Committer:
         code: str = UNSCHEDULABLE,
         *,
         event: bool = True,
-        nominated: str = "",
+        nominated: str | None = None,
     ) -> None:
         """Record on the pod why it has no node, if that is news; a repeated event only counts.
 
-        In the same write: ``nominated``, the node on which room is being made for it.
+        In the same write: ``nominated``, the node on which room is being made for it, or "" if it
+        waits for none any more.
         """
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is not None and document["metadata"].get("uid") == pod.uid:
@@ -215,17 +220,20 @@ class Committer:
         code: str,
         *,
         event: bool = True,
-        nominated: str = "",
+        nominated: str | None = None,
     ) -> None:
         """As :meth:`refuse`, of a pod as it was written: there may be no way to read it."""
         if event:
             self._recorders.record(document, "Warning", "FailedScheduling", message)
         known = writes.find_condition(document, "PodScheduled") or {}
-        status: Document = {"nominatedNodeName": nominated} if nominated else {}
-        if known.get("status") != "False" or known.get("message") != message:
+        status: Document = {}
+        if nominated is not None and nominated != _nominated_node(document):
+            status["nominatedNodeName"] = nominated or None
+        if not _says(known, code, message):
             condition = {
                 "type": "PodScheduled",
                 "status": "False",
+                "observedGeneration": _generation(document),
                 "reason": code,
                 "message": message,
             }
@@ -240,7 +248,7 @@ class Committer:
         """Record that the pod cannot be looked at yet; nothing if its condition says so already."""
         document = self._pods.get(pod.key[1], pod.key[0])
         known = writes.find_condition(document or {}, "PodScheduled") or {}
-        if known.get("status") != "False" or known.get("message") != message:
+        if document is not None and not _says(known, code, message):
             await self.refuse(pod, message, code)
 
     async def nominate(self, pod: Pod, node: str) -> None:
@@ -303,6 +311,7 @@ class Committer:
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
+            "observedGeneration": _generation(document),
             "reason": "PreemptionByScheduler",
             "message": f"{scheduler}: preempting to accommodate a higher priority pod",
             "lastTransitionTime": rfc3339(self._context.clock.now()),
@@ -312,6 +321,20 @@ class Committer:
         text = f"Preempted by pod {preemptor.uid} on node {node}"
         self._recorders.record(document, "Normal", "Preempted", text, by=scheduler)
         await writes.delete(self._context, PODS, document)
+
+
+def _nominated_node(document: Document) -> str:
+    return (document.get("status") or {}).get("nominatedNodeName") or ""
+
+
+def _generation(document: Document) -> int:
+    return int(document["metadata"].get("generation") or 1)
+
+
+def _says(condition: Document, code: str, message: str) -> bool:
+    """Whether the condition tells this already: of which generation it was told is no news."""
+    told = tuple(condition.get(field) for field in ("status", "reason", "message"))
+    return told == ("False", code, message)
 
 
 def _waits(document: Document, pod: Pod) -> bool:

@@ -579,7 +579,7 @@ class Scheduler:
         preemption, committer = decision.preemption, self._committer
         nominated = committer.nominations(preemption) if preemption is not None else {}
         for pod, verdict in decision.unplaced:
-            node = nominated.pop(pod.key, "")
+            node = nominated.pop(pod.key, None)
             await committer.refuse(pod, text or f"{verdict.message()}{hint}", nominated=node)
         if text and not decision.placements and not decision.unplaced:
             for pod in decision.item.pods:  # nothing was asked of any node

@@ -230,7 +230,8 @@ class Writing:
         self._waiting.give_up(pod, claims)
         self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
-            await self._written(self._committer.refuse(pod, str(error) or repr(error)))
+            text = str(error) or repr(error)
+            await self._written(self._committer.refuse(pod, text, nominated=""))
 
 
 def _report(error: Exception) -> None:

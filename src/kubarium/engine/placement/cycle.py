@@ -86,7 +86,7 @@ class _Accounts:
         key = (item.scheduler, pod.shape, pod.priority, item.preempts)
         text = self._texts.get(key)
         if text is not None:
-            return with_text(decision, text)
+            return with_text(placer, decision, text)
         decision = preempt(placer, decision)
         if decision.preemption is None:
             self._texts[key] = decision.unplaced[0][1].preemption

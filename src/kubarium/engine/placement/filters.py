@@ -33,9 +33,6 @@ def static_filters(
     snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
 ) -> Iterator[tuple[str, Mask]]:
     """(reason, mask) of the filters that depend on nodes alone, in upstream's order."""
-    names = names_in(shape) if profile.filters("NodeAffinity") else None
-    if names is not None:
-        yield reasons.NOT_NAMED, one_of(snapshot, names)
     if profile.filters("NodeUnschedulable"):
         yield reasons.UNSCHEDULABLE, schedulable(snapshot, shape)
     if shape.node_name and profile.filters("NodeName"):
@@ -93,14 +90,7 @@ def served_as(snapshot: Snapshot, shape: PodShape) -> Mask:
 
 def named(snapshot: Snapshot, name: str) -> Mask:
     """NodeName."""
-    return one_of(snapshot, (name,))
-
-
-def one_of(snapshot: Snapshot, names: Iterable[str]) -> Mask:
-    """The nodes of these names, those that there are."""
-    mask = np.zeros(snapshot.capacity, np.bool_)
-    mask[[snapshot.rows[name] for name in names if name in snapshot.rows]] = True
-    return mask
+    return among(snapshot, (name,))
 
 
 def untolerated(taints: tuple[Taint, ...], tolerations: tuple[Toleration, ...]) -> list[Taint]:
@@ -159,28 +149,38 @@ def _field(snapshot: Snapshot, requirement: Requirement) -> Mask:
     if requirement.key != "metadata.name":
         return mask
     if requirement.operator == "In":
-        return one_of(snapshot, requirement.values)
+        return among(snapshot, requirement.values)
     rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
     mask[rows] = True
     return mask
 
 
-def names_in(shape: PodShape) -> frozenset[str] | None:
-    """The nodes that the terms of the required affinity name; None if one of them names none.
+def named_by_affinity(shape: PodShape) -> frozenset[str] | None:
+    """The only nodes that the required affinity names, as of DaemonSets' pods; None: it may be any.
 
-    A term that names two different nodes at once names no node. Source: NodeAffinity's PreFilter.
+    Of no other node anything is asked. Source: NodeAffinity, PreFilter: each term must name nodes;
+    if all contradict themselves there are none.
     """
-    found: set[str] = set()
-    for one in shape.affinity or ():
+    if not shape.affinity or not all(term.fields for term in shape.affinity):
+        return None
+    found: frozenset[str] = frozenset()
+    for item in shape.affinity:
         named = [
-            frozenset(r.values)
-            for r in one.fields
-            if r.key == "metadata.name" and r.operator == "In"
+            frozenset(requirement.values)
+            for requirement in item.fields
+            if requirement.key == "metadata.name" and requirement.operator == "In"
         ]
         if not named:
             return None
-        found |= named[0].intersection(*named[1:])
-    return frozenset(found) if shape.affinity else None
+        found |= frozenset.intersection(*named)
+    return found
+
+
+def among(snapshot: Snapshot, names: Iterable[str]) -> Mask:
+    """The nodes of these names."""
+    mask = np.zeros(snapshot.capacity, np.bool_)
+    mask[[snapshot.rows[name] for name in names if name in snapshot.rows]] = True
+    return mask
 
 
 def pinned_to(shape: PodShape) -> str:

@@ -276,9 +276,9 @@ class Placer:
             return self._account_of_each(pod, within)
         snapshot = self.snapshot
         total = snapshot.node_count()
-        claims = claims_of(snapshot, pod)
-        if self.profile.filters("NodeAffinity") and filters.names_in(pod.shape) == frozenset():
+        if self._named(pod) == frozenset():
             return Verdict(pod.key, total, everywhere=reasons.AFFINITY_CONFLICT)
+        claims = claims_of(snapshot, pod)
         if claims.problem:
             return Verdict(pod.key, total, everywhere=claims.problem)
         problem = problem_of(snapshot, pod)
@@ -355,9 +355,18 @@ class Placer:
         snapshot, shape = self.snapshot, pod.shape
         if within is not None:
             yield reasons.PLACEMENT_OUTSIDE, within
+        named = self._named(pod)
+        if named is not None:
+            yield reasons.NOT_NAMED, filters.among(snapshot, named)
         yield from filters.static_filters(snapshot, shape, self.profile)
         if shape.ports and self.profile.filters("NodePorts"):
             yield reasons.HOST_PORTS, filters.ports_free(snapshot, shape.ports)
+
+    def _named(self, pod: Pod) -> frozenset[str] | None:
+        """The only nodes that the pod's affinity names, if that is looked at; None: any."""
+        if not self.profile.filters("NodeAffinity"):
+            return None
+        return filters.named_by_affinity(pod.shape)
 
 
 class _Failures:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.model import Node, Pod, PodShape
 from kubarium.engine.placement import filters, topology
+from kubarium.engine.placement.devices import movable
 from kubarium.engine.placement.disruption import units_of, whole_units
 from kubarium.engine.placement.gang import settled_mask
 from kubarium.engine.placement.gang_preemption import for_gang
@@ -38,6 +39,7 @@ from kubarium.engine.placement.victims import (
 )
 from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.verdict import Verdict
 
 
 def preempt(placer: Placer, decision: Decision) -> Decision:
@@ -46,15 +48,15 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     if decision.gang_verdict is not None and decision.gang_verdict.waiting:
         return decision
     if not placer.profile.preempts:
-        return decision
+        return with_text(placer, decision, "")
     if not decision.item.preempts:
-        return with_text(decision, reasons.NEVER_PREEMPTS)
+        return with_text(placer, decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
     coming = any(room_is_coming(snapshot, pod, pod.nominated_node) for pod in decision.item.pods)
     if coming and not _lost(decision):
-        return with_text(decision, reasons.PREEMPTION_COMING)
+        return with_text(placer, decision, reasons.PREEMPTION_COMING)
     if snapshot.below(first.priority) is None:
-        return with_text(decision, _unhelpful_text(placer, decision))
+        return with_text(placer, decision, _unhelpful_text(placer, decision))
     if decision.gang_verdict is not None:
         found = for_gang(placer, decision.item)
     elif decision.item.tree is not None and keeps_together(decision.item.tree):
@@ -65,7 +67,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         each = (_for_pod(placer, one, within) for one in first.each)
         found = next((one for one in each if one is not None), None)
     if found is None:
-        return with_text(decision, _unhelpful_text(placer, decision))
+        return with_text(placer, decision, _unhelpful_text(placer, decision))
     units = tuple(units_of(snapshot, found.victims))
     return replace(decision, preemption=replace(found, units=units))
 
@@ -85,14 +87,32 @@ def _lost(decision: Decision) -> bool:
     return bool(why) and not resolvable(why)
 
 
-def with_text(decision: Decision, text: str) -> Decision:
-    """The decision with what preemption has to say about it."""
-    verdicts = {id(v): replace(v, preemption=text) for _, v in decision.unplaced}
+def with_text(placer: Placer, decision: Decision, text: str) -> Decision:
+    """The decision with what preemption has to say about it, and DynamicResources before it."""
+
+    def told(pod: Pod, verdict: Verdict) -> Verdict:
+        claims = _of_claims(placer, pod, verdict)
+        return replace(verdict, claims=claims, preemption=text)
+
+    verdicts = {id(v): told(pod, v) for pod, v in decision.unplaced}
     gang = decision.gang_verdict
     if gang is not None and gang.first_failure is not None:
-        gang = replace(gang, first_failure=replace(gang.first_failure, preemption=text))
+        first = next((p for p in decision.item.pods if p.key == gang.first_failure.pod), None)
+        why = told(first or decision.item.pods[0], gang.first_failure)
+        gang = replace(gang, first_failure=why)
     unplaced = tuple((pod, verdicts[id(v)]) for pod, v in decision.unplaced)
     return replace(decision, unplaced=unplaced, gang_verdict=gang)
+
+
+def _of_claims(placer: Placer, pod: Pod, verdict: Verdict) -> str:
+    """DynamicResources, PostFilter: whether a claim of the pod gives its devices back."""
+    if not placer.profile.filters("DynamicResources"):
+        return ""
+    if not any(one.claims for one in pod.each):
+        return reasons.NO_CLAIMS
+    if movable(placer.snapshot, pod, verdict):
+        return reasons.CLAIM_DEALLOCATED
+    return reasons.NO_CLAIMS if verdict.everywhere else reasons.CLAIMS_STAY
 
 
 def _unhelpful_text(placer: Placer, decision: Decision) -> str:
@@ -108,9 +128,12 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
         return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total})
     snapshot, profile = placer.snapshot, placer.profile
     hopeful = snapshot.alive & verdict.by_node.mask(resolvable)
+    # Where an earlier filter said no, nobody has compared the pod with the whole node.
+    compared = verdict.by_node.mask(lambda why: any(map(_is_shortage, why)))
     for name, amount in pod.shape.requests:
         if not profile.ignores(name) and profile.filters("NodeResourcesFit"):
-            hopeful &= amount <= snapshot.allocatable[snapshot.resource_index(name)]
+            enough = amount <= snapshot.allocatable[snapshot.resource_index(name)]
+            hopeful &= enough | ~compared
     counts = {reasons.PREEMPTION_UNHELPFUL: total - int(hopeful.sum())}
     lower = snapshot.below(pod.priority)
     peopled = hopeful & (lower[3] > 0) if lower is not None else np.zeros_like(hopeful)

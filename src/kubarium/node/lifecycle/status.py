@@ -187,7 +187,7 @@ def _conditions(machine: PodMachine, phase: str, now: float) -> list[Document]:
         text = "True" if condition.status else "False"
         known = machine.condition_times.get(condition.type)
         if known is None and condition.type == SCHEDULED and SCHEDULED in before:
-            result.append(before[SCHEDULED])
+            result.append(before[SCHEDULED] | {"observedGeneration": generation})
             continue
         if known is None or known[0] != text:
             machine.condition_times[condition.type] = (text, now)

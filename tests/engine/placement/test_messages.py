@@ -1,0 +1,113 @@
+"""What is said of a pod that found no place: upstream's sentences, to the letter."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubarium.engine.model import HostPort, Node, Pod, PodShape
+from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.profile import Profile
+from kubarium.engine.plan import QueueItem
+from kubarium.engine.selectors import NodeTerm, Requirement
+from kubarium.engine.snapshot import Snapshot
+
+LARGE, SMALL = "large", "small"
+
+
+def placer(profile=None):
+    snapshot = Snapshot()
+    for name, cpu in ((LARGE, 4), (SMALL, 1), ("other", 1)):
+        snapshot.set_node(Node(name, (("cpu", cpu), ("pods", 9))))
+    return Placer(snapshot) if profile is None else Placer(snapshot, profile)
+
+
+def named(*alternatives):
+    """Terms, each a list of lists of node names that must all hold the node's."""
+    return tuple(
+        NodeTerm(fields=tuple(Requirement("metadata.name", "In", tuple(n)) for n in names))
+        for names in alternatives
+    )
+
+
+def refusal(shape, placer, preempts=True):
+    item = QueueItem((Pod(("ns", "p"), shape, preempts=preempts),))
+    (decision,) = plan_cycle(placer, [item]).decisions
+    return decision.unplaced[0][1].message()
+
+
+TOO_LARGE = PodShape(requests=(("cpu", 9),))
+
+
+@pytest.mark.parametrize(
+    ("profile", "preempts", "said"),
+    [
+        (
+            Profile(),
+            True,
+            "no new claims to deallocate, preemption: 0/3 nodes are available: "
+            "3 Preemption is not helpful for scheduling.",
+        ),
+        (
+            Profile(),
+            False,
+            "no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.",
+        ),
+        (Profile(preempts=False), True, "no new claims to deallocate"),
+        (
+            Profile(disabled=frozenset({"DynamicResources"})),
+            False,
+            "preemption: not eligible due to preemptionPolicy=Never.",
+        ),
+        (Profile(preempts=False, disabled=frozenset({"DynamicResources"})), True, ""),
+    ],
+)
+def test_whoever_might_make_room_says_why_not(profile, preempts, said):
+    text = refusal(TOO_LARGE, placer(profile), preempts)
+    assert text == f"0/3 nodes are available: 3 Insufficient cpu. {said}".strip()
+
+
+@pytest.mark.parametrize(
+    ("affinity", "reasons"),
+    [
+        (
+            named([[SMALL]]),
+            "1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity].",
+        ),
+        (named([["gone"]]), "3 node(s) didn't satisfy plugin(s) [NodeAffinity]."),
+        (
+            named([[SMALL]], [["other", "gone"]]),
+            "1 node(s) didn't satisfy plugin(s) [NodeAffinity], 2 Insufficient cpu.",
+        ),
+        (
+            named([[SMALL, "other"], ["other"]]),
+            "1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity].",
+        ),
+        (named([[SMALL], ["other"]]), "pod affinity terms conflict."),
+        (
+            (*named([[SMALL]]), NodeTerm(labels=(Requirement("zone", "In", ("z",)),))),
+            "1 Insufficient cpu, 2 node(s) didn't match Pod's node affinity/selector.",
+        ),
+    ],
+)
+def test_nodes_that_the_affinity_does_not_name_are_asked_nothing(affinity, reasons):
+    shape = PodShape(requests=(("cpu", 9),), affinity=affinity)
+    assert refusal(shape, placer()).startswith(f"0/3 nodes are available: {reasons} no new")
+
+
+def test_a_node_that_is_too_small_is_no_hope_only_where_its_room_was_compared():
+    asked = placer()
+    port = (HostPort("0.0.0.0", "TCP", 80),)
+    asked.snapshot.place(Pod(("ns", "web"), PodShape(ports=port)), SMALL)
+    text = refusal(PodShape(requests=(("cpu", 9),), ports=port), asked)
+    assert text.endswith(
+        "preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, "
+        "2 Preemption is not helpful for scheduling."
+    )
+
+
+def test_a_named_node_is_taken_and_no_other():
+    shape = PodShape(requests=(("cpu", 1),), affinity=named([[SMALL]]))
+    item = QueueItem((Pod(("ns", "p"), shape),))
+    (decision,) = plan_cycle(placer(), [item]).decisions
+    assert [p.node for p in decision.placements] == [SMALL]
