@@ -617,6 +617,7 @@ def _label_keys(metadata: Document, keys: Iterable[str], operator: str) -> tuple
 
 
 def _selector(metadata: Document, document: Document) -> LabelSelector | None:
+    """A selector with what the pod's labels add, unless the API server has added it already."""
     found = label_selector(document.get("labelSelector"))
     if found is None:
         return None

@@ -398,3 +398,68 @@ def restart_rule(**fields):
 def test_restart_rules_of_containers(fields, said):
     found = complaints(pod(container(**fields), restartPolicy="Never"))
     assert found == [] if not said else len(found) == 1 and said in found[0], found
+
+
+IN = {"key": "k", "operator": "In", "values": ["-x"]}
+BAD_VALUE = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+
+
+def node_affinity(kind, term):
+    if kind.startswith("required"):
+        return {"nodeAffinity": {kind: {"nodeSelectorTerms": [term]}}}
+    return {"nodeAffinity": {kind: [{"weight": 1, "preference": term}]}}
+
+
+def test_what_node_affinity_requires_must_be_values_that_labels_can_have():
+    """In a preference upstream lets them pass."""
+    for operator in ("In", "NotIn", "Gt"):
+        term = {"matchExpressions": [{**IN, "operator": operator}]}
+        document = pod(
+            affinity=node_affinity("requiredDuringSchedulingIgnoredDuringExecution", term)
+        )
+        assert only(document).startswith(
+            f"{BAD_VALUE}.nodeSelectorTerms[0].matchExpressions[0].values[0]: "
+            'Invalid value: "-x": a valid label must be an empty string or consist of'
+        )
+        preferred = node_affinity("preferredDuringSchedulingIgnoredDuringExecution", term)
+        assert complaints(pod(affinity=preferred)) == []
+
+
+def test_a_node_that_affinity_names_has_a_name_that_nodes_can_have():
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["No"]}]}
+    document = pod(affinity=node_affinity("preferredDuringSchedulingIgnoredDuringExecution", term))
+    assert "matchFields[0].values[0]: Invalid value: " in only(document)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"matchLabelKeys": ["v"]},
+            "matchLabelKeys: Forbidden: must not be specified when labelSelector is not set",
+        ),
+        (
+            {
+                "labelSelector": {
+                    "matchLabels": {"v": "1"},
+                    "matchExpressions": [{"key": "v", "operator": "In", "values": ["1"]}],
+                },
+                "matchLabelKeys": ["v"],
+            },
+            '[0]: Invalid value: "v": exists in both matchLabelKeys and labelSelector',
+        ),
+        (
+            {"labelSelector": {}, "matchLabelKeys": ["v"], "mismatchLabelKeys": ["v"]},
+            'matchLabelKeys[0]: Invalid value: "v": '
+            "exists in both matchLabelKeys and mismatchLabelKeys",
+        ),
+        ({"labelSelector": {}, "matchLabelKeys": ["v"], "mismatchLabelKeys": ["w"]}, ""),
+    ],
+)
+def test_label_keys_come_with_a_selector_that_does_not_speak_of_them(fields, message):
+    term = {"topologyKey": "zone", **fields}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    found = complaints(pod(affinity={"podAffinity": {required: [term]}}))
+    path = f"spec.affinity.podAffinity.{required}[0]"
+    wanted = f"{path}{message}" if message.startswith("[") else f"{path}.{message}"
+    assert found == ([wanted] if message else [])
