@@ -20,8 +20,9 @@ REPLICATION_CONTROLLERS = Resource(
 SPREADING_RESOURCES = (SERVICES, REPLICATION_CONTROLLERS, REPLICA_SETS, STATEFUL_SETS)
 _OWNERS = {(r.api_version, r.kind): r for r in SPREADING_RESOURCES if r != SERVICES}
 
-# (topology key, maxSkew, whether a node that would break it is turned away)
-Default = tuple[str, int, bool]
+# (topology key, maxSkew, whether a node that would break it is turned away), and then, if any of it
+# is said, (minDomains, whether the pod's node affinity is honoured, and whether nodes' taints are)
+Default = tuple[str, int, bool] | tuple[str, int, bool, int, bool, bool]
 SYSTEM_DEFAULTS: tuple[Default, ...] = (
     (HOSTNAME_LABEL, 3, False),
     ("topology.kubernetes.io/zone", 5, False),
@@ -70,7 +71,7 @@ class Spreading:
             return ()
         selector = LabelSelector(clauses)
         defaults = self.defaults.get(spec.get("schedulerName") or "", SYSTEM_DEFAULTS)
-        return tuple(SpreadConstraint(key, skew, hard, selector) for key, skew, hard in defaults)
+        return tuple(SpreadConstraint(*one[:3], selector, *one[3:]) for one in defaults)
 
     def is_system(self, pod: Document) -> bool:
         """Whether the pod's scheduler spreads by the system's defaults, not by its own list."""
