@@ -463,3 +463,44 @@ def test_label_keys_come_with_a_selector_that_does_not_speak_of_them(fields, mes
     path = f"spec.affinity.podAffinity.{required}[0]"
     wanted = f"{path}{message}" if message.startswith("[") else f"{path}.{message}"
     assert found == ([wanted] if message else [])
+
+
+def publishing(*ports):
+    return {"ports": [{"containerPort": 80, **port} for port in ports]}
+
+
+def test_a_port_of_the_host_is_taken_once():
+    twice = pod(
+        container(**publishing({"hostPort": 81}, {"hostPort": 81, "protocol": "UDP"})),
+        container(name="d", **publishing({"hostPort": 81}, {"hostPort": 81, "hostIP": "10.0.0.1"})),
+    )
+    assert only(twice) == 'spec.containers[1].ports[0].hostPort: Duplicate value: "TCP//81"'
+    # Init containers run one after the other, and before the others.
+    init = [container(name=name, **publishing({"hostPort": 81})) for name in ("a", "b")]
+    assert complaints(pod(container(**publishing({"hostPort": 81})), initContainers=init)) == []
+
+
+def test_ports_on_the_hosts_network_are_the_hosts():
+    port = publishing({"hostPort": 81})
+    init = [container(name="i", **port)]
+    assert only(pod(container(**port), hostNetwork=True, initContainers=init)) == (
+        "spec.containers[0].ports[0].hostPort: Invalid value: 81: "
+        "must match `containerPort` when `hostNetwork` is true"
+    )
+
+
+def test_an_image_that_is_mounted_has_a_name():
+    image = {"pullPolicy": "Sometimes"}
+    assert complaints(pod(volumes=[{"name": "v", "image": image}])) == [
+        'spec.volumes[0].image.pullPolicy: Unsupported value: "Sometimes": supported values: '
+        '"Always", "IfNotPresent", "Never"',
+        "spec.volumes[0].image.reference: Required value",
+    ]
+
+
+def test_of_two_equal_spread_constraints_the_first_is_named():
+    spread = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    assert only(pod(topologySpreadConstraints=[spread, dict(spread)])) == (
+        "spec.topologySpreadConstraints[0].{topologyKey, whenUnsatisfiable}: "
+        'Duplicate value: "{zone, DoNotSchedule}"'
+    )

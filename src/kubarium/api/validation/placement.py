@@ -176,12 +176,12 @@ def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
             detail = "must be a valid decimal integer in canonical form"
             report.invalid(at(path, "value"), value, detail)
     else:
-        report.format(at(path, "value"), value, formats.label_value)
+        report.format(spot, value, formats.label_value)
 
 
 def check_topology_spread(constraints: list[Document], path: Path, report: Report) -> None:
     """Skew above zero, one constraint for each key and policy."""
-    seen: set[Any] = set()
+    pairs = [(c.get("topologyKey") or "", c.get("whenUnsatisfiable")) for c in constraints]
     for index, entry in enumerate(constraints):
         place = at(path, index)
         skew = entry.get("maxSkew") or 0
@@ -190,10 +190,9 @@ def check_topology_spread(constraints: list[Document], path: Path, report: Repor
         key, policy = entry.get("topologyKey") or "", entry.get("whenUnsatisfiable")
         if key:
             report.format(at(place, "topologyKey"), key, formats.qualified_name)
-        if (key, policy) in seen:
+        if (key, policy) in pairs[index + 1 :]:
             pair = f"{{{key}, {policy}}}"
             report.duplicate(at(place, "{topologyKey, whenUnsatisfiable}"), pair)
-        seen.add((key, policy))
         _check_domains(entry, policy, place, report)
         _check_label_keys(entry, place, report)
         check_label_selector(entry.get("labelSelector"), at(place, "labelSelector"), report)
