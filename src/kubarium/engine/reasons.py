@@ -164,7 +164,7 @@ def class_missing(request: str, device_class: str) -> str:
 
 def pod_group_missing(name: str) -> str:
     """The pod's PodGroup does not exist."""
-    return f"waiting for pods's pod group {name} to appear in scheduling queue"
+    return f'waiting for pods\'s pod group "{name}" to appear in scheduling queue'
 
 
 MEMBERS_NOT_BOUND = "too few pods of the group could be bound to their nodes"
@@ -184,7 +184,9 @@ def composite_missing(name: str) -> str:
     return f"waiting for composite pod group {name} to appear in scheduling queue"
 
 
-GROUPS_WAITING = "waiting for minGroupCount groups from a composite pod group to appear"
+def composite_short(name: str) -> str:
+    """Too few groups of a composite exist, or have the pods that they need."""
+    return f'waiting for composite pod group "{name}" tree to meet quorum'
 
 
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:

@@ -232,7 +232,7 @@ def test_pods_held_for_missing_objects_say_so_once_and_run_when_they_come(world_
         expected = {
             "direct": 'could not find ResourceClaim "default/mine"',
             "made": 'pod "default/made": ResourceClaim not created yet',
-            "member": "waiting for pods's pod group train to appear in scheduling queue",
+            "member": 'waiting for pods\'s pod group "train" to appear in scheduling queue',
         }
         for round_ in range(2):  # a second look at the same wait is no news
             await world.settle(5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kubarium.api.kinds import PODS
 from kubarium.api.resource import Document
@@ -285,9 +286,9 @@ class Committer:
 
     async def preempt(self, preemption: Preemption) -> None:
         """Delete the victims, telling each why; the pods are nominated already."""
-        preemptor, _ = preemption.nominations[0]
+        preemptor = self._preemptor(preemption.nominations[0][0])
         for composite, key in preemption.units:
-            await self.groups.disrupted(composite, key, self._scheduler_of(preemptor))
+            await self.groups.disrupted(composite, key, preemptor.purpose)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
 
@@ -298,29 +299,49 @@ class Committer:
     def _scheduler_of(self, pod: Pod) -> str:
         return scheduler_name(self._pods.get(pod.key[1], pod.key[0]) or {})
 
+    def _preemptor(self, pod: Pod) -> _Preemptor:
+        """For whom room is made: the pod's group, unless it is there alone or grows where it is."""
+        scheduler, uid = self._scheduler_of(pod), ""
+        if pod.gang is not None and not self._runs(pod):
+            uid = self.groups.uid_of(pod.gang)
+        return (
+            _Preemptor(scheduler, "podgroup", uid) if uid else _Preemptor(scheduler, "pod", pod.uid)
+        )
+
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
         return bool(node_of(document))
 
-    async def _evict(self, victim: Pod, preemptor: Pod) -> None:
+    async def _evict(self, victim: Pod, preemptor: _Preemptor) -> None:
         namespace, name = victim.key
         document = self._pods.get(name, namespace)
         if document is None or writes.is_terminating(document):
             return  # its room is coming anyway
-        scheduler = self._scheduler_of(preemptor)
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
             "observedGeneration": _generation(document),
             "reason": "PreemptionByScheduler",
-            "message": f"{scheduler}: preempting to accommodate a higher priority pod",
+            "message": preemptor.purpose,
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
         node = node_of(document)
-        text = f"Preempted by pod {preemptor.uid} on node {node}"
-        self._recorders.record(document, "Normal", "Preempted", text, by=scheduler)
+        text = f"Preempted by {preemptor.kind} {preemptor.uid} on node {node}"
+        self._recorders.record(document, "Normal", "Preempted", text, by=preemptor.scheduler)
         await writes.delete(self._context, PODS, document)
+
+
+class _Preemptor(NamedTuple):
+    """For whom victims go, and by which scheduler's decision."""
+
+    scheduler: str
+    kind: str  # pod or podgroup
+    uid: str
+
+    @property
+    def purpose(self) -> str:
+        return f"{self.scheduler}: preempting to accommodate a higher priority {self.kind}"
 
 
 def _nominated_node(document: Document) -> str:
