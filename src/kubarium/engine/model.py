@@ -114,7 +114,7 @@ class PodShape:
 
     ``requests`` holds milli-cpu, bytes and counts, init containers and overhead included
     (upstream: ``resource.PodRequests``), sorted by name. ``images`` are normalised names of all
-    containers and image volumes, with repeats.
+    containers and image volumes, with repeats; the last ``mounted`` are those of volumes.
     """
 
     requests: tuple[tuple[str, int], ...] = ()
@@ -144,6 +144,7 @@ class PodShape:
     # Extended resources that the pod's nodes must, or must not, have themselves: one that a device
     # plugin serves there is none of the DRA drivers' business (KEP-5004 decides node by node).
     advertised: tuple[tuple[str, bool], ...] = ()
+    mounted: int = 0
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -399,7 +400,9 @@ class Claim:
 
     ``reserved`` counts its users by its status, ``reserved_for`` has their uids where it is full.
     ``resources`` says of a claim that stands for extended resources what its requests stand for:
-    (request, container, resource).
+    (request, container, resource). ``maker`` is for whom it was generated: (kind, name, uid) of a
+    Pod or PodGroup. A device of a ``failed`` claim cannot be made ready, or was not in time
+    (KEP-5007).
     """
 
     key: Key
@@ -409,3 +412,5 @@ class Claim:
     deleting: bool = False
     resources: tuple[tuple[str, str, str], ...] = ()
     reserved_for: frozenset[str] = frozenset()
+    maker: tuple[str, str, str] = ("", "", "")
+    failed: bool = False

@@ -50,6 +50,16 @@ NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 
 
+def filter_failed(plugin: str, error: str) -> str:
+    """A filter could not be asked at all: a selector fails, say. Upstream gives the pod up."""
+    return f'running "{plugin}" filter plugin: {error}'
+
+
+def pre_bind_failed(plugin: str, error: str) -> str:
+    """What a pod needs before it is bound could not be written or made ready."""
+    return f'running PreBind plugin "{plugin}": {error}'
+
+
 def served_otherwise(resource: str) -> str:
     """The node serves an extended resource by a device plugin, or does not, unlike this variant."""
     return f"node(s) serve {resource} otherwise"
@@ -169,7 +179,7 @@ def class_missing(request: str, device_class: str) -> str:
 
 def pod_group_missing(name: str) -> str:
     """The pod's PodGroup does not exist."""
-    return f"waiting for pods's pod group {name} to appear in scheduling queue"
+    return f'waiting for pods\'s pod group "{name}" to appear in scheduling queue'
 
 
 MEMBERS_NOT_BOUND = "too few pods of the group could be bound to their nodes"
@@ -189,7 +199,9 @@ def composite_missing(name: str) -> str:
     return f"waiting for composite pod group {name} to appear in scheduling queue"
 
 
-GROUPS_WAITING = "waiting for minGroupCount groups from a composite pod group to appear"
+def composite_short(name: str) -> str:
+    """Too few groups of a composite exist, or have the pods that they need."""
+    return f'waiting for composite pod group "{name}" tree to meet quorum'
 
 
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:

@@ -18,8 +18,10 @@ from typing import Any
 from kubarium.api.resource import Document
 from kubarium.base.errors import KubariumError
 from kubarium.base.quantity import whole
+from kubarium.engine.reasons import volume_claim_foreign
 from kubarium.node.downward import PodFacts, UnsupportedField, field_value, resource_value
 from kubarium.node.environment import Sources, contents
+from kubarium.runtime.writes import is_controlled_by
 
 _DEFAULT_MODE = 0o644
 # Volume types whose content follows objects and is refreshed while the pod runs.
@@ -168,6 +170,11 @@ class PodVolumes:
         if volume is None:
             raise MountProblem(f'persistentvolume "{volume_name}" not found')
         spec = volume.get("spec") or {}
+        holder = (spec.get("claimRef") or {}).get("uid")
+        if holder and holder != claim["metadata"]["uid"]:
+            raise MountProblem(
+                f'persistentvolume "{volume_name}" is bound to another claim than {name}'
+            )
         given = (spec.get("hostPath") or spec.get("local") or {}).get("path")
         path = Path(given) if given else self._sources.claims / self._namespace / name
         path.mkdir(parents=True, exist_ok=True)
@@ -177,8 +184,15 @@ class PodVolumes:
         return path.resolve()
 
     def _make_ephemeral(self, place: Path, source: Mapping[str, Any]) -> Path:
-        claim = f"{self._facts.pod['metadata']['name']}-{place.name}"
-        return self._make_persistentVolumeClaim(place, {"claimName": claim})
+        pod = self._facts.pod
+        name = f"{pod['metadata']['name']}-{place.name}"
+        claim = self._sources.claim(self._namespace, name)
+        if claim is not None and not is_controlled_by(claim, pod):
+            where = self._namespace
+            raise MountProblem(
+                volume_claim_foreign((where, name), (where, pod["metadata"]["name"]))
+            )
+        return self._make_persistentVolumeClaim(place, {"claimName": name})
 
     def _make_configMap(self, place: Path, source: Mapping[str, Any]) -> Path:
         files = self._object_files("configmap", self._config_map, source.get("name", ""), source)

@@ -6,7 +6,7 @@ reconcile reads its own writes and no expectations are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kubarium.api.resource import Document, Resource
@@ -277,7 +277,7 @@ def owner_reference(
 _NOBODY = {"apiVersion": "", "kind": "", "name": "", "uid": ""}
 
 
-def controller_of(document: Document) -> Document | None:
+def controller_of(document: Mapping[str, Any]) -> Document | None:
     """The ownerReference with ``controller: true``, or None; what it does not say is ""."""
     for reference in document["metadata"].get("ownerReferences") or ():
         if reference.get("controller"):
@@ -285,7 +285,7 @@ def controller_of(document: Document) -> Document | None:
     return None
 
 
-def is_controlled_by(document: Document, owner: Document) -> bool:
+def is_controlled_by(document: Mapping[str, Any], owner: Document) -> bool:
     """Whether ``owner`` (by uid) is the controller of ``document``."""
     reference = controller_of(document)
     return reference is not None and reference["uid"] == owner["metadata"]["uid"]

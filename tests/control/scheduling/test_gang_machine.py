@@ -21,6 +21,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.base.errors import ApiError
 from kubarium.runtime.virtual import run
+from kubarium.view.pods import is_finished
 from tests.control.conftest import World
 from tests.control.scheduling.test_scheduler import claim, slices
 
@@ -33,11 +34,9 @@ GROUPS, HOSTS = ("g", "h", "x", "y"), ("a", "b", "c")
 # Of a hierarchy; the other groups stand alone.
 PARTS = ("x", "y")
 PRIORITIES = {"low": 0, "high": 9}
+MERGE = "application/merge-patch+json"
 
-steps = st.one_of(
-    st.tuples(st.just("node"), st.sampled_from(HOSTS), st.integers(1, 4), st.integers(0, 2)),
-    st.tuples(st.just("lose node"), st.sampled_from(HOSTS)),
-    st.tuples(st.just("cordon"), st.sampled_from(HOSTS), st.booleans()),
+OFTEN = (
     st.tuples(
         st.just("group"),
         st.sampled_from(GROUPS),
@@ -46,16 +45,29 @@ steps = st.one_of(
         st.integers(1, 4),
         st.sampled_from(["plain", "plain", "devices", "gated"]),
     ),
+    st.tuples(st.just("member"), st.sampled_from(GROUPS)),
+    st.tuples(
+        st.just("end"),
+        st.integers(0, 9),
+        st.sampled_from(["Succeeded", "Failed"]),
+        st.integers(1, 3),
+    ),
+)
+SELDOM = (
+    st.tuples(st.just("node"), st.sampled_from(HOSTS), st.integers(1, 4), st.integers(0, 2)),
+    st.tuples(st.just("lose node"), st.sampled_from(HOSTS)),
+    st.tuples(st.just("cordon"), st.sampled_from(HOSTS), st.booleans()),
     st.tuples(st.just("hierarchy"), st.integers(1, 2)),
     st.tuples(st.just("drop group"), st.sampled_from(GROUPS)),
+    st.tuples(st.just("force out"), st.sampled_from(GROUPS)),
     st.tuples(st.just("minimum"), st.sampled_from(GROUPS), st.integers(1, 4)),
-    st.tuples(st.just("member"), st.sampled_from(GROUPS)),
     st.tuples(st.just("pod"), st.sampled_from(sorted(PRIORITIES)), st.integers(1, 3)),
     st.tuples(st.just("delete"), st.integers(0, 9)),
     st.tuples(st.just("ungate"), st.integers(0, 9)),
     st.tuples(st.just("die"), st.integers(1, 9), st.booleans()),
     st.tuples(st.just("fail"), st.sampled_from(["create", "update", "patch"]), st.integers(1, 3)),
 )
+steps = st.one_of(*OFTEN, *OFTEN, *OFTEN, *SELDOM)
 
 
 class Flaky:
@@ -114,7 +126,7 @@ class Machine:
         if name not in await self.world.names(NODES):
             return
         for pod in await self.world.find(PODS):
-            if pod["spec"].get("nodeName") == name:
+            if pod["spec"].get("nodeName") == name and not is_finished(pod):
                 await self._lose(pod)
         await self.world.client.delete(NODES, name)
         if f"{name}-slice" in await self.world.names(RESOURCE_SLICES):
@@ -126,8 +138,11 @@ class Machine:
             await self.world.client.patch(NODES, name, change)
 
     async def _group(self, name, minimum, priority, pods, kind):
-        if name in await self.world.names(POD_GROUPS) or await self._pods_of(name):
+        if name in await self.world.names(POD_GROUPS):
             return
+        orphans = await self._pods_of(name)
+        if orphans:  # of a group that was forced out; this is another of the same name
+            pods, (priority, kind) = 0, self.kinds[name]
         if name in PARTS:
             if not await self.world.names(COMPOSITE_POD_GROUPS):
                 return
@@ -135,7 +150,8 @@ class Machine:
             priority = "low"
         else:
             document = group(name, minimum, priorityClassName=priority)
-            self.disturbed.discard(name)
+            if not orphans:
+                self.disturbed.discard(name)
         self.kinds[name] = priority, kind
         await self.world.create(POD_GROUPS, document)
         for _ in range(pods):
@@ -153,6 +169,14 @@ class Machine:
             await self.world.client.delete(POD_GROUPS, name, "default")
             for pod in await self._pods_of(name):
                 await self._lose(pod)
+
+    async def _force_out(self, name):
+        """Without its pods, which stay."""
+        if name in await self.world.names(POD_GROUPS):
+            self.disturbed.add(name)
+            change = {"metadata": {"finalizers": []}}
+            await self.world.client.patch(POD_GROUPS, name, change, "default", patch_type=MERGE)
+            await self.world.client.delete(POD_GROUPS, name, "default")
 
     async def _minimum(self, name, count):
         if name in await self.world.names(POD_GROUPS):
@@ -189,8 +213,21 @@ class Machine:
         if gated:
             name = gated[number % len(gated)]["metadata"]["name"]
             change = {"spec": {"schedulingGates": []}}
-            patch = "application/merge-patch+json"
-            await self.world.client.patch(PODS, name, change, "default", patch_type=patch)
+            await self.world.client.patch(PODS, name, change, "default", patch_type=MERGE)
+
+    async def _end(self, number, phase, count):
+        """Pods end by themselves, and stay as objects."""
+        running = [
+            p
+            for p in await self.world.find(PODS)
+            if p["spec"].get("nodeName")
+            and not is_finished(p)
+            and "deletionTimestamp" not in p["metadata"]
+        ]
+        for pod in running[number % max(len(running), 1) :][:count]:
+            if phase == "Failed" and (found := group_of(pod)):
+                self.disturbed.add(found)
+            await self.world.set_phase(pod, phase)
 
     async def _die(self, writes, lost):
         self.life.client.left, self.life.client.lost = writes, lost
@@ -230,7 +267,7 @@ class Machine:
             c["resourceClaimName"]
             for p in pods
             for c in p["spec"].get("resourceClaims") or ()
-            if p["spec"].get("nodeName")
+            if p["spec"].get("nodeName") and not is_finished(p)
         }
         for found in await world.find(RESOURCE_CLAIMS):
             held = (found.get("status") or {}).get("allocation")
@@ -254,7 +291,7 @@ class Machine:
         document = await self.world.get(POD_GROUPS, name)
         least = document["spec"]["schedulingPolicy"]["gang"]["minCount"]
         members = await self._pods_of(name)
-        bound = [p for p in members if p["spec"].get("nodeName")]
+        bound = [p for p in members if counts(p)]
         ready = [
             p
             for p in members
@@ -287,8 +324,12 @@ class Machine:
                 continue
             policy = (await self.world.get(POD_GROUPS, name))["spec"]["schedulingPolicy"]
             least, members = policy["gang"]["minCount"], await self._pods_of(name)
-            bound = [p for p in members if p["spec"].get("nodeName")]
-            ready = [p for p in members if p not in bound and not p["spec"].get("schedulingGates")]
+            bound = [p for p in members if counts(p)]
+            ready = [
+                p
+                for p in members
+                if not p["spec"].get("nodeName") and not p["spec"].get("schedulingGates")
+            ]
             started += len(bound) >= least
             if len(bound) < least <= len(bound) + len(ready):
                 lacking.append((least - len(bound), self.kinds[name][1]))
@@ -330,7 +371,7 @@ async def free_room(world, pods):
             room[name] = Room(cores, published.get(name, 0))
     for pod in pods:
         found = room.get(pod["spec"].get("nodeName"))
-        if found is not None:
+        if found is not None and not is_finished(pod):
             found.cores -= cores_of(pod)
             found.devices -= len(pod["spec"].get("resourceClaims") or ())
             found.taken[PRIORITIES[pod["spec"]["priorityClassName"]]] += cores_of(pod)
@@ -339,6 +380,11 @@ async def free_room(world, pods):
 
 def cores_of(pod):
     return int(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+
+
+def counts(pod):
+    """Whether the pod is one of those with which its group has started: it runs, or has done so."""
+    return pod["spec"].get("nodeName") and (pod.get("status") or {}).get("phase") != "Failed"
 
 
 def group_of(pod):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PODS
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
+from kubarium.engine.reasons import volume_claim_foreign
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
@@ -42,8 +43,7 @@ class EphemeralVolumes(ControllerComponent):
         known = self._claims.get(name, namespace)
         if known is not None:
             if not writes.is_controlled_by(known, pod):
-                text = f"PVC {namespace}/{name} was not created for pod {namespace}/"
-                text += f"{pod['metadata']['name']} (pod is not owner)"
+                text = volume_claim_foreign((namespace, name), (namespace, pod["metadata"]["name"]))
                 self._events.event(pod, "Warning", "FailedBinding", text)
             return
         template = volume["ephemeral"].get("volumeClaimTemplate") or {}
