@@ -41,9 +41,9 @@ from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Verdict
 
-# Of so many nodes is tried, for the text, what a pod with neighbours, ports, volumes or claims would
-# lack without pods of lower priority; of others its requests are compared. Upstream tries at least
-# as many (minCandidateNodesAbsolute).
+# On so many nodes is tried, for the text, what a pod with neighbours, ports, volumes or claims
+# lacks once all of lower priority have gone; on others its requests are compared. Upstream looks
+# at as many at least (minCandidateNodesAbsolute).
 TOLD_ROWS = 100
 
 
