@@ -50,6 +50,16 @@ NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 
 
+def filter_failed(plugin: str, error: str) -> str:
+    """A filter could not be asked at all: a selector fails, say. Upstream gives the pod up."""
+    return f'running "{plugin}" filter plugin: {error}'
+
+
+def pre_bind_failed(plugin: str, error: str) -> str:
+    """What a pod needs before it is bound could not be written or made ready."""
+    return f'running PreBind plugin "{plugin}": {error}'
+
+
 def served_otherwise(resource: str) -> str:
     """The node serves an extended resource by a device plugin, or does not, unlike this variant."""
     return f"node(s) serve {resource} otherwise"
@@ -73,6 +83,11 @@ def insufficient(resource: str) -> str:
 def volume_claim_missing(name: str) -> str:
     """A volume of the pod names a PersistentVolumeClaim that is not there."""
     return f'persistentvolumeclaim "{name}" not found'
+
+
+def volume_claim_not_made(name: str) -> str:
+    """The claim of an ephemeral volume has not been made yet."""
+    return f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"'
 
 
 def volume_claim_foreign(claim: tuple[str, str], pod: tuple[str, str]) -> str:

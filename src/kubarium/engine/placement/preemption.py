@@ -47,6 +47,8 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     first = decision.item.pods[0]
     if decision.gang_verdict is not None and decision.gang_verdict.waiting:
         return decision
+    if any(verdict.failed for _, verdict in decision.unplaced):
+        return decision
     if not placer.profile.preempts:
         return with_text(placer, decision, "")
     if not decision.item.preempts:
@@ -130,10 +132,11 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
     hopeful = snapshot.alive & verdict.by_node.mask(resolvable)
     # Where an earlier filter said no, nobody has compared the pod with the whole node.
     compared = verdict.by_node.mask(lambda why: any(map(_is_shortage, why)))
-    for name, amount in pod.shape.requests:
-        if not profile.ignores(name) and profile.filters("NodeResourcesFit"):
-            enough = amount <= snapshot.allocatable[snapshot.resource_index(name)]
-            hopeful &= enough | ~compared
+    for one in pod.each if profile.filters("NodeResourcesFit") else ():
+        elsewhere = ~compared | ~filters.served_as(snapshot, one.shape)
+        for name, amount in one.shape.requests:
+            if not profile.ignores(name):
+                hopeful &= elsewhere | (amount <= snapshot.allocatable_of(name))
     counts = {reasons.PREEMPTION_UNHELPFUL: total - int(hopeful.sum())}
     lower = snapshot.below(pod.priority)
     peopled = hopeful & (lower[3] > 0) if lower is not None else np.zeros_like(hopeful)
