@@ -300,5 +300,8 @@ def test_images_that_are_mounted_count_as_those_of_containers():
 def test_images_of_nodes_have_the_names_that_nodes_report():
     """Only names in pods get a tag: a node's agent reports names with one."""
     images = [{"names": ["app", "app:latest"], "sizeBytes": 7}, {"names": ["app"], "sizeBytes": 9}]
+    images.append({"names": ["oci:/srv/app"], "sizeBytes": 11})
     node = {"metadata": {"name": "n"}, "status": {"images": images}}
-    assert node_row(node).images == (("app", 7), ("app:latest", 7), ("app", 9))
+    *pulled, from_file = node_row(node).images
+    assert pulled == [("app", 7), ("app:latest", 7), ("app", 9)]
+    assert from_file == (normalised_image("oci:/srv/app"), 11)

@@ -47,7 +47,7 @@ def node_row(document: Document) -> Node:
         tuple(taint(t) for t in spec.get("taints") or ()),
         bool(spec.get("unschedulable")),
         tuple(
-            (name, int(image.get("sizeBytes") or 0))
+            (_reported_image(name), int(image.get("sizeBytes") or 0))
             for image in status.get("images") or ()
             for name in image.get("names") or ()
         ),
@@ -56,6 +56,11 @@ def node_row(document: Document) -> Node:
         ),
         features=frozenset(status.get("declaredFeatures") or ()),
     )
+
+
+def _reported_image(name: str) -> str:
+    """As the node says, which tells tags; an image from a file (``oci:/srv/app``) has none."""
+    return normalised_image(name) if ":/" in name else name
 
 
 def normalised_image(name: str) -> str:

@@ -504,3 +504,18 @@ def test_of_two_equal_spread_constraints_the_first_is_named():
         "spec.topologySpreadConstraints[0].{topologyKey, whenUnsatisfiable}: "
         'Duplicate value: "{zone, DoNotSchedule}"'
     )
+
+
+def test_huge_pages_are_whole_and_come_with_cpu_or_memory():
+    def paged(pages, **more):
+        amounts = {"hugepages-2Mi": pages, **more}
+        return complaints(pod(container(resources={"limits": amounts})))
+
+    assert paged("4Mi", cpu="1") == []
+    at = "spec.containers[0].resources"
+    assert paged("4Mi") == [f"{at}: Forbidden: HugePages require cpu or memory"]
+    assert paged("3Mi", memory="1Gi") == [
+        f'{at}.{part}[hugepages-2Mi]: Invalid value: "3Mi": '
+        "3Mi is not positive integer multiple of hugepages-2Mi"
+        for part in ("limits", "requests")
+    ]

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from kubarium.engine.model import Node, Pod, PodShape, Taint
 from kubarium.engine.placement import filters
+from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.preemption import resolvable
 from kubarium.engine.placement.profile import Profile
+from kubarium.engine.plan import QueueItem
 from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 
@@ -82,6 +84,19 @@ def test_declared_features_are_asked_for_last():
         True,
         False,
     ]
+
+
+def test_what_a_node_has_not_declared_no_eviction_brings():
+    """The node is asked for its features once there would be room."""
+    snapshot = cluster(node("a"))
+    snapshot.place(Pod(("ns", "low"), PodShape(requests=(("cpu", 1000),))), "a")
+    pod = Pod(("ns", "p"), PodShape(requests=(("cpu", 1000),), features=("F",)), priority=1)
+    (decision,) = plan_cycle(Placer(snapshot), [QueueItem((pod,))]).decisions
+    assert decision.preemption is None
+    assert decision.unplaced[0][1].message() == (
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: "
+        "0/1 nodes are available: 1 node(s) didn't match Pod's required features."
+    )
 
 
 names = st.sampled_from(["a", "b", "c", "gone"])

@@ -8,7 +8,7 @@ from typing import Any
 from kubarium.api import formats
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.quantities import check_requests
+from kubarium.api.validation.quantities import check_huge_pages, check_requests
 from kubarium.api.validation.report import Report
 from kubarium.api.validation.volumes import VolumeNames, check_relative_path
 
@@ -265,6 +265,7 @@ def _check_resources(container: Document, path: Path, claims: set[str], report: 
     resources = container.get("resources") or {}
     place = at(path, "resources")
     check_resources(resources, place, report)
+    check_huge_pages(resources, place, report)
     seen: set[Any] = set()
     for index, claim in enumerate(resources.get("claims") or ()):
         name = claim.get("name") or ""

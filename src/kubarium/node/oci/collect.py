@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from kubarium.api.resource import Document
 from kubarium.node.oci.reference import FILES
 from kubarium.node.oci.store import LOADED, Record
-from kubarium.view.nodes import normalised_image
 
 # kubelet's nodeStatusMaxImages.
 MOST_SHOWN = 50
@@ -61,7 +60,7 @@ def status_images(records: Mapping[str, Record]) -> list[Document]:
 def _names(name: str, record: Record) -> list[str]:
     """By digest, by tag, and as people write it: the scheduler compares texts."""
     if name.partition(":")[0] in FILES:
-        return list(dict.fromkeys((name, normalised_image(name))))  # pods' names get a tag
+        return [name]
     repository = name.partition("@")[0]
     head, slash, tail = repository.rpartition("/")
     repository = f"{head}{slash}{tail.partition(':')[0]}"
