@@ -85,6 +85,11 @@ def volume_claim_missing(name: str) -> str:
     return f'persistentvolumeclaim "{name}" not found'
 
 
+def volume_claim_not_made(name: str) -> str:
+    """The claim of an ephemeral volume has not been made yet."""
+    return f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"'
+
+
 def volume_claim_foreign(claim: tuple[str, str], pod: tuple[str, str]) -> str:
     """An ephemeral volume's claim has the right name, but was made for somebody else."""
     return f"PVC {'/'.join(claim)} was not created for pod {'/'.join(pod)} (pod is not owner)"

@@ -20,7 +20,7 @@ from kubarium.control.scheduling.claims import ClaimWriter, NotReadyError, needs
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.outcomes import outcome
-from kubarium.control.scheduling.recorders import Recorders
+from kubarium.control.scheduling.recorders import BINDING, PREEMPTING, Recorders
 from kubarium.control.scheduling.volumes import VolumeWriter
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
@@ -181,7 +181,7 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is not None:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
-            self._recorders.record(document, "Normal", "Scheduled", text)
+            self._recorders.record(document, "Normal", "Scheduled", text, BINDING)
 
     async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
         """Whether the binding was written although the call failed: its answer may be lost.
@@ -305,12 +305,12 @@ class Committer:
 
     def _preemptor(self, pod: Pod) -> _Preemptor:
         """For whom room is made: the pod's group, unless it is there alone or grows where it is."""
-        scheduler, uid = self._scheduler_of(pod), ""
+        scheduler, group = self._scheduler_of(pod), None
         if pod.gang is not None and not self._runs(pod):
-            uid = self.groups.uid_of(pod.gang)
-        return (
-            _Preemptor(scheduler, "podgroup", uid) if uid else _Preemptor(scheduler, "pod", pod.uid)
-        )
+            group = self.groups.native(pod.gang)
+        if group is not None:
+            return _Preemptor(scheduler, "podgroup", group["metadata"]["uid"], group)
+        return _Preemptor(scheduler, "pod", pod.uid, self._pods.get(pod.key[1], pod.key[0]))
 
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
@@ -330,10 +330,18 @@ class Committer:
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
+        await writes.delete(self._context, PODS, document)
         node = node_of(document)
         text = f"Preempted by {preemptor.kind} {preemptor.uid} on node {node}"
-        self._recorders.record(document, "Normal", "Preempted", text, by=preemptor.scheduler)
-        await writes.delete(self._context, PODS, document)
+        self._recorders.record(
+            document,
+            "Normal",
+            "Preempted",
+            text,
+            PREEMPTING,
+            by=preemptor.scheduler,
+            related=preemptor.document,
+        )
 
 
 class _Preemptor(NamedTuple):
@@ -342,6 +350,7 @@ class _Preemptor(NamedTuple):
     scheduler: str
     kind: str  # pod or podgroup
     uid: str
+    document: Document | None
 
     @property
     def purpose(self) -> str:

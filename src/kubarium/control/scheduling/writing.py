@@ -231,8 +231,10 @@ class Writing:
         self._waiting.give_up(pod, claims)
         self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
+            # Upstream too calls whatever fails once the pod has its place an error.
             text = str(error) or repr(error)
-            await self._written(self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated=""))
+            told = self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated="")
+            await self._written(told)
 
 
 def _report(error: Exception) -> None:

@@ -27,6 +27,8 @@ def problem_of(snapshot: Snapshot, pod: Pod) -> str:
     """What keeps the pod from every node, if anything: a claim that is missing, lost or unbound."""
     for key in pod.volumes:
         claim = snapshot.volumes.get(key)
+        if claim is None and key in pod.own_volumes:
+            return reasons.volume_claim_not_made(key[1])
         if claim is None:
             return reasons.volume_claim_missing(key[1])
         if claim.problem:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kubarium.api.resource import Document
 from kubarium.node.oci.reference import FILES
 from kubarium.node.oci.store import LOADED, Record
+from kubarium.view.nodes import normalised_image
 
 # kubelet's nodeStatusMaxImages.
 MOST_SHOWN = 50
@@ -60,7 +61,7 @@ def status_images(records: Mapping[str, Record]) -> list[Document]:
 def _names(name: str, record: Record) -> list[str]:
     """By digest, by tag, and as people write it: the scheduler compares texts."""
     if name.partition(":")[0] in FILES:
-        return [name]
+        return list(dict.fromkeys((name, normalised_image(name))))  # pods' names get a tag
     repository = name.partition("@")[0]
     head, slash, tail = repository.rpartition("/")
     repository = f"{head}{slash}{tail.partition(':')[0]}"
