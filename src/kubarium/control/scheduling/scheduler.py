@@ -489,6 +489,10 @@ class Scheduler:
         """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
         if decision.preemption is None:
             self._give_up_promises(decision)
+        if decision.gang_verdict is None and any(why.failed for _, why in decision.unplaced):
+            # An error is no verdict: what it is about may be taken by others in a moment.
+            self._queue.retry(key, now)
+            return
         helped_by = wakeups.helped_by(decision)
         snapshot, pod = self.view.snapshot, decision.item.pods[0]
         nominated = not key.gang and self._nominated.node_of(pod.key) is not None
