@@ -59,6 +59,7 @@ _LISTENS: dict[str, frozenset[Event]] = {
     reasons.VOLUME_NODE: frozenset({Event.VOLUMES}),
     reasons.VOLUME_BINDING: frozenset({Event.VOLUMES}),
     reasons.VOLUME_ZONE: frozenset({Event.VOLUMES}),
+    reasons.VOLUME_GONE: frozenset({Event.VOLUMES}),
     reasons.SPREAD: _NEIGHBOURS,
     reasons.SPREAD_LABEL: _NODES,
     reasons.POD_AFFINITY: _NEIGHBOURS,
@@ -94,6 +95,8 @@ def _listens(reason: str) -> frozenset[Event]:
         return _LISTENS[reasons.TOO_MANY_PODS]
     if reason.endswith(reasons.NOT_CACHED):
         return _NODES
+    if reason.endswith(reasons.NO_DRIVER):
+        return _LISTENS[reasons.VOLUME_LIMIT]
     return _LISTENS.get(reason, _OF_DEVICES)
 
 
