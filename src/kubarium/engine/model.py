@@ -408,7 +408,9 @@ class Claim:
 
     ``reserved`` counts its users by its status, ``reserved_for`` has their uids where it is full.
     ``resources`` says of a claim that stands for extended resources what its requests stand for:
-    (request, container, resource).
+    (request, container, resource). ``maker`` is for whom it was generated: (kind, name, uid) of a
+    Pod or PodGroup. A device of a ``failed`` claim cannot be made ready, or was not in time
+    (KEP-5007).
     """
 
     key: Key
@@ -418,3 +420,5 @@ class Claim:
     deleting: bool = False
     resources: tuple[tuple[str, str, str], ...] = ()
     reserved_for: frozenset[str] = frozenset()
+    maker: tuple[str, str, str] = ("", "", "")
+    failed: bool = False

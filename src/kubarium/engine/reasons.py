@@ -52,6 +52,16 @@ NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 
 
+def filter_failed(plugin: str, error: str) -> str:
+    """A filter could not be asked at all: a selector fails, say. Upstream gives the pod up."""
+    return f'running "{plugin}" filter plugin: {error}'
+
+
+def pre_bind_failed(plugin: str, error: str) -> str:
+    """What a pod needs before it is bound could not be written or made ready."""
+    return f'running PreBind plugin "{plugin}": {error}'
+
+
 def served_otherwise(resource: str) -> str:
     """The node serves an extended resource by a device plugin, or does not, unlike this variant."""
     return f"node(s) serve {resource} otherwise"
@@ -77,8 +87,8 @@ def volume_claim_missing(name: str) -> str:
     return f'persistentvolumeclaim "{name}" not found'
 
 
-def volume_claim_awaited(name: str) -> str:
-    """The claim for an ephemeral volume of the pod has not been made yet."""
+def volume_claim_not_made(name: str) -> str:
+    """The claim of an ephemeral volume has not been made yet."""
     return f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"'
 
 
@@ -181,7 +191,7 @@ def class_missing(request: str, device_class: str) -> str:
 
 def pod_group_missing(name: str) -> str:
     """The pod's PodGroup does not exist."""
-    return f"waiting for pods's pod group {name} to appear in scheduling queue"
+    return f'waiting for pods\'s pod group "{name}" to appear in scheduling queue'
 
 
 MEMBERS_NOT_BOUND = "too few pods of the group could be bound to their nodes"
@@ -201,7 +211,9 @@ def composite_missing(name: str) -> str:
     return f"waiting for composite pod group {name} to appear in scheduling queue"
 
 
-GROUPS_WAITING = "waiting for minGroupCount groups from a composite pod group to appear"
+def composite_short(name: str) -> str:
+    """Too few groups of a composite exist, or have the pods that they need."""
+    return f'waiting for composite pod group "{name}" tree to meet quorum'
 
 
 def gang_too_large(needed: int, placed: int, exact: bool) -> str:

@@ -322,6 +322,12 @@ class Snapshot:
                     self._by_priority[priority] = np.pad(book, ((0, index), (0, 0)))
         return index
 
+    def allocatable_of(self, name: str) -> NDArray[np.int64]:
+        """What each node has of a resource: a view that is good until a new resource is named."""
+        index = self.resource_index(name)  # may make the columns taller, so it comes first
+        column: NDArray[np.int64] = self.allocatable[index]
+        return column
+
     def _touch(self, row: int) -> None:
         self.touched.append(row)
         if len(self.touched) > MAX_TOUCHED:

@@ -489,6 +489,8 @@ def test_where_a_pod_will_run_is_known_while_its_volume_is_made(world_run):
         await world.client.patch(PERSISTENT_VOLUME_CLAIMS, "data-0", no_room, "default")
         await world.settle(0.5)
         assert [await _nominated(world, f"team-{i}") for i in range(2)] == [None, None]
+        condition = (await world.get(PODS, "team-0"))["status"]["conditions"][0]
+        assert (condition["type"], condition["reason"]) == ("PodScheduled", "SchedulerError")
         await world.settle(30)
         for i in range(2):
             await _provision(world, f"data-{i}")

@@ -124,7 +124,7 @@ def test_a_group_made_anew_under_its_name_takes_over(world_run, moment):
         if moment != "running":
             await world.settle(3)
             told = await condition(world, PODS, "g-0", "PodScheduled")
-            assert "pod group g to appear" in told["message"]
+            assert 'pod group "g" to appear' in told["message"]
         await apply(world, group("g", 2))
         await world.settle(3)
         assert (await world.get(POD_GROUPS, "g"))["metadata"]["uid"] != before

@@ -174,8 +174,8 @@ def test_a_composite_without_room_says_which_group_and_starts_when_a_node_comes(
     world_run(story)
 
 
-def member_alone(name):
-    document = member(name, "none", cpu="100m")
+def member_alone(name, cpu="100m", **spec):
+    document = member(name, "none", cpu=cpu, **spec)
     del document["spec"]["schedulingGroup"]
     return document
 
@@ -379,6 +379,59 @@ def test_a_composite_preempts_another_that_goes_as_a_whole(world_run):
             told = await condition(world, resource, name, "DisruptionTarget")
             assert (told["status"], told["reason"]) == ("True", "PreemptionByScheduler")
         assert (await condition(world, COMPOSITE_POD_GROUPS, "new"))["status"] == "True"
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("group", ["g", None], ids=["group", "pod"])
+def test_victims_are_told_for_whom_they_go(world_run, group):
+    async def story(world):
+        await begin(world, node("r1", "2"))
+        high = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}
+        await apply(world, {**high, "metadata": {"name": "high"}, "value": 9})
+        await apply(world, member_alone("victim", "2"))
+        await world.settle(2)
+        urgent = {"priorityClassName": "high"}
+        if group:
+            gang = slice_group(group, 1, rack=False, **urgent)
+            del gang["spec"]["parentCompositePodGroupName"], gang["spec"]["workloadRef"]
+            await apply(world, gang, member("a", group, "2", **urgent))
+        else:
+            await apply(world, member_alone("a", "2", **urgent))
+        await world.settle(2)
+        victim, a = await world.get(PODS, "victim"), await world.get(PODS, "a")
+        [told] = [c for c in victim["status"]["conditions"] if c["type"] == "DisruptionTarget"]
+        kind = "podgroup" if group else "pod"
+        text = f"default-scheduler: preempting to accommodate a higher priority {kind}"
+        assert told["message"] == text
+        uid = a["metadata"]["uid"]
+        if group:
+            uid = (await world.get(POD_GROUPS, group))["metadata"]["uid"]
+        said = [e["message"] for e in await world.find(EVENTS) if e["reason"] == "Preempted"]
+        assert said == [f"Preempted by {kind} {uid} on node r1"]
+
+    world_run(story)
+
+
+@pytest.mark.parametrize(
+    ("pods", "lacking"),
+    [
+        ([("a", 2)], "minGroupCount is 2, and fewer of its groups are complete"),
+        ([("a", 2), ("b", 1)], "fewer than minCount pods of pod group b exist"),
+    ],
+    ids=["groups", "pods"],
+)
+def test_a_hierarchy_that_is_not_complete_says_what_is_lacking(world_run, pods, lacking):
+    async def story(world):
+        await begin(world, node("r1", "8"))
+        await apply(world, composite("job", 2))
+        for name, count in pods:
+            await apply(world, slice_group(name, rack=False))
+            await apply(world, *(member(f"{name}-{i}", name) for i in range(count)))
+        await world.settle(2)
+        told = await condition(world, PODS, "a-0", "PodScheduled")
+        quorum = 'waiting for composite pod group "job" tree to meet quorum'
+        assert told["message"] == f"{quorum} ({lacking})"
 
     world_run(story)
 

@@ -17,7 +17,7 @@ from kubarium.control.scheduling.reservations import RESERVE_AFTER_S
 from kubarium.view.volumes import CSI_DRIVERS, CSI_NODES, STORAGE_CLASSES
 
 from .test_extensions import _claim, _mounting, _volume, wait_for_all_nodes
-from .test_scheduler import claim, device_class, events, node, node_of, pod, slices
+from .test_scheduler import claim, device_class, events, node, node_of, pod, report, slices
 from .test_wakeups import start
 
 ZONE = "topology.kubernetes.io/zone"
@@ -286,6 +286,31 @@ def test_a_claim_that_somebody_else_allocated_lets_its_pod_go(world_run):
         await world.client.patch(
             RESOURCE_CLAIMS, "gpu", {"status": status}, "default", subresource="status"
         )
+        assert await placed_soon(world) == "a"
+
+    world_run(story)
+
+
+def test_a_shared_claim_whose_device_recovers_lets_the_next_pod_go(world_run):
+    """KEP-5007: it was available nowhere while its driver said that it had failed."""
+
+    async def story(world):
+        await start(world, node("a"))
+        slow = slices("a", 1)
+        slow["spec"]["devices"][0] |= {
+            "bindingConditions": ["Ready"],
+            "bindingFailureConditions": ["Broken"],
+        }
+        await _gpu(world, slow)
+        await world.create(PODS, pod("first", claims=["gpu"]))
+        await world.settle(10)
+        await report(world, "gpu", "Ready")
+        await world.settle(10)
+        assert await node_of(world, "first") == "a"
+        await report(world, "gpu", "Broken")
+        await world.create(PODS, pod("p", claims=["gpu"]))
+        await waits(world)
+        await report(world, "gpu", "Ready")
         assert await placed_soon(world) == "a"
 
     world_run(story)

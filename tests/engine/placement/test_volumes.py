@@ -70,6 +70,14 @@ def test_a_missing_claim_is_named():
     assert placer.account(pod()).message() == text
 
 
+def test_a_claim_that_is_not_made_yet_for_an_ephemeral_volume_is_waited_for():
+    placer = world(None)
+    own = replace(pod(), own_volumes=(DATA,))
+    assert placer.account(own).everywhere == (
+        'waiting for ephemeral volume controller to create the persistentvolumeclaim "data"'
+    )
+
+
 def test_an_exclusive_claim_has_one_pod_at_a_time():
     placer = world(VolumeClaim(DATA, exclusive=True))
     assert placer.place(pod("first")) is not None

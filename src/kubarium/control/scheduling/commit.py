@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kubarium.api.kinds import PODS
 from kubarium.api.resource import Document
@@ -19,7 +20,7 @@ from kubarium.control.scheduling.claims import ClaimWriter, NotReadyError, needs
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.outcomes import outcome
-from kubarium.control.scheduling.recorders import Recorders
+from kubarium.control.scheduling.recorders import BINDING, PREEMPTING, Recorders
 from kubarium.control.scheduling.volumes import VolumeWriter
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
@@ -95,15 +96,19 @@ class Committer:
             raise
 
     async def _reserve(self, placement: Placement) -> Staged:
-        pod = placement.pod
-        allocations = [(await self.claims.real_key(k, pod), a) for k, a in placement.allocations]
-        for key, allocation in allocations:
-            await self.claims.write(key, allocation, placement)
-        allocated = {key for key, _ in allocations}
-        for key in pod.claims:
-            if key not in allocated and not is_pending_key(key):
+        pod, fresh = placement.pod, dict(placement.allocations)
+        allocations: list[tuple[Key, Allocation]] = []
+        if not any(map(is_pending_key, pod.claims)):  # else it may be the one that is wanted
+            await self.claims.clear(pod)
+        for claim in pod.claims:
+            if claim in fresh:
+                key = await self.claims.real_key(claim, pod)
+                allocations.append((key, fresh[claim]))
+                await self.claims.write(key, fresh[claim], placement)
+            elif not is_pending_key(claim):
                 # Allocated with another pod, which may not have written it yet, or may have failed.
-                await self.claims.write(key, self._view.snapshot.allocations.get(key), placement)
+                held = self._view.snapshot.allocations.get(claim)
+                await self.claims.write(claim, held, placement)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self.volumes.bind(key, placement.node)
@@ -176,7 +181,7 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is not None:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
-            self._recorders.record(document, "Normal", "Scheduled", text)
+            self._recorders.record(document, "Normal", "Scheduled", text, BINDING)
 
     async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
         """Whether the binding was written although the call failed: its answer may be lost.
@@ -285,9 +290,9 @@ class Committer:
 
     async def preempt(self, preemption: Preemption) -> None:
         """Delete the victims, telling each why; the pods are nominated already."""
-        preemptor, _ = preemption.nominations[0]
+        preemptor = self._preemptor(preemption.nominations[0][0])
         for composite, key in preemption.units:
-            await self.groups.disrupted(composite, key, self._scheduler_of(preemptor))
+            await self.groups.disrupted(composite, key, preemptor.purpose)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
 
@@ -298,29 +303,58 @@ class Committer:
     def _scheduler_of(self, pod: Pod) -> str:
         return scheduler_name(self._pods.get(pod.key[1], pod.key[0]) or {})
 
+    def _preemptor(self, pod: Pod) -> _Preemptor:
+        """For whom room is made: the pod's group, unless it is there alone or grows where it is."""
+        scheduler, group = self._scheduler_of(pod), None
+        if pod.gang is not None and not self._runs(pod):
+            group = self.groups.native(pod.gang)
+        if group is not None:
+            return _Preemptor(scheduler, "podgroup", group["metadata"]["uid"], group)
+        return _Preemptor(scheduler, "pod", pod.uid, self._pods.get(pod.key[1], pod.key[0]))
+
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
         return bool(node_of(document))
 
-    async def _evict(self, victim: Pod, preemptor: Pod) -> None:
+    async def _evict(self, victim: Pod, preemptor: _Preemptor) -> None:
         namespace, name = victim.key
         document = self._pods.get(name, namespace)
         if document is None or writes.is_terminating(document):
             return  # its room is coming anyway
-        scheduler = self._scheduler_of(preemptor)
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
             "observedGeneration": _generation(document),
             "reason": "PreemptionByScheduler",
-            "message": f"{scheduler}: preempting to accommodate a higher priority pod",
+            "message": preemptor.purpose,
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
-        node = node_of(document)
-        text = f"Preempted by pod {preemptor.uid} on node {node}"
-        self._recorders.record(document, "Normal", "Preempted", text, by=scheduler)
         await writes.delete(self._context, PODS, document)
+        node = node_of(document)
+        text = f"Preempted by {preemptor.kind} {preemptor.uid} on node {node}"
+        self._recorders.record(
+            document,
+            "Normal",
+            "Preempted",
+            text,
+            PREEMPTING,
+            by=preemptor.scheduler,
+            related=preemptor.document,
+        )
+
+
+class _Preemptor(NamedTuple):
+    """For whom victims go, and by which scheduler's decision."""
+
+    scheduler: str
+    kind: str  # pod or podgroup
+    uid: str
+    document: Document | None
+
+    @property
+    def purpose(self) -> str:
+        return f"{self.scheduler}: preempting to accommodate a higher priority {self.kind}"
 
 
 def _nominated_node(document: Document) -> str:

@@ -38,14 +38,17 @@ class GroupWriter:
             text = f"Reserved room on {count} nodes, which running jobs will leave"
             self._recorders.record(document, "Normal", "Reserved", text)
 
-    async def disrupted(self, composite: bool, key: Key, scheduler: str) -> None:
+    def native(self, key: Key) -> Document | None:
+        """The PodGroup of scheduling.k8s.io, which preempts as one; None of any other."""
+        return self._groups.get(key[1], key[0])
+
+    async def disrupted(self, composite: bool, key: Key, text: str) -> None:
         """Tell a group that goes as a whole, and the groups below it."""
         members = list(self._view.forest.below(key)) if composite else [(False, key)]
         for is_composite, member in members:
             resource = COMPOSITE_POD_GROUPS if is_composite else POD_GROUPS
             document = self._context.informers.get(resource).get(member[1], member[0])
             if document is not None:
-                text = f"{scheduler}: preempting to accommodate a higher priority pod group"
                 await self._set_condition(
                     resource, document, "DisruptionTarget", "True", "PreemptionByScheduler", text
                 )

@@ -69,7 +69,7 @@ def schedulable(snapshot: Snapshot, shape: PodShape) -> Mask:
 
 def advertises(snapshot: Snapshot, name: str, has: bool) -> Mask:
     """Nodes that have, or do not have, some of an extended resource themselves."""
-    mask: Mask = (snapshot.allocatable[snapshot.resource_index(name)] > 0) == has
+    mask: Mask = (snapshot.allocatable_of(name) > 0) == has
     return mask
 
 

@@ -60,7 +60,7 @@ def _size(snapshot: Snapshot, shape: PodShape) -> float:
     """The largest share of the cluster that the shape takes of any resource."""
     shares = [0.0]
     for name, amount in shape.requests:
-        total = int(snapshot.allocatable[snapshot.resource_index(name)].sum())
+        total = int(snapshot.allocatable_of(name).sum())
         shares.append(amount / total if total else 1.0)
     return max(shares)
 

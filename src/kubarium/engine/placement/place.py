@@ -260,7 +260,8 @@ class Placer:
         if storage is not None:
             total += storage
         if devices is not None and devices.prioritised:
-            total += self.profile.weights.DynamicResources * devices.scores(feasible)
+            points = devices.scores(feasible, claims.liked)
+            total += self.profile.weights.DynamicResources * points
         total[~feasible] = -1
         return total
 
@@ -325,7 +326,7 @@ class Placer:
         try:
             book = self._first_failures(pod, claims, within)
         except AllocationError as error:
-            return Verdict(pod.key, total, everywhere=str(error))
+            return Verdict(pod.key, total, everywhere=str(error), failed="DynamicResources")
         by_node = NodeReasons(snapshot.rows, book.codes, list(book.sets), snapshot.alive)
         counts = by_node.counts()
         return Verdict(
@@ -334,23 +335,27 @@ class Placer:
 
     def _account_of_each(self, pod: Pod, within: Mask | None) -> Verdict:
         """Each node under what it lacks for the variant that is meant for it."""
-        snapshot = self.snapshot
+        snapshot, total = self.snapshot, self.snapshot.node_count()
         merged = _Failures(snapshot.alive.copy())
+        problems: list[str] = []
         for one in pod.variants:
             mine = filters.served_as(snapshot, one.shape)
             claims = claims_of(snapshot, one)
             problem = claims.problem or problem_of(snapshot, one, self.profile)
-            try:
-                book = None if problem else self._first_failures(one, claims, within)
-            except AllocationError as error:
-                book, problem = None, str(error)
-            if book is None:
+            problems.append(problem)
+            if problem:
                 merged.codes[mine] = merged.code((problem,))
                 continue
+            try:
+                book = self._first_failures(one, claims, within)
+            except AllocationError as error:
+                return Verdict(pod.key, total, everywhere=str(error), failed="DynamicResources")
             for why, code in book.sets.items():
                 merged.codes[mine & (book.codes == code)] = merged.code(why)
+        if len(set(problems)) == 1 and problems[0]:
+            return Verdict(pod.key, total, everywhere=problems[0])
         by_node = NodeReasons(snapshot.rows, merged.codes, list(merged.sets), snapshot.alive)
-        return Verdict(pod.key, snapshot.node_count(), by_node.counts(), by_node=by_node)
+        return Verdict(pod.key, total, by_node.counts(), by_node=by_node)
 
     def _first_failures(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> _Failures:
         """The reasons of each row; several only for several resources, none where it fits."""
@@ -363,14 +368,14 @@ class Placer:
         if topology.concerns(self.snapshot, pod):
             for reason, mask in self._surroundings(pod).masks:
                 book.enter(reason, mask)
-        if claims.held:
-            book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))
         devices = self.device_fit(claims)
         weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
         if devices is not None:
             for reason, refused in devices.refusals(book.left):
                 book.codes[refused] = book.code((reason,))
                 book.left &= ~refused
+        if claims.held:  # after the others, as upstream
+            book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))
         for row in np.flatnonzero(book.left).tolist() if weighs else ():
             why, _ = self.beside_claims(pod, claims, devices, row)
             book.codes[row] = book.code(why)

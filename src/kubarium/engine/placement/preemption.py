@@ -49,6 +49,8 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     first = decision.item.pods[0]
     if decision.gang_verdict is not None and decision.gang_verdict.waiting:
         return decision
+    if any(verdict.failed for _, verdict in decision.unplaced):
+        return decision
     if not placer.profile.preempts:
         return with_text(placer, decision, "")
     if not decision.item.preempts:
@@ -166,10 +168,11 @@ def _curable(placer: Placer, pod: Pod, verdict: Verdict) -> Mask:
     snapshot, profile = placer.snapshot, placer.profile
     rows: Mask = snapshot.alive & verdict.by_node.mask(resolvable)
     compared = verdict.by_node.mask(lambda why: any(map(_is_shortage, why)))
-    for name, amount in pod.shape.requests:
-        if not profile.ignores(name) and profile.filters("NodeResourcesFit"):
-            enough = amount <= snapshot.allocatable[snapshot.resource_index(name)]
-            rows &= enough | ~compared
+    for one in pod.each if profile.filters("NodeResourcesFit") else ():
+        elsewhere = ~compared | ~filters.served_as(snapshot, one.shape)
+        for name, amount in one.shape.requests:
+            if not profile.ignores(name):
+                rows &= elsewhere | (amount <= snapshot.allocatable_of(name))
     return rows
 
 

@@ -125,9 +125,12 @@ def waiting_for(tree: Tree) -> str:
     if is_started(tree) or is_complete(tree):
         return ""
     short = [leaf for leaf in tree.leaves() if not is_complete(leaf)]
+    lacking = (
+        f"minGroupCount is {max(tree.group.min_groups, 1)}, and fewer of its groups are complete"
+    )
     if sum(map(is_complete, tree.children)) + len(short) >= tree.group.min_groups and short:
-        return f"{reasons.GANG_WAITING} (pod group {short[0].key[1]})"
-    return f"{reasons.GROUPS_WAITING} (composite pod group {tree.key[1]})"
+        lacking = f"fewer than minCount pods of pod group {short[0].key[1]} exist"
+    return f"{reasons.composite_short(tree.key[1])} ({lacking})"
 
 
 def least_pods(group: Group) -> int:
@@ -568,7 +571,7 @@ def _incomplete(group: Group) -> GangVerdict:
     if isinstance(group, Leaf):
         why = f"pod group {group.key[1]}: {reasons.GANG_WAITING}"
         return GangVerdict(group.key, group.gang.min_count, 0, True, waiting=why)
-    why = f"composite pod group {group.key[1]}: {reasons.GROUPS_WAITING}"
+    why = reasons.composite_short(group.key[1])
     return GangVerdict(group.key, group.group.min_groups, 0, True, waiting=why, composite=True)
 
 

@@ -39,7 +39,7 @@ def problem_of(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> str:
     for key, claim in claims.items():
         own = key in pod.own_volumes
         if claim is None:
-            missing = reasons.volume_claim_awaited if own else reasons.volume_claim_missing
+            missing = reasons.volume_claim_not_made if own else reasons.volume_claim_missing
             return missing(key[1])
         if claim.problem:
             return claim.problem
