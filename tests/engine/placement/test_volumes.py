@@ -330,13 +330,16 @@ def test_a_driver_that_must_be_there_keeps_pods_from_nodes_without_it():
     }
 
 
-def test_an_exclusive_claim_of_a_nominated_pod_is_in_use_on_its_node_alone():
+def test_an_exclusive_claim_of_a_nominated_pod_is_in_use_on_its_node_at_most():
+    """Upstream looks there only for pods that name disks besides."""
     placer = with_claims(claim("data", exclusive=True))
     coming = replace(wanting("data"), key=("ns", "coming"), priority=9)
     placer.snapshot.place(coming, "a")
     placer.nominated = (coming.key,)
-    assert placer.account(wanting("data")).by_node["a"] == (reasons.VOLUME_IN_USE,)
-    assert placer.place(wanting("data")).node == "b"
+    assert placer.account(wanting("data")).by_node["a"] == ()
+    new = replace(wanting("data"), disks=(Disk("gce", ("d",)),))
+    assert placer.account(new).by_node["a"] == (reasons.VOLUME_IN_USE,)
+    assert placer.place(new).node == "b"
     placer.snapshot.displace(("ns", "p"))
     placer.nominated = ()
     assert placer.place(wanting("data")) is None

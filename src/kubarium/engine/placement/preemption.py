@@ -14,7 +14,8 @@ module of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -142,10 +143,13 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
     counts[reasons.NO_VICTIMS] = int(hopeful.sum()) - int(peopled.sum())
     explained = np.zeros_like(hopeful)
     if not decides_by_requests(placer, pod):
-        for row in snapshot.by_name(np.flatnonzero(peopled))[: profile.max_dry_runs]:
-            explained[row] = True
-            for reason in _without_lower(placer, pod, row):
-                counts[reason] = counts.get(reason, 0) + 1
+        with _promises_apart(placer) as only:
+            for row in snapshot.by_name(np.flatnonzero(peopled))[: profile.max_dry_runs]:
+                explained[row] = True
+                with only(row):
+                    lacking = _without_lower(placer, pod, row)
+                for reason in lacking:
+                    counts[reason] = counts.get(reason, 0) + 1
         peopled &= ~explained
     for reason, enough in (
         _beside_the_rest(snapshot, pod, lower, profile) if lower is not None else ()
@@ -281,16 +285,53 @@ def _best_simulated(
     """
     best: tuple[int, _Eviction] | None = None
     tried, sound = 0, False
-    for row in rows[: max(limit, placer.profile.max_dry_runs)]:
-        eviction = _simulated(placer, pod, row)
-        if eviction is None:
-            continue
-        if best is None or eviction.rank < best[1].rank:
-            best = row, eviction
-        tried, sound = tried + 1, sound or not eviction.broken
-        if sound and tried >= limit:
-            break
+    with _promises_apart(placer) as only:
+        for row in rows[: max(limit, placer.profile.max_dry_runs)]:
+            with only(row):
+                eviction = _simulated(placer, pod, row)
+            if eviction is None:
+                continue
+            if best is None or eviction.rank < best[1].rank:
+                best = row, eviction
+            tried, sound = tried + 1, sound or not eviction.broken
+            if sound and tried >= limit:
+                break
     return best
+
+
+@contextmanager
+def _promises_apart(placer: Placer) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+    """One row at a time, with the nominated pods of that row alone: others do not count on it."""
+    snapshot, nominated = placer.snapshot, placer.nominated
+    by_row: dict[int, list[Pod]] = {}
+    for key in nominated:
+        coming, row = snapshot.placed(key), snapshot.rows.get(snapshot.node_of(key) or "")
+        if coming is not None and row is not None:
+            by_row.setdefault(row, []).append(coming)
+
+    @contextmanager
+    def only(row: int) -> Iterator[None]:
+        node, coming = snapshot.nodes[row], by_row.get(row, ())
+        assert node is not None
+        inner = snapshot.checkpoint()
+        for other in coming:
+            snapshot.place(other, node.name)
+        placer.nominated = tuple(other.key for other in coming)
+        try:
+            yield
+        finally:
+            snapshot.rollback(inner)
+            placer.nominated = ()
+
+    mark = snapshot.checkpoint()
+    for key in nominated:
+        snapshot.displace(key)
+    placer.nominated = ()
+    try:
+        yield only
+    finally:
+        snapshot.rollback(mark)
+        placer.nominated = nominated
 
 
 def decides_by_requests(placer: Placer, pod: Pod) -> bool:

@@ -59,13 +59,15 @@ def volume_filters(
 ) -> Iterator[Group]:
     """The reasons and masks of each volume filter, in upstream's order.
 
-    ``nominated`` pods may never come to their nodes: elsewhere their claims are not in use.
+    ``nominated`` pods may never come to their nodes: at most there their claims are in use.
     """
     claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
     if profile.filters("VolumeRestrictions"):
         if pod.disks:
             yield [(reasons.DISK_CONFLICT, _disks_free(snapshot, pod.disks))]
         taken = dict.fromkeys(user for c in claims for user in _users(snapshot, pod, c))
+        if not pod.disks:  # upstream's PreFilter then skips the plugin unless somebody has a claim
+            taken = taken if any(user not in nominated for user in taken) else {}
         if taken:
             mask = np.full(snapshot.capacity, all(user in nominated for user in taken))
             mask[[snapshot.rows[n] for n in map(snapshot.node_of, taken) if n in snapshot.rows]] = 0
