@@ -16,6 +16,7 @@ from kubarium.view.volumes import (
     SELECTED_NODE,
     STORAGE_CLASSES,
     candidates,
+    migrated,
 )
 
 ZONE = "topology.kubernetes.io/zone"
@@ -155,3 +156,40 @@ def test_drivers_of_nodes_and_those_that_must_be_there_are_known():
     view.apply(CSI_DRIVERS, driver, {**driver, "spec": {}})
     view.apply(CSI_NODES, node, None)
     assert (view.snapshot.csi_drivers, view.snapshot.needed_drivers) == ({}, set())
+
+
+@pytest.mark.parametrize(
+    ("sources", "labels", "found"),
+    [
+        ({"awsElasticBlockStore": {"volumeID": "vol-1"}}, {}, ("ebs.csi.aws.com", "vol-1")),
+        ({"awsElasticBlockStore": {"volumeID": "aws://z/vol-1"}}, {}, ("ebs.csi.aws.com", "vol-1")),
+        ({"awsElasticBlockStore": {"volumeID": "aws://z/disk-1"}}, {}, None),
+        (
+            {"gcePersistentDisk": {"pdName": "d"}},
+            {},
+            ("pd.csi.storage.gke.io", "projects/UNSPECIFIED/zones/UNSPECIFIED/disks/d"),
+        ),
+        (
+            {"gcePersistentDisk": {"pdName": "d"}},
+            {ZONE: "us-east1-a__us-east1-b"},
+            ("pd.csi.storage.gke.io", "projects/UNSPECIFIED/regions/us-east1/disks/d"),
+        ),
+        ({"gcePersistentDisk": {"pdName": "d"}}, {ZONE: "a__b"}, None),
+        ({"azureDisk": {"diskURI": "/x"}}, {}, ("disk.csi.azure.com", "/x")),
+        ({"azureDisk": {"diskURI": "/x", "kind": "Dedicated"}}, {}, None),
+        ({"cinder": {"volumeID": "1"}}, {}, ("cinder.csi.openstack.org", "1")),
+        ({"portworxVolume": {"volumeID": "1"}}, {}, ("pxd.portworx.com", "1")),
+        ({"hostPath": {"path": "/x"}}, {}, None),
+    ],
+)
+def test_volumes_described_as_of_old_belong_to_the_drivers_of_today(sources, labels, found):
+    assert migrated(sources, labels) == found
+    bound = claim({BIND_COMPLETED: "yes"}, volumeName="v")
+    have = volume("v", labels=labels, **sources)
+    assert row(bound, have).attaches == found
+
+
+def test_a_class_of_an_old_name_makes_volumes_of_its_driver():
+    old = owner("old", provisioner="kubernetes.io/gce-pd")
+    found = row(claim(storageClassName="old"), more={STORAGE_CLASSES: [old]})
+    assert found.attaches == ("pd.csi.storage.gke.io", "unbound/ns/c")

@@ -50,11 +50,16 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk that the pod itself names (GCE, AWS, iSCSI, RBD), by the names that identify it."""
+    """A disk that the pod itself names (GCE, AWS, iSCSI, RBD), by the names that identify it.
+
+    ``attaches`` is the CSI driver that serves it in truth, and its volume. Disks that only count as
+    attached (Azure, Cinder, Portworx) have no names: nobody else's use of them is in the way.
+    """
 
     kind: str
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     read_only: bool = False
+    attaches: tuple[str, str] | None = None
 
     def conflicts(self, other: Disk) -> bool:
         """Whether the two cannot be on one node: the same disk, and not both only read it."""

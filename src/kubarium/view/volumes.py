@@ -73,9 +73,11 @@ def disks(document: Document) -> tuple[Disk, ...]:
     for volume in (document.get("spec") or {}).get("volumes") or ():
         if volume.get("gcePersistentDisk"):
             one = volume["gcePersistentDisk"]
-            found.append(Disk("gce", (f"gce/{one.get('pdName')}",), bool(one.get("readOnly"))))
+            name, only_read = f"gce/{one.get('pdName')}", bool(one.get("readOnly"))
+            found.append(Disk("gce", (name,), only_read, migrated(volume, {})))
         elif volume.get("awsElasticBlockStore"):
-            found.append(Disk("aws", (f"aws/{volume['awsElasticBlockStore'].get('volumeID')}",)))
+            name = f"aws/{volume['awsElasticBlockStore'].get('volumeID')}"
+            found.append(Disk("aws", (name,), attaches=migrated(volume, {})))
         elif volume.get("iscsi"):
             one = volume["iscsi"]
             found.append(Disk("iscsi", (f"iscsi/{one.get('iqn')}",), bool(one.get("readOnly"))))
@@ -84,7 +86,58 @@ def disks(document: Document) -> tuple[Disk, ...]:
             image = f"{one.get('pool') or 'rbd'}/{one.get('image')}"
             names = tuple(f"rbd/{monitor}/{image}" for monitor in one.get("monitors") or ())
             found.append(Disk("rbd", names, bool(one.get("readOnly"))))
+        elif attaches := migrated(volume, {}):
+            found.append(Disk("", attaches=attaches))
     return tuple(found)
+
+
+# Names under which volumes were made before their CSI drivers, and those drivers.
+MIGRATED = {
+    "kubernetes.io/aws-ebs": "ebs.csi.aws.com",
+    "kubernetes.io/gce-pd": "pd.csi.storage.gke.io",
+    "kubernetes.io/azure-disk": "disk.csi.azure.com",
+    "kubernetes.io/cinder": "cinder.csi.openstack.org",
+    "kubernetes.io/portworx-volume": "pxd.portworx.com",
+}
+
+
+def migrated(sources: Document, labels: Document) -> tuple[str, str] | None:
+    """(CSI driver, handle) of a volume that is described as before there were CSI drivers.
+
+    ``sources`` is a pod's volume or a PersistentVolume's spec, ``labels`` are the latter's. None
+    for all other types. Source: upstream's csi-translation-lib.
+    """
+    if one := sources.get("awsElasticBlockStore"):
+        handle = one.get("volumeID") or ""
+        if handle.startswith("aws://"):
+            _, _, path = handle.removeprefix("aws://").partition("/")
+            handle = path.strip("/")
+            if not handle.startswith("vol-") or "/" in handle:
+                return None
+        return MIGRATED["kubernetes.io/aws-ebs"], handle
+    if one := sources.get("gcePersistentDisk"):
+        where = _gce_place(labels)
+        handle = f"projects/UNSPECIFIED/{where}/disks/{one.get('pdName')}"
+        return (MIGRATED["kubernetes.io/gce-pd"], handle) if where else None
+    if one := sources.get("azureDisk"):
+        managed = (one.get("kind") or "Managed").lower() == "managed"
+        return (MIGRATED["kubernetes.io/azure-disk"], one.get("diskURI") or "") if managed else None
+    if one := sources.get("cinder"):
+        return MIGRATED["kubernetes.io/cinder"], one.get("volumeID") or ""
+    if one := sources.get("portworxVolume"):
+        return MIGRATED["kubernetes.io/portworx-volume"], one.get("volumeID") or ""
+    return None
+
+
+def _gce_place(labels: Document) -> str:
+    """The zone of a disk, or the region of one that is in several zones; "" if they are odd."""
+    zones = (labels.get(ZONE_LABELS[2]) or labels.get(ZONE_LABELS[0]) or "UNSPECIFIED").split("__")
+    if len(zones) == 1:
+        return f"zones/{zones[0]}"
+    parts = [zone.split("-") for zone in zones]
+    regions = {"-".join(part[:2]) for part in parts}
+    odd = len(regions) > 1 or any(len(part) != 3 for part in parts)
+    return "" if odd else f"regions/{regions.pop()}"
 
 
 class VolumeBook:
@@ -212,9 +265,12 @@ class VolumeBook:
         volume = self.volumes.get((claim.get("spec") or {}).get("volumeName") or "")
         if volume is not None:
             source = (volume.get("spec") or {}).get("csi") or {}
-            return (source["driver"], source.get("volumeHandle") or "") if source else None
+            if source:
+                return source["driver"], source.get("volumeHandle") or ""
+            return migrated(volume.get("spec") or {}, volume["metadata"].get("labels") or {})
         owner = self.classes.get(class_of(claim))
-        provisioner = (owner or {}).get("provisioner")
+        provisioner = (owner or {}).get("provisioner") or ""
+        provisioner = MIGRATED.get(provisioner, provisioner)
         return (provisioner, f"unbound/{key[0]}/{key[1]}") if provisioner else None
 
     def _count_attachments(self, node: str) -> None:

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Disk, Node, Pod, PodShape, Provision, VolumeClaim
+from kubarium.engine.model import Disk, Gang, Node, Pod, PodShape, Provision, VolumeClaim
+from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.volumes import _chosen, _match, volume_score, waiting_of
+from kubarium.engine.plan import QueueItem
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 
@@ -418,3 +420,33 @@ def test_what_is_matched_on_all_nodes_at_once_is_what_one_node_gives(wanted):
         assert _match(snapshot, waiting, snapshot.node(name)) == {
             one.key: plain.get(one.key, "") for one in claims
         }
+
+
+def test_disks_that_a_driver_serves_in_truth_count_as_its_volumes():
+    inline = Disk("gce", ("gce/d",), True, ("pd.csi", "d"))
+    only_counts = Disk("", attaches=("disk.csi", "e"))
+    placer = with_claims(claim("data", attaches=("pd.csi", "other")))
+    snapshot = placer.snapshot
+    snapshot.volume_limits = {"a": {"pd.csi": 1, "disk.csi": 0}, "b": {"pd.csi": 1}}
+    snapshot.place(Pod(("ns", "user"), PodShape(), disks=(inline,)), "a")
+    assert placer.account(wanting("data")).by_node["a"] == (reasons.VOLUME_LIMIT,)
+    assert placer.place(wanting("data")).node == "b"
+    shared = Pod(("ns", "reader"), PodShape(), disks=(inline, only_counts))
+    assert placer.account(shared).by_node["a"] == (reasons.VOLUME_LIMIT,)
+    assert placer.account(replace(shared, disks=(inline,))).by_node["a"] == ()
+
+
+def test_pods_of_a_gang_that_write_one_disk_are_kept_apart():
+    """Also those that are placed by what room there is, without a look at all filters."""
+    writes = (Disk("gce", ("d",)),)
+    gang = Gang(("ns", "g"), 2)
+    shape = PodShape(requests=(("cpu", 100),))
+    pods = [Pod(("ns", f"g{i}"), shape, gang=gang.key, disks=writes) for i in range(3)]
+    placer = with_claims()
+    [decision] = plan_cycle(placer, [QueueItem(tuple(pods[:2]), gang)]).decisions
+    assert sorted(p.node for p in decision.placements) == ["a", "b"]
+    [decision] = plan_cycle(with_claims(), [QueueItem(tuple(pods), Gang(gang.key, 3))]).decisions
+    assert not decision.placements
+    placer = with_claims()
+    placer.snapshot.place(Pod(("ns", "x"), shape, disks=writes), "a")
+    assert placer.place_on(pods[0], placer.snapshot.rows["a"]) is None

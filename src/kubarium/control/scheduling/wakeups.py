@@ -319,9 +319,13 @@ def _speak_of(snapshot: Snapshot, terms: Iterable[PodTerm], other: Pod) -> bool:
     return any(snapshot.tallies.speaks_of(term, other) for term in terms)
 
 
+def _attaches(pod: Pod) -> bool:
+    return bool(pod.volumes) or any(disk.attaches is not None for disk in pod.disks)
+
+
 def _shares(pod: Pod, gone: Pod) -> bool:
     """Ports or disks that two pods cannot both have; volumes count against one limit."""
-    if pod.volumes and gone.volumes:
+    if _attaches(pod) and _attaches(gone):
         return True
     return any(a.collides(b) for a in pod.shape.ports for b in gone.shape.ports) or any(
         a.conflicts(b) for a in pod.disks for b in gone.disks

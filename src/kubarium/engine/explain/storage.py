@@ -15,7 +15,13 @@ from kubarium.engine.explain import supplies
 from kubarium.engine.explain.subject import ADD, Change, Undo
 from kubarium.engine.model import Pod, Provision, VolumeClaim
 from kubarium.engine.placement.profile import Profile
-from kubarium.engine.placement.volumes import Group, competed, volume_filters, waiting_of
+from kubarium.engine.placement.volumes import (
+    Group,
+    attached_for,
+    competed,
+    volume_filters,
+    waiting_of,
+)
 from kubarium.engine.selectors import NodeTerm
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Suggestion
@@ -43,12 +49,12 @@ def volume_rules(snapshot: Snapshot, pod: Pod, profile: Profile) -> Iterator[Fou
         for reason, mask in _each(volume_filters(snapshot, alone, profile)):
             if reason == reasons.DISK_CONFLICT:
                 yield "disk", reason, f"disk {disk.names[0]} is in use there", mask, [], disk
-    for reason, mask in _each(volume_filters(snapshot, replace(pod, disks=()), profile)):
+    for reason, mask in _each(volume_filters(snapshot, pod, profile)):
         if reason.endswith(reasons.NO_DRIVER):
             text = f"lacks CSI driver {reason.removesuffix(reasons.NO_DRIVER)}"
             yield "volume-limit", reason, text, mask, [], pod
         if reason == reasons.VOLUME_LIMIT:
-            drivers = sorted({c.attaches[0] for c in claims if c.attaches is not None})
+            drivers = sorted({driver for driver, _ in attached_for(snapshot, pod)})
             text = f"can attach no more volumes of {', '.join(drivers)}"
             yield "volume-limit", reason, text, mask, [], pod
     waiting = waiting_of(snapshot, claims) if profile.filters("VolumeBinding") else []
@@ -124,8 +130,7 @@ def _unbound(claim: VolumeClaim, size: str) -> str:
 
 def limits_on(snapshot: Snapshot, pod: Pod, row: int) -> str:
     """``3 of 3 attached`` for each driver of which the row has a limit."""
-    claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
-    drivers = sorted({c.attaches[0] for c in claims if c.attaches is not None})
+    drivers = sorted({driver for driver, _ in attached_for(snapshot, pod)})
     known = (snapshot.attached.on(snapshot, row, driver) for driver in drivers)
     return ", ".join(f"{used} of {limit} attached" for used, limit in filter(None, known))
 

@@ -89,7 +89,7 @@ class Placer:
 
     def place_on(self, pod: Pod, row: int) -> Placement | None:
         """Put the pod on one node and give its claims their devices; None if it does not fit."""
-        if pod.claims or pod.variants or pod.volumes or topology.concerns(self.snapshot, pod):
+        if pod.claims or pod.variants or pod.has_volumes or topology.concerns(self.snapshot, pod):
             only = np.zeros(self.snapshot.capacity, np.bool_)
             only[row] = True
             return self.place(pod, only)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
+from kubarium.engine.attached import Volume
 from kubarium.engine.model import Disk, Key, Node, Pod, VolumeClaim
 from kubarium.engine.placement.filters import any_term, clause
 from kubarium.engine.placement.profile import DEFAULT, Profile, ratio_table
@@ -63,17 +64,18 @@ def volume_filters(
     """
     claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
     if profile.filters("VolumeRestrictions"):
-        if pod.disks:
-            yield [(reasons.DISK_CONFLICT, _disks_free(snapshot, pod.disks))]
+        disks = tuple(disk for disk in pod.disks if disk.names)
+        if disks:
+            yield [(reasons.DISK_CONFLICT, _disks_free(snapshot, disks))]
         taken = dict.fromkeys(user for c in claims for user in _users(snapshot, pod, c))
-        if not pod.disks:  # upstream's PreFilter then skips the plugin unless somebody has a claim
-            taken = taken if any(user not in nominated for user in taken) else {}
-        if taken:
-            mask = np.full(snapshot.capacity, all(user in nominated for user in taken))
+        promised = all(user in nominated for user in taken)
+        # Upstream's PreFilter skips the plugin unless the pod has disks or somebody has its claim.
+        if taken and not (promised and not disks):
+            mask = np.full(snapshot.capacity, promised)
             mask[[snapshot.rows[n] for n in map(snapshot.node_of, taken) if n in snapshot.rows]] = 0
             yield [(reasons.VOLUME_IN_USE, mask)]
     if profile.filters("NodeVolumeLimits"):
-        yield from _limits(snapshot, claims)
+        yield from _limits(snapshot, attached_for(snapshot, pod))
     if profile.filters("VolumeBinding") and claims:
         yield _bindings(snapshot, claims)
     if profile.filters("VolumeZone"):
@@ -104,12 +106,18 @@ def _disks_free(snapshot: Snapshot, disks: tuple[Disk, ...]) -> Mask:
 # NodeVolumeLimits
 
 
-def _limits(snapshot: Snapshot, claims: list[VolumeClaim]) -> Iterator[Group]:
+def attached_for(snapshot: Snapshot, pod: Pod) -> set[Volume]:
+    """What a node attaches for the pod: CSI drivers and volumes."""
+    claims = (snapshot.volumes.get(key) for key in pod.volumes)
+    sources = (*claims, *pod.disks)
+    return {s.attaches for s in sources if s is not None and s.attaches is not None}
+
+
+def _limits(snapshot: Snapshot, wanted: set[Volume]) -> Iterator[Group]:
     """Drivers that a node must have, and how many volumes it can attach.
 
     Volumes are counted once for each node, whoever uses them; nodes without a limit take all.
     """
-    wanted = {claim.attaches for claim in claims if claim.attaches is not None}
     for driver in sorted({driver for driver, _ in wanted} & snapshot.needed_drivers):
         mask = np.zeros(snapshot.capacity, np.bool_)
         have = (name for name, drivers in snapshot.csi_drivers.items() if driver in drivers)
