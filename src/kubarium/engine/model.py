@@ -119,7 +119,7 @@ class PodShape:
 
     ``requests`` holds milli-cpu, bytes and counts, init containers and overhead included
     (upstream: ``resource.PodRequests``), sorted by name. ``images`` are normalised names of all
-    containers and image volumes, with repeats.
+    containers and image volumes, with repeats; the last ``mounted`` are those of volumes.
     """
 
     requests: tuple[tuple[str, int], ...] = ()
@@ -149,6 +149,7 @@ class PodShape:
     # Extended resources that the pod's nodes must, or must not, have themselves: one that a device
     # plugin serves there is none of the DRA drivers' business (KEP-5004 decides node by node).
     advertised: tuple[tuple[str, bool], ...] = ()
+    mounted: int = 0
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:

@@ -280,7 +280,7 @@ class Snapshot:
         self.unschedulable[row] = node.unschedulable
         for image, _ in old.images if old else ():
             self.images[image].pop(row, None)
-        for image, size in node.images:
+        for image, size in reversed(node.images):  # of one name the first counts
             self.images.setdefault(image, {})[row] = size
         for name, _ in old.data if old else ():
             self.data[name].pop(row, None)

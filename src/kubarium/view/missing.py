@@ -52,9 +52,9 @@ def missing_claims(pod: Document, claims: Mapping[Key, Claim]) -> Iterator[tuple
 
 
 def about_claims(
-    pod: Document, claims: Collection[Key], templates: Collection[Key] | None
+    pod: Document, claims: Mapping[Key, Claim], templates: Collection[Key] | None
 ) -> Iterator[str]:
-    """What to do about each claim that the pod names and that is not among ``claims``.
+    """What to do about each claim that the pod names and cannot use yet, see above.
 
     ``templates`` None: nobody has listed them.
     """
@@ -80,6 +80,12 @@ def about_claims(
             claim = made.get(entry.get("name"))
             if claim:
                 yield f"claim {claim} was made from ResourceClaimTemplate {template} and is gone"
+        elif template:
+            claim = made[entry["name"]]
+            maker = claims[namespace, claim].maker
+            if made_for_others(claim, maker, pod):
+                whose = f"that of {maker[0]} {maker[1]}" if maker[0] else "nobody's"
+                yield f"claim {claim} is named in the pod's status, but is {whose}"
 
 
 def no_such(kind: str, name: str, known: Collection[str], most: int) -> str:

@@ -339,8 +339,27 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
 }
 
 
+_POLICIES = ("nodeAffinityPolicy", "nodeTaintsPolicy")
+
+
+def _inclusion(one: Json, at: Path) -> tuple[int, bool, bool] | tuple[()]:
+    """The least number of domains, and whether nodes count that the pod cannot go to.
+
+    Nothing where none of it is said.
+    """
+    if not any(name in one for name in ("minDomains", *_POLICIES)):
+        return ()
+    domains = number(one, "minDomains", 1, 1, None, at)
+    affinity, taints = (
+        choice(one, name, ("Honor", "Ignore"), at, default) == "Honor"
+        for name, default in zip(_POLICIES, ("Honor", "Ignore"), strict=True)
+    )
+    return domains, affinity, taints
+
+
 def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
     """PodTopologySpread's own default constraints; None: the system's."""
+    fields = ("maxSkew", "topologyKey", "whenUnsatisfiable", "minDomains", *_POLICIES)
     known(args, ("apiVersion", "kind", "defaultConstraints", "defaultingType"), at)
     check_type("PodTopologySpread", args, at)
     kind = choice(args, "defaultingType", ("System", "List"), at, "System")
@@ -348,17 +367,17 @@ def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
     found: list[Default] = []
     for i, item in entries(args.get("defaultConstraints"), where):
         one = mapping(item, (*where, i))
-        known(one, ("maxSkew", "topologyKey", "whenUnsatisfiable"), (*where, i))
+        known(one, fields, (*where, i))
         key = one.get("topologyKey")
         if not isinstance(key, str) or not key or formats.qualified_name(key):
             problem = f"must name a node label, not {quoted(key)}"
             raise SchedulerConfigError((*where, i, "topologyKey"), problem)
         skew = number({"maxSkew": 0, **one}, "maxSkew", 0, 1, None, (*where, i))
         hard = choice(one, "whenUnsatisfiable", _HARD, (*where, i)) == _HARD[0]
-        if any((key, hard) == (k, h) for k, _, h in found):
+        if any((key, hard) == (other[0], other[2]) for other in found):
             problem = f"{key} is listed with this whenUnsatisfiable already"
             raise SchedulerConfigError((*where, i), problem)
-        found.append((key, skew, hard))
+        found.append((key, skew, hard, *_inclusion(one, (*where, i))))
     if kind == "System":
         if found:
             raise SchedulerConfigError(where, 'needs defaultingType "List"')

@@ -13,7 +13,9 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
+from kubarium.control import scheduling
 from kubarium.control.scheduling.reservations import RESERVE_AFTER_S
+from kubarium.view.scheduling import read_config
 from kubarium.view.volumes import CSI_DRIVERS, CSI_NODES, STORAGE_CLASSES
 
 from .test_extensions import _claim, _mounting, _volume, wait_for_all_nodes
@@ -286,6 +288,31 @@ def test_a_claim_that_somebody_else_allocated_lets_its_pod_go(world_run):
         await world.client.patch(
             RESOURCE_CLAIMS, "gpu", {"status": status}, "default", subresource="status"
         )
+        assert await placed_soon(world) == "a"
+
+    world_run(story)
+
+
+def test_a_selector_that_fails_is_asked_again_once_the_device_is_taken(world_run):
+    """Upstream too tries again after an error, whatever happens: here the second device will do."""
+
+    async def story(world):
+        config = {"deviceSelection": {"strategy": "FirstFit"}}
+        args = {"pluginConfig": [{"name": "DynamicResources", "args": config}]}
+        await world.create(NODES, node("a"))
+        await world.start(*scheduling.components(world.context, read_config({"profiles": [args]})))
+        two = slices("a", 2)
+        two["spec"]["devices"][1]["attributes"] = {"model": {"string": "x"}}
+        await _gpu(world, two)
+        failing = claim("picky")
+        expression = 'device.attributes["gpu.example.com"].model == "x"'
+        wanted = failing["spec"]["devices"]["requests"][0]["exactly"]
+        wanted["selectors"] = [{"cel": {"expression": expression}}]
+        await world.create(RESOURCE_CLAIMS, failing)
+        await world.create(PODS, pod("p", claims=["picky"]))
+        await waits(world)
+        await world.create(PODS, pod("first", claims=["gpu"]))
+        assert await placed_soon(world, "first") == "a"
         assert await placed_soon(world) == "a"
 
     world_run(story)

@@ -240,3 +240,19 @@ def test_one_row_gives_the_same_answer_as_the_columns_about_declared_features():
         rows = {snapshot.rows[name] for name in fitting}
         assert set(mask.nonzero()[0].tolist()) == rows
         assert {r for r in snapshot.rows.values() if filters.row_passes(snapshot, shape, r)} == rows
+
+
+def test_nodes_without_a_zone_are_of_the_zone_without_a_name():
+    """Where the defaults spread, upstream takes a missing label for the empty value."""
+    snapshot = Snapshot()
+    for name, zone in (("a", ""), ("b", None), ("c", "z")):
+        labels = {} if zone is None else {"zone": zone}
+        snapshot.set_node(Node(name, (("cpu", 1000), ("pods", 10)), labels))
+    for i, where in enumerate("bbc"):
+        snapshot.place(pod(f"old-{i}"), where)
+    soft = SpreadConstraint("zone", 5, False, APP)
+    newcomer = pod("new", spread=(soft,), spread_by_default=True)
+    feasible = snapshot.alive.copy()
+    # Counts 2 (the pods on b), none for b itself, and 1; each by log 4, plus 4: 7, 0 and 5.
+    scores = topology.score(snapshot, newcomer, feasible)
+    assert scores[:3].tolist() == [2 * 0, 2 * 100, 2 * 28]

@@ -8,7 +8,7 @@ from typing import Any
 from kubarium.api import formats
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.quantities import check_requests
+from kubarium.api.validation.quantities import check_huge_pages, check_requests
 from kubarium.api.validation.report import Report
 from kubarium.api.validation.volumes import VolumeNames, check_relative_path
 
@@ -45,14 +45,19 @@ def check_containers(
     if not containers:
         report.required(at(path, "containers"))
     names: set[str] = set()
-    host_network = bool(spec.get("hostNetwork"))
+    taken: set[str] = set()
     for field in ("containers", "initContainers", "ephemeralContainers"):
         for index, container in enumerate(spec.get(field) or ()):
             place = at(path, field, index)
             _check_container(container, place, names, report)
             _check_mounts(container, place, volumes, report)
             _check_resources(container, place, claims, report)
-            _check_ports(container.get("ports") or [], at(place, "ports"), host_network, report)
+            ports = container.get("ports") or []
+            on_host = field == "containers" and bool(spec.get("hostNetwork"))
+            _check_ports(ports, at(place, "ports"), on_host, report)
+            # Init containers run one after the other.
+            among = taken if field == "containers" else set()
+            _check_host_ports(ports, at(place, "ports"), among, report)
             if field == "initContainers":
                 _check_init(container, place, report)
             else:
@@ -203,8 +208,17 @@ def _check_ports(ports: list[Document], path: Path, host_network: bool, report: 
         if host:
             _check_port(host, at(place, "hostPort"), report)
             if host_network and host != number:
-                detail = "must match `hostPort` when `hostNetwork` is true"
-                report.invalid(at(place, "containerPort"), number, detail)
+                detail = "must match `containerPort` when `hostNetwork` is true"
+                report.invalid(at(place, "hostPort"), host, detail)
+
+
+def _check_host_ports(ports: list[Document], path: Path, taken: set[str], report: Report) -> None:
+    """No two take the same port of the same address; ``taken`` are those of other containers."""
+    for index, port in enumerate(ports):
+        host = port.get("hostPort") or 0
+        if host:
+            text = f"{port.get('protocol') or ''}/{port.get('hostIP') or ''}/{host}"
+            report.unique(at(path, index, "hostPort"), text, taken)
 
 
 def _check_port(number: int, path: Path, report: Report) -> None:
@@ -251,6 +265,7 @@ def _check_resources(container: Document, path: Path, claims: set[str], report: 
     resources = container.get("resources") or {}
     place = at(path, "resources")
     check_resources(resources, place, report)
+    check_huge_pages(resources, place, report)
     seen: set[Any] = set()
     for index, claim in enumerate(resources.get("claims") or ()):
         name = claim.get("name") or ""

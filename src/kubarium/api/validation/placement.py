@@ -27,7 +27,9 @@ def check_affinity(affinity: Document, path: Path, report: Report) -> None:
     for index, term in enumerate(node.get(_PREFERRED) or ()):
         spot = at(place, _PREFERRED, index)
         _check_weight(term, spot, report)
-        check_node_selector_term(term.get("preference") or {}, at(spot, "preference"), report)
+        preference = term.get("preference") or {}
+        # Upstream: values that no label can have are harmless in what is only preferred.
+        check_node_selector_term(preference, at(spot, "preference"), report, strict=False)
     for kind in ("podAffinity", "podAntiAffinity"):
         _check_pod_affinity(affinity.get(kind) or {}, at(path, kind), report)
 
@@ -48,12 +50,19 @@ def check_node_selector(selector: Document, path: Path, report: Report) -> None:
         check_node_selector_term(term, at(path, "nodeSelectorTerms", index), report)
 
 
-def check_node_selector_term(term: Document, path: Path, report: Report) -> None:
-    """Expressions over labels, and over ``metadata.name`` in matchFields."""
+def check_node_selector_term(
+    term: Document, path: Path, report: Report, *, strict: bool = True
+) -> None:
+    """Expressions over labels, and over ``metadata.name`` in matchFields.
+
+    ``strict``: the values are ones that labels can have.
+    """
     for index, entry in enumerate(term.get("matchExpressions") or ()):
         place = at(path, "matchExpressions", index)
         _check_node_requirement(entry, place, report)
         report.format(at(place, "key"), entry.get("key") or "", formats.qualified_name)
+        for number, value in enumerate(entry.get("values") or ()) if strict else ():
+            report.format(at(place, "values", number), value, formats.label_value)
     for index, entry in enumerate(term.get("matchFields") or ()):
         place = at(path, "matchFields", index)
         if entry.get("key") != "metadata.name":
@@ -66,6 +75,9 @@ def check_node_selector_term(term: Document, path: Path, report: Report) -> None
                 "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
             )
             report.required(at(place, "values"), detail)
+        if entry.get("key") == "metadata.name":
+            for number, value in enumerate(entry.get("values") or ()):
+                report.format(at(place, "values", number), value, formats.dns_subdomain)
 
 
 def _check_node_requirement(entry: Document, path: Path, report: Report) -> None:
@@ -101,11 +113,37 @@ def _check_pod_term(term: Document, path: Path, report: Report) -> None:
     check_label_selector(term.get("namespaceSelector"), at(path, "namespaceSelector"), report)
     for name in term.get("namespaces") or ():
         report.format(at(path, "namespace"), name, formats.dns_label)
+    _check_label_keys(term, path, report)
     key = term.get("topologyKey") or ""
     if not key:
         report.required(at(path, "topologyKey"), "can not be empty")
     else:
         report.format(at(path, "topologyKey"), key, formats.qualified_name)
+
+
+def _check_label_keys(term: Document, path: Path, report: Report) -> None:
+    """matchLabelKeys and mismatchLabelKeys: keys that the selector does not speak of already."""
+    selector = term.get("labelSelector")
+    match, mismatch = (term.get(name) or [] for name in ("matchLabelKeys", "mismatchLabelKeys"))
+    for name, keys in (("matchLabelKeys", match), ("mismatchLabelKeys", mismatch)):
+        if keys and selector is None:
+            detail = "must not be specified when labelSelector is not set"
+            report.forbidden(at(path, name), detail)
+            continue
+        for index, key in enumerate(keys):
+            report.format(at(path, name, index), key, formats.qualified_name)
+    # By now the server has added a clause for each key, so the second of a key is one too many.
+    selected = set((selector or {}).get("matchLabels") or ())
+    for clause in (selector or {}).get("matchExpressions") or ():
+        key = clause.get("key", "")
+        if key in match and key in selected:
+            spot = at(path, match.index(key))
+            report.invalid(spot, key, "exists in both matchLabelKeys and labelSelector")
+        selected.add(key)
+    for index, key in enumerate(match):
+        if key in mismatch:
+            spot = at(path, "matchLabelKeys", index)
+            report.invalid(spot, key, "exists in both matchLabelKeys and mismatchLabelKeys")
 
 
 def check_tolerations(tolerations: list[Document], path: Path, report: Report) -> None:
@@ -138,12 +176,12 @@ def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
             detail = "must be a valid decimal integer in canonical form"
             report.invalid(at(path, "value"), value, detail)
     else:
-        report.format(at(path, "value"), value, formats.label_value)
+        report.format(spot, value, formats.label_value)
 
 
 def check_topology_spread(constraints: list[Document], path: Path, report: Report) -> None:
     """Skew above zero, one constraint for each key and policy."""
-    seen: set[Any] = set()
+    pairs = [(c.get("topologyKey") or "", c.get("whenUnsatisfiable")) for c in constraints]
     for index, entry in enumerate(constraints):
         place = at(path, index)
         skew = entry.get("maxSkew") or 0
@@ -152,11 +190,11 @@ def check_topology_spread(constraints: list[Document], path: Path, report: Repor
         key, policy = entry.get("topologyKey") or "", entry.get("whenUnsatisfiable")
         if key:
             report.format(at(place, "topologyKey"), key, formats.qualified_name)
-        if (key, policy) in seen:
+        if (key, policy) in pairs[index + 1 :]:
             pair = f"{{{key}, {policy}}}"
             report.duplicate(at(place, "{topologyKey, whenUnsatisfiable}"), pair)
-        seen.add((key, policy))
         _check_domains(entry, policy, place, report)
+        _check_label_keys(entry, place, report)
         check_label_selector(entry.get("labelSelector"), at(place, "labelSelector"), report)
 
 

@@ -28,6 +28,9 @@ def check_pod(pod: Document, report: Report) -> None:
     """A pod on creation."""
     spec = pod.get("spec") or {}
     check_pod_spec(spec, _SPEC, report)
+    for index, volume in enumerate(spec.get("volumes") or ()):
+        if "image" in volume and not (volume["image"] or {}).get("reference"):
+            report.required(at(_SPEC, "volumes", index, "image", "reference"))
     if spec.get("ephemeralContainers"):
         report.forbidden(at(_SPEC, "ephemeralContainers"), "cannot be set on create")
     if spec.get("nodeName") and spec.get("schedulingGates"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from kubarium.api import formats
@@ -57,6 +58,26 @@ def check_amounts(amounts: Document, path: Path, report: Report) -> None:
             report.invalid(place, quantity, NOT_NEGATIVE)
         if is_extended(name) and value.denominator != 1:
             report.invalid(place, quantity, NOT_INTEGER)
+
+
+def check_huge_pages(resources: Document, path: Path, report: Report) -> None:
+    """Whole pages, and some cpu or memory beside them."""
+    parts = [(part, resources.get(part) or {}) for part in ("limits", "requests")]
+    pages = [(part, n, q) for part, some in parts for n, q in some.items() if _size_of_page(n)]
+    for part, name, quantity in pages:
+        if ceil(amount(quantity)) % _size_of_page(name):
+            detail = f"{quantity} is not positive integer multiple of {name}"
+            report.invalid(at(path, part, Key(name)), quantity, detail)
+    if pages and not any(name in some for _, some in parts for name in ("cpu", "memory")):
+        report.forbidden(path, "HugePages require cpu or memory")
+
+
+def _size_of_page(name: str) -> int:
+    """In bytes; 0 for another resource, or for pages of no size."""
+    if not name.startswith(HUGE_PAGES):
+        return 0
+    size = amount(name.removeprefix(HUGE_PAGES))
+    return int(size) if size > 0 and size.denominator == 1 else 0
 
 
 def check_requests(resources: Document, path: Path, report: Report) -> None:

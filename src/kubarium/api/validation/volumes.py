@@ -26,6 +26,9 @@ _PROJECTIONS = (
 )
 
 
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+
+
 def check_volumes(volumes: list[Document], path: Path, report: Report) -> set[str]:
     """Report on each volume; the names that mounts may use."""
     names: set[str] = set()
@@ -68,6 +71,10 @@ def _check_source(kind: str, source: Any, path: Path, report: Report) -> None:
     elif kind == "hostPath":
         if ".." in (source.get("path") or "").split("/"):
             report.invalid(at(path, "path"), source["path"], "must not contain '..'")
+    elif kind == "image":
+        policy = source.get("pullPolicy") or ""
+        if policy and policy not in _PULL_POLICIES:
+            report.not_supported(at(path, "pullPolicy"), policy, _PULL_POLICIES)
     elif kind == "ephemeral" and source.get("volumeClaimTemplate") is None:
         report.required(at(path, "volumeClaimTemplate"))
 

@@ -489,6 +489,10 @@ class Scheduler:
         """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
         if decision.preemption is None:
             self._give_up_promises(decision)
+        if decision.gang_verdict is None and any(why.failed for _, why in decision.unplaced):
+            # An error is no verdict: what it is about may be taken by others in a moment.
+            self._queue.retry(key, now)
+            return
         helped_by = wakeups.helped_by(decision)
         snapshot, pod = self.view.snapshot, decision.item.pods[0]
         nominated = not key.gang and self._nominated.node_of(pod.key) is not None
@@ -507,7 +511,11 @@ class Scheduler:
             return
         if _devices_are_coming(snapshot, decision.item.pods):
             return
-        self._break_promises(pods)
+        told = {pod.key for pod, _ in decision.unplaced}
+        self._break_promises(pod for pod in pods if pod.key not in told)
+        for pod in pods:
+            if pod.key in told:  # it is told with the rest, in one write
+                self._unpromise(pod.key)
 
     def _break_promises(self, pods: Iterable[Pod]) -> None:
         """No room is kept for these pods any more."""
@@ -515,6 +523,10 @@ class Scheduler:
             if self._nominated.node_of(pod.key) is not None:
                 self._unpromise(pod.key)
                 self._writing.put(self._committer.nominate(pod, ""))
+
+    def _is_promised(self, pod: Pod) -> bool:
+        """Whether room is being made for the pod, or it is on its way to its node."""
+        return pod.key in self._waiting.assumed or self._nominated.node_of(pod.key) is not None
 
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
@@ -582,7 +594,8 @@ class Scheduler:
         preemption, committer = decision.preemption, self._committer
         nominated = committer.nominations(preemption) if preemption is not None else {}
         for pod, verdict in decision.unplaced:
-            node, told = nominated.pop(pod.key, None), text or f"{verdict.message()}{hint}"
+            node = nominated.pop(pod.key, None if self._is_promised(pod) else "")
+            told = text or f"{verdict.message()}{hint}"
             code = SCHEDULER_ERROR if verdict.failed and not text else UNSCHEDULABLE
             await committer.refuse(pod, told, code, nominated=node)
         if text and not decision.placements and not decision.unplaced:

@@ -379,6 +379,9 @@ class Placer:
         for row in np.flatnonzero(book.left).tolist() if weighs else ():
             why, _ = self.beside_claims(pod, claims, devices, row)
             book.codes[row] = book.code(why)
+            book.left[row] = not why
+        for reason, mask in filters.last_filters(self.snapshot, pod.shape, self.profile):
+            book.enter(reason, mask)
         return book
 
     def beside_claims(

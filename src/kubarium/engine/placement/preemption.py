@@ -44,6 +44,11 @@ from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Verdict
 
+# On so many nodes is tried, for the text, what a pod with neighbours, ports, volumes or claims
+# lacks once all of lower priority have gone; on others its requests are compared. Upstream looks
+# at as many at least (minCandidateNodesAbsolute).
+TOLD_ROWS = 100
+
 
 def preempt(placer: Placer, decision: Decision) -> Decision:
     """The decision with victims named if there are any that would help, and its texts completed."""
@@ -128,8 +133,8 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
 
     Nodes that no eviction makes suitable come first (what they fail on has nothing to do with pods,
     or the pod asks for more than the whole node has), then nodes without pods of lower priority;
-    of the others is said what the pod would still lack: tried out, where not only requests decide,
-    on as many nodes as the profile says.
+    of the others is said what the pod would still lack. Where not only requests decide this is
+    tried out, on TOLD_ROWS of them.
     """
     pod, verdict = decision.unplaced[0]
     total = verdict.nodes
@@ -144,7 +149,7 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
     explained = np.zeros_like(hopeful)
     if not decides_by_requests(placer, pod):
         with _promises_apart(placer) as only:
-            for row in snapshot.by_name(np.flatnonzero(peopled))[: profile.max_dry_runs]:
+            for row in snapshot.by_name(np.flatnonzero(peopled))[:TOLD_ROWS]:
                 explained[row] = True
                 with only(row):
                     lacking = _without_lower(placer, pod, row)
@@ -156,6 +161,9 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
     ):
         counts[reason] = counts.get(reason, 0) + int((peopled & ~enough).sum())
         explained |= ~enough
+    for reason, passed in filters.last_filters(snapshot, pod.shape, profile):
+        counts[reason] = int((peopled & ~explained & ~passed).sum())
+        explained |= ~passed
     for why in {verdict.by_node[n.name] for n in _nodes(snapshot, peopled & ~explained)}:
         rows = peopled & ~explained & verdict.by_node.mask(why.__eq__)
         others = [reason for reason in why if not _is_shortage(reason)]

@@ -23,7 +23,6 @@ STRATEGIES = (LEAST_ALLOCATED, MOST_ALLOCATED, REQUESTED_TO_CAPACITY_RATIO)
 # Plugins that filter, as configuration names them. Those that only score are in Weights.
 FILTERS = (
     "NodeUnschedulable",
-    "NodeDeclaredFeatures",
     "NodeName",
     "TaintToleration",
     "NodeAffinity",
@@ -36,6 +35,7 @@ FILTERS = (
     "PodTopologySpread",
     "InterPodAffinity",
     "DynamicResources",
+    "NodeDeclaredFeatures",
     "DataLocality",
 )
 
