@@ -373,6 +373,7 @@ def test_only_extended_resources_can_be_ignored():
         ("PodTopologySpread", "{kind: VolumeBindingArgs}", "kind", "PodTopologySpreadArgs"),
         ("DynamicResources", "{apiVersion: v1}", "apiVersion", "kubescheduler.config.k8s.io/v1"),
         ("VolumeBinding", "{bindTimeoutSeconds: -1}", "bindTimeoutSeconds", "at least 0"),
+        ("VolumeBinding", "{shape: [{utilization: 101}]}", "shape[0].utilization", "0 to 100"),
         ("DynamicResources", "{filterTimeout: -5s}", "filterTimeout", "at least 0s"),
         ("DynamicResources", "{bindingTimeout: 500ms}", "bindingTimeout", "at least 1s"),
         ("DynamicResources", "{bindingTimeout: 30}", "bindingTimeout", "such as 30s or 10m"),
@@ -429,6 +430,17 @@ def test_how_long_a_pod_waits_for_devices_and_volumes_is_read():
     assert (profile.device_timeout_s, profile.volume_timeout_s) == (90.0, 20.0)
     [profile] = read("profiles: [{}]").profiles
     assert (profile.device_timeout_s, profile.volume_timeout_s) == (600.0, 600.0)
+
+
+def test_how_full_storage_scores_is_read():
+    [profile] = read("profiles: [{}]").profiles
+    assert (profile.storage_shape, profile.weights.VolumeBinding) == (((0, 10), (100, 0)), 1)
+    [profile] = read(
+        "profiles: [{plugins: {score: {disabled: [{name: VolumeBinding}]}}, pluginConfig:"
+        " [{name: VolumeBinding, args: {shape: [{utilization: 0, score: 0},"
+        " {utilization: 100, score: 10}]}}]}]"
+    ).profiles
+    assert (profile.storage_shape, profile.weights.VolumeBinding) == (((0, 0), (100, 10)), 0)
 
 
 def test_a_plugin_that_is_enabled_twice_at_one_point_is_named():

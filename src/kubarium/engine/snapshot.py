@@ -93,6 +93,9 @@ class Snapshot:
         self.assumed_volumes: dict[Key, tuple[str, str]] = {}
         # By node: how many volumes of a CSI driver it can attach, and what is attached to it.
         self.volume_limits: dict[str, Mapping[str, int]] = {}
+        # By node the CSI drivers it has, and drivers without which no pod with their volumes goes.
+        self.csi_drivers: dict[str, frozenset[str]] = {}
+        self.needed_drivers: set[str] = set()
         self.attachments: dict[str, frozenset[tuple[str, str]]] = {}
         self.attached = Attached()
         self.disks: dict[str, dict[int, list[Disk]]] = {}

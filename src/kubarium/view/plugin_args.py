@@ -143,7 +143,9 @@ def _resources(
     return tuple(found)
 
 
-def _shape(given: object, at: Path) -> tuple[tuple[int, int], ...]:
+def _shape(
+    given: object, at: Path, user: str = "RequestedToCapacityRatio"
+) -> tuple[tuple[int, int], ...]:
     points: list[tuple[int, int]] = []
     for i, item in entries(given, at):
         one = mapping(item, (*at, i))
@@ -157,7 +159,7 @@ def _shape(given: object, at: Path) -> tuple[tuple[int, int], ...]:
             raise SchedulerConfigError((*at, i, "utilization"), problem)
         points.append(point)
     if not points:
-        raise SchedulerConfigError(at, "RequestedToCapacityRatio needs at least one point")
+        raise SchedulerConfigError(at, f"{user} needs at least one point")
     return tuple(points)
 
 
@@ -253,7 +255,9 @@ def _preemption(profile: Profile, args: Json, at: Path) -> Profile:
 
 def _volume_binding(profile: Profile, args: Json, at: Path) -> Profile:
     seconds = number(args, "bindTimeoutSeconds", 600, 0, None, at)
-    return replace(profile, volume_timeout_s=float(seconds))
+    shape = _shape(args["shape"], (*at, "shape"), "VolumeBinding") if args.get("shape") else None
+    shape = shape or profile.storage_shape
+    return replace(profile, volume_timeout_s=float(seconds), storage_shape=shape)
 
 
 def _devices(profile: Profile, args: Json, at: Path) -> Profile:
@@ -326,7 +330,7 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
         ("minCandidateNodesPercentage", "minCandidateNodesAbsolute"),
         _preemption,
     ),
-    "VolumeBinding": (("bindTimeoutSeconds",), _volume_binding),
+    "VolumeBinding": (("bindTimeoutSeconds", "shape"), _volume_binding),
     "Coscheduling": (
         ("permitWaitingTimeSeconds", "podGroupBackoffSeconds", "podGroupRejectPercentage"),
         _coscheduling,

@@ -54,7 +54,7 @@ _ELSEWHERE = {
     "GangScheduling": ("preEnqueue", "reserve", "permit"),
     # scheduler-plugins' own; its PodGroups are always gangs here.
     "Coscheduling": ("queueSort", "preFilter", "postFilter", "permit", "reserve"),
-    "VolumeBinding": ("preScore", "score", "reserve", "preBind"),
+    "VolumeBinding": ("reserve", "preBind"),
     "DynamicResources": ("preEnqueue", "postFilter", "reserve", "preBind"),
 }
 _POINTS = (

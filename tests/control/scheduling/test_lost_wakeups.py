@@ -19,7 +19,17 @@ from kubarium.view.scheduling import read_config
 from kubarium.view.volumes import CSI_DRIVERS, CSI_NODES, STORAGE_CLASSES
 
 from .test_extensions import _claim, _mounting, _volume, wait_for_all_nodes
-from .test_scheduler import claim, device_class, events, node, node_of, pod, report, slices
+from .test_scheduler import (
+    claim,
+    device_class,
+    events,
+    node,
+    node_of,
+    pod,
+    report,
+    scheduled_condition,
+    slices,
+)
 from .test_wakeups import start
 
 ZONE = "topology.kubernetes.io/zone"
@@ -476,6 +486,37 @@ def test_a_node_whose_driver_names_no_limit_any_more_takes_more_volumes(world_ru
         await world.create(PODS, _mounting("p", "data"))
         await waits(world)
         await vanish(world, CSI_NODES, "a")
+        await world.settle(SOON_S)
+        claim_now = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
+        notes = claim_now["metadata"].get("annotations") or {}
+        assert notes.get("volume.kubernetes.io/selected-node") == "a"
+
+    world_run(story)
+
+
+def test_a_pod_goes_to_a_node_that_gets_the_driver_it_must_have(world_run):
+    async def story(world):
+        await start(world, node("a"))
+        await world.create(STORAGE_CLASSES, _owner("csi.example.com"))
+        driver = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "CSIDriver",
+            "metadata": {"name": "csi.example.com"},
+            "spec": {"preventPodSchedulingIfMissing": True},
+        }
+        await world.create(CSI_DRIVERS, driver)
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
+        await world.create(PODS, _mounting("p", "data"))
+        await waits(world)
+        told = (await scheduled_condition(world, "p"))["message"]
+        assert "1 csi.example.com CSI driver is not installed on the node" in told
+        have = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "CSINode",
+            "metadata": {"name": "a"},
+            "spec": {"drivers": [{"name": "csi.example.com", "nodeID": "a"}]},
+        }
+        await world.create(CSI_NODES, have)
         await world.settle(SOON_S)
         claim_now = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
         notes = claim_now["metadata"].get("annotations") or {}
