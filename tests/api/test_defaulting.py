@@ -119,6 +119,43 @@ def test_host_network_publishes_container_ports():
     assert ports[0]["hostPort"] == 80
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("1n", "1m"),
+        ("500u", "1m"),
+        ("2.0005", "2001m"),
+        ("1.5", "1.5"),
+        ("0.5m", "1m"),
+        ("1e-5", "1m"),
+        ("0.0001Ki", "103m"),
+        ("1E", "1E"),
+        ("250m", "250m"),
+        ("four.", "four."),
+    ],
+)
+def test_quantities_are_no_finer_than_a_thousandth(given, kept):
+    """Upstream rounds resource lists up as it defaults them."""
+    resources = {"requests": {"cpu": given}, "limits": {"cpu": given}}
+    spec = {"containers": [container(resources=resources)], "overhead": {"cpu": given}}
+    template = defaulted("apps/v1", "Deployment", spec={"template": {"spec": spec}})
+    found = template["spec"]["template"]["spec"]
+    assert found["containers"][0]["resources"] == {
+        "requests": {"cpu": kept},
+        "limits": {"cpu": kept},
+    }
+    assert found["overhead"] == {"cpu": kept}
+    assert defaulted("v1", "Node", status={"capacity": {"cpu": given}})["status"] == {
+        "capacity": {"cpu": kept},
+        "allocatable": {"cpu": kept},
+    }
+
+
+def test_what_a_node_says_is_allocatable_is_all_there_is():
+    status = {"capacity": {"cpu": "4", "example.com/gpu": "8"}, "allocatable": {"cpu": "3"}}
+    assert defaulted("v1", "Node", status=status)["status"]["allocatable"] == {"cpu": "3"}
+
+
 def test_a_deployment_rolls_by_a_quarter():
     spec = defaulted("apps/v1", "Deployment", spec={})["spec"]
     assert spec["strategy"] == {

@@ -316,7 +316,7 @@ def test_admin_access_is_shown():
         ([], 'resourceclaims.resource.k8s.io "claim-a" not found'),
         (
             [claim("claim-a", "gpu-0", reserved="somebody")],
-            r"pod p \(pod-uid\) is not allowed to use resource claim claim-a \(uid-claim-a\)",
+            r"pod p \(pod-uid\) is not allowed to use ResourceClaim claim-a \(uid-claim-a\)",
         ),
         ([{"metadata": {"name": "claim-a", "uid": "u"}}], "not allocated"),
         ([claim("claim-a", "x", driver="other.io")], "DRA driver other.io is not registered"),

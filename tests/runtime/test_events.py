@@ -163,3 +163,23 @@ def test_cluster_scoped_objects_have_their_events_in_default(story_run):
         assert len(await events(context)) == 1
 
     story_run(story)
+
+
+def test_an_event_with_an_action_has_the_newer_form_and_counts_as_a_series(story_run):
+    async def story(context, recorder):
+        other = {**POD, "metadata": {**POD["metadata"], "name": "b", "uid": "v"}}
+        for _ in range(3):
+            recorder.event(POD, "Normal", "Preempted", "by b", action="Preempting", related=other)
+            await context.clock.sleep(10)
+        recorder.event(POD, "Normal", "Preempted", "by b")  # without an action: another event
+        await recorder.flush()
+        new, old = sorted(await events(context), key=lambda e: "count" in e)
+        assert (new["action"], new["reportingComponent"]) == ("Preempting", "tester")
+        assert new["reportingInstance"] == "tester-kubarium"
+        assert new["related"]["uid"] == "v"
+        assert new["series"]["count"] == 3
+        assert new["eventTime"] < new["series"]["lastObservedTime"]
+        assert not {"count", "firstTimestamp", "lastTimestamp", "source"} & set(new)
+        assert (old["count"], old.get("eventTime")) == (1, None)
+
+    story_run(story)

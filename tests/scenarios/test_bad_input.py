@@ -665,7 +665,7 @@ def test_a_selector_that_fails_at_run_time_holds_up_nobody_else(api):
 MISSING = {
     "claim": (with_claim("wants", resourceClaimName="nope"), 'ResourceClaim "default/nope"'),
     "template": (with_claim("wants", resourceClaimTemplateName="nope"), "not created yet"),
-    "PodGroup": (pod("wants", schedulingGroup={"podGroupName": "nope"}), "pod group nope"),
+    "PodGroup": (pod("wants", schedulingGroup={"podGroupName": "nope"}), 'pod group "nope"'),
     "node label": (pod("wants", nodeSelector={"a": "b"}), "node affinity/selector"),
 }
 

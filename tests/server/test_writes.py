@@ -555,3 +555,48 @@ def test_jobs_get_the_selector_that_their_pods_will_match(world):
         }
 
     world(story)
+
+
+def test_label_keys_become_clauses_when_a_pod_is_created(world):
+    """The values are those of that moment; a template's own selectors stay as they are."""
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    term = {
+        "topologyKey": "zone",
+        "labelSelector": {"matchLabels": {"app": "web"}},
+        "matchLabelKeys": ["version", "absent"],
+        "mismatchLabelKeys": ["tenant"],
+    }
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "zone",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {},
+        "matchLabelKeys": ["version"],
+    }
+    spec = {
+        "containers": [{"name": "main", "image": "nginx"}],
+        "affinity": {
+            "podAffinity": {required: [term]},
+            "podAntiAffinity": {preferred: [{"weight": 1, "podAffinityTerm": term}]},
+        },
+        "topologySpreadConstraints": [spread],
+    }
+    same = {"key": "version", "operator": "In", "values": ["2"]}
+    other = {"key": "tenant", "operator": "NotIn", "values": ["a"]}
+
+    async def story(w):
+        labels = {"version": "2", "tenant": "a"}
+        document = {"metadata": {"name": "p", "labels": labels}, "spec": spec}
+        made = (await w.client.create(PODS, document, "default"))["spec"]
+        near = made["affinity"]["podAffinity"][required][0]["labelSelector"]
+        assert near == {"matchLabels": {"app": "web"}, "matchExpressions": [same, other]}
+        away = made["affinity"]["podAntiAffinity"][preferred][0]["podAffinityTerm"]
+        assert away["labelSelector"] == near
+        assert made["topologySpreadConstraints"][0]["labelSelector"] == {"matchExpressions": [same]}
+        assert "matchExpressions" not in term["labelSelector"]  # the caller's stays as it was
+        plain = {"metadata": {"name": "q"}, "spec": spec}
+        unlabelled = (await w.client.create(PODS, plain, "default"))["spec"]
+        assert unlabelled["affinity"]["podAffinity"] == {required: [term]}
+
+    world(story)

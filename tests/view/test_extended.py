@@ -2,7 +2,14 @@
 
 from dataclasses import replace
 
-from kubarium.api.kinds import DEVICE_CLASSES, NODES, POD_GROUPS, PODS, RESOURCE_SLICES
+from kubarium.api.kinds import (
+    DEVICE_CLASSES,
+    NODES,
+    POD_GROUPS,
+    PODS,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+)
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import QueueItem
@@ -175,6 +182,63 @@ def test_each_node_serves_an_extended_resource_in_its_own_way():
     verdict = placer.account(late)
     assert verdict.by_node["plugin"] == (f"Insufficient {GPU}",)
     assert verdict.by_node["dra"] == ("cannot allocate all claims",)
+
+
+def test_what_keeps_a_pod_from_all_nodes_is_said_once_though_they_serve_it_in_different_ways():
+    view = mixed_cluster()
+    view.apply(RESOURCE_CLAIMS, None, wanting_nics("other"))
+    document = asking("p")
+    document["spec"]["resourceClaims"] = [{"name": "other", "resourceClaimName": "other"}]
+    verdict = Placer(view.snapshot).account(view.pod(document))
+    assert verdict.message() == (
+        "0/2 nodes are available: request r: device class nic does not exist."
+    )
+
+
+def wanting_nics(name, **more):
+    exactly = {"deviceClassName": "nic", "allocationMode": "ExactCount", "count": 1} | more
+    return {
+        "metadata": {"name": name, "namespace": "ns", "uid": name},
+        "spec": {"devices": {"requests": [{"name": "r", "exactly": exactly}]}},
+    }
+
+
+def test_a_selector_that_fails_is_an_error_however_nodes_serve_the_pods_other_resources():
+    view = mixed_cluster()
+    view.apply(DEVICE_CLASSES, None, device_class("nic"))
+    bad = [{"cel": {"expression": 'device.attributes["a"].b == "c"'}}]
+    view.apply(RESOURCE_CLAIMS, None, wanting_nics("other", selectors=bad))
+    document = asking("p")
+    document["spec"]["resourceClaims"] = [{"name": "other", "resourceClaimName": "other"}]
+    verdict = Placer(view.snapshot).account(view.pod(document))
+    assert verdict.failed == "DynamicResources"
+    assert verdict.message().startswith(
+        'running "DynamicResources" filter plugin: claim ns/other: selector #0'
+    )
+
+
+def test_preemption_compares_a_pod_with_the_nodes_that_serve_it_as_it_is_counted():
+    """The pod wants more GPUs than the node with the plugin has at all: nobody's end helps."""
+    view = mixed_cluster(plugin=2, dra=1)
+    placer = Placer(view.snapshot)
+    plan = plan_cycle(placer, [QueueItem((view.pod(asking("p", 3)),))])
+    [(_, verdict)] = plan.decisions[0].unplaced
+    assert verdict.claims == "still not schedulable"
+    assert verdict.preemption == (
+        "0/2 nodes are available: 1 No preemption victims found for incoming pod,"
+        " 1 Preemption is not helpful for scheduling."
+    )
+
+
+def test_a_resource_that_nobody_has_named_before_makes_room_for_itself():
+    """The columns of resources grow by doubling: the ninth is looked for in the taller table."""
+    for names in range(8):
+        view = mixed_cluster(classes=(("gpu", GPU), ("nic", "example.com/nic")))
+        for number in range(names):
+            view.snapshot.resource_index(f"example.com/other-{number}")
+        document = asking("p", 1, **{"example.com/nic": "1"})
+        verdict = Placer(view.snapshot).account(view.pod(document))
+        assert set(verdict.counts) == {"cannot allocate all claims"}
 
 
 def test_a_pod_on_its_node_holds_what_that_node_serves():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from math import ceil
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubarium.base.quantity import parse_quantity
 from kubarium.engine.model import HostPort
 from kubarium.view.nodes import node_row, normalised_image
 from kubarium.view.pods import PodReader, claim_keys, pod_requests
@@ -54,6 +59,32 @@ def test_a_container_without_requests_counts_in_scores_only():
     exact, counted = pod_requests({"containers": [container(), container("1")]})
     assert exact == {"cpu": 1000}
     assert counted == (1100, 400 * 1024 * 1024)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5000), st.sampled_from(["n", "u", "m", ""])), min_size=1))
+def test_a_pods_requests_are_rounded_once(quantities):
+    texts = [f"{number}{suffix}" for number, suffix in quantities]
+    exact, _ = pod_requests({"containers": [container(text, text) for text in texts]})
+    total = sum(parse_quantity(text) for text in texts)
+    assert exact.get("cpu", 0) == ceil(total * 1000)
+    assert exact.get("memory", 0) == ceil(total)
+
+
+def test_fractions_of_a_unit_add_up_within_a_pod():
+    spec = {"containers": [container("500u", "500m"), container("500u", "500m")]}
+    assert pod_requests(spec)[0] == {"cpu": 1, "memory": 1}
+    assert pod_requests({**spec, "overhead": {"cpu": "1u"}})[0]["cpu"] == 2
+
+
+def test_a_pod_with_requests_of_its_own_has_defaults_only_for_what_nobody_asks_for():
+    """Source: kube-scheduler's PodInfo.CalculateResource."""
+    spec = {"containers": [container(), container(memory="1Mi")]}
+    assert pod_requests(spec)[1] == (200, 201 * 2**20)
+    own = {**spec, "resources": {"requests": {"cpu": "3"}}}
+    assert pod_requests(own)[1] == (3000, 2**20)
+    bare = {"containers": [container(), container()], "resources": {"requests": {"cpu": "3"}}}
+    assert pod_requests(bare)[1] == (3000, 400 * 2**20)
 
 
 def pod(name, labels=None, **spec):
@@ -209,6 +240,21 @@ def test_the_pods_own_resources_are_resized_too():
     assert PodReader().shape(pod).request("cpu") == 4000
 
 
+def test_a_refused_resize_counts_what_the_node_has_and_no_limit():
+    """What is neither allocated nor in use counts as nothing, though the limit says more."""
+    refused = [{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]
+    resources = {"requests": {"cpu": "1", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}
+    pod = document(containers=[{"name": "c", "resources": resources}])
+    have = {"name": "c", "resources": {"requests": {"cpu": "1"}}}
+    pod["status"] = {"containerStatuses": [have], "conditions": refused}
+    shape = PodReader().shape(pod)
+    assert shape.requests == (("cpu", 1000),)
+    assert shape.nonzero == (1000, 200 * 2**20)
+    whole = document(containers=[{"name": "c"}], resources=resources)
+    whole["status"] = {"resources": {"requests": {"cpu": "1"}}, "conditions": refused}
+    assert PodReader().shape(whole).requests == (("cpu", 1000),)
+
+
 def test_a_pod_is_preempted_only_if_the_scheduler_says_so():
     pod = document()
     pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -248,3 +294,14 @@ def test_images_that_are_mounted_count_as_those_of_containers():
     assert reader.shape(none).images == ("app:latest",)
     assert reader.shape(one).images == ("app:latest", "models/llama:3")
     assert reader.shape(mounting("models/llama:4")).images[1] == "models/llama:4"
+    assert (reader.shape(none).mounted, reader.shape(one).mounted) == (0, 1)
+
+
+def test_images_of_nodes_have_the_names_that_nodes_report():
+    """Only names in pods get a tag: a node's agent reports names with one."""
+    images = [{"names": ["app", "app:latest"], "sizeBytes": 7}, {"names": ["app"], "sizeBytes": 9}]
+    images.append({"names": ["oci:/srv/app"], "sizeBytes": 11})
+    node = {"metadata": {"name": "n"}, "status": {"images": images}}
+    *pulled, from_file = node_row(node).images
+    assert pulled == [("app", 7), ("app:latest", 7), ("app", 9)]
+    assert from_file == (normalised_image("oci:/srv/app"), 11)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from kubarium.api.kinds import SERVICES
 from kubarium.engine.devices.preference import AttributeOrder, DevicePreference
+from kubarium.engine.model import SpreadConstraint
 from kubarium.engine.placement.profile import DEFAULT, Profile, Strategy, Weights
+from kubarium.engine.selectors import LabelSelector, Requirement
+from kubarium.view.plugin_args import read_spread
 from kubarium.view.scheduling import SchedulerConfigError, read_config
+from kubarium.view.spreading import Spreading
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 HEAD = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"
@@ -85,6 +90,48 @@ profiles:
 """
     )
     assert config.spread_defaults == (("spreading", (("rack", 1, True),)),)
+
+
+def test_default_constraints_say_how_many_domains_there_must_be_and_which_nodes_count():
+    args = {
+        "defaultingType": "List",
+        "defaultConstraints": [
+            {
+                "maxSkew": 2,
+                "topologyKey": "rack",
+                "whenUnsatisfiable": "DoNotSchedule",
+                "minDomains": 3,
+                "nodeTaintsPolicy": "Honor",
+            }
+        ],
+    }
+    spreading = Spreading()
+    spreading.defaults["s"] = read_spread(args, ()) or ()
+    labels = {"app": "x"}
+    spreading.apply(
+        SERVICES,
+        None,
+        {"metadata": {"name": "web", "namespace": "ns"}, "spec": {"selector": labels}},
+    )
+    pod = {
+        "metadata": {"name": "p", "namespace": "ns", "labels": labels},
+        "spec": {"schedulerName": "s"},
+    }
+    selector = LabelSelector((Requirement("app", "In", ("x",)),))
+    assert spreading.constraints(pod) == (
+        SpreadConstraint("rack", 2, True, selector, 3, honor_affinity=True, honor_taints=True),
+    )
+    args["defaultConstraints"][0]["nodeTaintsPolicy"] = "Maybe"
+    with pytest.raises(SchedulerConfigError, match="must be one of Honor, Ignore, not 'Maybe'"):
+        read_spread(args, ())
+
+
+@pytest.mark.parametrize(
+    ("plugin", "point"), [("NodeName", "preFilter"), ("ImageLocality", "preScore")]
+)
+def test_a_plugin_has_no_part_in_a_step_that_it_does_not_take(plugin, point):
+    with pytest.raises(SchedulerConfigError, match=f"{plugin} has no part in {point}"):
+        read(f"profiles: [{{plugins: {{{point}: {{enabled: [{{name: {plugin}}}]}}}}}}]")
 
 
 def test_a_profile_says_which_of_several_devices_is_taken():
@@ -326,6 +373,7 @@ def test_only_extended_resources_can_be_ignored():
         ("PodTopologySpread", "{kind: VolumeBindingArgs}", "kind", "PodTopologySpreadArgs"),
         ("DynamicResources", "{apiVersion: v1}", "apiVersion", "kubescheduler.config.k8s.io/v1"),
         ("VolumeBinding", "{bindTimeoutSeconds: -1}", "bindTimeoutSeconds", "at least 0"),
+        ("VolumeBinding", "{shape: [{utilization: 101}]}", "shape[0].utilization", "0 to 100"),
         ("DynamicResources", "{filterTimeout: -5s}", "filterTimeout", "at least 0s"),
         ("DynamicResources", "{bindingTimeout: 500ms}", "bindingTimeout", "at least 1s"),
         ("DynamicResources", "{bindingTimeout: 30}", "bindingTimeout", "such as 30s or 10m"),
@@ -382,6 +430,17 @@ def test_how_long_a_pod_waits_for_devices_and_volumes_is_read():
     assert (profile.device_timeout_s, profile.volume_timeout_s) == (90.0, 20.0)
     [profile] = read("profiles: [{}]").profiles
     assert (profile.device_timeout_s, profile.volume_timeout_s) == (600.0, 600.0)
+
+
+def test_how_full_storage_scores_is_read():
+    [profile] = read("profiles: [{}]").profiles
+    assert (profile.storage_shape, profile.weights.VolumeBinding) == (((0, 10), (100, 0)), 1)
+    [profile] = read(
+        "profiles: [{plugins: {score: {disabled: [{name: VolumeBinding}]}}, pluginConfig:"
+        " [{name: VolumeBinding, args: {shape: [{utilization: 0, score: 0},"
+        " {utilization: 100, score: 10}]}}]}]"
+    ).profiles
+    assert (profile.storage_shape, profile.weights.VolumeBinding) == (((0, 0), (100, 10)), 0)
 
 
 def test_a_plugin_that_is_enabled_twice_at_one_point_is_named():

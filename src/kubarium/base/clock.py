@@ -57,6 +57,8 @@ def rfc3339_micro(seconds: float) -> str:
     >>> rfc3339_micro(1.5)
     '1970-01-01T00:00:01.500000Z'
     """
+    if not _FIRST_S <= seconds <= _LAST_S:
+        seconds = max(_FIRST_S, min(seconds, _LAST_S))
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

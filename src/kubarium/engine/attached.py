@@ -76,6 +76,8 @@ class Attached:
         keys = dict.fromkeys(key for pod in snapshot.pods_on[row].values() for key in pod.volumes)
         claims = (snapshot.volumes.get(key) for key in keys)
         used = {c.attaches for c in claims if c is not None and c.attaches is not None}
+        for pod in snapshot.pods_on[row].values():
+            used |= {disk.attaches for disk in pod.disks if disk.attaches is not None}
         self._enter(row, used)
         by_driver = Counter(d for d, _ in used | snapshot.attachments.get(name, frozenset()))
         for driver in limits.keys() - self._limits.keys():

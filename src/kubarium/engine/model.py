@@ -50,11 +50,16 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk that the pod itself names (GCE, AWS, iSCSI, RBD), by the names that identify it."""
+    """A disk that the pod itself names (GCE, AWS, iSCSI, RBD), by the names that identify it.
+
+    ``attaches`` is the CSI driver that serves it in truth, and its volume. Disks that only count as
+    attached (Azure, Cinder, Portworx) have no names: nobody else's use of them is in the way.
+    """
 
     kind: str
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     read_only: bool = False
+    attaches: tuple[str, str] | None = None
 
     def conflicts(self, other: Disk) -> bool:
         """Whether the two cannot be on one node: the same disk, and not both only read it."""
@@ -114,7 +119,7 @@ class PodShape:
 
     ``requests`` holds milli-cpu, bytes and counts, init containers and overhead included
     (upstream: ``resource.PodRequests``), sorted by name. ``images`` are normalised names of all
-    containers and image volumes, with repeats.
+    containers and image volumes, with repeats; the last ``mounted`` are those of volumes.
     """
 
     requests: tuple[tuple[str, int], ...] = ()
@@ -144,6 +149,7 @@ class PodShape:
     # Extended resources that the pod's nodes must, or must not, have themselves: one that a device
     # plugin serves there is none of the DRA drivers' business (KEP-5004 decides node by node).
     advertised: tuple[tuple[str, bool], ...] = ()
+    mounted: int = 0
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -323,7 +329,8 @@ class Budget:
     """A PodDisruptionBudget: how many more of its pods may go (``allowed``) at this moment.
 
     Pods named in ``disrupted`` are on their way out already and do not count again. A budget
-    without selector clauses speaks of no pod here (upstream: preemption's filter).
+    without selector clauses speaks of no pod here, and none of a pod without labels (upstream:
+    preemption's filter).
     """
 
     key: Key
@@ -333,7 +340,7 @@ class Budget:
 
     def covers(self, pod: Pod) -> bool:
         """Whether the pod's eviction would be counted."""
-        if self.selector is None or not self.selector.requirements:
+        if self.selector is None or not self.selector.requirements or not pod.labels:
             return False
         if pod.namespace != self.key[0] or pod.key[1] in self.disrupted:
             return False
@@ -344,23 +351,26 @@ class Budget:
 class Provision:
     """Where a volume can be made: in ``terms`` (None: anywhere) and where ``room`` is left.
 
-    ``room`` are selections of nodes (None: nobody counts).
+    ``room`` are selections of nodes (None: nobody counts), ``room_bytes`` what is left in each.
     """
 
     terms: tuple[NodeTerm, ...] | None = None
     room: tuple[LabelSelector, ...] | None = None
+    room_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeClaim:
     """A PersistentVolumeClaim as far as it limits nodes.
 
-    ``problem`` keeps every pod that uses it from any node. ``terms`` is the bound volume's node
-    affinity (None: anywhere), ``zones`` its zone and region labels as clauses. ``choices`` is set
-    while the claim waits for its first consumer: volumes by name, the best first, of which a node
-    must reach one unless ``provision`` lets one be made there. ``exclusive`` is ReadWriteOncePod.
-    ``attaches`` is what a node attaches for it: CSI driver and volume. ``owner`` is the uid of the
-    pod that it was made for, if it was made for an ephemeral volume.
+    ``problem`` keeps every pod that uses it from any node, as does ``unbound``: it must have its
+    volume first. ``terms`` is the bound volume's node affinity (None: anywhere), ``zones`` its zone
+    and region labels as clauses; ``gone`` is its name if there is no such volume. ``choices`` is
+    set while the claim waits for its first consumer: volumes by name, the best first, of which a
+    node must reach one unless ``provision`` lets one be made there; ``capacities`` are their bytes.
+    ``selected`` is the node for which a volume is being made already. ``exclusive`` is
+    ReadWriteOncePod. ``attaches`` is what a node attaches for it: CSI driver and volume. ``owner``
+    is the uid of the pod that it was made for, if it was made for an ephemeral volume.
     """
 
     key: Key
@@ -373,6 +383,11 @@ class VolumeClaim:
     attaches: tuple[str, str] | None = None
     size: int = 0
     owner: str = ""
+    unbound: bool = False
+    gone: str = ""
+    selected: str = ""
+    storage_class: str = ""
+    capacities: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +414,9 @@ class Claim:
 
     ``reserved`` counts its users by its status, ``reserved_for`` has their uids where it is full.
     ``resources`` says of a claim that stands for extended resources what its requests stand for:
-    (request, container, resource).
+    (request, container, resource). ``maker`` is for whom it was generated: (kind, name, uid) of a
+    Pod or PodGroup. A device of a ``failed`` claim cannot be made ready, or was not in time
+    (KEP-5007).
     """
 
     key: Key
@@ -409,3 +426,5 @@ class Claim:
     deleting: bool = False
     resources: tuple[tuple[str, str, str], ...] = ()
     reserved_for: frozenset[str] = frozenset()
+    maker: tuple[str, str, str] = ("", "", "")
+    failed: bool = False

@@ -36,6 +36,8 @@ VOLUMES_UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
 VOLUME_NODE = "node(s) didn't match PersistentVolume's node affinity"
 VOLUME_BINDING = "node(s) didn't find available persistent volumes to bind"
 VOLUME_ZONE = "node(s) had no available volume zone"
+VOLUME_GONE = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
+NO_DRIVER = " CSI driver is not installed on the node"
 NO_NODES = "no nodes available to schedule pods"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
@@ -48,6 +50,16 @@ RESIZE_PREEMPTION_DISABLED = "node had resize preemption disabled"
 PREEMPTION_COMING = "not eligible due to a terminating pod on the nominated node."
 NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
+
+
+def filter_failed(plugin: str, error: str) -> str:
+    """A filter could not be asked at all: a selector fails, say. Upstream gives the pod up."""
+    return f'running "{plugin}" filter plugin: {error}'
+
+
+def pre_bind_failed(plugin: str, error: str) -> str:
+    """What a pod needs before it is bound could not be written or made ready."""
+    return f'running PreBind plugin "{plugin}": {error}'
 
 
 def served_otherwise(resource: str) -> str:
@@ -75,6 +87,21 @@ def volume_claim_missing(name: str) -> str:
     return f'persistentvolumeclaim "{name}" not found'
 
 
+def volume_claim_not_made(name: str) -> str:
+    """The claim of an ephemeral volume has not been made yet."""
+    return f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"'
+
+
+def volume_missing(name: str) -> str:
+    """A claim of the pod is bound to a PersistentVolume that is not there."""
+    return f'persistentvolume "{name}" not found'
+
+
+def driver_missing(driver: str) -> str:
+    """The node lacks a CSI driver that says it is needed before pods come (KEP-5030)."""
+    return f"{driver}{NO_DRIVER}"
+
+
 def volume_claim_foreign(claim: tuple[str, str], pod: tuple[str, str]) -> str:
     """An ephemeral volume's claim has the right name, but was made for somebody else."""
     return f"PVC {'/'.join(claim)} was not created for pod {'/'.join(pod)} (pod is not owner)"
@@ -86,7 +113,7 @@ def volume_claim_deleted(name: str) -> str:
 
 
 def volume_lost(claim: str, volume: str) -> str:
-    """The PersistentVolume that the claim is bound to does not exist."""
+    """The claim has lost the PersistentVolume that it was bound to."""
     return f'persistentvolumeclaim "{claim}" bound to non-existent persistentvolume "{volume}"'
 
 

@@ -93,6 +93,9 @@ class Snapshot:
         self.assumed_volumes: dict[Key, tuple[str, str]] = {}
         # By node: how many volumes of a CSI driver it can attach, and what is attached to it.
         self.volume_limits: dict[str, Mapping[str, int]] = {}
+        # By node the CSI drivers it has, and drivers without which no pod with their volumes goes.
+        self.csi_drivers: dict[str, frozenset[str]] = {}
+        self.needed_drivers: set[str] = set()
         self.attachments: dict[str, frozenset[tuple[str, str]]] = {}
         self.attached = Attached()
         self.disks: dict[str, dict[int, list[Disk]]] = {}
@@ -277,7 +280,7 @@ class Snapshot:
         self.unschedulable[row] = node.unschedulable
         for image, _ in old.images if old else ():
             self.images[image].pop(row, None)
-        for image, size in node.images:
+        for image, size in reversed(node.images):  # of one name the first counts
             self.images.setdefault(image, {})[row] = size
         for name, _ in old.data if old else ():
             self.data[name].pop(row, None)
@@ -318,6 +321,12 @@ class Snapshot:
                 for priority, book in self._by_priority.items():
                     self._by_priority[priority] = np.pad(book, ((0, index), (0, 0)))
         return index
+
+    def allocatable_of(self, name: str) -> NDArray[np.int64]:
+        """What each node has of a resource: a view that is good until a new resource is named."""
+        index = self.resource_index(name)  # may make the columns taller, so it comes first
+        column: NDArray[np.int64] = self.allocatable[index]
+        return column
 
     def _touch(self, row: int) -> None:
         self.touched.append(row)

@@ -131,9 +131,9 @@ class Verdict:
 
     ``counts`` says for how many nodes each reason came up; a node counts once for each resource
     that it lacks, and otherwise under the first filter that it fails. ``everywhere`` is a reason
-    that holds before any node is looked at. ``claims`` and ``preemption`` are what DynamicResources
-    and DefaultPreemption say of a pod for which nothing can be freed. ``detail`` are sentences of
-    ours after those of upstream.
+    that holds before any node is looked at; with ``failed`` it is an error, of the plugin that this
+    names. ``claims`` and ``preemption`` are what DynamicResources and DefaultPreemption say of a
+    pod for which nothing can be freed. ``detail`` are sentences of ours after those of upstream.
     """
 
     pod: Key
@@ -142,11 +142,14 @@ class Verdict:
     everywhere: str = ""
     claims: str = ""
     preemption: str = ""
+    failed: str = ""
     by_node: NodeReasons = field(default_factory=lambda: _NOWHERE)
     detail: tuple[str, ...] = ()
 
     def message(self) -> str:
         """kube-scheduler's text, as in the PodScheduled condition and FailedScheduling events."""
+        if self.failed:
+            return reasons.filter_failed(self.failed, self.everywhere)
         if self.everywhere:
             head = f"0/{self.nodes} nodes are available: {self.everywhere}."
         else:

@@ -2,7 +2,9 @@
 
 Recording never blocks and never fails. Repeats are counted on one Event, many similar ones are
 combined, and a component that floods one object is rate-limited; the rules and figures are
-client-go's (``tools/record/events_cache.go``).
+client-go's (``tools/record/events_cache.go``). An event that names an action has the form of
+events.k8s.io (``tools/events``): when in microseconds, by which instance, beside whom, and repeats
+as a series.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 from kubarium.api.kinds import EVENTS
 from kubarium.api.resource import Document
-from kubarium.base.clock import rfc3339
+from kubarium.base.clock import rfc3339, rfc3339_micro
 from kubarium.base.errors import ApiError
 from kubarium.client.protocol import MERGE_PATCH
 from kubarium.runtime.protocol import Context
@@ -32,6 +34,22 @@ REFILL_PER_S = 1 / 300
 MAX_MESSAGE = 1024
 MAX_NAME = 253
 _COMBINED = "(combined from similar events): "
+# Behind a component's name in ``reportingInstance``, where upstream has the name of its host.
+_HOST = "kubarium"
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What happened to whom, as it was recorded."""
+
+    at: float
+    reference: Document
+    type: str
+    reason: str
+    message: str
+    host: str
+    action: str
+    related: Document | None
 
 
 @dataclass(slots=True)
@@ -72,7 +90,7 @@ class EventRecorder:
         object is the node that says it, of a component that runs on all of them."""
         self._context = context
         self._component, self._host_of = component, host_of
-        self._waiting: deque[tuple[float, Document, str, str, str, str]] = deque()
+        self._waiting: deque[_Told] = deque()
         self._drain: asyncio.Task[None] | None = None
         self._seen: OrderedDict[tuple[str, ...], _Seen] = OrderedDict()
         self._similar: OrderedDict[tuple[str, ...], _Similar] = OrderedDict()
@@ -88,11 +106,14 @@ class EventRecorder:
         message: str,
         *,
         field_path: str = "",
+        action: str = "",
+        related: Document | None = None,
     ) -> None:
         """Record that ``reason`` happened to ``document``; ``type_`` is Normal or Warning.
 
         ``field_path`` names the part that it happened to, as ``spec.containers{main}``: parts are
-        counted apart.
+        counted apart. ``action`` is what the component was about when it happened, and ``related``
+        another object that had to do with it.
         """
         if len(self._waiting) >= QUEUE_LENGTH:
             self.dropped += 1
@@ -101,7 +122,16 @@ class EventRecorder:
         if field_path:
             reference["fieldPath"] = field_path
         self._waiting.append(
-            (self._context.clock.now(), reference, type_, reason, message, self._host_of(document))
+            _Told(
+                self._context.clock.now(),
+                reference,
+                type_,
+                reason,
+                message,
+                self._host_of(document),
+                action,
+                None if related is None else _reference(related),
+            )
         )
         if self._drain is None or self._drain.done():
             loop = asyncio.get_running_loop()
@@ -114,30 +144,31 @@ class EventRecorder:
 
     async def _run(self) -> None:
         while self._waiting:
-            now, reference, type_, reason, message, host = self._waiting.popleft()
+            told = self._waiting.popleft()
             try:
-                await self._write(now, reference, type_, reason, message, host)
+                await self._write(told)
             except ApiError as error:
                 # An event in a namespace that is going or gone is no news.
                 self.dropped += 1
-                _LOG.debug("event %s of %s dropped: %s", reason, reference.get("name"), error)
+                name = told.reference.get("name")
+                _LOG.debug("event %s of %s dropped: %s", told.reason, name, error)
 
-    async def _write(
-        self, now: float, reference: Document, type_: str, reason: str, message: str, host: str
-    ) -> None:
-        if not self._allowed(now, reference):
+    async def _write(self, told: _Told) -> None:
+        reference = told.reference
+        if not self._allowed(told.at, reference):
             self.dropped += 1
             return
-        combined = self._is_one_too_many(now, reference, type_, reason, message)
-        text = _cut(_COMBINED + message if combined else message)
+        combined = self._is_one_too_many(told)
+        text = _cut(_COMBINED + told.message if combined else told.message)
         # Combined events share one Event, whose message is that of the last one.
         part = reference.get("fieldPath", "")
-        key = (*_identity(reference), part, type_, reason, _COMBINED if combined else text)
+        said = _COMBINED if combined else text
+        key = (*_identity(reference), part, told.type, told.reason, told.action, said)
         seen = self._seen.get(key)
-        if seen is not None and await self._count_up(seen, now, text):
+        if seen is not None and await self._count_up(seen, told, text):
             self._seen.move_to_end(key)
             return
-        self._seen[key] = await self._create(now, reference, type_, reason, text, host)
+        self._seen[key] = await self._create(told, text)
         _trim(self._seen)
 
     def _allowed(self, now: float, reference: Document) -> bool:
@@ -153,27 +184,30 @@ class EventRecorder:
         bucket.tokens -= 1
         return True
 
-    def _is_one_too_many(
-        self, now: float, reference: Document, type_: str, reason: str, message: str
-    ) -> bool:
+    def _is_one_too_many(self, told: _Told) -> bool:
         """Whether the object has had too many different messages of this reason lately."""
-        key = (*_identity(reference), type_, reason)
+        key = (*_identity(told.reference), told.type, told.reason)
         similar = self._similar.get(key)
-        if similar is None or now - similar.last > SIMILAR_INTERVAL_S:
-            similar = self._similar[key] = _Similar({}, now)
-        similar.last = now
+        if similar is None or told.at - similar.last > SIMILAR_INTERVAL_S:
+            similar = self._similar[key] = _Similar({}, told.at)
+        similar.last = told.at
         self._similar.move_to_end(key)
         _trim(self._similar)
-        if message in similar.messages:
+        if told.message in similar.messages:
             return False
         if len(similar.messages) + 1 < SIMILAR_EVENTS:
-            similar.messages[message] = None
+            similar.messages[told.message] = None
             return False
         return True
 
-    async def _count_up(self, seen: _Seen, now: float, message: str) -> bool:
+    async def _count_up(self, seen: _Seen, told: _Told, message: str) -> bool:
         """Count one more on a written Event; False when it has expired or been deleted."""
-        patch = {"count": seen.count + 1, "lastTimestamp": rfc3339(now), "message": message}
+        count = seen.count + 1
+        patch: Document = {"message": message}
+        if told.action:
+            patch["series"] = {"count": count, "lastObservedTime": rfc3339_micro(told.at)}
+        else:
+            patch |= {"count": count, "lastTimestamp": rfc3339(told.at)}
         try:
             await self._context.client.patch(
                 EVENTS, seen.name, patch, seen.namespace, patch_type=MERGE_PATCH
@@ -182,32 +216,26 @@ class EventRecorder:
             if error.code == 404:
                 return False
             raise
-        seen.count += 1
-        seen.last = now
+        seen.count = count
+        seen.last = told.at
         return True
 
-    async def _create(
-        self, now: float, reference: Document, type_: str, reason: str, message: str, host: str
-    ) -> _Seen:
-        namespace = reference.get("namespace") or "default"
+    async def _create(self, told: _Told, message: str) -> _Seen:
+        namespace = told.reference.get("namespace") or "default"
         # client-go names events by the nanosecond; virtual time stands still, so we also count.
         self._sequence += 1
-        tail = f".{int(now * 1e9) + self._sequence:x}"
-        name = reference.get("name", "")[: MAX_NAME - len(tail)] + tail
+        tail = f".{int(told.at * 1e9) + self._sequence:x}"
+        name = told.reference.get("name", "")[: MAX_NAME - len(tail)] + tail
         document: Document = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": name, "namespace": namespace},
-            "involvedObject": reference,
-            "reason": reason,
+            "involvedObject": told.reference,
+            "reason": told.reason,
             "message": message,
-            "type": type_,
-            "source": {"component": self._component} | ({"host": host} if host else {}),
+            "type": told.type,
             "reportingComponent": self._component,
-            "reportingInstance": host,
-            "firstTimestamp": rfc3339(now),
-            "lastTimestamp": rfc3339(now),
-            "count": 1,
+            **(self._with_action(told) if told.action else self._counted(told)),
         }
         try:
             await self._context.client.create(EVENTS, document, namespace, fresh=True)
@@ -217,7 +245,26 @@ class EventRecorder:
             name = f"{name}{self._context.chance.suffix()}"[-MAX_NAME:]
             document["metadata"] = {"name": name, "namespace": namespace}
             await self._context.client.create(EVENTS, document, namespace)
-        return _Seen(name, namespace, 1, now, now)
+        return _Seen(name, namespace, 1, told.at, told.at)
+
+    def _counted(self, told: _Told) -> Document:
+        """The fields of core/v1."""
+        return {
+            "source": {"component": self._component} | ({"host": told.host} if told.host else {}),
+            "reportingInstance": told.host,
+            "firstTimestamp": rfc3339(told.at),
+            "lastTimestamp": rfc3339(told.at),
+            "count": 1,
+        }
+
+    def _with_action(self, told: _Told) -> Document:
+        """The fields of events.k8s.io."""
+        found: Document = {
+            "action": told.action,
+            "eventTime": rfc3339_micro(told.at),
+            "reportingInstance": f"{self._component}-{told.host or _HOST}",
+        }
+        return found if told.related is None else found | {"related": told.related}
 
 
 def _reference(document: Document) -> Document:
@@ -243,7 +290,7 @@ def _identity(reference: Document) -> tuple[str, ...]:
 
 
 def _cut(message: str) -> str:
-    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
+    return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 4]} ..."
 
 
 def _trim(cache: OrderedDict[tuple[str, ...], Any]) -> None:

@@ -53,7 +53,7 @@ def not_made_for(claim: Document, pod: Document) -> str:
 
     "" for claims that the pod names itself, which need no owner.
     """
-    metadata, name = pod["metadata"], claim["metadata"]["name"]
+    name = claim["metadata"]["name"]
     made = [
         status.get("name")
         for status in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
@@ -62,7 +62,13 @@ def not_made_for(claim: Document, pod: Document) -> str:
     entries = (pod.get("spec") or {}).get("resourceClaims") or () if made else ()
     if not any(e.get("resourceClaimTemplateName") and e.get("name") in made for e in entries):
         return ""
-    kind, owner, uid = maker_of(claim)
+    return made_for_others(name, maker_of(claim), pod)
+
+
+def made_for_others(name: str, maker: tuple[str, str, str], pod: Document) -> str:
+    """Upstream's sentence if a claim that should be the pod's own was not made for it, nor for its
+    group; "" otherwise. ``maker`` is :func:`maker_of` the claim."""
+    metadata, (kind, owner, uid) = pod["metadata"], maker
     group = group_name(pod)
     if (kind == "Pod" and uid == metadata["uid"]) or (kind == "PodGroup" and owner == group):
         return ""

@@ -44,8 +44,10 @@ from kubarium.engine.devices.model import (
 )
 from kubarium.engine.model import Claim
 from kubarium.engine.placement.devices import MAX_RESERVED
+from kubarium.view.consumers import maker_of
 from kubarium.view.device_taints import TaintRule, taints_of
 from kubarium.view.quick_selectors import quick_selector
+from kubarium.view.readiness import failed_devices
 from kubarium.view.selectors import node_selector_document, node_terms
 from kubarium.view.taints import device_toleration, taint
 
@@ -319,7 +321,8 @@ class ClaimReader:
                 self._specs.clear()
             known = self._specs[id(spec)] = (spec, claim_spec(spec))
         metadata = document["metadata"]
-        users = (document.get("status") or {}).get("reservedFor") or ()
+        status = document.get("status") or {}
+        users = status.get("reservedFor") or ()
         full = len(users) >= MAX_RESERVED
         return Claim(
             (metadata.get("namespace", ""), metadata["name"]),
@@ -328,6 +331,8 @@ class ClaimReader:
             len(users),
             "deletionTimestamp" in metadata,
             reserved_for=frozenset(user.get("uid", "") for user in users) if full else frozenset(),
+            maker=maker_of(document),
+            failed=bool(status.get("devices") and failed_devices(document)),
         )
 
 

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 
 from kubarium.api.resource import Document
 from kubarium.engine import reasons
-from kubarium.engine.model import Key
-from kubarium.view.pods import claim_keys
+from kubarium.engine.model import Claim, Key
+from kubarium.view.consumers import made_for_others
+from kubarium.view.pods import claims_by_entry
 
 # Objects named of those that are there.
 NAMED = 5
 
 
-def missing_claim(pod: Document, claims: Container[Key]) -> str:
-    """kube-scheduler's sentence about the first claim of the pod that is not in ``claims``.
+def missing_claim(pod: Document, claims: Mapping[Key, Claim]) -> str:
+    """kube-scheduler's sentence about the first of the pod's claims that it cannot use yet.
 
-    "" if all are there. A claim that is still to be made from a template has no name yet.
+    "" if there is none: all are among ``claims``, and those from templates were made for the pod.
     """
-    entries = (pod.get("spec") or {}).get("resourceClaims") or ()
-    direct = [entry.get("resourceClaimName") for entry in entries]
+    return next((text for _, text in missing_claims(pod, claims)), "")
+
+
+def missing_claims(pod: Document, claims: Mapping[Key, Claim]) -> Iterator[tuple[Key, str]]:
+    """The claims that the pod cannot use yet, each with kube-scheduler's sentence about it.
+
+    A claim that is still to be made from a template has no name yet.
+    """
     metadata = pod["metadata"]
     made = {
-        status.get("resourceClaimName")
+        status.get("name")
         for status in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
     }
-    for key in claim_keys(pod):
-        if key in claims:
-            continue
-        if key[1] in direct or key[1] in made:
-            return reasons.claim_missing(*key)
-        return reasons.claim_not_created(metadata.get("namespace", ""), metadata["name"])
-    return ""
+    direct = {
+        entry["name"]
+        for entry in (pod.get("spec") or {}).get("resourceClaims") or ()
+        if entry.get("resourceClaimName")
+    }
+    for name, key in claims_by_entry(pod).items():
+        claim = claims.get(key)
+        if claim is None and name not in direct and name not in made:
+            namespace = metadata.get("namespace", "")
+            yield key, reasons.claim_not_created(namespace, metadata["name"])
+        elif claim is None:
+            yield key, reasons.claim_missing(*key)
+        elif name not in direct:
+            text = made_for_others(key[1], claim.maker, pod)
+            if text:
+                yield key, text
 
 
 def about_claims(
-    pod: Document, claims: Collection[Key], templates: Collection[Key] | None
+    pod: Document, claims: Mapping[Key, Claim], templates: Collection[Key] | None
 ) -> Iterator[str]:
-    """What to do about each claim that the pod names and that is not among ``claims``.
+    """What to do about each claim that the pod names and cannot use yet, see above.
 
     ``templates`` None: nobody has listed them.
     """
@@ -64,6 +80,12 @@ def about_claims(
             claim = made.get(entry.get("name"))
             if claim:
                 yield f"claim {claim} was made from ResourceClaimTemplate {template} and is gone"
+        elif template:
+            claim = made[entry["name"]]
+            maker = claims[namespace, claim].maker
+            if made_for_others(claim, maker, pod):
+                whose = f"that of {maker[0]} {maker[1]}" if maker[0] else "nobody's"
+                yield f"claim {claim} is named in the pod's status, but is {whose}"
 
 
 def no_such(kind: str, name: str, known: Collection[str], most: int) -> str:

@@ -143,7 +143,9 @@ def _resources(
     return tuple(found)
 
 
-def _shape(given: object, at: Path) -> tuple[tuple[int, int], ...]:
+def _shape(
+    given: object, at: Path, user: str = "RequestedToCapacityRatio"
+) -> tuple[tuple[int, int], ...]:
     points: list[tuple[int, int]] = []
     for i, item in entries(given, at):
         one = mapping(item, (*at, i))
@@ -157,7 +159,7 @@ def _shape(given: object, at: Path) -> tuple[tuple[int, int], ...]:
             raise SchedulerConfigError((*at, i, "utilization"), problem)
         points.append(point)
     if not points:
-        raise SchedulerConfigError(at, "RequestedToCapacityRatio needs at least one point")
+        raise SchedulerConfigError(at, f"{user} needs at least one point")
     return tuple(points)
 
 
@@ -253,7 +255,9 @@ def _preemption(profile: Profile, args: Json, at: Path) -> Profile:
 
 def _volume_binding(profile: Profile, args: Json, at: Path) -> Profile:
     seconds = number(args, "bindTimeoutSeconds", 600, 0, None, at)
-    return replace(profile, volume_timeout_s=float(seconds))
+    shape = _shape(args["shape"], (*at, "shape"), "VolumeBinding") if args.get("shape") else None
+    shape = shape or profile.storage_shape
+    return replace(profile, volume_timeout_s=float(seconds), storage_shape=shape)
 
 
 def _devices(profile: Profile, args: Json, at: Path) -> Profile:
@@ -326,7 +330,7 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
         ("minCandidateNodesPercentage", "minCandidateNodesAbsolute"),
         _preemption,
     ),
-    "VolumeBinding": (("bindTimeoutSeconds",), _volume_binding),
+    "VolumeBinding": (("bindTimeoutSeconds", "shape"), _volume_binding),
     "Coscheduling": (
         ("permitWaitingTimeSeconds", "podGroupBackoffSeconds", "podGroupRejectPercentage"),
         _coscheduling,
@@ -335,8 +339,27 @@ _ARGS: dict[str, tuple[tuple[str, ...], Callable[[Profile, Json, Path], Profile]
 }
 
 
+_POLICIES = ("nodeAffinityPolicy", "nodeTaintsPolicy")
+
+
+def _inclusion(one: Json, at: Path) -> tuple[int, bool, bool] | tuple[()]:
+    """The least number of domains, and whether nodes count that the pod cannot go to.
+
+    Nothing where none of it is said.
+    """
+    if not any(name in one for name in ("minDomains", *_POLICIES)):
+        return ()
+    domains = number(one, "minDomains", 1, 1, None, at)
+    affinity, taints = (
+        choice(one, name, ("Honor", "Ignore"), at, default) == "Honor"
+        for name, default in zip(_POLICIES, ("Honor", "Ignore"), strict=True)
+    )
+    return domains, affinity, taints
+
+
 def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
     """PodTopologySpread's own default constraints; None: the system's."""
+    fields = ("maxSkew", "topologyKey", "whenUnsatisfiable", "minDomains", *_POLICIES)
     known(args, ("apiVersion", "kind", "defaultConstraints", "defaultingType"), at)
     check_type("PodTopologySpread", args, at)
     kind = choice(args, "defaultingType", ("System", "List"), at, "System")
@@ -344,17 +367,17 @@ def read_spread(args: Json, at: Path) -> tuple[Default, ...] | None:
     found: list[Default] = []
     for i, item in entries(args.get("defaultConstraints"), where):
         one = mapping(item, (*where, i))
-        known(one, ("maxSkew", "topologyKey", "whenUnsatisfiable"), (*where, i))
+        known(one, fields, (*where, i))
         key = one.get("topologyKey")
         if not isinstance(key, str) or not key or formats.qualified_name(key):
             problem = f"must name a node label, not {quoted(key)}"
             raise SchedulerConfigError((*where, i, "topologyKey"), problem)
         skew = number({"maxSkew": 0, **one}, "maxSkew", 0, 1, None, (*where, i))
         hard = choice(one, "whenUnsatisfiable", _HARD, (*where, i)) == _HARD[0]
-        if any((key, hard) == (k, h) for k, _, h in found):
+        if any((key, hard) == (other[0], other[2]) for other in found):
             problem = f"{key} is listed with this whenUnsatisfiable already"
             raise SchedulerConfigError((*where, i), problem)
-        found.append((key, skew, hard))
+        found.append((key, skew, hard, *_inclusion(one, (*where, i))))
     if kind == "System":
         if found:
             raise SchedulerConfigError(where, 'needs defaultingType "List"')

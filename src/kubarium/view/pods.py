@@ -31,7 +31,7 @@ from kubarium.view.consumers import group_name
 from kubarium.view.devices import node_amount, shown
 from kubarium.view.features import needed_features
 from kubarium.view.locality import data_of
-from kubarium.view.nodes import MAX_AMOUNT, amount, normalised_image
+from kubarium.view.nodes import amount, exact_amount, normalised_image, rounded_amount
 from kubarium.view.selectors import (
     label_requirements,
     label_selector,
@@ -45,11 +45,14 @@ from kubarium.view.volumes import disks, own_volume_keys, volume_keys
 # What a container without requests counts as in scores (upstream: util/pod_resources.go).
 DEFAULT_MILLI_CPU = 100
 DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024
+_DEFAULT_CPU, _DEFAULT_MEMORY = Fraction(DEFAULT_MILLI_CPU, 1000), Fraction(DEFAULT_MEMORY_BYTES)
+_NONE = Fraction(0)
 
 # Shapes remembered by a reader; a cluster has as many as it has pod templates.
 MAX_SHAPES = 4096
 
 _Amounts = dict[str, int]
+_Exact = dict[str, Fraction]
 _SHAPING = (
     "overhead",
     "resources",
@@ -386,7 +389,8 @@ def resized(document: Document) -> Document:
     if whole:
         most = _held({"resources": whole}, status, refused)["resources"]
         named = whole.get("requests") or {}
-        asked = {n: q for n, q in (most.get("requests") or {}).items() if n in named}
+        given = most.get("requests") or {}
+        asked = {name: given.get(name, "0") for name in named}
         if asked != named:
             changed["resources"] = {**whole, "requests": asked}
     return {**spec, **changed} if changed else spec
@@ -432,11 +436,12 @@ def _held(container: Document, status: Document | None, refused: bool) -> Docume
     most: dict[str, Any] = {}
     for given in (wanted, allocated, actual):
         for name, quantity in given.items():
-            if name not in most or amount(name, quantity) > amount(name, most[name]):
+            if name not in most or exact_amount(quantity) > exact_amount(most[name]):
                 most[name] = quantity
     if most == resources.get("requests"):
         return container
-    return {**container, "resources": {**resources, "requests": most}}
+    limits = {name: q for name, q in (resources.get("limits") or {}).items() if name in most}
+    return {**container, "resources": {**resources, "requests": most, "limits": limits}}
 
 
 def _shaping(metadata: Document, spec: Document) -> list[Any]:
@@ -509,6 +514,7 @@ def _shape(metadata: Document, spec: Document) -> PodShape:
             *(normalised_image(c["image"]) for c in containers if c.get("image")),
             *map(normalised_image, _volume_images(spec)),
         ),
+        mounted=len(_volume_images(spec)),
         spread=tuple(_spread(metadata, c) for c in spec.get("topologySpreadConstraints") or ()),
         pod_affinity=tuple(_pod_term(metadata, t) for t in near.get(required) or ()),
         pod_anti_affinity=tuple(_pod_term(metadata, t) for t in away.get(required) or ()),
@@ -529,30 +535,32 @@ def pod_requests(spec: Document) -> tuple[_Amounts, tuple[int, int]]:
 
     Source: component-helpers ``resource.PodRequests``: containers and sidecars together, or the
     largest moment of the init sequence if that is more; pod-level requests replace the sum;
-    overhead comes on top. In scores a container without requests counts as 100m and 200Mi.
+    overhead comes on top. In scores a container without requests counts as 100m and 200Mi; if the
+    pod has requests of its own, only where no container asks for the resource.
     """
     exact = _sequence(spec, {})
-    counted = _sequence(spec, {"cpu": DEFAULT_MILLI_CPU, "memory": DEFAULT_MEMORY_BYTES})
-    pod_level = _amounts(spec.get("resources") or {})
+    pod_level = _exact(spec.get("resources") or {})
+    overhead = _quantities(spec.get("overhead"))
+    defaults = {
+        name: value
+        for name, value in (("cpu", _DEFAULT_CPU), ("memory", _DEFAULT_MEMORY))
+        if not pod_level or (name not in exact and name not in overhead)
+    }
+    counted = _sequence(spec, defaults)
     for total in (exact, counted):
         total.update(pod_level)
-        for name, value in _read(spec.get("overhead")).items():
-            total[name] = total.get(name, 0) + value
-    nonzero = (_most(counted.get("cpu", 0)), _most(counted.get("memory", 0)))
-    return {name: _most(value) for name, value in exact.items() if value}, nonzero
+        _add(total, overhead)
+    cpu, memory = (rounded_amount(name, counted.get(name, _NONE)) for name in ("cpu", "memory"))
+    sums = {name: rounded_amount(name, value) for name, value in exact.items()}
+    return {name: value for name, value in sums.items() if value}, (cpu, memory)
 
 
-def _most(value: int) -> int:
-    """A sum of containers counts as one quantity: beyond the largest it is as good as unlimited."""
-    return min(value, MAX_AMOUNT)
-
-
-def _sequence(spec: Document, defaults: Mapping[str, int]) -> _Amounts:
-    running: _Amounts = {}
+def _sequence(spec: Document, defaults: Mapping[str, Fraction]) -> _Exact:
+    running: _Exact = {}
     for container in spec.get("containers") or ():
         _add(running, _container(container, defaults))
-    sidecars: _Amounts = {}
-    peak: _Amounts = {}
+    sidecars: _Exact = {}
+    peak: _Exact = {}
     for container in spec.get("initContainers") or ():
         wanted = _container(container, defaults)
         if _is_sidecar(container):
@@ -563,18 +571,30 @@ def _sequence(spec: Document, defaults: Mapping[str, int]) -> _Amounts:
             moment = dict(sidecars)
             _add(moment, wanted)
         for name, value in moment.items():
-            peak[name] = max(peak.get(name, 0), value)
+            peak[name] = max(peak.get(name, _NONE), value)
     for name, value in peak.items():
-        running[name] = max(running.get(name, 0), value)
+        running[name] = max(running.get(name, _NONE), value)
     return running
 
 
-def _container(container: Document, defaults: Mapping[str, int]) -> _Amounts:
-    return {**defaults, **_amounts(container.get("resources") or {})}
+def _container(container: Document, defaults: Mapping[str, Fraction]) -> _Exact:
+    return {**defaults, **_exact(container.get("resources") or {})}
+
+
+def _exact(resources: Mapping[str, Any]) -> _Exact:
+    """Requests, with limits where only those are given (as the API server would default).
+
+    Nothing is rounded before a pod's containers are added up: two of 500u ask for 1m.
+    """
+    return {**_quantities(resources.get("limits")), **_quantities(resources.get("requests"))}
+
+
+def _quantities(quantities: Mapping[str, Any] | None) -> _Exact:
+    return {name: exact_amount(q) for name, q in (quantities or {}).items()}
 
 
 def _amounts(resources: Mapping[str, Any]) -> _Amounts:
-    """Requests, with limits where only those are given (as the API server would default)."""
+    """As :func:`_exact`, of one container, in whole units."""
     return {**_read(resources.get("limits")), **_read(resources.get("requests"))}
 
 
@@ -582,9 +602,9 @@ def _read(quantities: Mapping[str, Any] | None) -> _Amounts:
     return {name: amount(name, q) for name, q in (quantities or {}).items()}
 
 
-def _add(total: _Amounts, more: _Amounts) -> None:
+def _add(total: _Exact, more: _Exact) -> None:
     for name, value in more.items():
-        total[name] = total.get(name, 0) + value
+        total[name] = total.get(name, _NONE) + value
 
 
 # Terms about other pods
@@ -597,6 +617,7 @@ def _label_keys(metadata: Document, keys: Iterable[str], operator: str) -> tuple
 
 
 def _selector(metadata: Document, document: Document) -> LabelSelector | None:
+    """A selector with what the pod's labels add, unless the API server has added it already."""
     found = label_selector(document.get("labelSelector"))
     if found is None:
         return None

@@ -16,7 +16,11 @@ from kubarium.engine import reasons
 from kubarium.engine.model import Composite, Gang, Pod
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.preemption import candidate_rows, decides_by_requests
+from kubarium.engine.placement.preemption import (
+    candidate_limit,
+    candidate_rows,
+    decides_by_requests,
+)
 from kubarium.engine.plan import Decision, Leaf, Preemption, QueueItem, Tree
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import ClusterView, key_of
@@ -96,7 +100,12 @@ class _Evictions:
         self.exact = is_group(item) or decides_by_requests(placer, item.pods[0])
         self.placer, self._profile = placer, placer.profile
         if not self.exact:
-            profile = replace(placer.profile, candidates_percent=0, min_candidates=NODES_SIMULATED)
+            profile = replace(
+                placer.profile,
+                candidates_percent=0,
+                min_candidates=NODES_SIMULATED,
+                max_dry_runs=NODES_SIMULATED,
+            )
             self.placer = Placer(placer.snapshot, profile)
             self.placer.nominated = placer.nominated
         self._placed = sum(1 for _ in placer.snapshot.placed_pods()) if is_group(item) else 0
@@ -119,7 +128,9 @@ class _Evictions:
         if self.exact:
             return ""
         pod = replace(self.item.pods[0], priority=priority)
-        rows = candidate_rows(self.placer.snapshot, pod, self._profile)
+        snapshot, profile = self.placer.snapshot, self._profile
+        most = max(candidate_limit(profile, snapshot.node_count()), profile.max_dry_runs)
+        rows = candidate_rows(snapshot, pod, profile)[:most]
         if len(rows) <= NODES_SIMULATED:
             return ""
         return (

@@ -39,6 +39,11 @@ _PREEMPTION = "DefaultPreemption"
 _PLUGINS = tuple(dict.fromkeys((*FILTERS, *_WEIGHTS, _PREEMPTION, *_FIXED)))
 _FILTERING = ("multiPoint", "preFilter", "filter")
 _SCORING = ("multiPoint", "preScore", "score")
+# Plugins that prepare nothing before they filter or score.
+_UNPREPARED = {
+    "preFilter": ("NodeUnschedulable", "NodeName", "TaintToleration"),
+    "preScore": ("ImageLocality",),
+}
 _POST = ("multiPoint", "postFilter")
 # What else plugins do; none of it can be taken from them here.
 _ELSEWHERE = {
@@ -49,7 +54,7 @@ _ELSEWHERE = {
     "GangScheduling": ("preEnqueue", "reserve", "permit"),
     # scheduler-plugins' own; its PodGroups are always gangs here.
     "Coscheduling": ("queueSort", "preFilter", "postFilter", "permit", "reserve"),
-    "VolumeBinding": ("preScore", "score", "reserve", "preBind"),
+    "VolumeBinding": ("reserve", "preBind"),
     "DynamicResources": ("preEnqueue", "postFilter", "reserve", "preBind"),
 }
 _POINTS = (
@@ -225,6 +230,8 @@ def _with_plugins(profile: Profile, plugins: Json, at: Path) -> Profile:
 
 def _extends(plugin: str, point: str) -> bool:
     """Whether the plugin has something to do at the extension point."""
+    if plugin in _UNPREPARED.get(point, ()):
+        return False
     return (
         point == "multiPoint"
         or (plugin in FILTERS and point in _FILTERING)

@@ -40,6 +40,9 @@ VOLUME_RESOURCES = (
 
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
+BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
+SELECTED_NODE = "volume.kubernetes.io/selected-node"
+BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
 
 
 def volume_keys(document: Document) -> tuple[Key, ...]:
@@ -70,9 +73,11 @@ def disks(document: Document) -> tuple[Disk, ...]:
     for volume in (document.get("spec") or {}).get("volumes") or ():
         if volume.get("gcePersistentDisk"):
             one = volume["gcePersistentDisk"]
-            found.append(Disk("gce", (f"gce/{one.get('pdName')}",), bool(one.get("readOnly"))))
+            name, only_read = f"gce/{one.get('pdName')}", bool(one.get("readOnly"))
+            found.append(Disk("gce", (name,), only_read, migrated(volume, {})))
         elif volume.get("awsElasticBlockStore"):
-            found.append(Disk("aws", (f"aws/{volume['awsElasticBlockStore'].get('volumeID')}",)))
+            name = f"aws/{volume['awsElasticBlockStore'].get('volumeID')}"
+            found.append(Disk("aws", (name,), attaches=migrated(volume, {})))
         elif volume.get("iscsi"):
             one = volume["iscsi"]
             found.append(Disk("iscsi", (f"iscsi/{one.get('iqn')}",), bool(one.get("readOnly"))))
@@ -81,7 +86,58 @@ def disks(document: Document) -> tuple[Disk, ...]:
             image = f"{one.get('pool') or 'rbd'}/{one.get('image')}"
             names = tuple(f"rbd/{monitor}/{image}" for monitor in one.get("monitors") or ())
             found.append(Disk("rbd", names, bool(one.get("readOnly"))))
+        elif attaches := migrated(volume, {}):
+            found.append(Disk("", attaches=attaches))
     return tuple(found)
+
+
+# Names under which volumes were made before their CSI drivers, and those drivers.
+MIGRATED = {
+    "kubernetes.io/aws-ebs": "ebs.csi.aws.com",
+    "kubernetes.io/gce-pd": "pd.csi.storage.gke.io",
+    "kubernetes.io/azure-disk": "disk.csi.azure.com",
+    "kubernetes.io/cinder": "cinder.csi.openstack.org",
+    "kubernetes.io/portworx-volume": "pxd.portworx.com",
+}
+
+
+def migrated(sources: Document, labels: Document) -> tuple[str, str] | None:
+    """(CSI driver, handle) of a volume that is described as before there were CSI drivers.
+
+    ``sources`` is a pod's volume or a PersistentVolume's spec, ``labels`` are the latter's. None
+    for all other types. Source: upstream's csi-translation-lib.
+    """
+    if one := sources.get("awsElasticBlockStore"):
+        handle = one.get("volumeID") or ""
+        if handle.startswith("aws://"):
+            _, _, path = handle.removeprefix("aws://").partition("/")
+            handle = path.strip("/")
+            if not handle.startswith("vol-") or "/" in handle:
+                return None
+        return MIGRATED["kubernetes.io/aws-ebs"], handle
+    if one := sources.get("gcePersistentDisk"):
+        where = _gce_place(labels)
+        handle = f"projects/UNSPECIFIED/{where}/disks/{one.get('pdName')}"
+        return (MIGRATED["kubernetes.io/gce-pd"], handle) if where else None
+    if one := sources.get("azureDisk"):
+        managed = (one.get("kind") or "Managed").lower() == "managed"
+        return (MIGRATED["kubernetes.io/azure-disk"], one.get("diskURI") or "") if managed else None
+    if one := sources.get("cinder"):
+        return MIGRATED["kubernetes.io/cinder"], one.get("volumeID") or ""
+    if one := sources.get("portworxVolume"):
+        return MIGRATED["kubernetes.io/portworx-volume"], one.get("volumeID") or ""
+    return None
+
+
+def _gce_place(labels: Document) -> str:
+    """The zone of a disk, or the region of one that is in several zones; "" if they are odd."""
+    zones = (labels.get(ZONE_LABELS[2]) or labels.get(ZONE_LABELS[0]) or "UNSPECIFIED").split("__")
+    if len(zones) == 1:
+        return f"zones/{zones[0]}"
+    parts = [zone.split("-") for zone in zones]
+    regions = {"-".join(part[:2]) for part in parts}
+    odd = len(regions) > 1 or any(len(part) != 3 for part in parts)
+    return "" if odd else f"regions/{regions.pop()}"
 
 
 class VolumeBook:
@@ -107,6 +163,7 @@ class VolumeBook:
             self._refresh(key)
         elif resource == CSI_NODES:
             _enter(self._snapshot.volume_limits, name, _limits(new) if new else None)
+            _enter(self._snapshot.csi_drivers, name, _drivers(new) if new else None)
             self._snapshot.volumes_changed_on(name)
         elif resource == ATTACHMENTS:
             _enter(self._attached, name, new)
@@ -123,6 +180,10 @@ class VolumeBook:
                 _enter(self._capacities, key, new)
             else:
                 _enter(self.classes if resource == STORAGE_CLASSES else self._drivers, name, new)
+                if resource == CSI_DRIVERS:
+                    needed = ((new or {}).get("spec") or {}).get("preventPodSchedulingIfMissing")
+                    known = self._snapshot.needed_drivers
+                    (known.add if needed else known.discard)(name)
             self._refresh_all("")
 
     def _refresh_all(self, volume: str) -> None:
@@ -154,20 +215,28 @@ class VolumeBook:
             size=_requested(claim),
             owner=_owning_pod(claim),
         )
+        bound = spec.get("volumeName") or ""
+        if (claim.get("status") or {}).get("phase") == "Lost":
+            return replace(row, problem=reasons.volume_lost(key[1], bound))
         if "deletionTimestamp" in claim["metadata"]:
             return replace(row, problem=reasons.volume_claim_deleted(key[1]))
-        bound = spec.get("volumeName")
-        if bound and is_bound(claim):
+        if is_bound(claim):
             volume = self.volumes.get(bound)
             if volume is None:
-                return replace(row, problem=reasons.volume_lost(key[1], bound))
+                return replace(row, gone=bound)
             return replace(row, terms=reach(volume), zones=_zones(volume))
         owner = self.classes.get(class_of(claim))
         if bound or owner is None or owner.get("volumeBindingMode") != "WaitForFirstConsumer":
-            return replace(row, problem=reasons.VOLUMES_UNBOUND)
-        free = candidates(claim, self.volumes.values())
-        choices = tuple((v["metadata"]["name"], reach(v)) for v in free)
-        return replace(row, choices=choices, provision=self._provision(claim, owner))
+            return replace(row, unbound=True)
+        free = candidates(claim, self.volumes.values(), by_scheduler=True)
+        return replace(
+            row,
+            choices=tuple((v["metadata"]["name"], reach(v)) for v in free),
+            capacities=tuple(map(_size, free)),
+            provision=self._provision(claim, owner),
+            selected=(claim["metadata"].get("annotations") or {}).get(SELECTED_NODE) or "",
+            storage_class=class_of(claim),
+        )
 
     def _provision(self, claim: Document, owner: Document) -> Provision | None:
         """Where a volume of the class can be made (upstream: checkVolumeProvisions)."""
@@ -178,23 +247,30 @@ class VolumeBook:
         if driver is None or not (driver.get("spec") or {}).get("storageCapacity"):
             return Provision(_allowed(owner))
         wanted = _requested(claim)
-        room = tuple(
-            selector
+        room = [
+            (selector, amount("storage", capacity.get("capacity")))
             for capacity in self._capacities.values()
             if capacity.get("storageClassName") == owner["metadata"]["name"]
             and _most(capacity) >= wanted
             and (selector := label_selector(capacity.get("nodeTopology"))) is not None
+        ]
+        return Provision(
+            _allowed(owner),
+            tuple(selector for selector, _ in room),
+            tuple(bytes_ for _, bytes_ in room),
         )
-        return Provision(_allowed(owner), room)
 
     def _attaches(self, key: Key, claim: Document) -> tuple[str, str] | None:
         """What a node attaches for the claim; a volume still to be made counts as one too."""
         volume = self.volumes.get((claim.get("spec") or {}).get("volumeName") or "")
         if volume is not None:
             source = (volume.get("spec") or {}).get("csi") or {}
-            return (source["driver"], source.get("volumeHandle") or "") if source else None
+            if source:
+                return source["driver"], source.get("volumeHandle") or ""
+            return migrated(volume.get("spec") or {}, volume["metadata"].get("labels") or {})
         owner = self.classes.get(class_of(claim))
-        provisioner = (owner or {}).get("provisioner")
+        provisioner = (owner or {}).get("provisioner") or ""
+        provisioner = MIGRATED.get(provisioner, provisioner)
         return (provisioner, f"unbound/{key[0]}/{key[1]}") if provisioner else None
 
     def _count_attachments(self, node: str) -> None:
@@ -223,6 +299,11 @@ def _limits(document: Document) -> dict[str, int] | None:
     return {name: int(count) for name, count in counts.items() if count is not None} or None
 
 
+def _drivers(document: Document) -> frozenset[str]:
+    """The CSI drivers that a node has."""
+    return frozenset(d.get("name", "") for d in (document.get("spec") or {}).get("drivers") or ())
+
+
 def _most(capacity: Document) -> int:
     """The largest volume that can be made; -1 if the driver does not say."""
     most = capacity.get("maximumVolumeSize") or capacity.get("capacity")
@@ -231,16 +312,25 @@ def _most(capacity: Document) -> int:
 
 def class_of(claim: Document) -> str:
     """The claim's storage class; "" if it names none."""
-    beta = (claim["metadata"].get("annotations") or {}).get(
-        "volume.beta.kubernetes.io/storage-class"
-    )
-    return beta or (claim.get("spec") or {}).get("storageClassName") or ""
+    notes = claim["metadata"].get("annotations") or {}
+    return _class(notes, claim)
+
+
+def class_of_volume(volume: Document) -> str:
+    """The volume's storage class; "" if it has none."""
+    return _class(volume["metadata"].get("annotations") or {}, volume)
+
+
+def _class(notes: Document, document: Document) -> str:
+    """The annotation of old days wins, whatever its value."""
+    found = notes.get(BETA_CLASS, (document.get("spec") or {}).get("storageClassName"))
+    return found or ""
 
 
 def is_bound(claim: Document) -> bool:
     """Whether both sides of the binding are written; ``volumeName`` alone is a wish."""
-    notes = claim["metadata"].get("annotations") or {}
-    return BIND_COMPLETED in notes or (claim.get("status") or {}).get("phase") in ("Bound", "Lost")
+    named = (claim.get("spec") or {}).get("volumeName")
+    return bool(named) and BIND_COMPLETED in (claim["metadata"].get("annotations") or {})
 
 
 def _owning_pod(claim: Document) -> str:
@@ -260,13 +350,14 @@ def reach(volume: Document) -> tuple[NodeTerm, ...] | None:
 
 
 def _zones(volume: Document) -> tuple[Requirement, ...]:
-    """Zone and region labels of a volume as clauses; ``a__b`` means either."""
+    """Zone and region labels of a volume as clauses; ``a__b`` means either.
+
+    A label with an empty part says nothing (upstream: LabelZonesToSet).
+    """
     labels = volume["metadata"].get("labels") or {}
-    return tuple(
-        Requirement(key, "In", tuple(zone.strip() for zone in labels[key].split("__")))
-        for key in ZONE_LABELS
-        if key in labels
-    )
+    named = ((key, labels[key].split("__")) for key in ZONE_LABELS if key in labels)
+    clauses = ((key, tuple(zone.strip() for zone in zones)) for key, zones in named)
+    return tuple(Requirement(key, "In", zones) for key, zones in clauses if all(zones))
 
 
 def _allowed(owner: Document) -> tuple[NodeTerm, ...] | None:
@@ -284,15 +375,20 @@ def _allowed(owner: Document) -> tuple[NodeTerm, ...] | None:
     )
 
 
-def candidates(claim: Document, volumes: Iterable[Document]) -> list[Document]:
+def candidates(
+    claim: Document, volumes: Iterable[Document], *, by_scheduler: bool = False
+) -> list[Document]:
     """Volumes that satisfy the claim: set aside for it, else free ones, the smallest first.
 
-    Source: upstream's FindMatchingVolume.
+    A scheduler looks at volumes of the claim's class only, and at no free ones if one was set
+    aside. Source: upstream's FindMatchingVolume.
     """
     selector = label_selector((claim.get("spec") or {}).get("selector"))
     found: list[tuple[bool, int, str, Document]] = []
     for volume in volumes:
         if "deletionTimestamp" in volume["metadata"] or not _free_for(claim, volume):
+            continue
+        if by_scheduler and class_of_volume(volume) != class_of(claim):
             continue
         reserved = bool((volume.get("spec") or {}).get("claimRef"))
         labels = volume["metadata"].get("labels") or {}
@@ -300,22 +396,27 @@ def candidates(claim: Document, volumes: Iterable[Document]) -> list[Document]:
             continue
         if not suits(claim, volume, reserved=reserved):
             found.append((not reserved, _size(volume), volume["metadata"]["name"], volume))
+    if by_scheduler and any(not free for free, *_ in found):
+        found = [entry for entry in found if not entry[0]]
     return [entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1])]
 
 
 def suits(claim: Document, volume: Document, *, reserved: bool = False) -> str:
     """Why the volume cannot serve the claim, in upstream's words; "" if it can.
 
-    For a volume that was ``reserved`` for the claim only its size and mode matter.
+    For a volume that was ``reserved`` for the claim only its size, mode and attributes matter.
     """
     spec, have = claim.get("spec") or {}, volume.get("spec") or {}
     if _size(volume) < _requested(claim):
         return "requested PV is too small"
     if (have.get("volumeMode") or "Filesystem") != (spec.get("volumeMode") or "Filesystem"):
         return "incompatible volumeMode"
+    wanted = spec.get("volumeAttributesClassName") or ""
+    if (have.get("volumeAttributesClassName") or "") != wanted:
+        return "volumeAttributesClassName does not match"
     if reserved:
         return ""
-    if (have.get("storageClassName") or "") != class_of(claim):
+    if class_of_volume(volume) != class_of(claim):
         return "storageClassName does not match"
     if not set(spec.get("accessModes") or ()) <= set(have.get("accessModes") or ()):
         return "incompatible accessMode"
@@ -335,7 +436,7 @@ def _free_for(claim: Document, volume: Document) -> bool:
             metadata.get("namespace"),
             metadata.get("name"),
         ) and owner.get("uid") in (None, "", metadata.get("uid"))
-    return (volume.get("status") or {}).get("phase", "Available") in ("Available", "Pending")
+    return (volume.get("status") or {}).get("phase") == "Available"
 
 
 def waiting_claims(snapshot: Snapshot, keys: Iterable[Key]) -> list[Key]:

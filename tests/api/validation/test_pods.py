@@ -400,3 +400,124 @@ def restart_rule(**fields):
 def test_restart_rules_of_containers(fields, said):
     found = complaints(pod(container(**fields), restartPolicy="Never"))
     assert found == [] if not said else len(found) == 1 and said in found[0], found
+
+
+IN = {"key": "k", "operator": "In", "values": ["-x"]}
+BAD_VALUE = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+
+
+def node_affinity(kind, term):
+    if kind.startswith("required"):
+        return {"nodeAffinity": {kind: {"nodeSelectorTerms": [term]}}}
+    return {"nodeAffinity": {kind: [{"weight": 1, "preference": term}]}}
+
+
+def test_what_node_affinity_requires_must_be_values_that_labels_can_have():
+    """In a preference upstream lets them pass."""
+    for operator in ("In", "NotIn", "Gt"):
+        term = {"matchExpressions": [{**IN, "operator": operator}]}
+        document = pod(
+            affinity=node_affinity("requiredDuringSchedulingIgnoredDuringExecution", term)
+        )
+        assert only(document).startswith(
+            f"{BAD_VALUE}.nodeSelectorTerms[0].matchExpressions[0].values[0]: "
+            'Invalid value: "-x": a valid label must be an empty string or consist of'
+        )
+        preferred = node_affinity("preferredDuringSchedulingIgnoredDuringExecution", term)
+        assert complaints(pod(affinity=preferred)) == []
+
+
+def test_a_node_that_affinity_names_has_a_name_that_nodes_can_have():
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["No"]}]}
+    document = pod(affinity=node_affinity("preferredDuringSchedulingIgnoredDuringExecution", term))
+    assert "matchFields[0].values[0]: Invalid value: " in only(document)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"matchLabelKeys": ["v"]},
+            "matchLabelKeys: Forbidden: must not be specified when labelSelector is not set",
+        ),
+        (
+            {
+                "labelSelector": {
+                    "matchLabels": {"v": "1"},
+                    "matchExpressions": [{"key": "v", "operator": "In", "values": ["1"]}],
+                },
+                "matchLabelKeys": ["v"],
+            },
+            '[0]: Invalid value: "v": exists in both matchLabelKeys and labelSelector',
+        ),
+        (
+            {"labelSelector": {}, "matchLabelKeys": ["v"], "mismatchLabelKeys": ["v"]},
+            'matchLabelKeys[0]: Invalid value: "v": '
+            "exists in both matchLabelKeys and mismatchLabelKeys",
+        ),
+        ({"labelSelector": {}, "matchLabelKeys": ["v"], "mismatchLabelKeys": ["w"]}, ""),
+    ],
+)
+def test_label_keys_come_with_a_selector_that_does_not_speak_of_them(fields, message):
+    term = {"topologyKey": "zone", **fields}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    found = complaints(pod(affinity={"podAffinity": {required: [term]}}))
+    path = f"spec.affinity.podAffinity.{required}[0]"
+    wanted = f"{path}{message}" if message.startswith("[") else f"{path}.{message}"
+    assert found == ([wanted] if message else [])
+
+
+def publishing(*ports):
+    return {"ports": [{"containerPort": 80, **port} for port in ports]}
+
+
+def test_a_port_of_the_host_is_taken_once():
+    twice = pod(
+        container(**publishing({"hostPort": 81}, {"hostPort": 81, "protocol": "UDP"})),
+        container(name="d", **publishing({"hostPort": 81}, {"hostPort": 81, "hostIP": "10.0.0.1"})),
+    )
+    assert only(twice) == 'spec.containers[1].ports[0].hostPort: Duplicate value: "TCP//81"'
+    # Init containers run one after the other, and before the others.
+    init = [container(name=name, **publishing({"hostPort": 81})) for name in ("a", "b")]
+    assert complaints(pod(container(**publishing({"hostPort": 81})), initContainers=init)) == []
+
+
+def test_ports_on_the_hosts_network_are_the_hosts():
+    port = publishing({"hostPort": 81})
+    init = [container(name="i", **port)]
+    assert only(pod(container(**port), hostNetwork=True, initContainers=init)) == (
+        "spec.containers[0].ports[0].hostPort: Invalid value: 81: "
+        "must match `containerPort` when `hostNetwork` is true"
+    )
+
+
+def test_an_image_that_is_mounted_has_a_name():
+    image = {"pullPolicy": "Sometimes"}
+    assert complaints(pod(volumes=[{"name": "v", "image": image}])) == [
+        'spec.volumes[0].image.pullPolicy: Unsupported value: "Sometimes": supported values: '
+        '"Always", "IfNotPresent", "Never"',
+        "spec.volumes[0].image.reference: Required value",
+    ]
+
+
+def test_of_two_equal_spread_constraints_the_first_is_named():
+    spread = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    assert only(pod(topologySpreadConstraints=[spread, dict(spread)])) == (
+        "spec.topologySpreadConstraints[0].{topologyKey, whenUnsatisfiable}: "
+        'Duplicate value: "{zone, DoNotSchedule}"'
+    )
+
+
+def test_huge_pages_are_whole_and_come_with_cpu_or_memory():
+    def paged(pages, **more):
+        amounts = {"hugepages-2Mi": pages, **more}
+        return complaints(pod(container(resources={"limits": amounts})))
+
+    assert paged("4Mi", cpu="1") == []
+    at = "spec.containers[0].resources"
+    assert paged("4Mi") == [f"{at}: Forbidden: HugePages require cpu or memory"]
+    assert paged("3Mi", memory="1Gi") == [
+        f'{at}.{part}[hugepages-2Mi]: Invalid value: "3Mi": '
+        "3Mi is not positive integer multiple of hugepages-2Mi"
+        for part in ("limits", "requests")
+    ]

@@ -523,3 +523,73 @@ def test_a_claim_is_made_once_whatever_write_fails(world_run, point):
         assert await world.names(RESOURCE_CLAIMS) == [status["resourceClaimName"]]
 
     world_run(story)
+
+
+async def left_by_an_earlier_attempt(world, pod_name, request, on, device="gpu-0"):
+    """A claim for extended resources that was allocated for the pod before it could be bound."""
+    user = await reference(world, pod_name)
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": pod_name, "uid": user["uid"]}
+    made = claim("left")
+    made["spec"]["devices"]["requests"][0]["name"] = request
+    made["metadata"] |= {
+        "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"},
+        "ownerReferences": [{**owner, "controller": True}],
+    }
+    await world.create(RESOURCE_CLAIMS, made)
+    given = allocation(on, device)
+    given["devices"]["results"][0]["request"] = request
+    await written(world, "left", {"allocation": given, "reservedFor": [user]})
+
+
+def wanting_gpus(name, **spec):
+    made = pod(name, **spec)
+    amounts = {"cpu": "1", "example.com/gpu": "1"}
+    made["spec"]["containers"][0]["resources"] = {"requests": amounts, "limits": amounts}
+    return made
+
+
+def standing_in():
+    made = device_class()
+    made["spec"]["extendedResourceName"] = "example.com/gpu"
+    return made
+
+
+def test_what_an_attempt_left_for_other_requests_frees_the_devices_that_the_pod_wants(world_run):
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("n"))
+        await world.create(DEVICE_CLASSES, standing_in())
+        await world.create(RESOURCE_SLICES, slices("n", 1))
+        await world.create(PODS, wanting_gpus("a"))
+        await left_by_an_earlier_attempt(world, "a", "container-9-request-9", "n")
+        await start(world)
+        await world.settle(30)
+        assert await node_of(world, "a") == "n"
+        [made] = await world.find(RESOURCE_CLAIMS)
+        assert made["spec"]["devices"]["requests"][0]["name"] == "container-0-request-1"
+        status = (await world.get(PODS, "a"))["status"]["extendedResourceClaimStatus"]
+        assert status["resourceClaimName"] == made["metadata"]["name"]
+
+    world_run(story)
+
+
+def test_what_an_attempt_left_goes_when_a_device_plugin_serves_the_pod(world_run):
+    """The node with devices has no room any more, and somebody else gets them."""
+
+    async def story(world):
+        await world.start()
+        served = node("plugin")
+        served["status"]["allocatable"]["example.com/gpu"] = "1"
+        await world.create(NODES, served)
+        await world.create(NODES, node("devices", cpu="0"))
+        await world.create(DEVICE_CLASSES, standing_in())
+        await world.create(RESOURCE_SLICES, slices("devices", 1))
+        await world.create(PODS, wanting_gpus("a"))
+        await left_by_an_earlier_attempt(world, "a", "container-0-request-1", "devices")
+        await start(world)
+        await world.settle(30)
+        assert await node_of(world, "a") == "plugin"
+        assert not await world.find(RESOURCE_CLAIMS)
+        assert "extendedResourceClaimStatus" not in (await world.get(PODS, "a"))["status"]
+
+    world_run(story)

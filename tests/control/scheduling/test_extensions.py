@@ -88,6 +88,13 @@ def _volume(name, host, size="10Gi"):
     }
 
 
+async def _available(world, volume):
+    """A volume that the controller has seen."""
+    await world.create(PERSISTENT_VOLUMES, volume)
+    status, name = {"status": {"phase": "Available"}}, volume["metadata"]["name"]
+    await world.client.patch(PERSISTENT_VOLUMES, name, status, subresource="status")
+
+
 def _mounting(name, claim):
     volume = {"name": "data", "persistentVolumeClaim": {"claimName": claim}}
     return pod(name, volumes=[volume])
@@ -103,7 +110,7 @@ def test_a_claim_that_waits_is_bound_where_its_pod_goes(world_run):
             "volumeBindingMode": "WaitForFirstConsumer",
         }
         await world.create(STORAGE_CLASSES, owner)
-        await world.create(PERSISTENT_VOLUMES, _volume("on-b", "b"))
+        await _available(world, _volume("on-b", "b"))
         await begin(world, node("a", cpu="8"), node("b", cpu="2"))
         await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
         await world.create(PODS, _mounting("user", "data"))
@@ -114,16 +121,50 @@ def test_a_claim_that_waits_is_bound_where_its_pod_goes(world_run):
         assert claim["status"]["phase"] == "Bound"
         volume = await world.get(PERSISTENT_VOLUMES, "on-b")
         assert volume["spec"]["claimRef"]["name"] == "data"
+        # As upstream's volume controller leaves them: nothing was made for a node.
+        ours = "pv.kubernetes.io/bound-by-controller"
+        assert volume["metadata"]["annotations"] == {ours: "yes"}
+        notes = {ours: "yes", "pv.kubernetes.io/bind-completed": "yes"}
+        assert claim["metadata"]["annotations"] == notes
         await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("more", "local"))
         await world.create(PODS, _mounting("late", "more"))
         await world.settle()
         message = (await scheduled_condition(world, "late"))["message"]
         assert "2 node(s) didn't find available persistent volumes to bind" in message
-        await world.create(PERSISTENT_VOLUMES, _volume("on-a", "a"))
+        await _available(world, _volume("on-a", "a"))
         await world.settle(15)
         assert await node_of(world, "late") == "a"
 
     world_run(story)
+
+
+def test_a_volume_that_was_set_aside_is_not_said_to_be_bound_by_a_controller(world_run):
+    async def story(world):
+        await world.create(STORAGE_CLASSES, _class_of_volumes())
+        aside = _volume("aside", "a")
+        aside["spec"]["claimRef"] = {"namespace": "default", "name": "data"}
+        await _available(world, aside)
+        await _available(world, _volume("free", "b", size="6Gi"))
+        await begin(world, node("a", cpu="2"), node("b", cpu="8"))
+        made = await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
+        await world.create(PODS, _mounting("user", "data"))
+        await world.settle()
+        assert await node_of(world, "user") == "a"
+        volume = await world.get(PERSISTENT_VOLUMES, "aside")
+        assert volume["spec"]["claimRef"]["uid"] == made["metadata"]["uid"]
+        assert not volume["metadata"].get("annotations")
+
+    world_run(story)
+
+
+def _class_of_volumes():
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "local"},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
 
 
 def test_a_pod_waits_for_its_claim_to_appear(world_run):
@@ -159,7 +200,7 @@ def test_an_ephemeral_volume_takes_no_claim_that_was_made_for_others(world_run):
             "volumeBindingMode": "WaitForFirstConsumer",
         }
         await world.create(STORAGE_CLASSES, owner)
-        await world.create(PERSISTENT_VOLUMES, _volume("v", "a"))
+        await _available(world, _volume("v", "a"))
         await begin(world, node("a"))
         await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("p-scratch", "local"))
         template = {"spec": _claim("", "local")["spec"]}
@@ -448,6 +489,8 @@ def test_where_a_pod_will_run_is_known_while_its_volume_is_made(world_run):
         await world.client.patch(PERSISTENT_VOLUME_CLAIMS, "data-0", no_room, "default")
         await world.settle(0.5)
         assert [await _nominated(world, f"team-{i}") for i in range(2)] == [None, None]
+        condition = (await world.get(PODS, "team-0"))["status"]["conditions"][0]
+        assert (condition["type"], condition["reason"]) == ("PodScheduled", "SchedulerError")
         await world.settle(30)
         for i in range(2):
             await _provision(world, f"data-{i}")

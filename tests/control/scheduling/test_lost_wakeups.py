@@ -13,11 +13,23 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
+from kubarium.control import scheduling
 from kubarium.control.scheduling.reservations import RESERVE_AFTER_S
+from kubarium.view.scheduling import read_config
 from kubarium.view.volumes import CSI_DRIVERS, CSI_NODES, STORAGE_CLASSES
 
 from .test_extensions import _claim, _mounting, _volume, wait_for_all_nodes
-from .test_scheduler import claim, device_class, events, node, node_of, pod, slices
+from .test_scheduler import (
+    claim,
+    device_class,
+    events,
+    node,
+    node_of,
+    pod,
+    report,
+    scheduled_condition,
+    slices,
+)
 from .test_wakeups import start
 
 ZONE = "topology.kubernetes.io/zone"
@@ -291,6 +303,56 @@ def test_a_claim_that_somebody_else_allocated_lets_its_pod_go(world_run):
     world_run(story)
 
 
+def test_a_selector_that_fails_is_asked_again_once_the_device_is_taken(world_run):
+    """Upstream too tries again after an error, whatever happens: here the second device will do."""
+
+    async def story(world):
+        config = {"deviceSelection": {"strategy": "FirstFit"}}
+        args = {"pluginConfig": [{"name": "DynamicResources", "args": config}]}
+        await world.create(NODES, node("a"))
+        await world.start(*scheduling.components(world.context, read_config({"profiles": [args]})))
+        two = slices("a", 2)
+        two["spec"]["devices"][1]["attributes"] = {"model": {"string": "x"}}
+        await _gpu(world, two)
+        failing = claim("picky")
+        expression = 'device.attributes["gpu.example.com"].model == "x"'
+        wanted = failing["spec"]["devices"]["requests"][0]["exactly"]
+        wanted["selectors"] = [{"cel": {"expression": expression}}]
+        await world.create(RESOURCE_CLAIMS, failing)
+        await world.create(PODS, pod("p", claims=["picky"]))
+        await waits(world)
+        await world.create(PODS, pod("first", claims=["gpu"]))
+        assert await placed_soon(world, "first") == "a"
+        assert await placed_soon(world) == "a"
+
+    world_run(story)
+
+
+def test_a_shared_claim_whose_device_recovers_lets_the_next_pod_go(world_run):
+    """KEP-5007: it was available nowhere while its driver said that it had failed."""
+
+    async def story(world):
+        await start(world, node("a"))
+        slow = slices("a", 1)
+        slow["spec"]["devices"][0] |= {
+            "bindingConditions": ["Ready"],
+            "bindingFailureConditions": ["Broken"],
+        }
+        await _gpu(world, slow)
+        await world.create(PODS, pod("first", claims=["gpu"]))
+        await world.settle(10)
+        await report(world, "gpu", "Ready")
+        await world.settle(10)
+        assert await node_of(world, "first") == "a"
+        await report(world, "gpu", "Broken")
+        await world.create(PODS, pod("p", claims=["gpu"]))
+        await waits(world)
+        await report(world, "gpu", "Ready")
+        assert await placed_soon(world) == "a"
+
+    world_run(story)
+
+
 def test_a_slice_that_goes_may_make_its_pool_whole(world_run):
     async def story(world):
         await start(world, node("a"))
@@ -424,6 +486,37 @@ def test_a_node_whose_driver_names_no_limit_any_more_takes_more_volumes(world_ru
         await world.create(PODS, _mounting("p", "data"))
         await waits(world)
         await vanish(world, CSI_NODES, "a")
+        await world.settle(SOON_S)
+        claim_now = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
+        notes = claim_now["metadata"].get("annotations") or {}
+        assert notes.get("volume.kubernetes.io/selected-node") == "a"
+
+    world_run(story)
+
+
+def test_a_pod_goes_to_a_node_that_gets_the_driver_it_must_have(world_run):
+    async def story(world):
+        await start(world, node("a"))
+        await world.create(STORAGE_CLASSES, _owner("csi.example.com"))
+        driver = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "CSIDriver",
+            "metadata": {"name": "csi.example.com"},
+            "spec": {"preventPodSchedulingIfMissing": True},
+        }
+        await world.create(CSI_DRIVERS, driver)
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
+        await world.create(PODS, _mounting("p", "data"))
+        await waits(world)
+        told = (await scheduled_condition(world, "p"))["message"]
+        assert "1 csi.example.com CSI driver is not installed on the node" in told
+        have = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "CSINode",
+            "metadata": {"name": "a"},
+            "spec": {"drivers": [{"name": "csi.example.com", "nodeID": "a"}]},
+        }
+        await world.create(CSI_NODES, have)
         await world.settle(SOON_S)
         claim_now = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
         notes = claim_now["metadata"].get("annotations") or {}

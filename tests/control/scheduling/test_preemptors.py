@@ -171,6 +171,15 @@ def test_room_that_a_stranger_took_is_looked_for_again(world_run):
     world_run(story)
 
 
+def node_told(document):
+    return (document.get("status") or {}).get("nominatedNodeName")
+
+
+def condition_of(document):
+    (condition,) = document["status"]["conditions"]
+    return condition["message"]
+
+
 def test_who_finds_no_more_victims_gives_its_promise_back(world_run):
     async def story(world):
         await begin(world, node("a", cpu="2"), pods=[on("a1", "a"), on("a2", "a")])
@@ -179,8 +188,16 @@ def test_who_finds_no_more_victims_gives_its_promise_back(world_run):
             PODS, pod("stranger", cpu="1", nodeName="a", priorityClassName="critical")
         )
         await leave(world, "a1", "a2")
+        seen = []
+        world.context.informers.get(PODS).on_change(lambda old, new: seen.append((old, new)))
         await world.settle(20)
         assert await nominated(world) is None
+        taken_back = [
+            condition_of(new) != condition_of(old)
+            for old, new in seen
+            if old is not None and new is not None and node_told(old) and not node_told(new)
+        ]
+        assert taken_back == [True], "in the write that says why"
         await world.create(PODS, pod("small"))
         await world.settle(20)
         assert await node_of(world, "small") == "a"

@@ -523,8 +523,9 @@ def test_a_device_that_cannot_be_made_ready_says_why_and_is_given_back(world_run
         await world.settle(10)
         await report(world, "one", BROKEN, reason="NoLink", message="cable is out")
         events = [e["message"] for e in await world.find(EVENTS) if e["type"] == "Warning"]
-        text = 'device binding failed: claim=one, reason=NoLink, message="cable is out"'
-        assert f"{text} (device gpu-0 reports Broken)" in events
+        failed = 'running PreBind plugin "DynamicResources": device binding failed'
+        text = 'claim=one, reason=NoLink, message="cable is out"'
+        assert f"{failed}: {text} (device gpu-0 reports Broken)" in events
 
     world_run(story)
 
@@ -549,7 +550,8 @@ def test_a_device_that_is_not_ready_in_the_profiles_time_is_given_back(world_run
         assert not (await scheduled_condition(world, "user"))
         await world.settle(15)
         message = (await scheduled_condition(world, "user"))["message"]
-        assert message == "device binding timeout: claim=one"
+        failed = 'running PreBind plugin "DynamicResources": '
+        assert message == f"{failed}device binding timeout: claim=one"
 
     world_run(story)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -141,6 +142,29 @@ def test_nodes_can_be_chosen_in_another_way_than_devices():
     assert [place(placer, f"p{i}", 1) for i in range(2)] == ["n00", "n01"]
     packed = Placer(world([8, 8], DevicePreference(FIRST_FIT, nodes=PACK)))
     assert [place(packed, f"p{i}", 1) for i in range(2)] == ["n00", "n00"]
+
+
+def test_what_other_claims_have_got_makes_the_choice_weigh_less():
+    """Upstream adds up all of the pod's claims before it scales them to 100.
+
+    A first choice counts 8, a second 7: alone that is 100 and 87, beside a first choice that is
+    held already 100 and 93.
+    """
+    snapshot = world([2, 2], DevicePreference(FIRST_FIT))
+    nic = [Device("nic", {"d/kind": text("nic")})]
+    snapshot.inventory.set_slice(Slice("n02", "d", "n02", 1, 1, tuple(nic), node_name="n02"))
+    snapshot.set_node(Node("n02", (("cpu", 64_000), ("memory", 10**9), ("pods", 110))))
+    snapshot.inventory.set_class(DeviceClass("nic", ("kind=nic",)))
+    wanted = spec_of(1, ("nic", 1), prioritised=True)
+    alone = with_claim(snapshot, "p", wanted)
+    given = DeviceResult("r/a", DeviceId("d", "n00", "gpu-0"))
+    snapshot.set_claim(Claim(("ns", "held"), wanted), Allocation((given,)))
+    beside = replace(alone, claims=(*alone.claims, ("ns", "held")))
+    placer = Placer(snapshot)
+    for pod, points in ((alone, 100 - 87), (beside, 100 - 93)):
+        total = placer.scores(pod)
+        weight = placer.profile.weights.DynamicResources
+        assert total[snapshot.rows["n01"]] - total[snapshot.rows["n02"]] == weight * points
 
 
 def test_a_weight_of_none_turns_it_off():

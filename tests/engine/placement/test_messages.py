@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from kubarium.engine.model import HostPort, Node, Pod, PodShape
+from kubarium.engine.model import HostPort, Node, Pod, PodShape, PodTerm
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import QueueItem
-from kubarium.engine.selectors import NodeTerm, Requirement
+from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 
 LARGE, SMALL = "large", "small"
@@ -102,6 +102,25 @@ def test_a_node_that_is_too_small_is_no_hope_only_where_its_room_was_compared():
     text = refusal(PodShape(requests=(("cpu", 9),), ports=port), asked)
     assert text.endswith(
         "preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, "
+        "2 Preemption is not helpful for scheduling."
+    )
+
+
+def test_what_is_lacking_once_the_lower_are_gone_is_what_keeps_the_pod_away_then():
+    """Room comes with their end, and who stays does not want the pod beside it."""
+    asked = placer()
+    alone = PodTerm("name", LabelSelector((Requirement("app", "In", ("web",)),)), ("ns",))
+    shy = Pod(("ns", "shy"), PodShape(pod_anti_affinity=(alone,)), priority=9)
+    low = Pod(("ns", "low"), PodShape(requests=(("cpu", 4),)))
+    asked.snapshot.set_node(Node(LARGE, (("cpu", 4), ("pods", 9)), {"name": LARGE}))
+    for pod in (shy, low):
+        asked.snapshot.place(pod, LARGE)
+    web = Pod(("ns", "p"), PodShape(requests=(("cpu", 2),)), labels={"app": "web"}, priority=5)
+    (decision,) = plan_cycle(asked, [QueueItem((web,))]).decisions
+    assert decision.preemption is None
+    assert decision.unplaced[0][1].message() == (
+        "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: "
+        "0/3 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules, "
         "2 Preemption is not helpful for scheduling."
     )
 

@@ -88,6 +88,20 @@ def test_an_image_that_is_there_counts_by_its_size_and_spread():
     assert found[:2].tolist() == [50, 0]
 
 
+def test_an_image_that_is_mounted_counts_but_asks_for_no_more():
+    """Upstream: the bound is 1000 MiB for each container, and volumes are none."""
+    holder = node("a", images=(("model:1", 1000 * MEBI), ("app:1", 0)))
+    shape = PodShape(images=("app:1", "model:1"), mounted=1)
+    assert scores.image_scores(snapshot(holder), shape)[0] == 100
+    both = PodShape(images=("app:1", "model:1"))  # 100 * (1000 - 23) / (2000 - 23)
+    assert scores.image_scores(snapshot(holder), both)[0] == 49
+
+
+def test_of_an_image_that_a_node_lists_twice_the_first_size_counts():
+    twice = node("a", images=(("app:1", 1000 * MEBI), ("app:1", 5)))
+    assert scores.image_scores(snapshot(twice), PodShape(images=("app:1",)))[0] == 100
+
+
 def test_preferred_nodes_and_soft_taints_move_a_pod():
     ssd = PreferredTerm(10, NodeTerm((Requirement("disk", "In", ("ssd",)),)))
     pod = Pod(("ns", "p"), PodShape(preferred=(ssd,)))

@@ -180,6 +180,20 @@ def test_a_pod_does_not_go_near_one_that_is_only_nominated():
     assert [p.node for p in decision.placements] == ["n1"]
 
 
+def test_a_nominated_pod_counts_on_its_own_node_alone():
+    """Elsewhere nobody need be near it, and nobody need stay away from its domain."""
+    placer = Placer(cluster(["a", "a"]))
+    friend = waiting("friend")
+    nominated = [(friend, "n1")]
+    shy = pod("shy", "y", pod_anti_affinity=(TERM,))
+    [decision] = plan_cycle(placer, [QueueItem((shy,))], nominated=nominated).decisions
+    assert [p.node for p in decision.placements] == ["n0"]
+    placer = Placer(cluster(["a", "b"]))
+    first = pod("first", "x", pod_affinity=(TERM,))  # as there is none yet, it may be alone
+    [decision] = plan_cycle(placer, [QueueItem((first,))], nominated=nominated).decisions
+    assert [p.node for p in decision.placements] == ["n0"]
+
+
 wishes = st.sampled_from(
     [
         {"pod_affinity": (TERM,)},
@@ -199,13 +213,16 @@ def test_what_is_placed_fits_with_the_nominated_pods_and_without(zone_list, plac
         for i, (where, app) in enumerate(coming)
     ]
     without = topology.surroundings(snapshot, new).mask(snapshot.capacity)
-    mark = snapshot.checkpoint()
-    for friend, node in nominated:
-        snapshot.place(friend, node)
-    beside = topology.surroundings(snapshot, new).mask(snapshot.capacity)
-    room = [len(snapshot.pods_on[row]) < 10 for row in range(snapshot.capacity)]
-    snapshot.rollback(mark)
-    allowed = {f"n{i}" for i in range(len(zone_list)) if without[i] and beside[i] and room[i]}
+    allowed = set()
+    for i, name in enumerate(f"n{i}" for i in range(len(zone_list))):
+        mark = snapshot.checkpoint()
+        for friend, node in nominated:
+            if node == name:
+                snapshot.place(friend, node)
+        beside = topology.surroundings(snapshot, new).mask(snapshot.capacity)
+        if without[i] and beside[i] and len(snapshot.pods_on[i]) < 10:
+            allowed.add(name)
+        snapshot.rollback(mark)
     [decision] = plan_cycle(placer, [QueueItem((new,))], nominated=nominated).decisions
     assert bool(decision.placements) == bool(allowed)
     assert all(p.node in allowed for p in decision.placements)
@@ -223,3 +240,19 @@ def test_one_row_gives_the_same_answer_as_the_columns_about_declared_features():
         rows = {snapshot.rows[name] for name in fitting}
         assert set(mask.nonzero()[0].tolist()) == rows
         assert {r for r in snapshot.rows.values() if filters.row_passes(snapshot, shape, r)} == rows
+
+
+def test_nodes_without_a_zone_are_of_the_zone_without_a_name():
+    """Where the defaults spread, upstream takes a missing label for the empty value."""
+    snapshot = Snapshot()
+    for name, zone in (("a", ""), ("b", None), ("c", "z")):
+        labels = {} if zone is None else {"zone": zone}
+        snapshot.set_node(Node(name, (("cpu", 1000), ("pods", 10)), labels))
+    for i, where in enumerate("bbc"):
+        snapshot.place(pod(f"old-{i}"), where)
+    soft = SpreadConstraint("zone", 5, False, APP)
+    newcomer = pod("new", spread=(soft,), spread_by_default=True)
+    feasible = snapshot.alive.copy()
+    # Counts 2 (the pods on b), none for b itself, and 1; each by log 4, plus 4: 7, 0 and 5.
+    scores = topology.score(snapshot, newcomer, feasible)
+    assert scores[:3].tolist() == [2 * 0, 2 * 100, 2 * 28]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubarium.engine import reasons
-from kubarium.engine.model import Disk, Node, Pod, PodShape, Provision, VolumeClaim
+from kubarium.engine.model import Disk, Gang, Node, Pod, PodShape, Provision, VolumeClaim
+from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.profile import DEFAULT
+from kubarium.engine.placement.volumes import _chosen, _match, volume_score, waiting_of
+from kubarium.engine.plan import QueueItem
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
 
@@ -64,6 +70,14 @@ def test_a_missing_claim_is_named():
     assert placer.place(pod()) is None
     text = '0/2 nodes are available: persistentvolumeclaim "data" not found.'
     assert placer.account(pod()).message() == text
+
+
+def test_a_claim_that_is_not_made_yet_for_an_ephemeral_volume_is_waited_for():
+    placer = world(None)
+    own = replace(pod(), own_volumes=(DATA,))
+    assert placer.account(own).everywhere == (
+        'waiting for ephemeral volume controller to create the persistentvolumeclaim "data"'
+    )
 
 
 def test_an_exclusive_claim_has_one_pod_at_a_time():
@@ -221,3 +235,218 @@ def test_what_is_kept_about_attached_volumes_is_what_a_new_count_gives(steps):
         kept = snapshot.attached.within_limits(snapshot, wanted)
         for name in snapshot.rows:
             assert kept[snapshot.rows[name]] == _has_room(snapshot, name, wanted)
+
+
+def wanting(*names, own=(), uid=""):
+    keys = tuple(("ns", name) for name in names)
+    shape = PodShape(requests=(("cpu", 100),))
+    return Pod(("ns", "p"), shape, uid, volumes=keys, own_volumes=tuple(("ns", n) for n in own))
+
+
+def with_claims(*claims):
+    placer = world(None)
+    for claim in claims:
+        placer.snapshot.volumes[claim.key] = claim
+    return placer
+
+
+def claim(name, **more):
+    return VolumeClaim(("ns", name), **more)
+
+
+def test_a_node_is_told_of_a_bound_claim_and_of_a_waiting_one_at_once():
+    bound = claim("bound", terms=on_host("a"))
+    waiting = claim("waiting", choices=(("pv", on_host("a")),))
+    placer = with_claims(bound, waiting)
+    placer.snapshot.set_node(Node("a", (("cpu", 0), ("pods", 10)), {"host": "a"}))
+    assert placer.account(wanting("bound", "waiting")).by_node["b"] == (
+        reasons.VOLUME_NODE,
+        reasons.VOLUME_BINDING,
+    )
+
+
+def test_the_first_waiting_claim_that_fails_says_why():
+    """Volumes that exist are for the smallest claims; then it is asked where others are made."""
+    nowhere = claim("large", choices=(), size=2)
+    full = claim("small", choices=(), size=1, provision=Provision(None, ()))
+    placer = with_claims(nowhere, full)
+    assert placer.account(wanting("large", "small")).counts == {reasons.VOLUME_SPACE: 2}
+    placer = with_claims(nowhere, replace(full, size=3))
+    assert placer.account(wanting("large", "small")).counts == {reasons.VOLUME_BINDING: 2}
+
+
+def test_a_volume_that_is_being_made_for_a_node_is_waited_for_there():
+    made = claim("data", choices=(("pv", None),), selected="b", provision=Provision())
+    assert with_claims(made).place(wanting("data")).node == "b"
+    gone = replace(made, selected="gone")
+    assert with_claims(gone).account(wanting("data")).counts == {reasons.VOLUME_BINDING: 2}
+    # It takes no volume that exists: that is for another claim of the pod.
+    other = claim("other", choices=(("pv", None),))
+    placer = with_claims(made, other)
+    assert placer.place(wanting("data", "other")).node == "b"
+    assert placer.snapshot.assumed_volumes == {
+        ("ns", "data"): ("b", ""),
+        ("ns", "other"): ("b", "pv"),
+    }
+
+
+def test_problems_of_claims_come_in_the_order_of_upstreams_plugins():
+    lost, unbound = claim("lost", problem="lost"), claim("unbound", unbound=True)
+    gone = claim("gone", gone="pv")
+
+    def told(*claims, **more):
+        names = [c if isinstance(c, str) else c.key[1] for c in claims]
+        placer = with_claims(*(c for c in claims if not isinstance(c, str)))
+        return placer.account(wanting(*names, **more)).everywhere
+
+    assert told(unbound, lost, "none") == 'persistentvolumeclaim "none" not found'
+    assert told(gone, unbound, lost) == "lost"
+    assert told(gone, unbound) == reasons.VOLUMES_UNBOUND
+    assert told(gone) == 'persistentvolume "pv" not found'
+    assert told(lost, "none", own=["none"]) == "lost"
+    assert told("none", lost, own=["none"]) == (
+        'waiting for ephemeral volume controller to create the persistentvolumeclaim "none"'
+    )
+
+
+def test_a_lost_volume_and_zones_are_judged_otherwise_for_ephemeral_volumes():
+    gone = claim("p-v", gone="pv", owner="u")
+    placer = with_claims(gone)
+    assert placer.account(wanting("p-v", own=["p-v"], uid="u")).counts == {reasons.VOLUME_GONE: 2}
+    zoned = claim("p-v", zones=(Requirement(ZONE, "In", ("z-b",)),), owner="u")
+    assert with_claims(zoned).place(wanting("p-v", own=["p-v"], uid="u")).node == "a"
+    assert with_claims(zoned).place(wanting("p-v")).node == "b"
+
+
+def test_a_driver_that_must_be_there_keeps_pods_from_nodes_without_it():
+    placer = with_claims(claim("data", attaches=("csi", "1")))
+    placer.snapshot.csi_drivers = {"b": frozenset({"csi"})}
+    assert placer.place(wanting("data")).node == "a"
+    placer.snapshot.displace(("ns", "p"))
+    placer.snapshot.needed_drivers.add("csi")
+    assert placer.place(wanting("data")).node == "b"
+    placer.snapshot.displace(("ns", "p"))
+    placer.snapshot.csi_drivers = {}
+    assert placer.account(wanting("data")).counts == {
+        "csi CSI driver is not installed on the node": 2
+    }
+
+
+def test_an_exclusive_claim_of_a_nominated_pod_is_in_use_on_its_node_at_most():
+    """Upstream looks there only for pods that name disks besides."""
+    placer = with_claims(claim("data", exclusive=True))
+    coming = replace(wanting("data"), key=("ns", "coming"), priority=9)
+    placer.snapshot.place(coming, "a")
+    placer.nominated = (coming.key,)
+    assert placer.account(wanting("data")).by_node["a"] == ()
+    new = replace(wanting("data"), disks=(Disk("gce", ("d",)),))
+    assert placer.account(new).by_node["a"] == (reasons.VOLUME_IN_USE,)
+    assert placer.place(new).node == "b"
+    placer.snapshot.displace(("ns", "p"))
+    placer.nominated = ()
+    assert placer.place(wanting("data")) is None
+
+
+GIB = 2**30
+
+
+def storage_scores(*claims, shape=((0, 10), (100, 0))):
+    placer = with_claims(*claims)
+    snapshot = placer.snapshot
+    found = volume_score(
+        snapshot,
+        wanting(*(c.key[1] for c in claims)),
+        snapshot.alive,
+        replace(DEFAULT, storage_shape=shape),
+    )
+    return None if found is None else [found.item(snapshot.rows[name]) for name in ("a", "b")]
+
+
+def test_nodes_where_storage_stays_emptier_score_higher():
+    two = (("small", on_host("a")), ("large", on_host("b")))
+    static = claim("x", size=5 * GIB, choices=two, capacities=(10 * GIB, 40 * GIB))
+    assert storage_scores(static) == [50, 88]
+    assert storage_scores(static, shape=((0, 0), (100, 10))) == [50, 12]
+    # What is left where volumes are made: 3 and 6 of 10 GiB, and more than there is.
+    rooms = tuple(LabelSelector((Requirement("host", "In", (n,)),)) for n in ("a", "b"))
+    made = claim("x", size=3 * GIB, choices=(), provision=Provision(None, rooms, (10 * GIB, GIB)))
+    assert storage_scores(made) == [70, 0]
+    assert storage_scores(made, replace(made, key=("ns", "y"))) == [40, 0]
+    # Classes are averaged, and volumes that exist go before those that are made.
+    other = replace(made, key=("ns", "y"), storage_class="other")
+    assert storage_scores(made, other) == [70, 0]
+    assert storage_scores(static, other) == [50, 88]
+    assert storage_scores(claim("x", choices=(), provision=Provision())) is None
+
+
+def test_storage_decides_between_equal_nodes():
+    two = (("small", on_host("a")), ("large", on_host("b")))
+    static = claim("x", size=5 * GIB, choices=two, capacities=(10 * GIB, 40 * GIB))
+    assert with_claims(static).place(wanting("x")).node == "b"
+
+
+choices = st.lists(
+    st.tuples(st.sampled_from(["v0", "v1", "v2"]), st.sampled_from([None, "a", "b"])),
+    max_size=3,
+    unique_by=lambda choice: choice[0],
+)
+
+
+@given(st.lists(st.tuples(choices, st.integers(0, 3), st.booleans()), min_size=1, max_size=4))
+def test_what_is_matched_on_all_nodes_at_once_is_what_one_node_gives(wanted):
+    claims = [
+        claim(
+            str(i),
+            choices=tuple((name, on_host(host) if host else None) for name, host in free),
+            size=size,
+            selected="a" if selected else "",
+        )
+        for i, (free, size, selected) in enumerate(wanted)
+    ]
+    snapshot = with_claims(*claims).snapshot
+    waiting = waiting_of(snapshot, claims)
+    found = _chosen(snapshot, waiting, snapshot.alive)
+    for name, row in snapshot.rows.items():
+        plain, taken = {}, set()
+        for one in sorted((c for c in claims if not c.selected), key=lambda c: c.size):
+            reached = (
+                n for n, t in one.choices if n not in taken and (t is None or t == on_host(name))
+            )
+            plain[one.key] = next(reached, "")
+            taken.add(plain[one.key])
+        for one in claims:
+            index = found[one.key].item(row)
+            assert (one.choices[index][0] if index >= 0 else "") == plain.get(one.key, "")
+        assert _match(snapshot, waiting, snapshot.node(name)) == {
+            one.key: plain.get(one.key, "") for one in claims
+        }
+
+
+def test_disks_that_a_driver_serves_in_truth_count_as_its_volumes():
+    inline = Disk("gce", ("gce/d",), True, ("pd.csi", "d"))
+    only_counts = Disk("", attaches=("disk.csi", "e"))
+    placer = with_claims(claim("data", attaches=("pd.csi", "other")))
+    snapshot = placer.snapshot
+    snapshot.volume_limits = {"a": {"pd.csi": 1, "disk.csi": 0}, "b": {"pd.csi": 1}}
+    snapshot.place(Pod(("ns", "user"), PodShape(), disks=(inline,)), "a")
+    assert placer.account(wanting("data")).by_node["a"] == (reasons.VOLUME_LIMIT,)
+    assert placer.place(wanting("data")).node == "b"
+    shared = Pod(("ns", "reader"), PodShape(), disks=(inline, only_counts))
+    assert placer.account(shared).by_node["a"] == (reasons.VOLUME_LIMIT,)
+    assert placer.account(replace(shared, disks=(inline,))).by_node["a"] == ()
+
+
+def test_pods_of_a_gang_that_write_one_disk_are_kept_apart():
+    """Also those that are placed by what room there is, without a look at all filters."""
+    writes = (Disk("gce", ("d",)),)
+    gang = Gang(("ns", "g"), 2)
+    shape = PodShape(requests=(("cpu", 100),))
+    pods = [Pod(("ns", f"g{i}"), shape, gang=gang.key, disks=writes) for i in range(3)]
+    placer = with_claims()
+    [decision] = plan_cycle(placer, [QueueItem(tuple(pods[:2]), gang)]).decisions
+    assert sorted(p.node for p in decision.placements) == ["a", "b"]
+    [decision] = plan_cycle(with_claims(), [QueueItem(tuple(pods), Gang(gang.key, 3))]).decisions
+    assert not decision.placements
+    placer = with_claims()
+    placer.snapshot.place(Pod(("ns", "x"), shape, disks=writes), "a")
+    assert placer.place_on(pods[0], placer.snapshot.rows["a"]) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubarium.api.defaulting.pods import fill
+from kubarium.api.defaulting.pods import fill, round_up
 from kubarium.api.resource import Document
 
 CLIENT_IP_AFFINITY_S = 10_800
@@ -59,11 +59,10 @@ def default_node(document: Document) -> None:
     """core/v1 Node: what is allocatable is the capacity unless said otherwise."""
     document.setdefault("spec", {})
     status = document.setdefault("status", {})
-    capacity = status.get("capacity")
-    if capacity:
-        allocatable = status.setdefault("allocatable", {})
-        for name, quantity in capacity.items():
-            allocatable.setdefault(name, quantity)
+    for part in ("capacity", "allocatable"):
+        round_up(status.get(part))
+    if status.get("capacity") and not status.get("allocatable"):
+        status["allocatable"] = dict(status["capacity"])
 
 
 def default_endpoints(document: Document) -> None:

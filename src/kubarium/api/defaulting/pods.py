@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from kubarium.api.pod_amounts import of_containers, quantities_of
 from kubarium.api.resource import Document
 from kubarium.api.validation.quantities import HUGE_PAGES
-from kubarium.base.quantity import format_quantity
+from kubarium.base.quantity import QuantityError, format_quantity, parse_quantity
 
 Fields = dict[str, Any]
 
@@ -15,12 +18,30 @@ DEFAULT_SCHEDULER = "default-scheduler"
 GRACE_PERIOD_S = 30
 FILE_MODE = 0o644
 TOKEN_LIFETIME_S = 3600
+# Without any of these a quantity is no finer than a thousandth.
+_FINE = re.compile(r"[.nueE]")
 
 
 def fill(fields: Fields, key: str, value: Any) -> None:
     """Set an absent or empty string field."""
     if not fields.get(key):
         fields[key] = value
+
+
+def round_up(quantities: Fields | None) -> None:
+    """No quantity is finer than a thousandth: what is, is rounded up, in place.
+
+    Malformed ones are left to validation. Source: SetDefaults_ResourceList.
+    """
+    for name, text in (quantities or {}).items():
+        if not isinstance(text, str) or not _FINE.search(text):
+            continue
+        try:
+            value = parse_quantity(text) * 1000
+        except QuantityError:
+            continue
+        if value.denominator != 1 and quantities is not None:
+            quantities[name] = format_quantity(Fraction(ceil(value), 1000))
 
 
 def default_pod(pod: Document) -> None:
@@ -66,6 +87,9 @@ def default_pod_spec(spec: Fields) -> None:
         spec["serviceAccountName"] = spec["serviceAccount"]
     elif spec.get("serviceAccountName"):
         spec["serviceAccount"] = spec["serviceAccountName"]  # the deprecated twin
+    whole = spec.get("resources") or {}
+    for quantities in (spec.get("overhead"), whole.get("limits"), whole.get("requests")):
+        round_up(quantities)
     for container in _containers(spec):
         default_container(container)
     for container in spec.get("ephemeralContainers", ()):
@@ -136,7 +160,9 @@ def default_container(container: Fields) -> None:
         container["imagePullPolicy"] = pull_policy(container.get("image", ""))
     fill(container, "terminationMessagePath", "/dev/termination-log")
     fill(container, "terminationMessagePolicy", "File")
-    container.setdefault("resources", {})
+    resources = container.setdefault("resources", {})
+    for part in ("limits", "requests"):
+        round_up(resources.get(part))
     for port in container.get("ports", ()):
         fill(port, "protocol", "TCP")
     for variable in container.get("env", ()):

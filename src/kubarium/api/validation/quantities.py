@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from kubarium.api import formats
@@ -101,7 +102,7 @@ def _check_pages(name: str, quantity: Any, path: Path, report: Report) -> None:
     """Huge pages come in whole pages."""
     if name.startswith(HUGE_PAGES):
         size = amount(name.removeprefix(HUGE_PAGES))
-        if size <= 0 or size.denominator != 1 or amount(quantity) % size:
+        if size <= 0 or size.denominator != 1 or ceil(amount(quantity)) % size:
             detail = f"{quantity} is not positive integer multiple of {name}"
             report.invalid(path, quantity, detail)
 

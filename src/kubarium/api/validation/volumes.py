@@ -199,13 +199,13 @@ def _check_ephemeral(source: Document, path: Path, report: Report) -> None:
 
 
 def _check_image(source: Document, path: Path, report: Report, in_pod: bool) -> None:
-    if in_pod and not source.get("reference"):
-        report.required(at(path, "reference"))
     policy = source.get("pullPolicy") or ""
     if not policy:
         report.required(at(path, "pullPolicy"))
     elif policy not in PULL_POLICIES:
         report.not_supported(at(path, "pullPolicy"), policy, PULL_POLICIES)
+    if in_pod and not source.get("reference"):
+        report.required(at(path, "reference"))
 
 
 _OWN_SOURCES: dict[str, Callable[[Any, Path, Report], None]] = {

@@ -7,6 +7,7 @@ the pod is decided again. (Source: ``dynamicresources.go``: bindClaim, PreBind, 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from kubarium.api.kinds import POD_GROUPS, PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
@@ -15,6 +16,7 @@ from kubarium.base.errors import ApiError, conflict, not_found
 from kubarium.control.scheduling.extended import ExtendedClaims
 from kubarium.control.scheduling.outcomes import insist, insist_if_there, outcome
 from kubarium.control.scheduling.recorders import Recorders
+from kubarium.engine import reasons
 from kubarium.engine.devices.model import Allocation, DeviceId
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.plan import Placement
@@ -62,6 +64,10 @@ class ClaimWriter:
         if any(map(is_pending_key, pod.claims)):
             await self._extended.discard(pod)
 
+    async def clear(self, pod: Pod) -> None:
+        """Delete claims for extended resources that were made for the pod and are of no use now."""
+        await self._extended.clear(pod)
+
     async def real_key(self, key: Key, pod: Pod) -> Key:
         """The claim behind a key; the one for extended resources is made now."""
         if not is_pending_key(key):
@@ -94,6 +100,22 @@ class ClaimWriter:
                 found.append(key)
         return found
 
+    def mark_overdue(self, pod: Pod, timeout_s: float) -> None:
+        """Claims whose devices have had their time count as failed: the pod does not wait anew."""
+        snapshot = self._view.snapshot
+        for key in pod.claims:
+            allocation = snapshot.allocations.get(key)
+            if allocation is None or not needs_preparation(allocation):
+                continue
+            claim, document = snapshot.claims[key], self._claims.get(key[1], key[0])
+            if claim.failed or document is None or not is_allocated(document):
+                continue
+            if not unready_devices(document):
+                continue
+            now = self._context.clock.now()
+            if _allocated_at(document, now) + timeout_s < now:
+                snapshot.set_claim(replace(claim, failed=True), allocation)
+
     def tell_waiting(self, pod: Pod, node: str) -> None:
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is not None:
@@ -123,7 +145,7 @@ class ClaimWriter:
                     waited = max(0.0, clock.now() - allocated)
                     deadline = min(deadline, clock.monotonic() + timeout_s - waited)
             if clock.monotonic() >= deadline:
-                raise NotReadyError(f"device binding timeout: claim={key[1]}")
+                raise _not_ready(f"device binding timeout: claim={key[1]}")
             await clock.sleep(CONDITION_POLL_S)
 
     async def release(self, pod: Pod, keys: list[Key]) -> None:
@@ -293,4 +315,8 @@ def _check_failures(claim: Document) -> None:
         reason, message = failed.get("reason", ""), json.dumps(failed.get("message", ""))
         where = f"device {device} reports {failed.get('type', '')}"
         text = f"claim={claim['metadata']['name']}, reason={reason}, message={message}"
-        raise NotReadyError(f"device binding failed: {text} ({where})")
+        raise _not_ready(f"device binding failed: {text} ({where})")
+
+
+def _not_ready(why: str) -> NotReadyError:
+    return NotReadyError(reasons.pre_bind_failed("DynamicResources", why))

@@ -20,7 +20,7 @@ from kubarium.control.scheduling.claims import ClaimWriter, NotReadyError, needs
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.outcomes import outcome
-from kubarium.control.scheduling.recorders import Recorders
+from kubarium.control.scheduling.recorders import BINDING, PREEMPTING, Recorders
 from kubarium.control.scheduling.volumes import VolumeWriter
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
@@ -96,15 +96,19 @@ class Committer:
             raise
 
     async def _reserve(self, placement: Placement) -> Staged:
-        pod = placement.pod
-        allocations = [(await self.claims.real_key(k, pod), a) for k, a in placement.allocations]
-        for key, allocation in allocations:
-            await self.claims.write(key, allocation, placement)
-        allocated = {key for key, _ in allocations}
-        for key in pod.claims:
-            if key not in allocated and not is_pending_key(key):
+        pod, fresh = placement.pod, dict(placement.allocations)
+        allocations: list[tuple[Key, Allocation]] = []
+        if not any(map(is_pending_key, pod.claims)):  # else it may be the one that is wanted
+            await self.claims.clear(pod)
+        for claim in pod.claims:
+            if claim in fresh:
+                key = await self.claims.real_key(claim, pod)
+                allocations.append((key, fresh[claim]))
+                await self.claims.write(key, fresh[claim], placement)
+            elif not is_pending_key(claim):
                 # Allocated with another pod, which may not have written it yet, or may have failed.
-                await self.claims.write(key, self._view.snapshot.allocations.get(key), placement)
+                held = self._view.snapshot.allocations.get(claim)
+                await self.claims.write(claim, held, placement)
         waiting = waiting_claims(self._view.snapshot, pod.volumes)
         for key in waiting:
             await self.volumes.bind(key, placement.node)
@@ -177,7 +181,7 @@ class Committer:
         document = self._pods.get(name, namespace)
         if document is not None:
             text = f"Successfully assigned {namespace}/{name} to {placement.node}"
-            self._recorders.record(document, "Normal", "Scheduled", text)
+            self._recorders.record(document, "Normal", "Scheduled", text, BINDING)
 
     async def _is_bound(self, placement: Placement, error: ApiError) -> bool:
         """Whether the binding was written although the call failed: its answer may be lost.
@@ -301,12 +305,12 @@ class Committer:
 
     def _preemptor(self, pod: Pod) -> _Preemptor:
         """For whom room is made: the pod's group, unless it is there alone or grows where it is."""
-        scheduler, uid = self._scheduler_of(pod), ""
+        scheduler, group = self._scheduler_of(pod), None
         if pod.gang is not None and not self._runs(pod):
-            uid = self.groups.uid_of(pod.gang)
-        return (
-            _Preemptor(scheduler, "podgroup", uid) if uid else _Preemptor(scheduler, "pod", pod.uid)
-        )
+            group = self.groups.native(pod.gang)
+        if group is not None:
+            return _Preemptor(scheduler, "podgroup", group["metadata"]["uid"], group)
+        return _Preemptor(scheduler, "pod", pod.uid, self._pods.get(pod.key[1], pod.key[0]))
 
     def _runs(self, pod: Pod) -> bool:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
@@ -326,10 +330,18 @@ class Committer:
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
+        await writes.delete(self._context, PODS, document)
         node = node_of(document)
         text = f"Preempted by {preemptor.kind} {preemptor.uid} on node {node}"
-        self._recorders.record(document, "Normal", "Preempted", text, by=preemptor.scheduler)
-        await writes.delete(self._context, PODS, document)
+        self._recorders.record(
+            document,
+            "Normal",
+            "Preempted",
+            text,
+            PREEMPTING,
+            by=preemptor.scheduler,
+            related=preemptor.document,
+        )
 
 
 class _Preemptor(NamedTuple):
@@ -338,6 +350,7 @@ class _Preemptor(NamedTuple):
     scheduler: str
     kind: str  # pod or podgroup
     uid: str
+    document: Document | None
 
     @property
     def purpose(self) -> str:

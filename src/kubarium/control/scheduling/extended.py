@@ -12,7 +12,7 @@ from kubarium.api.resource import Document
 from kubarium.engine.model import Key, Pod
 from kubarium.runtime import writes
 from kubarium.runtime.protocol import Context
-from kubarium.view.cluster import ClusterView
+from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.devices import claim_spec
 from kubarium.view.extended import (
     Mapped,
@@ -75,11 +75,23 @@ class ExtendedClaims:
     async def discard(self, pod: Pod) -> None:
         """Delete the claim of a pod that will not be bound now; the finalizer goes first."""
         for claim in tuple(self._claims.by_index(_BY_POD, pod.uid)):
-            for finalizer in claim["metadata"].get("finalizers") or ():
-                freed = await writes.remove_finalizer(
-                    self._context, RESOURCE_CLAIMS, claim, finalizer
-                )
-                if freed is None:
-                    return
-                claim = freed
-            await writes.delete(self._context, RESOURCE_CLAIMS, claim)
+            await self._delete(claim)
+
+    def left_over(self, pod: Pod) -> list[Document]:
+        """Claims made for the pod that it has no use for now: it, a node or a class has changed."""
+        made = self._claims.by_index(_BY_POD, pod.uid)
+        used = {key for one in pod.each for key in one.claims} if made else ()
+        return [claim for claim in made if key_of(claim) not in used]
+
+    async def clear(self, pod: Pod) -> None:
+        """Delete what an earlier attempt has left: others, and the pod itself, want its devices."""
+        for claim in self.left_over(pod):
+            await self._delete(claim)
+
+    async def _delete(self, claim: Document) -> None:
+        for finalizer in claim["metadata"].get("finalizers") or ():
+            freed = await writes.remove_finalizer(self._context, RESOURCE_CLAIMS, claim, finalizer)
+            if freed is None:
+                return
+            claim = freed
+        await writes.delete(self._context, RESOURCE_CLAIMS, claim)

@@ -38,10 +38,9 @@ class GroupWriter:
             text = f"Reserved room on {count} nodes, which running jobs will leave"
             self._recorders.record(document, "Normal", "Reserved", text)
 
-    def uid_of(self, key: Key) -> str:
-        """Of a PodGroup of scheduling.k8s.io, which is decided as one; "" of any other."""
-        document = self._groups.get(key[1], key[0])
-        return document["metadata"]["uid"] if document is not None else ""
+    def native(self, key: Key) -> Document | None:
+        """The PodGroup of scheduling.k8s.io, which preempts as one; None of any other."""
+        return self._groups.get(key[1], key[0])
 
     async def disrupted(self, composite: bool, key: Key, text: str) -> None:
         """Tell a group that goes as a whole, and the groups below it."""

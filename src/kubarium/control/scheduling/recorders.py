@@ -7,6 +7,9 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
 from kubarium.view.profiles import scheduler_name
 
+# What kube-scheduler says that it was about.
+SCHEDULING, BINDING, PREEMPTING = "Scheduling", "Binding", "Preempting"
+
 
 class Recorders:
     """One recorder for each scheduler by name."""
@@ -16,11 +19,18 @@ class Recorders:
         self._recorders: dict[str, EventRecorder] = {}
 
     def record(
-        self, document: Document, type_: str, reason: str, message: str, by: str = ""
+        self,
+        document: Document,
+        type_: str,
+        reason: str,
+        message: str,
+        action: str = SCHEDULING,
+        by: str = "",
+        related: Document | None = None,
     ) -> None:
         """An event that the scheduler of a profile tells: the one that the object names."""
         name = by or scheduler_name(document)
         recorder = self._recorders.get(name)
         if recorder is None:
             recorder = self._recorders[name] = EventRecorder(self._context, name)
-        recorder.event(document, type_, reason, message)
+        recorder.event(document, type_, reason, message, action=action, related=related)

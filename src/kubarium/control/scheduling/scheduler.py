@@ -35,7 +35,7 @@ from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
-from kubarium.engine.placement.devices import MAX_RESERVED, movable
+from kubarium.engine.placement.devices import movable
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation
@@ -400,6 +400,9 @@ class Scheduler:
                 self._erred(key, error, now)
                 continue
             if item is not None:
+                timeout_s = self._placer_of(item).profile.device_timeout_s
+                for pod in item.pods:
+                    self._committer.claims.mark_overdue(pod, timeout_s)
                 items.append(item)
                 keys[id(item)] = key
         if not items:
@@ -486,6 +489,10 @@ class Scheduler:
         """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
         if decision.preemption is None:
             self._give_up_promises(decision)
+        if decision.gang_verdict is None and any(why.failed for _, why in decision.unplaced):
+            # An error is no verdict: what it is about may be taken by others in a moment.
+            self._queue.retry(key, now)
+            return
         helped_by = wakeups.helped_by(decision)
         snapshot, pod = self.view.snapshot, decision.item.pods[0]
         nominated = not key.gang and self._nominated.node_of(pod.key) is not None
@@ -504,7 +511,11 @@ class Scheduler:
             return
         if _devices_are_coming(snapshot, decision.item.pods):
             return
-        self._break_promises(pods)
+        told = {pod.key for pod, _ in decision.unplaced}
+        self._break_promises(pod for pod in pods if pod.key not in told)
+        for pod in pods:
+            if pod.key in told:  # it is told with the rest, in one write
+                self._unpromise(pod.key)
 
     def _break_promises(self, pods: Iterable[Pod]) -> None:
         """No room is kept for these pods any more."""
@@ -512,6 +523,10 @@ class Scheduler:
             if self._nominated.node_of(pod.key) is not None:
                 self._unpromise(pod.key)
                 self._writing.put(self._committer.nominate(pod, ""))
+
+    def _is_promised(self, pod: Pod) -> bool:
+        """Whether room is being made for the pod, or it is on its way to its node."""
+        return pod.key in self._waiting.assumed or self._nominated.node_of(pod.key) is not None
 
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
@@ -579,8 +594,10 @@ class Scheduler:
         preemption, committer = decision.preemption, self._committer
         nominated = committer.nominations(preemption) if preemption is not None else {}
         for pod, verdict in decision.unplaced:
-            node = nominated.pop(pod.key, None)
-            await committer.refuse(pod, text or f"{verdict.message()}{hint}", nominated=node)
+            node = nominated.pop(pod.key, None if self._is_promised(pod) else "")
+            told = text or f"{verdict.message()}{hint}"
+            code = SCHEDULER_ERROR if verdict.failed and not text else UNSCHEDULABLE
+            await committer.refuse(pod, told, code, nominated=node)
         if text and not decision.placements and not decision.unplaced:
             for pod in decision.item.pods:  # nothing was asked of any node
                 await committer.refuse(pod, text)
@@ -603,6 +620,8 @@ class Scheduler:
         found = (movable(snapshot, pod, why) for pod, why in decision.unplaced if pod.claims)
         for key in dict.fromkeys(key for keys in found for key in keys):
             await self._committer.claims.deallocate(key)
+        for pod, _ in decision.unplaced:
+            await self._committer.claims.clear(pod)
 
     def _hint_for(self, decision: Decision) -> str:
         try:
@@ -643,11 +662,15 @@ def _devices_are_coming(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
 
 
 def _can_be_used_now(old: Document, new: Document | None) -> bool:
-    """Whether a claim that nobody could use any more is gone, another one, or has users left."""
+    """Whether a claim that nobody could use any more is gone, another one, or may do now.
+
+    It has fewer users, or its driver has other things to say of its devices.
+    """
     if new is None or _uid(old) != _uid(new):
         return True  # one of its name may come
-    users = [len((d.get("status") or {}).get("reservedFor") or ()) for d in (old, new)]
-    return users[0] >= MAX_RESERVED > users[1]
+    was, now = old.get("status") or {}, new.get("status") or {}
+    users = [len(status.get("reservedFor") or ()) for status in (was, now)]
+    return users[0] > users[1] or was.get("devices") != now.get("devices")
 
 
 def _same_group(old: Document, new: Document) -> bool:

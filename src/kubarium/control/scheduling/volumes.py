@@ -13,9 +13,15 @@ from kubarium.engine.model import Key, Pod
 from kubarium.runtime import writes
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
-from kubarium.view.volumes import BIND_COMPLETED, candidates, is_bound, reach, waiting_claims
-
-SELECTED_NODE = "volume.kubernetes.io/selected-node"
+from kubarium.view.volumes import (
+    BIND_COMPLETED,
+    BOUND_BY_CONTROLLER,
+    SELECTED_NODE,
+    candidates,
+    is_bound,
+    reach,
+    waiting_claims,
+)
 
 
 class VolumeWriter:
@@ -71,10 +77,7 @@ class VolumeWriter:
         claim = await self._context.client.get(PERSISTENT_VOLUME_CLAIMS, key[1], key[0])
         if (claim.get("spec") or {}).get("volumeName"):
             return
-        volumes = self._context.informers.get(PERSISTENT_VOLUMES).items()
-        usable = [v for v in candidates(claim, volumes) if self._reaches(v, node)]
-        _, chosen = self._view.snapshot.assumed_volumes.get(key, ("", ""))
-        usable.sort(key=lambda v: v["metadata"]["name"] != chosen)
+        usable = self._usable(key, claim, node)
         if not usable:
             note = {"metadata": {"annotations": {SELECTED_NODE: node}}}
             noted = await self._context.client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], note, key[0])
@@ -89,13 +92,18 @@ class VolumeWriter:
             "uid": metadata.get("uid", ""),
         }
         taken = {**volume, "spec": {**volume["spec"], "claimRef": owner}}
+        ours = {BOUND_BY_CONTROLLER: "yes"}
+        if not volume["spec"].get("claimRef"):
+            notes = {**(volume["metadata"].get("annotations") or {}), **ours}
+            taken["metadata"] = {**volume["metadata"], "annotations": notes}
         client, name = self._context.client, volume["metadata"]["name"]
         taken = await client.update(PERSISTENT_VOLUMES, taken)
         status = {**(taken.get("status") or {}), "phase": "Bound"}
         await writes.update_status(self._context, PERSISTENT_VOLUMES, taken, status)
-        notes = {SELECTED_NODE: node, BIND_COMPLETED: "yes"}
+        notes = {BIND_COMPLETED: "yes", **ours}
         bound = {"spec": {"volumeName": name}, "metadata": {"annotations": notes}}
         claim = await client.patch(PERSISTENT_VOLUME_CLAIMS, key[1], bound, key[0])
+        self._volume_claims.observe(claim)
         have = volume["spec"]
         status = {
             **(claim.get("status") or {}),
@@ -104,6 +112,19 @@ class VolumeWriter:
             "accessModes": have.get("accessModes") or [],
         }
         await writes.update_status(self._context, PERSISTENT_VOLUME_CLAIMS, claim, status)
+
+    def _usable(self, key: Key, claim: Document, node: str) -> list[Document]:
+        """Volumes that the claim may take on the node, the one that was decided on first."""
+        assumed = self._view.snapshot.assumed_volumes.get(key)
+        if SELECTED_NODE in (claim["metadata"].get("annotations") or {}) or (
+            assumed is not None and not assumed[1]
+        ):
+            return []  # one is made, or was decided to be
+        volumes = self._context.informers.get(PERSISTENT_VOLUMES).items()
+        found = candidates(claim, volumes, by_scheduler=True)
+        usable = [volume for volume in found if self._reaches(volume, node)]
+        chosen = assumed[1] if assumed is not None else ""
+        return sorted(usable, key=lambda volume: volume["metadata"]["name"] != chosen)
 
     def _reaches(self, volume: Document, node: str) -> bool:
         terms, found = reach(volume), self._view.snapshot.node(node)

@@ -21,7 +21,7 @@ from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.forest import disagreement
 from kubarium.view.gangs import has_run
 from kubarium.view.locality import data_of
-from kubarium.view.missing import missing_claim
+from kubarium.view.missing import missing_claims
 from kubarium.view.pods import gang_key
 from kubarium.view.profiles import scheduler_name
 
@@ -201,12 +201,11 @@ class WaitingPods:
 
     def _has_claims(self, item: ItemKey, pods: tuple[Pod, ...]) -> bool:
         known = self._view.snapshot.claims
-        missing = [claim for pod in pods for claim in pod.claims if claim not in known]
-        self._expect_claims(item, missing)
+        documents = (self._documents[pod.key] for pod in pods if pod.claims)
+        missing = [found for document in documents for found in missing_claims(document, known)]
+        self._expect_claims(item, [claim for claim, _ in missing])
         if missing:
-            documents = (self._documents[pod.key] for pod in pods)
-            texts = (text for d in documents if (text := missing_claim(d, known)))
-            self._hold(item, next(texts, ""))
+            self._hold(item, missing[0][1])
         else:
             self.held.release(item)
         return not missing

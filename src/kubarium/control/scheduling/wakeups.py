@@ -59,6 +59,7 @@ _LISTENS: dict[str, frozenset[Event]] = {
     reasons.VOLUME_NODE: frozenset({Event.VOLUMES}),
     reasons.VOLUME_BINDING: frozenset({Event.VOLUMES}),
     reasons.VOLUME_ZONE: frozenset({Event.VOLUMES}),
+    reasons.VOLUME_GONE: frozenset({Event.VOLUMES}),
     reasons.SPREAD: _NEIGHBOURS,
     reasons.SPREAD_LABEL: _NODES,
     reasons.POD_AFFINITY: _NEIGHBOURS,
@@ -94,6 +95,8 @@ def _listens(reason: str) -> frozenset[Event]:
         return _LISTENS[reasons.TOO_MANY_PODS]
     if reason.endswith(reasons.NOT_CACHED):
         return _NODES
+    if reason.endswith(reasons.NO_DRIVER):
+        return _LISTENS[reasons.VOLUME_LIMIT]
     return _LISTENS.get(reason, _OF_DEVICES)
 
 
@@ -316,9 +319,13 @@ def _speak_of(snapshot: Snapshot, terms: Iterable[PodTerm], other: Pod) -> bool:
     return any(snapshot.tallies.speaks_of(term, other) for term in terms)
 
 
+def _attaches(pod: Pod) -> bool:
+    return bool(pod.volumes) or any(disk.attaches is not None for disk in pod.disks)
+
+
 def _shares(pod: Pod, gone: Pod) -> bool:
     """Ports or disks that two pods cannot both have; volumes count against one limit."""
-    if pod.volumes and gone.volumes:
+    if _attaches(pod) and _attaches(gone):
         return True
     return any(a.collides(b) for a in pod.shape.ports for b in gone.shape.ports) or any(
         a.conflicts(b) for a in pod.disks for b in gone.disks

@@ -16,6 +16,7 @@ from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
 from kubarium.control.scheduling.claims import NotReadyError
 from kubarium.control.scheduling.commit import Committer, Staged
+from kubarium.control.scheduling.held import SCHEDULER_ERROR
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key
@@ -230,8 +231,10 @@ class Writing:
         self._waiting.give_up(pod, claims)
         self._undone(placement)
         if not (isinstance(error, ApiError) and error.reason == "NotFound"):
+            # Upstream too calls whatever fails once the pod has its place an error.
             text = str(error) or repr(error)
-            await self._written(self._committer.refuse(pod, text, nominated=""))
+            told = self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated="")
+            await self._written(told)
 
 
 def _report(error: Exception) -> None:

@@ -11,10 +11,8 @@ from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError
 from kubarium.control.storage.documents import (
-    BOUND_BY_CONTROLLER,
     CLAIM_PROTECTION,
     DEFAULT_CLASS,
-    SELECTED_NODE,
     VOLUME_PROTECTION,
     claim_of,
     claims_index,
@@ -28,7 +26,9 @@ from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.volumes import (
     BIND_COMPLETED,
+    BOUND_BY_CONTROLLER,
     NO_PROVISIONER,
+    SELECTED_NODE,
     STORAGE_CLASSES,
     candidates,
     class_of,

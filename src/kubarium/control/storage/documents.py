@@ -12,9 +12,7 @@ from kubarium.view.volumes import volume_keys
 # Also the name of a CSIDriver, which may hold no slash.
 PROVISIONER = "hostpath.kubarium.dev"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
-SELECTED_NODE = "volume.kubernetes.io/selected-node"
 CLAIM_PROTECTION = "kubernetes.io/pvc-protection"
 VOLUME_PROTECTION = "kubernetes.io/pv-protection"
 

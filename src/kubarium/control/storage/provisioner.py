@@ -19,7 +19,6 @@ from kubarium.control.storage.capacity import PARAMETER, left_on
 from kubarium.control.storage.documents import (
     PROVISIONED_BY,
     PROVISIONER,
-    SELECTED_NODE,
     claim_of,
     notes_of,
     reference_to,
@@ -30,7 +29,7 @@ from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
-from kubarium.view.volumes import STORAGE_CLASSES, class_of
+from kubarium.view.volumes import SELECTED_NODE, STORAGE_CLASSES, class_of
 
 # A volume is not forgotten before its directory is gone.
 FINALIZER = "kubarium.dev/hostpath"

@@ -376,7 +376,7 @@ def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement
 
 def _unknown_resource(snapshot: Snapshot, resource: str) -> tuple[str, str]:
     """What is wrong with a resource that no node has, and the one that may be meant."""
-    column = snapshot.allocatable[snapshot.resource_index(resource)]
+    column = snapshot.allocatable_of(resource)
     if "/" not in resource or (column[snapshot.alive] > 0).any():
         return "", ""
     if resource.startswith(reasons.IMPLICIT_PREFIX):

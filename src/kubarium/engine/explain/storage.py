@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from kubarium.base.quantity import format_quantity
 from kubarium.engine import reasons
 from kubarium.engine.explain import supplies
 from kubarium.engine.explain.subject import ADD, Change, Undo
 from kubarium.engine.model import Pod, Provision, VolumeClaim
 from kubarium.engine.placement.profile import Profile
-from kubarium.engine.placement.volumes import volume_filters
+from kubarium.engine.placement.volumes import (
+    Group,
+    attached_for,
+    competed,
+    volume_filters,
+    waiting_of,
+)
 from kubarium.engine.selectors import NodeTerm
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Suggestion
@@ -37,32 +41,39 @@ def volume_rules(snapshot: Snapshot, pod: Pod, profile: Profile) -> Iterator[Fou
     claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
     for claim in claims:
         alone = replace(pod, volumes=(claim.key,), disks=())
-        reached = np.ones(snapshot.capacity, np.bool_)
-        for reason, mask in volume_filters(snapshot, alone, profile):
-            if reason == reasons.VOLUME_BINDING:
-                reached &= mask
-            if reason == reasons.VOLUME_SPACE:  # room is short only where volumes are made
-                mask = mask | ~reached
-            if reason != reasons.VOLUME_LIMIT:
+        for reason, mask in _each(volume_filters(snapshot, alone, profile)):
+            if not _of_drivers(reason) and (mask & snapshot.alive).sum() < snapshot.node_count():
                 yield _of_claim(snapshot, pod, claim, reason, mask)
     for disk in pod.disks:
         alone = replace(pod, volumes=(), disks=(disk,))
-        for reason, mask in volume_filters(snapshot, alone, profile):
+        for reason, mask in _each(volume_filters(snapshot, alone, profile)):
             if reason == reasons.DISK_CONFLICT:
                 yield "disk", reason, f"disk {disk.names[0]} is in use there", mask, [], disk
-    together = list(volume_filters(snapshot, replace(pod, disks=()), profile))
-    for reason, mask in together:
+    for reason, mask in _each(volume_filters(snapshot, pod, profile)):
+        if reason.endswith(reasons.NO_DRIVER):
+            text = f"lacks CSI driver {reason.removesuffix(reasons.NO_DRIVER)}"
+            yield "volume-limit", reason, text, mask, [], pod
         if reason == reasons.VOLUME_LIMIT:
-            drivers = sorted({c.attaches[0] for c in claims if c.attaches is not None})
+            drivers = sorted({driver for driver, _ in attached_for(snapshot, pod)})
             text = f"can attach no more volumes of {', '.join(drivers)}"
             yield "volume-limit", reason, text, mask, [], pod
-    waiting = [c for c in claims if c.choices is not None and c.key not in snapshot.assumed_volumes]
-    bindings = [mask for reason, mask in together if reason == reasons.VOLUME_BINDING]
-    if len(waiting) > 1 and bindings:
+    waiting = waiting_of(snapshot, claims) if profile.filters("VolumeBinding") else []
+    if len(waiting) > 1:
+        both = competed(snapshot, waiting)
         names = ", ".join(c.key[1] for c in waiting)
         text = f"too few volumes for claims {names} together"
         lifts = [_fresh_volume(c, format_quantity(c.size, binary=True)) for c in waiting]
-        yield "volume", reasons.VOLUME_BINDING, text, bindings[-1], lifts, None
+        yield "volume", reasons.VOLUME_BINDING, text, both, lifts, None
+
+
+def _each(groups: Iterator[Group]) -> Iterator[tuple[str, Mask]]:
+    for group in groups:
+        yield from group
+
+
+def _of_drivers(reason: str) -> bool:
+    """Whether it is about all claims of one CSI driver."""
+    return reason == reasons.VOLUME_LIMIT or reason.endswith(reasons.NO_DRIVER)
 
 
 def _of_claim(snapshot: Snapshot, pod: Pod, claim: VolumeClaim, reason: str, mask: Mask) -> Found:
@@ -119,8 +130,7 @@ def _unbound(claim: VolumeClaim, size: str) -> str:
 
 def limits_on(snapshot: Snapshot, pod: Pod, row: int) -> str:
     """``3 of 3 attached`` for each driver of which the row has a limit."""
-    claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
-    drivers = sorted({c.attaches[0] for c in claims if c.attaches is not None})
+    drivers = sorted({driver for driver, _ in attached_for(snapshot, pod)})
     known = (snapshot.attached.on(snapshot, row, driver) for driver in drivers)
     return ", ".join(f"{used} of {limit} attached" for used, limit in filter(None, known))
 

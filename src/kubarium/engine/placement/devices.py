@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,14 @@ class ClaimsOf:
     held: tuple[tuple[Claim, Allocation], ...] = ()
     problem: str = ""
 
+    @property
+    def liked(self) -> int:
+        """How early the alternatives stand that the held claims have got; the same on each node."""
+        return sum(
+            _preference(claim.spec, {result.request for result in allocation.results})
+            for claim, allocation in self.held
+        )
+
 
 def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
     """Sort the pod's claims; ``problem`` says why none of it can be decided yet."""
@@ -54,12 +62,15 @@ def claims_of(snapshot: Snapshot, pod: Pod) -> ClaimsOf:
     held: list[tuple[Claim, Allocation]] = []
     group = snapshot.gangs.get(pod.gang) if pod.gang is not None else None
     shared = group.claims if group is not None else ()
+    claims: list[Claim] = []
     for key in pod.claims:
         claim = snapshot.claims.get(key)
         if claim is None:
             return ClaimsOf(problem=reasons.claim_missing(*key))
         if claim.deleting:
             return ClaimsOf(problem=reasons.claim_deleted(key[1]))
+        claims.append(claim)
+    for key, claim in zip(pod.claims, claims, strict=True):
         users = snapshot.claim_users.get(key, ())
         own = group is None or key not in shared
         full = own and len(users) >= MAX_RESERVED and pod.key not in users
@@ -108,7 +119,7 @@ def movable(snapshot: Snapshot, pod: Pod, verdict: Verdict) -> list[Key]:
             continue
         claim = snapshot.claims.get(key)
         limited = elsewhere and allocation.scope.terms is not None
-        limited = limited or (claim is not None and claim.deleting)
+        limited = limited or (claim is not None and (claim.deleting or claim.failed))
         if limited or snapshot.inventory.keeps_out(allocation) is not None:
             found.append(key)
     return found
@@ -117,7 +128,9 @@ def movable(snapshot: Snapshot, pod: Pod, verdict: Verdict) -> list[Key]:
 def held_mask(snapshot: Snapshot, held: Sequence[tuple[Claim, Allocation]]) -> Mask:
     """Nodes from which all devices that the pod's claims already hold can be used."""
     mask = snapshot.alive.copy()
-    for _, allocation in held:
+    for claim, allocation in held:
+        if claim.failed:
+            mask[:] = False
         for name, row in snapshot.rows.items():
             node = snapshot.nodes[row]
             if node is not None and not allocation.scope.admits(name, node.labels):
@@ -387,7 +400,7 @@ class DeviceFit:
         if isinstance(answer, str):
             return answer
         self._liked[kind] = sum(
-            self._preference(spec, allocation)
+            _preference(spec, set(allocation.chosen))
             for (_, spec), allocation in zip(self._specs, answer, strict=True)
         )
         return ""
@@ -448,19 +461,26 @@ class DeviceFit:
         of_rows: NDArray[np.int64] = rooms[kinds] // wanted
         return of_rows
 
-    def scores(self, feasible: Mask) -> Scores:
-        """DynamicResources' score: earlier alternatives are better; scaled to 100."""
+    def scores(self, feasible: Mask, beside: int = 0) -> Scores:
+        """DynamicResources' score: earlier alternatives are better; scaled to 100.
+
+        ``beside`` is what the pod's other claims count, where devices have no points of their own.
+        """
         raw = np.zeros(len(feasible), np.int64)
+        same = beside if self._packing is None else 0
         for row in np.flatnonzero(feasible).tolist():
             if not self.refusal(row):
-                raw[row] = self._liked[self.kind(row)]
+                raw[row] = self._liked[self.kind(row)] + same
         most = int(raw.max(initial=0))
         return raw * MAX_SCORE // most if most else raw
 
-    @staticmethod
-    def _preference(spec: ClaimSpec, allocation: Allocation) -> int:
-        return sum(
-            _MAX_ALTERNATIVES - [entry.path(r) for r in entry.alternatives].index(chosen)
-            for entry, chosen in zip(spec.requests, allocation.chosen, strict=True)
-            if entry.prioritised
-        )
+
+def _preference(spec: ClaimSpec, chosen: Collection[str]) -> int:
+    """The points for the alternatives that were chosen: eight for the first, one less for each."""
+    return sum(
+        _MAX_ALTERNATIVES - place
+        for entry in spec.requests
+        if entry.prioritised
+        for place, request in enumerate(entry.alternatives)
+        if entry.path(request) in chosen
+    )

@@ -18,6 +18,9 @@ class Eviction(Protocol):
     @property
     def victims(self) -> tuple[Pod, ...]: ...
 
+    @property
+    def broken(self) -> bool: ...
+
 
 Evict = Callable[[Snapshot, PodShape, int, int], Eviction | None]
 

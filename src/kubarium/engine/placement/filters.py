@@ -32,7 +32,7 @@ _CORDON = Taint(UNSCHEDULABLE_TAINT_KEY, "", NO_SCHEDULE)
 def static_filters(
     snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
 ) -> Iterator[tuple[str, Mask]]:
-    """(reason, mask) of every filter that depends on nodes alone, in upstream's order."""
+    """(reason, mask) of the filters that depend on nodes alone, in upstream's order."""
     if profile.filters("NodeUnschedulable"):
         yield reasons.UNSCHEDULABLE, schedulable(snapshot, shape)
     if shape.node_name and profile.filters("NodeName"):
@@ -43,8 +43,6 @@ def static_filters(
         if profile.added_affinity is not None:
             yield reasons.ADDED_AFFINITY, any_term(snapshot, profile.added_affinity)
         yield reasons.NODE_AFFINITY, affine(snapshot, shape)
-    if shape.features and profile.filters("NodeDeclaredFeatures"):
-        yield reasons.FEATURES, declares(snapshot, shape.features)
     for name, has in shape.advertised:
         yield reasons.served_otherwise(name), advertises(snapshot, name, has)
     if shape.data_required and profile.filters("DataLocality"):
@@ -52,11 +50,20 @@ def static_filters(
             yield reasons.data_missing(name), locality.cached(snapshot, name)
 
 
+def last_filters(
+    snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT
+) -> Iterator[tuple[str, Mask]]:
+    """As :func:`static_filters`: those that upstream asks after all that look at pods."""
+    if shape.features and profile.filters("NodeDeclaredFeatures"):
+        yield reasons.FEATURES, declares(snapshot, shape.features)
+
+
 def static_mask(snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> Mask:
     """Nodes that pass every static filter."""
     mask = snapshot.alive.copy()
-    for _, passed in static_filters(snapshot, shape, profile):
-        mask &= passed
+    for asked in (static_filters, last_filters):
+        for _, passed in asked(snapshot, shape, profile):
+            mask &= passed
     return mask
 
 
@@ -69,7 +76,7 @@ def schedulable(snapshot: Snapshot, shape: PodShape) -> Mask:
 
 def advertises(snapshot: Snapshot, name: str, has: bool) -> Mask:
     """Nodes that have, or do not have, some of an extended resource themselves."""
-    mask: Mask = (snapshot.allocatable[snapshot.resource_index(name)] > 0) == has
+    mask: Mask = (snapshot.allocatable_of(name) > 0) == has
     return mask
 
 
@@ -83,11 +90,7 @@ def served_as(snapshot: Snapshot, shape: PodShape) -> Mask:
 
 def named(snapshot: Snapshot, name: str) -> Mask:
     """NodeName."""
-    mask = np.zeros(snapshot.capacity, np.bool_)
-    row = snapshot.rows.get(name)
-    if row is not None:
-        mask[row] = True
-    return mask
+    return among(snapshot, (name,))
 
 
 def untolerated(taints: tuple[Taint, ...], tolerations: tuple[Toleration, ...]) -> list[Taint]:
@@ -146,9 +149,8 @@ def _field(snapshot: Snapshot, requirement: Requirement) -> Mask:
     if requirement.key != "metadata.name":
         return mask
     if requirement.operator == "In":
-        rows = [snapshot.rows[name] for name in requirement.values if name in snapshot.rows]
-    else:
-        rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
+        return among(snapshot, requirement.values)
+    rows = [row for name, row in snapshot.rows.items() if requirement.holds(name)]
     mask[rows] = True
     return mask
 

@@ -411,4 +411,4 @@ def greedy_is_exact(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
         return len({len(pod.claims) for pod in pods}) == 1 and packing.devices_are_alike(
             snapshot, pods
         )
-    return not any(pod.volumes for pod in pods)
+    return not any(pod.has_volumes for pod in pods)

@@ -53,14 +53,15 @@ def _class_of(snapshot: Snapshot, pod: Pod, users: dict[Key, int]) -> Hashable:
         private = claim is not None and users[key] == 1 and key not in snapshot.allocations
         wishes.append(claim.spec if claim is not None and private else key)
     labels = tuple(sorted(pod.labels.items()))
-    return (pod.shape, labels, pod.gang, tuple(wishes), pod.volumes, pod.nominated_node)
+    storage = (pod.volumes, pod.disks)
+    return (pod.shape, labels, pod.gang, tuple(wishes), storage, pod.nominated_node)
 
 
 def _size(snapshot: Snapshot, shape: PodShape) -> float:
     """The largest share of the cluster that the shape takes of any resource."""
     shares = [0.0]
     for name, amount in shape.requests:
-        total = int(snapshot.allocatable[snapshot.resource_index(name)].sum())
+        total = int(snapshot.allocatable_of(name).sum())
         shares.append(amount / total if total else 1.0)
     return max(shares)
 
@@ -140,7 +141,7 @@ def only_room_counts(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
     return not any(
         pod.claims
         or pod.variants
-        or pod.volumes
+        or pod.has_volumes
         or pod.shape.ports
         or topology.concerns(snapshot, pod)
         for pod in pods
@@ -216,7 +217,7 @@ class Arrangements:
         self._any_order = order_matters(pods)
         # Devices and neighbours tell nodes apart that look alike in resources.
         self._distinct = any(
-            pod.claims or pod.variants or pod.volumes or topology.concerns(self._snapshot, pod)
+            pod.claims or pod.variants or pod.has_volumes or topology.concerns(self._snapshot, pod)
             for pod in (members[0] for members in self._classes)
         )
         budget.take()  # what follows costs as much as a placement

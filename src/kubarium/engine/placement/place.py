@@ -17,11 +17,20 @@ from kubarium.engine.placement.fit import Fit
 from kubarium.engine.placement.node_claims import charged, lacking, shares_of
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.scores import Scores
-from kubarium.engine.placement.volumes import assume, problem_of, volume_filters
+from kubarium.engine.placement.volumes import (
+    Group,
+    assume,
+    problem_of,
+    volume_filters,
+    volume_score,
+)
 from kubarium.engine.plan import Placement
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import NodeReasons, Verdict
 
+# Nodes with nominated pods that are judged each for itself, without what is promised of others; of
+# more all promises count on each, so that the work does not grow with their square.
+PROMISED_APART = 8
 # Shapes and claim lists whose state is kept; the least recently used is dropped beyond that.
 MAX_FITS = 256
 
@@ -71,7 +80,7 @@ class Placer:
     def _found(self, pod: Pod, within: Mask | None) -> tuple[Placement | None, int]:
         """The pod on its best node, and the node's score; nothing is entered."""
         claims = claims_of(self.snapshot, pod)
-        if claims.problem or (pod.volumes and problem_of(self.snapshot, pod)):
+        if claims.problem or (pod.volumes and problem_of(self.snapshot, pod, self.profile)):
             return None, -1
         try:
             return self._choose(pod, claims, within)
@@ -80,7 +89,7 @@ class Placer:
 
     def place_on(self, pod: Pod, row: int) -> Placement | None:
         """Put the pod on one node and give its claims their devices; None if it does not fit."""
-        if pod.claims or pod.variants or pod.volumes or topology.concerns(self.snapshot, pod):
+        if pod.claims or pod.variants or pod.has_volumes or topology.concerns(self.snapshot, pod):
             only = np.zeros(self.snapshot.capacity, np.bool_)
             only[row] = True
             return self.place(pod, only)
@@ -161,20 +170,45 @@ class Placer:
         return self._best(pod, claims, total, devices)
 
     def _surroundings(self, pod: Pod) -> topology.Surroundings:
-        """What other pods forbid, and again without those that are only nominated.
+        """What other pods forbid; with those that are only nominated just on their own nodes.
 
-        They may never come to their nodes, so a pod must not go where it only fits beside them
+        They may never come there, so a pod must not go where it only fits beside them either
         (upstream: RunFilterPluginsWithNominatedPods).
         """
         snapshot = self.snapshot
-        found = topology.surroundings(snapshot, pod, self.profile)
-        if self.nominated and (pod.shape.pod_affinity or any(c.hard for c in pod.shape.spread)):
-            mark = snapshot.checkpoint()
-            for key in self.nominated:
-                snapshot.displace(key)
-            found.masks += topology.surroundings(snapshot, pod, self.profile).masks
-            snapshot.rollback(mark)
+        if not self.nominated:
+            return topology.surroundings(snapshot, pod, self.profile)
+        by_node: dict[str, list[Pod]] = {}
+        for key in self.nominated:
+            coming = snapshot.placed(key)
+            if coming is not None:
+                by_node.setdefault(snapshot.node_of(key) or "", []).append(coming)
+        together = len(by_node) > PROMISED_APART
+        found = topology.Surroundings()
+        if together:
+            found.masks += self._beside(pod, [n for n in by_node if n in snapshot.rows])
+        mark = snapshot.checkpoint()
+        for key in self.nominated:
+            snapshot.displace(key)
+        for name, pods in by_node.items() if not together else ():
+            if name in snapshot.rows:
+                inner = snapshot.checkpoint()
+                for coming in pods:
+                    snapshot.place(coming, name)
+                found.masks += self._beside(pod, [name])
+                snapshot.rollback(inner)
+        found.masks += topology.surroundings(snapshot, pod, self.profile).masks
+        snapshot.rollback(mark)
         return found
+
+    def _beside(self, pod: Pod, nodes: list[str]) -> list[tuple[str, Mask]]:
+        """What other pods forbid on these nodes."""
+        elsewhere = ~filters.among(self.snapshot, nodes)
+        found = topology.surroundings(self.snapshot, pod, self.profile)
+        return [(reason, mask | elsewhere) for reason, mask in found.masks]
+
+    def _volumes(self, pod: Pod) -> Iterator[Group]:
+        return volume_filters(self.snapshot, pod, self.profile, self.nominated)
 
     def scores(self, pod: Pod) -> Scores:
         """The score of each row where the pod fits, devices aside; -1 elsewhere."""
@@ -212,8 +246,9 @@ class Placer:
             feasible &= within
         if claims.held:
             feasible &= held_mask(snapshot, claims.held)
-        for _, mask in volume_filters(snapshot, pod, self.profile) if pod.has_volumes else ():
-            feasible &= mask
+        for group in self._volumes(pod) if pod.has_volumes else ():
+            for _, mask in group:
+                feasible &= mask
         if near:
             feasible &= self._surroundings(pod).mask(snapshot.capacity)
         if devices is not None and devices.prioritised:
@@ -221,8 +256,12 @@ class Placer:
         total = fit.with_relative(feasible)
         if near:
             total += topology.score(snapshot, pod, feasible, self.profile)
+        storage = volume_score(snapshot, pod, feasible, self.profile) if pod.volumes else None
+        if storage is not None:
+            total += storage
         if devices is not None and devices.prioritised:
-            total += self.profile.weights.DynamicResources * devices.scores(feasible)
+            points = devices.scores(feasible, claims.liked)
+            total += self.profile.weights.DynamicResources * points
         total[~feasible] = -1
         return total
 
@@ -281,13 +320,13 @@ class Placer:
         claims = claims_of(snapshot, pod)
         if claims.problem:
             return Verdict(pod.key, total, everywhere=claims.problem)
-        problem = problem_of(snapshot, pod)
+        problem = problem_of(snapshot, pod, self.profile)
         if problem:
             return Verdict(pod.key, total, everywhere=problem)
         try:
             book = self._first_failures(pod, claims, within)
         except AllocationError as error:
-            return Verdict(pod.key, total, everywhere=str(error))
+            return Verdict(pod.key, total, everywhere=str(error), failed="DynamicResources")
         by_node = NodeReasons(snapshot.rows, book.codes, list(book.sets), snapshot.alive)
         counts = by_node.counts()
         return Verdict(
@@ -296,23 +335,27 @@ class Placer:
 
     def _account_of_each(self, pod: Pod, within: Mask | None) -> Verdict:
         """Each node under what it lacks for the variant that is meant for it."""
-        snapshot = self.snapshot
+        snapshot, total = self.snapshot, self.snapshot.node_count()
         merged = _Failures(snapshot.alive.copy())
+        problems: list[str] = []
         for one in pod.variants:
             mine = filters.served_as(snapshot, one.shape)
             claims = claims_of(snapshot, one)
-            problem = claims.problem or problem_of(snapshot, one)
-            try:
-                book = None if problem else self._first_failures(one, claims, within)
-            except AllocationError as error:
-                book, problem = None, str(error)
-            if book is None:
+            problem = claims.problem or problem_of(snapshot, one, self.profile)
+            problems.append(problem)
+            if problem:
                 merged.codes[mine] = merged.code((problem,))
                 continue
+            try:
+                book = self._first_failures(one, claims, within)
+            except AllocationError as error:
+                return Verdict(pod.key, total, everywhere=str(error), failed="DynamicResources")
             for why, code in book.sets.items():
                 merged.codes[mine & (book.codes == code)] = merged.code(why)
+        if len(set(problems)) == 1 and problems[0]:
+            return Verdict(pod.key, total, everywhere=problems[0])
         by_node = NodeReasons(snapshot.rows, merged.codes, list(merged.sets), snapshot.alive)
-        return Verdict(pod.key, snapshot.node_count(), by_node.counts(), by_node=by_node)
+        return Verdict(pod.key, total, by_node.counts(), by_node=by_node)
 
     def _first_failures(self, pod: Pod, claims: ClaimsOf, within: Mask | None) -> _Failures:
         """The reasons of each row; several only for several resources, none where it fits."""
@@ -320,22 +363,25 @@ class Placer:
         for reason, mask in self._cheap_filters(pod, within):
             book.enter(reason, mask)
         book.enter_all(list(filters.resources_fit(self.snapshot, pod.shape, self.profile)))
-        for reason, mask in volume_filters(self.snapshot, pod, self.profile):
-            book.enter(reason, mask)
+        for group in self._volumes(pod):
+            book.enter_all(group)
         if topology.concerns(self.snapshot, pod):
             for reason, mask in self._surroundings(pod).masks:
                 book.enter(reason, mask)
-        if claims.held:
-            book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))
         devices = self.device_fit(claims)
         weighs = bool(pod.claims) and self.snapshot.inventory.has_node_resources
         if devices is not None:
             for reason, refused in devices.refusals(book.left):
                 book.codes[refused] = book.code((reason,))
                 book.left &= ~refused
+        if claims.held:  # after the others, as upstream
+            book.enter(reasons.CLAIM_ELSEWHERE, held_mask(self.snapshot, claims.held))
         for row in np.flatnonzero(book.left).tolist() if weighs else ():
             why, _ = self.beside_claims(pod, claims, devices, row)
             book.codes[row] = book.code(why)
+            book.left[row] = not why
+        for reason, mask in filters.last_filters(self.snapshot, pod.shape, self.profile):
+            book.enter(reason, mask)
         return book
 
     def beside_claims(

@@ -14,7 +14,8 @@ module of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from kubarium.engine.model import Node, Pod, PodShape
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.devices import movable
 from kubarium.engine.placement.disruption import units_of, whole_units
+from kubarium.engine.placement.evictions import Eviction
 from kubarium.engine.placement.gang import settled_mask
 from kubarium.engine.placement.gang_preemption import for_gang
 from kubarium.engine.placement.place import Placer
@@ -35,11 +37,17 @@ from kubarium.engine.placement.victims import (
     bring_back,
     evict,
     lower_on,
+    started,
     together,
 )
 from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Verdict
+
+# On so many nodes is tried, for the text, what a pod with neighbours, ports, volumes or claims
+# lacks once all of lower priority have gone; on others its requests are compared. Upstream looks
+# at as many at least (minCandidateNodesAbsolute).
+TOLD_ROWS = 100
 
 
 def preempt(placer: Placer, decision: Decision) -> Decision:
@@ -47,13 +55,15 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     first = decision.item.pods[0]
     if decision.gang_verdict is not None and decision.gang_verdict.waiting:
         return decision
+    if any(verdict.failed for _, verdict in decision.unplaced):
+        return decision
     if not placer.profile.preempts:
         return with_text(placer, decision, "")
     if not decision.item.preempts:
         return with_text(placer, decision, reasons.NEVER_PREEMPTS)
     snapshot = placer.snapshot
     coming = any(room_is_coming(snapshot, pod, pod.nominated_node) for pod in decision.item.pods)
-    if coming and not _lost(decision):
+    if coming and not _lost(placer, decision):
         return with_text(placer, decision, reasons.PREEMPTION_COMING)
     if snapshot.below(first.priority) is None:
         return with_text(placer, decision, _unhelpful_text(placer, decision))
@@ -64,7 +74,8 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     else:  # a group that has its minimum, or has none: one pod after the other
         gang = decision.item.gang
         within = settled_mask(snapshot, gang) if gang else None
-        each = (_for_pod(placer, one, within) for one in first.each)
+        verdict = decision.unplaced[0][1]
+        each = (_for_pod(placer, one, verdict, within) for one in first.each)
         found = next((one for one in each if one is not None), None)
     if found is None:
         return with_text(placer, decision, _unhelpful_text(placer, decision))
@@ -80,11 +91,13 @@ def room_is_coming(snapshot: Snapshot, pod: Pod, node: str) -> bool:
     )
 
 
-def _lost(decision: Decision) -> bool:
+def _lost(placer: Placer, decision: Decision) -> bool:
     """Whether the pod can no longer go to its nominated node, whoever leaves it."""
     pod, verdict = decision.unplaced[0]
-    why = verdict.by_node.get(pod.nominated_node, ())
-    return bool(why) and not resolvable(why)
+    if not verdict.by_node.get(pod.nominated_node, ()):
+        return False
+    curable = _curable(placer, pod, verdict)
+    return not curable[placer.snapshot.rows[pod.nominated_node]]
 
 
 def with_text(placer: Placer, decision: Decision, text: str) -> Decision:
@@ -120,36 +133,80 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
 
     Nodes that no eviction makes suitable come first (what they fail on has nothing to do with pods,
     or the pod asks for more than the whole node has), then nodes without pods of lower priority;
-    of the others is said what the pod would still lack.
+    of the others is said what the pod would still lack. Where not only requests decide this is
+    tried out, on TOLD_ROWS of them.
     """
     pod, verdict = decision.unplaced[0]
     total = verdict.nodes
     if verdict.everywhere or not total or not len(verdict.by_node):
         return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total})
     snapshot, profile = placer.snapshot, placer.profile
-    hopeful = snapshot.alive & verdict.by_node.mask(resolvable)
-    # Where an earlier filter said no, nobody has compared the pod with the whole node.
-    compared = verdict.by_node.mask(lambda why: any(map(_is_shortage, why)))
-    for name, amount in pod.shape.requests:
-        if not profile.ignores(name) and profile.filters("NodeResourcesFit"):
-            enough = amount <= snapshot.allocatable[snapshot.resource_index(name)]
-            hopeful &= enough | ~compared
+    hopeful = _curable(placer, pod, verdict)
     counts = {reasons.PREEMPTION_UNHELPFUL: total - int(hopeful.sum())}
     lower = snapshot.below(pod.priority)
     peopled = hopeful & (lower[3] > 0) if lower is not None else np.zeros_like(hopeful)
     counts[reasons.NO_VICTIMS] = int(hopeful.sum()) - int(peopled.sum())
     explained = np.zeros_like(hopeful)
+    if not decides_by_requests(placer, pod):
+        with _promises_apart(placer) as only:
+            for row in snapshot.by_name(np.flatnonzero(peopled))[:TOLD_ROWS]:
+                explained[row] = True
+                with only(row):
+                    lacking = _without_lower(placer, pod, row)
+                for reason in lacking:
+                    counts[reason] = counts.get(reason, 0) + 1
+        peopled &= ~explained
     for reason, enough in (
         _beside_the_rest(snapshot, pod, lower, profile) if lower is not None else ()
     ):
-        counts[reason] = int((peopled & ~enough).sum())
+        counts[reason] = counts.get(reason, 0) + int((peopled & ~enough).sum())
         explained |= ~enough
+    for reason, passed in filters.last_filters(snapshot, pod.shape, profile):
+        counts[reason] = int((peopled & ~explained & ~passed).sum())
+        explained |= ~passed
     for why in {verdict.by_node[n.name] for n in _nodes(snapshot, peopled & ~explained)}:
         rows = peopled & ~explained & verdict.by_node.mask(why.__eq__)
         others = [reason for reason in why if not _is_shortage(reason)]
         for reason in others or [reasons.NO_VICTIMS]:
             counts[reason] = counts.get(reason, 0) + int(rows.sum())
     return reasons.availability(total, counts)
+
+
+def _curable(placer: Placer, pod: Pod, verdict: Verdict) -> Mask:
+    """Nodes whose verdict evictions may change.
+
+    Where an earlier filter said no, nobody has compared the pod with the whole node.
+    """
+    snapshot, profile = placer.snapshot, placer.profile
+    rows: Mask = snapshot.alive & verdict.by_node.mask(resolvable)
+    compared = verdict.by_node.mask(lambda why: any(map(_is_shortage, why)))
+    for one in pod.each if profile.filters("NodeResourcesFit") else ():
+        elsewhere = ~compared | ~filters.served_as(snapshot, one.shape)
+        for name, amount in one.shape.requests:
+            if not profile.ignores(name):
+                rows &= elsewhere | (amount <= snapshot.allocatable_of(name))
+    return rows
+
+
+def _without_lower(placer: Placer, pod: Pod, row: int) -> tuple[str, ...]:
+    """What the pod would lack on a row without the pods that it may evict."""
+    snapshot = placer.snapshot
+    node = snapshot.nodes[row]
+    lower, _ = lower_on(snapshot, pod.priority, row)
+    if not lower or node is None:
+        return (reasons.NO_VICTIMS,)
+    within = np.zeros(snapshot.capacity, np.bool_)
+    within[row] = True
+    mark = snapshot.checkpoint()
+    try:
+        for victim in lower:
+            evict(snapshot, victim)
+        verdict = placer.account(pod, within)
+    finally:
+        snapshot.rollback(mark)
+    if verdict.everywhere:
+        return (verdict.everywhere,)
+    return verdict.by_node[node.name] or (reasons.NO_VICTIMS,)
 
 
 def _nodes(snapshot: Snapshot, rows: Mask) -> Iterator[Node]:
@@ -175,6 +232,8 @@ _UNRESOLVABLE = frozenset(
         reasons.ADDED_AFFINITY,
         reasons.VOLUME_NODE,
         reasons.VOLUME_BINDING,
+        reasons.VOLUME_SPACE,
+        reasons.VOLUME_GONE,
         reasons.VOLUME_ZONE,
     }
 )
@@ -195,28 +254,92 @@ class _Eviction:
     rank: tuple[object, ...]
     victims: tuple[Pod, ...]
 
+    @property
+    def broken(self) -> bool:
+        """Whether disruption budgets are."""
+        return bool(self.rank[0])
 
-def _for_pod(placer: Placer, pod: Pod, within: Mask | None = None) -> Preemption | None:
+
+def _for_pod(
+    placer: Placer, pod: Pod, verdict: Verdict, within: Mask | None = None
+) -> Preemption | None:
     snapshot = placer.snapshot
-    rows = candidate_rows(snapshot, pod, placer.profile)
+    curable = _curable(placer, pod, verdict) if len(verdict.by_node) else snapshot.alive
+    limit = candidate_limit(placer.profile, int(curable.sum()))
+    rows = candidate_rows(snapshot, pod, placer.profile, curable)
     if within is not None:
         rows = [row for row in rows if within[row]]
-    if not rows:
-        return None
     if not decides_by_requests(placer, pod):
-        simulated = [(found, row) for row in rows if (found := _simulated(placer, pod, row))]
-        if not simulated:
-            return None
-        found, row = min(simulated, key=lambda entry: entry[0].rank)
-        victims = found.victims
+        best: tuple[int, Eviction] | None = _best_simulated(placer, pod, rows, limit)
     else:
-        best = placer.evictions(pod.shape, pod.priority, _by_arithmetic).best(rows)
-        if best is None:
-            return None
-        row, victims = best[0], best[1].victims
+        evictions = placer.evictions(pod.shape, pod.priority, _by_arithmetic)
+        best = evictions.best(rows[:limit])
+        if len(rows) > limit and (best is None or best[1].broken):
+            best = evictions.best(rows)
+    if best is None:
+        return None
+    row, victims = best[0], best[1].victims
     node = snapshot.nodes[row]
     assert node is not None
     return Preemption(whole_units(snapshot, victims), ((pod, node.name),))
+
+
+def _best_simulated(
+    placer: Placer, pod: Pod, rows: list[int], limit: int
+) -> tuple[int, _Eviction] | None:
+    """The best of ``limit`` rows where evictions help; one of them must break no budget.
+
+    If all do, the search goes on, as upstream's.
+    """
+    best: tuple[int, _Eviction] | None = None
+    tried, sound = 0, False
+    with _promises_apart(placer) as only:
+        for row in rows[: max(limit, placer.profile.max_dry_runs)]:
+            with only(row):
+                eviction = _simulated(placer, pod, row)
+            if eviction is None:
+                continue
+            if best is None or eviction.rank < best[1].rank:
+                best = row, eviction
+            tried, sound = tried + 1, sound or not eviction.broken
+            if sound and tried >= limit:
+                break
+    return best
+
+
+@contextmanager
+def _promises_apart(placer: Placer) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+    """One row at a time, with the nominated pods of that row alone: others do not count on it."""
+    snapshot, nominated = placer.snapshot, placer.nominated
+    by_row: dict[int, list[Pod]] = {}
+    for key in nominated:
+        coming, row = snapshot.placed(key), snapshot.rows.get(snapshot.node_of(key) or "")
+        if coming is not None and row is not None:
+            by_row.setdefault(row, []).append(coming)
+
+    @contextmanager
+    def only(row: int) -> Iterator[None]:
+        node, coming = snapshot.nodes[row], by_row.get(row, ())
+        assert node is not None
+        inner = snapshot.checkpoint()
+        for other in coming:
+            snapshot.place(other, node.name)
+        placer.nominated = tuple(other.key for other in coming)
+        try:
+            yield
+        finally:
+            snapshot.rollback(inner)
+            placer.nominated = ()
+
+    mark = snapshot.checkpoint()
+    for key in nominated:
+        snapshot.displace(key)
+    placer.nominated = ()
+    try:
+        yield only
+    finally:
+        snapshot.rollback(mark)
+        placer.nominated = nominated
 
 
 def decides_by_requests(placer: Placer, pod: Pod) -> bool:
@@ -271,16 +394,24 @@ def rank_of(snapshot: Snapshot, victims: tuple[Pod, ...]) -> tuple[object, ...]:
     return _rank(snapshot, victims, breaking_first(snapshot, list(victims))[1])
 
 
-def candidate_rows(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> list[int]:
-    """Rows where the requests fit beside the pods that must stay, by name, as many as upstream."""
+def candidate_limit(profile: Profile, nodes: int) -> int:
+    """Among how many of the nodes that evictions may help the best is chosen, as upstream."""
+    return max(profile.min_candidates, nodes * profile.candidates_percent // 100)
+
+
+def candidate_rows(
+    snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT, curable: Mask | None = None
+) -> list[int]:
+    """Rows where the requests fit beside the pods that must stay, by name."""
     lower = snapshot.below(pod.priority)
     if lower is None:
         return []
     passable = filters.static_mask(snapshot, pod.shape, profile) & (lower[3] > 0)
     for _, enough in _beside_the_rest(snapshot, pod, lower, profile):
         passable &= enough
-    limit = max(profile.min_candidates, snapshot.node_count() * profile.candidates_percent // 100)
-    return snapshot.by_name(np.flatnonzero(passable))[:limit]
+    if curable is not None:
+        passable &= curable
+    return snapshot.by_name(np.flatnonzero(passable))
 
 
 def _beside_the_rest(
@@ -379,5 +510,5 @@ def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[ob
     if not victims:
         return (broken, -(2**31), 0, 0, 0.0)
     highest = max(v.priority for v in victims)
-    latest = min(v.started or v.created for v in victims if v.priority == highest)
+    latest = min(started(v) for v in victims if v.priority == highest)
     return (broken, highest, sum(v.priority + 2**31 for v in victims), len(victims), -latest)

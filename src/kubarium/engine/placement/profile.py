@@ -23,7 +23,6 @@ STRATEGIES = (LEAST_ALLOCATED, MOST_ALLOCATED, REQUESTED_TO_CAPACITY_RATIO)
 # Plugins that filter, as configuration names them. Those that only score are in Weights.
 FILTERS = (
     "NodeUnschedulable",
-    "NodeDeclaredFeatures",
     "NodeName",
     "TaintToleration",
     "NodeAffinity",
@@ -36,6 +35,7 @@ FILTERS = (
     "PodTopologySpread",
     "InterPodAffinity",
     "DynamicResources",
+    "NodeDeclaredFeatures",
     "DataLocality",
 )
 
@@ -52,6 +52,7 @@ class Weights:
     PodTopologySpread: int = 2
     InterPodAffinity: int = 2
     DynamicResources: int = 2
+    VolumeBinding: int = 1
     DataLocality: int = 3  # ours; only pods that name their data have it
 
 
@@ -69,19 +70,25 @@ class Strategy:
 
     def ratio_table(self) -> list[int]:
         """The score, 0 to 100, of each whole percentage of utilisation from 0 to 100."""
-        return [self._ratio(utilisation) for utilisation in range(101)]
+        return ratio_table(self.shape)
 
-    def _ratio(self, utilisation: int) -> int:
-        left = self.shape[0]
-        for point in self.shape:
-            if utilisation <= point[0]:
-                if point == self.shape[0]:
-                    return 10 * point[1]
-                rise = 10 * (point[1] - left[1]) * (utilisation - left[0])
-                # Go's integer division cuts towards zero.
-                return 10 * left[1] + int(rise / (point[0] - left[0]))
-            left = point
-        return 10 * left[1]
+
+def ratio_table(shape: tuple[tuple[int, int], ...]) -> list[int]:
+    """The score, 0 to 100, of each whole percentage of utilisation by points of a broken line."""
+    return [_ratio(shape, utilisation) for utilisation in range(101)]
+
+
+def _ratio(shape: tuple[tuple[int, int], ...], utilisation: int) -> int:
+    left = shape[0]
+    for point in shape:
+        if utilisation <= point[0]:
+            if point == shape[0]:
+                return 10 * point[1]
+            rise = 10 * (point[1] - left[1]) * (utilisation - left[0])
+            # Go's integer division cuts towards zero.
+            return 10 * left[1] + int(rise / (point[0] - left[0]))
+        left = point
+    return 10 * left[1]
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ class Profile:
     counts. ``ignore_preferred_of_existing`` leaves what placed pods wish for out of the score of
     pods that have no such wishes themselves. ``devices`` says which of several devices that would
     do is taken, ``device_timeout_s`` and ``volume_timeout_s`` how many seconds a pod that has a
-    node waits for its devices to be made ready and for its volumes to be bound.
+    node waits for its devices to be made ready and for its volumes to be bound. ``storage_shape``
+    scores how full storage becomes, as a strategy's ``shape``.
     """
 
     scheduler_name: str = DEFAULT_SCHEDULER
@@ -109,12 +117,15 @@ class Profile:
     added_affinity: tuple[NodeTerm, ...] | None = None
     added_preferred: tuple[PreferredTerm, ...] = ()
     preempts: bool = True
-    # Preemption looks at this many nodes, in percent or at least.
+    # Preemption chooses among this many nodes, in percent or at least.
     candidates_percent: int = 10
     min_candidates: int = 100
+    # Nodes on which evictions are tried out for one pod, if not all of them do.
+    max_dry_runs: int = 500
     devices: DevicePreference = DEFAULT_PREFERENCE
     device_timeout_s: float = 600.0
     volume_timeout_s: float = 600.0
+    storage_shape: tuple[tuple[int, int], ...] = ((0, 10), (100, 0))
 
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""

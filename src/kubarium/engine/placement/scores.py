@@ -241,7 +241,10 @@ def resource_score(
 
 
 def image_scores(snapshot: Snapshot, shape: PodShape) -> Scores:
-    """ImageLocality: bytes already on the node, weighted by how widely an image is spread."""
+    """ImageLocality: bytes already on the node, weighted by how widely an image is spread.
+
+    Images of volumes count, but the full score is as many bytes as for the containers alone.
+    """
     sums = np.zeros(snapshot.capacity, np.int64)
     nodes = snapshot.node_count()
     if not shape.images or not nodes:
@@ -253,7 +256,7 @@ def image_scores(snapshot: Snapshot, shape: PodShape) -> Scores:
         spread = len(holders) / nodes
         for row, size in holders.items():
             sums[row] += int(size * spread)
-    most = _IMAGE_MAX_PER_CONTAINER * len(shape.images)
+    most = _IMAGE_MAX_PER_CONTAINER * max(1, len(shape.images) - shape.mounted)
     return MAX_SCORE * (np.clip(sums, _IMAGE_MIN, most) - _IMAGE_MIN) // (most - _IMAGE_MIN)
 
 

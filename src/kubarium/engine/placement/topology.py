@@ -92,7 +92,10 @@ def _column(snapshot: Snapshot, key: str) -> Column:
 
 def domain_counts(snapshot: Snapshot, key: str, counts: Scores) -> Scores:
     """For each row the sum over all rows of its domain; 0 where the label is missing."""
-    column = _column(snapshot, key)
+    return _sums(snapshot, _column(snapshot, key), counts)
+
+
+def _sums(snapshot: Snapshot, column: Column, counts: Scores) -> Scores:
     present = (column >= 0) & snapshot.alive
     sums = np.zeros(snapshot.capacity, np.int64)
     if present.any():
@@ -221,9 +224,13 @@ def _spread_score(
             domains, counts = int(counted.sum()), tally
         else:
             eligible = _eligible(snapshot, pod, constraint, keys)
-            # Nodes without the label, where the defaults let them in, count as one domain.
-            domains = len(np.unique(_column(snapshot, constraint.topology_key)[counted]))
-            counts = domain_counts(snapshot, constraint.topology_key, np.where(eligible, tally, 0))
+            # Nodes without the label, where the defaults let them in, count as one domain, which
+            # is that of the empty value if there are nodes with it.
+            column = _column(snapshot, constraint.topology_key)
+            empty = snapshot.label_values.get(constraint.topology_key, {}).get("", -1)
+            column = np.where(column < 0, empty, column)
+            domains = len(np.unique(column[counted]))
+            counts = _sums(snapshot, column, np.where(eligible, tally, 0))
         here = _column(snapshot, constraint.topology_key) >= 0
         raw += np.where(here, counts * log(domains + 2) + (constraint.max_skew - 1), 0.0)
     rounded = np.floor(raw + 0.5).astype(np.int64)

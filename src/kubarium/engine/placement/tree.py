@@ -166,7 +166,7 @@ class _TreeSearch:
         self._budget = Budget()
         self._settled: dict[tuple[bool, Key], int | None] = {}
         self._symmetric = not any(
-            pod.claims or pod.volumes or topology.concerns(self._snapshot, pod)
+            pod.claims or pod.has_volumes or topology.concerns(self._snapshot, pod)
             for pod in self._pods
         )
         self._only_room_counts = packing.only_room_counts(self._snapshot, self._pods)

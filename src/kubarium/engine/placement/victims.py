@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.disruption import Unit, unit_of, units_to_spare
 from kubarium.engine.snapshot import Snapshot
 
 
 def importance(pod: Pod) -> tuple[object, ...]:
-    """Most important first: higher priority, then longer running, then name."""
-    return (-pod.priority, pod.started or pod.created, pod.key)
+    """Most important first: higher priority, then longer running, then age and name.
+
+    A pod that has not started counts as starting now (upstream: GetPodStartTime).
+    """
+    return (-pod.priority, started(pod), pod.created, pod.key)
+
+
+def started(pod: Pod) -> float:
+    """When the pod started; later than all others if it has not."""
+    return pod.started or inf
 
 
 def lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], int]:

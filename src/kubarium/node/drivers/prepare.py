@@ -133,7 +133,7 @@ async def fetch_claims(client: Reader, pod: Document) -> dict[str, Document]:
             found[name] = await client.get(RESOURCE_CLAIMS, name, namespace)
         except ApiError as error:
             if error.reason != "NotFound":
-                raise ClaimProblem(f"fetch ResourceClaim {namespace}/{name}: {error}") from error
+                raise ClaimProblem(f"fetch ResourceClaim {name}: {error}") from error
     for claim in found.values():
         try:
             await confirm_ready(client, claim, pod["spec"].get("nodeName", ""))
@@ -228,8 +228,7 @@ def _prepared(
     claim = read(namespace, name)
     if claim is None:
         raise ClaimProblem(
-            f"fetch ResourceClaim {namespace}/{name} for pod {pod['metadata']['name']}: "
-            f'resourceclaims.resource.k8s.io "{name}" not found'
+            f'fetch ResourceClaim {name}: resourceclaims.resource.k8s.io "{name}" not found'
         )
     _check(pod, claim)
     return prepare_claim(claim, drivers)
@@ -275,8 +274,8 @@ def _check(pod: Document, claim: Document) -> None:
         raise ClaimProblem(why)
     if not is_reserved_for(claim, pod):
         raise ClaimProblem(
-            f"pod {pod_metadata['name']} ({pod_metadata['uid']}) is not allowed to use resource "
-            f"claim {metadata['name']} ({metadata['uid']})"
+            f"pod {pod_metadata['name']} ({pod_metadata['uid']}) is not allowed to use "
+            f"ResourceClaim {metadata['name']} ({metadata['uid']})"
         )
 
 

@@ -20,6 +20,9 @@ from kubarium.server.requests import Call
 DEFAULT_GRACE_S = 30
 _QOS_RESOURCES = ("cpu", "memory")
 _TERMINAL = ("Succeeded", "Failed")
+_REQUIRED, _PREFERRED = (
+    f"{w}DuringSchedulingIgnoredDuringExecution" for w in ("required", "preferred")
+)
 
 
 def qos_class(spec: Document) -> str:
@@ -62,6 +65,9 @@ def _is_guaranteed(resources: Document) -> bool:
 def prepare_create(registry: Registry, call: Call, pod: Document) -> None:
     """A new pod is Pending; one with scheduling gates says so."""
     spec = pod.get("spec") or {}
+    labels = pod["metadata"].get("labels")
+    if labels and (spec.get("affinity") or spec.get("topologySpreadConstraints")):
+        spec = pod["spec"] = with_label_keys(spec, labels)
     status: Document = {"phase": "Pending", "qosClass": qos_class(spec)}
     if spec.get("schedulingGates"):
         status["conditions"] = [
@@ -75,6 +81,48 @@ def prepare_create(registry: Registry, call: Call, pod: Document) -> None:
             }
         ]
     pod["status"] = status
+
+
+def with_label_keys(spec: Document, labels: Document) -> Document:
+    """The spec with a clause in its selectors for each of matchLabelKeys and mismatchLabelKeys.
+
+    The values are those that the pod's labels have when it is created (KEP-3243, KEP-3633).
+    """
+    found = dict(spec)
+    if spec.get("topologySpreadConstraints"):
+        constraints = spec["topologySpreadConstraints"]
+        found["topologySpreadConstraints"] = [_with_clauses(c, labels) for c in constraints]
+    affinity = dict(spec.get("affinity") or {})
+    for kind in ("podAffinity", "podAntiAffinity"):
+        wanted = dict(affinity.get(kind) or {})
+        if wanted.get(_REQUIRED):
+            wanted[_REQUIRED] = [_with_clauses(term, labels) for term in wanted[_REQUIRED]]
+        if wanted.get(_PREFERRED):
+            wanted[_PREFERRED] = [
+                {**term, "podAffinityTerm": _with_clauses(term.get("podAffinityTerm"), labels)}
+                for term in wanted[_PREFERRED]
+            ]
+        if wanted:
+            affinity[kind] = wanted
+    if affinity:
+        found["affinity"] = affinity
+    return found if found != spec else spec
+
+
+def _with_clauses(term: Document | None, labels: Document) -> Document:
+    """A term, or a constraint, with the clauses; itself where there are none to add."""
+    term = term or {}
+    clauses = [
+        {"key": key, "operator": operator, "values": [labels[key]]}
+        for field, operator in (("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn"))
+        for key in term.get(field) or ()
+        if key in labels
+    ]
+    selector = term.get("labelSelector")
+    if selector is None or not clauses:
+        return term
+    known = selector.get("matchExpressions") or []
+    return {**term, "labelSelector": {**selector, "matchExpressions": [*known, *clauses]}}
 
 
 def prepare_status(registry: Registry, call: Call, new: Document, old: Document) -> None:
