@@ -46,8 +46,8 @@ class Rules:
     """``new`` holds for every document of the kind, ``update`` for a change of its desired state,
     ``status`` for a change of its status. A frozen ``new`` is not run again on updates.
 
-    ``metadata`` is what a new object's name and annotations mean for its spec, which is looked at
-    even if the spec is known to be valid; ``metadata_update`` looks at every change.
+    ``metadata`` is for new objects only: what their name and annotations mean for the spec, which
+    is looked at even if the spec is known to be valid; ``metadata_update`` sees every change.
     """
 
     new: CheckNew | None = None
@@ -102,7 +102,9 @@ _RULES: dict[tuple[str, str], Rules] = {
     (_APPS, "ReplicaSet"): Rules(workloads.check_replica_set, workloads.check_immutable_selector),
     (_APPS, "DaemonSet"): Rules(workloads.check_daemon_set, workloads.check_immutable_selector),
     (_APPS, "StatefulSet"): Rules(
-        workloads.check_stateful_set, workloads.check_stateful_set_update
+        workloads.check_stateful_set,
+        workloads.check_stateful_set_update,
+        metadata=workloads.check_new_stateful_set,
     ),
     ("batch", "Job"): Rules(
         jobs.check_job, jobs.check_job_update, jobs.check_job_status, recheck=False

@@ -68,6 +68,8 @@ _MAY_BE_EMPTY = frozenset(
 # Parts that have rules of their own for all that is in them.
 _OWN_RULES = frozenset(
     (
+        ("apps.v1.StatefulSetSpec", "podManagementPolicy"),
+        ("apps.v1.StatefulSetUpdateStrategy", "type"),
         ("core.v1.LimitRangeItem", "type"),
         ("core.v1.NodeSpec", "taints"),
         ("core.v1.ResourceQuotaSpec", "scopes"),
@@ -110,6 +112,10 @@ _NEVER_EMPTY = frozenset(
 )
 # Choices in another order than the schema's.
 _CHOICES = {
+    **{
+        ("apps.v1.StatefulSetPersistentVolumeClaimRetentionPolicy", field): ("Retain", "Delete")
+        for field in ("whenDeleted", "whenScaled")
+    },
     ("core.v1.PodSpec", "preemptionPolicy"): ("PreemptLowerPriority", "Never"),
     ("core.v1.PodSecurityContext", "fsGroupChangePolicy"): ("Always", "OnRootMismatch"),
     ("core.v1.Toleration", "operator"): ("Equal", "Exists"),

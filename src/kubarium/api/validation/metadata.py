@@ -33,6 +33,7 @@ _RBAC = "rbac.authorization.k8s.io"
 NAME_CHECKS: dict[tuple[str, str], Check] = {
     ("", "Namespace"): formats.dns_label,
     ("", "Service"): formats.dns1035_label,
+    ("apps", "StatefulSet"): formats.dns_label,
     (_RBAC, "Role"): formats.path_segment,
     (_RBAC, "ClusterRole"): formats.path_segment,
     (_RBAC, "RoleBinding"): formats.path_segment,
