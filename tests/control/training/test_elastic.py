@@ -187,10 +187,14 @@ def test_a_lost_node_loses_its_rank_at_once_to_a_spare(world_run):
 
 def test_an_unhealthy_device_loses_its_rank(world_run):
     async def story(world, play):
-        await play.start(gang({"kubarium.dev/spares": "1"}))
+        document = gang({"kubarium.dev/spares": "1"})
+        job = document["spec"]["replicatedJobs"][0]["template"]["spec"]
+        # A status tells the health of what the container has asked for, and of nothing else.
+        job["template"]["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "1m"}}
+        await play.start(document)
         await play.train()
         sick = await world.get(PODS, (await play.pod(2))["metadata"]["name"])
-        resource = {"name": "claim:gpu", "resources": [{"resourceID": "gpu-3"}]}
+        resource = {"name": "cpu", "resources": [{"resourceID": "gpu-3"}]}
         resource["resources"][0]["health"] = "Unhealthy"
         status = {
             **sick["status"],
