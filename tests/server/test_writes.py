@@ -69,22 +69,22 @@ def test_create_ignores_system_fields_and_refuses_a_resource_version(world):
     world(story)
 
 
-BAD_CONDITION = {"status": {"conditions": [{"status": "True", "lastProbeTime": None}]}}
+BAD_CONDITION = {"status": {"conditions": [{"status": "True", "lastHeartbeatTime": None}]}}
 
 
 @pytest.mark.parametrize("patch_type", [STRATEGIC_MERGE_PATCH, APPLY_PATCH])
 def test_list_items_without_their_key_are_stored_with_an_empty_one(world, patch_type):
     async def story(w):
-        await w.pod()
+        await w.client.create(NODES, {"metadata": {"name": "web"}})
         await w.client.patch(
-            PODS, "web", BAD_CONDITION, "default", patch_type=MERGE_PATCH, subresource="status"
+            NODES, "web", BAD_CONDITION, patch_type=MERGE_PATCH, subresource="status"
         )
-        stored = await w.client.get(PODS, "web", "default")
+        stored = await w.client.get(NODES, "web")
         assert stored["status"]["conditions"] == [{"type": "", "status": "True"}]
         ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        change = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, **ready}
+        change = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "web"}, **ready}
         patched = await w.client.patch(
-            PODS, "web", change, "default", patch_type=patch_type, subresource="status"
+            NODES, "web", change, patch_type=patch_type, subresource="status"
         )
         assert {c["type"] for c in patched["status"]["conditions"]} == {"", "Ready"}
 

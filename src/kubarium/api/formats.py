@@ -20,6 +20,8 @@ SUBDOMAIN_MAX = 253
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_LABEL_UNDERSCORED = r"[a-z0-9_]([-_a-z0-9]*[a-z0-9])?"
+_UNDERSCORED = rf"{_LABEL_UNDERSCORED}(\.{_LABEL_UNDERSCORED})*"
 _LABEL_1035 = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 _NAME_PART = r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _LABEL_VALUE = rf"({_NAME_PART})?"
@@ -96,6 +98,27 @@ def dns_subdomain(text: str) -> tuple[str, ...]:
                 "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric "
                 "characters, '-' or '.', and must start and end with an alphanumeric character",
                 _SUBDOMAIN,
+                "example.com",
+            )
+        )
+    return tuple(complaints)
+
+
+def masked_subdomain(text: str) -> tuple[str, ...]:
+    """A subdomain, or the beginning of one: a trailing dash does no harm."""
+    return dns_subdomain(masked_prefix(text))
+
+
+def underscored_subdomain(text: str) -> tuple[str, ...]:
+    """A subdomain whose labels may have underscores too, as search paths of DNS have."""
+    complaints = [too_long(SUBDOMAIN_MAX)] if len(text) > SUBDOMAIN_MAX else []
+    if re.fullmatch(_UNDERSCORED, text) is None:
+        complaints.append(
+            _regex_complaint(
+                "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric "
+                "characters, '_', '-' or '.', and must start and end with an alphanumeric "
+                "character",
+                _UNDERSCORED,
                 "example.com",
             )
         )
@@ -257,24 +280,58 @@ def http_header_name(text: str) -> tuple[str, ...]:
 
 @_CACHE
 def ip_address(text: str) -> tuple[str, ...]:
-    """An IPv4 or IPv6 address."""
+    """An IPv4 or IPv6 address that all software reads alike (upstream: StrictIPCIDRValidation)."""
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(_without_zeros(text))
     except ValueError:
         return ("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",)
+    if "%" in text:
+        return ("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",)
+    return _ambiguities(text, address)
+
+
+def _without_zeros(text: str) -> str:
+    """An IPv4 address without zeros in front, which some read as octal numbers."""
+    if "." not in text:
+        return text
+    colons, mark, last = text.rpartition(":")
+    return colons + mark + re.sub(r"\b0+(?=[0-9])", "", last)
+
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _ambiguities(text: str, address: _Address) -> tuple[str, ...]:
+    if _without_zeros(text) != text:
+        return ("must not have leading 0s",)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return ("must not be an IPv4-mapped IPv6 address",)
     return OK
 
 
 @_CACHE
 def cidr(text: str) -> tuple[str, ...]:
     """A network in CIDR notation."""
+    address, slash, bits = text.partition("/")
     try:
-        if "/" in text:
-            ipaddress.ip_network(text, strict=False)
-            return OK
+        if slash and bits.isdigit():
+            network = ipaddress.ip_interface(f"{_without_zeros(address)}/{bits}")
+            return _network_ambiguities(address, bits, network)
     except ValueError:
         pass
     return ("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",)
+
+
+def _network_ambiguities(
+    address: str, bits: str, network: ipaddress.IPv4Interface | ipaddress.IPv6Interface
+) -> tuple[str, ...]:
+    if _without_zeros(address) != address or str(int(bits)) != bits:
+        return ("must not have leading 0s in IP or prefix length",)
+    if _ambiguities(address, network.ip):
+        return ("must not have an IPv4-mapped IPv6 address",)
+    if network.ip != network.network.network_address:
+        return ("must not have bits set beyond the prefix length",)
+    return OK
 
 
 def path_segment(text: str) -> tuple[str, ...]:
@@ -299,3 +356,11 @@ def masked_prefix(prefix: str) -> str:
     ('wea', '-')
     """
     return prefix[:-2] + "a" if len(prefix) > 1 and prefix.endswith("-") else prefix
+
+
+def domain_prefixed_key(text: str) -> tuple[str, ...]:
+    """A label key with a domain."""
+    complaints = qualified_name(text)
+    if not complaints and "/" not in text:
+        complaints = ('must be a domain-prefixed key (such as "acme.io/foo")',)
+    return complaints

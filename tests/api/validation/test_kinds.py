@@ -239,7 +239,7 @@ IMMUTABLE = [
     (
         "Service",
         "{spec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}}",
-        "{spec: {ports: [{port: 1}]}}",
+        "{spec: {clusterIP: 10.0.0.2, ports: [{port: 1}]}}",
         "may not change once set",
     ),
     (

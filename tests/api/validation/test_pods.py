@@ -51,7 +51,7 @@ def test_a_pod_using_most_of_the_api_is_fine():
             ports=[{"containerPort": 80, "name": "http"}],
             resources={
                 "limits": {"cpu": "1", "nvidia.com/gpu": "1"},
-                "claims": [{"name": "gpu", "request": "main/fast"}],
+                "claims": [{"name": "gpu", "request": "main"}],
             },
             volumeMounts=[{"name": "v", "mountPath": "/v", "subPath": "a/b"}],
             livenessProbe={"httpGet": {"port": "http"}},
@@ -140,7 +140,8 @@ def test_container_names_are_unique_across_init_containers():
         ),
         (
             {"resources": {"claims": [{"name": "gpu"}]}},
-            'spec.containers[0].resources.claims[0]: Not found: "gpu"',
+            'spec.containers[0].resources.claims[0]: Not found: "gpu": '
+            "must be one of the names in pod.spec.resourceClaims which is empty",
         ),
         (
             {"ports": [{"containerPort": 0}]},
@@ -314,8 +315,8 @@ def test_gates_may_go_and_never_come():
     assert changes(old, lambda new: new["spec"]["schedulingGates"].pop()) == []
     found = changes(old, lambda new: new["spec"]["schedulingGates"].append({"name": "c"}))
     assert found == [
-        "spec.schedulingGates[2]: Forbidden: only deletion is allowed, but found new scheduling "
-        "gate 'c'"
+        "spec.schedulingGates[2].name: Forbidden: only deletion is allowed, but found new "
+        "scheduling gate 'c'"
     ]
 
 
@@ -323,7 +324,8 @@ def test_a_gated_pod_may_be_narrowed_and_not_widened():
     old = pod(schedulingGates=[{"name": "a"}], nodeSelector={"zone": "a"})
     assert changes(old, lambda new: new["spec"]["nodeSelector"].update(arch="arm")) == []
     found = changes(old, lambda new: new["spec"].update(nodeSelector={"zone": "b"}))
-    assert "only additions are allowed (no mutations or deletions)" in found[0]
+    wanted = "only additions to spec.nodeSelector are allowed (no mutations or deletions)"
+    assert found[0].endswith(wanted)
     free = pod(nodeSelector={"zone": "a"})
     assert changes(free, lambda new: new["spec"]["nodeSelector"].update(arch="arm")) != []
 
@@ -380,9 +382,9 @@ def restart_rule(**fields):
         (
             {
                 "restartPolicy": "Never",
-                "restartPolicyRules": [restart_rule(exitCodes={"operator": "In"})],
+                "restartPolicyRules": [restart_rule(exitCodes={"operator": "Is"})],
             },
-            "exitCodes.values: Required value",
+            'exitCodes.operator: Unsupported value: "Is"',
         ),
         (
             {

@@ -84,7 +84,7 @@ def default_persistent_volume(document: Document) -> None:
     fill(document.setdefault("status", {}), "phase", "Pending")
     spec = document.setdefault("spec", {})
     fill(spec, "persistentVolumeReclaimPolicy", "Retain")
-    fill(spec, "volumeMode", "Filesystem")
+    spec.setdefault("volumeMode", "Filesystem")
     if "hostPath" in spec:
         spec["hostPath"].setdefault("type", "")
 
@@ -92,7 +92,7 @@ def default_persistent_volume(document: Document) -> None:
 def default_persistent_volume_claim(document: Document) -> None:
     """core/v1 PersistentVolumeClaim, also as a template of a StatefulSet."""
     fill(document.setdefault("status", {}), "phase", "Pending")
-    fill(document.setdefault("spec", {}), "volumeMode", "Filesystem")
+    document.setdefault("spec", {}).setdefault("volumeMode", "Filesystem")
 
 
 def default_limit_range(document: Document) -> None:

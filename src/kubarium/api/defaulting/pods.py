@@ -127,7 +127,8 @@ def _pod_level(spec: Fields) -> None:
             if name in ("cpu", "memory"):
                 requests.setdefault(name, _of_containers(spec, "requests", name))
         for name, quantity in limits.items():
-            requests.setdefault(name, quantity)
+            if name in ("cpu", "memory") or name.startswith(HUGE_PAGES):
+                requests.setdefault(name, quantity)
 
 
 def _named_by_containers(spec: Fields, part: str) -> list[str]:
@@ -240,7 +241,7 @@ def default_volume(volume: Fields) -> None:
     if "ephemeral" in volume:
         template = volume["ephemeral"].get("volumeClaimTemplate")
         if template is not None:
-            fill(template.setdefault("spec", {}), "volumeMode", "Filesystem")
+            template.setdefault("spec", {}).setdefault("volumeMode", "Filesystem")
     _default_network_volume(volume)
 
 
@@ -253,8 +254,7 @@ def _default_downward_items(source: Fields) -> None:
 def _default_projection(source: Fields) -> None:
     if "serviceAccountToken" in source:
         token = source["serviceAccountToken"]
-        if not token.get("expirationSeconds"):
-            token["expirationSeconds"] = TOKEN_LIFETIME_S
+        token.setdefault("expirationSeconds", TOKEN_LIFETIME_S)
     if "downwardAPI" in source:
         _default_downward_items(source["downwardAPI"])
 

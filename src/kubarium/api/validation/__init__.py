@@ -19,10 +19,16 @@ from kubarium.api.validation import (
     gangs,
     jobs,
     network_policies,
+    nodes,
+    pod_metadata,
+    pod_status,
     pod_updates,
     pods,
     policies,
+    quotas,
+    services,
     slices,
+    storage,
     workloads,
 )
 from kubarium.api.validation.custom import check_custom
@@ -38,12 +44,18 @@ CheckChange = Callable[[Document, Document, Report], None]  # (new, old, report)
 @dataclass(frozen=True, slots=True)
 class Rules:
     """``new`` holds for every document of the kind, ``update`` for a change of its desired state,
-    ``status`` for a change of its status. A frozen ``new`` is not run again on updates."""
+    ``status`` for a change of its status. A frozen ``new`` is not run again on updates.
+
+    ``metadata`` is what a new object's name and annotations mean for its spec, which is looked at
+    even if the spec is known to be valid; ``metadata_update`` looks at every change.
+    """
 
     new: CheckNew | None = None
     update: CheckChange | None = None
     status: CheckChange | None = None
     recheck: bool = True
+    metadata: CheckNew | None = None
+    metadata_update: CheckChange | None = None
 
 
 _CORE = ""
@@ -52,23 +64,40 @@ _RBAC = policies.RBAC_GROUP
 _DRA = "resource.k8s.io"
 _GANGS = "scheduling.k8s.io"
 _RULES: dict[tuple[str, str], Rules] = {
-    (_CORE, "Pod"): Rules(pods.check_pod, pod_updates.check_pod_update, recheck=False),
+    (_CORE, "Pod"): Rules(
+        pods.check_pod,
+        pod_updates.check_pod_update,
+        pod_status.check_pod_status,
+        recheck=False,
+        metadata=pod_metadata.check_pod_metadata,
+        metadata_update=pod_metadata.check_annotation_changes,
+    ),
     (_CORE, "PodTemplate"): Rules(
         lambda d, r: pods.check_pod_template(d.get("template") or {}, (None, "template"), r)
     ),
     (_CORE, "ReplicationController"): Rules(workloads.check_replication_controller),
-    (_CORE, "Service"): Rules(core.check_service, core.check_service_update),
+    (_CORE, "Namespace"): Rules(
+        core.check_namespace, status=core.check_namespace_status, recheck=False
+    ),
+    (_CORE, "Service"): Rules(services.check_service, services.check_service_update),
     (_CORE, "ConfigMap"): Rules(core.check_config_map, core.check_immutable_data),
     (_CORE, "Secret"): Rules(core.check_secret, core.check_immutable_data),
-    (_CORE, "Node"): Rules(core.check_node, core.check_node_update),
+    (_CORE, "Node"): Rules(
+        nodes.check_node, nodes.check_node_update, nodes.check_node_status, recheck=False
+    ),
     (_CORE, "Event"): Rules(core.check_event),
     (_CORE, "Endpoints"): Rules(core.check_endpoints),
     (_CORE, "PersistentVolumeClaim"): Rules(
-        core.check_volume_claim, core.check_volume_claim_update
+        storage.check_volume_claim,
+        storage.check_volume_claim_update,
+        storage.check_volume_claim_status,
+        recheck=False,
     ),
-    (_CORE, "PersistentVolume"): Rules(core.check_volume),
-    (_CORE, "ResourceQuota"): Rules(core.check_quota),
-    (_CORE, "LimitRange"): Rules(core.check_limit_range),
+    (_CORE, "PersistentVolume"): Rules(storage.check_volume, storage.check_volume_update),
+    (_CORE, "ResourceQuota"): Rules(
+        quotas.check_quota, quotas.check_quota_update, quotas.check_quota_status
+    ),
+    (_CORE, "LimitRange"): Rules(quotas.check_limit_range),
     (_APPS, "Deployment"): Rules(workloads.check_deployment, workloads.check_immutable_selector),
     (_APPS, "ReplicaSet"): Rules(workloads.check_replica_set, workloads.check_immutable_selector),
     (_APPS, "DaemonSet"): Rules(workloads.check_daemon_set, workloads.check_immutable_selector),
@@ -148,6 +177,9 @@ def validate_create(
         check_structure(kind.schema, document, None, report, _NOT_SPEC)
     else:
         _check_content(kind, document, report)
+    rules = rules_of(kind)
+    if rules.metadata is not None:
+        rules.metadata(document, report)
     return report.errors
 
 
@@ -164,9 +196,11 @@ def validate_update(kind: Kind, new: Document, old: Document) -> list[FieldError
     check_metadata_update(kind, new, old, report)
     if kind.custom:
         return report.errors + _check_custom_change(kind, new, old)
+    rules = rules_of(kind)
+    if rules.metadata_update is not None:
+        rules.metadata_update(new, old, report)
     if _same_content(new, old):
         return report.errors
-    rules = rules_of(kind)
     if rules.update is not None:
         rules.update(new, old, report)
     if rules.recheck:

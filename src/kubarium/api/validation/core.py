@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
-from itertools import pairwise
 from typing import Any
+
+import orjson
 
 from kubarium.api import formats
 from kubarium.api.paths import Key, Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.metadata import check_labels
-from kubarium.api.validation.quantities import amount
-from kubarium.api.validation.report import NOT_NEGATIVE, NOT_POSITIVE, Report
+from kubarium.api.validation.metadata import NOT_A_FINALIZER, STANDARD_FINALIZERS
+from kubarium.api.validation.report import NOT_POSITIVE, Report
 
 _SPEC: Path = (None, "spec")
 MAX_DATA = 1024 * 1024  # bytes of a Secret's or ConfigMap's values
@@ -19,84 +20,6 @@ MAX_EVENT_NOTE = 1024
 MAX_ENDPOINTS = 1000
 MAX_ENDPOINT_ADDRESSES = 100
 MAX_SLICE_PORTS = 20_000
-
-
-# --- Service -------------------------------------------------------------------------------------
-
-
-def check_service(document: Document, report: Report) -> None:
-    """core/v1 Service: ports, selector, addresses, and what each type demands."""
-    spec = document.get("spec") or {}
-    type_ = spec.get("type") or "ClusterIP"
-    headless = spec.get("clusterIP") == "None"
-    ports = spec.get("ports") or []
-    if not ports and not headless and type_ != "ExternalName":
-        report.required(at(_SPEC, "ports"))
-    _check_service_ports(ports, type_, report)
-    check_labels(spec.get("selector") or {}, at(_SPEC, "selector"), report)
-    for field in ("clusterIP", "loadBalancerIP"):
-        value = spec.get(field)
-        if value and value != "None":
-            report.format(at(_SPEC, field), value, formats.ip_address)
-    for index, address in enumerate(spec.get("externalIPs") or ()):
-        report.format(at(_SPEC, "externalIPs", index), address, formats.ip_address)
-    if headless and type_ in ("NodePort", "LoadBalancer"):
-        detail = f"may not be set to 'None' for {type_} services"
-        report.invalid(at(_SPEC, "clusterIPs", 0), "None", detail)
-    if type_ == "ExternalName":
-        _check_external_name(spec, report)
-    for index, network in enumerate(spec.get("loadBalancerSourceRanges") or ()):
-        report.format(at(_SPEC, "loadBalancerSourceRanges", index), network, formats.cidr)
-
-
-def _check_external_name(spec: Document, report: Report) -> None:
-    name = (spec.get("externalName") or "").rstrip(".")
-    if not name:
-        report.required(at(_SPEC, "externalName"))
-    else:
-        report.format(at(_SPEC, "externalName"), name, formats.dns_subdomain)
-    if spec.get("clusterIP") not in (None, "", "None"):
-        detail = "may not be set for ExternalName services"
-        report.forbidden(at(_SPEC, "clusterIPs"), detail)
-
-
-def _check_service_ports(ports: list[Document], type_: str, report: Report) -> None:
-    names: set[str] = set()
-    used: set[Any] = set()
-    for index, port in enumerate(ports):
-        place = at(_SPEC, "ports", index)
-        name = port.get("name") or ""
-        if not name and len(ports) > 1:
-            report.required(at(place, "name"))
-        elif name and report.format(at(place, "name"), name, formats.dns_label):
-            report.unique(at(place, "name"), name, names)
-        number = port.get("port") or 0
-        for complaint in formats.port_number(number):
-            report.invalid(at(place, "port"), number, complaint)
-        target = port.get("targetPort")
-        if isinstance(target, str):
-            report.format(at(place, "targetPort"), target, formats.port_name)
-        elif target:
-            for complaint in formats.port_number(target):
-                report.invalid(at(place, "targetPort"), target, complaint)
-        key = (port.get("protocol"), number)
-        if key in used:
-            report.duplicate(place, {"port": number, "protocol": port.get("protocol")})
-        used.add(key)
-        if port.get("nodePort") and type_ == "ClusterIP":
-            detail = "may not be used when `type` is 'ClusterIP'"
-            report.forbidden(at(place, "nodePort"), detail)
-
-
-def check_service_update(new: Document, old: Document, report: Report) -> None:
-    """The primary cluster IP stays while the Service keeps having one."""
-    after, before = new.get("spec") or {}, old.get("spec") or {}
-    if "ExternalName" in (after.get("type"), before.get("type")):
-        return
-    was = before.get("clusterIP")
-    if was and after.get("clusterIP") != was:
-        value = [after["clusterIP"]] if after.get("clusterIP") else None
-        report.invalid(at(_SPEC, "clusterIPs", 0), value, "may not change once set")
 
 
 # --- configuration -------------------------------------------------------------------------------
@@ -120,12 +43,14 @@ def check_config_map(document: Document, report: Report) -> None:
         report.too_long(None, MAX_DATA)
 
 
+_SSH = "kubernetes.io/ssh-auth"
 _SECRET_KEYS = {
     "kubernetes.io/dockercfg": (".dockercfg",),
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
     "kubernetes.io/tls": ("tls.crt", "tls.key"),
-    "kubernetes.io/ssh-auth": ("ssh-privatekey",),
+    _SSH: ("ssh-privatekey",),
 }
+_SECRETS_IN_JSON = ("kubernetes.io/dockercfg", "kubernetes.io/dockerconfigjson")
 
 
 def check_secret(document: Document, report: Report) -> None:
@@ -135,18 +60,37 @@ def check_secret(document: Document, report: Report) -> None:
         report.format(at(None, "data", Key(key)), key, formats.config_map_key)
     if _data_size(data) * 3 // 4 > MAX_DATA:
         report.too_long((None, "data"), MAX_DATA)
-    type_ = document.get("type") or ""
-    strings = document.get("stringData") or {}
+    _check_secret_type(document, data, document.get("type") or "", report)
+
+
+def _check_secret_type(
+    document: Document, data: dict[str, str], type_: str, report: Report
+) -> None:
     for key in _SECRET_KEYS.get(type_, ()):
-        if key not in data and key not in strings:
+        place = at(None, "data", Key(key))
+        if key not in data or (type_ == _SSH and not data[key]):
+            report.required(place)
+        elif type_ in _SECRETS_IN_JSON:
+            _check_json(data[key], place, report)
+    if type_ == "kubernetes.io/basic-auth" and not {"username", "password"} & {*data}:
+        for key in ("username", "password"):
             report.required(at(None, "data", Key(key)))
-    if type_ == "kubernetes.io/basic-auth" and not {"username", "password"} & {*data, *strings}:
-        report.required(at(None, "data", Key("username")))
     if type_ == "kubernetes.io/service-account-token":
         annotations = (document.get("metadata") or {}).get("annotations") or {}
         key = "kubernetes.io/service-account.name"
         if not annotations.get(key):
             report.required(at(None, "metadata", "annotations", Key(key)))
+
+
+def _check_json(encoded: str, path: Path, report: Report) -> None:
+    """Content that is JSON; the message does not repeat any of it."""
+    try:
+        value = orjson.loads(base64.b64decode(encoded))
+    except ValueError:
+        report.invalid(path, "<secret contents redacted>", "must be valid JSON")
+        return
+    if value is not None and not isinstance(value, dict):
+        report.invalid(path, "<secret contents redacted>", "must be a JSON object")
 
 
 _IMMUTABLE_DATA = "field is immutable when `immutable` is set"
@@ -165,55 +109,27 @@ def check_immutable_data(new: Document, old: Document, report: Report) -> None:
             report.forbidden((None, field), _IMMUTABLE_DATA)
 
 
-# --- nodes, namespaces, events -------------------------------------------------------------------
+# --- namespaces, events -------------------------------------------------------------------
 
 
-MAX_PREEMPTION_OWNERS = 20
+def check_namespace(document: Document, report: Report) -> None:
+    """core/v1 Namespace: its own finalizers, beside those of metadata."""
+    path = at(_SPEC, "finalizers")
+    for name in (document.get("spec") or {}).get("finalizers") or ():
+        report.format(path, name, formats.qualified_name)
+        if "/" not in name and name not in STANDARD_FINALIZERS:
+            report.invalid(path, name, NOT_A_FINALIZER)
 
 
-def check_node(document: Document, report: Report) -> None:
-    """core/v1 Node: taints, pod CIDRs, amounts."""
-    spec = document.get("spec") or {}
-    seen: set[Any] = set()
-    for index, taint in enumerate(spec.get("taints") or ()):
-        place = at(_SPEC, "taints", index)
-        key, effect = taint.get("key") or "", taint.get("effect")
-        if key:
-            report.format(at(place, "key"), key, formats.qualified_name)
-        report.format(at(place, "value"), taint.get("value") or "", formats.label_value)
-        if (key, effect) in seen:
-            report.duplicate(place, taint)
-        seen.add((key, effect))
-    _check_preemption_policy(spec.get("podPreemptionPolicy") or {}, report)
-    for index, network in enumerate(spec.get("podCIDRs") or ()):
-        report.format(at(_SPEC, "podCIDRs", index), network, formats.cidr)
-    for field in ("capacity", "allocatable"):
-        for name, quantity in ((document.get("status") or {}).get(field) or {}).items():
-            if amount(quantity) < 0:
-                report.invalid(at(None, "status", field, Key(name)), quantity, NOT_NEGATIVE)
-
-
-def _check_preemption_policy(policy: Document, report: Report) -> None:
-    """Who forbids preemption for resizes on the node (KEP-5836): a set of label keys."""
-    place = at(_SPEC, "podPreemptionPolicy", "disableResizePreemption")
-    owners = policy.get("disableResizePreemption") or ()
-    if len(owners) > MAX_PREEMPTION_OWNERS:
-        report.too_many(place, len(owners), MAX_PREEMPTION_OWNERS)
-    for index, owner in enumerate(owners):
-        report.format(at(place, index), owner, formats.qualified_name)
-        if owner in owners[:index]:
-            report.duplicate(at(place, index), owner)
-
-
-def check_node_update(new: Document, old: Document, report: Report) -> None:
-    """A provider ID and pod CIDRs may be set once."""
-    after, before = new.get("spec") or {}, old.get("spec") or {}
-    for field in ("podCIDR", "podCIDRs", "providerID"):
-        if before.get(field) and after.get(field) != before[field]:
-            detail = 'node updates may not change podCIDR except from "" to valid'
-            if field == "providerID":
-                detail = 'node updates may not change providerID except from "" to valid'
-            report.forbidden(at(_SPEC, field), detail)
+def check_namespace_status(new: Document, old: Document, report: Report) -> None:
+    """The phase follows from whether the namespace is being deleted."""
+    phase = (new.get("status") or {}).get("phase", "")
+    deleted = bool((new.get("metadata") or {}).get("deletionTimestamp"))
+    expected = "Terminating" if deleted else "Active"
+    if phase != expected:
+        state = "not empty" if deleted else "empty"
+        detail = f"may only be '{expected}' if `deletionTimestamp` is {state}"
+        report.invalid(at(None, "status", "Phase"), phase, detail)
 
 
 def check_event(document: Document, report: Report) -> None:
@@ -286,96 +202,7 @@ def check_endpoint_slice_update(new: Document, old: Document, report: Report) ->
     report.immutable((None, "addressType"), new.get("addressType"), old.get("addressType"))
 
 
-# --- storage -------------------------------------------------------------------------------------
-
-_ACCESS_MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
-
-
-def _check_access_modes(modes: list[Any], path: Path, report: Report) -> None:
-    if not modes:
-        report.required(path, "at least 1 access mode is required")
-    for mode in modes:
-        if mode not in _ACCESS_MODES:
-            report.not_supported(path, mode, _ACCESS_MODES)
-    if "ReadWriteOncePod" in modes and len(modes) > 1:
-        detail = "may not use ReadWriteOncePod with other access modes"
-        report.forbidden(path, detail)
-
-
-def check_volume_claim(document: Document, report: Report) -> None:
-    """core/v1 PersistentVolumeClaim."""
-    spec = document.get("spec") or {}
-    _check_access_modes(spec.get("accessModes") or [], at(_SPEC, "accessModes"), report)
-    requests = (spec.get("resources") or {}).get("requests") or {}
-    path = at(_SPEC, "resources", Key("storage"))
-    if "storage" not in requests:
-        report.required(path)
-    elif amount(requests["storage"]) <= 0:
-        report.invalid(path, requests["storage"], NOT_POSITIVE)
-    if spec.get("storageClassName"):
-        report.format(
-            at(_SPEC, "storageClassName"), spec["storageClassName"], formats.dns_subdomain
-        )
-
-
-_CLAIM_MUTABLE = ("resources", "volumeName", "volumeAttributesClassName", "storageClassName")
-
-
-def check_volume_claim_update(new: Document, old: Document, report: Report) -> None:
-    """After creation a claim may be bound and may grow, and no more."""
-    after, before = new.get("spec") or {}, old.get("spec") or {}
-    changed = [
-        name
-        for name in sorted({*after, *before})
-        if (after.get(name) or None) != (before.get(name) or None)
-    ]
-    frozen = [
-        n for n in changed if n not in _CLAIM_MUTABLE or (n == "volumeName" and before.get(n))
-    ]
-    if frozen:
-        detail = (
-            "spec is immutable after creation except resources.requests and "
-            f"volumeAttributesClassName for bound claims (changed: {', '.join(frozen)})"
-        )
-        report.forbidden(_SPEC, detail)
-
-
-def check_volume(document: Document, report: Report) -> None:
-    """core/v1 PersistentVolume."""
-    spec = document.get("spec") or {}
-    _check_access_modes(spec.get("accessModes") or [], at(_SPEC, "accessModes"), report)
-    capacity = spec.get("capacity") or {}
-    if "storage" not in capacity:
-        report.required(at(_SPEC, "capacity"))
-    elif amount(capacity["storage"]) <= 0:
-        report.invalid(at(_SPEC, "capacity", Key("storage")), capacity["storage"], NOT_POSITIVE)
-
-
-# --- quotas and leases ---------------------------------------------------------------------------
-
-
-def check_quota(document: Document, report: Report) -> None:
-    """core/v1 ResourceQuota."""
-    for name, quantity in ((document.get("spec") or {}).get("hard") or {}).items():
-        place = at(_SPEC, "hard", Key(name))
-        report.format(place, name, formats.qualified_name)
-        if amount(quantity) < 0:
-            report.invalid(place, quantity, NOT_NEGATIVE)
-
-
-def check_limit_range(document: Document, report: Report) -> None:
-    """core/v1 LimitRange: min ≤ default request ≤ default ≤ max for each resource."""
-    types: set[Any] = set()
-    for index, item in enumerate((document.get("spec") or {}).get("limits") or ()):
-        place = at(_SPEC, "limits", index)
-        report.unique(at(place, "type"), item.get("type"), types)
-        order = ("min", "defaultRequest", "default", "max")
-        for name in sorted({key for field in order for key in item.get(field) or ()}):
-            known = [(f, item[f][name]) for f in order if name in (item.get(f) or {})]
-            for (low, less), (high, more) in pairwise(known):
-                if amount(less) > amount(more):
-                    detail = f"{low} value {less} is greater than {high} value {more}"
-                    report.invalid(at(place, low, Key(name)), less, detail)
+# --- leases ------------------------------------------------------------------------------------
 
 
 def check_lease(document: Document, report: Report) -> None:

@@ -119,7 +119,8 @@ def check_annotations(annotations: dict[str, str], path: Path, report: Report) -
 
 # Served by API servers of their own upstream, which do not use core's stricter check.
 _LENIENT_GROUPS = ("apiextensions.k8s.io", "apiregistration.k8s.io")
-_STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
+NOT_A_FINALIZER = "name is neither a standard finalizer name nor is it fully qualified"
+STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 
 
 def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> None:
@@ -131,9 +132,8 @@ def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> N
     for index, name in enumerate(names):
         report.format(_FINALIZERS, name, formats.qualified_name)
         strict = not kind.custom and kind.resource.group not in _LENIENT_GROUPS
-        if strict and "/" not in name and name not in _STANDARD_FINALIZERS:
-            detail = "name is neither a standard finalizer name nor is it fully qualified"
-            report.invalid(at(_FINALIZERS, index), name, detail)
+        if strict and "/" not in name and name not in STANDARD_FINALIZERS:
+            report.invalid(at(_FINALIZERS, index), name, NOT_A_FINALIZER)
     if "orphan" in names and "foregroundDeletion" in names:
         detail = "finalizer orphan and foregroundDeletion cannot be both set"
         report.invalid(_FINALIZERS, names, detail)
@@ -142,17 +142,16 @@ def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> N
 def _check_owners(owners: Iterable[Document], report: Report) -> None:
     controller = ""
     listed = list(owners)
-    for index, owner in enumerate(listed):
-        for field in ("apiVersion", "kind", "name", "uid"):
-            if not owner.get(field):
-                report.required(at(_OWNERS, index, field), "must not be empty")
+    for owner in listed:
         version = owner.get("apiVersion", "")
-        if version.count("/") > 1 or version.endswith("/"):
-            detail = "must be <group>/<version> or <version>"
-            report.invalid(at(_OWNERS, index, "apiVersion"), version, detail)
+        if not version or version.count("/") > 1 or version.endswith("/"):
+            report.invalid(at(_OWNERS, "apiVersion"), version, "version must not be empty")
+        for field in ("kind", "name", "uid"):
+            if not owner.get(field):
+                report.invalid(at(_OWNERS, field), owner.get(field, ""), "must not be empty")
         if (version, owner.get("kind")) == ("v1", "Event"):
             detail = "/v1, Kind=Event is disallowed from being an owner"
-            report.invalid(at(_OWNERS, index), owner, detail)
+            report.invalid(_OWNERS, owner, detail)
         if owner.get("controller"):
             name = f"{owner.get('kind')}/{owner.get('name')}"
             if controller:

@@ -28,8 +28,7 @@ def check_affinity(affinity: Document, path: Path, report: Report) -> None:
         spot = at(place, _PREFERRED, index)
         _check_weight(term, spot, report)
         preference = term.get("preference") or {}
-        # Upstream: values that no label can have are harmless in what is only preferred.
-        check_node_selector_term(preference, at(spot, "preference"), report, strict=False)
+        check_node_selector_term(preference, at(spot, "preference"), report, values=False)
     for kind in ("podAffinity", "podAntiAffinity"):
         _check_pod_affinity(affinity.get(kind) or {}, at(path, kind), report)
 
@@ -51,33 +50,36 @@ def check_node_selector(selector: Document, path: Path, report: Report) -> None:
 
 
 def check_node_selector_term(
-    term: Document, path: Path, report: Report, *, strict: bool = True
+    term: Document, path: Path, report: Report, *, values: bool = True
 ) -> None:
     """Expressions over labels, and over ``metadata.name`` in matchFields.
 
-    ``strict``: the values are ones that labels can have.
+    ``values`` says that what a label is compared with must be a label's value: a preference that
+    no node can fulfil does no harm.
     """
     for index, entry in enumerate(term.get("matchExpressions") or ()):
         place = at(path, "matchExpressions", index)
         _check_node_requirement(entry, place, report)
         report.format(at(place, "key"), entry.get("key") or "", formats.qualified_name)
-        for number, value in enumerate(entry.get("values") or ()) if strict else ():
-            report.format(at(place, "values", number), value, formats.label_value)
+        if values:
+            for position, value in enumerate(entry.get("values") or ()):
+                report.format(at(place, "values", position), value, formats.label_value)
     for index, entry in enumerate(term.get("matchFields") or ()):
-        place = at(path, "matchFields", index)
-        if entry.get("key") != "metadata.name":
-            report.invalid(at(place, "key"), entry.get("key", ""), "not a valid field selector key")
-        if entry.get("operator") not in ("In", "NotIn"):
-            spot = at(place, "operator")
-            report.invalid(spot, entry.get("operator", ""), "not a valid selector operator")
-        elif len(entry.get("values") or ()) != 1:
-            detail = (
-                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
-            )
-            report.required(at(place, "values"), detail)
-        if entry.get("key") == "metadata.name":
-            for number, value in enumerate(entry.get("values") or ()):
-                report.format(at(place, "values", number), value, formats.dns_subdomain)
+        _check_field_requirement(entry, at(path, "matchFields", index), report)
+
+
+def _check_field_requirement(entry: Document, path: Path, report: Report) -> None:
+    operator, values = entry.get("operator", ""), entry.get("values") or []
+    if operator not in ("In", "NotIn"):
+        report.invalid(at(path, "operator"), operator, "not a valid selector operator")
+    elif len(values) != 1:
+        detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
+        report.required(at(path, "values"), detail)
+    if entry.get("key") != "metadata.name":
+        report.invalid(at(path, "key"), entry.get("key", ""), "not a valid field selector key")
+        return
+    for index, value in enumerate(values):
+        report.format(at(path, "values", index), value, formats.dns_subdomain)
 
 
 def _check_node_requirement(entry: Document, path: Path, report: Report) -> None:
@@ -117,33 +119,33 @@ def _check_pod_term(term: Document, path: Path, report: Report) -> None:
     key = term.get("topologyKey") or ""
     if not key:
         report.required(at(path, "topologyKey"), "can not be empty")
-    else:
-        report.format(at(path, "topologyKey"), key, formats.qualified_name)
+    report.format(at(path, "topologyKey"), key, formats.qualified_name)
 
 
 def _check_label_keys(term: Document, path: Path, report: Report) -> None:
-    """matchLabelKeys and mismatchLabelKeys: keys that the selector does not speak of already."""
+    """``matchLabelKeys`` and ``mismatchLabelKeys``: whose values the pod's own labels give."""
+    matched, mismatched = term.get("matchLabelKeys") or (), term.get("mismatchLabelKeys") or ()
+    if not matched and not mismatched:
+        return
     selector = term.get("labelSelector")
-    match, mismatch = (term.get(name) or [] for name in ("matchLabelKeys", "mismatchLabelKeys"))
-    for name, keys in (("matchLabelKeys", match), ("mismatchLabelKeys", mismatch)):
+    for field, keys in (("matchLabelKeys", matched), ("mismatchLabelKeys", mismatched)):
         if keys and selector is None:
             detail = "must not be specified when labelSelector is not set"
-            report.forbidden(at(path, name), detail)
+            report.forbidden(at(path, field), detail)
             continue
         for index, key in enumerate(keys):
-            report.format(at(path, name, index), key, formats.qualified_name)
-    # By now the server has added a clause for each key, so the second of a key is one too many.
-    selected = set((selector or {}).get("matchLabels") or ())
-    for clause in (selector or {}).get("matchExpressions") or ():
-        key = clause.get("key", "")
-        if key in match and key in selected:
-            spot = at(path, match.index(key))
-            report.invalid(spot, key, "exists in both matchLabelKeys and labelSelector")
-        selected.add(key)
-    for index, key in enumerate(match):
-        if key in mismatch:
-            spot = at(path, "matchLabelKeys", index)
-            report.invalid(spot, key, "exists in both matchLabelKeys and mismatchLabelKeys")
+            report.format(at(path, field, index), key, formats.qualified_name)
+    known = {*((selector or {}).get("matchLabels") or ())}
+    for expression in (selector or {}).get("matchExpressions") or ():
+        key = expression.get("key") or ""
+        if key in matched and key in known:
+            last = len(matched) - 1 - list(reversed(matched)).index(key)
+            report.invalid(at(path, last), key, "exists in both matchLabelKeys and labelSelector")
+        known.add(key)
+    for index, key in enumerate(matched):
+        if key in mismatched:
+            detail = "exists in both matchLabelKeys and mismatchLabelKeys"
+            report.invalid(at(path, "matchLabelKeys", index), key, detail)
 
 
 def check_tolerations(tolerations: list[Document], path: Path, report: Report) -> None:
@@ -170,27 +172,27 @@ def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
         report.invalid(at(path, "effect"), toleration.get("effect", ""), detail)
     if operator == "Exists":
         if value:
-            report.invalid(spot, toleration, "value must be empty when `operator` is 'Exists'")
+            report.invalid(spot, value, "value must be empty when `operator` is 'Exists'")
     elif operator in ("Gt", "Lt"):
         if not _DECIMAL.match(value):
             detail = "must be a valid decimal integer in canonical form"
             report.invalid(at(path, "value"), value, detail)
-    else:
-        report.format(spot, value, formats.label_value)
+    elif complaints := formats.label_value(value):
+        report.invalid(spot, value, ";".join(complaints))
 
 
 def check_topology_spread(constraints: list[Document], path: Path, report: Report) -> None:
     """Skew above zero, one constraint for each key and policy."""
-    pairs = [(c.get("topologyKey") or "", c.get("whenUnsatisfiable")) for c in constraints]
+    later = [(c.get("topologyKey") or "", c.get("whenUnsatisfiable") or "") for c in constraints]
     for index, entry in enumerate(constraints):
         place = at(path, index)
         skew = entry.get("maxSkew") or 0
         if skew <= 0:
             report.invalid(at(place, "maxSkew"), skew, NOT_POSITIVE)
-        key, policy = entry.get("topologyKey") or "", entry.get("whenUnsatisfiable")
-        if key:
-            report.format(at(place, "topologyKey"), key, formats.qualified_name)
-        if (key, policy) in pairs[index + 1 :]:
+        key, policy = later[index]
+        if not key:
+            report.required(at(place, "topologyKey"), "can not be empty")
+        if (key, policy) in later[index + 1 :]:
             pair = f"{{{key}, {policy}}}"
             report.duplicate(at(place, "{topologyKey, whenUnsatisfiable}"), pair)
         _check_domains(entry, policy, place, report)

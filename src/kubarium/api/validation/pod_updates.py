@@ -6,12 +6,39 @@ from typing import Any
 
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.pods import check_pod_spec
+from kubarium.api.schema import definition
+from kubarium.api.validation.changes import same
+from kubarium.api.validation.pod_metadata import MIRROR
+from kubarium.api.validation.pods import check_pod_spec, check_token_volumes
 from kubarium.api.validation.report import Report
+from kubarium.api.validation.structure import check_structure
+from kubarium.base.errors import FieldError
 
 _SPEC: Path = (None, "spec")
+_DEFINITION = "io.k8s.api.core.v1.PodSpec"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-_ADDITIONS = "only additions are allowed (no mutations or deletions)"
+_NO_OTHER = "are allowed (no mutations or deletions)"
+_ADDITIONS = f"only additions {_NO_OTHER}"
+# Fields of which absent is something else than empty, false or zero.
+_TELLING = frozenset(
+    (
+        "affinity",
+        "automountServiceAccountToken",
+        "dnsConfig",
+        "enableServiceLinks",
+        "hostUsers",
+        "hostnameOverride",
+        "os",
+        "preemptionPolicy",
+        "priority",
+        "resources",
+        "runtimeClassName",
+        "schedulingGroup",
+        "setHostnameAsFQDN",
+        "shareProcessNamespace",
+    )
+)
+_PLAIN = ("hostPort", "readOnly", "stdin", "stdinOnce", "tty")
 _MUTABLE = (
     "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"
     "`spec.tolerations` (only additions to existing tolerations),"
@@ -25,6 +52,7 @@ def check_pod_update(new: Document, old: Document, report: Report) -> None:
     if after == before:
         return
     check_pod_spec(after, _SPEC, report)
+    check_token_volumes(after, _SPEC, report)
     for field in ("containers", "initContainers"):
         if len(after.get(field) or ()) != len(before.get(field) or ()):
             report.forbidden(at(_SPEC, field), "pod updates may not add or remove containers")
@@ -61,12 +89,12 @@ def _frozen_changes(after: Document, before: Document, gated: bool) -> list[str]
         free.add("terminationGracePeriodSeconds")
     changed = []
     for name in {**after, **before}:
-        if name in free or (after.get(name) or None) == (before.get(name) or None):
+        if name in free or _same(name, after.get(name), before.get(name)):
             continue
         if name in ("containers", "initContainers"):
-            if _without_images(after[name]) == _without_images(before[name]):
+            if same(_without_images(after[name]), _without_images(before[name]), _PLAIN):
                 continue
-        elif name == "affinity" and gated and _same_but_node_terms(after, before):
+        elif name == "affinity" and gated and _same_but_nodes(after, before):
             continue
         changed.append(name)
     return changed
@@ -76,14 +104,21 @@ def _without_images(containers: list[Document]) -> list[Document]:
     return [{k: v for k, v in c.items() if k != "image"} for c in containers]
 
 
-def _same_but_node_terms(after: Document, before: Document) -> bool:
-    return _blank_node_terms(after.get("affinity")) == _blank_node_terms(before.get("affinity"))
+def _same(name: str, new: Any, old: Any) -> bool:
+    """Absent and empty are the same, but for fields that say something by being there."""
+    if new == old:
+        return True
+    if not new and not old:
+        return name not in _TELLING
+    return same(new, old, _PLAIN)
 
 
-def _blank_node_terms(affinity: Document | None) -> Document:
-    rest = {k: v for k, v in (affinity or {}).items() if k != "nodeAffinity"}
-    node = {k: v for k, v in ((affinity or {}).get("nodeAffinity") or {}).items() if k != _REQUIRED}
-    return rest | ({"nodeAffinity": node} if node else {})
+def _same_but_nodes(after: Document, before: Document) -> bool:
+    """A gated pod's node affinity has rules of its own."""
+    new, old = ({**(spec.get("affinity") or {})} for spec in (after, before))
+    for affinity in (new, old):
+        affinity.pop("nodeAffinity", None)
+    return same(new, old, _PLAIN)
 
 
 def _check_deadline(after: Document, before: Document, report: Report) -> None:
@@ -101,7 +136,7 @@ def _check_tolerations(after: Document, before: Document, report: Report) -> Non
     """Existing ones stay, though ``tolerationSeconds`` may change; new ones may come."""
 
     def identity(toleration: Document) -> Document:
-        return {k: v for k, v in toleration.items() if k != "tolerationSeconds"}
+        return {k: v for k, v in toleration.items() if v and k != "tolerationSeconds"}
 
     present = [identity(toleration) for toleration in after.get("tolerations") or ()]
     for toleration in before.get("tolerations") or ():
@@ -115,17 +150,17 @@ def _check_gates(after: Document, before: Document, report: Report) -> None:
     known = {gate.get("name") for gate in before.get("schedulingGates") or ()}
     for index, gate in enumerate(after.get("schedulingGates") or ()):
         if gate.get("name") not in known:
-            name = gate.get("name")
+            name = gate.get("name") or ""
             detail = f"only deletion is allowed, but found new scheduling gate '{name}'"
-            report.forbidden(at(_SPEC, "schedulingGates", index), detail)
+            report.forbidden(at(_SPEC, "schedulingGates", index, "name"), detail)
 
 
 def _check_node_selector(after: Document, before: Document, report: Report) -> None:
     new = after.get("nodeSelector") or {}
     for key, value in (before.get("nodeSelector") or {}).items():
         if new.get(key) != value:
-            report.invalid(at(_SPEC, "nodeSelector"), new, _ADDITIONS)
-            return
+            detail = f"only additions to spec.nodeSelector {_NO_OTHER}"
+            report.invalid(at(_SPEC, "nodeSelector"), new, detail)
 
 
 def _terms(spec: Document) -> list[Document]:
@@ -146,8 +181,39 @@ def _check_node_affinity(after: Document, before: Document, report: Report) -> N
         )
         return
     for index, (was, term) in enumerate(zip(old, new, strict=True)):
-        for key in ("matchExpressions", "matchFields"):
-            present = term.get(key) or []
-            if any(entry not in present for entry in was.get(key) or ()):
-                report.invalid(at(path, index), term, _ADDITIONS)
-                break
+        if not _only_adds(term, was):
+            report.invalid(at(path, index), term, _ADDITIONS)
+
+
+def _only_adds(term: Document, was: Document) -> bool:
+    """Whether a term begins with what it was; one that matched nothing stays as it is."""
+    keys = ("matchExpressions", "matchFields")
+    if not any(was.get(key) for key in keys):
+        return not any(term.get(key) for key in keys)
+    return all((term.get(k) or [])[: len(was.get(k) or ())] == (was.get(k) or []) for k in keys)
+
+
+def check_ephemeral_containers(new: Document, old: Document) -> list[FieldError]:
+    """Errors of a write to the ephemeralcontainers subresource, both whole pods.
+
+    Source: ValidatePodEphemeralContainersUpdate.
+    """
+    report = Report()
+    path = at(_SPEC, "ephemeralContainers")
+    if MIRROR in (old["metadata"].get("annotations") or {}):
+        report.forbidden(None, "static pods do not support ephemeral containers")
+        return report.errors
+    check_structure(definition(_DEFINITION), new["spec"], _SPEC, report)
+    check_pod_spec(new["spec"], _SPEC, report)
+    own = [e for e in report.errors if e.path.startswith("spec.ephemeralContainers")]
+    report.errors = list({str(error): error for error in own}.values())
+    present = {c.get("name"): c for c in new["spec"].get("ephemeralContainers") or ()}
+    for container in old["spec"].get("ephemeralContainers") or ():
+        name = container.get("name")
+        if name not in present:
+            detail = f'existing ephemeral containers "{name}" may not be removed\n'
+            report.forbidden(path, detail)
+        elif not same(present[name], container, _PLAIN):
+            detail = f'existing ephemeral containers "{name}" may not be changed\n'
+            report.forbidden(path, detail)
+    return report.errors

@@ -29,14 +29,14 @@ class Report:
     def invalid(self, path: Path, value: Any, detail: str) -> None:
         self._add("Invalid", path, value, detail)
 
-    def duplicate(self, path: Path, value: Any) -> None:
-        self._add("Duplicate", path, value)
+    def duplicate(self, path: Path, value: Any, detail: str = "") -> None:
+        self._add("Duplicate", path, value, detail)
 
     def forbidden(self, path: Path, detail: str) -> None:
         self._add("Forbidden", path, "", detail)
 
-    def not_found(self, path: Path, value: Any) -> None:
-        self._add("NotFound", path, value)
+    def not_found(self, path: Path, value: Any, detail: str = "") -> None:
+        self._add("NotFound", path, value, detail)
 
     def not_supported(self, path: Path, value: Any, choices: Iterable[Any]) -> None:
         shown = ", ".join(f'"{choice}"' for choice in choices)

@@ -1,144 +1,221 @@
-"""Volumes of pods: exactly one source each, and what each source needs."""
+"""Volumes of pods: exactly one source each, and what each source needs.
+
+Rules that a persistent volume's sources share with a pod's are in ``volume_sources``. Source:
+``ValidateVolumes`` of ``pkg/apis/core/validation``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubarium.api import formats
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
+from kubarium.api.validation.metadata import check_annotations, check_labels
+from kubarium.api.validation.projections import (
+    check_downward_files,
+    check_mode,
+    check_projected,
+    check_relative_path,
+    check_secret_files,
+)
 from kubarium.api.validation.quantities import amount
 from kubarium.api.validation.report import Report
+from kubarium.api.validation.storage import check_claim_spec
+from kubarium.api.validation.volume_sources import (
+    INITIATOR_LIMIT,
+    INITIATOR_TOO_LONG,
+    MORE_THAN_ONE,
+    check_csi_driver_name,
+    check_required,
+    check_shared_source,
+    refused_place,
+)
 
-VolumeNames = Collection[str]
-FILE_MODE_MAX = 0o777
-_FILE_MODE = "must be a number between 0 and 0777 (octal), both inclusive"
-MIN_TOKEN_LIFETIME_S = 600
-MAX_TOKEN_LIFETIME_S = 2**32
-_PROJECTIONS = (
-    "clusterTrustBundle",
-    "configMap",
-    "downwardAPI",
-    "podCertificate",
+# A pod's volumes that are fine, by name: what containers may mount.
+Volumes = Mapping[str, Document]
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+# Of several sources the first in this order is looked into, the others are refused.
+_ORDER = (
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
     "secret",
-    "serviceAccountToken",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
 )
 
 
-_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+def check_volumes(
+    volumes: list[Document], path: Path, report: Report, *, in_pod: bool = True
+) -> Volumes:
+    """Report on each volume; those without a complaint, by name, are there to be mounted.
 
-
-def check_volumes(volumes: list[Document], path: Path, report: Report) -> set[str]:
-    """Report on each volume; the names that mounts may use."""
-    names: set[str] = set()
+    ``in_pod`` is false in a template, where the image of an image volume may still be missing.
+    """
+    found: dict[str, Document] = {}
     for index, volume in enumerate(volumes):
         place = at(path, index)
+        known = len(report.errors)
         name = volume.get("name") or ""
-        if name and report.format(at(place, "name"), name, formats.dns_label):
-            report.unique(at(place, "name"), name, names)
-        sources = [key for key in volume if key != "name"]
-        if not sources:
-            report.required(place, "must specify a volume type")
-        for extra in sources[1:]:
-            report.forbidden(at(place, extra), "may not specify more than 1 volume type")
-        for key in sources[:1]:
-            _check_source(key, volume[key], at(place, key), report)
-    return names
+        _check_sources(volume, name, place, report, in_pod)
+        if not name:
+            report.required(at(place, "name"))
+        else:
+            report.format(at(place, "name"), name, formats.dns_label)
+        if name in found:
+            report.duplicate(at(place, "name"), name)
+        if len(report.errors) == known:
+            found[name] = volume
+    return found
 
 
-def _check_source(kind: str, source: Any, path: Path, report: Report) -> None:
-    if kind == "emptyDir":
-        limit = source.get("sizeLimit")
-        if limit is not None and amount(limit) < 0:
-            detail = "SizeLimit field must be a valid resource quantity"
-            report.forbidden(at(path, "sizeLimit"), detail)
-    elif kind == "secret":
-        if not source.get("secretName"):
-            report.required(at(path, "secretName"))
-        _check_files(source, path, report)
-    elif kind == "configMap":
-        if not source.get("name"):
-            report.required(at(path, "name"))
-        _check_files(source, path, report)
-    elif kind == "downwardAPI":
-        _check_mode(source.get("defaultMode"), at(path, "defaultMode"), report)
-        _check_downward(source.get("items") or [], path, report)
-    elif kind == "projected":
-        _check_mode(source.get("defaultMode"), at(path, "defaultMode"), report)
-        for index, projection in enumerate(source.get("sources") or ()):
-            _check_projection(projection, at(path, "sources", index), report)
-    elif kind == "hostPath":
-        if ".." in (source.get("path") or "").split("/"):
-            report.invalid(at(path, "path"), source["path"], "must not contain '..'")
-    elif kind == "image":
-        policy = source.get("pullPolicy") or ""
-        if policy and policy not in _PULL_POLICIES:
-            report.not_supported(at(path, "pullPolicy"), policy, _PULL_POLICIES)
-    elif kind == "ephemeral" and source.get("volumeClaimTemplate") is None:
-        report.required(at(path, "volumeClaimTemplate"))
-
-
-def _check_mode(mode: int | None, path: Path, report: Report) -> None:
-    if mode is not None and not 0 <= mode <= FILE_MODE_MAX:
-        report.invalid(path, mode, _FILE_MODE)
-
-
-def _check_files(source: Document, path: Path, report: Report) -> None:
-    _check_mode(source.get("defaultMode"), at(path, "defaultMode"), report)
-    for index, item in enumerate(source.get("items") or ()):
-        place = at(path, "items", index)
-        if item.get("path"):
-            check_relative_path(item["path"], at(place, "path"), report)
-        _check_mode(item.get("mode"), at(place, "mode"), report)
-
-
-def check_relative_path(text: str, path: Path, report: Report) -> None:
-    """A path that stays below where it is mounted."""
-    if text.startswith("/"):
-        report.invalid(path, text, "must be a relative path")
-    if ".." in text.split("/"):
-        report.invalid(path, text, "must not contain '..'")
-
-
-def _check_downward(items: list[Document], path: Path, report: Report) -> None:
-    for index, item in enumerate(items):
-        place = at(path, "items", index)
-        if item.get("path"):
-            check_relative_path(item["path"], at(place, "path"), report)
-        given = [key for key in ("fieldRef", "resourceFieldRef") if item.get(key) is not None]
-        if len(given) > 1:
-            detail = "fieldRef and resourceFieldRef can not be specified simultaneously"
-            report.invalid(place, "resource", detail)
-        elif not given:
-            report.required(place, "one of fieldRef and resourceFieldRef is required")
-        _check_mode(item.get("mode"), at(place, "mode"), report)
-
-
-def _check_projection(projection: Document, path: Path, report: Report) -> None:
-    given = [key for key in _PROJECTIONS if projection.get(key) is not None]
+def _check_sources(volume: Document, name: str, path: Path, report: Report, in_pod: bool) -> None:
+    given = [key for key in volume if key != "name"]
     if not given:
-        report.required(path, "no source specified")
-    for extra in given[1:]:
-        report.forbidden(at(path, extra), "may not specify more than 1 volume type per source")
-    for key in given[:1]:
-        source, place = projection[key], at(path, key)
-        if key in ("secret", "configMap"):
-            if not source.get("name"):
-                report.required(at(place, "name"))
-            _check_files(source, place, report)
-        elif key == "downwardAPI":
-            _check_downward(source.get("items") or [], place, report)
-        elif key == "serviceAccountToken":
-            _check_token(source, place, report)
+        report.required(path, "must specify a volume type")
+        return
+    if len(given) > 1:
+        given.sort(key=_ORDER.index)
+    kind, *others = given
+    source, place = volume[kind], at(path, kind)
+    own = _OWN_SOURCES.get(kind)
+    if own is not None:
+        own(source, place, report)
+    elif kind == "image":
+        _check_image(source, place, report, in_pod)
+    else:
+        check_shared_source(kind, source, path, report)
+        if kind == "iscsi" and source.get("initiatorName") is not None:
+            whole = f"{name}:{source.get('targetPortal') or ''}"
+            if len(whole) > INITIATOR_LIMIT:
+                report.invalid(at(path, "name"), name, INITIATOR_TOO_LONG)
+    for extra in others:
+        report.forbidden(refused_place(path, extra), MORE_THAN_ONE)
 
 
-def _check_token(source: Document, path: Path, report: Report) -> None:
-    seconds = source.get("expirationSeconds")
-    place = at(path, "expirationSeconds")
-    if seconds is not None and seconds < MIN_TOKEN_LIFETIME_S:
-        report.invalid(place, seconds, "may not specify a duration less than 10 minutes")
-    elif seconds is not None and seconds > MAX_TOKEN_LIFETIME_S:
-        report.invalid(place, seconds, "may not specify a duration larger than 2^32 seconds")
-    if source.get("path"):
-        check_relative_path(source["path"], at(path, "path"), report)
+def _check_empty_dir(source: Document, path: Path, report: Report) -> None:
+    limit = source.get("sizeLimit")
+    if limit is not None and amount(limit) < 0:
+        detail = "SizeLimit field must be a valid resource quantity"
+        report.forbidden(at(path, "sizeLimit"), detail)
+
+
+def _check_git_repo(source: Document, path: Path, report: Report) -> None:
+    check_required(source, ("repository",), path, report)
+    if source.get("directory"):
+        check_relative_path(source["directory"], at(path, "directory"), report)
+
+
+def _check_secret(source: Document, path: Path, report: Report) -> None:
+    check_required(source, ("secretName",), path, report)
+    check_mode(source.get("defaultMode"), at(path, "defaultMode"), report)
+    check_secret_files(source, path, report)
+
+
+def _check_config_map(source: Document, path: Path, report: Report) -> None:
+    check_required(source, ("name",), path, report)
+    check_mode(source.get("defaultMode"), at(path, "defaultMode"), report)
+    check_secret_files(source, path, report)
+
+
+def _check_claim(source: Document, path: Path, report: Report) -> None:
+    check_required(source, ("claimName",), path, report)
+
+
+def _check_downward(source: Document, path: Path, report: Report) -> None:
+    check_mode(source.get("defaultMode"), at(path, "defaultMode"), report)
+    check_downward_files(source.get("items") or (), path, report)
+
+
+def _check_csi(source: Document, path: Path, report: Report) -> None:
+    check_csi_driver_name(source.get("driver") or "", at(path, "driver"), report)
+    secret = source.get("nodePublishSecretRef")
+    if secret is not None:
+        name = secret.get("name") or ""
+        if not name:
+            report.required(at(path, "nodePublishSecretRef", "name"))
+        else:
+            report.format(at(path, "name"), name, formats.dns_subdomain)
+
+
+# What the metadata of a claim's template may not say, of what a client can say.
+_NOT_IN_TEMPLATE = (
+    "name",
+    "generateName",
+    "namespace",
+    "uid",  # which upstream spells in a way of its own
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "selfLink",
+)
+
+
+def _check_ephemeral(source: Document, path: Path, report: Report) -> None:
+    template = source.get("volumeClaimTemplate")
+    place = at(path, "volumeClaimTemplate")
+    if template is None:
+        report.required(place)
+        return
+    metadata = template.get("metadata") or {}
+    spot = at(place, "metadata")
+    check_labels(metadata.get("labels") or {}, at(spot, "labels"), report)
+    check_annotations(metadata.get("annotations") or {}, at(spot, "annotations"), report)
+    for field in _NOT_IN_TEMPLATE:
+        if metadata.get(field) not in (None, "", 0):
+            report.forbidden(at(spot, "uID" if field == "uid" else field), "cannot be set")
+    check_claim_spec(template.get("spec") or {}, at(place, "spec"), report)
+
+
+def _check_image(source: Document, path: Path, report: Report, in_pod: bool) -> None:
+    policy = source.get("pullPolicy") or ""
+    if not policy:
+        report.required(at(path, "pullPolicy"))
+    elif policy not in PULL_POLICIES:
+        report.not_supported(at(path, "pullPolicy"), policy, PULL_POLICIES)
+    if in_pod and not source.get("reference"):
+        report.required(at(path, "reference"))
+
+
+_OWN_SOURCES: dict[str, Callable[[Any, Path, Report], None]] = {
+    "emptyDir": _check_empty_dir,
+    "gitRepo": _check_git_repo,
+    "secret": _check_secret,
+    "configMap": _check_config_map,
+    "persistentVolumeClaim": _check_claim,
+    "downwardAPI": _check_downward,
+    "projected": check_projected,
+    "csi": _check_csi,
+    "ephemeral": _check_ephemeral,
+}

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from kubarium.api.defaulting.pods import default_container
 from kubarium.api.resource import Document, copy_document
+from kubarium.api.validation.pod_updates import check_ephemeral_containers
 from kubarium.api.validation.resizes import check_resize
 from kubarium.base.errors import FieldError, invalid
 from kubarium.base.quantity import parse_quantity
@@ -130,7 +132,8 @@ def prepare_status(registry: Registry, call: Call, new: Document, old: Document)
     if status is None:
         status = new["status"] = {}
     for key in ("qosClass", "phase"):
-        if not status.get(key) and before.get(key):
+        given = status.get(key)
+        if before.get(key) and (not given or (key == "qosClass" and given != before[key])):
             if status is before:
                 status = new["status"] = dict(status)
             status[key] = before[key]
@@ -151,17 +154,14 @@ def grace_period(pod: Document, asked: int | None) -> int:
 
 def write_ephemeral_containers(new: Document, sent: Document, old: Document) -> None:
     """The ephemeralcontainers subresource: containers may only be added."""
-    wanted = (sent.get("spec") or {}).get("ephemeralContainers") or []
-    before = (old.get("spec") or {}).get("ephemeralContainers") or []
-    by_name = {container["name"]: container for container in wanted if "name" in container}
-    for container in before:
-        if by_name.get(container["name"]) != container:
-            detail = (
-                f'existing ephemeral containers "{container["name"]}" may not be removed or changed'
-            )
-            error = FieldError("Forbidden", "spec.ephemeralContainers", detail=detail)
-            raise invalid("Pod", "", old["metadata"]["name"], [error])
-    new["spec"] = old["spec"] | {"ephemeralContainers": copy_document(wanted)}
+    wanted = copy_document((sent.get("spec") or {}).get("ephemeralContainers") or [])
+    for container in wanted:
+        default_container(container)
+    spec = old["spec"] | {"ephemeralContainers": wanted}
+    errors = check_ephemeral_containers(old | {"spec": spec}, old)
+    if errors:
+        raise invalid("Pod", "", old["metadata"]["name"], errors)
+    new["spec"] = spec
 
 
 def write_resources(new: Document, sent: Document, old: Document) -> None:
@@ -170,7 +170,7 @@ def write_resources(new: Document, sent: Document, old: Document) -> None:
     spec, sent_spec = dict(old["spec"]), sent.get("spec") or {}
     for part in ("containers", "initContainers"):
         if part in spec:
-            spec[part] = _resized(name, part, spec[part], sent_spec.get(part) or [])
+            spec[part] = _resized(spec[part], sent_spec.get(part) or [])
     if "resources" in sent_spec:
         spec["resources"] = copy_document(sent_spec["resources"])
     errors = check_resize(old | {"spec": spec}, old)
@@ -182,16 +182,16 @@ def write_resources(new: Document, sent: Document, old: Document) -> None:
     new["spec"] = spec
 
 
-def _resized(
-    pod: str, part: str, before: list[Document], sent: list[Document]
-) -> list[dict[str, Any]]:
-    by_name = {container.get("name"): container for container in sent}
+def _resized(before: list[Document], sent: list[Document]) -> list[dict[str, Any]]:
+    """The containers that there are with what was sent about their resources.
+
+    Where others were sent, or the same in another order, they are as they were sent: that is
+    refused, and the rest that a client cannot change here is not looked at.
+    """
+    if [c.get("name") for c in sent] != [c.get("name") for c in before]:
+        return sent
     resized = []
-    for container in before:
-        wanted = by_name.get(container["name"])
-        if wanted is None:
-            error = FieldError("Forbidden", f"spec.{part}", detail="containers may not be removed")
-            raise invalid("Pod", "", pod, [error])
+    for container, wanted in zip(before, sent, strict=True):
         changed = dict(container)
         for key in ("resources", "resizePolicy"):
             if key in wanted:

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from kubarium.api.resource import Document
+from kubarium.api.validation.services import is_external, needs_health_check
 from kubarium.base.errors import FieldError, invalid
 from kubarium.server.registry import Registry
 from kubarium.server.requests import Call
@@ -59,8 +60,36 @@ def prepare_update(registry: Registry, call: Call, new: Document, old: Document)
         for key in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
             if not spec.get(key) and before.get(key):
                 spec[key] = before[key]
+    _drop_what_the_type_had(spec, before)
     _keep_node_ports(spec, before)
     _allocate(registry, new, spec, _Used(registry, new["metadata"]["uid"]))
+
+
+def _drop_what_the_type_had(spec: Document, before: Document) -> None:
+    """Fields that the server filled in for a type that the service no longer has.
+
+    A client that changes the type sends them back as they were; what it changed itself stays, to
+    be refused. (Source: ``dropTypeDependentFields`` of the service's storage.)
+    """
+    was_balanced = before.get("type") == "LoadBalancer"
+    if was_balanced and spec.get("type") != "LoadBalancer":
+        for key in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
+            _drop_if_same(spec, before, key)
+    if needs_health_check(before) and not needs_health_check(spec):
+        _drop_if_same(spec, before, "healthCheckNodePort")
+    if is_external(before) and not is_external(spec):
+        _drop_if_same(spec, before, "externalTrafficPolicy")
+    if before.get("type") in _WITH_NODE_PORTS and spec.get("type") not in _WITH_NODE_PORTS:
+        known = {port.get("nodePort") for port in before.get("ports") or ()}
+        spec["ports"] = [
+            {k: v for k, v in port.items() if k != "nodePort" or v not in known}
+            for port in spec.get("ports") or ()
+        ]
+
+
+def _drop_if_same(spec: Document, before: Document, key: str) -> None:
+    if key in spec and spec[key] == before.get(key):
+        del spec[key]
 
 
 def _keep_node_ports(spec: Document, before: Document) -> None:
