@@ -278,9 +278,15 @@ def http_header_name(text: str) -> tuple[str, ...]:
     )
 
 
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_PLAIN_IPV4 = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}")
+
+
 @_CACHE
 def ip_address(text: str) -> tuple[str, ...]:
     """An IPv4 or IPv6 address that all software reads alike (upstream: StrictIPCIDRValidation)."""
+    if _PLAIN_IPV4.fullmatch(text):
+        return OK
     try:
         address = ipaddress.ip_address(_without_zeros(text))
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -33,15 +34,21 @@ def round_up(quantities: Fields | None) -> None:
 
     Malformed ones are left to validation. Source: SetDefaults_ResourceList.
     """
-    for name, text in (quantities or {}).items():
-        if not isinstance(text, str) or not _FINE.search(text):
-            continue
-        try:
-            value = parse_quantity(text) * 1000
-        except QuantityError:
-            continue
-        if value.denominator != 1 and quantities is not None:
-            quantities[name] = format_quantity(Fraction(ceil(value), 1000))
+    if quantities:
+        for name, text in quantities.items():
+            if isinstance(text, str) and (rounded := _rounded(text)) != text:
+                quantities[name] = rounded
+
+
+@lru_cache(maxsize=4096)
+def _rounded(text: str) -> str:
+    if not _FINE.search(text):
+        return text
+    try:
+        value = parse_quantity(text) * 1000
+    except QuantityError:
+        return text
+    return text if value.denominator == 1 else format_quantity(Fraction(ceil(value), 1000))
 
 
 def default_pod(pod: Document) -> None:

@@ -69,13 +69,13 @@ def check_pod_status(new: Document, old: Document, report: Report) -> None:
 
 def _check_conditions(conditions: Collection[Document], report: Report) -> None:
     for index, condition in enumerate(conditions):
-        place = at(_STATUS, "conditions", index)
         generation = condition.get("observedGeneration") or 0
         if generation < 0:
-            report.invalid(at(place, "observedGeneration"), generation, _NOT_NEGATIVE)
+            place = at(_STATUS, "conditions", index, "observedGeneration")
+            report.invalid(place, generation, _NOT_NEGATIVE)
         kind = condition.get("type") or ""
         if kind not in _SYSTEM_CONDITIONS:
-            report.format(at(place, "Type"), kind, formats.qualified_name)
+            report.format(at(_STATUS, "conditions", index, "Type"), kind, formats.qualified_name)
 
 
 def _addresses(field: str, status: Document) -> list[str]:
@@ -86,15 +86,15 @@ def _addresses(field: str, status: Document) -> list[str]:
 
 
 def _check_addresses(field: str, status: Document, before: Document, report: Report) -> None:
-    addresses, known = _addresses(field, status), _addresses(field, before)
-    path = at(_STATUS, field)
+    addresses = _addresses(field, status)
+    known = _addresses(field, before) if before else ()
     for index, address in enumerate(addresses):
         if address not in known:
-            report.format(at(path, index), address, formats.ip_address)
+            report.format(at(_STATUS, field, index), address, formats.ip_address)
     if len(addresses) > 1:
         families = [_family(address) for address in addresses]
         if len(families) > 2 or None in families or len(set(families)) < len(families):
-            report.invalid(path, status.get(field), _ONE_A_FAMILY)
+            report.invalid(at(_STATUS, field), status.get(field), _ONE_A_FAMILY)
 
 
 def _family(address: str) -> int | None:

@@ -8,7 +8,8 @@ its resize fits it leaves the queue, for the node is to carry it out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any
 
 from kubarium.api.kinds import NODES, PODS
 from kubarium.api.resource import Document, Resource
@@ -109,7 +110,7 @@ class Resizes:
             if key != other_than and ItemKey(False, key) not in self.queue:
                 self.queue.add(ItemKey(False, key))
 
-    def decide(self, now: float) -> Iterator[Awaitable[None]]:
+    def decide(self, now: float) -> Iterator[Coroutine[Any, Any, None]]:
         """Decide for all that are ready, the most important first; what is to be written."""
         ready = {key: self._view.snapshot.placed(key.key) for key in self.queue.take(now)}
         found = [(key, pod) for key, pod in ready.items() if pod is not None]

@@ -24,25 +24,24 @@ from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling import wakeups
 from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.conditions import GroupConditions
-from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Wait
+from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.control.scheduling.hints import Hint, Hints
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.reservations import Reservations
 from kubarium.control.scheduling.resizes import Resizes
+from kubarium.control.scheduling.telling import Telling
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.control.scheduling.writing import Writing
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.cycle import plan_cycle
-from kubarium.engine.placement.devices import movable
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation
 from kubarium.engine.plan import CyclePlan, Decision, Placement, Preemption, QueueItem
 from kubarium.engine.snapshot import Snapshot
 from kubarium.runtime.protocol import Context
-from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
@@ -93,12 +92,17 @@ class Scheduler:
             SchedulingQueue(config.backoff_start_s, config.backoff_max_s),
         )
         self._conditions = GroupConditions(self.view, self._committer.groups)
-        self._claim_hints = ClaimHints(self.view)
         self._nominated = Nominations()
-        # Whose victims are being told to go, or devices given back; and who of those is to be
-        # decided once they are.
-        self._telling: set[ItemKey] = set()
-        self._deferred: set[ItemKey] = set()
+        self._telling = Telling(
+            self.view,
+            self._committer,
+            self._conditions,
+            self._waiting,
+            self._queue,
+            self._nominated,
+            context.clock,
+            self._wake.set,
+        )
         self._reservations = Reservations(
             self._waiting,
             self._queue,
@@ -357,29 +361,7 @@ class Scheduler:
                 continue
             self._break_promises(pods)  # nothing says when they would be kept
             self._reservations.drop(item)
-            self._writing.put(self._tell_wait(item, wait, pods))
-
-    async def _tell_wait(self, item: ItemKey, wait: Wait, pods: list[Pod]) -> None:
-        """Conditions for what is not looked at; devices that it holds meanwhile are given back."""
-        gives_back = item not in self._telling and self._hold_in_vain(pods)
-        if gives_back:
-            self._telling.add(item)
-        code = UNSCHEDULABLE if wait.code == UNSCHEDULABLE else SCHEDULER_ERROR
-        try:
-            for pod in pods:
-                if pod.key not in self._waiting.assumed:
-                    await self._committer.hold(pod, wait.text, code)
-                if gives_back:
-                    await self._committer.claims.give_back(pod)
-            if item.gang:
-                await self._conditions.held(item, wait)
-        except Exception:
-            self._waiting.held.again(item, self._context.clock.monotonic())
-            self._wake.set()
-            raise
-        finally:
-            if gives_back:
-                self._told(item)
+            self._writing.put(self._telling.tell_wait(item, wait, pods))
 
     def _cycle(self) -> None:
         self.cycles += 1
@@ -389,10 +371,7 @@ class Scheduler:
         items: list[QueueItem] = []
         keys: dict[int, ItemKey] = {}
         for key in self._queue.take(now):
-            if key in self._telling:
-                # Its victims would be chosen again, or others beside them; its devices counted on.
-                self._deferred.add(key)
-                self._queue.hold(key)
+            if self._telling.defers(key):
                 continue
             try:
                 item = self._waiting.item(key)
@@ -471,19 +450,10 @@ class Scheduler:
             self._writing.put_placements(key, decision)
         else:
             if decision.preemption is not None:
-                self._telling.add(key)
                 self._nominate(decision.preemption)
             self._fail(key, decision, now)
-            if self._hold_in_vain(decision.item.pods):
-                self._telling.add(key)
-        self._writing.put(self._tell(key, decision))
-
-    def _hold_in_vain(self, pods: Iterable[Pod]) -> bool:
-        """Whether pods without a place have devices, and no room is being made for them."""
-        return any(
-            self._committer.claims.held_in_vain(pod) and self._nominated.node_of(pod.key) is None
-            for pod in pods
-        )
+            self._telling.begin(key, decision)
+        self._writing.put(self._telling.tell(key, decision))
 
     def _fail(self, key: ItemKey, decision: Decision, now: float) -> None:
         """Wait for what helps; a pod whose victims are going waits for no other pods to go."""
@@ -524,10 +494,6 @@ class Scheduler:
                 self._unpromise(pod.key)
                 self._writing.put(self._committer.nominate(pod, ""))
 
-    def _is_promised(self, pod: Pod) -> bool:
-        """Whether room is being made for the pod, or it is on its way to its node."""
-        return pod.key in self._waiting.assumed or self._nominated.node_of(pod.key) is not None
-
     def _nominate(self, preemption: Preemption) -> None:
         """Room is being made; pods of lower priority that waited for the same nodes lose it."""
         nodes = {node: pod.priority for pod, node in preemption.nominations}
@@ -545,7 +511,7 @@ class Scheduler:
                 self._queue.add(group or ItemKey(False, pod.key))
                 self._wake.set()
 
-    # Telling
+    # Once it is written, or has failed
 
     def _keep(self, placement: Placement) -> None:
         """Nobody of its priority gets the room of a pod whose binding failed, others' of its gang.
@@ -568,76 +534,6 @@ class Scheduler:
             await self._conditions.decided(decision, reasons.MEMBERS_NOT_BOUND)
 
         await self._writing.until_written(told)
-
-    async def _tell(self, key: ItemKey, decision: Decision) -> None:
-        """Conditions and events for what found no place, and the victims of preemption.
-
-        What could not be told is told at the item's next try, which comes after its back-off.
-        """
-        try:
-            await self._tell_all(key, decision)
-        except Exception:
-            if decision.preemption is not None:  # some victims stay, so that others must be found
-                for pod in decision.item.pods:
-                    self._nominated.give_up(pod.key)
-            self._queue.wake(key, self._context.clock.monotonic())
-            self._wake.set()
-            raise
-        finally:
-            self._told(key)
-
-    async def _tell_all(self, key: ItemKey, decision: Decision) -> None:
-        text = decision.gang_verdict.message() if decision.gang_verdict else ""
-        hint = self._hint_for(decision)
-        if text:
-            text = f"{text}{hint}"
-        preemption, committer = decision.preemption, self._committer
-        nominated = committer.nominations(preemption) if preemption is not None else {}
-        for pod, verdict in decision.unplaced:
-            node = nominated.pop(pod.key, None if self._is_promised(pod) else "")
-            told = text or f"{verdict.message()}{hint}"
-            code = SCHEDULER_ERROR if verdict.failed and not text else UNSCHEDULABLE
-            await committer.refuse(pod, told, code, nominated=node)
-        if text and not decision.placements and not decision.unplaced:
-            for pod in decision.item.pods:  # nothing was asked of any node
-                await committer.refuse(pod, text)
-        if preemption is not None:
-            for pod, _ in preemption.nominations:
-                if pod.key in nominated:
-                    await committer.nominate(pod, nominated[pod.key])
-            await committer.preempt(preemption)
-        else:
-            await self._free_devices(decision)
-            if key in self._telling:
-                for pod in decision.item.pods:
-                    await committer.claims.give_back(pod)
-        if not decision.placements:
-            await self._conditions.decided(decision, text)
-
-    async def _free_devices(self, decision: Decision) -> None:
-        """Take back devices that only keep those who wait for them from other nodes."""
-        snapshot = self.view.snapshot
-        found = (movable(snapshot, pod, why) for pod, why in decision.unplaced if pod.claims)
-        for key in dict.fromkeys(key for keys in found for key in keys):
-            await self._committer.claims.deallocate(key)
-        for pod, _ in decision.unplaced:
-            await self._committer.claims.clear(pod)
-
-    def _hint_for(self, decision: Decision) -> str:
-        try:
-            return self._claim_hints.of(decision, self._context.clock.monotonic())
-        except Exception:  # the refusal is worth more than what is said beside it
-            self.view.snapshot.abandon(0)
-            _LOG.exception("no hint for %s", decision.item.pods[0].key)
-            return ""
-
-    def _told(self, key: ItemKey) -> None:
-        """The item's victims are going, its devices free: what happened meanwhile counts now."""
-        self._telling.discard(key)
-        if key in self._deferred:
-            self._deferred.discard(key)
-            self._queue.add(key)
-            self._wake.set()
 
 
 def _order(item: QueueItem) -> tuple[int, float, Key]:

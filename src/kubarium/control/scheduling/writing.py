@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
@@ -68,7 +68,7 @@ class Writing:
         self._queue = queue
         self._clock = clock
         self._wake = wake
-        self._works: asyncio.Queue[Awaitable[None]] = asyncio.Queue()
+        self._works: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self._relieved = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
 
@@ -82,7 +82,7 @@ class Writing:
         """Nothing waits to be written."""
         return self._works.empty()
 
-    def put(self, work: Awaitable[None]) -> None:
+    def put(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this after what was put before."""
         self._works.put_nowait(work)
 
@@ -131,12 +131,16 @@ class Writing:
         )
 
     async def _run(self) -> None:
-        while True:
-            work = await self._works.get()
-            if self._works.qsize() <= BACKLOG:
-                self._relieved.set()
-            await self._written(work)
-            await self._clock.sleep(0)
+        try:
+            while True:
+                work = await self._works.get()
+                if self._works.qsize() <= BACKLOG:
+                    self._relieved.set()
+                await self._written(work)
+                await self._clock.sleep(0)
+        finally:
+            while not self._works.empty():  # scheduling has ended: nobody will do it
+                self._works.get_nowait().close()
 
     async def _written(self, work: Awaitable[None]) -> None:
         """One piece of work, which must not end scheduling for all others if it fails."""
