@@ -216,6 +216,24 @@ def test_updates_keep_what_was_allocated(world):
     world(story)
 
 
+def test_a_service_that_changes_its_type_loses_what_only_that_type_has(world):
+    async def story(w):
+        ways = {"externalTrafficPolicy": "Local", "loadBalancerClass": "a/b"}
+        made = await service(w, type="LoadBalancer", **ways)
+        inside = await w.client.update(
+            SERVICES, made | {"spec": made["spec"] | {"type": "ClusterIP"}}
+        )
+        gone = {"allocateLoadBalancerNodePorts", "externalTrafficPolicy", "loadBalancerClass"}
+        assert gone <= {*made["spec"]}
+        assert not gone & {*inside["spec"]}
+        assert "nodePort" not in inside["spec"]["ports"][0]
+        asked = inside | {"spec": inside["spec"] | {"externalTrafficPolicy": "Local"}}
+        error = await w.refused(w.client.update(SERVICES, asked))
+        assert "may only be set for externally-accessible services" in error.message
+
+    world(story)
+
+
 def test_nobody_grants_what_they_do_not_have(world):
     async def story(w):
         mallory = LocalClient(w.server, User("mallory", groups=("system:authenticated",)))

@@ -56,7 +56,7 @@ def check_containers(
 ) -> None:
     """All containers of a pod; names are unique across init and main ones.
 
-    ``in_pod`` is false in a template, where images may still be missing a look at their edges.
+    ``in_pod`` is false in a template: blanks around an image are told when pods are made of it.
     """
     containers = spec.get("containers") or []
     if not containers:
