@@ -207,7 +207,8 @@ class EventRecorder:
         if told.action:
             patch["series"] = {"count": count, "lastObservedTime": rfc3339_micro(told.at)}
         else:
-            patch |= {"count": count, "lastTimestamp": rfc3339(told.at)}
+            patch["count"] = count
+        patch["lastTimestamp"] = rfc3339(told.at)
         try:
             await self._context.client.patch(
                 EVENTS, seen.name, patch, seen.namespace, patch_type=MERGE_PATCH
@@ -258,10 +259,12 @@ class EventRecorder:
         }
 
     def _with_action(self, told: _Told) -> Document:
-        """The fields of events.k8s.io."""
+        """The fields of events.k8s.io; the times of core/v1 too, by which older clients read."""
         found: Document = {
             "action": told.action,
             "eventTime": rfc3339_micro(told.at),
+            "firstTimestamp": rfc3339(told.at),
+            "lastTimestamp": rfc3339(told.at),
             "reportingInstance": f"{self._component}-{told.host or _HOST}",
         }
         return found if told.related is None else found | {"related": told.related}
