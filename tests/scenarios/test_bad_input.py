@@ -125,7 +125,7 @@ POD_FIELDS = {
     "metadata.name": ("A_b", 422, ['metadata.name: Invalid value: "A_b"', "RFC 1123"]),
     "metadata.labels": ({"a": 5}, 400, ["metadata.labels.a", "number", "string"]),
     "metadata.annotations": ({"a b": "c"}, 422, ["metadata.annotations", '"a b"']),
-    "metadata.ownerReferences": ([{}], 422, ["metadata.ownerReferences[0].uid: Required"]),
+    "metadata.ownerReferences": ([{}], 422, ["metadata.ownerReferences.uid: Invalid"]),
     "metadata.resourceVersion": ("1", 400, ["resourceVersion should not be set"]),
     "metadata.creationTimestamp": ("now", 400, ["metadata.creationTimestamp", '"now"']),
     "spec": ([], 400, ["array", "spec"]),

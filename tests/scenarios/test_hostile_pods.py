@@ -231,8 +231,7 @@ AMOUNTS = {"memory": "64Mi", "cpu": "50m"}
 RESIZES = {
     "a resource that cannot be": (
         {"limits": AMOUNTS | {"ephemeral-storage": "1Gi"}},
-        "spec.containers[0].resources.limits.ephemeral-storage: Forbidden: only cpu and memory "
-        "resources are mutable",
+        "spec: Forbidden: only cpu and memory resources are mutable",
     ),
     "another quality of service": (
         {"limits": AMOUNTS | {"memory": "128Mi"}},
