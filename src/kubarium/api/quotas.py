@@ -16,7 +16,7 @@ Usage = dict[str, Fraction]
 NO_DEVICES: Mapping[str, str] = MappingProxyType({})
 
 # Kinds that a quota may count by their bare plural.
-_BARE = (
+BARE = (
     "configmaps",
     "persistentvolumeclaims",
     "pods",
@@ -61,7 +61,7 @@ def usage_of(
         usage[f"count/{resource.qualified}"] = Fraction(1)
     if is_pod and (document.get("status") or {}).get("phase") in _TERMINAL:
         return usage
-    if not resource.group and resource.plural in _BARE and resource.plural in hard:
+    if not resource.group and resource.plural in BARE and resource.plural in hard:
         usage[resource.plural] = Fraction(1)
     if is_pod:
         usage |= {

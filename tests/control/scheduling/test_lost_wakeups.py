@@ -426,6 +426,19 @@ def _owner(provisioner="kubernetes.io/no-provisioner"):
     }
 
 
+async def _a_pod_waits_for_its_volume(world):
+    await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
+    await world.create(PODS, _mounting("p", "data"))
+    await waits(world)
+
+
+async def _node_of_its_volume(world):
+    """Where the volume is to be made."""
+    claim = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
+    notes = claim["metadata"].get("annotations") or {}
+    return notes.get("volume.kubernetes.io/selected-node")
+
+
 async def _phase(world, name, phase):
     change = {"status": {"phase": phase}}
     await world.client.patch(PERSISTENT_VOLUMES, name, change, subresource="status")
@@ -437,9 +450,7 @@ def test_a_volume_that_is_made_available_again_is_taken(world_run):
         await world.create(STORAGE_CLASSES, _owner())
         await world.create(PERSISTENT_VOLUMES, _volume("v", "a"))
         await _phase(world, "v", "Released")
-        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
-        await world.create(PODS, _mounting("p", "data"))
-        await waits(world)
+        await _a_pod_waits_for_its_volume(world)
         await _phase(world, "v", "Available")
         assert await placed_soon(world) == "a"
 
@@ -457,14 +468,10 @@ def test_a_driver_that_no_longer_speaks_of_its_space_keeps_nobody_off(world_run)
             "spec": {"storageCapacity": True},
         }
         await world.create(CSI_DRIVERS, driver)
-        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
-        await world.create(PODS, _mounting("p", "data"))
-        await waits(world)
+        await _a_pod_waits_for_its_volume(world)
         await vanish(world, CSI_DRIVERS, "csi.example.com")
         await world.settle(SOON_S)
-        claim_now = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
-        notes = claim_now["metadata"].get("annotations") or {}
-        assert notes.get("volume.kubernetes.io/selected-node") == "a"
+        assert await _node_of_its_volume(world) == "a"
 
     world_run(story)
 
@@ -482,14 +489,10 @@ def test_a_node_whose_driver_names_no_limit_any_more_takes_more_volumes(world_ru
             },
         }
         await world.create(CSI_NODES, limits)
-        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
-        await world.create(PODS, _mounting("p", "data"))
-        await waits(world)
+        await _a_pod_waits_for_its_volume(world)
         await vanish(world, CSI_NODES, "a")
         await world.settle(SOON_S)
-        claim_now = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
-        notes = claim_now["metadata"].get("annotations") or {}
-        assert notes.get("volume.kubernetes.io/selected-node") == "a"
+        assert await _node_of_its_volume(world) == "a"
 
     world_run(story)
 
@@ -505,9 +508,7 @@ def test_a_pod_goes_to_a_node_that_gets_the_driver_it_must_have(world_run):
             "spec": {"preventPodSchedulingIfMissing": True},
         }
         await world.create(CSI_DRIVERS, driver)
-        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
-        await world.create(PODS, _mounting("p", "data"))
-        await waits(world)
+        await _a_pod_waits_for_its_volume(world)
         told = (await scheduled_condition(world, "p"))["message"]
         assert "1 csi.example.com CSI driver is not installed on the node" in told
         have = {
@@ -518,8 +519,6 @@ def test_a_pod_goes_to_a_node_that_gets_the_driver_it_must_have(world_run):
         }
         await world.create(CSI_NODES, have)
         await world.settle(SOON_S)
-        claim_now = await world.get(PERSISTENT_VOLUME_CLAIMS, "data")
-        notes = claim_now["metadata"].get("annotations") or {}
-        assert notes.get("volume.kubernetes.io/selected-node") == "a"
+        assert await _node_of_its_volume(world) == "a"
 
     world_run(story)

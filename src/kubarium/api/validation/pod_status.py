@@ -86,8 +86,7 @@ def _addresses(field: str, status: Document) -> list[str]:
 
 
 def _check_addresses(field: str, status: Document, before: Document, report: Report) -> None:
-    addresses = _addresses(field, status)
-    known = _addresses(field, before) if before else ()
+    addresses, known = _addresses(field, status), _addresses(field, before)
     for index, address in enumerate(addresses):
         if address not in known:
             report.format(at(_STATUS, field, index), address, formats.ip_address)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kubarium.api import formats
 from kubarium.api.paths import Key, Path, at
+from kubarium.api.quotas import BARE
 from kubarium.api.resource import Document
 from kubarium.api.validation.report import NOT_NEGATIVE, Report
 from kubarium.base.quantity import QuantityError, parse_quantity
@@ -18,19 +19,7 @@ STANDARD_CONTAINER_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 HUGE_PAGES = "hugepages-"
 CheckName = Callable[[str, Path, Report], None]
 # Objects that quotas count.
-COUNTED = frozenset(
-    (
-        "configmaps",
-        "persistentvolumeclaims",
-        "pods",
-        "replicationcontrollers",
-        "resourcequotas",
-        "secrets",
-        "services",
-        "services.loadbalancers",
-        "services.nodeports",
-    )
-)
+COUNTED = frozenset((*BARE, "services.loadbalancers", "services.nodeports"))
 _STANDARD = COUNTED | {
     *STANDARD_CONTAINER_RESOURCES,
     *(f"{side}.{n}" for side in ("limits", "requests") for n in STANDARD_CONTAINER_RESOURCES),
