@@ -382,20 +382,20 @@ def test_the_agent_reaches_into_pods(level, tmp_path):
 def test_host_network_and_host_ports(tmp_path, needs_root):
     async def main():
         async with network(isolation.ROOT, tmp_path) as net:
-            container = {"ports": [{"containerPort": 8080, "hostPort": 38471}]}
+            container = {"ports": [{"containerPort": 8080, "hostPort": 28471}]}
             inner = await net.serve("inner", 8080, container=container)
-            outer = await net.serve("outer", 38472, hostNetwork=True)
+            outer = await net.serve("outer", 28472, hostNetwork=True)
             assert outer == net.plan.node_address(0)
-            assert await net.world.until(lambda: answers("127.0.0.1", 38471), "host port") == (
+            assert await net.world.until(lambda: answers("127.0.0.1", 28471), "host port") == (
                 f"inner {outer}"
             )
-            assert await answers(outer, 38471) == f"inner {outer}"
+            assert await answers(outer, 28471) == f"inner {outer}"
             assert await answers(inner, 8080) == f"inner {outer}", "from the machine itself"
-            found = await net.ask("asker", f"{outer}:38472", f"{outer}:38471")
+            found = await net.ask("asker", f"{outer}:28472", f"{outer}:28471")
             mine = (await net.world.get("asker"))["status"]["podIP"]
-            assert found == {f"{outer}:38472": f"outer {mine}", f"{outer}:38471": f"inner {outer}"}
+            assert found == {f"{outer}:28472": f"outer {mine}", f"{outer}:28471": f"inner {outer}"}
             await net.serve("clash", 8080, container=container)
-            assert "38471" in await net.world.event("clash", "FailedToListen")
+            assert "28471" in await net.world.event("clash", "FailedToListen")
 
     run(main)
 
