@@ -142,12 +142,31 @@ class RunningCluster:
                 raise AssertionError(f"not within {timeout_s} s: {what or question}\n{state}")
             time.sleep(0.2)
 
+    def account(self) -> str:
+        """What a person would ask for who finds this cluster after a test that failed."""
+        asked = [self.kubectl("get", "nodes,pods,jobs,events", "-A", check=False)]
+        logs = sorted(self.home.rglob("*.log"))  # the server's, and those of all containers
+        asked += [
+            f"{p.relative_to(self.home)}:\n{p.read_text(errors='replace')[-4000:]}" for p in logs
+        ]
+        return "\n".join(asked)
+
     def stop(self) -> None:
         self.kubarium("reset", check=False)
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
 @pytest.fixture
-def start_cluster(tmp_path):
+def start_cluster(tmp_path, request):
     """Start clusters that are gone after the test, whatever happens."""
     running: list[RunningCluster] = []
 
@@ -159,4 +178,8 @@ def start_cluster(tmp_path):
 
     yield start
     for cluster in running:
-        cluster.stop()
+        try:
+            if request.node.stash.get(FAILED, False):
+                print(cluster.account())
+        finally:
+            cluster.stop()

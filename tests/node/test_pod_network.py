@@ -224,6 +224,22 @@ def test_each_pod_has_an_address_and_ports_of_its_own(level, tmp_path):
     run(main)
 
 
+def test_no_descriptor_reaches_what_runs_in_a_pod(level, tmp_path):
+    """Networks are descriptors of the processes above: a pod's own, other pods', the router's."""
+
+    async def main():
+        async with network(level, tmp_path) as net:
+            await net.serve("before", 8080)
+            await net.world.pod(
+                "looks", "cd /proc/self/fd; for n in *; do readlink $n; done; exec true"
+            )
+            found = (await net.world.output("looks")).split()
+            assert found[0] == "/dev/null"
+            assert not [one for one in found if one.startswith(("net:", "socket:", "mnt:"))]
+
+    run(main)
+
+
 def test_services_balance_refuse_and_lead_back_to_oneself(level, tmp_path):
     async def main():
         async with network(level, tmp_path) as net:

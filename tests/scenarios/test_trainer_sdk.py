@@ -179,6 +179,8 @@ def train_with_torch(steps=3):
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
+    with open("/proc/self/cmdline") as line:
+        print("forked:", "warm_parent" in line.read())
     dist.init_process_group("gloo")
     torch.manual_seed(dist.get_rank())
     model = DistributedDataParallel(torch.nn.Linear(4, 1))
@@ -192,6 +194,9 @@ def train_with_torch(steps=3):
     dist.all_gather(gathered, total.detach())
     same = all(torch.equal(part, gathered[0]) for part in gathered)
     print("rank", dist.get_rank(), "of", dist.get_world_size(), "same", same, flush=True)
+    # torch 2.13: where a group's last reference goes just after a collective, its thread waits for
+    # Python's lock and who holds that for the thread. The model's is kept until the rank's end.
+    globals()["kept"] = model
     dist.destroy_process_group()
 
 
@@ -207,6 +212,9 @@ def test_torch_ranks_hold_the_same_weights(client):
         said = list(client.get_job_logs(name, step=f"node-{rank}"))
         # torch may warn of the store that ends with rank 0 while others still say good-bye.
         assert f"rank {rank} of 3 same True" in said
+        # Through bash and torchrun, as the SDK has it. An interpreter of its own would now and then
+        # abort at its end, where that thread is left over.
+        assert "forked: True" in said
 
 
 @pytest.mark.torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 
@@ -11,10 +12,16 @@ _FLAG = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # Linux: set as they come, as on
 def receive(connection: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
     """At most ``size`` bytes and ``most`` descriptors, which programs that we start do not get.
 
-    Errors are those of recvmsg(2).
+    ``socket.recv_fds`` would not do: it drops its flags (CPython 3.9 to 3.13). Errors are those of
+    recvmsg(2).
     """
-    data, found, _, _ = socket.recv_fds(connection, size, most, _FLAG)
+    found = array.array("i")
+    room = socket.CMSG_LEN(most * found.itemsize)
+    data, ancillary, _, _ = connection.recvmsg(size, room, _FLAG)
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
     if not _FLAG:
         for descriptor in found:
             os.set_inheritable(descriptor, False)
-    return data, found
+    return data, found.tolist()

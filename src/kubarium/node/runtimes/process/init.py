@@ -27,6 +27,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from kubarium.base.descriptors import receive
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.rootfs import Bind, RootFs, build
 from kubarium.node.runtimes.process.warm_commands import is_shell
@@ -400,7 +401,7 @@ class Init:
         return bool(ready)
 
     def _read_control(self) -> None:
-        data, found, _, _ = socket.recv_fds(self._control, _READ_BYTES, _MAX_DESCRIPTORS)
+        data, found = receive(self._control, _READ_BYTES, _MAX_DESCRIPTORS)
         self._descriptors += found
         if not data:
             self._kill_everything()

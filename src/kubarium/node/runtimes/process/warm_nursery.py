@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from kubarium.base.descriptors import receive as receive_descriptors
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.warm_commands import (
     LAUNCHER_SCRIPTS,
@@ -51,9 +52,7 @@ class Request:
     @staticmethod
     def read(link: socket.socket) -> Request | None:
         """The next one; None at the end, or if it is none of ours."""
-        header, descriptors, _, _ = socket.recv_fds(link, HEADER_BYTES, _DESCRIPTORS)
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
+        header, descriptors = receive_descriptors(link, HEADER_BYTES, _DESCRIPTORS)
         size = int.from_bytes(header, "little")
         data = receive(link, min(size, _MAX_REQUEST))
         if len(header) < HEADER_BYTES or len(data) != size or len(descriptors) < 4:

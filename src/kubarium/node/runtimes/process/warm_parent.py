@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kubarium.base.descriptors import receive
 from kubarium.node.runtimes.process import linux, warm_shim
 from kubarium.node.runtimes.process.warm_commands import shared_environment
 from kubarium.node.runtimes.process.warm_python import Fresh
@@ -46,9 +47,7 @@ class WarmParent:
         answered with it."""
         self._link.sendall(b'{"ready": true}\n')
         while select.select([0], [], [], self._idle_s)[0]:
-            data, found, _, _ = socket.recv_fds(self._link, _MAX_REQUEST, _MAX_DESCRIPTORS)
-            for descriptor in found:
-                os.set_inheritable(descriptor, False)
+            data, found = receive(self._link, _MAX_REQUEST, _MAX_DESCRIPTORS)
             self._descriptors += found
             if not data:
                 return

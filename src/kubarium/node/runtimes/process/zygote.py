@@ -29,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubarium.base.descriptors import receive
 from kubarium.node.runtimes.oci.shim import Shim
 from kubarium.node.runtimes.process import linux, networks
 from kubarium.node.runtimes.process.forkserver import Forked, ForkServers
@@ -187,7 +188,7 @@ class Zygote:
         return True
 
     def _read_commands(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._commands, 1 << 20, _MAX_DESCRIPTORS)
+        data, descriptors = receive(self._commands, 1 << 20, _MAX_DESCRIPTORS)
         self._descriptors += descriptors
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
