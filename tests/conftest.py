@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -145,10 +146,12 @@ class RunningCluster:
     def account(self) -> str:
         """What a person would ask for who finds this cluster after a test that failed."""
         asked = [self.kubectl("get", "nodes,pods,jobs,events", "-A", check=False)]
-        logs = sorted(self.home.rglob("*.log"))  # the server's, and those of all containers
-        asked += [
-            f"{p.relative_to(self.home)}:\n{p.read_text(errors='replace')[-4000:]}" for p in logs
-        ]
+        # The server's, and those of all containers; pods come and go while one looks.
+        for places in ("clusters/*/server.log", "clusters/*/nodes/pods/*/logs/*/*.log"):
+            with suppress(FileNotFoundError):
+                for log in sorted(self.home.glob(places)):
+                    said = log.read_text(errors="replace")[-4000:]
+                    asked.append(f"{log.relative_to(self.home)}:\n{said}")
         return "\n".join(asked)
 
     def stop(self) -> None:

@@ -9,7 +9,6 @@ whoever is killed. Control groups and the pod's namespaces are entered before th
 
 from __future__ import annotations
 
-import array
 import contextlib
 import json
 import os
@@ -18,6 +17,7 @@ import signal
 import socket
 from typing import Any, NoReturn
 
+from kubarium.base.descriptors import receive
 from kubarium.node.runtimes.process import linux
 from kubarium.node.runtimes.process.image_root import layered
 from kubarium.node.runtimes.process.init import Init
@@ -199,12 +199,10 @@ def _write(path: str, document: dict[str, Any]) -> None:
 
 def _receive(listener: socket.socket) -> int:
     with listener.accept()[0] as peer:
-        size = socket.CMSG_SPACE(array.array("i").itemsize)
-        _, ancillary, _, _ = peer.recvmsg(4096, size, socket.MSG_CMSG_CLOEXEC)
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                return int(array.array("i", data)[0])
-    raise OSError(0, "the runtime sent no terminal")
+        _, found = receive(peer, 4096, 1)
+    if not found:
+        raise OSError(0, "the runtime sent no terminal")
+    return found[0]
 
 
 def _problem(log: str) -> str:
