@@ -26,7 +26,7 @@ from kubarium.cluster import api_endpoint, delegated_authn, kubeconfig, schedule
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
 from kubarium.cluster.agent_wire import AgentLaunch
-from kubarium.cluster.bootstrap import AGENTS_GROUP, NODES_GROUP, bootstrap
+from kubarium.cluster.bootstrap import AGENTS_GROUP, MANAGER, NODES_GROUP, bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.network import Choice, choose_network
@@ -113,7 +113,7 @@ class EmbeddedCluster:
             token_authenticators=(tokens,) if tokens else (),
             token_issuer=tokens,
         )
-        self.client = LocalClient(self.server, "system:admin", "kubarium")
+        self.client = LocalClient(self.server, "system:admin", MANAGER)
         self.agents: list[AnyAgent] = []
         self._informers: list[SharedInformers] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -144,7 +144,9 @@ class EmbeddedCluster:
         self.server.page_source = self.node_page
         self.server.usage.source = self.usage
         port = access.port if access else 6443
-        await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
+        # To compile the rules of all definitions would take a fifth of a second of every start.
+        ours = LocalClient(self.server, "system:admin", MANAGER, prechecked=True)
+        await bootstrap(ours, port, with_fabric=has_fabric(self.file.pools))
         await scheduler_config.publish(self.client, self.file.scheduler)
         if self.authority is not None:
             await delegated_authn.publish(self.client, self.authority)
