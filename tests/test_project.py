@@ -74,8 +74,8 @@ def test_the_process_that_forks_containers_imports_little():
 
 def test_the_server_starts_without_what_only_some_commands_need():
     code = (
-        "import sys, kubarium.cluster.daemon; "
-        "print([m for m in ('mcp', 'lightkube', 'torch', 'pydantic') if m in sys.modules])"
+        "import sys, kubarium.cli.main, kubarium.cli.lifecycle; "
+        "print([m for m in ('mcp', 'httpx2', 'torch', 'pydantic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
