@@ -60,6 +60,15 @@ def test_the_package_imports_quickly_by_importing_little():
     assert int(done.stdout) == 1
 
 
+def test_a_node_agent_starts_without_what_kubeconfigs_need():
+    code = (
+        "import sys, kubarium.cluster.agent_process; "
+        "print([m for m in ('lightkube', 'msgspec', 'typer', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_process_that_forks_containers_imports_little():
     """Each node agent has one beside it, idle as a rule."""
     code = (

@@ -22,7 +22,7 @@ from kubarium.api.usage import PodUse
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
-from kubarium.cluster import api_endpoint, delegated_authn, kubeconfig, scheduler_config
+from kubarium.cluster import api_endpoint, delegated_authn, scheduler_config
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
 from kubarium.cluster.agent_wire import AgentLaunch
@@ -186,11 +186,16 @@ class EmbeddedCluster:
         """In a process of its own where pods are to survive it, else in this one."""
         if access is None or self.nursery is None or self.node_root is None or not config.root:
             return Agent(self._context("system:node", shares), config)
-        path = self.node_root / "kubeconfig"
-        path.parent.mkdir(parents=True, exist_ok=True)
         user = f"system:node:{config.nodes[0].name}"
-        kubeconfig.write(path, access.kubeconfig("node", user, [NODES_GROUP, AGENTS_GROUP]))
-        return AgentProcess(AgentLaunch(config, str(path)), self.nursery, self.clock)
+        pair = access.authority.client(user, [NODES_GROUP, AGENTS_GROUP])
+        launch = AgentLaunch(
+            config,
+            access.url,
+            access.authority.ca_path,
+            pair.certificate_path,
+            pair.key_path,
+        )
+        return AgentProcess(launch, self.nursery, self.clock)
 
     def _context(self, user: str, shares: Context | None = None) -> Context:
         """A component's world under its own name; all read the same informers."""
