@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 
-from kubarium.engine.model import Pod
-from kubarium.engine.placement.disruption import Unit, unit_of, units_to_spare
+from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.disruption import Unit, pods_of_unit, unit_of, units_to_spare
 from kubarium.engine.snapshot import Snapshot
 
 
@@ -22,19 +24,74 @@ def started(pod: Pod) -> float:
     return pod.started or inf
 
 
-def lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], int]:
-    """The row's preemptable pods in the order of giving back, and how many break a budget.
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Pods that go or stay together: one, or a group of disruption mode ``all`` (KEP-5710).
+
+    ``here`` are those on the row that is looked at, ``breaks`` how many of ``pods`` exceed what
+    their disruption budgets allow once all that are more important have gone.
+    """
+
+    pods: tuple[Pod, ...]
+    here: tuple[Pod, ...]
+    breaks: int = 0
+
+
+def lower_on(snapshot: Snapshot, priority: int, row: int) -> list[Together]:
+    """Who may go so that a row has more room, in the order of giving back.
 
     Those whose eviction breaks a disruption budget come first, each kind most important first
-    (upstream: filterPodsWithPDBViolation). A pod that would take others of this priority or a
-    higher one along is none of them.
+    (upstream: FilterVictimsWithPDBViolation). What would take a pod or a group of this priority or
+    a higher one along is none of them. Pods on other rows go with their group, budgets and all.
     """
-    pods = snapshot.pods_on[row].values()
-    lower = sorted((p for p in pods if p.priority < priority), key=importance)
+    there = snapshot.pods_on[row].values()
+    lower = [p for p in there if p.priority < priority]
     spared = units_to_spare(snapshot, lower, priority)
-    if spared:
-        lower = [p for p in lower if p.gang is None or unit_of(snapshot, p) not in spared]
-    return breaking_first(snapshot, lower)
+    found: dict[Unit | Key, tuple[Pod, ...]] = {}
+    for pod in lower:
+        unit = unit_of(snapshot, pod) if pod.gang is not None else None
+        if unit is None:
+            found[pod.key] = (pod,)
+        elif unit not in found and unit not in spared:
+            found[unit] = tuple(pods_of_unit(snapshot, unit))
+    ordered = sorted(found.values(), key=lambda pods: weight(snapshot, pods))
+    counts = _broken_by(snapshot, ordered)
+    here = snapshot.pods_on[row]
+    units = [
+        Together(pods, pods if len(pods) == 1 else tuple(p for p in pods if p.key in here), broken)
+        for pods, broken in zip(ordered, counts, strict=True)
+    ]
+    return sorted(units, key=lambda unit: not unit.breaks)
+
+
+def weight(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[object, ...]:
+    """Smaller is more important, of pods that go together (upstream: MoreImportantVictim).
+
+    Higher priority, then composites before groups before pods, larger before smaller, older.
+    Upstream takes a single pod of a group for a group; that it goes alone is what counts here.
+    """
+    first = min(pods, key=importance) if len(pods) > 1 else pods[0]
+    unit = unit_of(snapshot, first) if first.gang is not None else None
+    kind = 2 if unit is None else 1 - unit[0]
+    return (-first.priority, kind, -len(pods), *importance(first)[1:])
+
+
+def _broken_by(snapshot: Snapshot, ordered: Sequence[Sequence[Pod]]) -> list[int]:
+    """How many pods of each exceed what their budgets allow once all before them have gone."""
+    if not snapshot.budgets:
+        return [0] * len(ordered)
+    allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
+    return [sum(_exceeds(snapshot, allowed, pod) for pod in pods) for pods in ordered]
+
+
+def _exceeds(snapshot: Snapshot, allowed: dict[Key, int], pod: Pod) -> bool:
+    """Whether one more eviction breaks a budget; ``allowed`` is counted down."""
+    exceeded = False
+    for key, budget in snapshot.budgets.items():
+        if budget.covers(pod):
+            allowed[key] -= 1
+            exceeded = exceeded or allowed[key] < 0
+    return exceeded
 
 
 def together(snapshot: Snapshot, pods: list[Pod]) -> list[list[Pod]]:
@@ -46,21 +103,9 @@ def together(snapshot: Snapshot, pods: list[Pod]) -> list[list[Pod]]:
     return list(found.values())
 
 
-def breaking_first(snapshot: Snapshot, pods: list[Pod]) -> tuple[list[Pod], int]:
-    """``pods`` with those first that exceed what their budgets allow, and the number of these."""
-    if not snapshot.budgets:
-        return pods, 0
-    allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
-    breaking: list[Pod] = []
-    others: list[Pod] = []
-    for pod in pods:
-        exceeded = False
-        for key, budget in snapshot.budgets.items():
-            if budget.covers(pod):
-                allowed[key] -= 1
-                exceeded = exceeded or allowed[key] < 0
-        (breaking if exceeded else others).append(pod)
-    return breaking + others, len(breaking)
+def broken_by(snapshot: Snapshot, pods: Sequence[Pod]) -> int:
+    """How many of the pods' evictions their budgets do not allow, one after the other."""
+    return sum(_broken_by(snapshot, [pods]))
 
 
 def evict(snapshot: Snapshot, victim: Pod) -> None:
@@ -77,3 +122,17 @@ def bring_back(snapshot: Snapshot, victim: Pod, node: str) -> None:
     for claim in victim.claims:
         snapshot.reclaim(claim)
     snapshot.place(victim, node)
+
+
+def take_off(snapshot: Snapshot, pods: Sequence[Pod]) -> list[str]:
+    """:func:`evict` pods, wherever they are; their nodes."""
+    homes = [snapshot.node_of(pod.key) or "" for pod in pods]
+    for pod in pods:
+        evict(snapshot, pod)
+    return homes
+
+
+def put_back(snapshot: Snapshot, pods: Sequence[Pod], homes: Sequence[str]) -> None:
+    """Undo :func:`take_off`."""
+    for pod, home in zip(pods, homes, strict=True):
+        bring_back(snapshot, pod, home)
