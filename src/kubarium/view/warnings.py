@@ -13,6 +13,9 @@ from kubarium.view.explanation import Explanation
 WARNINGS_SHOWN = 3
 _DEPTH = 4
 
+# The reason of what only the newest word counts of.
+DECIDED = "FailedScheduling"
+
 # What an event recorder writes before a message that stands for several.
 _COMBINED = "(combined from similar events): "
 _QUOTED = re.compile(r'"[^"]*"')
@@ -70,7 +73,12 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
         return account
     told = (account.summary, *account.reasons)
     lines: dict[str, str] = {}
+    decided = False
     for event in sorted(events.get(account.subject, ()), key=_seen_at, reverse=True):
+        if event.get("reason") == DECIDED:
+            if decided:
+                continue  # what its scheduler said before it decided again
+            decided = True
         message = " ".join(str(event.get("message") or "").split())
         # The scheduler's own event goes on where the summary ends.
         repeated = account.summary and message.startswith(account.summary)
