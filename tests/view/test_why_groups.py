@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubarium.api.kinds import COMPOSITE_POD_GROUPS, EVENTS, NODES, POD_GROUPS, PODS
+from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.why import explain
 
 from .test_warnings import event
@@ -112,3 +113,24 @@ def test_what_the_scheduler_said_before_it_decided_again_is_not_told():
     found = explain(world([own], pods) | {EVENTS: events}, own)
     shown = [line for line in found.reasons if line.startswith("FailedScheduling")]
     assert shown == ["FailedScheduling: gang needs 2, at most 1 fit"]
+
+
+def test_a_coscheduling_group_is_told_by_how_much_its_minimum_of_resources_is_too_large():
+    own, pods = gang("g", 2, 2)
+    own = {
+        "apiVersion": "scheduling.x-k8s.io/v1alpha1",
+        "kind": "PodGroup",
+        "metadata": own["metadata"],
+        "spec": {"minMember": 2, "minResources": {"cpu": "6", "memory": "1Gi"}},
+    }
+    for one in pods:
+        del one["spec"]["schedulingGroup"]
+        one["metadata"]["labels"] = {"scheduling.x-k8s.io/pod-group": "g"}
+    documents = {NODES: [node("a"), node("b", cpu="1")], PODS: pods, COSCHEDULING_GROUPS: [own]}
+    said = explain(documents, pods[0]).children[0]
+    assert said.summary == "resource gap: map[cpu:1]"
+    assert said.reasons == ("minResources ask for 6 cpu at once, the nodes have 5 left",)
+    assert texts(said) == [
+        "lower minResources of pod group g: cpu to 5",
+        "add 1 more node like a",
+    ]
