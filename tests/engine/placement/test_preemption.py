@@ -26,6 +26,7 @@ from kubarium.engine.placement import preemption
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import Profile
+from kubarium.engine.placement.victims import Units
 from kubarium.engine.plan import QueueItem
 from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.engine.snapshot import Snapshot
@@ -270,8 +271,9 @@ def test_victims_by_arithmetic_are_those_of_the_simulation(cluster, placed, want
     for one in wanted:
         one = replace(one, key=("ns", "new"), priority=3, shape=replace(one.shape, ports=()))
         for row in preemption.candidate_rows(placer.snapshot, one):
-            quick = preemption._by_arithmetic(placer.snapshot, one.shape, 3, row)
-            slow = preemption._simulated(placer, one, row)
+            units = Units(placer.snapshot, 3)
+            quick = preemption._by_arithmetic(placer.snapshot, one.shape, units, row)
+            slow = preemption._simulated(placer, one, row, units)
             assert quick == slow
 
 
@@ -343,6 +345,28 @@ def test_a_group_that_goes_stands_in_the_way_on_no_other_node_either():
     item = QueueItem((Pod(("ns", "new"), away, priority=9),))
     [decision] = plan_cycle(placer, [item]).decisions
     assert victims(decision) == ["w0", "w1"]
+
+
+def test_what_is_remembered_of_a_row_goes_with_a_group_that_grows_elsewhere():
+    whole = Gang(("ns", "whole"), 2, all_disrupted=True)
+    placed = [
+        (pod("w0", 2, gang=whole.key, started=0.5), "n0"),
+        (pod("w1", 1, gang=whole.key, started=0.5), "n2"),
+        (pod("single-0", started=1.0), "n1"),
+        (pod("single-1", started=1.0), "n1"),
+    ]
+    placer = world([node("n0"), node("n1"), node("n2")], placed)
+    placer.snapshot.gangs[whole.key] = whole
+    item = QueueItem((pod("new", 2, priority=9),))
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["single-0", "single-1"], "two pods that started later"
+    placer.snapshot.displace(("ns", "single-1"))
+    placer.snapshot.place(replace(pod("single-1"), priority=1), "n1")
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["w0", "w1"]
+    placer.snapshot.place(replace(pod("w2", 1, gang=whole.key), priority=2), "n2")
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["single-0", "single-1"], "what goes along is more important now"
 
 
 def test_a_group_with_a_pod_that_may_not_go_is_left_alone():

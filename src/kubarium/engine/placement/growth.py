@@ -14,7 +14,7 @@ from kubarium.engine import reasons
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.disruption import units_of
 from kubarium.engine.placement.profile import DEFAULT, Profile
-from kubarium.engine.placement.victims import Together, lower_on
+from kubarium.engine.placement.victims import Together, Units
 from kubarium.engine.plan import Preemption
 from kubarium.engine.snapshot import Snapshot
 
@@ -46,7 +46,7 @@ def grow(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> Growth:
     on_node = snapshot.pods_on[row].values()
     if any(p.preempted and p.priority < pod.priority for p in on_node):
         return Growth(_because(text, reasons.PREEMPTION_COMING))
-    lower = lower_on(snapshot, pod.priority, row)  # never the pod itself, nor its unit
+    lower = Units(snapshot, pod.priority).on(row)  # never the pod itself, nor its unit
     if not lower:
         return Growth(_because(text, reasons.availability(1, {reasons.NO_VICTIMS: 1})))
     found, short = _fewest(lower, lacking)

@@ -34,8 +34,8 @@ from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.tree import keeps_together
 from kubarium.engine.placement.victims import (
     Together,
+    Units,
     broken_by,
-    lower_on,
     put_back,
     started,
     take_off,
@@ -149,10 +149,11 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
     explained = np.zeros_like(hopeful)
     if not decides_by_requests(placer, pod):
         with _promises_apart(placer) as only:
+            units = Units(snapshot, pod.priority)
             for row in snapshot.by_name(np.flatnonzero(peopled))[:TOLD_ROWS]:
                 explained[row] = True
                 with only(row):
-                    lacking = _without_lower(placer, pod, row)
+                    lacking = _without_lower(placer, pod, row, units)
                 for reason in lacking:
                     counts[reason] = counts.get(reason, 0) + 1
         peopled &= ~explained
@@ -188,11 +189,11 @@ def _curable(placer: Placer, pod: Pod, verdict: Verdict) -> Mask:
     return rows
 
 
-def _without_lower(placer: Placer, pod: Pod, row: int) -> tuple[str, ...]:
+def _without_lower(placer: Placer, pod: Pod, row: int, units: Units) -> tuple[str, ...]:
     """What the pod would lack on a row without the pods that it may evict."""
     snapshot = placer.snapshot
     node = snapshot.nodes[row]
-    lower = lower_on(snapshot, pod.priority, row)
+    lower = units.on(row)
     if not lower or node is None:
         return (reasons.NO_VICTIMS,)
     within = np.zeros(snapshot.capacity, np.bool_)
@@ -294,9 +295,10 @@ def _best_simulated(
     best: tuple[int, _Eviction] | None = None
     tried, sound = 0, False
     with _promises_apart(placer) as only:
+        units = Units(placer.snapshot, pod.priority)
         for row in rows[: max(limit, placer.profile.max_dry_runs)]:
             with only(row):
-                eviction = _simulated(placer, pod, row)
+                eviction = _simulated(placer, pod, row, units)
             if eviction is None:
                 continue
             if best is None or eviction.rank < best[1].rank:
@@ -378,10 +380,11 @@ def cheapest_ends(
         if not enough.any():
             continue
         able = rows[enough][np.argsort(short[enough], kind="stable")][:most]
+        units = Units(snapshot, level + 1)
         found = [
             (eviction, row)
             for row in able.tolist()
-            if (eviction := _by_arithmetic(snapshot, pod.shape, level + 1, row)) is not None
+            if (eviction := _by_arithmetic(snapshot, pod.shape, units, row)) is not None
         ]
         if found:
             best, row = min(found, key=lambda entry: entry[0].rank)
@@ -430,17 +433,15 @@ def _beside_the_rest(
             yield reasons.insufficient(name), staying + amount <= snapshot.allocatable[index]
 
 
-def _by_arithmetic(
-    snapshot: Snapshot, shape: PodShape, priority: int, row: int
-) -> _Eviction | None:
+def _by_arithmetic(snapshot: Snapshot, shape: PodShape, units: Units, row: int) -> _Eviction | None:
     """The fewest victims on a row when only requests decide: no simulation is needed then."""
-    units = lower_on(snapshot, priority, row)
+    lower = units.on(row)
     names = [name for name, amount in shape.requests if amount]
     indices = [3, *(snapshot.resource_index(name) for name in names)]
     wanted = [1, *(amount for _, amount in shape.requests if amount)]
     takes = [
         [len(unit.here), *(sum(pod.shape.request(name) for pod in unit.here) for name in names)]
-        for unit in units
+        for unit in lower
     ]
     free = [
         snapshot.allocatable.item(index, row) - snapshot.requested.item(index, row) - amount
@@ -451,7 +452,7 @@ def _by_arithmetic(
     if min(free) < 0:
         return None
     going: list[Together] = []
-    for unit, take in zip(units, takes, strict=True):
+    for unit, take in zip(lower, takes, strict=True):
         left = [have - amount for have, amount in zip(free, take, strict=True)]
         if min(left) >= 0:
             free = left
@@ -460,14 +461,14 @@ def _by_arithmetic(
     return _eviction(going)
 
 
-def _simulated(placer: Placer, pod: Pod, row: int) -> _Eviction | None:
+def _simulated(placer: Placer, pod: Pod, row: int, units: Units) -> _Eviction | None:
     """The fewest victims found on one row by trying; None if none suffice."""
     snapshot = placer.snapshot
     node = snapshot.nodes[row]
     assert node is not None
     within = np.zeros(snapshot.capacity, np.bool_)
     within[row] = True
-    lower = lower_on(snapshot, pod.priority, row)
+    lower = units.on(row)
     mark = snapshot.checkpoint()
     try:
         homes = [take_off(snapshot, unit.pods) for unit in lower]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from kubarium.engine.model import Key, Pod
-from kubarium.engine.placement.disruption import Unit, pods_of_unit, unit_of, units_to_spare
+from kubarium.engine.placement.disruption import Unit, pods_of_unit, priority_of, unit_of
 from kubarium.engine.snapshot import Snapshot
 
 
@@ -37,31 +37,106 @@ class Together:
     breaks: int = 0
 
 
-def lower_on(snapshot: Snapshot, priority: int, row: int) -> list[Together]:
-    """Who may go so that a row has more room, in the order of giving back.
+class Units:
+    """Who may go for a pod of some priority. What goes together is looked at once for all rows.
 
-    Those whose eviction breaks a disruption budget come first, each kind most important first
-    (upstream: FilterVictimsWithPDBViolation). What would take a pod or a group of this priority or
-    a higher one along is none of them. Pods on other rows go with their group, budgets and all.
+    What changes on a row must be told by :meth:`forget`.
     """
-    there = snapshot.pods_on[row].values()
-    lower = [p for p in there if p.priority < priority]
-    spared = units_to_spare(snapshot, lower, priority)
-    found: dict[Unit | Key, tuple[Pod, ...]] = {}
-    for pod in lower:
-        unit = unit_of(snapshot, pod) if pod.gang is not None else None
-        if unit is None:
-            found[pod.key] = (pod,)
-        elif unit not in found and unit not in spared:
-            found[unit] = tuple(pods_of_unit(snapshot, unit))
-    ordered = sorted(found.values(), key=lambda pods: weight(snapshot, pods))
-    counts = _broken_by(snapshot, ordered)
-    here = snapshot.pods_on[row]
-    units = [
-        Together(pods, pods if len(pods) == 1 else tuple(p for p in pods if p.key in here), broken)
-        for pods, broken in zip(ordered, counts, strict=True)
-    ]
-    return sorted(units, key=lambda unit: not unit.breaks)
+
+    def __init__(self, snapshot: Snapshot, priority: int) -> None:
+        self._snapshot = snapshot
+        self._priority = priority
+        self._wholes: dict[Unit, _Whole | None] = {}
+        self._rows: dict[Unit, set[int]] = {}  # which were asked for and have pods of the unit
+        self._units: dict[int, set[Unit]] = {}  # the other way round
+
+    def on(self, row: int) -> list[Together]:
+        """Those with a pod on the row, in the order of giving back.
+
+        Those whose eviction breaks a disruption budget come first, each kind most important first
+        (upstream: FilterVictimsWithPDBViolation). What would take a pod or a group of this priority
+        or a higher one along is none of them. Pods on other rows go with their group, budgets and
+        all.
+        """
+        found: dict[Unit | Key, tuple[_Whole, list[Pod]]] = {}
+        for pod in self._snapshot.pods_on[row].values():
+            if pod.priority >= self._priority:
+                continue
+            unit = unit_of(self._snapshot, pod) if pod.gang is not None else None
+            if unit is not None:
+                self._rows.setdefault(unit, set()).add(row)
+                self._units.setdefault(row, set()).add(unit)
+            if unit is not None and unit in found:
+                found[unit][1].append(pod)
+            elif (whole := self._single(pod) if unit is None else self._whole(unit)) is not None:
+                found[pod.key if unit is None else unit] = (whole, [pod])
+        ordered = sorted(found.values(), key=lambda entry: entry[0].weight)
+        allowed = {key: budget.allowed for key, budget in self._snapshot.budgets.items()}
+        units = [
+            Together(whole.pods, tuple(here), _exceeding(whole.covered, allowed))
+            for whole, here in ordered
+        ]
+        return sorted(units, key=lambda unit: not unit.breaks) if allowed else units
+
+    def forget(self, rows: Iterable[int]) -> set[int]:
+        """Something changed on these rows; the rows of all that goes with what is there."""
+        snapshot, gone = self._snapshot, set[Unit]()
+        for row in rows if self._wholes else ():
+            gone |= self._units.get(row, set())
+            there = (p for p in snapshot.pods_on[row].values() if p.gang is not None)
+            gone |= {unit for pod in there if (unit := unit_of(snapshot, pod)) is not None}
+        for unit in gone:
+            self._wholes.pop(unit, None)
+        return {row for unit in gone for row in self._rows.pop(unit, ())}
+
+    def _single(self, pod: Pod) -> _Whole:
+        pods = (pod,)
+        return _Whole(pods, weight(self._snapshot, pods), _covered(self._snapshot, pods))
+
+    def _whole(self, unit: Unit) -> _Whole | None:
+        """The unit; None if it or a pod of it is too important."""
+        if unit not in self._wholes:
+            snapshot, own = self._snapshot, priority_of(self._snapshot, unit)
+            pods = tuple(pods_of_unit(snapshot, unit))
+            spared = own is not None and own >= self._priority
+            self._wholes[unit] = (
+                None
+                if spared or any(pod.priority >= self._priority for pod in pods)
+                else _Whole(pods, weight(snapshot, pods), _covered(snapshot, pods))
+            )
+        return self._wholes[unit]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """Pods that go together, their weight, and how many of them the same budgets cover."""
+
+    pods: tuple[Pod, ...]
+    weight: tuple[object, ...]
+    covered: Mapping[tuple[Key, ...], int]
+
+
+def _covered(snapshot: Snapshot, pods: Iterable[Pod]) -> Mapping[tuple[Key, ...], int]:
+    """How many of the pods are covered by the same budgets; those by none are left out."""
+    if not snapshot.budgets:
+        return {}
+    found: dict[tuple[Key, ...], int] = {}
+    for pod in pods:
+        keys = tuple(key for key, budget in snapshot.budgets.items() if budget.covers(pod))
+        if keys:
+            found[keys] = found.get(keys, 0) + 1
+    return found
+
+
+def _exceeding(covered: Mapping[tuple[Key, ...], int], allowed: dict[Key, int]) -> int:
+    """How many evictions break a budget, one after the other; ``allowed`` is counted down."""
+    exceeding = 0
+    for keys, count in covered.items():
+        least = min(allowed[key] for key in keys)
+        exceeding += min(count, max(0, count - max(least, 0)))
+        for key in keys:
+            allowed[key] -= count
+    return exceeding
 
 
 def weight(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[object, ...]:
@@ -76,24 +151,6 @@ def weight(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[object, ...]:
     return (-first.priority, kind, -len(pods), *importance(first)[1:])
 
 
-def _broken_by(snapshot: Snapshot, ordered: Sequence[Sequence[Pod]]) -> list[int]:
-    """How many pods of each exceed what their budgets allow once all before them have gone."""
-    if not snapshot.budgets:
-        return [0] * len(ordered)
-    allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
-    return [sum(_exceeds(snapshot, allowed, pod) for pod in pods) for pods in ordered]
-
-
-def _exceeds(snapshot: Snapshot, allowed: dict[Key, int], pod: Pod) -> bool:
-    """Whether one more eviction breaks a budget; ``allowed`` is counted down."""
-    exceeded = False
-    for key, budget in snapshot.budgets.items():
-        if budget.covers(pod):
-            allowed[key] -= 1
-            exceeded = exceeded or allowed[key] < 0
-    return exceeded
-
-
 def together(snapshot: Snapshot, pods: list[Pod]) -> list[list[Pod]]:
     """``pods`` in their order, but those that go or stay together with the first of them."""
     found: dict[Unit | int, list[Pod]] = {}
@@ -105,7 +162,8 @@ def together(snapshot: Snapshot, pods: list[Pod]) -> list[list[Pod]]:
 
 def broken_by(snapshot: Snapshot, pods: Sequence[Pod]) -> int:
     """How many of the pods' evictions their budgets do not allow, one after the other."""
-    return sum(_broken_by(snapshot, [pods]))
+    allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
+    return _exceeding(_covered(snapshot, pods), allowed)
 
 
 def evict(snapshot: Snapshot, victim: Pod) -> None:
