@@ -115,6 +115,15 @@ def test_what_the_scheduler_said_before_it_decided_again_is_not_told():
     assert shown == ["FailedScheduling: gang needs 2, at most 1 fit"]
 
 
+def test_what_the_account_of_its_group_says_is_not_told_of_a_pod_again():
+    own, pods = gang("g", 2, 2, cpu="9")
+    summary = explain(world([own], pods), own).summary
+    events = [event("Pod", "g-0", summary, 1, reason="FailedScheduling")]
+    said = explain(world([own], pods) | {EVENTS: events}, pods[0])
+    assert said.children[0].summary == summary
+    assert said.reasons == ()
+
+
 def test_a_coscheduling_group_is_told_by_how_much_its_minimum_of_resources_is_too_large():
     own, pods = gang("g", 2, 2)
     own = {

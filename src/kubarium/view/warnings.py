@@ -71,7 +71,7 @@ def _uids(
 def _add(account: Explanation, events: dict[str, list[Document]], depth: int) -> Explanation:
     if account.state not in _WAITING or depth == 0:
         return account
-    told = (account.summary, *account.reasons)
+    told = (account.summary, *account.reasons, *_summaries(account.children))
     lines: dict[str, str] = {}
     decided = False
     for event in sorted(events.get(account.subject, ()), key=_seen_at, reverse=True):
@@ -91,6 +91,12 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
     newest = tuple(lines.values())[:WARNINGS_SHOWN]
     children = tuple(_add(child, events, depth - 1) for child in account.children)
     return replace(account, reasons=(*account.reasons, *newest), children=children)
+
+
+def _summaries(accounts: Iterable[Explanation]) -> Iterable[str]:
+    for account in accounts:
+        yield account.summary
+        yield from _summaries(account.children)
 
 
 def _subject(event: Document) -> str:
