@@ -143,3 +143,14 @@ def test_a_coscheduling_group_is_told_by_how_much_its_minimum_of_resources_is_to
         "lower minResources of pod group g: cpu to 5",
         "add 1 more node like a",
     ]
+
+
+def test_a_group_that_is_being_deleted_says_what_it_waits_for():
+    own, pods = gang("g", 2, 2, cpu="9")
+    own["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    said = explain(world([own], pods), own)
+    text = "the group is being deleted: it goes once 2 pods that name it have ended"
+    assert said.reasons[0] == text
+    for one in pods:
+        one["status"] = {"phase": "Succeeded"}
+    assert text not in explain(world([own], pods), own).reasons

@@ -234,6 +234,16 @@ class _Why:
     # Groups
 
     def _pod_group(self, group: Document) -> Explanation:
+        told = self._group(group)
+        if "deletionTimestamp" not in group["metadata"]:
+            return told
+        members = [p for p in self._evidence.list(PODS) if gang_key(p) == key_of(group)]
+        left = len([p for p in members if not is_finished(p)])
+        noun = "1 pod that names it has" if left == 1 else f"{left} pods that name it have"
+        line = f"the group is being deleted: it goes once {noun} ended"
+        return replace(told, reasons=(line, *told.reasons)) if left else told
+
+    def _group(self, group: Document) -> Explanation:
         key, title = key_of(group), title_of(group)
         gang = self._evidence.view.gang(key)
         if gang is None:
