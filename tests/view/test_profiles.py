@@ -49,7 +49,12 @@ def test_what_is_published_is_what_was_read():
 
 def test_a_pod_is_judged_by_the_profile_of_its_scheduler_which_is_said():
     waiting = pod("p", cpu="8", schedulerName="batch")
-    found = told(waiting, tolerant(), {}, nodes=[node("a", taints=[TAINT])])
+    found = told(
+        waiting,
+        tolerant(),
+        {"schedulerName": "default-scheduler"},
+        nodes=[node("a", taints=[TAINT])],
+    )
     assert "Insufficient cpu" in found.summary
     assert "taint" not in found.summary
     line = "judged by the profile of scheduler batch, which is not the default one"
@@ -58,7 +63,12 @@ def test_a_pod_is_judged_by_the_profile_of_its_scheduler_which_is_said():
 
 def test_a_pod_of_another_scheduler_is_judged_by_the_usual_rules_and_nothing_is_said():
     waiting = pod("p", cpu="8")
-    found = told(waiting, {}, tolerant(), nodes=[node("a", taints=[TAINT])])
+    found = told(
+        waiting,
+        {"schedulerName": "default-scheduler"},
+        tolerant(),
+        nodes=[node("a", taints=[TAINT])],
+    )
     assert "untolerated taint" in found.summary
     assert not any("profile" in line for line in found.reasons)
 
@@ -74,7 +84,12 @@ def test_a_pod_that_fits_by_its_own_profile_is_said_to_fit():
 
 
 def test_a_scheduler_that_does_not_exist_is_named_beside_those_that_do():
-    found = told(pod("p", schedulerName="bathc"), {}, tolerant(), nodes=[node("a")])
+    found = told(
+        pod("p", schedulerName="bathc"),
+        {"schedulerName": "default-scheduler"},
+        tolerant(),
+        nodes=[node("a")],
+    )
     assert found.reasons == ("no scheduler is called bathc; did you mean batch?",)
     assert [s.kind for s in found.suggestions] == ["change-scheduler"]
     assert found.suggestions[0].subject == "default-scheduler"

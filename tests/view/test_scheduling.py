@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -169,7 +171,16 @@ SELECTION = "profiles[0].pluginConfig[0].args.deviceSelection"
         (DEVICES % "{domains: [1]}", f"{SELECTION}.domains[0]"),
         ("profile: []", "profile"),
         ("profiles: {}", "profiles"),
-        ("profiles: [{}, {}]", "profiles[1].schedulerName"),
+        ("profiles: [{}, {}]", "profiles[0].schedulerName"),
+        ("profiles: [{schedulerName: a}, {}]", "profiles[1].schedulerName"),
+        ("profiles: [{schedulerName: a}, {schedulerName: a}]", "profiles[1].schedulerName"),
+        ("profiles: [{plugins: []}]", "profiles[0].plugins"),
+        ("profiles: [{plugins: {score: 0}}]", "profiles[0].plugins.score"),
+        (
+            "profiles: [{pluginConfig: [{name: NodeName, args: []}]}]",
+            "profiles[0].pluginConfig[0].args",
+        ),
+        ("leaderElection: []", "leaderElection"),
         ("profiles: [{schedulerName: 3}]", "profiles[0].schedulerName"),
         ("profiles: [{plugins: {scores: {}}}]", "profiles[0].plugins.scores"),
         (
@@ -212,6 +223,35 @@ def test_what_cannot_be_used_is_named(text, path):
     with pytest.raises(SchedulerConfigError) as caught:
         read(text)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("profilez: []", "no such field; did you mean profiles?"),
+        (
+            "profiles: [{plugins: {filter: {enabled: [{name: NodeAffinty}]}}}]",
+            "no plugin 'NodeAffinty' here; did you mean NodeAffinity?",
+        ),
+        ("profiles: [{}, {schedulerName: a}]", "needs a name, such as default-scheduler"),
+    ],
+)
+def test_what_is_misspelt_or_left_out_is_told_with_the_way_out(text, words):
+    with pytest.raises(SchedulerConfigError, match=re.escape(words)):
+        read(text)
+
+
+def test_arguments_of_a_plugin_that_is_off_are_checked_and_kept():
+    text = """
+profiles:
+- plugins: {multiPoint: {disabled: [{name: InterPodAffinity}]}}
+  pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: %s}}]
+"""
+    [profile] = read(text % 7).profiles
+    assert not profile.filters("InterPodAffinity")
+    assert profile.hard_pod_affinity_weight == 7
+    with pytest.raises(SchedulerConfigError, match="hardPodAffinityWeight: must be 0 to 100"):
+        read(text % 101)
 
 
 def test_another_version_is_refused():

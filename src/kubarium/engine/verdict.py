@@ -35,6 +35,7 @@ KINDS = (
     "lower-capacity",
     "lower-count",
     "lower-min-count",
+    "lower-min-resources",
     "lower-request",
     "move-volume",
     "prefer-data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from kubarium.base.quoted import quoted
@@ -39,6 +40,12 @@ def mapping(value: object, at: Path) -> Json:
     return value
 
 
+def section(given: Json, field: str, at: Path) -> Json:
+    """A field that is a mapping; empty if it is left out or null."""
+    value = given.get(field)
+    return {} if value is None else mapping(value, (*at, field))
+
+
 def entries(value: object, at: Path) -> Iterator[tuple[int, Any]]:
     if value is None:
         return
@@ -51,7 +58,13 @@ def known(value: Json, names: Collection[str], at: Path) -> None:
     """Every field is one of ``names``."""
     for name in value:
         if name not in names:
-            raise SchedulerConfigError((*at, name), f"no such field; there are {', '.join(names)}")
+            raise SchedulerConfigError((*at, name), f"no such field; {instead(name, names)}")
+
+
+def instead(name: object, known: Collection[str]) -> str:
+    """What to write for a name that nobody knows: the one that is close to it, or any."""
+    close = get_close_matches(str(name), known, 1, 0.75)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
 
 
 def number(given: Json, field: str, default: int, least: int, most: int | None, at: Path) -> int:

@@ -7,8 +7,10 @@ others are not concerned (KEP-6012: group hierarchy).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kubarium.api.resource import Document
 from kubarium.engine import reasons
@@ -17,6 +19,11 @@ from kubarium.engine.placement.disruption import MAX_TREE_DEPTH
 from kubarium.engine.plan import Leaf, Tree
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.gangs import composite_row
+
+# Pods that are named of many.
+NAMED = 3
+
+_Value = TypeVar("_Value")
 
 # A group in a hierarchy: whether it is a composite, and its key.
 Member = tuple[bool, Key]
@@ -184,16 +191,37 @@ def parent_of(document: Document | None) -> Key | None:
     return (document["metadata"].get("namespace", ""), name) if name else None
 
 
-def disagreement(pods: Iterable[Pod], schedulers: Iterable[str], gangs: Iterable[Gang]) -> str:
-    """Upstream's sentence when the pods of a group do not agree; "" if they do (KEP-5710)."""
-    names = list(dict.fromkeys(schedulers))
-    if len(names) > 1:
-        return reasons.other_scheduler(*sorted(names)[:2])
-    priorities = dict.fromkeys(gang.priority for gang in gangs if gang.priority is not None)
-    priorities |= dict.fromkeys(pod.priority for pod in pods)
-    if len(priorities) > 1:
-        return reasons.other_priority(*sorted(priorities)[:2])
-    policies = {pod.preempts for pod in pods}
-    if len(policies) > 1:
-        return reasons.other_preemption_policy("Never", "PreemptLowerPriority")
+def disagreement(pods: Sequence[Pod], schedulers: Sequence[str], gangs: Iterable[Gang]) -> str:
+    """Upstream's sentence when the pods of a group do not agree; "" if they do (KEP-5710).
+
+    ``schedulers`` are those of the pods, in their order. Behind the sentence stands who differs.
+    """
+    if len(set(schedulers)) > 1:
+        text = reasons.other_scheduler(*sorted(set(schedulers))[:2])
+        return f"{text}{_who(pods, schedulers, _most(schedulers))}"
+    own = list(dict.fromkeys(gang.priority for gang in gangs if gang.priority is not None))
+    priorities = [pod.priority for pod in pods]
+    known = sorted({*own, *priorities})
+    if len(known) > 1:
+        wanted = own[0] if own else _most(priorities)
+        return f"{reasons.other_priority(*known[:2])}{_who(pods, priorities, wanted)}"
+    policies = [pod.preempts for pod in pods]
+    if len(set(policies)) > 1:
+        text = reasons.other_preemption_policy("Never", "PreemptLowerPriority")
+        return f"{text}{_who(pods, policies, _most(policies))}"
     return ""
+
+
+def _most(values: Sequence[_Value]) -> _Value:
+    """What most have; of equally many, what the first has."""
+    return Counter(values).most_common(1)[0][0]
+
+
+def _who(pods: Sequence[Pod], values: Sequence[_Value], wanted: _Value) -> str:
+    """The pods that have another value, a few of many by name."""
+    names = sorted(pod.key[1] for pod, value in zip(pods, values, strict=True) if value != wanted)
+    if not names:
+        return ""
+    noun = "pod" if len(names) == 1 else "pods"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f" ({noun} {', '.join(names[:NAMED])}{more})"

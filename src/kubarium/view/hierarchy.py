@@ -13,9 +13,9 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import QueueItem, Tree
 from kubarium.engine.verdict import GangVerdict, Suggestion
-from kubarium.view.cluster import ClusterView
+from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.explanation import Explanation
-from kubarium.view.forest import disagreement
+from kubarium.view.forest import NAMED, disagreement
 from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
@@ -41,16 +41,17 @@ def composite_account(
     gangs = [gang for key in groups if (gang := view.gang(key)) is not None]
     if not waiting and any(gang.scheduled_count for gang in gangs):
         return Explanation(title, "Finished", "the pods of the hierarchy have ended")
-    gated = sum(map(is_gated, waiting))
-    if gated:
-        text = f"{gated} pods of the hierarchy are held by scheduling gates"
-        return Explanation(title, "Gated", text)
+    gated = [p for p in waiting if is_gated(p)]
+    waiting = [p for p in waiting if not is_gated(p)]
     rows: dict[Key, list[Pod]] = {}
     for pod in waiting:
         group = gang_key(pod)
         assert group is not None
         rows.setdefault(group, []).append(view.pod(pod))
     tree = view.forest.tree(root, view.gang, lambda group: tuple(rows.get(group, ())))
+    held = held_by_gates(gated)
+    if gated and (not waiting or waiting_for(tree)):
+        return Explanation(title, "Gated", f"{held}; {waiting_for(tree)}" if waiting else held)
     if not waiting:
         return Explanation(title, "Pending", waiting_for(tree) or "no pod of the hierarchy exists")
     why = _before(view, waiting, tree)
@@ -60,13 +61,25 @@ def composite_account(
     placer = Placer(view.snapshot, profiles.of(scheduler))
     with promised(view, pods, item.pods) as others:
         told = _undecided(view, placer, item, others, title)
-    return replace(told, reasons=(*told.reasons, *profiles.about(scheduler)))
+    lines = (held,) if gated else ()
+    return replace(told, reasons=(*lines, *told.reasons, *profiles.about(scheduler)))
+
+
+def held_by_gates(pods: Sequence[Document]) -> str:
+    """Which pods of a group wait for their gates to be lifted, by which gates."""
+    gates = dict.fromkeys(g.get("name", "") for p in pods for g in p["spec"]["schedulingGates"])
+    names = sorted(p["metadata"]["name"] for p in pods)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    verb = "is" if len(names) == 1 else "are"
+    shown = f"{'pod' if len(names) == 1 else 'pods'} {', '.join(names[:NAMED])}{more}"
+    return f"{shown} {verb} held by the scheduling gate {' and '.join(gates)}" if pods else ""
 
 
 def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:
     """What keeps the scheduler from looking for room at all; "" if nothing does."""
     rows = [pod for leaf in tree.leaves() for pod in leaf.pods]
-    names = [scheduler_name(p) for p in waiting]
+    of = {key_of(p): scheduler_name(p) for p in waiting}
+    names = [of[pod.key] for pod in rows]
     conflict = disagreement(rows, names, (leaf.gang for leaf in tree.leaves() if leaf.pods))
     if conflict or (conflict := waiting_for(tree)):
         return conflict

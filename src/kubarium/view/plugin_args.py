@@ -40,6 +40,7 @@ from kubarium.view.config_fields import (
     known,
     mapping,
     number,
+    section,
 )
 from kubarium.view.selectors import node_term, node_terms
 from kubarium.view.spreading import Default
@@ -104,7 +105,7 @@ def _fit(profile: Profile, args: Json, at: Path) -> Profile:
     resources = _resources(strategy.get("resources"), (*where, "resources"))
     shape: tuple[tuple[int, int], ...] = ()
     if kind == REQUESTED_TO_CAPACITY_RATIO:
-        ratio = mapping(strategy.get("requestedToCapacityRatio") or {}, where)
+        ratio = section(strategy, "requestedToCapacityRatio", where)
         shape = _shape(ratio.get("shape"), (*where, "requestedToCapacityRatio", "shape"))
     elif strategy.get("requestedToCapacityRatio") is not None:
         problem = f"is for type {REQUESTED_TO_CAPACITY_RATIO}, not for {kind}: leave it out"
@@ -175,7 +176,7 @@ def _balance(profile: Profile, args: Json, at: Path) -> Profile:
 
 def _affinity(profile: Profile, args: Json, at: Path) -> Profile:
     where: Path = (*at, "addedAffinity")
-    added = mapping(args.get("addedAffinity") or {}, where)
+    added = section(args, "addedAffinity", at)
     known(added, (_REQUIRED, _PREFERRED), where)
     required = added.get(_REQUIRED)
     if required is not None:
@@ -189,9 +190,10 @@ def _affinity(profile: Profile, args: Json, at: Path) -> Profile:
     for i, item in entries(added.get(_PREFERRED), (*where, _PREFERRED)):
         path: Path = (*where, _PREFERRED, i)
         one = mapping(item, path)
-        _check_term(one.get("preference") or {}, (*path, "preference"))
+        term = section(one, "preference", path)
+        _check_term(term, (*path, "preference"))
         weight = number(one, "weight", 0, 1, 100, path)
-        preferred += (PreferredTerm(weight, node_term(one.get("preference") or {})),)
+        preferred += (PreferredTerm(weight, node_term(term)),)
     return replace(profile, added_affinity=node_terms(required), added_preferred=preferred)
 
 
@@ -268,7 +270,7 @@ def _devices(profile: Profile, args: Json, at: Path) -> Profile:
     _seconds(args, "filterTimeout", 10.0, 0.0, at)
     timeout_s = _seconds(args, "bindingTimeout", 600.0, 1.0, at)
     where: Path = (*at, "deviceSelection")
-    given = mapping(args.get("deviceSelection") or {}, where)
+    given = section(args, "deviceSelection", at)
     known(given, ("strategy", "attributes", "nodes", "domains"), where)
     strategy = choice(given, "strategy", DEVICE_STRATEGIES, where, BEST_FIT)
     orders: list[AttributeOrder] = []

@@ -237,7 +237,7 @@ def _quantity(resource: str, value: Amount) -> str:
     return shown(Fraction(value) / 1000 if resource == "cpu" else value)
 
 
-def _is_preempted(status: Document) -> bool:
+def is_preempted(status: Document) -> bool:
     """Whether the scheduler is what disrupts the pod."""
     found = (c for c in status.get("conditions") or () if c.get("type") == "DisruptionTarget")
     condition: Document = next(found, {})
@@ -281,7 +281,7 @@ class PodReader:
             _with_claims(self._parts(spec), by_entry) if claims or shares else (),
             _pod_level(spec, "requests") if claims or shares else (),
             _pod_level(spec, "limits") if claims or shares else (),
-            "deletionTimestamp" in metadata and _is_preempted(status),
+            "deletionTimestamp" in metadata and is_preempted(status),
             disks(document),
         )
         # Without a node the status is of an attempt that came to nothing.

@@ -17,10 +17,12 @@ from kubarium.view.config_fields import (
     API_VERSION,
     entries,
     flag,
+    instead,
     is_plain,
     known,
     mapping,
     number,
+    section,
     writable,
 )
 from kubarium.view.config_fields import Json as Json
@@ -140,8 +142,12 @@ def read_config(document: Any) -> SchedulerConfig:
         raise SchedulerConfigError(("extenders",), "scheduler extenders are not supported")
     profiles: dict[str, Profile] = {}
     defaults: list[tuple[str, tuple[Default, ...]]] = []
+    several = len(list(entries(root.get("profiles"), ("profiles",)))) > 1
     for i, entry in entries(root.get("profiles"), ("profiles",)):
         at: Path = ("profiles", i)
+        if several and mapping(entry, at).get("schedulerName") is None:
+            problem = f"each of several profiles needs a name, such as {DEFAULT_SCHEDULER}"
+            raise SchedulerConfigError((*at, "schedulerName"), problem)
         profile, spread = _profile(mapping(entry, at), at)
         if profile.scheduler_name in profiles:
             problem = f"{quoted(profile.scheduler_name)} is the name of an earlier profile already"
@@ -159,7 +165,7 @@ def _check_ignored(root: Json) -> None:
     for name in ("enableProfiling", "enableContentionProfiling", "delayCacheUntilActive"):
         flag(root, name, ())
     for name, fields_of in _WITHOUT_EFFECT.items():
-        given = mapping(root.get(name) or {}, (name,))
+        given = section(root, name, ())
         known(given, tuple(fields_of), (name,))
         for field_name, wanted in fields_of.items():
             value = given.get(field_name)
@@ -170,7 +176,7 @@ def _check_ignored(root: Json) -> None:
             ):
                 problem = f"must be {_IN_WORDS[wanted]}, not {quoted(value)}"
                 raise SchedulerConfigError((name, field_name), problem)
-    election = root.get("leaderElection") or {}
+    election = section(root, "leaderElection", ())
     if election.get("leaderElect") and election.get("resourceLock", "leases") != "leases":
         problem = f"must be leases, not {quoted(election['resourceLock'])}"
         raise SchedulerConfigError(("leaderElection", "resourceLock"), problem)
@@ -178,12 +184,11 @@ def _check_ignored(root: Json) -> None:
 
 def _profile(entry: Json, at: Path) -> tuple[Profile, tuple[Default, ...] | None]:
     known(entry, ("schedulerName", "plugins", "pluginConfig", "percentageOfNodesToScore"), at)
-    name = entry.get("schedulerName", DEFAULT_SCHEDULER)
+    name = entry.get("schedulerName")
+    name = DEFAULT_SCHEDULER if name is None else name
     if not isinstance(name, str) or not name or not is_plain(name):
         raise SchedulerConfigError((*at, "schedulerName"), f"must be a name, not {quoted(name)}")
-    profile = _with_plugins(
-        Profile(name), mapping(entry.get("plugins") or {}, (*at, "plugins")), (*at, "plugins")
-    )
+    profile = _with_plugins(Profile(name), section(entry, "plugins", at), (*at, "plugins"))
     number(entry, "percentageOfNodesToScore", 0, 0, 100, at)
     spread: tuple[Default, ...] | None = None
     seen: list[str] = []
@@ -195,7 +200,7 @@ def _profile(entry: Json, at: Path) -> tuple[Profile, tuple[Default, ...] | None
         if plugin in seen:
             raise SchedulerConfigError((*where, "name"), f"{plugin} has arguments already")
         seen.append(plugin)
-        args, inner = mapping(one.get("args") or {}, (*where, "args")), (*where, "args")
+        args, inner = section(one, "args", where), (*where, "args")
         if plugin == "PodTopologySpread":
             spread = read_spread(args, inner)
         else:
@@ -210,7 +215,7 @@ def _with_plugins(profile: Profile, plugins: Json, at: Path) -> Profile:
     """multiPoint first, as upstream, so that a single extension point can differ from it."""
     known(plugins, _POINTS, at)
     for point in _POINTS:
-        sets = mapping(plugins.get(point) or {}, (*at, point))
+        sets = section(plugins, point, at)
         everything = sets.get("disabled") == [{"name": "*"}]
         for i, plugin, _ in _named(sets, "disabled", (*at, point)):
             if plugin in _FIXED and not everything and _extends(plugin, point):
@@ -275,6 +280,6 @@ def _switched(profile: Profile, plugin: str, point: str, weight: int, *, on: boo
 
 def _plugin(name: object, at: Path) -> str:
     if name not in _PLUGINS:
-        known = ", ".join(sorted(_PLUGINS))
-        raise SchedulerConfigError(at, f"no plugin {quoted(name)} here; there are {known}")
+        hint = instead(name, sorted(_PLUGINS))
+        raise SchedulerConfigError(at, f"no plugin {quoted(name)} here; {hint}")
     return str(name)

@@ -12,11 +12,14 @@ from kubarium.engine.explain.ends import fewer_users
 from kubarium.engine.explain.obstacles import near_miss
 from kubarium.engine.model import Gang, Key, Pod, PodShape
 from kubarium.engine.placement.devices import MAX_RESERVED, claims_of
+from kubarium.engine.placement.gang import min_resources_left, resource_gap
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.volumes import problem_of
 from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.queueing.amounts import show_amount
 from kubarium.engine.selectors import Requirement
 from kubarium.engine.snapshot import Snapshot
+from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import key_of
 from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
@@ -246,6 +249,8 @@ class Unplaced:
         text = verdict.message() if verdict else (account.message() if account else "")
         told = Explanation(title, "Pending", text, facts=facts)
         subject = Subject(pods, gang)
+        if account is None and resource_gap(snapshot, gang):
+            return self._without_min_resources(told, placer, subject)
         if account is None and gang.required_keys:  # no node carries one of the labels
             hints = (near_miss(snapshot, Requirement(k, "Exists"))[0] for k in gang.required_keys)
             lines = tuple(hint.strip(" ()") for hint in hints if hint)
@@ -255,6 +260,36 @@ class Unplaced:
             return self._unaccounted(told, placer, subject)
         told = self._accounted(told, placer, subject, decision)
         return _preempting(told, preemption_account(placer, item, others, decision))
+
+    def _without_min_resources(
+        self, told: Explanation, placer: Placer, subject: Subject
+    ) -> Explanation:
+        """Of a coscheduling group for whose minResources the nodes have too little left."""
+        gang, snapshot = subject.gang, placer.snapshot
+        assert gang is not None
+        left = list(min_resources_left(snapshot, gang))
+        short = {name: have for name, wanted, have in left if have < wanted}
+        lines = tuple(
+            f"minResources ask for {show_amount(name, wanted)} {name} at once,"
+            f" the nodes have {show_amount(name, have)} left"
+            for name, wanted, have in left
+            if have < wanted
+        )
+        lower = replace(
+            gang, min_resources=tuple((n, short.get(n, wanted)) for n, wanted in gang.min_resources)
+        )
+        found: list[Suggestion] = []
+        if Explainer(placer).fits(replace(subject, gang=lower)):
+            amounts = " and ".join(f"{n} to {show_amount(n, have)}" for n, have in short.items())
+            text = f"lower minResources of pod group {gang.key[1]}: {amounts}"
+            found.append(Suggestion("lower-min-resources", text, ",".join(short)))
+        suggestions = (*found, *Explainer(placer).suggest(subject))
+        return replace(
+            told,
+            reasons=lines,
+            suggestions=suggestions,
+            commands=commands_of(self._evidence.view, suggestions),
+        )
 
     def of_claim(self, claim: Document, title: str) -> Explanation:
         """A claim that no pod uses: whether a pod that asks for nothing else could have it now."""

@@ -13,6 +13,9 @@ from kubarium.view.explanation import Explanation
 WARNINGS_SHOWN = 3
 _DEPTH = 4
 
+# The reason of what only the newest word counts of.
+DECIDED = "FailedScheduling"
+
 # What an event recorder writes before a message that stands for several.
 _COMBINED = "(combined from similar events): "
 _QUOTED = re.compile(r'"[^"]*"')
@@ -68,9 +71,14 @@ def _uids(
 def _add(account: Explanation, events: dict[str, list[Document]], depth: int) -> Explanation:
     if account.state not in _WAITING or depth == 0:
         return account
-    told = (account.summary, *account.reasons)
+    told = (account.summary, *account.reasons, *_summaries(account.children))
     lines: dict[str, str] = {}
+    decided = False
     for event in sorted(events.get(account.subject, ()), key=_seen_at, reverse=True):
+        if event.get("reason") == DECIDED:
+            if decided:
+                continue  # what its scheduler said before it decided again
+            decided = True
         message = " ".join(str(event.get("message") or "").split())
         # The scheduler's own event goes on where the summary ends.
         repeated = account.summary and message.startswith(account.summary)
@@ -83,6 +91,12 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
     newest = tuple(lines.values())[:WARNINGS_SHOWN]
     children = tuple(_add(child, events, depth - 1) for child in account.children)
     return replace(account, reasons=(*account.reasons, *newest), children=children)
+
+
+def _summaries(accounts: Iterable[Explanation]) -> Iterable[str]:
+    for account in accounts:
+        yield account.summary
+        yield from _summaries(account.children)
 
 
 def _subject(event: Document) -> str:

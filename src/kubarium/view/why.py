@@ -26,7 +26,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.api.resource import Document, Resource
 from kubarium.engine import reasons
-from kubarium.engine.model import Key
+from kubarium.engine.model import Gang, Key
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
@@ -34,7 +34,7 @@ from kubarium.view.elastic import gang_lines
 from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
 from kubarium.view.forest import disagreement
-from kubarium.view.hierarchy import composite_account
+from kubarium.view.hierarchy import composite_account, held_by_gates
 from kubarium.view.missing import NAMED, missing_claim, no_such
 from kubarium.view.placement import commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
@@ -221,14 +221,29 @@ class _Why:
             line = no_such("PodGroup", key[1], known, NAMED)
             return Explanation(title_of(pod), "Pending", text, (line,))
         found = self._pod_group({"kind": "PodGroup", **document})
-        if found.state != "Pending":
+        if found.state not in ("Pending", "Gated"):
             return self._unplaced.of_pod(pod)
-        text = f"the pod starts together with its pod group {key[1]}, or not at all"
+        gang = self._evidence.view.gang(key)
+        if gang is not None and gang.scheduled_count >= gang.min_count:
+            how = "runs" if gang.min_count else "has no minimum"
+            text = f"the pod joins its pod group {key[1]}, which {how}, once there is room"
+        else:
+            text = f"the pod starts together with its pod group {key[1]}, or not at all"
         return Explanation(title_of(pod), "Pending", text, children=(found,))
 
     # Groups
 
     def _pod_group(self, group: Document) -> Explanation:
+        told = self._group(group)
+        if "deletionTimestamp" not in group["metadata"]:
+            return told
+        members = [p for p in self._evidence.list(PODS) if gang_key(p) == key_of(group)]
+        left = len([p for p in members if not is_finished(p)])
+        noun = "1 pod that names it has" if left == 1 else f"{left} pods that name it have"
+        line = f"the group is being deleted: it goes once {noun} ended"
+        return replace(told, reasons=(line, *told.reasons)) if left else told
+
+    def _group(self, group: Document) -> Explanation:
         key, title = key_of(group), title_of(group)
         gang = self._evidence.view.gang(key)
         if gang is None:
@@ -239,12 +254,22 @@ class _Why:
         waiting = [p for p in members if not node_of(p)]
         running = len(members) - len(waiting)
         if not waiting and running:
-            return Explanation(title, "Scheduled", f"all {running} pods of the group have a node")
+            text = f"all {running} pods of the group have a node"
+            if gang.scheduled_count < gang.min_count:
+                text = f"{text}; its minCount is {gang.min_count}, but there are no more pods"
+            return Explanation(title, "Scheduled", text)
         gated = [p for p in waiting if is_gated(p)]
-        if gated:
+        waiting = [p for p in waiting if not is_gated(p)]
+        if gated and (not waiting or len(waiting) + gang.scheduled_count < gang.min_count):
             child = (self._gated(gated[0]),)
-            text = f"{len(gated)} of the group's pods are held by scheduling gates"
-            return Explanation(title, "Gated", text, children=child)
+            return Explanation(title, "Gated", held_by_gates(gated), children=child)
+        told = self._waiting_group(title, gang, waiting)
+        if not gated:
+            return told
+        return replace(told, reasons=(held_by_gates(gated), *told.reasons))
+
+    def _waiting_group(self, title: str, gang: Gang, waiting: list[Document]) -> Explanation:
+        """Of a group of which these pods wait, and nothing but the scheduler decides them."""
         rows = tuple(self._evidence.view.pod(p) for p in waiting)
         names = [scheduler_name(p) for p in waiting]
         if conflict := disagreement(rows, names, (gang,)):
@@ -261,7 +286,10 @@ class _Why:
             text = f"the group starts together with composite pod group {gang.parent[1]}"
             told = self._hierarchy(gang.parent, f"compositepodgroup {'/'.join(gang.parent)}")
             return Explanation(title, "Pending", text, children=(told,))
-        return self._unplaced.of_gang(title, gang, rows, names[0])
+        told = self._unplaced.of_gang(title, gang, rows, names[0])
+        if gang.scheduled_count < max(gang.min_count, 1):
+            return told
+        return replace(told, reasons=(_beyond_minimum(gang, len(rows)), *told.reasons))
 
     def _composite(self, composite: Document) -> Explanation:
         return self._hierarchy(key_of(composite), title_of(composite))
@@ -388,6 +416,14 @@ class _Why:
         pod = self._pod(waiting[0])
         text = f"not allocated: its {pod.subject} is {pod.state}"
         return Explanation(title, "Pending", text, children=(pod,))
+
+
+def _beyond_minimum(gang: Gang, waiting: int) -> str:
+    """What a group that has started, or has no minimum, still waits for."""
+    noun = "pod has" if gang.scheduled_count == 1 else "pods have"
+    least = f", its minCount is {gang.min_count}" if gang.min_count else ""
+    more = "1 more waits" if waiting == 1 else f"{waiting} more wait"
+    return f"{gang.scheduled_count} {noun} a node{least}; {more}"
 
 
 def _plural(document: Document) -> str:

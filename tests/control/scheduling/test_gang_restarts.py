@@ -228,6 +228,75 @@ def test_victims_of_a_gang_are_no_more_because_its_scheduler_died(world_run):
     assert writes > 6
 
 
+def test_a_group_that_goes_whole_does_so_though_the_scheduler_died_on_the_way(world_run):
+    """A part of it would be of use to nobody, and hold what others could have."""
+
+    async def story(world, writes, lost):
+        await begin(world, 3)
+        first = Life(world)
+        await world.settle(0.5)
+        low, high = {"priorityClassName": "low"}, {"priorityClassName": "high"}
+        whole = {"disruptionMode": {"all": {}}}
+        await apply(world, group("v", 3, **low, **whole))
+        await apply(world, *(member(f"v-{i}", "v", cpu="2", **low) for i in range(3)))
+        await world.settle(2)
+        first.client.left, first.client.lost = writes, lost
+        await apply(world, alone("urgent", **high))
+        await world.settle(3)
+        await first.end()
+        await world.finish_deletions()
+        second = Life(world)
+        await world.settle(400)
+        await world.finish_deletions()
+        await world.settle(15)
+        placed = await where(world)
+        assert placed["urgent"], f"{writes} {lost}"
+        assert await bound_of(world, "v") == [], f"{writes} {lost}"
+        await second.end()
+        return first.client.dead.is_set()
+
+    for writes, lost in deaths():
+        if not world_run(lambda world, w=writes, x=lost: story(world, w, x)):
+            break
+    assert writes > 6
+
+
+def test_a_group_of_which_a_part_has_gone_goes_whole_though_an_eviction_fails(
+    world_run, monkeypatch
+):
+    """The preemptor has its room by then, and would have no reason to evict the others."""
+
+    async def story(world):
+        await begin(world, 3)
+        life = Life(world)
+        await world.settle(0.5)
+        low, whole = {"priorityClassName": "low"}, {"disruptionMode": {"all": {}}}
+        await apply(world, group("v", 3, **low, **whole))
+        await apply(world, *(member(f"v-{i}", "v", cpu="2", **low) for i in range(3)))
+        await world.settle(2)
+        real, failed = Committer._evict, []
+
+        async def evict(self, victim, preemptor):
+            if victim.key[1] != "v-0" and len(failed) < 3:
+                failed.append(victim.key[1])
+                raise ApiError(503, "ServiceUnavailable", "the server is down")
+            await real(self, victim, preemptor)
+
+        monkeypatch.setattr(Committer, "_evict", evict)
+        await apply(world, alone("urgent", priorityClassName="high"))
+        await world.settle(3)
+        await world.finish_deletions()
+        await world.settle(60)
+        await world.finish_deletions()
+        await world.settle(5)
+        assert failed
+        assert (await where(world))["urgent"]
+        assert await bound_of(world, "v") == []
+        await life.end()
+
+    world_run(story)
+
+
 def test_a_promise_of_a_node_that_went_while_nobody_scheduled_is_taken_back(world_run):
     async def story(world):
         await begin(world, 1)

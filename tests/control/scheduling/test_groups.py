@@ -416,7 +416,7 @@ def test_victims_are_told_for_whom_they_go(world_run, group):
 @pytest.mark.parametrize(
     ("pods", "lacking"),
     [
-        ([("a", 2)], "minGroupCount is 2, and fewer of its groups are complete"),
+        ([("a", 2)], "minGroupCount is 2, 1 of its groups is complete"),
         ([("a", 2), ("b", 1)], "fewer than minCount pods of pod group b exist"),
     ],
     ids=["groups", "pods"],

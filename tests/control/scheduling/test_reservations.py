@@ -15,7 +15,7 @@ from tests.control.conftest import World
 
 from .crashes import Life, bound_of, check_world
 from .test_gang_faults import group
-from .test_gang_restarts import alone, begin
+from .test_gang_restarts import alone, begin, priority_class
 from .test_groups import apply, member, where
 
 LONGEST_RUN_S = 40
@@ -260,6 +260,64 @@ def test_a_pod_whose_end_is_unknown_never_takes_reserved_room(world_run):
         placed = await where(world)
         assert len(await bound_of(world, "g")) == 2
         assert {placed[f"service-{i}"] for i in range(4)} == {free, None}
+        await life.end()
+
+    world_run(story)
+
+
+def test_a_gang_of_higher_priority_is_not_kept_waiting_by_what_is_reserved_for_another(world_run):
+    """It may not evict anybody, so that it waits for the same nodes as the less important one."""
+
+    async def story(world):
+        life = await reserved_world(world)
+        held, _ = life.scheduler._reservations.held
+        assert held.key == ("default", "g")
+        await apply(world, {**priority_class("meek", 9), "preemptionPolicy": "Never"})
+        urgent = {"priorityClassName": "meek"}
+        large = {**group("h", 3), "spec": {**group("h", 3)["spec"], **urgent}}
+        await apply(world, large, *(member(f"h-{i}", "h", cpu="2", **urgent) for i in range(3)))
+        await world.settle(400)
+        held, _ = life.scheduler._reservations.held
+        assert held.key == ("default", "h")
+        for i in range(3):
+            await end(world, f"busy-{i}")
+            await world.settle(30)
+        assert (len(await bound_of(world, "h")), await bound_of(world, "g")) == (3, [])
+        for i in range(3):
+            await end(world, f"h-{i}")
+        await world.settle(30)
+        assert len(await bound_of(world, "g")) == 2
+        await check_world(world)
+        await life.end()
+
+    world_run(story)
+
+
+def test_of_two_gangs_that_need_every_node_one_comes_after_the_other(world_run):
+    """Neither small pods nor the other gang keep one waiting for good."""
+
+    async def story(world):
+        await begin(world, NODES_IN_ALL)
+        life, stream = Life(world), Stream(world, 7)
+        for _ in range(5):
+            await stream.second()
+        order = []
+        for name in ("first", "second"):
+            ranks = [member(f"{name}-{i}", name, cpu="2", restartPolicy="Never") for i in range(3)]
+            await apply(world, group(name, NODES_IN_ALL), *ranks)
+        for _ in range(4 * int(WAIT_S)):
+            await stream.second()
+            for name in ("first", "second"):
+                bound = await bound_of(world, name)
+                assert len(bound) in (0, NODES_IN_ALL)
+                if bound and name not in order:
+                    order.append(name)
+                    for one in bound:
+                        await end(world, one)
+            if len(order) == 2:
+                break
+        assert order == ["first", "second"]
+        await check_world(world)
         await life.end()
 
     world_run(story)

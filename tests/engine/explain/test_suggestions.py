@@ -713,3 +713,31 @@ def test_of_a_mixed_gang_the_pod_that_fits_nowhere_is_accounted_for():
     texts = [s.text for s in question.suggestions]
     assert "1 more cpu on node n0" in texts
     assert "request at most 4 cpu (free on node n0) in pod p2" in texts
+
+
+def test_a_gang_whose_pods_are_all_too_large_is_told_the_largest_that_all_find_room_for():
+    nodes = [Node(f"n{i}", (("cpu", 4000), ("memory", 64), ("pods", 9))) for i in range(2)]
+    world = World(nodes, {}, PodShape(requests=(("cpu", 9000), ("memory", 8))), gang_size=3)
+    found = Explainer(world.placer(), clauses).suggest(world.subject())
+    assert [s.text for s in found] == ["request at most 2 cpu for each pod"]
+    assert apply_to(world, found[0]).fits()
+    more = replace(found[0], amount=found[0].amount + 1)
+    assert not apply_to(world, more).fits()
+
+
+def test_a_gang_that_must_stay_together_asks_for_what_one_domain_has():
+    nodes = [Node(f"n{i}", (("cpu", 4000), ("pods", 9)), {"rack": "ab"[i]}) for i in range(2)]
+    world = World(nodes, {}, PodShape(requests=(("cpu", 3000),)), gang_size=2, topology="rack")
+    found = Explainer(world.placer(), clauses).suggest(world.subject())
+    assert "request at most 2 cpu for each pod" in [s.text for s in found]
+    assert all(apply_to(world, s).fits() for s in found)
+
+
+def test_of_a_mixed_gang_those_that_are_alike_ask_for_less():
+    nodes = [Node(f"n{i}", (("cpu", 4000), ("pods", 9))) for i in range(3)]
+    world = World(nodes, {}, PodShape(requests=(("cpu", 5000),)), gang_size=3)
+    big = world.subject()
+    small = replace(big.pods[2], shape=PodShape(requests=(("cpu", 2000),)))
+    subject = replace(big, pods=(*big.pods[:2], small))
+    texts = [s.text for s in Explainer(world.placer(), clauses).suggest(subject)]
+    assert "request at most 4 cpu for 2 pods like p0" in texts

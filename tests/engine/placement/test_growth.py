@@ -79,6 +79,14 @@ def test_a_pod_does_not_evict_the_group_that_it_would_go_with():
     assert victims(grow(snapshot, me)) == ["low"]
 
 
+def test_a_group_that_goes_makes_room_with_all_its_pods():
+    me, team = pod("me", 4, priority=5), ("ns", "team")
+    mates = [pod("a", 2, gang=team), pod("c", 1, gang=team)]
+    snapshot = world([me, pod("b", 1), *mates], cpu=6)
+    snapshot.gangs[team] = Gang(team, 2, all_disrupted=True)
+    assert victims(grow(snapshot, me)) == ["a", "c"], "with these three gone b may stay"
+
+
 others = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 4)), max_size=6)
 
 

@@ -26,6 +26,7 @@ from kubarium.engine.placement import preemption
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import Profile
+from kubarium.engine.placement.victims import Units
 from kubarium.engine.plan import QueueItem
 from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.engine.snapshot import Snapshot
@@ -270,8 +271,9 @@ def test_victims_by_arithmetic_are_those_of_the_simulation(cluster, placed, want
     for one in wanted:
         one = replace(one, key=("ns", "new"), priority=3, shape=replace(one.shape, ports=()))
         for row in preemption.candidate_rows(placer.snapshot, one):
-            quick = preemption._by_arithmetic(placer.snapshot, one.shape, 3, row)
-            slow = preemption._simulated(placer, one, row)
+            units = Units(placer.snapshot, 3)
+            quick = preemption._by_arithmetic(placer.snapshot, one.shape, units, row)
+            slow = preemption._simulated(placer, one, row, units)
             assert quick == slow
 
 
@@ -301,6 +303,70 @@ def test_a_group_that_is_disrupted_whole_stays_or_goes_whole():
     assert victims(decision) in (["single"], ["w0", "w1"])
     gone = set(victims(decision))
     assert not ({"w0", "w1"} & gone) or {"w0", "w1"} <= gone
+
+
+def test_of_equal_priority_a_pod_goes_before_a_group_that_would_go_whole():
+    """Upstream's order of importance; by age alone the whole group would go for one slot."""
+    whole = Gang(("ns", "whole"), 2, all_disrupted=True)
+    placed = [
+        (pod("w0", gang=whole.key, started=10.0), "n0"),
+        (pod("w1", gang=whole.key, started=10.0), "n1"),
+        (pod("old", started=5.0), "n0"),
+    ]
+    placer = world([node("n0"), node("n1", cpu=1)], placed)
+    placer.snapshot.gangs[whole.key] = whole
+    [decision] = plan_cycle(placer, [QueueItem((pod("new", priority=9),))]).decisions
+    assert victims(decision) == ["old"]
+
+
+def test_a_budget_counts_the_pods_that_a_group_takes_along_on_other_nodes():
+    whole = Gang(("ns", "whole"), 2, all_disrupted=True)
+    guarded = replace(pod("w1", 2, gang=whole.key), labels={"app": "db"})
+    placed = [(pod("w0", 3, gang=whole.key), "n0"), (guarded, "n2")]
+    placed += [(pod(f"single-{i}"), "n1") for i in range(3)]
+    placer = world([node("n0", 3), node("n1", 3), node("n2", 2)], placed)
+    placer.snapshot.gangs[whole.key] = whole
+    item = QueueItem((pod("new", 3, priority=9),))
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["w0", "w1"], "two pods, and no budget yet"
+    placer.snapshot.set_budget(("ns", "pdb"), budget("pdb", 0, app="db"))
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["single-0", "single-1", "single-2"]
+
+
+def test_a_group_that_goes_stands_in_the_way_on_no_other_node_either():
+    whole = Gang(("ns", "whole"), 2, all_disrupted=True)
+    loud = LabelSelector((Requirement("sound", "In", ("loud",)),))
+    mates = [replace(pod(f"w{i}", 2, gang=whole.key), labels={"sound": "loud"}) for i in range(2)]
+    rack = [replace(node(f"n{i}"), labels={"rack": "a"}) for i in range(2)]
+    placer = world(rack, [(mate, f"n{i}") for i, mate in enumerate(mates)])
+    placer.snapshot.gangs[whole.key] = whole
+    away = PodShape(requests=(("cpu", 1),), pod_anti_affinity=(PodTerm("rack", loud, ("ns",)),))
+    item = QueueItem((Pod(("ns", "new"), away, priority=9),))
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["w0", "w1"]
+
+
+def test_what_is_remembered_of_a_row_goes_with_a_group_that_grows_elsewhere():
+    whole = Gang(("ns", "whole"), 2, all_disrupted=True)
+    placed = [
+        (pod("w0", 2, gang=whole.key, started=0.5), "n0"),
+        (pod("w1", 1, gang=whole.key, started=0.5), "n2"),
+        (pod("single-0", started=1.0), "n1"),
+        (pod("single-1", started=1.0), "n1"),
+    ]
+    placer = world([node("n0"), node("n1"), node("n2")], placed)
+    placer.snapshot.gangs[whole.key] = whole
+    item = QueueItem((pod("new", 2, priority=9),))
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["single-0", "single-1"], "two pods that started later"
+    placer.snapshot.displace(("ns", "single-1"))
+    placer.snapshot.place(replace(pod("single-1"), priority=1), "n1")
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["w0", "w1"]
+    placer.snapshot.place(replace(pod("w2", 1, gang=whole.key), priority=2), "n2")
+    [decision] = plan_cycle(placer, [item]).decisions
+    assert victims(decision) == ["single-0", "single-1"], "what goes along is more important now"
 
 
 def test_a_group_with_a_pod_that_may_not_go_is_left_alone():

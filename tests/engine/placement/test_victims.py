@@ -108,14 +108,17 @@ def runs_on(placer, item, gone, name):
 
 
 def could_start(placer, item, able):
-    """Whether evicting whoever may be evicted helps: a lone pod on the node that they leave."""
-    pods = [pod for unit in able for pod in unit]
+    """Whether evicting whoever may be evicted helps: a lone pod on the node that they leave.
+
+    Who goes from there takes its group along, which may have stood in the way elsewhere.
+    """
     if item.gang is not None:
-        return starts_without(placer, item, pods)
+        return starts_without(placer, item, [pod for unit in able for pod in unit])
     home = placer.snapshot.node_of
     return any(
-        runs_on(placer, item, [pod for pod in pods if home(pod.key) == name], name)
+        runs_on(placer, item, [pod for unit in there for pod in unit], name)
         for name in placer.snapshot.rows
+        if (there := [unit for unit in able if any(home(pod.key) == name for pod in unit)])
     )
 
 

@@ -289,10 +289,16 @@ class Committer:
             self._recorders.record(document, "Warning", "FailedScheduling", message)
 
     async def preempt(self, preemption: Preemption) -> None:
-        """Delete the victims, telling each why; the pods are nominated already."""
+        """Delete the victims, telling each why; the pods are nominated already.
+
+        All are told before the first goes, by which a scheduler that comes after this one knows
+        who was to go together (:mod:`left_behind`).
+        """
         preemptor = self._preemptor(preemption.nominations[0][0])
         for composite, key in preemption.units:
             await self.groups.disrupted(composite, key, preemptor.purpose)
+        for victim in preemption.victims:
+            await self._mark(victim, preemptor)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
 
@@ -316,10 +322,18 @@ class Committer:
         document = self._pods.get(pod.key[1], pod.key[0]) or {}
         return bool(node_of(document))
 
-    async def _evict(self, victim: Pod, preemptor: _Preemptor) -> None:
-        namespace, name = victim.key
-        document = self._pods.get(name, namespace)
-        if document is None or writes.is_terminating(document):
+    def is_going(self, victim: Pod) -> bool:
+        """Whether the pod is gone, or on its way."""
+        document = self._pods.get(victim.key[1], victim.key[0])
+        return (
+            document is None
+            or document["metadata"].get("uid") != victim.uid
+            or writes.is_terminating(document)
+        )
+
+    async def _mark(self, victim: Pod, preemptor: _Preemptor) -> None:
+        document = self._pods.get(victim.key[1], victim.key[0])
+        if document is None or self.is_going(victim):
             return  # its room is coming anyway
         condition = {
             "type": "DisruptionTarget",
@@ -330,6 +344,11 @@ class Committer:
             "lastTransitionTime": rfc3339(self._context.clock.now()),
         }
         await self._patch_pod(victim, {"conditions": [condition]})
+
+    async def _evict(self, victim: Pod, preemptor: _Preemptor) -> None:
+        document = self._pods.get(victim.key[1], victim.key[0])
+        if document is None or self.is_going(victim):
+            return
         await writes.delete(self._context, PODS, document)
         node = node_of(document)
         text = f"Preempted by {preemptor.kind} {preemptor.uid} on node {node}"

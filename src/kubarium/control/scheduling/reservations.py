@@ -23,7 +23,11 @@ RESERVE_AFTER_S = 60.0
 
 
 class Reservations:
-    """At most one at a time, of the first gang that qualifies (EASY backfilling)."""
+    """At most one at a time (EASY backfilling): of the first gang that qualifies.
+
+    A gang of higher priority that qualifies takes its place; or else what is kept for the less
+    important one would start it first.
+    """
 
     def __init__(
         self,
@@ -103,21 +107,27 @@ class Reservations:
     def _reserve(self, key: ItemKey, item: QueueItem) -> None:
         """Reserve for the item if nothing is reserved, or nothing that is of use to it."""
         held = self.held
-        if held is not None and held[0] != key:
+        own = held is not None and held[0] == key
+        if held is not None and not own and _priority(held[1]) >= item.pods[0].priority:
             return
         placer = self._placer_of(item)
         try:
-            if held is not None and suffices(placer, item, held[1]):
+            if held is not None and own and suffices(placer, item, held[1]):
                 return
             found = reserve(placer, item)
         except Exception:  # it waits on without one
             placer.snapshot.abandon(0)
             _LOG.exception("%s: no room can be reserved", "/".join(key.key))
             return
-        self.drop(key)
+        if held is not None and (own or found):
+            self.drop(held[0])
         if found:
             self.held, self._placer = (key, found), placer
             self._made(key, found)
+
+
+def _priority(reservation: Reservation) -> int:
+    return reservation[0][0].priority
 
 
 def _refused_at(document: Document) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 from kubarium.api.kinds import (
@@ -26,6 +26,7 @@ from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.conditions import GroupConditions
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.control.scheduling.hints import Hint, Hints
+from kubarium.control.scheduling.left_behind import left_behind
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.reservations import Reservations
@@ -102,6 +103,7 @@ class Scheduler:
             self._nominated,
             context.clock,
             self._wake.set,
+            self._insist,
         )
         self._reservations = Reservations(
             self._waiting,
@@ -140,6 +142,7 @@ class Scheduler:
     def _take_over(self) -> None:
         """Go on with what a scheduler before this one has promised, and not told."""
         self._writing.put(self._writing.until_written(self._conditions.all_overdue))
+        promised: list[tuple[Pod, str]] = []
         for document in self._waiting.documents():
             node = (document.get("status") or {}).get("nominatedNodeName")
             if not node:
@@ -147,8 +150,15 @@ class Scheduler:
             pod = self.view.pod(document)
             if node in self.view.snapshot.rows:
                 self._nominated.put(pod, node)
+                promised.append((pod, node))
             else:
                 self._writing.put(self._committer.nominate(pod, ""))
+        rest = left_behind(self.view, self._context.informers.get(PODS).items(), promised)
+        if rest is not None:
+            self._insist(partial(self._committer.preempt, rest))
+
+    def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._writing.put(self._writing.until_written(work))
 
     # Following the cluster
 

@@ -7,18 +7,20 @@ freed, is not decided meanwhile: others would be chosen beside them, or what goe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from kubarium.base.clock import Clock
 from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.conditions import GroupConditions
 from kubarium.control.scheduling.held import SCHEDULER_ERROR, UNSCHEDULABLE, Wait
+from kubarium.control.scheduling.left_behind import half_gone
 from kubarium.control.scheduling.nominations import Nominations
 from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.devices import movable
-from kubarium.engine.plan import Decision
+from kubarium.engine.plan import Decision, Preemption
 from kubarium.view.claim_hints import ClaimHints
 from kubarium.view.cluster import ClusterView
 
@@ -26,7 +28,10 @@ _LOG = logging.getLogger("kubarium.scheduler")
 
 
 class Telling:
-    """Writes what people read about items without a place; ``wake`` starts the next cycle."""
+    """Writes what people read about items without a place.
+
+    ``wake`` starts the next cycle, ``insist`` does something until it succeeds.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Telling:
         nominated: Nominations,
         clock: Clock,
         wake: Callable[[], None],
+        insist: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
         self._view = view
         self._committer = committer
@@ -47,6 +53,7 @@ class Telling:
         self._nominated = nominated
         self._clock = clock
         self._wake = wake
+        self._insist = insist
         self._hints = ClaimHints(view)
         self._busy: set[ItemKey] = set()
         self._deferred: set[ItemKey] = set()
@@ -75,11 +82,19 @@ class Telling:
             if decision.preemption is not None:  # some victims stay, so that others must be found
                 for pod in decision.item.pods:
                     self._nominated.give_up(pod.key)
+                self._go_on(decision.preemption)
             self._queue.wake(key, self._clock.monotonic())
             self._wake()
             raise
         finally:
             self._done(key)
+
+    def _go_on(self, preemption: Preemption) -> None:
+        """Groups of which a part has gone go whole, whoever is chosen at the next try."""
+        snapshot, committer = self._view.snapshot, self._committer
+        rest = half_gone(snapshot, preemption, committer.is_going)
+        if rest is not None:
+            self._insist(partial(committer.preempt, rest))
 
     async def tell_wait(self, item: ItemKey, wait: Wait, pods: list[Pod]) -> None:
         """Conditions for what is not looked at; devices that it holds meanwhile are given back."""

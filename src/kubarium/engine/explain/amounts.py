@@ -11,7 +11,7 @@ from kubarium.engine.devices.model import ALL, Amount, Request, Slice
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case, Slot
 from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
-from kubarium.engine.explain.subject import SWITCH, Change
+from kubarium.engine.explain.subject import SWITCH, Change, Subject
 from kubarium.engine.explain.survey import shares_left, shown_amount
 from kubarium.engine.model import Gang, Node, SpreadConstraint
 from kubarium.engine.placement.devices import claims_of
@@ -117,6 +117,25 @@ class Amounts:
                 break
         if low > gang.scheduled_count and not self._case.trial.exhausted:
             yield _minimum(gang, low)
+
+    def smaller_requests(self) -> Iterator[Change]:
+        """The largest smaller request of each resource with which a gang of like pods fits."""
+        case, subject = self._case, self._case.subject
+        if not subject.is_gang or case.alike == 1:
+            return  # one pod that is unlike the others asks for less as any single pod does
+        needed = max(subject.needed - (len(subject.pods) - case.alike), 1)
+        for resource, asked in subject.shape.requests:
+            room = case.rooms.by_request(resource)
+            if asked < 2 or room(1) < needed or case.trial.exhausted:
+                continue
+            low, high = 1, asked  # low has room for all, high is what is asked for
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if room(middle) >= needed else (low, middle)
+            change = wishes.requesting(resource, low, supplies.amount(resource, low))
+            change = _for_alike(change, subject, case.alike)
+            if case.trial.fits(subject, (change,)):
+                yield change
 
     def wider_spread(self) -> Iterator[Change]:
         """The least maxSkew of each spread constraint with which all of a gang finds room."""
@@ -279,6 +298,19 @@ class Amounts:
                     for count in dict.fromkeys((1, request.count)):
                         change = make(count)
                         yield replace(change, cost=change.cost + count, lifts=bit, row=row)
+
+
+def _for_alike(change: Change, subject: Subject, alike: int) -> Change:
+    """The change of all pods of a gang that ask for the same as the first."""
+    shape, make, total = subject.shape, change.shape, len(subject.pods)
+    assert make is not None
+    whose = "each pod" if alike == total else f"{alike} pods like {subject.pods[0].key[1]}"
+    text = f"{change.suggestion.text} for {whose}"
+    return replace(
+        change,
+        suggestion=replace(change.suggestion, text=text),
+        shape=lambda other: make(other) if other == shape else other,
+    )
 
 
 def _skew(constraint: SpreadConstraint) -> Callable[[int], Change]:

@@ -163,6 +163,7 @@ class Question:
                 yield change
         if "remove-spread" in helped:
             yield from self._amounts.wider_spread()
+        yield from self._amounts.smaller_requests()
         yield from self._amounts.fewer_devices()
         yield from self._amounts.smaller_gang()
         yield from self._amounts.more_devices()

@@ -28,7 +28,7 @@ from kubarium.engine.verdict import GangVerdict, Suggestion
 
 # Groups without room that are looked at, and how many ways to make room are followed for the first,
 # the second and the third of them.
-WAYS_FOLLOWED = (3, 2, 1)
+WAYS_FOLLOWED = (4, 3, 1)
 GROUPS_TOLD = len(WAYS_FOLLOWED)
 COMBINATIONS_GIVEN = 3
 # Numbers of groups, each one less, with which a composite is tried.

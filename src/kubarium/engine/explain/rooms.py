@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Rooms:
         rows = self._obstacles.rows
         room = np.ones(len(rows), np.int64)
         if self._subject.is_gang:
-            room = self._room()[rows]
+            room = self._room(self._subject.shape.requests)[rows]
         domains = self.domains[rows]
         keys, inverse = np.unique(np.stack((domains, codes)), axis=1, return_inverse=True)
         sums = np.bincount(inverse.reshape(-1), weights=room).astype(np.int64)
@@ -46,11 +46,37 @@ class Rooms:
             (int(keys[0, i]), int(keys[1, i])): int(sums[i]) for i in range(keys.shape[1])
         }
 
-    def _room(self) -> NDArray[np.int64]:
+    def by_request(self, resource: str) -> Callable[[int], int]:
+        """At most how many pods fit in the best domain if each asks for so much of a resource.
+
+        On nodes that pass all rules but that about the resource; ``amount`` is more than 0.
+        """
+        obstacles, snapshot = self._obstacles, self._snapshot
+        lifted = sum(
+            obstacles.bit(rule)
+            for rule in obstacles.rules
+            if rule.kind == "resource" and rule.subject == resource
+        )
+        rows = obstacles.rows[(obstacles.codes[obstacles.rows] & ~lifted) == 0]
+        rows = rows[self.domains[rows] >= 0]
+        others = tuple((n, a) for n, a in self._subject.shape.requests if n != resource)
+        beside = self._room(others)[rows]
+        index = snapshot.resource_index(resource)
+        free = (snapshot.allocatable[index] - snapshot.requested[index])[rows].clip(min=0)
+        _, domain = np.unique(self.domains[rows], return_inverse=True)
+        domain = domain.reshape(-1)
+
+        def most(amount: int) -> int:
+            room = np.minimum(beside, free // amount)
+            return int(np.bincount(domain, weights=room).max(initial=0))
+
+        return most
+
+    def _room(self, requests: tuple[tuple[str, int], ...]) -> NDArray[np.int64]:
         """Per row at most how many of the pods fit beside what is there, or 1 if a rule fails."""
         snapshot = self._snapshot
         room: NDArray[np.int64] = snapshot.allocatable[3] - snapshot.requested[3]
-        for name, wanted in self._subject.shape.requests:
+        for name, wanted in requests:
             if wanted > 0:
                 index = snapshot.resource_index(name)
                 free = snapshot.allocatable[index] - snapshot.requested[index]

@@ -17,7 +17,7 @@ from kubarium.engine.model import (
     Pod,
     PodShape,
 )
-from kubarium.engine.placement.victims import breaking_first, evict
+from kubarium.engine.placement.victims import broken_by, evict
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 
@@ -256,7 +256,7 @@ def _standing(snapshot: Snapshot, pods: Sequence[Pod]) -> str:
     """The highest priority among the pods, and the budgets that forbid to evict them."""
     highest = max(pod.priority for pod in pods)
     parts = [f"priority {highest}"] if highest else []
-    if breaking_first(snapshot, list(pods))[1]:
+    if broken_by(snapshot, pods):
         broken = [
             "/".join(key)
             for key, budget in snapshot.budgets.items()

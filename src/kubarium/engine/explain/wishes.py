@@ -233,15 +233,16 @@ def renamed_resource(resource: str, meant: str) -> Change:
     return Change(Suggestion("correct-resource", text, meant), OWN_WISH - 1, shape=change)
 
 
-def requesting(resource: str, amount: int, shown: str, node: str) -> Change:
-    """A smaller request."""
+def requesting(resource: str, amount: int, shown: str, node: str = "") -> Change:
+    """A smaller request, for what one ``node`` has left or for all of a gang."""
 
     def change(shape: PodShape) -> PodShape:
         book = dict(shape.requests)
         book[resource] = min(book.get(resource, 0), amount)
         return replace(shape, requests=tuple(sorted(book.items())))
 
-    text = f"request at most {shown} {resource} (free on node {node})"
+    where = f" (free on node {node})" if node else ""
+    text = f"request at most {shown} {resource}{where}"
     suggestion = Suggestion("lower-request", text, resource, node, amount)
     return Change(suggestion, SMALLER, shape=change)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from kubarium.engine.model import Pod, PodShape
+from kubarium.engine.placement.victims import Units
 from kubarium.engine.snapshot import Snapshot
 
 
@@ -22,7 +23,7 @@ class Eviction(Protocol):
     def broken(self) -> bool: ...
 
 
-Evict = Callable[[Snapshot, PodShape, int, int], Eviction | None]
+Evict = Callable[[Snapshot, PodShape, Units, int], Eviction | None]
 
 
 class Evictions:
@@ -32,22 +33,28 @@ class Evictions:
         self._snapshot = snapshot
         self._shape = shape
         self._priority = priority
+        self._units = Units(snapshot, priority)
         self._evict = evict
         self._known: dict[int, Eviction | None] = {}
         self._seen = 0
         self._budgets = -1
 
     def refresh(self) -> Evictions:
-        """Forget the rows that changed."""
+        """Forget the rows that changed, and those of groups that changed elsewhere."""
         snapshot = self._snapshot
         if self._budgets != snapshot.budget_epoch or self._seen < snapshot.touched_from:
             self._known.clear()
+            self._units = Units(snapshot, self._priority)
             self._budgets = snapshot.budget_epoch
         else:
-            for row in snapshot.touched[self._seen - snapshot.touched_from :]:
-                self._known.pop(row, None)
+            self._forget(snapshot.touched[self._seen - snapshot.touched_from :])
         self._seen = snapshot.touched_from + len(snapshot.touched)
         return self
+
+    def _forget(self, rows: Iterable[int]) -> None:
+        changed = set(rows)
+        for row in changed | self._units.forget(changed):
+            self._known.pop(row, None)
 
     def best(self, rows: list[int]) -> tuple[int, Eviction] | None:
         """The row with the smallest rank, the first of equals; None if no row will do."""
@@ -64,8 +71,8 @@ class Evictions:
             # A pod's start changes its rank without touching a column.
             if best is not None and all(self._snapshot.placed(v.key) is v for v in best.victims):
                 return found[1], best
-            del known[found[1]]
+            self._forget((found[1],))
 
     def _on(self, row: int) -> Eviction | None:
-        found = self._known[row] = self._evict(self._snapshot, self._shape, self._priority, row)
+        found = self._known[row] = self._evict(self._snapshot, self._shape, self._units, row)
         return found

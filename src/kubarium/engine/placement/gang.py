@@ -11,7 +11,7 @@ said that they do not fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,22 +100,28 @@ def place_gang(
 
 
 def resource_gap(snapshot: Snapshot, gang: Gang) -> str:
-    """What the nodes have too little left of for the group's minResources; "" if it is enough.
+    """What the nodes have too little left of for the group's minResources; "" if it is enough."""
+    lacking = [
+        f"{name}:{show_amount(name, wanted - left)}"
+        for name, wanted, left in min_resources_left(snapshot, gang)
+        if left < wanted
+    ]
+    return reasons.resource_gap(" ".join(lacking)) if lacking else ""
+
+
+def min_resources_left(snapshot: Snapshot, gang: Gang) -> Iterator[tuple[str, int, int]]:
+    """(resource, how much the group's minResources ask for, how much the nodes have left of it).
 
     What the group's own pods have counts as left; a node that has given too much takes nothing from
     others. Source: scheduler-plugins ``coscheduling/core``, CheckClusterResource.
     """
-    lacking: list[str] = []
     own: list[PodShape] = []
     if gang.min_resources and gang.scheduled_count:
         own = [pod.shape for pod, _ in snapshot.placed_pods() if pod.gang == gang.key]
     for name, wanted in gang.min_resources:
         index = snapshot.resource_index(name)
         free = (snapshot.allocatable[index] - snapshot.requested[index])[snapshot.alive]
-        left = int(free[free > 0].sum()) + sum(shape.request(name) for shape in own)
-        if left < wanted:
-            lacking.append(f"{name}:{show_amount(name, wanted - left)}")
-    return reasons.resource_gap(" ".join(lacking)) if lacking else ""
+        yield name, wanted, int(free[free > 0].sum()) + sum(shape.request(name) for shape in own)
 
 
 def _waiting(item: QueueItem, gang: Gang, why: str) -> Decision:

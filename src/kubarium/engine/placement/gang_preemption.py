@@ -24,8 +24,8 @@ from kubarium.engine.placement.trial import Budget
 from kubarium.engine.placement.victims import (
     bring_back,
     evict,
-    importance,
     together,
+    weight,
 )
 from kubarium.engine.plan import Placement, Preemption, QueueItem
 from kubarium.engine.snapshot import PODS, Mask, Snapshot
@@ -317,13 +317,7 @@ def _units_below(snapshot: Snapshot, priority: int) -> Units:
     spared = units_to_spare(snapshot, lower, priority)
     lower = [p for p in lower if p.gang is None or unit_of(snapshot, p) not in spared]
 
-    def rank(unit: list[Pod]) -> tuple[object, ...]:
-        first = min(unit, key=importance)
-        group = unit_of(snapshot, first) if first.gang is not None else None
-        kind = 2 if group is None else 1 - group[0]
-        return (-first.priority, kind, -len(unit), *importance(first)[1:])
-
-    units = sorted(together(snapshot, lower), key=rank)
+    units = sorted(together(snapshot, lower), key=lambda unit: weight(snapshot, unit))
     breaking = _breaking(snapshot, units)
     return [units[number] for number in sorted(range(len(units)), key=lambda n: not breaking[n])]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from kubarium.engine import reasons
 from kubarium.engine.model import Pod
-from kubarium.engine.placement.disruption import unit_of, units_of, whole_units
+from kubarium.engine.placement.disruption import units_of
 from kubarium.engine.placement.profile import DEFAULT, Profile
-from kubarium.engine.placement.victims import lower_on
+from kubarium.engine.placement.victims import Together, Units
 from kubarium.engine.plan import Preemption
 from kubarium.engine.snapshot import Snapshot
 
@@ -46,14 +46,13 @@ def grow(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> Growth:
     on_node = snapshot.pods_on[row].values()
     if any(p.preempted and p.priority < pod.priority for p in on_node):
         return Growth(_because(text, reasons.PREEMPTION_COMING))
-    lower = _candidates(snapshot, pod, row)
+    lower = Units(snapshot, pod.priority).on(row)  # never the pod itself, nor its unit
     if not lower:
         return Growth(_because(text, reasons.availability(1, {reasons.NO_VICTIMS: 1})))
-    victims, short = _fewest(lower, lacking)
+    found, short = _fewest(lower, lacking)
     if short:
         counts = {reasons.insufficient(name): 1 for name in short}
         return Growth(_because(text, reasons.availability(1, counts)))
-    found = whole_units(snapshot, victims)
     return Growth(text, Preemption(found, ((pod, name),), tuple(units_of(snapshot, found))))
 
 
@@ -75,24 +74,22 @@ def _lacking(snapshot: Snapshot, pod: Pod, row: int, profile: Profile) -> dict[s
     return over
 
 
-def _candidates(snapshot: Snapshot, pod: Pod, row: int) -> list[Pod]:
-    """Pods that may go, in the order in which they may stay; not those that would take it along."""
-    own = unit_of(snapshot, pod) if pod.gang is not None else None
-    lower, _ = lower_on(snapshot, pod.priority, row)
-    return [p for p in lower if own is None or unit_of(snapshot, p) != own]
-
-
-def _fewest(lower: list[Pod], lacking: dict[str, int]) -> tuple[tuple[Pod, ...], dict[str, int]]:
+def _fewest(
+    lower: list[Together], lacking: dict[str, int]
+) -> tuple[tuple[Pod, ...], dict[str, int]]:
     """The victims left when all that can stay do; and what is lacking even without any of them."""
-    spare = {name: sum(p.shape.request(name) for p in lower) - n for name, n in lacking.items()}
+    gives = [
+        {name: sum(p.shape.request(name) for p in unit.here) for name in lacking} for unit in lower
+    ]
+    spare = {name: sum(give[name] for give in gives) - n for name, n in lacking.items()}
     short = {name: -amount for name, amount in spare.items() if amount < 0}
     if short:
         return (), short
     victims: list[Pod] = []
-    for pod in lower:
-        left = {name: amount - pod.shape.request(name) for name, amount in spare.items()}
+    for unit, give in zip(lower, gives, strict=True):
+        left = {name: amount - give[name] for name, amount in spare.items()}
         if min(left.values()) >= 0:
             spare = left
         else:
-            victims.append(pod)
+            victims += unit.pods
     return tuple(victims), {}

@@ -33,12 +33,12 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.tree import keeps_together
 from kubarium.engine.placement.victims import (
-    breaking_first,
-    bring_back,
-    evict,
-    lower_on,
+    Together,
+    Units,
+    broken_by,
+    put_back,
     started,
-    together,
+    take_off,
 )
 from kubarium.engine.plan import Decision, Preemption
 from kubarium.engine.snapshot import Mask, Snapshot
@@ -149,10 +149,11 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
     explained = np.zeros_like(hopeful)
     if not decides_by_requests(placer, pod):
         with _promises_apart(placer) as only:
+            units = Units(snapshot, pod.priority)
             for row in snapshot.by_name(np.flatnonzero(peopled))[:TOLD_ROWS]:
                 explained[row] = True
                 with only(row):
-                    lacking = _without_lower(placer, pod, row)
+                    lacking = _without_lower(placer, pod, row, units)
                 for reason in lacking:
                     counts[reason] = counts.get(reason, 0) + 1
         peopled &= ~explained
@@ -188,19 +189,19 @@ def _curable(placer: Placer, pod: Pod, verdict: Verdict) -> Mask:
     return rows
 
 
-def _without_lower(placer: Placer, pod: Pod, row: int) -> tuple[str, ...]:
+def _without_lower(placer: Placer, pod: Pod, row: int, units: Units) -> tuple[str, ...]:
     """What the pod would lack on a row without the pods that it may evict."""
     snapshot = placer.snapshot
     node = snapshot.nodes[row]
-    lower, _ = lower_on(snapshot, pod.priority, row)
+    lower = units.on(row)
     if not lower or node is None:
         return (reasons.NO_VICTIMS,)
     within = np.zeros(snapshot.capacity, np.bool_)
     within[row] = True
     mark = snapshot.checkpoint()
     try:
-        for victim in lower:
-            evict(snapshot, victim)
+        for unit in lower:
+            take_off(snapshot, unit.pods)
         verdict = placer.account(pod, within)
     finally:
         snapshot.rollback(mark)
@@ -294,9 +295,10 @@ def _best_simulated(
     best: tuple[int, _Eviction] | None = None
     tried, sound = 0, False
     with _promises_apart(placer) as only:
+        units = Units(placer.snapshot, pod.priority)
         for row in rows[: max(limit, placer.profile.max_dry_runs)]:
             with only(row):
-                eviction = _simulated(placer, pod, row)
+                eviction = _simulated(placer, pod, row, units)
             if eviction is None:
                 continue
             if best is None or eviction.rank < best[1].rank:
@@ -378,10 +380,11 @@ def cheapest_ends(
         if not enough.any():
             continue
         able = rows[enough][np.argsort(short[enough], kind="stable")][:most]
+        units = Units(snapshot, level + 1)
         found = [
             (eviction, row)
             for row in able.tolist()
-            if (eviction := _by_arithmetic(snapshot, pod.shape, level + 1, row)) is not None
+            if (eviction := _by_arithmetic(snapshot, pod.shape, units, row)) is not None
         ]
         if found:
             best, row = min(found, key=lambda entry: entry[0].rank)
@@ -391,7 +394,8 @@ def cheapest_ends(
 
 def rank_of(snapshot: Snapshot, victims: tuple[Pod, ...]) -> tuple[object, ...]:
     """How costly the end of these pods is: smaller is better, by upstream's order of nodes."""
-    return _rank(snapshot, victims, breaking_first(snapshot, list(victims))[1])
+    whole = whole_units(snapshot, victims)
+    return _rank(whole, broken_by(snapshot, whole))
 
 
 def candidate_limit(profile: Profile, nodes: int) -> int:
@@ -429,19 +433,15 @@ def _beside_the_rest(
             yield reasons.insufficient(name), staying + amount <= snapshot.allocatable[index]
 
 
-def _by_arithmetic(
-    snapshot: Snapshot, shape: PodShape, priority: int, row: int
-) -> _Eviction | None:
+def _by_arithmetic(snapshot: Snapshot, shape: PodShape, units: Units, row: int) -> _Eviction | None:
     """The fewest victims on a row when only requests decide: no simulation is needed then."""
-    lower, breaking = lower_on(snapshot, priority, row)
-    exceeding = {victim.key for victim in lower[:breaking]}
-    units = together(snapshot, lower)
+    lower = units.on(row)
     names = [name for name, amount in shape.requests if amount]
     indices = [3, *(snapshot.resource_index(name) for name in names)]
     wanted = [1, *(amount for _, amount in shape.requests if amount)]
     takes = [
-        [len(unit), *(sum(victim.shape.request(name) for victim in unit) for name in names)]
-        for unit in units
+        [len(unit.here), *(sum(pod.shape.request(name) for pod in unit.here) for name in names)]
+        for unit in lower
     ]
     free = [
         snapshot.allocatable.item(index, row) - snapshot.requested.item(index, row) - amount
@@ -451,44 +451,39 @@ def _by_arithmetic(
         free = [have + amount for have, amount in zip(free, take, strict=True)]
     if min(free) < 0:
         return None
-    victims: list[Pod] = []
-    for unit, take in zip(units, takes, strict=True):
+    going: list[Together] = []
+    for unit, take in zip(lower, takes, strict=True):
         left = [have - amount for have, amount in zip(free, take, strict=True)]
         if min(left) >= 0:
             free = left
         else:
-            victims += unit
-    broken = sum(victim.key in exceeding for victim in victims)
-    return _Eviction(_rank(snapshot, tuple(victims), broken), tuple(victims))
+            going.append(unit)
+    return _eviction(going)
 
 
-def _simulated(placer: Placer, pod: Pod, row: int) -> _Eviction | None:
+def _simulated(placer: Placer, pod: Pod, row: int, units: Units) -> _Eviction | None:
     """The fewest victims found on one row by trying; None if none suffice."""
     snapshot = placer.snapshot
     node = snapshot.nodes[row]
     assert node is not None
     within = np.zeros(snapshot.capacity, np.bool_)
     within[row] = True
-    lower, breaking = lower_on(snapshot, pod.priority, row)
+    lower = units.on(row)
     mark = snapshot.checkpoint()
     try:
-        for victim in lower:
-            evict(snapshot, victim)
+        homes = [take_off(snapshot, unit.pods) for unit in lower]
         if not _fits(placer, pod, within):
             return None
-        victims: list[Pod] = []
-        exceeding = {victim.key for victim in lower[:breaking]}
-        for unit in together(snapshot, lower):
+        going: list[Together] = []
+        for unit, nodes in zip(lower, homes, strict=True):
             inner = snapshot.checkpoint()
-            for victim in unit:
-                bring_back(snapshot, victim, node.name)
+            put_back(snapshot, unit.pods, nodes)
             if _fits(placer, pod, within):
                 snapshot.keep(inner)
             else:
                 snapshot.rollback(inner)
-                victims += unit
-        broken = sum(victim.key in exceeding for victim in victims)
-        return _Eviction(_rank(snapshot, tuple(victims), broken), tuple(victims))
+                going.append(unit)
+        return _eviction(going)
     finally:
         snapshot.rollback(mark)
 
@@ -501,12 +496,16 @@ def _fits(placer: Placer, pod: Pod, within: Mask) -> bool:
     return placed is not None
 
 
-def _rank(snapshot: Snapshot, victims: tuple[Pod, ...], broken: int) -> tuple[object, ...]:
+def _eviction(units: list[Together]) -> _Eviction:
+    victims = tuple(pod for unit in units for pod in unit.pods)
+    return _Eviction(_rank(victims, sum(unit.breaks for unit in units)), victims)
+
+
+def _rank(victims: tuple[Pod, ...], broken: int) -> tuple[object, ...]:
     """Smaller is better: upstream's pickOneNodeForPreemption.
 
-    A group that goes as a whole counts with all its pods.
+    A group that goes as a whole is among the victims with all its pods, wherever they are.
     """
-    victims = whole_units(snapshot, victims)
     if not victims:
         return (broken, -(2**31), 0, 0, 0.0)
     highest = max(v.priority for v in victims)

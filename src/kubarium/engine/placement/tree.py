@@ -125,10 +125,12 @@ def waiting_for(tree: Tree) -> str:
     if is_started(tree) or is_complete(tree):
         return ""
     short = [leaf for leaf in tree.leaves() if not is_complete(leaf)]
+    have = sum(map(is_complete, tree.children))
+    verb = "is" if have == 1 else "are"
     lacking = (
-        f"minGroupCount is {max(tree.group.min_groups, 1)}, and fewer of its groups are complete"
+        f"minGroupCount is {max(tree.group.min_groups, 1)}, {have} of its groups {verb} complete"
     )
-    if sum(map(is_complete, tree.children)) + len(short) >= tree.group.min_groups and short:
+    if have + len(short) >= tree.group.min_groups and short:
         lacking = f"fewer than minCount pods of pod group {short[0].key[1]} exist"
     return f"{reasons.composite_short(tree.key[1])} ({lacking})"
 

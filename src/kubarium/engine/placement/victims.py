@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 
-from kubarium.engine.model import Pod
-from kubarium.engine.placement.disruption import Unit, unit_of, units_to_spare
+from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement.disruption import Unit, pods_of_unit, priority_of, unit_of
 from kubarium.engine.snapshot import Snapshot
 
 
@@ -22,19 +24,131 @@ def started(pod: Pod) -> float:
     return pod.started or inf
 
 
-def lower_on(snapshot: Snapshot, priority: int, row: int) -> tuple[list[Pod], int]:
-    """The row's preemptable pods in the order of giving back, and how many break a budget.
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Pods that go or stay together: one, or a group of disruption mode ``all`` (KEP-5710).
 
-    Those whose eviction breaks a disruption budget come first, each kind most important first
-    (upstream: filterPodsWithPDBViolation). A pod that would take others of this priority or a
-    higher one along is none of them.
+    ``here`` are those on the row that is looked at, ``breaks`` how many of ``pods`` exceed what
+    their disruption budgets allow once all that are more important have gone.
     """
-    pods = snapshot.pods_on[row].values()
-    lower = sorted((p for p in pods if p.priority < priority), key=importance)
-    spared = units_to_spare(snapshot, lower, priority)
-    if spared:
-        lower = [p for p in lower if p.gang is None or unit_of(snapshot, p) not in spared]
-    return breaking_first(snapshot, lower)
+
+    pods: tuple[Pod, ...]
+    here: tuple[Pod, ...]
+    breaks: int = 0
+
+
+class Units:
+    """Who may go for a pod of some priority. What goes together is looked at once for all rows.
+
+    What changes on a row must be told by :meth:`forget`.
+    """
+
+    def __init__(self, snapshot: Snapshot, priority: int) -> None:
+        self._snapshot = snapshot
+        self._priority = priority
+        self._wholes: dict[Unit, _Whole | None] = {}
+        self._rows: dict[Unit, set[int]] = {}  # which were asked for and have pods of the unit
+        self._units: dict[int, set[Unit]] = {}  # the other way round
+
+    def on(self, row: int) -> list[Together]:
+        """Those with a pod on the row, in the order of giving back.
+
+        Those whose eviction breaks a disruption budget come first, each kind most important first
+        (upstream: FilterVictimsWithPDBViolation). What would take a pod or a group of this priority
+        or a higher one along is none of them. Pods on other rows go with their group, budgets and
+        all.
+        """
+        found: dict[Unit | Key, tuple[_Whole, list[Pod]]] = {}
+        for pod in self._snapshot.pods_on[row].values():
+            if pod.priority >= self._priority:
+                continue
+            unit = unit_of(self._snapshot, pod) if pod.gang is not None else None
+            if unit is not None:
+                self._rows.setdefault(unit, set()).add(row)
+                self._units.setdefault(row, set()).add(unit)
+            if unit is not None and unit in found:
+                found[unit][1].append(pod)
+            elif (whole := self._single(pod) if unit is None else self._whole(unit)) is not None:
+                found[pod.key if unit is None else unit] = (whole, [pod])
+        ordered = sorted(found.values(), key=lambda entry: entry[0].weight)
+        allowed = {key: budget.allowed for key, budget in self._snapshot.budgets.items()}
+        units = [
+            Together(whole.pods, tuple(here), _exceeding(whole.covered, allowed))
+            for whole, here in ordered
+        ]
+        return sorted(units, key=lambda unit: not unit.breaks) if allowed else units
+
+    def forget(self, rows: Iterable[int]) -> set[int]:
+        """Something changed on these rows; the rows of all that goes with what is there."""
+        snapshot, gone = self._snapshot, set[Unit]()
+        for row in rows if self._wholes else ():
+            gone |= self._units.get(row, set())
+            there = (p for p in snapshot.pods_on[row].values() if p.gang is not None)
+            gone |= {unit for pod in there if (unit := unit_of(snapshot, pod)) is not None}
+        for unit in gone:
+            self._wholes.pop(unit, None)
+        return {row for unit in gone for row in self._rows.pop(unit, ())}
+
+    def _single(self, pod: Pod) -> _Whole:
+        pods = (pod,)
+        return _Whole(pods, weight(self._snapshot, pods), _covered(self._snapshot, pods))
+
+    def _whole(self, unit: Unit) -> _Whole | None:
+        """The unit; None if it or a pod of it is too important."""
+        if unit not in self._wholes:
+            snapshot, own = self._snapshot, priority_of(self._snapshot, unit)
+            pods = tuple(pods_of_unit(snapshot, unit))
+            spared = own is not None and own >= self._priority
+            self._wholes[unit] = (
+                None
+                if spared or any(pod.priority >= self._priority for pod in pods)
+                else _Whole(pods, weight(snapshot, pods), _covered(snapshot, pods))
+            )
+        return self._wholes[unit]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """Pods that go together, their weight, and how many of them the same budgets cover."""
+
+    pods: tuple[Pod, ...]
+    weight: tuple[object, ...]
+    covered: Mapping[tuple[Key, ...], int]
+
+
+def _covered(snapshot: Snapshot, pods: Iterable[Pod]) -> Mapping[tuple[Key, ...], int]:
+    """How many of the pods are covered by the same budgets; those by none are left out."""
+    if not snapshot.budgets:
+        return {}
+    found: dict[tuple[Key, ...], int] = {}
+    for pod in pods:
+        keys = tuple(key for key, budget in snapshot.budgets.items() if budget.covers(pod))
+        if keys:
+            found[keys] = found.get(keys, 0) + 1
+    return found
+
+
+def _exceeding(covered: Mapping[tuple[Key, ...], int], allowed: dict[Key, int]) -> int:
+    """How many evictions break a budget, one after the other; ``allowed`` is counted down."""
+    exceeding = 0
+    for keys, count in covered.items():
+        least = min(allowed[key] for key in keys)
+        exceeding += min(count, max(0, count - max(least, 0)))
+        for key in keys:
+            allowed[key] -= count
+    return exceeding
+
+
+def weight(snapshot: Snapshot, pods: Sequence[Pod]) -> tuple[object, ...]:
+    """Smaller is more important, of pods that go together (upstream: MoreImportantVictim).
+
+    Higher priority, then composites before groups before pods, larger before smaller, older.
+    Upstream takes a single pod of a group for a group; that it goes alone is what counts here.
+    """
+    first = min(pods, key=importance) if len(pods) > 1 else pods[0]
+    unit = unit_of(snapshot, first) if first.gang is not None else None
+    kind = 2 if unit is None else 1 - unit[0]
+    return (-first.priority, kind, -len(pods), *importance(first)[1:])
 
 
 def together(snapshot: Snapshot, pods: list[Pod]) -> list[list[Pod]]:
@@ -46,21 +160,10 @@ def together(snapshot: Snapshot, pods: list[Pod]) -> list[list[Pod]]:
     return list(found.values())
 
 
-def breaking_first(snapshot: Snapshot, pods: list[Pod]) -> tuple[list[Pod], int]:
-    """``pods`` with those first that exceed what their budgets allow, and the number of these."""
-    if not snapshot.budgets:
-        return pods, 0
+def broken_by(snapshot: Snapshot, pods: Sequence[Pod]) -> int:
+    """How many of the pods' evictions their budgets do not allow, one after the other."""
     allowed = {key: budget.allowed for key, budget in snapshot.budgets.items()}
-    breaking: list[Pod] = []
-    others: list[Pod] = []
-    for pod in pods:
-        exceeded = False
-        for key, budget in snapshot.budgets.items():
-            if budget.covers(pod):
-                allowed[key] -= 1
-                exceeded = exceeded or allowed[key] < 0
-        (breaking if exceeded else others).append(pod)
-    return breaking + others, len(breaking)
+    return _exceeding(_covered(snapshot, pods), allowed)
 
 
 def evict(snapshot: Snapshot, victim: Pod) -> None:
@@ -77,3 +180,17 @@ def bring_back(snapshot: Snapshot, victim: Pod, node: str) -> None:
     for claim in victim.claims:
         snapshot.reclaim(claim)
     snapshot.place(victim, node)
+
+
+def take_off(snapshot: Snapshot, pods: Sequence[Pod]) -> list[str]:
+    """:func:`evict` pods, wherever they are; their nodes."""
+    homes = [snapshot.node_of(pod.key) or "" for pod in pods]
+    for pod in pods:
+        evict(snapshot, pod)
+    return homes
+
+
+def put_back(snapshot: Snapshot, pods: Sequence[Pod], homes: Sequence[str]) -> None:
+    """Undo :func:`take_off`."""
+    for pod, home in zip(pods, homes, strict=True):
+        bring_back(snapshot, pod, home)
