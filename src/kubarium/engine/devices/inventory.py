@@ -312,9 +312,14 @@ class Inventory:
         known = self._pools.get(node)
         if known is None:
             near = (*self._local.get(node, {}).values(), *self._wide.values())
-            known = gather(near, self._of_pool, node, labels, self.features) if near else []
-            self._pools[node] = known
+            known = self._pools[node] = self._gathered(near, node, labels) if near else []
         return known
+
+    def _gathered(
+        self, near: Sequence[Slice], node: str, labels: Mapping[str, str]
+    ) -> list[Pool]:
+        newest = self.preference.strategy != FIRST_FIT
+        return gather(near, self._of_pool, node, labels, self.features, newest_only=newest)
 
     def device_names(self, item: str) -> tuple[str, ...]:
         """The names of a known slice's devices."""

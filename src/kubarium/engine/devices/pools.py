@@ -77,10 +77,14 @@ def gather(
     node: str,
     labels: Mapping[str, str],
     features: Features,
+    *,
+    newest_only: bool = True,
 ) -> list[Pool]:
     """The pools that ``node`` can use, in the order in which first fit tries them.
 
     ``near`` are the slices that may concern the node, ``all_of_pool`` gives every slice of a pool.
+    Without ``newest_only`` a pool that is complete on the node is not compared with what other
+    nodes have of it, as upstream: there an older generation gives devices until it is deleted.
     """
     newest: dict[PoolKey, list[Slice]] = {}
     for item in near:
@@ -88,7 +92,9 @@ def gather(
             continue
         if slice_reaches(item, node, labels):
             _keep_newest(newest, item)
-    pools = [_pool(key, kept, all_of_pool, features) for key, kept in newest.items()]
+    pools = [
+        _pool(key, kept, all_of_pool, features, newest_only) for key, kept in newest.items()
+    ]
     found = [pool for pool in pools if pool is not None]
     return sorted(found, key=lambda p: (p.has_binding_conditions, p.driver, p.name))
 
@@ -107,15 +113,17 @@ def _pool(
     kept: list[Slice],
     all_of_pool: Callable[[PoolKey], Iterable[Slice]],
     features: Features,
+    newest_only: bool,
 ) -> Pool | None:
     """One pool; None when a newer generation exists that has nothing for this node."""
     driver, name = key
     generation, wanted = kept[0].generation, kept[0].slice_count
-    whole = kept
-    if len(kept) != wanted:
+    whole, complete = kept, len(kept) == wanted
+    if not complete or newest_only:
         everywhere = list(all_of_pool(key))
         if any(s.generation > generation for s in everywhere):
             return None
+    if not complete:
         whole = [s for s in everywhere if s.generation == generation]
         if len(whole) != wanted:
             return Pool(driver, name, incomplete=True)

@@ -1,0 +1,113 @@
+"""Where two features of devices meet, case by case: each was wrong once."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubarium.engine.devices.inventory import Inventory
+from kubarium.engine.devices.model import (
+    ALL,
+    Allocation,
+    AllocationError,
+    Capacity,
+    ClaimSpec,
+    Constraint,
+    CounterUse,
+    Device,
+    DeviceClass,
+    DeviceId,
+    DeviceResult,
+    Slice,
+)
+
+from .stock import (
+    first_available,
+    inventory,
+    names,
+    request,
+    run,
+    search,
+    selects,
+    spec,
+    text,
+)
+
+
+def held(stock, *devices, shared=False):
+    results = tuple(DeviceResult("", DeviceId("d", "p", n), shared=shared) for n in devices)
+    stock.enter(Allocation(results))
+
+
+def part(name, *uses, **attributes):
+    counters = tuple(CounterUse("gpu", (use,)) for use in uses)
+    return Device(name, {f"d/{k}": text(v) for k, v in attributes.items()}, consumes=counters)
+
+
+def test_a_counter_given_away_too_often_keeps_only_those_that_use_it():
+    """A pool was published anew with less memory than its devices hold: engines are still there."""
+    places = [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1"), ("1", "1")] * 2
+    engines = [
+        part(f"e{i}", ("engines", 1), kind="e", numa=numa, rack=rack)
+        for i, (numa, rack) in enumerate(places)
+    ]
+    stock = inventory(
+        [part("big", ("memory", 4), kind="m"), *engines],
+        counters=[("gpu", (("engines", 9), ("memory", 1)))],
+        best_fit=True,
+    )
+    held(stock, "big")
+    constraints = (Constraint((), match="d/numa"), Constraint((), match="d/rack"))
+    # Only one place has three: there are dead ends enough for the bounds to be asked.
+    [found] = run(stock, ClaimSpec((request(3, "kind=e"),), constraints))
+    assert names([found]) == [["e3", "e4", "e8"]]
+
+
+def test_all_of_a_pool_that_is_being_updated_leaves_the_next_alternative():
+    stock = inventory([Device("a")], best_fit=True, slice_count=2)
+    stock = inventory([Device("b")], pool="q", into=stock)
+    wanted = spec(first_available(("all", {"mode": ALL, "count": 0}), ("one", {"count": 1})))
+    [found] = run(stock, wanted)
+    assert [r.request for r in found.results] == ["r/one"]
+    assert names([found]) == [["b"]]
+
+
+def test_all_of_a_pool_that_is_being_updated_is_why_nothing_is_found():
+    stock = inventory([Device("a")], best_fit=True, slice_count=2)
+    wanted = spec(first_available(("all", {"mode": ALL, "count": 0}), ("one", {"count": 1})))
+    with pytest.raises(AllocationError, match="d/p is currently being updated") as caught:
+        run(stock, wanted)
+    assert caught.value.node_only
+
+
+def test_upstreams_order_ends_at_the_pool_that_is_being_updated():
+    stock = inventory([Device("a")], slice_count=2)
+    stock = inventory([Device("b")], pool="q", into=stock)
+    wanted = spec(first_available(("all", {"mode": ALL, "count": 0}), ("one", {"count": 1})))
+    with pytest.raises(AllocationError, match="being updated"):
+        search(stock, wanted).run()
+
+
+@pytest.mark.parametrize("best_fit", [True, False])
+def test_a_shared_device_that_is_published_as_whole_is_still_in_use(best_fit):
+    """Its shares name no capacity, so that nothing but the shares themselves can tell."""
+    stock = inventory([Device("nic", allow_multiple=True)], best_fit=best_fit)
+    held(stock, "nic", shared=True)
+    assert names(run(stock, spec(request()))) == [["nic"]]
+    inventory([Device("nic")], into=stock)
+    assert run(stock, spec(request())) is None
+
+
+def test_a_pool_of_an_older_generation_gives_nothing_though_it_is_complete_here():
+    """The new generation has moved to another node; the old slice is yet to be deleted.
+
+    Upstream's allocator gives its devices away, and so does first fit.
+    """
+    for best_fit in (True, False):
+        stock = Inventory(selects, best_fit=best_fit)
+        stock.set_class(DeviceClass("any", ("any",)))
+        stock.set_slice(Slice("old", "d", "p", 1, 1, (Device("a"),), node_name="n"))
+        assert names(run(stock, spec(request()))) == [["a"]]
+        stock.set_slice(Slice("new", "d", "p", 2, 1, (Device("a"),), node_name="m"))
+        assert (run(stock, spec(request())) is None) == best_fit
+        stock.remove_slice("new")
+        assert names(run(stock, spec(request()))) == [["a"]]
