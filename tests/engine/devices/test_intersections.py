@@ -9,7 +9,6 @@ from kubarium.engine.devices.model import (
     ALL,
     Allocation,
     AllocationError,
-    Capacity,
     ClaimSpec,
     Constraint,
     CounterUse,

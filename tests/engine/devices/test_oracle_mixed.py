@@ -215,7 +215,8 @@ def test_features_together_give_what_trying_everything_gives(problem):
     try:
         answer = run(stock_of(found, used, best_fit=True), *specs)
     except AllocationError as error:
-        assert error.node_only, "no claim here is wrong in itself"
+        if not error.node_only:  # no claim here is wrong in itself
+            raise
         answer = None
     possible = any(allowed(found, used, specs, picks) for picks in ways(found, used, specs))
     assert (answer is not None) == possible

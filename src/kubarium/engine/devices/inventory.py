@@ -315,9 +315,7 @@ class Inventory:
             known = self._pools[node] = self._gathered(near, node, labels) if near else []
         return known
 
-    def _gathered(
-        self, near: Sequence[Slice], node: str, labels: Mapping[str, str]
-    ) -> list[Pool]:
+    def _gathered(self, near: Sequence[Slice], node: str, labels: Mapping[str, str]) -> list[Pool]:
         newest = self.preference.strategy != FIRST_FIT
         return gather(near, self._of_pool, node, labels, self.features, newest_only=newest)
 

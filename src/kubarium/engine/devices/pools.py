@@ -92,9 +92,7 @@ def gather(
             continue
         if slice_reaches(item, node, labels):
             _keep_newest(newest, item)
-    pools = [
-        _pool(key, kept, all_of_pool, features, newest_only) for key, kept in newest.items()
-    ]
+    pools = [_pool(key, kept, all_of_pool, features, newest_only) for key, kept in newest.items()]
     found = [pool for pool in pools if pool is not None]
     return sorted(found, key=lambda p: (p.has_binding_conditions, p.driver, p.name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import islice
 
 from kubarium.engine import reasons
@@ -14,6 +15,7 @@ from kubarium.engine.explain.features import upgraded
 from kubarium.engine.explain.obstacles import CURED_BY_AN_END, Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
+from kubarium.engine.explain.survey import NO_SUCH_CAPACITY
 from kubarium.engine.model import Gang
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.verdict import Suggestion
@@ -88,6 +90,7 @@ class Choices:
         }
         for path, change in wishes.claim_wishes(spec, self._case.clauses):
             yield path, _with_hint(change, hints)
+        yield from self._capacities(spec)
         yield from self._guards(spec)
         yield from self._other_constants(spec)
         taints = [
@@ -100,10 +103,34 @@ class Choices:
                 if not any(t.tolerates(taint) for t in request.tolerations):
                     yield path, wishes.tolerating_devices(path, taint)
 
+    def _capacities(self, spec: ClaimSpec) -> Iterator[tuple[str, Change]]:
+        """Capacities that no device has by that name, put right or left out."""
+        unknown = {
+            (found.request, why.removeprefix("capacity ").partition(": ")[0])
+            for found in self._case.surveys
+            for why in found.failed
+            if NO_SUCH_CAPACITY in why
+        }
+        published = (
+            name
+            for item in (self._case.snapshot.inventory.slices.values() if unknown else ())
+            for device in item.devices
+            for name in device.capacity
+        )
+        known = sorted(dict.fromkeys(published))
+        for path, request in wishes.requests(spec):
+            for name, _ in request.capacity or ():
+                if (path, name) in unknown:
+                    for meant in get_close_matches(name, known, 1, 0.75):
+                        yield path, wishes.renamed_capacity(path, name, meant)
+                    yield path, wishes.without_capacity(path, name)
+
     def _of_pools(self) -> Iterator[Change]:
         """Pools of which slices are missing, where devices that would do are among them."""
         case = self._case
-        if not any(why.startswith("pool ") for found in case.surveys for why in found.failed):
+        failed = any(why.startswith("pool ") for found in case.surveys for why in found.failed)
+        # Whatever devices a pool has: who asks for all must know all of them.
+        if not failed and not any(found.everything for found in case.surveys):
             return
         troubled = case.snapshot.inventory.slices_with_problems()
         pools = {(slice_.driver, slice_.pool): None for slice_, why in troubled if why}

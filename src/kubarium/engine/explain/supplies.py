@@ -161,7 +161,7 @@ def device_like(
     wanted = [s for s in (*owner.selectors, *selectors) if s is not None]
     for item in inventory.distinct_slices(wanted):
         for device in item.devices:
-            if _accepts(snapshot, item.driver, device, wanted):
+            if accepts(snapshot, item.driver, device, wanted):
                 plain = replace(device, consumes=(), node_name="", node_terms=None, taints=())
                 return replace(
                     item,
@@ -174,7 +174,8 @@ def device_like(
     return None
 
 
-def _accepts(snapshot: Snapshot, driver: str, device: Device, wanted: Sequence[str]) -> bool:
+def accepts(snapshot: Snapshot, driver: str, device: Device, wanted: Sequence[str]) -> bool:
+    """Whether all selectors hold for the device."""
     try:
         return all(snapshot.inventory.selects(s, driver, device) for s in wanted)
     except SelectorError:  # a selector that fails matches nothing
