@@ -113,3 +113,22 @@ def test_a_pool_that_is_incomplete_keeps_all_devices_of_another_driver():
     assert "let the driver publish all 2 slices of pool other.example.com/a: 1 is there" in texts(
         found
     )
+
+
+def test_a_claim_tells_how_its_devices_are():
+    held = claim("one")
+    names = [f"gpu-{i}" for i in range(3)]
+    results = [{"request": "gpu", "driver": DRIVER, "pool": "a", "device": n} for n in names]
+    results[0] |= {"shareID": "s", "consumedCapacity": {"memory": "8Gi"}}
+    results[1]["adminAccess"] = True
+    held["status"] = {"allocation": {"devices": {"results": results}}}
+    item = gpus("a", 2)
+    taint = {"key": "sick", "effect": "NoExecute"}
+    item["spec"]["devices"][1]["taints"] = [taint]
+    found = explain(claims_world(pod("user"), held, slices=[item]), held)
+    device = f"request gpu: device {DRIVER}/a/gpu-"
+    assert found.reasons == (
+        f"{device}0 (a share: 8Gi memory)",
+        f"{device}1 (as administrator; tainted sick:NoExecute)",
+        f"{device}2 (its driver does not publish it any more)",
+    )

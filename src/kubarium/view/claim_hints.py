@@ -11,7 +11,7 @@ from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.explain.case import resource_labels
 from kubarium.engine.explain.survey import RequestSurvey, survey
 from kubarium.engine.model import Claim, Key, Pod
-from kubarium.engine.placement.filters import fitting
+from kubarium.engine.placement.filters import fitting, static_mask
 from kubarium.engine.plan import Decision
 from kubarium.view.cluster import ClusterView
 from kubarium.view.placement import clauses_of
@@ -73,7 +73,7 @@ class ClaimHints:
 
     def _sentence(self, asked: _Asked, pod: Pod, claim: Claim) -> str:
         snapshot, labels = self._view.snapshot, resource_labels(claim)
-        usable = fitting(snapshot, pod.shape)
+        usable = static_mask(snapshot, pod.shape) & fitting(snapshot, pod.shape)
         found = survey(snapshot, asked.spec, asked.claims, clauses_of, usable, labels)
         return next(filter(None, map(sentence, found)), "")
 

@@ -283,3 +283,25 @@ def test_a_pod_waits_while_the_claim_of_its_template_belongs_to_somebody_else(wo
         assert devices_of(await held(world, "mine")) == ["n"]
 
     world_run(story)
+
+
+def test_devices_that_are_free_elsewhere_are_no_use_to_a_pod_that_is_kept_to_a_node(world_run):
+    async def story(world):
+        await world.start()
+        for name in ("n", "m"):
+            await world.create(NODES, node(name))
+        await hardware(world, "n", "m")
+        for name in ("held", "c"):
+            await world.create(RESOURCE_CLAIMS, claim(name))
+        await start(world)
+        here = {"nodeSelector": {"kubernetes.io/hostname": "n"}}
+        await world.create(PODS, pod("first", claims=["held"], **here))
+        await world.settle(5)
+        await world.create(PODS, pod("a", claims=["c"], **here))
+        await world.settle(5)
+        hint = (
+            "request gpu: 1 device needed, 2 match, 1 free, 0 of them on nodes that the pod could"
+        )
+        assert (await told(world))[1].endswith(f"{hint} use.")
+
+    world_run(story)
