@@ -16,7 +16,7 @@ from kubarium.engine.explain.obstacles import CURED_BY_AN_END, Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
 from kubarium.engine.explain.survey import NO_SUCH_CAPACITY
-from kubarium.engine.model import Gang
+from kubarium.engine.model import Gang, PodShape
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.verdict import Suggestion
 
@@ -236,10 +236,12 @@ class Choices:
     def _of_resources(self, group: Group) -> Iterator[Change]:
         shape = self._case.subject.shape
         short = [rule for rule in group.rules if rule.kind == "resource"]
-        bits = sum(self._case.obstacles.bit(rule) for rule in short)
+        beside = [rule for rule in group.rules if rule.kind == "claim-resource"]
+        bits = sum(self._case.obstacles.bit(rule) for rule in (*short, *beside))
         row = self._case.least_short(group, [str(rule.subject) for rule in short])
         node = self._case.node(row)
-        missing = supplies.shortage(self._case.snapshot, row, shape)
+        charged = self._charged(row) if beside else shape
+        missing = supplies.shortage(self._case.snapshot, row, charged)
         # What stands for a class no node can have.
         if not any(name.startswith(reasons.IMPLICIT_PREFIX) for name, _ in missing):
             yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
@@ -273,13 +275,23 @@ class Choices:
         if not rules or any(rule.kind == "devices" for rule in group.rules):
             return
         case, row = self._case, int(group.rows[0])
-        pod = case.subject.pods[0]
-        claims = claims_of(case.snapshot, pod)
-        charged = case.placer.beside_claims(pod, claims, case.placer.device_fit(claims), row)[1]
-        missing = supplies.shortage(case.snapshot, row, charged.shape)
+        missing = supplies.shortage(case.snapshot, row, self._charged(row))
         bits = sum(case.obstacles.bit(rule) for rule in rules)
-        if missing:
-            yield replace(supplies.enlarged(case.node(row), missing), lifts=bits, row=row)
+        if not missing:
+            return
+        node, asked = case.node(row), dict(case.subject.shape.requests)
+        yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
+        [(resource, lacking), *more] = missing
+        most = asked.get(resource, 0) - lacking
+        if most > 0 and not more:
+            change = wishes.requesting(resource, most, amount(resource, most), node.name)
+            yield replace(change, lifts=bits, row=row)
+
+    def _charged(self, row: int) -> PodShape:
+        """What the first pod takes of a node, its claims' devices included."""
+        case, pod = self._case, self._case.subject.pods[0]
+        claims = claims_of(case.snapshot, pod)
+        return case.placer.beside_claims(pod, claims, case.placer.device_fit(claims), row)[1].shape
 
     def _of_domains(self) -> Iterator[Change]:
         gang = self._case.subject.gang
