@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from kubarium.api import decode, templates
 from kubarium.api.catalog import Catalog
-from kubarium.api.kinds import PODS, RESOURCE_CLAIMS
-from kubarium.api.managed_fields import track_update
+from kubarium.api.kinds import CONFIG_MAPS, EVENTS, NODES, PODS, RESOURCE_CLAIMS
+from kubarium.api.managed_fields import created, track_update
+from kubarium.api.managed_fields.created import created_set
+from kubarium.api.managed_fields.typed import compare
 from kubarium.api.resource import copy_document
 from kubarium.api.templates import REMEMBERED, Remembered, spec_content
 
@@ -70,6 +72,59 @@ def test_a_remembered_spec_has_the_same_owners(spec):
     fields = [d["metadata"].get("managedFields") for d in (first, whole)]
     if documents[0]["spec"]:
         assert fields[0][0]["fieldsV1"]["f:spec"] == fields[1][0]["fieldsV1"]["f:spec"]
+
+
+names = st.sampled_from(["a", "b.c/d", "e"])
+texts = st.dictionaries(names, st.sampled_from(["", "x", "y"]), max_size=2)
+owners = st.lists(
+    st.fixed_dictionaries(
+        {"uid": st.sampled_from("123"), "name": st.sampled_from("xy")},
+        optional={"controller": st.booleans()},
+    ),
+    max_size=2,
+)
+metadata = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": names,
+        "generateName": names,
+        "labels": texts,
+        "annotations": texts,
+        "finalizers": st.lists(names, max_size=2, unique=True),
+        "ownerReferences": owners,
+    },
+)
+KINDS = [CATALOG.of(r) for r in (PODS, RESOURCE_CLAIMS, EVENTS, CONFIG_MAPS, NODES)]
+members = st.fixed_dictionaries(
+    {"metadata": metadata},
+    optional={
+        "spec": st.one_of(specs, st.just({})),
+        "data": texts,
+        "message": st.sampled_from(["", "m"]),
+        "involvedObject": st.dictionaries(names, names, max_size=1),
+        "source": st.dictionaries(st.sampled_from(["component", "host"]), names),
+        "status": st.fixed_dictionaries({"phase": names}, optional={"images": st.just([{}])}),
+    },
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), members), min_size=1, max_size=6))
+def test_what_a_shape_is_remembered_to_set_is_what_its_objects_set(made):
+    created._SETS = Remembered()
+    for kind, document in made:
+        for _ in range(2):
+            found = created_set(document, kind.schema)
+            worked_out = compare({}, document, kind.schema).changed
+            assert orjson.dumps(found) == orjson.dumps(worked_out)
+
+
+def test_objects_of_one_shape_share_their_set():
+    one, other = (
+        track_update(None, pod({"containers": []}, name), manager="m", schema=POD.schema, now=0.0)
+        for name in "pq"
+    )
+    sets = [d["metadata"]["managedFields"][0]["fieldsV1"] for d in (one, other)]
+    assert sets[0] is sets[1]
 
 
 def test_what_is_remembered_is_not_what_callers_change(monkeypatch):

@@ -8,6 +8,7 @@ some three microseconds; the steps themselves take ten to sixty each.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 import orjson
@@ -61,21 +62,24 @@ def spec_content(kind: Kind, document: Document) -> bytes | None:
 
 
 class Remembered(Generic[T]):
-    """Answers of one pure step by content, at most ``REMEMBERED`` of them."""
+    """Answers of one pure step by what they depend on, at most ``REMEMBERED`` of them.
+
+    That is a spec's encoded content for the most part; None is never remembered.
+    """
 
     __slots__ = ("_answers",)
 
     def __init__(self) -> None:
-        self._answers: dict[bytes, T] = {}
+        self._answers: dict[Hashable, T] = {}
 
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, content: bytes | None) -> T | None:
+    def get(self, content: Hashable) -> T | None:
         """What was found out before."""
         return None if content is None else self._answers.get(content)
 
-    def put(self, content: bytes | None, answer: T) -> None:
+    def put(self, content: Hashable, answer: T) -> None:
         """Remember an answer; nothing without content."""
         if content is None:
             return

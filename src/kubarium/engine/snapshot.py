@@ -645,7 +645,11 @@ def advertised_by(node: Node) -> frozenset[str]:
 
 def _weighs_the_same(old: Pod, new: Pod) -> bool:
     return (
-        (old.shape == new.shape or _only_defaults_differ(old.shape, new.shape))
+        (
+            old.shape is new.shape
+            or old.shape == new.shape
+            or _only_defaults_differ(old.shape, new.shape)
+        )
         and (old.terminating, old.preempted) == (new.terminating, new.preempted)
         and (old.claims, old.gang, old.priority) == (new.claims, new.gang, new.priority)
         and (old.volumes, old.disks) == (new.volumes, new.disks)

@@ -76,14 +76,12 @@ class Writes:
         metadata = take_metadata(document)
         place(kind, metadata, namespace)
         check_new(kind, metadata)
-        generated = generate_name(self._registry, metadata)
-        for attempt in range(1, GENERATE_NAME_ATTEMPTS + 1):
-            last = not generated or attempt == GENERATE_NAME_ATTEMPTS
-            taken = self._registry.find(kind, namespace, metadata["name"]) is not None
-            if not taken or last:
-                break
-            del metadata["name"]
-            generate_name(self._registry, metadata)
+        if generate_name(self._registry, metadata):
+            for _ in range(1, GENERATE_NAME_ATTEMPTS):
+                if self._registry.find(kind, namespace, metadata["name"]) is None:
+                    break
+                del metadata["name"]
+                generate_name(self._registry, metadata)
         return self._create(kind, document, namespace, call)
 
     def _create(

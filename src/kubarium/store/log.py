@@ -212,6 +212,11 @@ class Store:
         shard = self._shards.get(prefix)
         return shard.changed_at if shard is not None else 0
 
+    def is_empty(self, prefix: str) -> bool:
+        """Whether there is no key of a resource (``/group/plural/``)."""
+        shard = self._shards.get(prefix)
+        return shard is None or not shard.keys
+
     def get_at(self, key: str, revision: int) -> Record | None:
         """``key`` as it was at ``revision``; ApiError 410 if that is compacted, 504 if to come."""
         self._check_readable(revision, paging=False)
@@ -231,7 +236,7 @@ class Store:
         compacted, 504 if it has not happened yet.
         """
         whole = _whole(prefix)
-        if not revision and whole and not self._has_any(whole):
+        if not revision and whole and self.is_empty(whole):
             return RangeResult([], self._revision, False, 0)
         low, high = max(prefix, start), prefix + END
         if revision and revision != self._revision:
@@ -453,12 +458,6 @@ class Store:
                 raise ValueError(f"not a key of the form /group/plural/namespace/name: {key!r}")
             shard = self._shards[prefix] = _Shard(prefix)
         return shard
-
-    def _has_any(self, whole: str) -> bool:
-        """Whether that shard holds anything: most questions of admission are about
-        kinds (quotas, limit ranges) of which there is nothing."""
-        shard = self._shards.get(whole)
-        return shard is not None and bool(shard.keys)
 
     def _shards_of(self, prefix: str) -> list[_Shard]:
         """The shards that ``prefix`` touches, in key order."""

@@ -29,6 +29,7 @@ from kubarium.api.kinds import (
     RESOURCE_SLICES,
 )
 from kubarium.api.resource import Document, Resource
+from kubarium.base.frozen import replacing
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.model import Budget, Claim, Gang, Key, Pod, PodShape
 from kubarium.engine.snapshot import Snapshot, advertised_by
@@ -53,7 +54,16 @@ from kubarium.view.forest import Forest
 from kubarium.view.gangs import COSCHEDULING_GROUPS, coscheduling_row, gang_row
 from kubarium.view.locality import LOCALITY_RESOURCES, Caches
 from kubarium.view.nodes import node_row
-from kubarium.view.pods import PodReader, gang_key, is_finished, is_gated, says_the_same, start_time
+from kubarium.view.pods import (
+    PodReader,
+    gang_key,
+    is_bound_since,
+    is_finished,
+    is_gated,
+    node_of,
+    says_the_same,
+    start_time,
+)
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.quick_selectors import quick_selector
 from kubarium.view.selectors import label_selector
@@ -77,6 +87,8 @@ SNAPSHOT_RESOURCES = (
     COSCHEDULING_GROUPS,
     PODS,
 )
+
+_relabelled, _restarted = replacing(Pod, "labels"), replacing(Pod, "started")
 
 _Apply = Callable[[Document | None, Document | None], None]
 
@@ -121,6 +133,10 @@ class ClusterView:
         self.forest = Forest(self.snapshot)
         self._taint_rules: dict[str, TaintRule] = {}
         self._bound: dict[Key, None] = {}
+        # Rows of waiting pods, with what they were made of; see `_reading`.
+        self._rows: dict[Key, tuple[Document, int, Pod]] = {}
+        # Counts changes of what rows are made of besides pods: classes, services and owners.
+        self._reading = 0
         self._held: dict[Key, None] = {}
         self._succeeded: dict[Key, dict[Key, None]] = {}
         # By group its pods, each with the scheduler for which it waits, if it does.
@@ -145,7 +161,7 @@ class ClusterView:
         for resource in VOLUME_RESOURCES:
             self._apply[resource] = partial(volumes.apply, resource)
         for resource in SPREADING_RESOURCES:
-            self._apply[resource] = partial(self.reader.spreading.apply, resource)
+            self._apply[resource] = partial(self._spreading, resource)
 
     @classmethod
     def of(
@@ -179,12 +195,22 @@ class ClusterView:
         Extended resources that a DeviceClass answers are a claim instead: the one made for the pod
         if there is one, else one that exists only in the snapshot until the pod is committed.
         """
-        row = self.reader.row(document)
-        shapes = self._shapes(row.shape, (document.get("spec") or {}).get("nodeName") or "")
+        key = key_of(document)
+        known = self._rows.get(key)
+        if known is not None and known[0] is document and known[1] == self._reading:
+            return known[2]
+        row, node = self.reader.row(document), node_of(document)
+        shapes = self._shapes(row.shape, node)
         if shapes == (row.shape,):
+            if not node and self._is_plain(row):
+                self._rows[key] = (document, self._reading, row)
             return row
         found = [self._as(row, document, shape) for shape in shapes]
         return found[0] if len(found) == 1 else replace(found[0], variants=tuple(found))
+
+    def _is_plain(self, row: Pod) -> bool:
+        """Whether no device stands for a resource of the pod, on any node there may be."""
+        return self.extended.stripped(row.shape) is row.shape
 
     def _as(self, row: Pod, document: Document, shape: PodShape) -> Pod:
         """The pod in a shape of :meth:`_shapes`, with the claim for what devices stand for."""
@@ -292,7 +318,12 @@ class ClusterView:
         elif old is not None:
             self.snapshot.remove_node(old["metadata"]["name"])
 
+    def _spreading(self, resource: Resource, old: Document | None, new: Document | None) -> None:
+        self._reading += 1
+        self.reader.spreading.apply(resource, old, new)
+
     def _class(self, old: Document | None, new: Document | None) -> None:
+        self._reading += 1
         if new is not None:
             row = class_row(new)
             self.class_documents[row.name] = new
@@ -401,6 +432,7 @@ class ClusterView:
         if group is not None:
             self._note_member(key, group, new)
         node = (new.get("spec") or {}).get("nodeName") if new else None
+        read = self._rows.pop(key, None) if node or new is None else None
         if new is None or is_finished(new):
             self._bound.pop(key, None)
             self.snapshot.displace(key)
@@ -408,10 +440,14 @@ class ClusterView:
         elif node:
             self._bound[key] = None
             known = self.snapshot.placed(key) if old is not None else None
-            if known is None or not self._is_known(known, old, new):
+            if known is not None and read is not None and self._went(known, read, new):
+                labels = new["metadata"].get("labels") or {}
+                if labels != known.labels:  # binding adds the node's topology
+                    self.snapshot.place(_relabelled(known, labels), node)
+            elif known is None or not self._is_known(known, old, new):
                 self.snapshot.place(self.pod(new), node)
             elif (started := start_time(new)) != known.started:
-                self.snapshot.place(replace(known, started=started), node)
+                self.snapshot.place(_restarted(known, started), node)
         elif key in self._bound:  # another pod of the same name
             del self._bound[key]
             self.snapshot.displace(key)
@@ -420,6 +456,18 @@ class ClusterView:
         """The claims for the pod's extended resources that exist only here."""
         for key in self._pending.pop(pod, ()):
             self.snapshot.remove_claim(key)
+
+    def _went(self, assumed: Pod, read: tuple[Document, int, Pod], new: Document) -> bool:
+        """Whether a pod is just where it was assumed to go, and its row but for labels as then."""
+        document, reading, row = read
+        return (
+            row is assumed
+            and reading == self._reading
+            and not row.shape.spread
+            and self.snapshot.node_of(row.key) == node_of(new)
+            and is_bound_since(document, new)
+            and start_time(new) == row.started
+        )
 
     def _is_known(self, known: Pod, old: Document | None, new: Document) -> bool:
         """Whether all that a placed pod's row is made of, but when it started, is as it was."""

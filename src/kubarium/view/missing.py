@@ -28,16 +28,14 @@ def missing_claims(pod: Document, claims: Mapping[Key, Claim]) -> Iterator[tuple
 
     A claim that is still to be made from a template has no name yet.
     """
-    metadata = pod["metadata"]
+    metadata, entries = pod["metadata"], (pod.get("spec") or {}).get("resourceClaims")
+    if not entries:
+        return
     made = {
         status.get("name")
         for status in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
     }
-    direct = {
-        entry["name"]
-        for entry in (pod.get("spec") or {}).get("resourceClaims") or ()
-        if entry.get("resourceClaimName")
-    }
+    direct = {entry["name"] for entry in entries if entry.get("resourceClaimName")}
     for name, key in claims_by_entry(pod).items():
         claim = claims.get(key)
         if claim is None and name not in direct and name not in made:

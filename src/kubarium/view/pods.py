@@ -140,26 +140,41 @@ def claims_by_entry(document: Document) -> dict[str, Key]:
     return keys
 
 
-def pod_parts(document: Document) -> tuple[PodPart, ...]:
-    """The containers in the order in which they start, with their requests and claims."""
-    spec, claims = document.get("spec") or {}, claims_by_entry(document)
+# A container as all pods of a template have it, and the entries whose claims it uses.
+_Part = tuple[PodPart, tuple[str, ...]]
+
+
+def _parts(spec: Document) -> list[_Part]:
+    """The containers in the order in which they start, with their requests."""
     found = []
     for kind in ("initContainers", "containers"):
         for container in spec.get(kind) or ():
             resources = container.get("resources") or {}
-            used = (claims.get(c["name"]) for c in resources.get("claims") or ())
             initial = kind == "initContainers"
-            found.append(
-                PodPart(
-                    container.get("name", ""),
-                    tuple(sorted(_amounts(resources).items())),
-                    tuple(dict.fromkeys(key for key in used if key)),
-                    initial,
-                    initial and container.get("restartPolicy") != "Always",
-                    tuple(sorted(_read(resources.get("limits")).items())),
-                )
+            part = PodPart(
+                container.get("name", ""),
+                tuple(sorted(_amounts(resources).items())),
+                (),
+                initial,
+                initial and container.get("restartPolicy") != "Always",
+                tuple(sorted(_read(resources.get("limits")).items())),
             )
-    return tuple(found)
+            found.append((part, tuple(c["name"] for c in resources.get("claims") or ())))
+    return found
+
+
+def _with_claims(parts: Iterable[_Part], claims: Mapping[str, Key]) -> tuple[PodPart, ...]:
+    """The containers of one pod, each with the claims that it uses."""
+    return tuple(
+        part
+        if not used
+        else _using(part, tuple(dict.fromkeys(claims[n] for n in used if n in claims)))
+        for part, used in parts
+    )
+
+
+def _using(part: PodPart, claims: tuple[Key, ...]) -> PodPart:
+    return PodPart(part.name, part.requests, claims, part.initial, part.brief, part.limits)
 
 
 def _pod_level(spec: Document, field: str) -> tuple[tuple[str, int], ...]:
@@ -237,13 +252,15 @@ class PodReader:
         # Pods of one template share the parts of their specs, which are found sooner by identity;
         # to be held here is what keeps another object from taking over an id.
         self._by_values: dict[tuple[int, ...], tuple[list[Any], PodShape]] = {}
+        self._parts_of: dict[tuple[int, int], tuple[list[Any], list[_Part]]] = {}
         self.spreading = Spreading()
 
     def row(self, document: Document) -> Pod:
         """The engine's view of a pod."""
         metadata, spec = document["metadata"], document.get("spec") or {}
         status = document.get("status") or {}
-        claims = claim_keys(document)
+        by_entry = claims_by_entry(document)
+        claims = tuple(dict.fromkeys(by_entry.values()))
         shares = claim_shares(document)
         pod = Pod(
             (metadata.get("namespace", ""), metadata["name"]),
@@ -261,7 +278,7 @@ class PodReader:
             spec.get("restartPolicy") in ("Never", "OnFailure"),
             volume_keys(document),
             own_volume_keys(document),
-            pod_parts(document) if claims or shares else (),
+            _with_claims(self._parts(spec), by_entry) if claims or shares else (),
             _pod_level(spec, "requests") if claims or shares else (),
             _pod_level(spec, "limits") if claims or shares else (),
             "deletionTimestamp" in metadata and _is_preempted(status),
@@ -269,6 +286,17 @@ class PodReader:
         )
         # Without a node the status is of an attempt that came to nothing.
         return charged(pod, shares) if shares and spec.get("nodeName") else pod
+
+    def _parts(self, spec: Document) -> list[_Part]:
+        """:func:`_parts`, once for all pods of a template."""
+        lists = [spec.get("initContainers"), spec.get("containers")]
+        key = (id(lists[0]), id(lists[1]))
+        known = self._parts_of.get(key)
+        if known is None:
+            if len(self._parts_of) >= MAX_SHAPES:
+                self._parts_of.clear()
+            known = self._parts_of[key] = (lists, _parts(spec))
+        return known[1]
 
     def shape(self, document: Document) -> PodShape:
         """The pod's wishes; equal templates give the same object."""
@@ -328,20 +356,41 @@ def says_the_same(old: Document, new: Document) -> bool:
 
     Quick, and so false for some that do.
     """
-    before, after = old["metadata"], new["metadata"]
     spec = new.get("spec")
-    if old.get("spec") is not spec or before.get("uid") != after.get("uid"):
+    if old.get("spec") is not spec or not _same_besides(old, new):
+        return False
+    if old["metadata"].get("labels") != new["metadata"].get("labels"):
+        return False
+    return resized(old) is spec and resized(new) is spec
+
+
+def is_bound_since(old: Document, new: Document) -> bool:
+    """Whether the pod got its node between two versions, and nothing else of its row but labels.
+
+    Quick, and so false for some of which that is true. Wishes that end with binding (spreading, for
+    one) are the caller's to look for.
+    """
+    before, spec = old.get("spec") or {}, new.get("spec") or {}
+    if before.get("nodeName") or len(spec) != len(before) + 1 or not spec.get("nodeName"):
+        return False
+    if any(spec.get(name) is not part for name, part in before.items()):
+        return False
+    if (new.get("status") or {}).get("nodeAllocatableResourceClaimStatuses"):
+        return False
+    return _same_besides(old, new) and resized(old) is before and resized(new) is spec
+
+
+def _same_besides(old: Document, new: Document) -> bool:
+    """Whether nothing changed of what a row shows, apart from spec and labels."""
+    before, after = old["metadata"], new["metadata"]
+    if before.get("uid") != after.get("uid"):
         return False
     if "deletionTimestamp" in before or "deletionTimestamp" in after:
-        return False
-    if before.get("labels") != after.get("labels"):
         return False
     if before.get("annotations") != after.get("annotations"):
         return False
     was, status = old.get("status") or {}, new.get("status") or {}
-    if any(was.get(name) != status.get(name) for name in _IN_STATUS):
-        return False
-    return resized(old) is spec and resized(new) is spec
+    return all(was.get(name) == status.get(name) for name in _IN_STATUS)
 
 
 def _values(spec: Document) -> list[Any] | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from kubarium.api.managed_fields import fieldset
+from kubarium.api.managed_fields.created import created_set
 from kubarium.api.managed_fields.fieldset import FieldSet
 from kubarium.api.managed_fields.typed import applied_set, compare, merge, prune, reordered
 from kubarium.api.resource import Document
@@ -57,9 +58,13 @@ def track_update(
     times alone. Managed fields that the writer changed on purpose are taken as they are, and an
     empty list resets them. Neither input is changed. Raises ApiError 400 for malformed entries.
     """
-    stored = (old or {}).get("metadata", {}).get("managedFields")
     metadata = new.get("metadata") or {}
     given = metadata.get("managedFields")
+    owner = Owner(manager, operation, new.get("apiVersion", ""), subresource)
+    if old is None and given is None:
+        fields = created_set(new, schema)
+        return _with_entries(new, [_entry(owner, fields, now)]) if fields else new
+    stored = (old or {}).get("metadata", {}).get("managedFields")
     if given is not stored and given != stored and given is not None:
         if given in ([], [{}]):
             return _with_entries(new, None)
@@ -69,9 +74,7 @@ def track_update(
     difference = compare(old or {}, new, schema)
     if not difference:
         return new if given is entries or given == entries else _with_entries(new, entries or None)
-    owner = Owner(manager, operation, new.get("apiVersion", ""), subresource)
-    changed = fieldset.intern(difference.changed) if old is None else difference.changed
-    entries = _after_write(entries, owner, changed, difference.removed, now)
+    entries = _after_write(entries, owner, difference.changed, difference.removed, now)
     return _with_entries(new, entries or None)
 
 

@@ -15,10 +15,9 @@ import orjson
 
 from kubarium.api.managed_fields.fieldset import MEMBER, FieldSet
 from kubarium.api.schema import DEFINITION_PREFIX, Schema
-from kubarium.api.templates import TEMPLATED_DEFINITIONS, Remembered, content_of
 
 # Fields that belong to the server: upstream strips them from every set (stripmeta.go).
-_STRIPPED_META = frozenset(
+STRIPPED_META = frozenset(
     [
         "name",
         "namespace",
@@ -86,6 +85,7 @@ class _Member(NamedTuple):
     # Whether the member was really absent when it was absent, by the type of what came instead.
     pointer: bool
     list_pointer: bool
+    opaque: bool  # always one leaf, whatever stands in it
 
 
 # Names below maps come from users: past this many the answers are worked out each time.
@@ -104,10 +104,20 @@ def _member(schema: Schema | None, name: str) -> _Member:
         child,
         _pointer(schema, child, name, None),
         _pointer(schema, child, name, []),
+        child is not None and (not granular_map(child) or _is_atomic_list(child)),
     )
     if _is_lasting(schema) and len(_members) < _MEMBERS_KEPT:
         _members[key] = made
     return made
+
+
+def single_leaf(schema: Schema | None, name: str) -> bool:
+    """Whether a member is one path whatever stands in it: an atomic map or list."""
+    return _member(schema, name).opaque
+
+
+def _is_atomic_list(schema: Schema) -> bool:
+    return schema.type == "array" and not list_kind(schema)
 
 
 def _is_lasting(schema: Schema | None) -> bool:
@@ -196,7 +206,7 @@ def without_server_fields(document: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in document.items() if key not in _ROOT_STRIPPED}
     metadata = document.get("metadata")
     if isinstance(metadata, dict):
-        kept = {key: value for key, value in metadata.items() if key not in _STRIPPED_META}
+        kept = {key: value for key, value in metadata.items() if key not in STRIPPED_META}
         if kept:
             rest["metadata"] = kept
         else:
@@ -243,9 +253,6 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
                 result.changed[member.path] = _added(after, child, False)
                 continue
         elif before is _MISSING and builtin and isinstance(after, dict):
-            if name == "spec" and schema is not None and schema.name in TEMPLATED_DEFINITIONS:
-                result.changed["f:spec"] = _new_spec(after, schema.name, child)
-                continue
             # Spec and status are structs: never absent in upstream's Go objects.
             result.changed[member.path] = _added(after, child, False)
             continue
@@ -255,24 +262,6 @@ def compare(old: dict[str, Any], new: dict[str, Any], schema: Schema | None) -> 
             result.removed[f"f:{name}"] = _LEAF
     result.changed = dict(sorted(result.changed.items()))
     return result
-
-
-# Sets of the specs of new objects, by their content.
-_NEW_SPECS: Remembered[FieldSet] = Remembered()
-
-
-def _new_spec(spec: dict[str, Any], definition: str, schema: Schema | None) -> FieldSet:
-    """What the writer of a new object with this spec comes to own of it."""
-    content = content_of(spec)
-    if content is not None:
-        content = definition.encode() + content
-    known = _NEW_SPECS.get(content)
-    if known is None:
-        changed: FieldSet = {}
-        _compare_member({}, spec, schema, "f:spec", True, changed, {})
-        known = changed.get("f:spec", _LEAF)
-        _NEW_SPECS.put(content, known)
-    return known
 
 
 def reordered(old: Any, new: Any) -> bool:
@@ -288,7 +277,7 @@ def reordered(old: Any, new: Any) -> bool:
 def _tracked_metadata(metadata: Any) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         return {}
-    return {key: value for key, value in metadata.items() if key not in _STRIPPED_META}
+    return {key: value for key, value in metadata.items() if key not in STRIPPED_META}
 
 
 def _compare_member(
@@ -350,7 +339,11 @@ def _compare_maps(
         if previous is value or previous == value:
             continue
         member = _member(schema, name)
-        pointer = member.list_pointer if isinstance(value, list) else member.pointer
+        is_list = isinstance(value, list)
+        if member.opaque or not (is_list or isinstance(value, dict)):
+            changed[member.path] = _LEAF
+            continue
+        pointer = member.list_pointer if is_list else member.pointer
         _compare_member(previous, value, member.schema, member.path, pointer, changed, removed)
     for name in before:
         if name not in after:
@@ -386,6 +379,11 @@ def _pointer(parent: Schema | None, child: Schema | None, name: str, value: Any)
     if child is None or not child.has_fields:
         return True
     return child.name.endswith(_POINTER_SUFFIXES)
+
+
+def added(value: Any, schema: Schema | None) -> FieldSet:
+    """The set of a struct that was empty before, the struct itself left out."""
+    return _added(value, schema, False)
 
 
 def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kubarium.api import formats
@@ -72,18 +72,11 @@ def check_metadata(kind: Kind, document: Document, report: Report) -> None:
 
 def _check_common(metadata: Document, before: Document, report: Report) -> None:
     """What has changed since ``before``, which has been checked."""
-
-    def changed(field: str) -> Any:
-        value, known = metadata.get(field), before.get(field)
-        return None if value is known or value == known else value
-
     report.not_negative(_GENERATION, metadata.get("generation"))
-    if labels := changed("labels"):
-        check_labels(labels, _LABELS, report)
-    if annotations := changed("annotations"):
-        check_annotations(annotations, _ANNOTATIONS, report)
-    if owners := changed("ownerReferences"):
-        _check_owners(owners, report)
+    for field, path, rule in _COMMON:
+        value = metadata.get(field)
+        if value and value != before.get(field):
+            rule(value, path, report)
     # Large trees that nearly every write changes: to look is cheaper than to compare.
     for index, entry in enumerate(metadata.get("managedFields") or ()):
         operation = entry.get("operation")
@@ -140,19 +133,19 @@ def check_finalizers(kind: Kind, finalizers: Iterable[str], report: Report) -> N
         report.invalid(_FINALIZERS, names, detail)
 
 
-def _check_owners(owners: Iterable[Document], report: Report) -> None:
+def _check_owners(owners: Iterable[Document], path: Path, report: Report) -> None:
     controller = ""
     listed = list(owners)
     for owner in listed:
         version = owner.get("apiVersion", "")
         if not version or version.count("/") > 1 or version.endswith("/"):
-            report.invalid(at(_OWNERS, "apiVersion"), version, "version must not be empty")
+            report.invalid(at(path, "apiVersion"), version, "version must not be empty")
         for field in ("kind", "name", "uid"):
             if not owner.get(field):
-                report.invalid(at(_OWNERS, field), owner.get(field, ""), "must not be empty")
+                report.invalid(at(path, field), owner.get(field, ""), "must not be empty")
         if (version, owner.get("kind")) == ("v1", "Event"):
             detail = "/v1, Kind=Event is disallowed from being an owner"
-            report.invalid(_OWNERS, owner, detail)
+            report.invalid(path, owner, detail)
         if owner.get("controller"):
             name = f"{owner.get('kind')}/{owner.get('name')}"
             if controller:
@@ -160,9 +153,15 @@ def _check_owners(owners: Iterable[Document], report: Report) -> None:
                     "Only one reference can have Controller set to true. "
                     f'Found "true" in references for {controller} and {name}'
                 )
-                report.invalid(_OWNERS, listed, detail)
+                report.invalid(path, listed, detail)
             controller = controller or name
 
+
+_COMMON: tuple[tuple[str, Path, Callable[[Any, Path, Report], None]], ...] = (
+    ("labels", _LABELS, check_labels),
+    ("annotations", _ANNOTATIONS, check_annotations),
+    ("ownerReferences", _OWNERS, _check_owners),
+)
 
 _IMMUTABLE = (
     "name",

@@ -124,10 +124,9 @@ class WaitingPods:
             self._queue.remove(key)
             return None
         document = self._documents[key.key]
-        pod = self._view.pod(document)
-        if not self._has_claims(key, (pod,)):
+        if not self._has_claims(key, (document,)):
             return None
-        return QueueItem((pod,), scheduler=scheduler_name(document))
+        return QueueItem((self._view.pod(document),), scheduler=scheduler_name(document))
 
     def _gang_item(self, key: ItemKey) -> QueueItem | None:
         gang = self._view.gang(key.key)
@@ -146,7 +145,7 @@ class WaitingPods:
         if len(pods) + gang.scheduled_count < gang.min_count:
             self._hold(key, f"{reasons.GANG_WAITING}{self._left_to_others(key.key)}")
             return None
-        if not self._has_claims(key, pods):
+        if not self._has_claims(key, self._documents_of(pods)):
             return None
         begun = 0 < gang.scheduled_count < gang.min_count
         begun = begun and not has_run(self._view.group_documents[key.key])
@@ -174,7 +173,7 @@ class WaitingPods:
         if waiting:
             self._hold(key, waiting)
             return None
-        if not self._has_claims(key, pods):
+        if not self._has_claims(key, self._documents_of(pods)):
             return None
         begun = any(leaf.gang.scheduled_count for leaf in tree.leaves()) and not is_started(tree)
         begun = begun and not has_run(forest.composites[key.key])
@@ -199,9 +198,11 @@ class WaitingPods:
 
     # What they wait for
 
-    def _has_claims(self, item: ItemKey, pods: tuple[Pod, ...]) -> bool:
+    def _documents_of(self, pods: tuple[Pod, ...]) -> Iterator[Document]:
+        return (self._documents[pod.key] for pod in pods)
+
+    def _has_claims(self, item: ItemKey, documents: Iterable[Document]) -> bool:
         known = self._view.snapshot.claims
-        documents = (self._documents[pod.key] for pod in pods if pod.claims)
         missing = [found for document in documents for found in missing_claims(document, known)]
         self._expect_claims(item, [claim for claim, _ in missing])
         if missing:

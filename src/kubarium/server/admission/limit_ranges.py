@@ -14,12 +14,12 @@ from kubarium.base.quantity import format_quantity, parse_quantity
 from kubarium.server.admission.chain import Attempt
 
 ANNOTATION = "kubernetes.io/limit-ranger"
+_RANGES = "/core/limitranges/"
 Amounts = Mapping[str, Fraction]
 
 
 def _items(attempt: Attempt, type_: str) -> Iterator[Document]:
-    page = attempt.registry.store.range(f"/core/limitranges/{attempt.namespace}/")
-    for record in page.records:
+    for record in attempt.registry.store.range(f"{_RANGES}{attempt.namespace}/").records:
         for item in (record.value.get("spec") or {}).get("limits") or ():
             if item.get("type") == type_:
                 yield item
@@ -28,7 +28,7 @@ def _items(attempt: Attempt, type_: str) -> Iterator[Document]:
 def set_default_resources(attempt: Attempt) -> None:
     """Give containers the requests and limits that they do not state."""
     spec = attempt.document.get("spec")
-    if not isinstance(spec, dict):
+    if not isinstance(spec, dict) or attempt.registry.store.is_empty(_RANGES):
         return
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
@@ -68,6 +68,8 @@ def _fill(
 
 def check_limit_ranges(attempt: Attempt) -> None:
     """ApiError 403 with every bound that a new pod breaks."""
+    if attempt.registry.store.is_empty(_RANGES):
+        return
     spec = attempt.document.get("spec") or {}
     containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
     problems = [

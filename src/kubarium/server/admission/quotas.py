@@ -19,12 +19,15 @@ from kubarium.server.admission.chain import Attempt
 from kubarium.server.registry import Registry
 from kubarium.store.log import Record
 
+_QUOTAS = "/core/resourcequotas/"
+
 
 def check_quotas(attempt: Attempt) -> None:
     """ApiError 403 if the new object does not fit; else note what will be used."""
     registry, kind = attempt.registry, attempt.kind
-    page = registry.store.range(f"/core/resourcequotas/{attempt.namespace}/")
-    for record in page.records:
+    if registry.store.is_empty(_QUOTAS):
+        return
+    for record in registry.store.range(f"{_QUOTAS}{attempt.namespace}/").records:
         hard = (record.value.get("spec") or {}).get("hard") or {}
         if not in_scope(record.value, kind.resource, attempt.document):
             continue

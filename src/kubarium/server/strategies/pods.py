@@ -10,6 +10,7 @@ from typing import Any
 
 from kubarium.api.defaulting.pods import default_container
 from kubarium.api.resource import Document, copy_document
+from kubarium.api.templates import Remembered, content_of
 from kubarium.api.validation.pod_updates import check_ephemeral_containers
 from kubarium.api.validation.resizes import check_resize
 from kubarium.base.errors import FieldError, invalid
@@ -25,12 +26,22 @@ _REQUIRED, _PREFERRED = (
 )
 
 
+# Classes by what containers ask for, which is the same in all pods of a template.
+_CLASSES: Remembered[str] = Remembered()
+
+
 def qos_class(spec: Document) -> str:
     """Guaranteed, Burstable or BestEffort: by cpu and memory of all containers."""
-    if _has_any(spec.get("resources")):
-        parts = [spec["resources"]]
-    else:
-        parts = [c.get("resources") or {} for c in _containers(spec)]
+    whole, parts = spec.get("resources"), [c.get("resources") or {} for c in _containers(spec)]
+    content = content_of([whole, parts])
+    known = _CLASSES.get(content)
+    if known is None:
+        known = _qos_class([whole] if whole and _has_any(whole) else parts)
+        _CLASSES.put(content, known)
+    return known
+
+
+def _qos_class(parts: list[Document]) -> str:
     if not any(_has_any(resources) for resources in parts):
         return "BestEffort"
     return "Guaranteed" if all(_is_guaranteed(resources) for resources in parts) else "Burstable"
