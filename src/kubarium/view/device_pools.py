@@ -79,10 +79,10 @@ def unusable_slices(slices: Iterable[Document]) -> dict[str, str]:
         try:
             _checked(current)
         except _PoolProblem:
-            wanted = current[0].slice_count
+            wanted = {item.slice_count for item in current}
             text = "invalid pool"
-            if len(current) != wanted:
-                text = f"incomplete pool: {len(current)} of {wanted} slices"
+            if len(wanted) == 1 and len(current) not in wanted:
+                text = f"incomplete pool: {len(current)} of {wanted.pop()} slices"
             found |= {item.name: text for item in current}
     return found
 

@@ -110,3 +110,21 @@ def test_a_pool_of_an_older_generation_gives_nothing_though_it_is_complete_here(
         assert (run(stock, spec(request())) is None) == best_fit
         stock.remove_slice("new")
         assert names(run(stock, spec(request()))) == [["a"]]
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_slices_that_disagree_about_their_number_are_an_invalid_pool(order):
+    """Which of them came first decides upstream, and did here."""
+    stock = inventory([Device("other")], driver="e", best_fit=True)
+    counts = {"a": 1, "b": 2}
+    for name in order:
+        device = (Device(name),)
+        stock.set_slice(Slice(name, "d", "p", 1, counts[name], device, node_name="n"))
+    told = "slices disagree about resourceSliceCount: 1, 2"
+    [pool] = [p for p in stock.pools("n", {}) if p.driver == "d"]
+    assert pool.invalid == told
+    problems = {why for item, why in stock.slices_with_problems() if item.driver == "d"}
+    assert problems == {f"pool d/p is invalid: {told}"}
+    assert names(run(stock, spec(request()))) == [["other"]]
+    with pytest.raises(AllocationError, match="invalid resource pools were encountered"):
+        run(stock, spec(request(2)))

@@ -39,7 +39,7 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.occupancy import Occupancy, Units
-from kubarium.engine.devices.pools import Pool, PoolKey, gather, whole_pool
+from kubarium.engine.devices.pools import Pool, PoolKey, disagreement, gather, whole_pool
 from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
 from kubarium.engine.devices.request import (
     NamedClaim,
@@ -316,8 +316,8 @@ class Inventory:
         return known
 
     def _gathered(self, near: Sequence[Slice], node: str, labels: Mapping[str, str]) -> list[Pool]:
-        newest = self.preference.strategy != FIRST_FIT
-        return gather(near, self._of_pool, node, labels, self.features, newest_only=newest)
+        strict = self.preference.strategy != FIRST_FIT
+        return gather(near, self._of_pool, node, labels, self.features, strict=strict)
 
     def device_names(self, item: str) -> tuple[str, ...]:
         """The names of a known slice's devices."""
@@ -416,7 +416,10 @@ class Inventory:
                     continue
             current = self.current_slices(driver, pool)
             problem = ""
-            if current and len(current) != current[0].slice_count:
+            counts = sorted({s.slice_count for s in current})
+            if len(counts) > 1:
+                problem = f"pool {driver}/{pool} is invalid: {disagreement(counts)}"
+            elif current and len(current) != current[0].slice_count:
                 wanted = current[0].slice_count
                 problem = f"pool {driver}/{pool} is incomplete: {len(current)} of {wanted} slices"
             elif current and (why := whole_pool(current, self.features).invalid):
