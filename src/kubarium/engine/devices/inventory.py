@@ -39,7 +39,7 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.occupancy import Occupancy, Units
-from kubarium.engine.devices.pools import Pool, PoolKey, disagreement, gather, whole_pool
+from kubarium.engine.devices.pools import Pool, PoolKey, gather, trouble
 from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
 from kubarium.engine.devices.request import (
     NamedClaim,
@@ -415,15 +415,7 @@ class Inventory:
                     yield item, ""
                     continue
             current = self.current_slices(driver, pool)
-            problem = ""
-            counts = sorted({s.slice_count for s in current})
-            if len(counts) > 1:
-                problem = f"pool {driver}/{pool} is invalid: {disagreement(counts)}"
-            elif current and len(current) != current[0].slice_count:
-                wanted = current[0].slice_count
-                problem = f"pool {driver}/{pool} is incomplete: {len(current)} of {wanted} slices"
-            elif current and (why := whole_pool(current, self.features).invalid):
-                problem = f"pool {driver}/{pool} is invalid: {why}"
+            problem = trouble(current, self.features)
             for item in current:
                 if item.devices:
                     yield item, problem

@@ -83,9 +83,10 @@ def gather(
     """The pools that ``node`` can use, in the order in which first fit tries them.
 
     ``near`` are the slices that may concern the node, ``all_of_pool`` gives every slice of a pool.
-    Without ``strict`` two mistakes of drivers go unseen, as upstream: a pool that is complete on the
-    node is not compared with what other nodes have of it, so that an older generation gives devices
-    until it is deleted; and of slices that disagree about their number the first is believed.
+    Without ``strict`` two mistakes of drivers go unseen, as upstream: a pool that is complete on
+    the node is not compared with what other nodes have of it, so that an older generation gives
+    devices until it is deleted; and of slices that disagree about their number the first is
+    believed.
     """
     newest: dict[PoolKey, list[Slice]] = {}
     for item in near:
@@ -124,7 +125,7 @@ def _pool(
             return None
         counts = sorted({s.slice_count for s in everywhere if s.generation == generation})
         if strict and len(counts) > 1:
-            return Pool(driver, name, invalid=disagreement(counts))
+            return Pool(driver, name, invalid=_disagreement(counts))
     if not complete:
         whole = [s for s in everywhere if s.generation == generation]
         if len(whole) != wanted:
@@ -132,14 +133,23 @@ def _pool(
     return _checked(driver, name, kept, whole, features)
 
 
-def disagreement(counts: Sequence[int]) -> str:
-    """What is wrong with a pool whose slices name several numbers of slices."""
+def trouble(slices: Sequence[Slice], features: Features) -> str:
+    """What makes the pool of these slices of one generation unusable; "" if all is well."""
+    if not slices:
+        return ""
+    pool = f"pool {slices[0].driver}/{slices[0].pool}"
+    counts = sorted({s.slice_count for s in slices})
+    if len(counts) > 1:
+        return f"{pool} is invalid: {_disagreement(counts)}"
+    if len(slices) != counts[0]:
+        return f"{pool} is incomplete: {len(slices)} of {counts[0]} slices"
+    found = list(slices)
+    invalid = _checked(found[0].driver, found[0].pool, found, found, features).invalid
+    return f"{pool} is invalid: {invalid}" if invalid else ""
+
+
+def _disagreement(counts: Sequence[int]) -> str:
     return f"slices disagree about resourceSliceCount: {', '.join(map(str, counts))}"
-
-
-def whole_pool(slices: list[Slice], features: Features) -> Pool:
-    """The pool of all slices of one generation, as somebody who reaches all of them sees it."""
-    return _checked(slices[0].driver, slices[0].pool, slices, slices, features)
 
 
 def _checked(
