@@ -89,3 +89,7 @@ def test_devices_of_a_pool_that_gives_none_say_so():
     idle.unusable = tainted.unusable = "incomplete pool: 1 of 2 slices"
     assert _line(idle)[3] == "incomplete pool: 1 of 2 slices"
     assert _line(tainted)[3] == "xid=79:NoSchedule, incomplete pool: 1 of 2 slices"
+
+
+def test_a_device_whose_counters_never_were_enough_is_blocked_by_nobody():
+    assert _line(row(state="blocked"))[3] == "blocked: too few counters"

@@ -104,6 +104,27 @@ def test_all_devices_say_how_many_are_taken():
     assert found.tightest == "request gpu: 1 device: in use"
 
 
+def test_all_devices_of_one_node_are_not_missed_for_what_another_has_given_away():
+    held = claim("held")
+    result = {"request": "gpu", "driver": DRIVER, "pool": "a", "device": "gpu-0"}
+    held["status"] = {"allocation": {"devices": {"results": [result]}}}
+    subject = pod("user", claims=["one"])
+    wrong = gpus("b", 1)
+    wrong["metadata"]["name"] = "wrong"
+    wrong["spec"] |= {"driver": "other.example.com"}
+    twice = {**wrong, "metadata": {"name": "twice"}, "spec": {**wrong["spec"]}}
+    twice["spec"]["pool"] = {**wrong["spec"]["pool"], "resourceSliceCount": 2}
+    twice["spec"]["devices"] = [{"name": "another"}]
+    wanted = claim("one", allocationMode="All")
+    documents = claims_world(
+        subject, wanted, held, slices=[gpus("a", 2), gpus("b", 2), wrong, twice], nodes=("a", "b")
+    )
+    found = explain(documents, subject)
+    assert "in use" not in found.tightest
+    text = "let the driver give all slices of pool other.example.com/b one resourceSliceCount"
+    assert text in texts(found)
+
+
 def test_a_pool_that_is_incomplete_keeps_all_devices_of_another_driver():
     other = gpus("a", 1)
     other["metadata"]["name"] = "other"

@@ -53,4 +53,4 @@ def test_devices_that_are_free_elsewhere_are_told_apart():
 def test_who_asks_for_all_is_told_that_some_are_taken():
     found = RequestSurvey("r", "gpu", 1, 9, 4, 3, 3, everything=True)
     assert sentence(found) == "request r: all devices of a node wanted, 4 match, 3 free"
-    assert sentence(RequestSurvey("r", "gpu", 1, 9, 4, 4, 4, everything=True)) == ""
+    assert sentence(RequestSurvey("r", "gpu", 1, 9, 4, 3, 3, everything=True, whole=True)) == ""

@@ -92,7 +92,7 @@ async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
                     spec["driver"],
                     device["name"],
                     _model(device),
-                    _state(device, bool(blockers), [r for r in rules if r.selects(*key)]),
+                    _state(device, key in blocked, [r for r in rules if r.selects(*key)]),
                     holders.get(key, []),
                     blocked_by=blockers,
                     unusable=unusable.get(document["metadata"]["name"], ""),
@@ -228,7 +228,7 @@ def _state_shown(row: Row) -> str:
     if row.unusable:
         return row.unusable if row.state == "ok" else f"{row.state}, {row.unusable}"
     if not row.blocked_by:
-        return row.state
+        return f"{BLOCKED}: too few counters" if row.state == BLOCKED else row.state
     names = ", ".join(row.blocked_by[:_BLOCKERS_NAMED])
     more = len(row.blocked_by) - _BLOCKERS_NAMED
     text = f"{BLOCKED} by {names}" + (f" and {more} more" if more > 0 else "")

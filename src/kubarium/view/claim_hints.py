@@ -23,6 +23,9 @@ REPEATED_S = 10.0
 # The same once slices or classes have changed since: an old sentence may be wrong then.
 REPEATED_AFTER_CHANGES_S = 1.0
 
+# Reasons behind which a sentence follows: they do not say which devices are meant.
+_EXPLAINED = (reasons.CLAIMS, reasons.INVALID_POOLS)
+
 # How the survey's reasons begin that are about amounts.
 _AMOUNTS = ("capacity", "counter ", "compatibility group ")
 
@@ -58,7 +61,7 @@ class ClaimHints:
         """
         inventory = self._view.snapshot.inventory
         changes = inventory.slice_epoch + inventory.class_epoch
-        pods = [pod for pod, verdict in decision.unplaced if reasons.CLAIMS in verdict.counts]
+        pods = [pod for pod, why in decision.unplaced if any(r in why.counts for r in _EXPLAINED)]
         for asked, (pod, claim) in self._pending(pods).items():
             known = self._told.pop(asked, None)
             since_s = REPEATED_S if known and known[1] == changes else REPEATED_AFTER_CHANGES_S

@@ -305,3 +305,26 @@ def test_devices_that_are_free_elsewhere_are_no_use_to_a_pod_that_is_kept_to_a_n
         assert (await told(world))[1].endswith(f"{hint} use.")
 
     world_run(story)
+
+
+def test_a_pool_that_contradicts_itself_is_named(world_run):
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("n"))
+        await hardware(world, "n")
+        more = slices("n", 2)
+        more["metadata"]["name"] = "more"
+        more["spec"]["pool"]["resourceSliceCount"] = 2
+        await world.create(RESOURCE_SLICES, more)
+        await world.create(RESOURCE_CLAIMS, claim("c"))
+        await start(world)
+        await world.create(PODS, pod("a", claims=["c"]))
+        await world.settle(5)
+        message = (await told(world))[1]
+        assert message.startswith(
+            "0/1 nodes are available: 1 invalid resource pools were encountered"
+        )
+        problem = "is invalid: slices disagree about resourceSliceCount: 1, 2."
+        assert message.endswith(f"pool {DRIVER}/n {problem}")
+
+    world_run(story)

@@ -68,7 +68,8 @@ class RequestSurvey:
     """The account of one request. ``failed`` counts devices by the first rule that they fail.
 
     ``usable`` of the free ones are on nodes where nothing but devices is in the way, ``most`` is
-    how many one node can have at most.
+    how many one node can have at most; ``whole`` says that such a node has all of its own free,
+    which is what a request for ``everything`` wants.
     """
 
     request: str
@@ -86,6 +87,7 @@ class RequestSurvey:
     sampled: bool = False
     resource: str = ""
     everything: bool = False
+    whole: bool = False
 
     @property
     def label(self) -> str:
@@ -95,7 +97,9 @@ class RequestSurvey:
     @property
     def missing(self) -> int:
         """How many devices are too few, wherever the pod could use them; 0 or less if none are."""
-        return self.matching - self.free if self.everything else self.needed - self.usable
+        if self.everything:
+            return 0 if self.whole else self.matching - self.free
+        return self.needed - self.usable
 
     def message(self) -> str:
         """One line: what is needed, what there is, and where the rest went."""
@@ -197,6 +201,9 @@ class _Surveyor:
         self._evaluated = 0
         self._failed: Counter[str] = Counter()
         self._on_node: dict[str, int] = {}
+        # Nodes that the pod could use with devices that match, all free; nodes where some are not.
+        self._whole: set[str] = set()
+        self._spoilt: set[str] = set()
         self._names: dict[tuple[int, tuple[str, ...]], frozenset[str]] = {}
         self._free = self._free_usable = self._matching = self._devices = 0
         self._in_use: list[DeviceId] = []
@@ -246,6 +253,7 @@ class _Surveyor:
             tuple(notes),
             self._evaluated > MAX_EVALUATED,
             everything=self._request.mode == ALL,
+            whole=bool(self._whole - self._spoilt),
         )
 
     def _count_nodes(self, kinds: Kinds, of_kind: Counter[int]) -> Mask:
@@ -291,7 +299,13 @@ class _Surveyor:
         kind = kinds.slice_kind(item)
         facts = self._facts_of(item, kind)
         of_kind[kind] += times
-        return self._use(item, kind, facts, times, usable) if facts.matching else 0
+        free = self._use(item, kind, facts, times, usable) if facts.matching else 0
+        matching = sum(not bad for bad in facts.clauses)
+        if free < matching:
+            self._spoilt.add(item.node_name)
+        elif matching and usable:
+            self._whole.add(item.node_name)
+        return free
 
     def _facts_of(self, item: Slice, kind: int) -> _Facts:
         """What is true of all slices of the kind."""
