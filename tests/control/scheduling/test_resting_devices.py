@@ -61,7 +61,8 @@ def test_the_only_device_is_tried_again_after_its_rest(world_run):
         assert await pool_of(world) is None
         message = (await scheduled_condition(world, "user"))["message"]
         where = "gpu.example.com/a/gpu-0 could not be made ready a moment ago"
-        assert f"device {where}, and is left alone for now" in message
+        why = 'device binding failed: claim=one, reason=NoLink, message="" (device gpu-0 reports'
+        assert f"device {where} ({why} Broken)), and is left alone for now" in message
         await world.settle(REST_S)
         assert await pool_of(world) == "a"
         await report(world, "one", READY)

@@ -18,6 +18,8 @@ from kubarium.engine.devices.model import (
     DeviceResult,
     Slice,
 )
+from kubarium.engine.model import Claim
+from kubarium.engine.snapshot import Snapshot
 
 from .stock import (
     first_available,
@@ -128,3 +130,59 @@ def test_slices_that_disagree_about_their_number_are_an_invalid_pool(order):
     assert names(run(stock, spec(request()))) == [["other"]]
     with pytest.raises(AllocationError, match="invalid resource pools were encountered"):
         run(stock, spec(request(2)))
+
+
+def republished(*, first, then, total=8):
+    """A snapshot in which a claim holds ``held``, whose driver then said other amounts of it."""
+    snapshot = Snapshot(Inventory(selects))
+    inventory(
+        [part("held", ("memory", first)), part("other", ("memory", 5))],
+        counters=[("gpu", (("memory", 8),))],
+        best_fit=True,
+        into=snapshot.inventory,
+    )
+    wanted = ClaimSpec((request(),))
+    allocation = Allocation((DeviceResult("r", DeviceId("d", "p", "held")),))
+    snapshot.set_claim(Claim(("ns", "c"), wanted), allocation)
+    inventory(
+        [part("held", ("memory", then)), part("other", ("memory", 5))],
+        counters=[("gpu", (("memory", total),))],
+        into=snapshot.inventory,
+    )
+    return snapshot
+
+
+def test_what_a_device_holds_outlasts_a_simulation_in_which_it_was_given_back():
+    """Otherwise each look for victims lets a driver's new numbers count for old devices."""
+    snapshot = republished(first=4, then=1)
+    assert run(snapshot.inventory, spec(request())) is None, "4 of 8 are held, 5 are wanted"
+    mark = snapshot.checkpoint()
+    snapshot.release(("ns", "c"))
+    assert run(snapshot.inventory, spec(request())) is not None
+    snapshot.rollback(mark)
+    assert run(snapshot.inventory, spec(request())) is None
+    mark = snapshot.checkpoint()
+    snapshot.release(("ns", "c"))
+    snapshot.reclaim(("ns", "c"))
+    assert run(snapshot.inventory, spec(request())) is None
+    snapshot.rollback(mark)
+
+
+def test_a_victim_may_keep_what_its_pool_has_not_got_any_more():
+    """Nobody took it meanwhile: to end its pod would help no one."""
+    snapshot = republished(first=4, then=4, total=2)
+    mark = snapshot.checkpoint()
+    snapshot.release(("ns", "c"))
+    assert snapshot.reclaimable(("ns", "c"))
+    snapshot.rollback(mark)
+
+
+def test_a_victim_cannot_keep_counters_that_others_have_taken():
+    snapshot = republished(first=4, then=1)
+    mark = snapshot.checkpoint()
+    snapshot.release(("ns", "c"))
+    other = Allocation((DeviceResult("r", DeviceId("d", "p", "other")),))
+    snapshot.set_claim(Claim(("ns", "d"), ClaimSpec((request(),))), other)
+    assert not snapshot.reclaimable(("ns", "c")), "it held 4, and 5 of 8 are gone"
+    snapshot.rollback(mark)
+    assert snapshot.reclaimable(("ns", "c"))

@@ -44,11 +44,14 @@ CONDITION_POLL_S = 5.0
 
 
 class NotReadyError(Exception):
-    """A device or a volume could not be made ready, or not in time; ``devices`` are which."""
+    """A device or a volume could not be made ready, or not in time.
 
-    def __init__(self, why: str, devices: tuple[DeviceId, ...] = ()) -> None:
-        super().__init__(why)
-        self.devices = devices
+    ``devices`` are which, ``why`` is the reason alone.
+    """
+
+    def __init__(self, text: str, devices: tuple[DeviceId, ...] = (), why: str = "") -> None:
+        super().__init__(text)
+        self.devices, self.why = devices, why
 
 
 def needs_preparation(allocation: Allocation) -> bool:
@@ -330,4 +333,4 @@ def _check_failures(claim: Document) -> None:
 
 
 def _not_ready(why: str, devices: tuple[DeviceId, ...]) -> NotReadyError:
-    return NotReadyError(reasons.pre_bind_failed("DynamicResources", why), devices)
+    return NotReadyError(reasons.pre_bind_failed("DynamicResources", why), devices, why)

@@ -201,12 +201,12 @@ class Committer:
         self._pods.observe(document)
         return True
 
-    def lay_by(self, devices: Iterable[DeviceId]) -> None:
-        """Decide on other devices than these until :meth:`take_up`."""
-        resting.lay_by(self._view, devices)
+    def lay_by(self, devices: Iterable[DeviceId], why: str) -> list[Key]:
+        """Decide on other devices than these until :meth:`take_up` is told what this says."""
+        return resting.lay_by(self._view, devices, why)
 
-    def take_up(self, devices: Iterable[DeviceId]) -> None:
-        resting.take_up(self._view, devices)
+    def take_up(self, keys: Iterable[Key]) -> None:
+        resting.take_up(self._view, keys)
 
     async def refuse(
         self,

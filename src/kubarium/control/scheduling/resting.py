@@ -18,19 +18,21 @@ from kubarium.view.cluster import ClusterView
 REST_S = 30.0
 
 
-def _key(device: DeviceId) -> Key:
-    """No namespace: no claim has that."""
-    return "", f"{device} {reasons.NOT_MADE_READY}"
+def lay_by(view: ClusterView, devices: Iterable[DeviceId], why: str) -> list[Key]:
+    """Give the devices to nobody for now; returns what :func:`take_up` is to be told.
 
-
-def lay_by(view: ClusterView, devices: Iterable[DeviceId]) -> None:
-    """Give the devices to nobody for now."""
+    ``why`` is what the pod was told that waited for them.
+    """
+    keys: list[Key] = []
     for device in devices:
         whole = Allocation((DeviceResult("", device),))
-        view.snapshot.set_claim(Claim(_key(device), ClaimSpec(())), whole)
+        # No namespace: no claim has that.
+        keys.append(("", f"{device} {reasons.NOT_MADE_READY} ({why})"))
+        view.snapshot.set_claim(Claim(keys[-1], ClaimSpec(())), whole)
+    return keys
 
 
-def take_up(view: ClusterView, devices: Iterable[DeviceId]) -> None:
+def take_up(view: ClusterView, keys: Iterable[Key]) -> None:
     """Let pods have the devices again."""
-    for device in devices:
-        view.snapshot.remove_claim(_key(device))
+    for key in keys:
+        view.snapshot.remove_claim(key)

@@ -20,7 +20,6 @@ from kubarium.control.scheduling.held import SCHEDULER_ERROR
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.resting import REST_S
 from kubarium.control.scheduling.waiting import WaitingPods
-from kubarium.engine.devices.model import DeviceId
 from kubarium.engine.model import Key
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Decision, Placement, QueueItem
@@ -232,8 +231,8 @@ class Writing:
             _report(error)
         if isinstance(error, NotReadyError):
             if error.devices:
-                self._committer.lay_by(error.devices)
-                self._tasks.create_task(self._take_up(error.devices), name="devices-rest")
+                resting = self._committer.lay_by(error.devices, error.why)
+                self._tasks.create_task(self._take_up(resting), name="devices-rest")
             shared = [claim for claim in fresh if claim in pod.claims]
             keys = list(dict.fromkeys([*claims, *shared]))
             await self._written(self._committer.claims.release(pod, keys))
@@ -245,10 +244,10 @@ class Writing:
             told = self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated="")
             await self._written(told)
 
-    async def _take_up(self, devices: tuple[DeviceId, ...]) -> None:
+    async def _take_up(self, resting: list[Key]) -> None:
         """Devices that could not be made ready may be tried again after a while."""
         await self._clock.sleep(REST_S)
-        self._committer.take_up(devices)
+        self._committer.take_up(resting)
         self._queue.happened(Event.DEVICES, self._clock.monotonic())
         self._wake()
 

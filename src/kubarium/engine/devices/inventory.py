@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from kubarium.engine.devices.alike import (
     Asked,
@@ -67,6 +68,10 @@ MANY_SLICES = 4  # a fourth
 # A CEL expression -> what can be said quickly of devices of a driver: None for "ask in earnest".
 Quick = Callable[[str], Callable[[str, Sequence[Device]], Sequence[bool | None]] | None]
 
+
+# What devices hold of counters; None if nobody knows. And what is left, by set and counter.
+Held = Mapping[DeviceId, tuple[CounterUse, ...] | None]
+CountersLeft = Mapping[tuple[str, str], Amount]
 
 # Selectors whose answers on every slice are kept.
 MAX_SAID = 32
@@ -273,26 +278,31 @@ class Inventory:
         self._pools.pop(name, None)
         self._changed(name)
 
-    def enter(self, allocation: Allocation) -> None:
+    def enter(self, allocation: Allocation, held: Held = MappingProxyType({})) -> None:
         """Take the allocation's devices.
 
         What they take of counter sets is remembered as they are published now: a driver that
-        publishes its pool anew while they are in use does not change what they hold.
+        publishes its pool anew while they are in use does not change what they hold. ``held`` is
+        what :meth:`take_out` said, where they come back.
         """
         self.ledger.enter(allocation)
         for result in allocation.results if self._held else ():
             book = self._held.get((result.id.driver, result.id.pool))
             if book is not None and not result.admin_access and book.get(result.id) is None:
-                book[result.id] = self._consumption(result.id)
+                book[result.id] = held.get(result.id) or self._consumption(result.id)
         self._touch(allocation)
 
-    def take_out(self, allocation: Allocation) -> None:
-        """Free the allocation's devices."""
+    def take_out(self, allocation: Allocation) -> Held:
+        """Free the allocation's devices; returns what those held of counters that are free now."""
         self.ledger.take_out(allocation)
+        held: dict[DeviceId, tuple[CounterUse, ...] | None] = {}
         for result in allocation.results if self._held else ():
             if not self.ledger.in_use(result.id):
-                self._held.get((result.id.driver, result.id.pool), {}).pop(result.id, None)
+                book = self._held.get((result.id.driver, result.id.pool), {})
+                if result.id in book:
+                    held[result.id] = book.pop(result.id)
         self._touch(allocation)
+        return held
 
     def _touch(self, allocation: Allocation) -> None:
         for key in {r.id[:2]: None for r in allocation.results}:
@@ -336,11 +346,18 @@ class Inventory:
                 return result.id
         return None
 
-    def could_take_again(self, allocation: Allocation) -> bool:
+    def could_take_again(
+        self,
+        allocation: Allocation,
+        held: Held,
+        away: Sequence[Held] = (),
+        before: Mapping[PoolKey, CountersLeft] = MappingProxyType({}),
+    ) -> bool:
         """Whether all that the allocation held could be given to it once more.
 
         Whole devices must be free; of shared ones its shares must be left. What administrators look
-        at may be in use.
+        at may be in use. ``held`` is what :meth:`take_out` said, ``away`` the same of all that is
+        taken out for now, and ``before`` what was left of counters when nothing was.
         """
         more: dict[DeviceId, dict[str, Amount]] = {}
         for result in allocation.results:
@@ -355,9 +372,10 @@ class Inventory:
             share = more.setdefault(result.id, {})
             for name, amount in result.consumed:
                 share[name] = share.get(name, 0) + amount
-        return all(
-            self._has_left(id_, share) for id_, share in more.items()
-        ) and self.counters_suffice(allocation)
+        return all(self._has_left(id_, share) for id_, share in more.items()) and all(
+            self._counters_suffice(pool, allocation, held, away, before.get(pool, {}))
+            for pool in dict.fromkeys(r.id[:2] for r in allocation.results)
+        )
 
     def _has_left(self, id_: DeviceId, share: Mapping[str, Amount]) -> bool:
         device, used = self.device(id_), self.ledger.consumed(id_)
@@ -366,24 +384,39 @@ class Inventory:
             for name, amount in share.items()
         )
 
-    def counters_suffice(self, allocation: Allocation) -> bool:
-        """Whether the pools of devices that are not in use have counters left for all of them."""
-        for driver, pool in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
-            here = [r for r in allocation.results if r.id[:2] == (driver, pool)]
-            names = {r.id.device for r in here if not r.admin_access}
-            slices = self._by_pool.get((driver, pool), {}).values()
-            newest = max((s.generation for s in slices), default=0)
-            current = [s for s in slices if s.generation == newest]
-            left = {(s, n): v for c in current for s, all_ in c.counter_sets for n, v in all_}
-            for device in (d for c in current for d in c.devices if d.consumes):
-                taken = self.ledger.in_use(DeviceId(driver, pool, device.name))
-                for use in device.consumes if taken or device.name in names else ():
-                    for name, amount in use.counters:
-                        key = (use.counter_set, name)
-                        left[key] = left.get(key, 0) - amount
-            if any(value < 0 for value in left.values()):
+    def _counters_suffice(
+        self,
+        pool: PoolKey,
+        allocation: Allocation,
+        held: Held,
+        away: Sequence[Held],
+        before: CountersLeft,
+    ) -> bool:
+        """Whether the pool has counters left for devices of the allocation that are not in use.
+
+        What was overdrawn before, since the pool was published anew, may be so again unless
+        somebody else has taken some of it.
+        """
+        book, left = self._held.get(pool, {}), self.counters_left(pool)
+        ids = {r.id for r in allocation.results if r.id[:2] == pool and not r.admin_access}
+        mine = {i: held.get(i, self._consumption(i)) for i in ids if i not in book}
+        others = {i: uses for one in away for i, uses in one.items() if i[:2] == pool}
+        back = _summed({i: u for i, u in others.items() if i not in book and i not in mine})
+        for key, amount in _summed(mine).items():
+            after = left.get(key, 0) - amount
+            if after < 0 and after - back.get(key, 0) < before.get(key, 0):
                 return False
         return True
+
+    def counters_left(self, pool: PoolKey) -> CountersLeft:
+        """What devices in use leave of each counter; less than nothing if it is overdrawn."""
+        taken = _summed(self._held.get(pool, {}))
+        return {
+            (name, counter): amount - taken.get((name, counter), 0)
+            for item in self.current_slices(*pool)
+            for name, counters in item.counter_sets
+            for counter, amount in counters
+        }
 
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
@@ -637,6 +670,17 @@ class Inventory:
         if isinstance(known, SelectorError):
             raise known
         return known
+
+
+def _summed(held: Held) -> dict[tuple[str, str], Amount]:
+    """What the devices hold of each counter of their pool, as far as it is known."""
+    found: dict[tuple[str, str], Amount] = {}
+    for uses in held.values():
+        for use in uses or ():
+            for name, amount in use.counters:
+                key = (use.counter_set, name)
+                found[key] = found.get(key, 0) + amount
+    return found
 
 
 def _sound(item: Slice) -> bool:
