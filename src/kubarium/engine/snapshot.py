@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine.attached import Attached
-from kubarium.engine.devices.inventory import CountersLeft, Held, Inventory
+from kubarium.engine.devices.holding import Counters, Held
+from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation
 from kubarium.engine.devices.pools import PoolKey
 from kubarium.engine.model import (
@@ -122,7 +123,7 @@ class Snapshot:
         self._marks: list[int] = []
         self._released: dict[Key, tuple[Allocation, Held]] = {}
         # What was left of counters when the first of a pool's allocations was released.
-        self._left: dict[PoolKey, CountersLeft] = {}
+        self._left: dict[PoolKey, Counters] = {}
         self._shared: dict[Callable[[Snapshot], object], object] = {}
 
     def shared(self, make: Callable[[Snapshot], _T]) -> _T:

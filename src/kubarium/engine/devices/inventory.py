@@ -21,6 +21,7 @@ from kubarium.engine.devices.alike import (
     reads_everything,
 )
 from kubarium.engine.devices.attempt import World
+from kubarium.engine.devices.holding import Counters, Held, left_of, may_come_back, summed
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
@@ -68,10 +69,6 @@ MANY_SLICES = 4  # a fourth
 # A CEL expression -> what can be said quickly of devices of a driver: None for "ask in earnest".
 Quick = Callable[[str], Callable[[str, Sequence[Device]], Sequence[bool | None]] | None]
 
-
-# What devices hold of counters; None if nobody knows. And what is left, by set and counter.
-Held = Mapping[DeviceId, tuple[CounterUse, ...] | None]
-CountersLeft = Mapping[tuple[str, str], Amount]
 
 # Selectors whose answers on every slice are kept.
 MAX_SAID = 32
@@ -351,7 +348,7 @@ class Inventory:
         allocation: Allocation,
         held: Held,
         away: Sequence[Held] = (),
-        before: Mapping[PoolKey, CountersLeft] = MappingProxyType({}),
+        before: Mapping[PoolKey, Counters] = MappingProxyType({}),
     ) -> bool:
         """Whether all that the allocation held could be given to it once more.
 
@@ -390,33 +387,22 @@ class Inventory:
         allocation: Allocation,
         held: Held,
         away: Sequence[Held],
-        before: CountersLeft,
+        before: Counters,
     ) -> bool:
-        """Whether the pool has counters left for devices of the allocation that are not in use.
-
-        What was overdrawn before, since the pool was published anew, may be so again unless
-        somebody else has taken some of it.
-        """
-        book, left = self._held.get(pool, {}), self.counters_left(pool)
+        """Whether the pool has counters left for devices of the allocation that are not in use."""
+        book = self._held.get(pool)
+        if book is None:
+            return True
         ids = {r.id for r in allocation.results if r.id[:2] == pool and not r.admin_access}
         mine = {i: held.get(i, self._consumption(i)) for i in ids if i not in book}
         others = {i: uses for one in away for i, uses in one.items() if i[:2] == pool}
-        back = _summed({i: u for i, u in others.items() if i not in book and i not in mine})
-        for key, amount in _summed(mine).items():
-            after = left.get(key, 0) - amount
-            if after < 0 and after - back.get(key, 0) < before.get(key, 0):
-                return False
-        return True
+        back = summed({i: u for i, u in others.items() if i not in book and i not in mine})
+        return may_come_back(summed(mine), self.counters_left(pool), back, before)
 
-    def counters_left(self, pool: PoolKey) -> CountersLeft:
+    def counters_left(self, pool: PoolKey) -> Counters:
         """What devices in use leave of each counter; less than nothing if it is overdrawn."""
-        taken = _summed(self._held.get(pool, {}))
-        return {
-            (name, counter): amount - taken.get((name, counter), 0)
-            for item in self.current_slices(*pool)
-            for name, counters in item.counter_sets
-            for counter, amount in counters
-        }
+        held = self._held.get(pool)
+        return {} if held is None else left_of(self.current_slices(*pool), held)
 
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
@@ -670,17 +656,6 @@ class Inventory:
         if isinstance(known, SelectorError):
             raise known
         return known
-
-
-def _summed(held: Held) -> dict[tuple[str, str], Amount]:
-    """What the devices hold of each counter of their pool, as far as it is known."""
-    found: dict[tuple[str, str], Amount] = {}
-    for uses in held.values():
-        for use in uses or ():
-            for name, amount in use.counters:
-                key = (use.counter_set, name)
-                found[key] = found.get(key, 0) + amount
-    return found
 
 
 def _sound(item: Slice) -> bool:
