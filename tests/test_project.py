@@ -60,10 +60,31 @@ def test_the_package_imports_quickly_by_importing_little():
     assert int(done.stdout) == 1
 
 
+def test_a_node_agent_starts_without_what_kubeconfigs_need():
+    code = (
+        "import sys, kubarium.cluster.agent_process; "
+        "print([m for m in ('lightkube', 'msgspec', 'typer', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_process_that_forks_containers_imports_little():
+    """Each node agent has one beside it, idle as a rule."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); "
+        "import kubarium.node.runtimes.process.zygote; "
+        "print([m for m in ('asyncio', 'hashlib', 'pathlib', 'random') if m in sys.modules])"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_server_starts_without_what_only_some_commands_need():
     code = (
-        "import sys, kubarium.cluster.daemon; "
-        "print([m for m in ('mcp', 'lightkube', 'torch', 'pydantic') if m in sys.modules])"
+        "import sys, kubarium.cli.main, kubarium.cli.lifecycle; "
+        "print([m for m in ('mcp', 'httpx2', 'torch', 'pydantic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,7 +7,9 @@ import copy
 import pytest
 
 from kubarium.api.catalog import Catalog
+from kubarium.api.cel.rules import RuleNode, Rules
 from kubarium.api.kinds import CLUSTER_ROLES, CUSTOM_RESOURCE_DEFINITIONS
+from kubarium.api.validation import custom
 from kubarium.base.chance import Chance
 from kubarium.cluster import bootstrap as module
 from kubarium.cluster.bootstrap import MANAGER, bootstrap, documents
@@ -15,6 +17,7 @@ from kubarium.runtime.virtual import VirtualClock, run
 from kubarium.server.api_server import ApiServer
 from kubarium.server.local import LocalClient
 from kubarium.store import MemoryStore
+from kubarium.testing.cluster import run_virtual
 
 FAULTS, AGENT = "faults.kubarium.dev", "kubarium:node-agent"
 
@@ -97,3 +100,30 @@ def test_the_same_version_writes_nothing_again(story_run):
         assert server.store.revision == before
 
     story_run(story)
+
+
+@pytest.mark.parametrize("with_fabric", [False, True])
+def test_what_a_cluster_has_from_the_start_is_valid(story_run, with_fabric):
+    """The cluster's own client says so, and nobody looks again."""
+
+    async def story(_, client):
+        await bootstrap(client, with_fabric=with_fabric)
+
+    story_run(story)
+
+
+def test_a_cluster_starts_without_compiling_rules(monkeypatch):
+    """Each environment of CEL costs ten milliseconds, and the first one 10 MB."""
+    asked = []
+
+    def rules_of(schema):
+        asked.append(schema)
+        return Rules(RuleNode(schema), [])
+
+    monkeypatch.setattr(custom, "rules_of", rules_of)
+
+    async def story(cluster):
+        assert (await cluster.client.list(CUSTOM_RESOURCE_DEFINITIONS)).items
+
+    run_virtual(story)
+    assert asked == []

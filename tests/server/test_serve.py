@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,8 @@ import yaml
 from kubarium.api.catalog import Catalog
 from kubarium.api.kinds import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, NAMESPACES
 from kubarium.base.chance import Chance
+from kubarium.base.errors import ConfigError
+from kubarium.client.http import HttpClient
 from kubarium.cluster.clock import RealClock
 from kubarium.server.api_server import ApiServer
 from kubarium.server.authn import Authenticator
@@ -156,6 +159,35 @@ def test_client_certificates_say_who_asks(live):
     assert status == 403
     assert 'User "system:anonymous"' in document["message"]
     assert ask(live, "/version")[0] == 200
+
+
+def node_client(live, pair):
+    server, authority = f"https://127.0.0.1:{live.port}", live.authority.ca_path
+    files = (pair.certificate_path, pair.key_path)
+    return HttpClient.with_certificate(server, authority, *files, user_agent="kubelet")
+
+
+def test_a_node_agent_shows_its_certificate_and_asks_no_proxy(live, monkeypatch):
+    for name in ("HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    async def main():
+        pair = live.authority.client("carol", ["system:masters"])
+        async with node_client(live, pair) as client:
+            return await client.list(NAMESPACES)
+
+    names = [item["metadata"]["name"] for item in asyncio.run(main()).items]
+    assert names == ["default", "kube-system"]
+
+
+def test_a_certificate_that_cannot_be_used_is_named(live, tmp_path):
+    pair = live.authority.client("carol", ["system:masters"])
+    place = tmp_path / "odd.crt"
+    for text in (None, "no certificate"):
+        if text is not None:
+            place.write_text(text)
+        with pytest.raises(ConfigError, match=r"odd\.crt: the credentials cannot be used"):
+            node_client(live, replace(pair, certificate_path=place))
 
 
 def test_certificates_of_others_are_not_believed(live, tmp_path):

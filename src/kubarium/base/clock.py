@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from math import floor
 from typing import Protocol
 
 
@@ -59,7 +60,11 @@ def rfc3339_micro(seconds: float) -> str:
     """
     if not _FIRST_S <= seconds <= _LAST_S:
         seconds = max(_FIRST_S, min(seconds, _LAST_S))
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    whole = floor(seconds)
+    micros = round((seconds - whole) * 1e6)
+    if micros == 1_000_000:
+        whole, micros = whole + 1, 0
+    return f"{_rfc3339_of(whole)[:-1]}.{micros:06d}Z"
 
 
 @lru_cache(maxsize=1024)

@@ -73,14 +73,14 @@ def down(
 
     Nodes that have a shutdownGracePeriod shut down gracefully first.
     """
-    _load("cli.lifecycle").down(name, now)
+    _load("cli.ending").down(name, now)
 
 
 @app.command()
 @speaks_plainly
 def reset(name: Name = DEFAULT_NAME) -> None:
     """Stop a cluster and forget everything it held."""
-    _load("cli.lifecycle").reset(name)
+    _load("cli.ending").reset(name)
 
 
 @app.command()

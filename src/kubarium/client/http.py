@@ -1,7 +1,7 @@
 """The client protocol over HTTP, to Kubarium or to any Kubernetes cluster.
 
-The only module that imports lightkube (kubeconfig, TLS and tokens) and its HTTP library, so that
-the control plane starts without them. Retries and resuming watches are left to the informers.
+The control plane starts without it and its HTTP library. Retries and resuming watches are left to
+the informers.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 import orjson
-from lightkube.config.client_adapter import AsyncClient as connect
-from lightkube.config.client_adapter import ConnectionParams
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.config.models import User
-from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 
 from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document, ListResult, Resource, WatchEvent
@@ -36,6 +32,11 @@ _AGGREGATED = f"{_JSON};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,{_JS
 CONNECT_TIMEOUT_S = 5.0
 # The server answers or gives up within its own 60 s request timeout.
 REQUEST_TIMEOUT_S = 65.0
+_TIMEOUT = httpx2.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+
+# A kubeconfig may name all kinds of credentials; a node agent has but a certificate, and lives in
+# less memory without the library that knows them.
+_CREDENTIALS = "kubarium.client.credentials"
 
 # Reasons that apimachinery gives to codes without a Status body (NewGenericServerResponse).
 _REASONS = {
@@ -115,26 +116,23 @@ class HttpClient:
 
     def __init__(
         self,
-        config: SingleConfig,
+        http: httpx2.AsyncClient,
+        server: str,
         *,
+        context: str = "",
+        namespace: str = "default",
         user_agent: str = "kubarium",
         field_manager: str = "",
+        refusals: tuple[type[Exception], ...] = (),
     ) -> None:
-        """Use :meth:`from_kubeconfig`. Raises ConfigError when credentials cannot be used."""
-        self.server = config.cluster.server
-        self.context = config.context_name
-        self.namespace = config.namespace
+        """Use one of the two class methods. ``http`` has the credentials, and raises ``refusals``
+        when those turn out not to be usable."""
+        self.server = server
+        self.context = context
+        self.namespace = namespace
         self._field_manager = field_manager
-        timeout = httpx2.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        config = config._replace(user=config.user or User())
-        try:
-            self._http = connect(config, ConnectionParams(timeout=timeout))
-        except (LightkubeConfigError, OSError, ValueError) as error:
-            # ssl.SSLError is an OSError; a bad base64 is a ValueError
-            raise ConfigError(
-                f"kubeconfig context {config.context_name!r}: the credentials cannot be used: "
-                f"{error}"
-            ) from error
+        self._refusals = refusals
+        self._http = http
         self._http.headers["User-Agent"] = user_agent
         self._http.headers["Accept"] = _JSON
 
@@ -147,13 +145,33 @@ class HttpClient:
         ``path`` "" follows kubectl: ``KUBECONFIG``, then ``~/.kube/config``. Raises ConfigError.
         """
         document = load_kubeconfig(path)
-        name, _, _, _ = select_context(document, context)
+        name, cluster, _, namespace = select_context(document, context)
+        credentials = import_module(_CREDENTIALS)
+        return cls(
+            credentials.connect(document, name, _TIMEOUT),
+            cluster["server"],
+            context=name,
+            namespace=namespace,
+            user_agent=user_agent,
+            refusals=credentials.REFUSALS,
+        )
+
+    @classmethod
+    def with_certificate(
+        cls, server: str, authority: Path, certificate: Path, key: Path, *, user_agent: str
+    ) -> HttpClient:
+        """A client of a ``server`` (URL) on this machine, whatever the environment says of proxies.
+
+        ``authority`` has signed the server's certificate; ``certificate`` and ``key`` are shown to
+        it. Raises ConfigError when the files (PEM) cannot be used.
+        """
         try:
-            config = KubeConfig.from_dict(document).get(name)
-        except (LightkubeConfigError, msgspec.ValidationError, KeyError) as error:
-            raise ConfigError(f"kubeconfig context {name!r}: {error}") from error
-        assert config is not None
-        return cls(config, user_agent=user_agent)
+            tls = ssl.create_default_context(cafile=authority)
+            tls.load_cert_chain(certificate, key)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"{certificate}: the credentials cannot be used: {error}") from error
+        http = httpx2.AsyncClient(base_url=server, verify=tls, timeout=_TIMEOUT, trust_env=False)
+        return cls(http, server, user_agent=user_agent)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -422,7 +440,7 @@ class HttpClient:
             )
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
-        except LightkubeConfigError as error:
+        except self._refusals as error:
             raise ConfigError(f"kubeconfig context {self.context!r}: {error}") from error
         if response.status_code >= 400:
             raise _failure(response)

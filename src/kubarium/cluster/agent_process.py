@@ -150,7 +150,10 @@ async def _to_pod(peer: socket.socket, far: Connection) -> None:
 async def _serve(launch: AgentLaunch, control: socket.socket) -> None:
     stopping = asyncio.Event()
     clock, chance = RealClock(), Chance()
-    async with HttpClient.from_kubeconfig(launch.kubeconfig, user_agent="kubelet") as client:
+    credentials = (launch.authority, launch.certificate, launch.key)
+    async with HttpClient.with_certificate(
+        launch.server, *credentials, user_agent="kubelet"
+    ) as client:
         informers = SharedInformers(client, clock)
         agent = Agent(Context(client, informers, clock, chance), launch.config)
         _Door(agent, control, stopping).open()

@@ -12,6 +12,7 @@ import asyncio
 import json
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kubarium.base.errors import ApiError
@@ -26,7 +27,10 @@ class AgentLaunch:
     """What the server's process hands to the agent's."""
 
     config: NodeConfig
-    kubeconfig: str
+    server: str  # URL
+    authority: Path  # what has signed the server's certificate
+    certificate: Path
+    key: Path
 
 
 def error_document(error: Exception) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import orjson
 import psutil
 import uvloop
 
+from kubarium.api.schema import builtin_schemas
 from kubarium.base.errors import ConfigError, KubariumError
 from kubarium.cluster import kubeconfig
 from kubarium.cluster.access import Access
@@ -58,6 +59,7 @@ def start_here(launch: Launch, on_ready: OnReady, on_shutdown: OnShutdown = _qui
     if launch.in_memory:
         end_pods(launch.state)  # what they belonged to is not read
     began = monotonic()
+    builtin_schemas()  # server and agents share what is there before the fork
     # Before there are threads: agents are forked from it.
     nursery = Nursery() if any(pool.runtime == PROCESS for pool in launch.file.pools) else None
     tune_collector()

@@ -22,11 +22,11 @@ from kubarium.api.usage import PodUse
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
 from kubarium.base.errors import ConfigError, not_found
-from kubarium.cluster import api_endpoint, delegated_authn, kubeconfig, scheduler_config
+from kubarium.cluster import api_endpoint, delegated_authn, scheduler_config
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
 from kubarium.cluster.agent_wire import AgentLaunch
-from kubarium.cluster.bootstrap import AGENTS_GROUP, NODES_GROUP, bootstrap
+from kubarium.cluster.bootstrap import AGENTS_GROUP, MANAGER, NODES_GROUP, bootstrap
 from kubarium.cluster.clock import RealClock
 from kubarium.cluster.file import ClusterFile
 from kubarium.cluster.network import Choice, choose_network
@@ -113,7 +113,7 @@ class EmbeddedCluster:
             token_authenticators=(tokens,) if tokens else (),
             token_issuer=tokens,
         )
-        self.client = LocalClient(self.server, "system:admin", "kubarium")
+        self.client = LocalClient(self.server, "system:admin", MANAGER)
         self.agents: list[AnyAgent] = []
         self._informers: list[SharedInformers] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -144,7 +144,9 @@ class EmbeddedCluster:
         self.server.page_source = self.node_page
         self.server.usage.source = self.usage
         port = access.port if access else 6443
-        await bootstrap(self.client, port, with_fabric=has_fabric(self.file.pools))
+        # To compile the rules of all definitions would take a fifth of a second of every start.
+        ours = LocalClient(self.server, "system:admin", MANAGER, prechecked=True)
+        await bootstrap(ours, port, with_fabric=has_fabric(self.file.pools))
         await scheduler_config.publish(self.client, self.file.scheduler)
         if self.authority is not None:
             await delegated_authn.publish(self.client, self.authority)
@@ -184,11 +186,16 @@ class EmbeddedCluster:
         """In a process of its own where pods are to survive it, else in this one."""
         if access is None or self.nursery is None or self.node_root is None or not config.root:
             return Agent(self._context("system:node", shares), config)
-        path = self.node_root / "kubeconfig"
-        path.parent.mkdir(parents=True, exist_ok=True)
         user = f"system:node:{config.nodes[0].name}"
-        kubeconfig.write(path, access.kubeconfig("node", user, [NODES_GROUP, AGENTS_GROUP]))
-        return AgentProcess(AgentLaunch(config, str(path)), self.nursery, self.clock)
+        pair = access.authority.client(user, [NODES_GROUP, AGENTS_GROUP])
+        launch = AgentLaunch(
+            config,
+            access.url,
+            access.authority.ca_path,
+            pair.certificate_path,
+            pair.key_path,
+        )
+        return AgentProcess(launch, self.nursery, self.clock)
 
     def _context(self, user: str, shares: Context | None = None) -> Context:
         """A component's world under its own name; all read the same informers."""

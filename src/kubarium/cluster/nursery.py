@@ -27,7 +27,7 @@ from kubarium.base.errors import ConfigError, KubariumError
 from kubarium.cluster.agent_wire import AgentLaunch
 
 _LENGTH = struct.Struct("=I")
-# An HTTP client and kubeconfig: what a server does without.
+# An HTTP client: what a server does without.
 _AGENT = "kubarium.cluster.agent_process"
 _NEW_INTERPRETER = (
     "import sys; sys.path[:] = sys.argv[2:];"

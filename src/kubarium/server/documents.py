@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 
 from kubarium.api.catalog import Kind
-from kubarium.api.crds.definition import bundled
 from kubarium.api.decode import conform, strict_complaints, strict_decoding_error
 from kubarium.api.defaulting import default
-from kubarium.api.kinds import CUSTOM_RESOURCE_DEFINITIONS, SECRETS
+from kubarium.api.kinds import SECRETS
 from kubarium.api.managed_fields import track_update
 from kubarium.api.resource import Document, copy_document
 from kubarium.api.templates import Remembered, spec_content
@@ -48,16 +47,6 @@ def fold_texts(secret: Document) -> None:
         secret["data"] = {**(secret.get("data") or {}), **data}
 
 
-def _is_bundled(definition: Document) -> bool:
-    """Whether a definition is one of ours, word for word: those are checked by our tests, and to
-    compile all their rules would take a tenth of a second of every start."""
-    name = definition["metadata"]["name"]
-    return any(
-        ours["metadata"]["name"] == name and ours["spec"] == definition.get("spec")
-        for ours in bundled()
-    )
-
-
 def _invalid(kind: Kind, document: Document, errors: list[FieldError]) -> ApiError:
     return invalid(kind.resource.kind, kind.resource.group, document["metadata"]["name"], errors)
 
@@ -79,8 +68,6 @@ class Documents:
         A spec equal to one that has passed becomes that one: documents are read-only once stored,
         and pods of one template then share it.
         """
-        if kind.resource == CUSTOM_RESOURCE_DEFINITIONS and _is_bundled(document):
-            return
         content = spec_content(kind, document)
         known = self._valid_specs.get(content)
         errors = validate_create(kind, document, spec_is_valid=known is not None)

@@ -43,14 +43,23 @@ class LocalUser:
 class LocalClient:
     """All verbs, as ``user``, trusted: what runs in the process needs no authorisation.
 
-    ``manager`` is the field manager of its writes, "" for the user's name.
+    ``manager`` is the field manager of its writes, "" for the user's name. What a ``prechecked``
+    client creates is ours and known to be valid (``Call.prechecked``).
     """
 
     # Whether documents that are said to conform are looked at all the same: in tests.
     checks_fresh = False
 
-    def __init__(self, server: ApiServer, user: str | Requester, manager: str = "") -> None:
+    def __init__(
+        self,
+        server: ApiServer,
+        user: str | Requester,
+        manager: str = "",
+        *,
+        prechecked: bool = False,
+    ) -> None:
         self._server = server
+        self._prechecked = prechecked
         self._user: Requester = LocalUser(user) if isinstance(user, str) else user
         self._manager = manager or self._user.name.rpartition(":")[2]
         self._kinds: dict[Resource, Kind] = {}
@@ -70,7 +79,8 @@ class LocalClient:
         return kind
 
     def _call(self, manager: str, dry_run: bool, force: bool = False) -> Call:
-        return Call(self._user, manager or self._manager, dry_run, STRICT, force)
+        manager = manager or self._manager
+        return Call(self._user, manager, dry_run, STRICT, force, self._prechecked)
 
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Document:
         return await self._server.read(self._kind(resource), namespace, name)

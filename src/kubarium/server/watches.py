@@ -136,8 +136,7 @@ class WatchStream:
         """What the change is to this watcher: entering and leaving a selection count too."""
         present, kind, matches = self._registry.present, self.kind, self._matches
         document = present(kind, change.record.value)
-        gone = change.kind == DELETE
-        previous = change.previous
+        gone, previous = change.kind == DELETE, change.previous
         if matches is None:
             if gone:
                 return WatchEvent(_DELETED, document)

@@ -103,7 +103,8 @@ class Writes:
         self._admission.run(attempt)
         if strategy.prepare_create is not None:
             strategy.prepare_create(registry, call, document)
-        self._documents.validate_new(kind, document)
+        if not call.prechecked:
+            self._documents.validate_new(kind, document)
         if registry.find(kind, namespace, name) is not None:
             raise already_exists(kind.resource.plural, kind.resource.group, name)
         self._admission.validate(attempt)

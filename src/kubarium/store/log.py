@@ -28,7 +28,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import merge
@@ -145,14 +145,15 @@ class _Shard:
     def changes_after(self, revision: int) -> list[Change]:
         return self.history[bisect_right(self.history, revision, key=_revision_of) :]
 
-    def interested(self, key: str) -> Iterator[Subscription]:
+    def interested(self, key: str) -> tuple[Subscription, ...]:
         """The subscriptions of this shard that ``key`` concerns, in a deterministic order."""
-        if self.listeners:
-            yield from self.listeners.get(self.prefix, ())
-            yield from self.listeners.get(key[: key.rindex("/") + 1], ())
-        for prefix, subscriptions in list(self.odd_listeners.items()):
+        found = self.listeners.get(self.prefix, ())
+        if len(self.listeners) > 1 or not found:
+            found += self.listeners.get(key[: key.rindex("/") + 1], ())
+        for prefix, subscriptions in self.odd_listeners.items():
             if key.startswith(prefix):
-                yield from subscriptions
+                found += subscriptions
+        return found
 
 
 def _revision_of(change: Change) -> int:
@@ -385,12 +386,12 @@ class Store:
             self._delivering = False
 
     def _deliver(self, shard: _Shard, change: Change) -> None:
-        for subscription in shard.interested(change.key):
-            subscription.offer(change)
-        for prefix, subscriptions in list(self._wide_listeners.items()):
+        found = shard.interested(change.key)
+        for prefix, subscriptions in self._wide_listeners.items():
             if change.key.startswith(prefix):
-                for subscription in subscriptions:
-                    subscription.offer(change)
+                found += subscriptions
+        for subscription in found:
+            subscription.offer(change)
 
     # Compaction
 

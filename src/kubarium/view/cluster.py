@@ -89,6 +89,7 @@ SNAPSHOT_RESOURCES = (
 )
 
 _relabelled, _restarted = replacing(Pod, "labels"), replacing(Pod, "started")
+_reshaped, _claiming = replacing(Pod, "shape"), replacing(Pod, "claims")
 
 _Apply = Callable[[Document | None, Document | None], None]
 
@@ -214,12 +215,13 @@ class ClusterView:
 
     def _as(self, row: Pod, document: Document, shape: PodShape) -> Pod:
         """The pod in a shape of :meth:`_shapes`, with the claim for what devices stand for."""
+        row = _reshaped(row, shape)
         if not shape.backed:
-            return replace(row, shape=shape)
+            return row
         served = served_besides(shape)
         key, bound = self._extended_of.get(row.uid), (document.get("spec") or {}).get("nodeName")
         if key is None and bound:
-            return replace(row, shape=shape)
+            return row
         if not bound:
             mapped = self.extended.mapped(document["spec"], served)
             spec = claim_spec(claim_spec_document(mapped))
@@ -229,7 +231,7 @@ class ClusterView:
                 names = dict.fromkeys((m.request, m.container, m.resource) for m in mapped)
                 self.snapshot.claims[key] = Claim(key, spec, resources=tuple(names))
         assert key is not None
-        return replace(row, shape=shape, claims=(*row.claims, key))
+        return _claiming(row, (*row.claims, key))
 
     def shapes(self, document: Document) -> tuple[PodShape, ...]:
         """The shapes that :meth:`pod` gives a pod without a node, and nothing else of it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -173,19 +172,14 @@ def _conditions(
 # --- bundled definitions -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _bundled() -> tuple[Document, ...]:
+def bundled() -> list[Document]:
+    """The definitions that come with Kubarium (Kueue, JobSet, Trainer); the caller's own."""
     folder = files("kubarium.api") / "data" / "crds"
     found = [entry for entry in folder.iterdir() if entry.name.endswith(".json")]
     documents: list[Document] = []
     for entry in sorted(found, key=lambda item: item.name):
         documents += orjson.loads(entry.read_bytes())
-    return tuple(documents)
-
-
-def bundled() -> list[Document]:
-    """The definitions that come with Kubarium (Kueue, JobSet, Trainer): shared, do not change."""
-    return list(_bundled())
+    return documents
 
 
 def optional(name: str) -> list[Document]:

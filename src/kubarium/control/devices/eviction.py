@@ -126,7 +126,7 @@ class DeviceTaintEviction:
 
     @staticmethod
     def _of_pod(pod: Document) -> list[Key]:
-        return [_key(pod)] if node_of(pod) and claim_names(pod) else []
+        return [_key(pod)] if claim_names(pod) and node_of(pod) else []
 
     def _of_claim(self, claim: Document) -> list[Key]:
         namespace, name = _key(claim)

@@ -53,6 +53,8 @@ class Resizes:
         """Take in a change, after the view has; whether something may be ready to be decided."""
         if resource == PODS:
             own = self._follow(old, new)
+            if not self._on_node:
+                return own
             node = node_of(old or {}) or node_of(new or {})
             if node in self._on_node and _amounts_differ(old, new):
                 self._look_again(node, now, other_than=key_of(new or old or {}))

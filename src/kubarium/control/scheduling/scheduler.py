@@ -41,7 +41,7 @@ from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation
 from kubarium.engine.plan import CyclePlan, Decision, Placement, Preemption, QueueItem
 from kubarium.engine.snapshot import Snapshot
-from kubarium.runtime.protocol import Context
+from kubarium.runtime.protocol import ChangeHandler, Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
@@ -153,24 +153,35 @@ class Scheduler:
     # Following the cluster
 
     def _follow(self, resource: Resource) -> None:
+        if resource == PODS:
+            then: ChangeHandler = self._pod_changed
+        elif resource == RESOURCE_CLAIMS:
+            then = self._claim_changed
+        elif resource in (POD_GROUPS, COSCHEDULING_GROUPS, COMPOSITE_POD_GROUPS):
+            then = partial(self._group_changed, resource)
+        else:
+            then = partial(self._supply_changed, resource)
+        may_resize = resource in (PODS, NODES)
+
         def changed(old: Document | None, new: Document | None) -> None:
             self.view.apply(resource, old, new)
-            if self._resizes.changed(resource, old, new, self._context.clock.monotonic()):
-                self._wake.set()
-            if resource == PODS:
-                self._pod_changed(old, new)
-            elif resource in (POD_GROUPS, COSCHEDULING_GROUPS, COMPOSITE_POD_GROUPS):
-                self._group_changed(resource, old, new)
-            elif resource == RESOURCE_CLAIMS:
-                self._claim_changed(old, new)
-            else:
-                for event in wakeups.events_of(resource, old, new):
-                    helps = self._helps.of(event, resource, old, new)
-                    self._happened(event, helps, alike=resource == NODES)
-                if resource == NODES and new is None and old is not None:
-                    self._revoke(self._nominated.at(old["metadata"]["name"]))
+            if may_resize:
+                now = self._context.clock.monotonic()
+                if self._resizes.changed(resource, old, new, now):
+                    self._wake.set()
+            then(old, new)
 
         self._context.informers.get(resource).on_change(changed)
+
+    def _supply_changed(
+        self, resource: Resource, old: Document | None, new: Document | None
+    ) -> None:
+        """A node, a volume or whatever else pods may wait for."""
+        for event in wakeups.events_of(resource, old, new):
+            helps = self._helps.of(event, resource, old, new)
+            self._happened(event, helps, alike=resource == NODES)
+        if resource == NODES and new is None and old is not None:
+            self._revoke(self._nominated.at(old["metadata"]["name"]))
 
     def _happened(self, event: Event, helps: Hint | None = None, *, alike: bool = False) -> None:
         self._queue.happened(event, self._context.clock.monotonic(), helps, alike=alike)

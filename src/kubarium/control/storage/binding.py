@@ -23,6 +23,7 @@ from kubarium.control.storage.documents import (
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.volumes import (
     BIND_COMPLETED,
@@ -40,6 +41,11 @@ _PROVISIONERS = ("volume.kubernetes.io/storage-provisioner",)
 _EVERY_CLAIM: Key = ("", "")
 
 
+@of_spec
+def _named_claims(pod: Document) -> tuple[Key, ...]:
+    return volume_keys(pod)
+
+
 class VolumeBinder(ControllerComponent):
     """Satisfies :class:`kubarium.runtime.protocol.Component`. Keys: ("", name) is a volume."""
 
@@ -49,7 +55,7 @@ class VolumeBinder(ControllerComponent):
         self._claims = self.controller.watches(PERSISTENT_VOLUME_CLAIMS, _claim_keys)
         self._volumes = self.controller.watches(PERSISTENT_VOLUMES, self._volume_keys)
         self._classes = self.controller.watches(STORAGE_CLASSES, lambda _: [_EVERY_CLAIM])
-        self._pods = self.controller.watches(PODS, volume_keys)
+        self._pods = self.controller.watches(PODS, _named_claims)
         self._pods.add_index("claims", claims_index)
         self._events = EventRecorder(context, "persistentvolume-controller")
 

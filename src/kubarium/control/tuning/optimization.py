@@ -35,6 +35,7 @@ from kubarium.engine.tuning.space import Assignment
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.tuning import (
     TRIAL,
@@ -67,6 +68,7 @@ class OptimizationJobController(ControllerComponent):
         self._runtimes = self.controller.reads(TRAINING_RUNTIMES)
         self._cluster_runtimes = self.controller.reads(CLUSTER_TRAINING_RUNTIMES)
 
+    @of_metadata
     def _of_pod(self, pod: Document) -> Iterable[Key]:
         name = (pod["metadata"].get("labels") or {}).get(TRIAL_LABEL, "")
         trainjob = self._trainjobs.get(name, pod["metadata"]["namespace"]) if name else None

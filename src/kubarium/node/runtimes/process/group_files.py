@@ -7,7 +7,10 @@ import json
 import os
 import select
 import signal
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # A killed process is in its group until it has been reaped.
 _REMOVE_TRIES, _REMOVE_TURN_S = 50, 0.002
@@ -20,10 +23,11 @@ def fields(path: Path) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
 
 
-def words(path: Path) -> list[str]:
+def words(path: Path | str) -> list[str]:
     """What a file lists; nothing where it cannot be read."""
     try:
-        return path.read_text().split()
+        with open(path) as file:
+            return file.read().split()
     except OSError:
         return []
 
@@ -37,12 +41,10 @@ def write(folder: Path, name: str, text: str) -> None:
         os.close(descriptor)
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path | str) -> None:
     """Remove a group and those below it, killing what is left in them."""
-    if not folder.is_dir():
-        return
     for place, _, _ in os.walk(folder, topdown=False):
-        for pid in words(Path(place) / "cgroup.procs"):
+        for pid in words(f"{place}/cgroup.procs"):
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(pid), signal.SIGKILL)
         _remove_group(place)
@@ -64,7 +66,7 @@ def clear_noted_groups(root: Path) -> None:
         return
     for folder in folders:
         with contextlib.suppress(OSError):  # somebody else's, by now
-            clear(Path(folder))
+            clear(folder)
 
 
 def remove_groups(folder: str) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import marshal
 import os
 import resource
-import secrets
 import select
 import signal
 import socket
@@ -293,7 +292,7 @@ def _serve_shell(
     environment: dict[str, str], python: str, shim: bytes, run: Run, told: int
 ) -> None:
     """In the nursery itself. Says where bash's start file is once everything is ready."""
-    address = f"\0kubarium-nursery-{secrets.token_hex(16)}"
+    address = f"\0kubarium-nursery-{os.urandom(16).hex()}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
