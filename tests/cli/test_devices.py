@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubarium.cli.devices import Row, _aligned, _by_node, _line, _natural, _state
+from kubarium.view.device_taints import taint_rule
 
 
 def row(node="n1", device="gpu-0", state="ok", claims=(), **measures):
@@ -68,3 +69,27 @@ def test_devices_whose_counters_are_spent_are_blocked_by_those_that_hold_them():
 
 def test_columns_are_as_wide_as_they_need():
     assert _aligned([["A", "LONG"], ["word", "b"]]) == ["A     LONG", "word  b"]
+
+
+def test_a_rules_taint_is_told_with_the_rule():
+    selector = {"driver": "d", "pool": "p"}
+    taint = {"key": "d/repair", "value": "x", "effect": "NoExecute"}
+    document = {
+        "metadata": {"name": "r1"},
+        "spec": {"deviceSelector": selector, "taint": taint},
+    }
+    sick = {"taints": [{"key": "d/xid", "value": "79", "effect": "None"}]}
+    text = "d/repair=x:NoExecute (DeviceTaintRule r1)"
+    assert _state({}, rules=[taint_rule(document)]) == text
+    assert _state(sick, rules=[taint_rule(document)]) == f"xid=79:None, {text}"
+
+
+def test_devices_of_a_pool_that_gives_none_say_so():
+    idle, tainted = row(), row(state="xid=79:NoSchedule")
+    idle.unusable = tainted.unusable = "incomplete pool: 1 of 2 slices"
+    assert _line(idle)[3] == "incomplete pool: 1 of 2 slices"
+    assert _line(tainted)[3] == "xid=79:NoSchedule, incomplete pool: 1 of 2 slices"
+
+
+def test_a_device_whose_counters_never_were_enough_is_blocked_by_nobody():
+    assert _line(row(state="blocked"))[3] == "blocked: too few counters"

@@ -211,6 +211,11 @@ def test_strange_yaml_is_refused_in_words(tmp_path, text):
             ["devices[0].attributes.a", "longer than 64 characters"],
         ),
         ({"devices": [{"profile": "free", "capacity": {"m": "-1Gi"}}]}, ["'-1Gi' is less than 0"]),
+        ({"devices": [{"profile": "free", "count": 2}]}, ["devices[0]", "needs a driver"]),
+        (
+            {"devices": [{"profile": "free", "driver": "d", "count": 2, "name": "gpu"}]},
+            ["devices[0].name", "all 2 devices would be 'gpu'; write 'gpu-{index}'"],
+        ),
     ],
 )
 def test_what_the_api_would_refuse_later_is_refused_at_once(tmp_path, change, words):

@@ -687,7 +687,7 @@ def test_a_tainted_device_of_a_shared_claim_takes_no_new_pods(demos):
         assert len(await cluster.events("DeviceTaintManagerEviction", name)) == 4
         why = await cluster.condition(PODS, pods[0]["metadata"]["name"], "PodScheduled", name)
         tainted = "8 tainted (gpu.example.com/unhealthy=true:NoExecute)"
-        assert f"1 devices needed, 8 match, 0 free, {tainted}" in why["message"]
+        assert f"1 device needed, 8 match, 0 free, {tainted}" in why["message"]
         await cluster.client.delete(DEVICE_TAINT_RULES, "example")
         await running(cluster, name, 4)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from kubarium.engine.devices.model import DeviceId
-from kubarium.view.device_pools import blocked_by, pool_statuses
+from kubarium.view.device_pools import blocked_by, pool_statuses, unusable_slices
 from kubarium.view.device_taints import taint_rule
 
 DRIVER = "d.example.com"
@@ -247,3 +247,17 @@ def test_more_capacities_than_can_be_listed_are_told_beside_the_partitions_error
     (pool,) = ask([slice_of("a", devices=shared[:1], partitionTypeAttribute=KIND)])["pools"]
     assert pool["validationError"].startswith("PartitionTypeMissing")
     assert pool["shareableSummary"]["fullyAvailableDevices"] == 1
+
+
+def test_slices_that_give_nothing_say_why():
+    slices = [
+        slice_of("old", generation=1, devices=[{"name": "a"}]),
+        slice_of("new", generation=2, count=2, devices=[{"name": "a"}]),
+        slice_of("twice", pool="q", devices=[{"name": "a"}, {"name": "a"}]),
+        slice_of("fine", pool="r", devices=[{"name": "a"}]),
+    ]
+    assert unusable_slices(slices) == {
+        "old": "of generation 1, and the pool is at 2",
+        "new": "incomplete pool: 1 of 2 slices",
+        "twice": "invalid pool",
+    }

@@ -401,6 +401,17 @@ def test_what_devices_take_of_their_node_is_named_where_it_is_short():
     )
     [more] = [s for s in found.suggestions if s.kind == "add-resource"]
     assert more.text == "1 more cpu on node a"
+    assert "request at most 2 cpu (free on node a)" in texts(found)
+
+
+def test_a_pod_too_large_for_a_node_with_its_devices_is_told_what_is_left_beside_them():
+    subject = pod("user", cpu="9", claims=["one"])
+    subject["spec"]["containers"][0]["resources"]["claims"] = [{"name": "one"}]
+    slices = [gpus("a", 2)]
+    for device in slices[0]["spec"]["devices"]:
+        device["nodeAllocatableResources"] = {"cpu": {"overhead": {"perPod": "2"}}}
+    found = explain(claims_world(subject, claim("one"), slices=slices), subject)
+    assert {"request at most 2 cpu (free on node a)", "7 more cpu on node a"} <= set(texts(found))
 
 
 def test_a_compatibility_group_that_keeps_a_device_is_named():

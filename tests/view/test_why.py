@@ -355,7 +355,7 @@ def test_of_pools_that_give_nothing_those_are_named_that_have_such_devices():
         waiting,
     )
     pool = f"pool {DRIVER}/p is incomplete: 1 of 3 slices"
-    assert said.tightest == f"request gpu: 1 devices: {pool}"
+    assert said.tightest == f"request gpu: 1 device: {pool}"
     [found] = said.devices
     assert found["failed"] == {pool: 1, f'class gpu `device.driver == "{DRIVER}"`': 2}
 
@@ -463,7 +463,7 @@ def test_of_capacity_the_largest_share_is_advised_that_a_policy_and_what_is_left
 
 def test_a_capacity_that_no_device_has_is_named():
     failed = asking_for("nosuch", "1").devices[0]["failed"]
-    assert failed["capacity nosuch: the device has none of that name"] == 2
+    assert failed["capacity nosuch: the device has none of that name (it has bw)"] == 2
 
 
 def of_scheduler(name, message="", **more):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ from typing import Any
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from kubarium.api.kinds import EVENTS, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.api.kinds import (
+    DEVICE_TAINT_RULES,
+    EVENTS,
+    NODES,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+)
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import asking
@@ -21,7 +27,8 @@ from kubarium.cli.console import out
 from kubarium.client.http import HttpClient
 from kubarium.cluster.device_health import devices_spoken_of
 from kubarium.engine.devices.model import DeviceId
-from kubarium.view.device_pools import blocked_by
+from kubarium.view.device_pools import blocked_by, unusable_slices
+from kubarium.view.device_taints import TaintRule, taint_rule
 
 # A table of more devices than this is one row for each node; of more nodes, metrics are not asked.
 MAX_ROWS = 256
@@ -57,35 +64,55 @@ class Row:
     measures: dict[str, float] = field(default_factory=dict)
     # Devices of the pool that hold the counters which this one needs.
     blocked_by: list[str] = field(default_factory=list)
+    # Why its pool gives no devices; "" if it does.
+    unusable: str = ""
 
 
 async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
     slices = (await client.list(RESOURCE_SLICES)).items
     claims = (await client.list(RESOURCE_CLAIMS)).items
+    rules = await _taint_rules(client)
     holders = _holders(claims)
     blocked = blocked_by(slices, claims)
+    unusable = unusable_slices(slices)
     rows = []
-    for spec in (document["spec"] for document in slices):
-        if (node and spec.get("nodeName") != node) or (driver and spec["driver"] != driver):
+    for document in slices:
+        spec = document["spec"]
+        if driver and spec["driver"] != driver:
             continue
         for device in spec.get("devices") or ():
+            where = spec.get("nodeName") or device.get("nodeName", "")
+            if node and where != node:
+                continue
             key = DeviceId(spec["driver"], spec["pool"]["name"], device["name"])
             blockers = list(blocked.get(key, ()))
             rows.append(
                 Row(
-                    spec.get("nodeName", ""),
+                    where,
                     spec["driver"],
                     device["name"],
                     _model(device),
-                    _state(device, bool(blockers)),
+                    _state(device, key in blocked, [r for r in rules if r.selects(*key)]),
                     holders.get(key, []),
                     blocked_by=blockers,
+                    unusable=unusable.get(document["metadata"]["name"], ""),
                 )
             )
     nodes = list(dict.fromkeys(row.node for row in rows if row.node))
     if len(nodes) <= MAX_SCRAPES:
         await _measure(client, rows, nodes)
     return rows
+
+
+async def _taint_rules(client: HttpClient) -> list[TaintRule]:
+    """The DeviceTaintRules; none where the cluster has no such kind, or the user may not see it."""
+    try:
+        documents = (await client.list(DEVICE_TAINT_RULES)).items
+    except ApiError as error:
+        if error.reason not in ("NotFound", "Forbidden"):
+            raise
+        return []
+    return [taint_rule(document) for document in documents]
 
 
 async def _ask(client: HttpClient, node: str, driver: str) -> tuple[list[Row], list[str]]:
@@ -120,14 +147,15 @@ def _model(device: Document) -> str:
     return ""
 
 
-def _state(device: Document, blocked: bool = False) -> str:
+def _state(device: Document, blocked: bool = False, rules: Sequence[TaintRule] = ()) -> str:
     taints = [
         f"{t['key'].rpartition('/')[2]}{'=' + t['value'] if t.get('value', '') != '' else ''}"
-        f":{t['effect']}"
+        f":{t['effect']}".replace("=true", "")
         for t in device.get("taints") or ()
     ]
+    taints += [f"{rule.taint} (DeviceTaintRule {rule.name})" for rule in rules]
     if taints:
-        return ", ".join(taints).replace("=true", "")
+        return ", ".join(taints)
     return BLOCKED if blocked else "ok"
 
 
@@ -196,9 +224,11 @@ def _line(row: Row) -> list[str]:
 
 
 def _state_shown(row: Row) -> str:
-    """``blocked by gpu-0``; after a taint if there is one."""
+    """``blocked by gpu-0``; after a taint if there is one. So is what is wrong with the pool."""
+    if row.unusable:
+        return row.unusable if row.state == "ok" else f"{row.state}, {row.unusable}"
     if not row.blocked_by:
-        return row.state
+        return f"{BLOCKED}: too few counters" if row.state == BLOCKED else row.state
     names = ", ".join(row.blocked_by[:_BLOCKERS_NAMED])
     more = len(row.blocked_by) - _BLOCKERS_NAMED
     text = f"{BLOCKED} by {names}" + (f" and {more} more" if more > 0 else "")

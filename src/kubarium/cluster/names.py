@@ -8,6 +8,7 @@ from typing import Any
 from kubarium.api import formats
 from kubarium.base.quantity import QuantityError, parse_quantity
 from kubarium.base.quoted import quoted
+from kubarium.node.drivers.profiles import FREE
 from kubarium.node.drivers.typed import fill
 
 At = tuple[str | int, ...]
@@ -54,6 +55,17 @@ def _devices(devices: dict[str, Any], at: At) -> Iterator[tuple[At, str]]:
                 yield (*at, "attributes", name), f"{quoted(text)} is {most}"
     for name, quantity in devices.get("capacity", {}).items():
         yield from _amount((*at, "capacity", name), quantity)
+    if devices["profile"] == FREE:
+        yield from _free(devices, at)
+
+
+def _free(devices: dict[str, Any], at: At) -> Iterator[tuple[At, str]]:
+    pattern, count = devices.get("name", "{index}"), devices.get("count", 1)
+    if count > 1 and fill(pattern, "", "", 0) == fill(pattern, "", "", 1):
+        way_out = f"write {quoted(pattern + '-{index}')}"
+        yield (*at, "name"), f"all {count} devices would be {quoted(pattern)}; {way_out}"
+    if not devices.get("driver"):
+        yield at, "profile free needs a driver: its name, such as driver: gpu.example.com"
 
 
 def _label(at: At, name: str, value: str) -> Iterator[tuple[At, str]]:

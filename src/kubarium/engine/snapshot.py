@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine.attached import Attached
+from kubarium.engine.devices.holding import Counters, Held
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation
+from kubarium.engine.devices.pools import PoolKey
 from kubarium.engine.model import (
     CPU,
     MEMORY,
@@ -116,10 +118,12 @@ class Snapshot:
         # The placed pods of each group, on unknown nodes too.
         self.gang_pods: dict[Key, dict[Key, None]] = {}
         self._homeless: dict[str, dict[Key, Pod]] = {}
-        self._log: list[Callable[[], None]] = []
+        self._log: list[Callable[[], object]] = []
         self._recording = 0
         self._marks: list[int] = []
-        self._released: dict[Key, Allocation] = {}
+        self._released: dict[Key, tuple[Allocation, Held]] = {}
+        # What was left of counters when the first of a pool's allocations was released.
+        self._left: dict[PoolKey, Counters] = {}
         self._shared: dict[Callable[[Snapshot], object], object] = {}
 
     def shared(self, make: Callable[[Snapshot], _T]) -> _T:
@@ -548,18 +552,20 @@ class Snapshot:
         self.deallocate(key)
         self.claims.pop(key, None)
 
-    def allocate(self, key: Key, allocation: Allocation) -> None:
-        """Give the claim its devices."""
+    def allocate(self, key: Key, allocation: Allocation, held: Held | None = None) -> None:
+        """Give the claim its devices; ``held`` is what they held of counters if they come back."""
         self._record(partial(self.deallocate, key))
         self.allocations[key] = allocation
-        self.inventory.enter(allocation)
+        self.inventory.enter(allocation, held or {})
 
-    def deallocate(self, key: Key) -> None:
-        """Take the claim's devices back; nothing happens if it has none."""
+    def deallocate(self, key: Key) -> Held:
+        """Take the claim's devices back, with what they held; nothing happens if it has none."""
         allocation = self.allocations.pop(key, None)
-        if allocation is not None:
-            self._record(partial(self.allocate, key, allocation))
-            self.inventory.take_out(allocation)
+        if allocation is None:
+            return {}
+        held = self.inventory.take_out(allocation)
+        self._record(partial(self.allocate, key, allocation, held))
+        return held
 
     # Simulation
 
@@ -567,22 +573,25 @@ class Snapshot:
         """Deallocate, remembering the allocation so that :meth:`reclaim` can give it back."""
         allocation = self.allocations.get(key)
         if allocation is not None:
-            self._released[key] = allocation
-            self.deallocate(key)
+            for pool in {r.id[:2]: None for r in allocation.results}:
+                if pool not in self._left:
+                    self._left[pool] = self.inventory.counters_left(pool)
+            self._released[key] = (allocation, self.deallocate(key))
 
     def reclaimable(self, key: Key) -> bool:
         """Whether the claim still has its devices, or could have those it released again."""
         if key in self.allocations:
             return True
-        allocation = self._released.get(key)
-        if allocation is None:
+        if key not in self._released:
             return True
-        return self.inventory.could_take_again(allocation)
+        allocation, held = self._released[key]
+        away = [mine for k, (_, mine) in self._released.items() if k not in self.allocations]
+        return self.inventory.could_take_again(allocation, held, away, self._left)
 
     def reclaim(self, key: Key) -> None:
         """Allocate again what :meth:`release` gave up; nothing if it released nothing."""
         if key not in self.allocations and key in self._released:
-            self.allocate(key, self._released[key])
+            self.allocate(key, *self._released[key])
 
     def checkpoint(self) -> int:
         """Begin to remember changes; give the mark to exactly one of rollback or keep."""
@@ -597,6 +606,7 @@ class Snapshot:
             self._log.pop()()
         self._recording = recording - 1
         self._marks.pop()
+        self._forget_released()
 
     @property
     def open_checkpoints(self) -> int:
@@ -614,8 +624,15 @@ class Snapshot:
         self._marks.pop()
         if not self._recording:
             del self._log[mark:]
+        self._forget_released()
 
-    def _record(self, undo: Callable[[], None]) -> None:
+    def _forget_released(self) -> None:
+        """What was released comes back within its simulation, or not at all."""
+        if not self._recording:
+            self._released.clear()
+            self._left.clear()
+
+    def _record(self, undo: Callable[[], object]) -> None:
         if self._recording:
             self._log.append(undo)
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from kubarium.api.resource import Document
 from kubarium.base.quantity import format_quantity
+from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import DeviceId
 from kubarium.view.cluster import ClusterView
 from kubarium.view.explanation import Explanation
@@ -74,18 +75,35 @@ def _devices_on(view: ClusterView, name: str) -> Iterator[str]:
         yield f"{text} ({held})" if held else text
 
 
-def claim_account(claim: Document, title: str) -> Explanation:
-    """What a claim holds, and for whom."""
+def claim_account(claim: Document, title: str, inventory: Inventory) -> Explanation:
+    """What a claim holds, how that is, and for whom."""
     status = claim["status"]
     results = (status["allocation"].get("devices") or {}).get("results") or ()
     lines = [
         f"request {r.get('request')}: device {r.get('driver')}/{r.get('pool')}/{r.get('device')}"
+        f"{_standing(r, inventory)}"
         for r in results
     ]
     users = status.get("reservedFor") or ()
     lines += [f"reserved for {u.get('resource')} {u.get('name')}" for u in users]
     text = f"holds {_count(len(results), 'device')}, reserved for {_count(len(users), 'user')}"
     return Explanation(title, "Allocated", text, tuple(lines))
+
+
+def _standing(result: Document, inventory: Inventory) -> str:
+    """What is to be known of an allocated device beside its name, in brackets."""
+    names = DeviceId(*(result.get(f) or "" for f in ("driver", "pool", "device")))
+    device = inventory.device(names)
+    share = ", ".join(
+        f"{amount} {n}" for n, amount in (result.get("consumedCapacity") or {}).items()
+    )
+    told = ["as administrator"] if result.get("adminAccess") else []
+    told += [f"a share: {share}"] if share else []
+    if device is None:
+        told.append("its driver does not publish it any more")
+    else:
+        told += [f"tainted {taint}" for taint in device.taints]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -54,13 +54,8 @@ def blocked_by(
     Pools that are incomplete or contradict themselves are left out: nothing of them is given away.
     """
     ledger = _ledger_of(claims)
-    by_pool: dict[tuple[str, str], list[Slice]] = {}
-    for document in slices:
-        content = document["spec"]
-        key = content["driver"], content["pool"]["name"]
-        by_pool.setdefault(key, []).append(slice_row(document))
     found: dict[DeviceId, tuple[str, ...]] = {}
-    for members in by_pool.values():
+    for members in _by_pool(slices).values():
         newest = max(s.generation for s in members)
         try:
             pool = _checked([s for s in members if s.generation == newest])
@@ -68,6 +63,36 @@ def blocked_by(
             continue
         if pool.counter_sets:
             found |= _blocked_in(pool, ledger)
+    return found
+
+
+def unusable_slices(slices: Iterable[Document]) -> dict[str, str]:
+    """By slice's name why its devices are given to nobody, though no taint keeps them."""
+    found: dict[str, str] = {}
+    for members in _by_pool(slices).values():
+        newest = max(s.generation for s in members)
+        current = [s for s in members if s.generation == newest]
+        for item in members:
+            if item.generation < newest:
+                text = f"of generation {item.generation}, and the pool is at {newest}"
+                found[item.name] = text
+        try:
+            _checked(current)
+        except _PoolProblem:
+            wanted = {item.slice_count for item in current}
+            text = "invalid pool"
+            if len(wanted) == 1 and len(current) not in wanted:
+                text = f"incomplete pool: {len(current)} of {wanted.pop()} slices"
+            found |= {item.name: text for item in current}
+    return found
+
+
+def _by_pool(slices: Iterable[Document]) -> dict[tuple[str, str], list[Slice]]:
+    found: dict[tuple[str, str], list[Slice]] = {}
+    for document in slices:
+        content = document["spec"]
+        key = content["driver"], content["pool"]["name"]
+        found.setdefault(key, []).append(slice_row(document))
     return found
 
 

@@ -195,7 +195,7 @@ def _tightest_device(question: Question) -> str:
     """The rule of devices that turns away most of those that would otherwise match."""
     best: tuple[int, str] | None = None
     for found in question.surveys:
-        missing = found.needed - found.free
+        missing = found.missing
         for clause in found.clauses:
             if clause.owner == "selector" and (best is None or clause.alone > best[0]):
                 hint = f"; {clause.hint}" if clause.hint else ""
@@ -206,7 +206,8 @@ def _tightest_device(question: Question) -> str:
         for reason, count in found.failed.items():
             selector = reason.startswith(("selector", "class"))
             if not selector and count > (best[0] if best else 0) and missing > 0:
-                best = (count, f"{found.label}: {count} devices: {reason}")
+                noun = "device" if count == 1 else "devices"
+                best = (count, f"{found.label}: {count} {noun}: {reason}")
         if best is None and missing > 0:
             text = f"{found.label}: {found.needed} devices needed, {found.free} free"
             best = (0, text)
@@ -282,6 +283,7 @@ def _survey_json(found: RequestSurvey) -> dict[str, Any]:
         "free": found.free,
         "usable": found.usable,
         "mostOnOneNode": found.most,
+        "everything": found.everything,
         "failed": dict(found.failed),
         "clauses": [
             {

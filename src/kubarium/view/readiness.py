@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kubarium.api.resource import Document
+from kubarium.engine.devices.model import DeviceId
 
 
 def conditions_of_results(claim: Document) -> Iterator[tuple[Document, Mapping[str, Document]]]:
@@ -38,6 +39,24 @@ def failed_devices(claim: Document) -> list[tuple[str, Document]]:
         for condition in result.get("bindingFailureConditions") or ()
         if condition in true
     ]
+
+
+def unready_ids(claim: Document) -> Iterator[DeviceId]:
+    """The devices of :func:`unready_devices`."""
+    for result, true in conditions_of_results(claim):
+        if any(c not in true for c in result["bindingConditions"]):
+            yield _id(result)
+
+
+def failed_ids(claim: Document) -> Iterator[DeviceId]:
+    """The devices of :func:`failed_devices`."""
+    for result, true in conditions_of_results(claim):
+        if any(c in true for c in result.get("bindingFailureConditions") or ()):
+            yield _id(result)
+
+
+def _id(result: Document) -> DeviceId:
+    return DeviceId(result["driver"], result["pool"], result["device"])
 
 
 def _device(document: Document) -> tuple[str, ...]:

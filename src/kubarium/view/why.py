@@ -404,7 +404,7 @@ class _Why:
     def _claim(self, claim: Document) -> Explanation:
         title = title_of(claim)
         if (claim.get("status") or {}).get("allocation"):
-            return claim_account(claim, title)
+            return claim_account(claim, title, self._evidence.view.snapshot.inventory)
         users = [
             p
             for p in self._evidence.list(PODS)

@@ -283,3 +283,48 @@ def test_a_pod_waits_while_the_claim_of_its_template_belongs_to_somebody_else(wo
         assert devices_of(await held(world, "mine")) == ["n"]
 
     world_run(story)
+
+
+def test_devices_that_are_free_elsewhere_are_no_use_to_a_pod_that_is_kept_to_a_node(world_run):
+    async def story(world):
+        await world.start()
+        for name in ("n", "m"):
+            await world.create(NODES, node(name))
+        await hardware(world, "n", "m")
+        for name in ("held", "c"):
+            await world.create(RESOURCE_CLAIMS, claim(name))
+        await start(world)
+        here = {"nodeSelector": {"kubernetes.io/hostname": "n"}}
+        await world.create(PODS, pod("first", claims=["held"], **here))
+        await world.settle(5)
+        await world.create(PODS, pod("a", claims=["c"], **here))
+        await world.settle(5)
+        hint = (
+            "request gpu: 1 device needed, 2 match, 1 free, 0 of them on nodes that the pod could"
+        )
+        assert (await told(world))[1].endswith(f"{hint} use.")
+
+    world_run(story)
+
+
+def test_a_pool_that_contradicts_itself_is_named(world_run):
+    async def story(world):
+        await world.start()
+        await world.create(NODES, node("n"))
+        await hardware(world, "n")
+        more = slices("n", 2)
+        more["metadata"]["name"] = "more"
+        more["spec"]["pool"]["resourceSliceCount"] = 2
+        await world.create(RESOURCE_SLICES, more)
+        await world.create(RESOURCE_CLAIMS, claim("c"))
+        await start(world)
+        await world.create(PODS, pod("a", claims=["c"]))
+        await world.settle(5)
+        message = (await told(world))[1]
+        assert message.startswith(
+            "0/1 nodes are available: 1 invalid resource pools were encountered"
+        )
+        problem = "is invalid: slices disagree about resourceSliceCount: 1, 2."
+        assert message.endswith(f"pool {DRIVER}/n {problem}")
+
+    world_run(story)

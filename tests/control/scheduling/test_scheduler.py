@@ -550,8 +550,16 @@ def test_a_device_that_is_not_ready_in_the_profiles_time_is_given_back(world_run
         assert not (await scheduled_condition(world, "user"))
         await world.settle(15)
         message = (await scheduled_condition(world, "user"))["message"]
-        failed = 'running PreBind plugin "DynamicResources": '
-        assert message == f"{failed}device binding timeout: claim=one"
+        failed, timeout = (
+            'running PreBind plugin "DynamicResources": ',
+            "device binding timeout: claim=one",
+        )
+        assert f"{failed}{timeout}" in [
+            e["message"] for e in await events(world, "FailedScheduling")
+        ]
+        # There is no other device, and it rests.
+        rests = f"could not be made ready a moment ago ({timeout}), and is left alone for now."
+        assert message.endswith(f"device {DRIVER}/a/gpu-0 {rests}")
 
     world_run(story)
 

@@ -184,7 +184,7 @@ def test_a_device_of_the_same_name_of_another_driver_takes_no_counters():
         DeviceResult(f"r{i}", DeviceId(driver, "a", name))
         for i, (driver, name) in enumerate((("d", "g"), ("other", "h")))
     )
-    assert snapshot.inventory.counters_suffice(Allocation(results))
+    assert snapshot.inventory.could_take_again(Allocation(results), {})
 
 
 @settings(deadline=None)

@@ -32,14 +32,26 @@ from kubarium.view.consumers import (
 from kubarium.view.devices import allocation_document, allocation_row, is_allocated
 from kubarium.view.extended import CLAIM_FINALIZER, extended_owner, is_pending_key
 from kubarium.view.pods import node_of, seconds
-from kubarium.view.readiness import failed_devices, unready_devices
+from kubarium.view.readiness import (
+    failed_devices,
+    failed_ids,
+    unready_devices,
+    unready_ids,
+)
 
 # Upstream looks this often whether devices have been made ready (KEP-5007).
 CONDITION_POLL_S = 5.0
 
 
 class NotReadyError(Exception):
-    """A device or a volume could not be made ready, or not in time."""
+    """A device or a volume could not be made ready, or not in time.
+
+    ``devices`` are which, ``why`` is the reason alone.
+    """
+
+    def __init__(self, text: str, devices: tuple[DeviceId, ...] = (), why: str = "") -> None:
+        super().__init__(text)
+        self.devices, self.why = devices, why
 
 
 def needs_preparation(allocation: Allocation) -> bool:
@@ -145,7 +157,8 @@ class ClaimWriter:
                     waited = max(0.0, clock.now() - allocated)
                     deadline = min(deadline, clock.monotonic() + timeout_s - waited)
             if clock.monotonic() >= deadline:
-                raise _not_ready(f"device binding timeout: claim={key[1]}")
+                late = tuple(unready_ids(claim)) if claim is not None else ()
+                raise _not_ready(f"device binding timeout: claim={key[1]}", late)
             await clock.sleep(CONDITION_POLL_S)
 
     async def release(self, pod: Pod, keys: list[Key]) -> None:
@@ -315,8 +328,9 @@ def _check_failures(claim: Document) -> None:
         reason, message = failed.get("reason", ""), json.dumps(failed.get("message", ""))
         where = f"device {device} reports {failed.get('type', '')}"
         text = f"claim={claim['metadata']['name']}, reason={reason}, message={message}"
-        raise _not_ready(f"device binding failed: {text} ({where})")
+        broken = tuple(failed_ids(claim))
+        raise _not_ready(f"device binding failed: {text} ({where})", broken)
 
 
-def _not_ready(why: str) -> NotReadyError:
-    return NotReadyError(reasons.pre_bind_failed("DynamicResources", why))
+def _not_ready(why: str, devices: tuple[DeviceId, ...]) -> NotReadyError:
+    return NotReadyError(reasons.pre_bind_failed("DynamicResources", why), devices, why)

@@ -7,7 +7,7 @@ scheduler decides again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,13 +16,14 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, not_found
 from kubarium.client.protocol import MERGE_PATCH, STRATEGIC_MERGE_PATCH
+from kubarium.control.scheduling import resting
 from kubarium.control.scheduling.claims import ClaimWriter, NotReadyError, needs_preparation
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.outcomes import outcome
 from kubarium.control.scheduling.recorders import BINDING, PREEMPTING, Recorders
 from kubarium.control.scheduling.volumes import VolumeWriter
-from kubarium.engine.devices.model import Allocation
+from kubarium.engine.devices.model import Allocation, DeviceId
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Placement, Preemption
@@ -199,6 +200,13 @@ class Committer:
             return False
         self._pods.observe(document)
         return True
+
+    def lay_by(self, devices: Iterable[DeviceId], why: str) -> list[Key]:
+        """Decide on other devices than these until :meth:`take_up` is told what this says."""
+        return resting.lay_by(self._view, devices, why)
+
+    def take_up(self, keys: Iterable[Key]) -> None:
+        resting.take_up(self._view, keys)
 
     async def refuse(
         self,

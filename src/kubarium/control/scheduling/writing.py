@@ -17,7 +17,8 @@ from kubarium.base.errors import ApiError
 from kubarium.control.scheduling.claims import NotReadyError
 from kubarium.control.scheduling.commit import Committer, Staged
 from kubarium.control.scheduling.held import SCHEDULER_ERROR
-from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
+from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.resting import REST_S
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key
 from kubarium.engine.placement.profile import Profile
@@ -229,6 +230,9 @@ class Writing:
         if not isinstance(error, (ApiError, NotReadyError)):
             _report(error)
         if isinstance(error, NotReadyError):
+            if error.devices:
+                resting = self._committer.lay_by(error.devices, error.why)
+                self._tasks.create_task(self._take_up(resting), name="devices-rest")
             shared = [claim for claim in fresh if claim in pod.claims]
             keys = list(dict.fromkeys([*claims, *shared]))
             await self._written(self._committer.claims.release(pod, keys))
@@ -239,6 +243,13 @@ class Writing:
             text = str(error) or repr(error)
             told = self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated="")
             await self._written(told)
+
+    async def _take_up(self, resting: list[Key]) -> None:
+        """Devices that could not be made ready may be tried again after a while."""
+        await self._clock.sleep(REST_S)
+        self._committer.take_up(resting)
+        self._queue.happened(Event.DEVICES, self._clock.monotonic())
+        self._wake()
 
 
 def _report(error: Exception) -> None:

@@ -84,10 +84,15 @@ class Attempt:
     # Questions
 
     def busy(self, candidate: Candidate) -> bool:
-        """Whether the device as a whole has been given away."""
-        return self._ledger.exclusive(candidate.id) or any(
-            taker >= 0 for taker in self.takers.get(candidate.position, ())
-        )
+        """Whether the device as a whole has been given away.
+
+        Or shares of one that is published as whole by now: upstream gives it away once more.
+        """
+        if self._ledger.exclusive(candidate.id):
+            return True
+        if self._ledger.shared(candidate.id) and not self.shares(candidate):
+            return True
+        return any(taker >= 0 for taker in self.takers.get(candidate.position, ()))
 
     def taken_by(self, claim: int, candidate: Candidate) -> bool:
         """Whether the claim itself has the whole device already, be it for an administrator."""

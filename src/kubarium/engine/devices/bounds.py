@@ -377,8 +377,10 @@ class Bounds:
         amounts = [dict(self._order[at].device.consumes[0].counters) for at in places]
         most = len(places)
         for name, left in free.items():
-            count = 0
-            for amount in sorted(a.get(name, 0) for a in amounts):
+            # Those that do not use it fit, however far it is overdrawn.
+            using = sorted(a[name] for a in amounts if name in a)
+            count = len(places) - len(using)
+            for amount in using:
                 left -= amount
                 if left < 0:
                     break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from kubarium.engine.devices.alike import (
     Asked,
@@ -20,6 +21,7 @@ from kubarium.engine.devices.alike import (
     reads_everything,
 )
 from kubarium.engine.devices.attempt import World
+from kubarium.engine.devices.holding import Counters, Held, left_of, may_come_back, summed
 from kubarium.engine.devices.ledger import Ledger
 from kubarium.engine.devices.model import (
     DEFAULT_FEATURES,
@@ -39,7 +41,7 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.occupancy import Occupancy, Units
-from kubarium.engine.devices.pools import Pool, PoolKey, gather, whole_pool
+from kubarium.engine.devices.pools import Pool, PoolKey, gather, trouble
 from kubarium.engine.devices.preference import BEST_FIT, FIRST_FIT, DevicePreference
 from kubarium.engine.devices.request import (
     NamedClaim,
@@ -273,26 +275,31 @@ class Inventory:
         self._pools.pop(name, None)
         self._changed(name)
 
-    def enter(self, allocation: Allocation) -> None:
+    def enter(self, allocation: Allocation, held: Held = MappingProxyType({})) -> None:
         """Take the allocation's devices.
 
         What they take of counter sets is remembered as they are published now: a driver that
-        publishes its pool anew while they are in use does not change what they hold.
+        publishes its pool anew while they are in use does not change what they hold. ``held`` is
+        what :meth:`take_out` said, where they come back.
         """
         self.ledger.enter(allocation)
         for result in allocation.results if self._held else ():
             book = self._held.get((result.id.driver, result.id.pool))
             if book is not None and not result.admin_access and book.get(result.id) is None:
-                book[result.id] = self._consumption(result.id)
+                book[result.id] = held.get(result.id) or self._consumption(result.id)
         self._touch(allocation)
 
-    def take_out(self, allocation: Allocation) -> None:
-        """Free the allocation's devices."""
+    def take_out(self, allocation: Allocation) -> Held:
+        """Free the allocation's devices; returns what those held of counters that are free now."""
         self.ledger.take_out(allocation)
+        held: dict[DeviceId, tuple[CounterUse, ...] | None] = {}
         for result in allocation.results if self._held else ():
             if not self.ledger.in_use(result.id):
-                self._held.get((result.id.driver, result.id.pool), {}).pop(result.id, None)
+                book = self._held.get((result.id.driver, result.id.pool), {})
+                if result.id in book:
+                    held[result.id] = book.pop(result.id)
         self._touch(allocation)
+        return held
 
     def _touch(self, allocation: Allocation) -> None:
         for key in {r.id[:2]: None for r in allocation.results}:
@@ -312,9 +319,12 @@ class Inventory:
         known = self._pools.get(node)
         if known is None:
             near = (*self._local.get(node, {}).values(), *self._wide.values())
-            known = gather(near, self._of_pool, node, labels, self.features) if near else []
-            self._pools[node] = known
+            known = self._pools[node] = self._gathered(near, node, labels) if near else []
         return known
+
+    def _gathered(self, near: Sequence[Slice], node: str, labels: Mapping[str, str]) -> list[Pool]:
+        strict = self.preference.strategy != FIRST_FIT
+        return gather(near, self._of_pool, node, labels, self.features, strict=strict)
 
     def device_names(self, item: str) -> tuple[str, ...]:
         """The names of a known slice's devices."""
@@ -333,11 +343,18 @@ class Inventory:
                 return result.id
         return None
 
-    def could_take_again(self, allocation: Allocation) -> bool:
+    def could_take_again(
+        self,
+        allocation: Allocation,
+        held: Held,
+        away: Sequence[Held] = (),
+        before: Mapping[PoolKey, Counters] = MappingProxyType({}),
+    ) -> bool:
         """Whether all that the allocation held could be given to it once more.
 
         Whole devices must be free; of shared ones its shares must be left. What administrators look
-        at may be in use.
+        at may be in use. ``held`` is what :meth:`take_out` said, ``away`` the same of all that is
+        taken out for now, and ``before`` what was left of counters when nothing was.
         """
         more: dict[DeviceId, dict[str, Amount]] = {}
         for result in allocation.results:
@@ -352,9 +369,10 @@ class Inventory:
             share = more.setdefault(result.id, {})
             for name, amount in result.consumed:
                 share[name] = share.get(name, 0) + amount
-        return all(
-            self._has_left(id_, share) for id_, share in more.items()
-        ) and self.counters_suffice(allocation)
+        return all(self._has_left(id_, share) for id_, share in more.items()) and all(
+            self._counters_suffice(pool, allocation, held, away, before.get(pool, {}))
+            for pool in dict.fromkeys(r.id[:2] for r in allocation.results)
+        )
 
     def _has_left(self, id_: DeviceId, share: Mapping[str, Amount]) -> bool:
         device, used = self.device(id_), self.ledger.consumed(id_)
@@ -363,24 +381,28 @@ class Inventory:
             for name, amount in share.items()
         )
 
-    def counters_suffice(self, allocation: Allocation) -> bool:
-        """Whether the pools of devices that are not in use have counters left for all of them."""
-        for driver, pool in dict.fromkeys((r.id.driver, r.id.pool) for r in allocation.results):
-            here = [r for r in allocation.results if r.id[:2] == (driver, pool)]
-            names = {r.id.device for r in here if not r.admin_access}
-            slices = self._by_pool.get((driver, pool), {}).values()
-            newest = max((s.generation for s in slices), default=0)
-            current = [s for s in slices if s.generation == newest]
-            left = {(s, n): v for c in current for s, all_ in c.counter_sets for n, v in all_}
-            for device in (d for c in current for d in c.devices if d.consumes):
-                taken = self.ledger.in_use(DeviceId(driver, pool, device.name))
-                for use in device.consumes if taken or device.name in names else ():
-                    for name, amount in use.counters:
-                        key = (use.counter_set, name)
-                        left[key] = left.get(key, 0) - amount
-            if any(value < 0 for value in left.values()):
-                return False
-        return True
+    def _counters_suffice(
+        self,
+        pool: PoolKey,
+        allocation: Allocation,
+        held: Held,
+        away: Sequence[Held],
+        before: Counters,
+    ) -> bool:
+        """Whether the pool has counters left for devices of the allocation that are not in use."""
+        book = self._held.get(pool)
+        if book is None:
+            return True
+        ids = {r.id for r in allocation.results if r.id[:2] == pool and not r.admin_access}
+        mine = {i: held.get(i, self._consumption(i)) for i in ids if i not in book}
+        others = {i: uses for one in away for i, uses in one.items() if i[:2] == pool}
+        back = summed({i: u for i, u in others.items() if i not in book and i not in mine})
+        return may_come_back(summed(mine), self.counters_left(pool), back, before)
+
+    def counters_left(self, pool: PoolKey) -> Counters:
+        """What devices in use leave of each counter; less than nothing if it is overdrawn."""
+        held = self._held.get(pool)
+        return {} if held is None else left_of(self.current_slices(*pool), held)
 
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
@@ -412,12 +434,7 @@ class Inventory:
                     yield item, ""
                     continue
             current = self.current_slices(driver, pool)
-            problem = ""
-            if current and len(current) != current[0].slice_count:
-                wanted = current[0].slice_count
-                problem = f"pool {driver}/{pool} is incomplete: {len(current)} of {wanted} slices"
-            elif current and (why := whole_pool(current, self.features).invalid):
-                problem = f"pool {driver}/{pool} is invalid: {why}"
+            problem = trouble(current, self.features)
             for item in current:
                 if item.devices:
                     yield item, problem

@@ -8,7 +8,7 @@ pools with binding conditions last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubarium.engine.devices.model import Amount, Device, Features, Slice
@@ -77,10 +77,16 @@ def gather(
     node: str,
     labels: Mapping[str, str],
     features: Features,
+    *,
+    strict: bool = True,
 ) -> list[Pool]:
     """The pools that ``node`` can use, in the order in which first fit tries them.
 
     ``near`` are the slices that may concern the node, ``all_of_pool`` gives every slice of a pool.
+    Without ``strict`` two mistakes of drivers go unseen, as upstream: a pool that is complete on
+    the node is not compared with what other nodes have of it, so that an older generation gives
+    devices until it is deleted; and of slices that disagree about their number the first is
+    believed.
     """
     newest: dict[PoolKey, list[Slice]] = {}
     for item in near:
@@ -88,7 +94,7 @@ def gather(
             continue
         if slice_reaches(item, node, labels):
             _keep_newest(newest, item)
-    pools = [_pool(key, kept, all_of_pool, features) for key, kept in newest.items()]
+    pools = [_pool(key, kept, all_of_pool, features, strict) for key, kept in newest.items()]
     found = [pool for pool in pools if pool is not None]
     return sorted(found, key=lambda p: (p.has_binding_conditions, p.driver, p.name))
 
@@ -107,24 +113,43 @@ def _pool(
     kept: list[Slice],
     all_of_pool: Callable[[PoolKey], Iterable[Slice]],
     features: Features,
+    strict: bool,
 ) -> Pool | None:
     """One pool; None when a newer generation exists that has nothing for this node."""
     driver, name = key
     generation, wanted = kept[0].generation, kept[0].slice_count
-    whole = kept
-    if len(kept) != wanted:
+    whole, complete = kept, len(kept) == wanted
+    if not complete or strict:
         everywhere = list(all_of_pool(key))
         if any(s.generation > generation for s in everywhere):
             return None
+        counts = sorted({s.slice_count for s in everywhere if s.generation == generation})
+        if strict and len(counts) > 1:
+            return Pool(driver, name, invalid=_disagreement(counts))
+    if not complete:
         whole = [s for s in everywhere if s.generation == generation]
         if len(whole) != wanted:
             return Pool(driver, name, incomplete=True)
     return _checked(driver, name, kept, whole, features)
 
 
-def whole_pool(slices: list[Slice], features: Features) -> Pool:
-    """The pool of all slices of one generation, as somebody who reaches all of them sees it."""
-    return _checked(slices[0].driver, slices[0].pool, slices, slices, features)
+def trouble(slices: Sequence[Slice], features: Features) -> str:
+    """What makes the pool of these slices of one generation unusable; "" if all is well."""
+    if not slices:
+        return ""
+    pool = f"pool {slices[0].driver}/{slices[0].pool}"
+    counts = sorted({s.slice_count for s in slices})
+    if len(counts) > 1:
+        return f"{pool} is invalid: {_disagreement(counts)}"
+    if len(slices) != counts[0]:
+        return f"{pool} is incomplete: {len(slices)} of {counts[0]} slices"
+    found = list(slices)
+    invalid = _checked(found[0].driver, found[0].pool, found, found, features).invalid
+    return f"{pool} is invalid: {invalid}" if invalid else ""
+
+
+def _disagreement(counts: Sequence[int]) -> str:
+    return f"slices disagree about resourceSliceCount: {', '.join(map(str, counts))}"
 
 
 def _checked(

@@ -95,6 +95,8 @@ class Wanted:
     everything: list[Candidate] | None = None
     constraints: tuple[int, ...] = ()
     matched: dict[int, bool] = field(default_factory=dict)
+    # Why an alternative is not to be had here, whatever devices there are.
+    unmet: str = ""
 
 
 def no_derivation(expression: str, driver: str, device: Device) -> AttributeValue:
@@ -226,7 +228,11 @@ class Checker:
         matching: Matching,
         pools: Sequence[Pool],
         candidates: Sequence[Candidate],
+        *,
+        compatible: bool = False,
     ) -> None:
+        """``compatible``: what an alternative cannot have ends the search, as upstream."""
+        self._compatible = compatible
         self._classes = classes
         self._ledger = ledger
         self._features = features
@@ -313,7 +319,12 @@ class Checker:
         if mode == EXACT_COUNT:
             wanted.count = wanted.request.count
         elif mode == ALL:
-            wanted.everything = self._everything(wanted)
+            try:
+                wanted.everything = self._everything(wanted)
+            except AllocationError as error:
+                if self._compatible or not wanted.entry.prioritised or not error.node_only:
+                    raise
+                wanted.everything, wanted.unmet = [], str(error)
             wanted.count = len(wanted.everything)
         else:
             self._fail(wanted.claim, wanted.request, f"unsupported count mode {mode}")

@@ -82,6 +82,7 @@ class Search:
         self._features = world.features
         self.candidates = world.shelf.candidates
         self.matching = Matching(world.selects, world.features, world.derives)
+        self._compatible = world.preference.strategy == FIRST_FIT
         checker = Checker(
             world.classes,
             world.ledger,
@@ -89,6 +90,7 @@ class Search:
             self.matching,
             world.shelf.pools,
             self.candidates,
+            compatible=self._compatible,
         )
         self.wanted = [checker.wanted(claim) for claim in claims]
         self._constraints = [
@@ -99,7 +101,6 @@ class Search:
         self._picked: list[list[Candidate]] = [[] for _ in claims]
         self._chosen: list[list[str]] = [[""] * len(rows) for rows in self.wanted]
         self._attempt = Attempt(world)
-        self._compatible = world.preference.strategy == FIRST_FIT
         self._order = ordered(
             world.preference,
             world.shelf,
@@ -228,6 +229,7 @@ class Search:
     def _all(self, claim: int, request: int, wanted: Wanted, index: int) -> Outcome:
         everything = wanted.everything or []
         if not everything:
+            self._unmet = self._unmet or wanted.unmet
             return Outcome.FAILED
         if index == len(everything):
             return self._request(claim, request + 1)

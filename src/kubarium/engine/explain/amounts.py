@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from kubarium.engine.devices.model import ALL, Amount, Request, Slice
+from kubarium.engine.devices.model import ALL, Amount, ClaimSpec, Request, Slice
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case, Slot
+from kubarium.engine.explain.nearest import shown_amount
 from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
 from kubarium.engine.explain.subject import SWITCH, Change, Subject
-from kubarium.engine.explain.survey import shares_left, shown_amount
+from kubarium.engine.explain.survey import shares_left
 from kubarium.engine.model import Gang, Node, SpreadConstraint
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.snapshot import Snapshot
@@ -20,6 +21,9 @@ from kubarium.engine.verdict import Suggestion
 
 # Nodes, one of each kind or domain, to which devices or clones are added.
 MODELS_TRIED = 4
+
+# Kinds of nodes whose devices are counted to find where fewest are missing.
+KINDS_LOOKED_AT = 32
 
 # The most devices or nodes that a suggestion adds.
 MAX_ADDED = 64
@@ -166,16 +170,19 @@ class Amounts:
                     continue
                 guess = self._case.missing * request.count if self._case.subject.is_gang else 1
                 best: Change | None = None
-                for row, place in self._places_for_devices():
-                    make = _devices_on(model, self._case.node(row), request.device_class, place)
+                alike = _alike(claim.spec, path)
+                for row, place in self._places_for_devices(request):
+                    where = f"{place}{alike}"
+                    make = _devices_on(model, self._case.node(row), request.device_class, where)
                     best = self._fewer(make, guess, best)
                 if best is not None:
                     yield best
 
-    def _places_for_devices(self) -> list[tuple[int, str]]:
+    def _places_for_devices(self, request: Request) -> list[tuple[int, str]]:
         """(row, how to say where) of nodes on which only devices are missing.
 
-        One of each kind of device state in each domain, those of most nodes first.
+        One of each kind of device state in each domain, those first that have most of what the
+        request wants, then those of most nodes.
         """
         obstacles = self._case.obstacles
         open_rows = obstacles.rows[(obstacles.codes[obstacles.rows] & ~obstacles.device_bits) == 0]
@@ -190,6 +197,13 @@ class Amounts:
                 key = (domain.get(row, ""), kinds[row] if kinds is not None else 0)
                 found.setdefault(key, []).append(row)
         ordered = sorted(found.values(), key=lambda rows: self._promise(rows, domain))
+        ordered[:KINDS_LOOKED_AT] = sorted(
+            ordered[:KINDS_LOOKED_AT],
+            key=lambda rows: (
+                domain.get(rows[0], "") != self._case.best_domain,
+                -self._free_on(rows[0], request),
+            ),
+        )
         everywhere = len(open_rows) == len(obstacles.rows)
         everywhere = everywhere and len(open_rows) > 1
         # To a gang without a domain one node is as good as another.
@@ -198,6 +212,17 @@ class Amounts:
             (rows[0], "any node" if everywhere and same else self._place(rows, domain))
             for rows in ordered[: MODELS_TRIED // 2 if self._case.subject.is_gang else MODELS_TRIED]
         ]
+
+    def _free_on(self, row: int, request: Request) -> int:
+        """How many idle devices the node has that the request could take."""
+        inventory, node = self._case.snapshot.inventory, self._case.node(row)
+        owner = inventory.classes[request.device_class]
+        wanted = [s for s in (*owner.selectors, *request.selectors) if s is not None]
+        return sum(
+            not inventory.ledger.in_use(c.id)
+            and supplies.accepts(self._case.snapshot, c.id.driver, c.device, wanted)
+            for c in inventory.shelf(node.name, node.labels).candidates
+        )
 
     def _promise(self, rows: list[int], domain: Mapping[int, str]) -> tuple[object, ...]:
         """Smaller is better: nodes that have devices, in the domain with most room."""
@@ -311,6 +336,18 @@ def _for_alike(change: Change, subject: Subject, alike: int) -> Change:
         suggestion=replace(change.suggestion, text=text),
         shape=lambda other: make(other) if other == shape else other,
     )
+
+
+def _alike(spec: ClaimSpec, path: str) -> str:
+    """What new devices must agree in to be of use to the request, as a part of a sentence."""
+    names = {
+        c.match: None
+        for c in spec.constraints
+        for entry in spec.requests
+        for request in entry.alternatives
+        if c.match and entry.path(request) == path and c.covers(entry, request)
+    }
+    return f", with one {' and one '.join(names)}" if names else ""
 
 
 def _skew(constraint: SpreadConstraint) -> Callable[[int], Change]:

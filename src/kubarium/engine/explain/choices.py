@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import islice
 
 from kubarium.engine import reasons
@@ -14,7 +15,8 @@ from kubarium.engine.explain.features import upgraded
 from kubarium.engine.explain.obstacles import CURED_BY_AN_END, Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
-from kubarium.engine.model import Gang
+from kubarium.engine.explain.survey import NO_SUCH_CAPACITY
+from kubarium.engine.model import Gang, PodShape
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.verdict import Suggestion
 
@@ -88,6 +90,7 @@ class Choices:
         }
         for path, change in wishes.claim_wishes(spec, self._case.clauses):
             yield path, _with_hint(change, hints)
+        yield from self._capacities(spec)
         yield from self._guards(spec)
         yield from self._other_constants(spec)
         taints = [
@@ -100,10 +103,34 @@ class Choices:
                 if not any(t.tolerates(taint) for t in request.tolerations):
                     yield path, wishes.tolerating_devices(path, taint)
 
+    def _capacities(self, spec: ClaimSpec) -> Iterator[tuple[str, Change]]:
+        """Capacities that no device has by that name, put right or left out."""
+        unknown = {
+            (found.request, why.removeprefix("capacity ").partition(": ")[0])
+            for found in self._case.surveys
+            for why in found.failed
+            if NO_SUCH_CAPACITY in why
+        }
+        published = (
+            name
+            for item in (self._case.snapshot.inventory.slices.values() if unknown else ())
+            for device in item.devices
+            for name in device.capacity
+        )
+        known = sorted(dict.fromkeys(published))
+        for path, request in wishes.requests(spec):
+            for name, _ in request.capacity or ():
+                if (path, name) in unknown:
+                    for meant in get_close_matches(name, known, 1, 0.75):
+                        yield path, wishes.renamed_capacity(path, name, meant)
+                    yield path, wishes.without_capacity(path, name)
+
     def _of_pools(self) -> Iterator[Change]:
         """Pools of which slices are missing, where devices that would do are among them."""
         case = self._case
-        if not any(why.startswith("pool ") for found in case.surveys for why in found.failed):
+        failed = any(why.startswith("pool ") for found in case.surveys for why in found.failed)
+        # Whatever devices a pool has: who asks for all must know all of them.
+        if not failed and not any(found.everything for found in case.surveys):
             return
         troubled = case.snapshot.inventory.slices_with_problems()
         pools = {(slice_.driver, slice_.pool): None for slice_, why in troubled if why}
@@ -209,10 +236,12 @@ class Choices:
     def _of_resources(self, group: Group) -> Iterator[Change]:
         shape = self._case.subject.shape
         short = [rule for rule in group.rules if rule.kind == "resource"]
-        bits = sum(self._case.obstacles.bit(rule) for rule in short)
+        beside = [rule for rule in group.rules if rule.kind == "claim-resource"]
+        bits = sum(self._case.obstacles.bit(rule) for rule in (*short, *beside))
         row = self._case.least_short(group, [str(rule.subject) for rule in short])
         node = self._case.node(row)
-        missing = supplies.shortage(self._case.snapshot, row, shape)
+        charged = self._charged(row) if beside else shape
+        missing = supplies.shortage(self._case.snapshot, row, charged)
         # What stands for a class no node can have.
         if not any(name.startswith(reasons.IMPLICIT_PREFIX) for name, _ in missing):
             yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
@@ -246,13 +275,23 @@ class Choices:
         if not rules or any(rule.kind == "devices" for rule in group.rules):
             return
         case, row = self._case, int(group.rows[0])
-        pod = case.subject.pods[0]
-        claims = claims_of(case.snapshot, pod)
-        charged = case.placer.beside_claims(pod, claims, case.placer.device_fit(claims), row)[1]
-        missing = supplies.shortage(case.snapshot, row, charged.shape)
+        missing = supplies.shortage(case.snapshot, row, self._charged(row))
         bits = sum(case.obstacles.bit(rule) for rule in rules)
-        if missing:
-            yield replace(supplies.enlarged(case.node(row), missing), lifts=bits, row=row)
+        if not missing:
+            return
+        node, asked = case.node(row), dict(case.subject.shape.requests)
+        yield replace(supplies.enlarged(node, missing), lifts=bits, row=row)
+        [(resource, lacking), *more] = missing
+        most = asked.get(resource, 0) - lacking
+        if most > 0 and not more:
+            change = wishes.requesting(resource, most, amount(resource, most), node.name)
+            yield replace(change, lifts=bits, row=row)
+
+    def _charged(self, row: int) -> PodShape:
+        """What the first pod takes of a node, its claims' devices included."""
+        case, pod = self._case, self._case.subject.pods[0]
+        claims = claims_of(case.snapshot, pod)
+        return case.placer.beside_claims(pod, claims, case.placer.device_fit(claims), row)[1].shape
 
     def _of_domains(self) -> Iterator[Change]:
         gang = self._case.subject.gang

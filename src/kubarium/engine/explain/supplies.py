@@ -121,14 +121,18 @@ def class_changed(
 
 
 def completed(snapshot: Snapshot, driver: str, pool: str) -> Change | None:
-    """The pool with no slices missing, be they empty; None if none are."""
+    """The pool with no slices missing, be they empty; None if none are.
+
+    Or with slices that agree about how many they are.
+    """
     slices = [
         item
         for item in snapshot.inventory.current_slices(driver, pool)
         if item.driver == driver and item.pool == pool
     ]
-    wanted = max((item.slice_count for item in slices), default=0)
-    if len(slices) >= wanted:
+    counts = {item.slice_count for item in slices}
+    wanted = max(counts, default=0)
+    if len(slices) >= wanted and len(counts) < 2:
         return None
 
     def change(snapshot: Snapshot) -> Undo:
@@ -143,6 +147,8 @@ def completed(snapshot: Snapshot, driver: str, pool: str) -> Change | None:
 
     text = f"let the driver publish all {wanted} slices of pool {driver}/{pool}: {len(slices)}"
     text = f"{text} {'is' if len(slices) == 1 else 'are'} there"
+    if len(counts) > 1:
+        text = f"let the driver give all slices of pool {driver}/{pool} one resourceSliceCount"
     suggestion = Suggestion("complete-pool", text, f"{driver}/{pool}", amount=wanted)
     return Change(suggestion, SWITCH, cluster=change)
 
@@ -161,7 +167,7 @@ def device_like(
     wanted = [s for s in (*owner.selectors, *selectors) if s is not None]
     for item in inventory.distinct_slices(wanted):
         for device in item.devices:
-            if _accepts(snapshot, item.driver, device, wanted):
+            if accepts(snapshot, item.driver, device, wanted):
                 plain = replace(device, consumes=(), node_name="", node_terms=None, taints=())
                 return replace(
                     item,
@@ -174,7 +180,8 @@ def device_like(
     return None
 
 
-def _accepts(snapshot: Snapshot, driver: str, device: Device, wanted: Sequence[str]) -> bool:
+def accepts(snapshot: Snapshot, driver: str, device: Device, wanted: Sequence[str]) -> bool:
+    """Whether all selectors hold for the device."""
     try:
         return all(snapshot.inventory.selects(s, driver, device) for s in wanted)
     except SelectorError:  # a selector that fails matches nothing

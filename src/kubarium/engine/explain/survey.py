@@ -13,14 +13,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kubarium.base.quantity import format_quantity
 from kubarium.engine.devices import capacity
 from kubarium.engine.devices.alike import Kinds
-from kubarium.engine.devices.constraints import attribute
 from kubarium.engine.devices.model import (
+    ALL,
     Amount,
     ClaimSpec,
-    Constraint,
     Device,
     DeviceId,
     Request,
@@ -29,6 +27,8 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.request import untolerated
+from kubarium.engine.explain.nearest import nearest, shown_amount, values_of
+from kubarium.engine.explain.ties import Ties, joint_notes
 from kubarium.engine.explain.wishes import Clause, Clauses
 from kubarium.engine.model import Key
 from kubarium.engine.placement.devices import KindBooks
@@ -37,11 +37,11 @@ from kubarium.engine.snapshot import Mask, Snapshot
 # Devices that clauses are evaluated on; alike ones count once. Beyond it the account is a sample.
 MAX_EVALUATED = 2_000
 
-# Values named where none is the wanted one, and holders named of devices in use.
-VALUES_SHOWN = 4
+# Holders named of devices in use.
 HOLDERS_SHOWN = 3
 
 IN_USE = "in use"
+NO_SUCH_CAPACITY = "the device has none of that name"
 UNSEEN = "not looked at: nearly every device differs in what the selectors read"
 _FREE = ""
 
@@ -68,7 +68,8 @@ class RequestSurvey:
     """The account of one request. ``failed`` counts devices by the first rule that they fail.
 
     ``usable`` of the free ones are on nodes where nothing but devices is in the way, ``most`` is
-    how many one node can have at most.
+    how many one node can have at most; ``whole`` says that such a node has all of its own free,
+    which is what a request for ``everything`` wants.
     """
 
     request: str
@@ -85,21 +86,35 @@ class RequestSurvey:
     notes: tuple[str, ...] = ()
     sampled: bool = False
     resource: str = ""
+    everything: bool = False
+    whole: bool = False
 
     @property
     def label(self) -> str:
         """How to speak of the request: by its name, or by the resource that it stands for."""
         return self.resource or f"request {self.request}"
 
+    @property
+    def missing(self) -> int:
+        """How many devices are too few, wherever the pod could use them; 0 or less if none are."""
+        if self.everything:
+            return 0 if self.whole else self.matching - self.free
+        return self.needed - self.usable
+
     def message(self) -> str:
         """One line: what is needed, what there is, and where the rest went."""
         text = (
-            f"{self.label}: {self.needed} of class {self.device_class} needed in all,"
+            f"{self.label}: {self._wanted()},"
             f" {self.devices} devices in the cluster, {self.matching} match, {self.free} free"
         )
         if self.usable < self.free:
             text = f"{text} ({self.usable} on nodes that the pod could use)"
         return f"{text} (of those looked at)" if self.sampled else text
+
+    def _wanted(self) -> str:
+        if self.everything:
+            return f"all of class {self.device_class} on one node wanted"
+        return f"{self.needed} of class {self.device_class} needed in all"
 
     def lines(self) -> Iterator[str]:
         """The message, then what failed, most frequent first."""
@@ -134,11 +149,15 @@ def survey(
     ``usable`` are the rows on which nothing but devices stands in the way, ``labels`` what requests
     are called that stand for extended resources.
     """
-    found = [
-        _Surveyor(snapshot, spec, entry, request, clauses, usable).run(claims)
+    surveyors = [
+        _Surveyor(snapshot, spec, entry, request, clauses, usable)
         for entry in spec.requests
         for request in entry.alternatives
     ]
+    found = [surveyor.run(claims) for surveyor in surveyors]
+    together = tuple(joint_notes(spec, [surveyor.ties for surveyor in surveyors]))
+    if together:
+        found[0] = replace(found[0], notes=found[0].notes + together)
     if not labels:
         return found
     return [replace(one, resource=labels.get(one.request, "")) for one in found]
@@ -182,10 +201,13 @@ class _Surveyor:
         self._evaluated = 0
         self._failed: Counter[str] = Counter()
         self._on_node: dict[str, int] = {}
+        # Nodes that the pod could use with devices that match, all free; nodes where some are not.
+        self._whole: set[str] = set()
+        self._spoilt: set[str] = set()
         self._names: dict[tuple[int, tuple[str, ...]], frozenset[str]] = {}
         self._free = self._free_usable = self._matching = self._devices = 0
         self._in_use: list[DeviceId] = []
-        self._groups: dict[str, dict[str, Counter[object]]] = {}
+        self.ties = Ties(spec, entry, request)
         self._counters: dict[tuple[str, str], dict[tuple[str, str], tuple[Amount, Amount]]] = {}
 
     def run(self, claims: int) -> RequestSurvey:
@@ -215,7 +237,7 @@ class _Surveyor:
         if most < self._request.count <= self._free:
             wanted = self._request.count
             notes.append(f"one claim wants {wanted} on one node; no node has more than {most} free")
-        notes += self._constraint_notes()
+        notes += self.ties.notes() if self._matching else ()
         return RequestSurvey(
             self._path,
             self._request.device_class,
@@ -230,6 +252,8 @@ class _Surveyor:
             tuple(self._holders()),
             tuple(notes),
             self._evaluated > MAX_EVALUATED,
+            everything=self._request.mode == ALL,
+            whole=bool(self._whole - self._spoilt),
         )
 
     def _count_nodes(self, kinds: Kinds, of_kind: Counter[int]) -> Mask:
@@ -275,7 +299,13 @@ class _Surveyor:
         kind = kinds.slice_kind(item)
         facts = self._facts_of(item, kind)
         of_kind[kind] += times
-        return self._use(item, kind, facts, times, usable) if facts.matching else 0
+        free = self._use(item, kind, facts, times, usable) if facts.matching else 0
+        matching = sum(not bad for bad in facts.clauses)
+        if free < matching:
+            self._spoilt.add(item.node_name)
+        elif matching and usable:
+            self._whole.add(item.node_name)
+        return free
 
     def _facts_of(self, item: Slice, kind: int) -> _Facts:
         """What is true of all slices of the kind."""
@@ -305,7 +335,9 @@ class _Surveyor:
             else:
                 failed.append(_FREE)
         matching = tuple(i for i, reason in enumerate(failed) if reason == _FREE)
-        special = any(item.devices[i].consumes or item.devices[i].allow_multiple for i in matching)
+        special = self._request.capacity is not None or any(
+            item.devices[i].consumes or item.devices[i].allow_multiple for i in matching
+        )
         return _Facts(failed, failing, matching, special)
 
     def _failing(self, driver: str, device: Device) -> tuple[int, ...]:
@@ -388,10 +420,10 @@ class _Surveyor:
                 item = self._models[kind]
                 for device, bad in zip(item.devices, facts.clauses, strict=True):
                     if number in bad and (len(bad) == 1 or not only):
-                        near += _values(item.driver, device, clause)
+                        near += values_of(item.driver, device, clause)
             if near:
                 break
-        hint, constants = _nearest(clause, near)
+        hint, constants = nearest(clause, near)
         passed = any(number not in bad for f in self._facts.values() for bad in f.clauses)
         if not near and passed:
             return f"the devices that fail it have no {clause.name.partition('/')[2]}", ()
@@ -426,7 +458,7 @@ class _Surveyor:
         if self._spec.constraints:
             for i in free:
                 if facts.special or item.devices[i].name not in taken:
-                    self._group(item, item.devices[i])
+                    self.ties.enter(item.devices[i], item.driver, item.node_name)
         return count
 
     def _matching_names(self, item: Slice, kind: int, facts: _Facts) -> frozenset[str]:
@@ -445,16 +477,14 @@ class _Surveyor:
         return row is not None and self._usable[row]
 
     def _in_the_way(self, item: Slice, device: Device) -> str:
-        """Why the request could not have a device with counters or shares now; "" if it could."""
+        """Why the request could not have a device now; "" if it could."""
         ledger, id_ = self._inventory.ledger, DeviceId(item.driver, item.pool, device.name)
-        if ledger.exclusive(id_):
+        if ledger.exclusive(id_) or (ledger.shared(id_) and not device.allow_multiple):
             self._in_use.append(id_)
             return IN_USE
         used = ledger.consumed(id_)
         fractional = self._inventory.features.fractional_range
-        if device.allow_multiple and not capacity.fits(
-            self._request, device, item.driver, used, fractional=fractional
-        ):
+        if not capacity.fits(self._request, device, item.driver, used, fractional=fractional):
             return self._full(item.driver, device, used)
         if device.consumes and not ledger.shared(id_):
             return self._short_counter(item, device) or self._other_group(item, device)
@@ -530,56 +560,14 @@ class _Surveyor:
         for name, wanted in self._request.capacity or ():
             known = capacity.published_name(device, driver, name)
             if not known:
-                return f"capacity {name}: the device has none of that name"
+                has = ", ".join(sorted(device.capacity)) or "none"
+                return f"capacity {name}: {NO_SUCH_CAPACITY} (it has {has})"
             most = capacity.most_allowed(device.capacity[known], device.capacity[known].value)
             if most is not None and wanted > most:
                 shown = f"{shown_amount(most)} at most, {shown_amount(wanted)} wanted"
-                return f"capacity {name}: a share is {shown}"
+                what = "a share is" if device.allow_multiple else "the device has"
+                return f"capacity {name}: {what} {shown}"
         return "capacity: the amount asked for is not one that the device gives"
-
-    def _group(self, item: Slice, device: Device) -> None:
-        for constraint in self._spec.constraints:
-            if constraint.covers(self._entry, self._request):
-                name = constraint.match or constraint.distinct
-                value = attribute(device, item.driver, name)
-                if value is not None and value.kind:
-                    nodes = self._groups.setdefault(name, {})
-                    nodes.setdefault(item.node_name, Counter()).update(value.values)
-
-    def _constraint_notes(self) -> Iterator[str]:
-        for constraint in self._spec.constraints:
-            if not constraint.covers(self._entry, self._request):
-                continue
-            wanted = self._covered(constraint)
-            if wanted > 1:
-                yield self._constraint_note(constraint, wanted)
-
-    def _covered(self, constraint: Constraint) -> int:
-        """Devices that the constraint ties together, over all its requests."""
-        return sum(
-            entry.alternatives[0].count
-            for entry in self._spec.requests
-            if constraint.covers(entry, entry.alternatives[0])
-        )
-
-    def _constraint_note(self, constraint: Constraint, wanted: int) -> str:
-        name = constraint.match or constraint.distinct
-        nodes = self._groups.get(name, {})
-        if not nodes:
-            return f"constraint: no free device has attribute {name}"
-        if constraint.match:
-            size, node, value = max(
-                (count, node, str(value))
-                for node, values in nodes.items()
-                for value, count in values.items()
-            )
-            where = f" ({name}={value}{f' on node {node}' if node else ''})"
-            return (
-                f"constraint: wants {wanted} with one {name}; the largest group has {size}{where}"
-            )
-        size, node = max((len(values), node) for node, values in nodes.items())
-        where = f" on node {node}" if node else ""
-        return f"constraint: wants {wanted} with different {name}; at most {size} differ{where}"
 
     def _holders(self) -> Iterator[str]:
         wanted = dict.fromkeys(self._in_use[:HOLDERS_SHOWN])
@@ -591,64 +579,23 @@ class _Surveyor:
                 named[key] = None
                 if len(named) >= HOLDERS_SHOWN:
                     break
-        yield from (f"claim {'/'.join(key)}" for key in named)
+        # A device that is left alone for a while has no claim.
+        yield from (f"claim {'/'.join(key)}" if key[0] else key[1] for key in named)
         if self._failed[IN_USE] > len(wanted):
             yield "others"
 
 
 def shares_left(snapshot: Snapshot, name: str) -> list[int]:
-    """The largest amounts of a capacity that shared devices can still give, most first."""
+    """The largest amounts of a capacity that devices can still give, most first."""
     ledger = snapshot.inventory.ledger
     found: dict[int, None] = {}
     for item in snapshot.inventory.slices.values():
         for device in item.devices:
-            have = device.capacity.get(name) if device.allow_multiple else None
-            if have is None:
+            have, id_ = device.capacity.get(name), DeviceId(item.driver, item.pool, device.name)
+            if have is None or (ledger.in_use(id_) and not device.allow_multiple):
                 continue
-            used = ledger.consumed(DeviceId(item.driver, item.pool, device.name))
+            used = ledger.consumed(id_)
             most = capacity.most_allowed(have, have.value - used.get(name, 0))
             if isinstance(most, int):
                 found[most] = None
     return sorted(found, reverse=True)
-
-
-def shown_amount(value: Amount) -> str:
-    """The shorter of the binary and the decimal text."""
-    decimal, binary = format_quantity(value), format_quantity(value, binary=True)
-    return binary if len(binary) < len(decimal) else decimal
-
-
-def _values(driver: str, device: Device, clause: Clause) -> Iterator[Amount | str]:
-    if clause.is_capacity:
-        found = device.capacity.get(clause.name)
-        domain, _, short = clause.name.partition("/")
-        if found is None and domain == driver:
-            found = device.capacity.get(short)
-        if found is not None:
-            yield found.value
-        return
-    value = attribute(device, driver, clause.name)
-    for item in value.values if value is not None else ():
-        yield item if isinstance(item, int) and not isinstance(item, bool) else _text(item)
-
-
-def _text(item: object) -> str:
-    return str(item).lower() if isinstance(item, bool) else str(item)
-
-
-def _nearest(clause: Clause, values: Sequence[Amount | str]) -> tuple[str, tuple[str, ...]]:
-    """(in words, constants that could stand in the clause)."""
-    short = clause.name.partition("/")[2]
-    if not values:
-        return f"no device has {short}", ()
-    numbers = [v for v in values if not isinstance(v, str)]
-    if clause.operator in (">", ">=", "<", "<=") and len(numbers) == len(values):
-        upward = clause.operator.startswith(">")
-        best = shown_amount(max(numbers) if upward else min(numbers))
-        word = "most" if upward else "least"
-        # Strictly more than the most there is has no constant to name.
-        return f"the {word} there is: {best}", (best,) if "=" in clause.operator else ()
-    texts = sorted({v if isinstance(v, str) else shown_amount(v) for v in values})
-    more = "" if len(texts) <= VALUES_SHOWN else " …"
-    constants = tuple(texts[:VALUES_SHOWN]) if clause.operator == "==" else ()
-    return f"there is {short} {', '.join(texts[:VALUES_SHOWN])}{more}", constants

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from kubarium.engine.devices.model import (
     ALL,
     EXACT_COUNT,
+    Amount,
     ClaimSpec,
     Constraint,
     DeviceTaint,
@@ -410,6 +411,34 @@ def taking_less(path: str, name: str, amount: int, shown: str) -> Change:
     text = f"ask for {shown} of capacity {name} in request {path}"
     suggestion = Suggestion("lower-capacity", text, name, amount=amount)
     return Change(suggestion, SMALLER, spec=change)
+
+
+def without_capacity(path: str, name: str) -> Change:
+    """No such capacity: devices that have none of that name cannot say how much it takes."""
+
+    def change(spec: ClaimSpec) -> ClaimSpec:
+        return with_request(spec, path, lambda r: replace(r, capacity=_but(r, name) or None))
+
+    text = f"remove capacity {name} from request {path}"
+    return Change(Suggestion("remove-capacity", text, name), OWN_CLAIM, spec=change)
+
+
+def renamed_capacity(path: str, name: str, meant: str) -> Change:
+    """The same amount of a capacity that is called a little differently."""
+
+    def renamed(request: Request) -> Request:
+        book = dict(request.capacity or ())
+        if name in book:
+            book[meant] = book.pop(name)
+        return replace(request, capacity=tuple(sorted(book.items())))
+
+    text = f"ask for capacity {meant} instead of {name} in request {path}"
+    suggestion = Suggestion("correct-capacity", text, meant)
+    return Change(suggestion, OWN_CLAIM - 1, spec=lambda spec: with_request(spec, path, renamed))
+
+
+def _but(request: Request, name: str) -> tuple[tuple[str, Amount], ...]:
+    return tuple(entry for entry in request.capacity or () if entry[0] != name)
 
 
 def countable(spec: ClaimSpec) -> Iterator[tuple[str, Request]]:
