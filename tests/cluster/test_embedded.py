@@ -38,7 +38,9 @@ def test_nodes_that_are_not_announced_are_waited_for_and_the_machines_load_is_na
 
 
 def test_the_schedulers_configuration_is_told_and_what_it_was_is_not():
-    config = read_config({"profiles": [{"schedulerName": "batch"}, {}]})
+    config = read_config(
+        {"profiles": [{"schedulerName": "batch"}, {"schedulerName": "default-scheduler"}]}
+    )
     file = ClusterFile([NodePool("node", 1, "simulated")], scheduler=config)
 
     async def published(cluster):

@@ -156,8 +156,8 @@ class PortForward:
             return head + str(error)
         finally:
             inward.cancel()
+            connection.close()  # before anything is awaited: one may be cancelled twice
             await asyncio.gather(inward, return_exceptions=True)
-            connection.close()
         return ""
 
     async def _inward(self, pair: _Pair, connection: Connection) -> None:

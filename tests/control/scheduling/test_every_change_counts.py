@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,6 +176,7 @@ def thought(documents, change):
     return after
 
 
+@pytest.mark.timeout(400)  # half a minute on a quiet machine
 @settings(max_examples=150, deadline=None)
 @given(cluster=clusters(), picks=st.lists(st.integers(0, 1000), min_size=2, max_size=3))
 def test_whom_one_change_helps_is_placed_soon(world_class, cluster, picks):

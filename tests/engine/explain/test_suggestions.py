@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -605,6 +606,7 @@ def test_a_single_change_that_helps_is_found(world):
     assert helpful <= found
 
 
+@pytest.mark.timeout(400)  # as many tries as there are pairs of wishes
 @checked
 @given(worlds())
 def test_two_wishes_that_help_together_are_found(world):
