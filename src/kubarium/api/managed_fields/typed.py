@@ -398,7 +398,7 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
             return _added_flat(names, schema, pointer)
         for name, inner in value.items():
             member = _member(schema, name)
-            if not inner or not isinstance(inner, (dict, list)):
+            if member.opaque or not inner or not isinstance(inner, (dict, list)):
                 node[member.path] = _LEAF
                 continue
             below = member.list_pointer if isinstance(inner, list) else member.pointer
