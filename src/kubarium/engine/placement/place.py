@@ -315,12 +315,8 @@ class Placer:
             return self._account_of_each(pod, within)
         snapshot = self.snapshot
         total = snapshot.node_count()
-        if self._named(pod) == frozenset():
-            return Verdict(pod.key, total, everywhere=reasons.AFFINITY_CONFLICT)
         claims = claims_of(snapshot, pod)
-        if claims.problem:
-            return Verdict(pod.key, total, everywhere=claims.problem)
-        problem = problem_of(snapshot, pod, self.profile)
+        problem = self._problem(pod, claims)
         if problem:
             return Verdict(pod.key, total, everywhere=problem)
         try:
@@ -332,6 +328,30 @@ class Placer:
         return Verdict(
             pod.key, total, counts, by_node=by_node, detail=_missing_classes(snapshot, pod, counts)
         )
+
+    def lacking_on(self, pod: Pod, row: int) -> tuple[str, ...]:
+        """What :meth:`account` says of one row, without an account of the others."""
+        snapshot = self.snapshot
+        within = np.zeros(snapshot.capacity, np.bool_)
+        within[row] = True
+        for one in pod.each:
+            if pod.variants and not filters.served_as(snapshot, one.shape)[row]:
+                continue
+            claims = claims_of(snapshot, one)
+            problem = self._problem(one, claims)
+            if problem:
+                return (problem,)
+            try:
+                return self._first_failures(one, claims, within).on(row)
+            except AllocationError as error:
+                return (str(error),)
+        return ()
+
+    def _problem(self, pod: Pod, claims: ClaimsOf) -> str:
+        """What keeps the pod from all nodes, whatever they are."""
+        if self._named(pod) == frozenset():
+            return reasons.AFFINITY_CONFLICT
+        return claims.problem or problem_of(self.snapshot, pod, self.profile)
 
     def _account_of_each(self, pod: Pod, within: Mask | None) -> Verdict:
         """Each node under what it lacks for the variant that is meant for it."""
@@ -422,6 +442,9 @@ class _Failures:
 
     def code(self, why: tuple[str, ...]) -> int:
         return self.sets.setdefault(why, len(self.sets))
+
+    def on(self, row: int) -> tuple[str, ...]:
+        return list(self.sets)[int(self.codes[row])]
 
     def enter(self, reason: str, mask: Mask) -> None:
         """Rows still left that the filter turns away."""

@@ -192,22 +192,16 @@ def _curable(placer: Placer, pod: Pod, verdict: Verdict) -> Mask:
 def _without_lower(placer: Placer, pod: Pod, row: int, units: Units) -> tuple[str, ...]:
     """What the pod would lack on a row without the pods that it may evict."""
     snapshot = placer.snapshot
-    node = snapshot.nodes[row]
     lower = units.on(row)
-    if not lower or node is None:
+    if not lower:
         return (reasons.NO_VICTIMS,)
-    within = np.zeros(snapshot.capacity, np.bool_)
-    within[row] = True
     mark = snapshot.checkpoint()
     try:
         for unit in lower:
             take_off(snapshot, unit.pods)
-        verdict = placer.account(pod, within)
+        return placer.lacking_on(pod, row) or (reasons.NO_VICTIMS,)
     finally:
         snapshot.rollback(mark)
-    if verdict.everywhere:
-        return (verdict.everywhere,)
-    return verdict.by_node[node.name] or (reasons.NO_VICTIMS,)
 
 
 def _nodes(snapshot: Snapshot, rows: Mask) -> Iterator[Node]:
