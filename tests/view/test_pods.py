@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kubarium.base.quantity import parse_quantity
 from kubarium.engine.model import HostPort
 from kubarium.view.nodes import node_row, normalised_image
-from kubarium.view.pods import PodReader, claim_keys, pod_requests
+from kubarium.view.pods import PodReader, pod_requests
 
 
 def container(cpu=None, memory=None, always=False, **more):
@@ -146,7 +146,11 @@ def test_claims_by_name_by_template_and_not_needed():
             {"name": "unneeded"},
         ]
     }
-    assert claim_keys(document) == (("ns", "mine"), ("ns", "p-made-x7k2p"), ("ns", "p-soon"))
+    assert PodReader().row(document).claims == (
+        ("ns", "mine"),
+        ("ns", "p-made-x7k2p"),
+        ("ns", "p-soon"),
+    )
 
 
 def test_a_malformed_quantity_counts_as_nothing():

@@ -22,6 +22,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.api.resource import Document
 from kubarium.base.errors import ApiError, ConfigError
+from kubarium.base.quoted import listed
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.client.http import HttpClient
@@ -229,9 +230,7 @@ def _state_shown(row: Row) -> str:
         return row.unusable if row.state == "ok" else f"{row.state}, {row.unusable}"
     if not row.blocked_by:
         return f"{BLOCKED}: too few counters" if row.state == BLOCKED else row.state
-    names = ", ".join(row.blocked_by[:_BLOCKERS_NAMED])
-    more = len(row.blocked_by) - _BLOCKERS_NAMED
-    text = f"{BLOCKED} by {names}" + (f" and {more} more" if more > 0 else "")
+    text = f"{BLOCKED} by {listed(row.blocked_by, _BLOCKERS_NAMED)}"
     return text if row.state == BLOCKED else f"{row.state}, {text}"
 
 

@@ -41,9 +41,9 @@ NO_DRIVER = " CSI driver is not installed on the node"
 NO_NODES = "no nodes available to schedule pods"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
-# What DynamicResources says of every pod without a place, before preemption has its say.
 # Of a device, in place of the claim that holds it.
 NOT_MADE_READY = "could not be made ready a moment ago"
+# What DynamicResources says of every pod without a place, before preemption has its say.
 NO_CLAIMS = "no new claims to deallocate"
 CLAIMS_STAY = "still not schedulable"
 CLAIM_DEALLOCATED = "deallocation of ResourceClaim completed"

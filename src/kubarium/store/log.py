@@ -148,8 +148,7 @@ class _Shard:
     def interested(self, key: str) -> tuple[Subscription, ...]:
         """The subscriptions of this shard that ``key`` concerns, in a deterministic order."""
         found = self.listeners.get(self.prefix, ())
-        if len(self.listeners) > 1 or not found:
-            found += self.listeners.get(key[: key.rindex("/") + 1], ())
+        found += self.listeners.get(key[: key.rindex("/") + 1], ())
         for prefix, subscriptions in self.odd_listeners.items():
             if key.startswith(prefix):
                 found += subscriptions

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from kubarium.api.cel.clauses import clauses
 from kubarium.api.cel.sight import attributes_read
@@ -91,6 +92,15 @@ SNAPSHOT_RESOURCES = (
 _relabelled, _restarted = replacing(Pod, "labels"), replacing(Pod, "started")
 _reshaped, _claiming = replacing(Pod, "shape"), replacing(Pod, "claims")
 
+
+class _Read(NamedTuple):
+    """A waiting pod's row, and what it was made of: the pod, and a count of all the rest."""
+
+    document: Document
+    reading: int
+    row: Pod
+
+
 _Apply = Callable[[Document | None, Document | None], None]
 
 
@@ -134,8 +144,7 @@ class ClusterView:
         self.forest = Forest(self.snapshot)
         self._taint_rules: dict[str, TaintRule] = {}
         self._bound: dict[Key, None] = {}
-        # Rows of waiting pods, with what they were made of; see `_reading`.
-        self._rows: dict[Key, tuple[Document, int, Pod]] = {}
+        self._rows: dict[Key, _Read] = {}
         # Counts changes of what rows are made of besides pods: classes, services and owners.
         self._reading = 0
         self._held: dict[Key, None] = {}
@@ -198,13 +207,13 @@ class ClusterView:
         """
         key = key_of(document)
         known = self._rows.get(key)
-        if known is not None and known[0] is document and known[1] == self._reading:
-            return known[2]
+        if known is not None and known.document is document and known.reading == self._reading:
+            return known.row
         row, node = self.reader.row(document), node_of(document)
         shapes = self._shapes(row.shape, node)
         if shapes == (row.shape,):
             if not node and self._is_plain(row):
-                self._rows[key] = (document, self._reading, row)
+                self._rows[key] = _Read(document, self._reading, row)
             return row
         found = [self._as(row, document, shape) for shape in shapes]
         return found[0] if len(found) == 1 else replace(found[0], variants=tuple(found))
@@ -459,16 +468,15 @@ class ClusterView:
         for key in self._pending.pop(pod, ()):
             self.snapshot.remove_claim(key)
 
-    def _went(self, assumed: Pod, read: tuple[Document, int, Pod], new: Document) -> bool:
+    def _went(self, assumed: Pod, read: _Read, new: Document) -> bool:
         """Whether a pod is just where it was assumed to go, and its row but for labels as then."""
-        document, reading, row = read
         return (
-            row is assumed
-            and reading == self._reading
-            and not row.shape.spread
-            and self.snapshot.node_of(row.key) == node_of(new)
-            and is_bound_since(document, new)
-            and start_time(new) == row.started
+            read.row is assumed
+            and read.reading == self._reading
+            and not assumed.shape.spread
+            and self.snapshot.node_of(assumed.key) == node_of(new)
+            and is_bound_since(read.document, new)
+            and start_time(new) == assumed.started
         )
 
     def _is_known(self, known: Pod, old: Document | None, new: Document) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kubarium.api.resource import Document
+from kubarium.base.quoted import listed
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Key, Pod
 from kubarium.engine.placement.disruption import MAX_TREE_DEPTH
@@ -223,5 +224,4 @@ def _who(pods: Sequence[Pod], values: Sequence[_Value], wanted: _Value) -> str:
     if not names:
         return ""
     noun = "pod" if len(names) == 1 else "pods"
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f" ({noun} {', '.join(names[:NAMED])}{more})"
+    return f" ({noun} {listed(names, NAMED)})"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from kubarium.api.resource import Document
+from kubarium.base.quoted import listed
 from kubarium.engine.explain import HierarchyQuestion, Subject
 from kubarium.engine.explain.hierarchy import GROUPS_TOLD, others_placed
 from kubarium.engine.model import Key, Pod
@@ -69,10 +70,9 @@ def held_by_gates(pods: Sequence[Document]) -> str:
     """Which pods of a group wait for their gates to be lifted, by which gates."""
     gates = dict.fromkeys(g.get("name", "") for p in pods for g in p["spec"]["schedulingGates"])
     names = sorted(p["metadata"]["name"] for p in pods)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    verb = "is" if len(names) == 1 else "are"
-    shown = f"{'pod' if len(names) == 1 else 'pods'} {', '.join(names[:NAMED])}{more}"
-    return f"{shown} {verb} held by the scheduling gate {' and '.join(gates)}" if pods else ""
+    noun, verb = ("pod", "is") if len(names) == 1 else ("pods", "are")
+    shown = f"{noun} {listed(names, NAMED)} {verb}"
+    return f"{shown} held by the scheduling gate {' and '.join(gates)}" if pods else ""
 
 
 def _before(view: ClusterView, waiting: list[Document], tree: Tree) -> str:

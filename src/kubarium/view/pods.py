@@ -108,17 +108,12 @@ def gang_key(document: Document) -> Key | None:
     return (document["metadata"].get("namespace", ""), name) if name else None
 
 
-def claim_keys(document: Document) -> tuple[Key, ...]:
-    """The ResourceClaims of the pod.
+def claims_by_entry(document: Document) -> dict[str, Key]:
+    """The ResourceClaims of the pod, by its own names for them.
 
     A claim still to be made from its template appears under ``<pod>-<entry>``, a name that no
     claim bears. Entries whose generated claim is recorded as unneeded are left out.
     """
-    return tuple(dict.fromkeys(claims_by_entry(document).values()))
-
-
-def claims_by_entry(document: Document) -> dict[str, Key]:
-    """As :func:`claim_keys`, by the pod's own names for its claims."""
     spec = document.get("spec") or {}
     entries = spec.get("resourceClaims")
     if not entries:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from kubarium.api.resource import Document
+from kubarium.base.quoted import listed
 from kubarium.engine import reasons
 from kubarium.engine.model import Composite, Gang, Pod
 from kubarium.engine.placement.cycle import plan_cycle
@@ -198,7 +199,7 @@ def _own(placer: Placer, pods: Sequence[Pod]) -> Iterator[str]:
         there = placer.snapshot.pods_on[row].values()
         ending = sorted("/".join(pod.key) for pod in there if pod.terminating)
         if ending:
-            yield f"room is being made on node {node}: {_listed(ending)} on its way out"
+            yield f"room is being made on node {node}: {listed(ending, NAMED)} on its way out"
 
 
 def _allowed(evictions: _Evictions) -> Suggestion | None:
@@ -287,7 +288,7 @@ def _consequence(evictions: _Evictions, found: Preemption, waiting: Sequence[Pod
     losers = sorted("/".join(p.key) for p in found.victims if p.key in promised_keys)
     parts = [evictions.told(replace(found, victims=gone))] if gone else []
     if losers:
-        parts.append(f"the room promised to pod {_listed(losers)} is then its own")
+        parts.append(f"the room promised to pod {listed(losers, NAMED)} is then its own")
     return "; ".join(parts)
 
 
@@ -300,9 +301,4 @@ def _victims(found: Preemption) -> str:
     where = f" on node {next(iter(nodes))}" if len(nodes) == 1 else ""
     noun = "pod" if len(found.victims) == 1 else "pods"
     names = sorted("/".join(pod.key) for pod in found.victims)
-    return f"{noun} {_listed(names)}{where} would be evicted"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
+    return f"{noun} {listed(names, NAMED)}{where} would be evicted"

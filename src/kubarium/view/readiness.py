@@ -23,36 +23,36 @@ def conditions_of_results(claim: Document) -> Iterator[tuple[Document, Mapping[s
 
 def unready_devices(claim: Document) -> list[tuple[str, list[str]]]:
     """Allocated devices that are not ready, each with the conditions that are not true yet."""
-    found = []
+    return [(result.get("device", ""), missing) for result, missing in _unready(claim)]
+
+
+def unready_ids(claim: Document) -> list[DeviceId]:
+    """The devices of :func:`unready_devices`."""
+    return [_id(result) for result, _ in _unready(claim)]
+
+
+def _unready(claim: Document) -> Iterator[tuple[Document, list[str]]]:
     for result, true in conditions_of_results(claim):
         missing = [c for c in result["bindingConditions"] if c not in true]
         if missing:
-            found.append((result.get("device", ""), missing))
-    return found
+            yield result, missing
 
 
 def failed_devices(claim: Document) -> list[tuple[str, Document]]:
     """Allocated devices that cannot be made ready, each with its condition that says so."""
-    return [
-        (result.get("device", ""), true[condition])
-        for result, true in conditions_of_results(claim)
-        for condition in result.get("bindingFailureConditions") or ()
-        if condition in true
-    ]
+    return [(result.get("device", ""), condition) for result, condition in _failed(claim)]
 
 
-def unready_ids(claim: Document) -> Iterator[DeviceId]:
-    """The devices of :func:`unready_devices`."""
+def failed_ids(claim: Document) -> list[DeviceId]:
+    """The devices of :func:`failed_devices`, each once."""
+    return list(dict.fromkeys(_id(result) for result, _ in _failed(claim)))
+
+
+def _failed(claim: Document) -> Iterator[tuple[Document, Document]]:
     for result, true in conditions_of_results(claim):
-        if any(c not in true for c in result["bindingConditions"]):
-            yield _id(result)
-
-
-def failed_ids(claim: Document) -> Iterator[DeviceId]:
-    """The devices of :func:`failed_devices`."""
-    for result, true in conditions_of_results(claim):
-        if any(c in true for c in result.get("bindingFailureConditions") or ()):
-            yield _id(result)
+        for condition in result.get("bindingFailureConditions") or ():
+            if condition in true:
+                yield result, true[condition]
 
 
 def _id(result: Document) -> DeviceId:

@@ -42,9 +42,8 @@ def created_set(document: Document, schema: Schema | None) -> FieldSet:
     if known is None:
         if owners:
             rest = {key: value for key, value in metadata.items() if key != _OWNERS}
-            known = compare({}, document | {"metadata": rest}, schema).changed
-        else:
-            known = compare({}, document, schema).changed
+            document = document | {"metadata": rest}
+        known = compare({}, document, schema).changed
         _SETS.put(shape, known)
     return _with_owners(known, owners, schema) if owners else known
 

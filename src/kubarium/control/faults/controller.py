@@ -14,6 +14,7 @@ from kubarium.api.kinds import FAULTS, NODES, PODS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import parse_rfc3339, rfc3339
 from kubarium.base.errors import ApiError
+from kubarium.base.quoted import listed
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
@@ -120,9 +121,7 @@ class FaultController(ControllerComponent):
             "history": [*(status.get("history") or ()), *entries][-HISTORY:],
         }
         await self._write(fault, done)
-        text = f"injection {number + 1}: {plan.action} of {resource.kind} {', '.join(names[:8])}"
-        if len(names) > 8:
-            text += f" and {len(names) - 8} more"
+        text = f"injection {number + 1}: {plan.action} of {resource.kind} {listed(names, 8)}"
         self._recorder.event(fault, "Normal", "FaultInjected", text)
         return 0.0
 

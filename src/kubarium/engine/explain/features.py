@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from kubarium.base.quoted import listed
 from kubarium.engine.explain.subject import ADD, OWN_WISH, Change
 from kubarium.engine.model import Node, PodShape
 from kubarium.engine.placement import filters
@@ -48,9 +49,7 @@ def upgraded(nodes: Sequence[Node], names: Sequence[str]) -> Change:
             snapshot.set_node(replace(node, features=node.features | frozenset(names)))
 
     called = [node.name for node in nodes]
-    shown = ", ".join(called[:NODES_NAMED])
-    if len(called) > NODES_NAMED:
-        shown = f"{shown} and {len(called) - NODES_NAMED} more"
+    shown = listed(called, NODES_NAMED)
     one = len(nodes) == 1
     noun, verb = ("node", "declares") if one else (f"{len(nodes)} nodes", "declare")
     it = "it" if one else "they"

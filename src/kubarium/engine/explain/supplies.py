@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from kubarium.base.quantity import format_quantity
+from kubarium.base.quoted import listed
 from kubarium.engine.devices.model import Device, DeviceClass, SelectorError, Slice
 from kubarium.engine.explain.subject import ADD, EVICT, SWITCH, Change, Undo
 from kubarium.engine.explain.wishes import Clause, Clauses, joined, reselected
@@ -248,9 +249,7 @@ def ended(snapshot: Snapshot, pods: Sequence[Pod], node: str) -> Change:
             evict(snapshot, pod)
 
     names = ["/".join(pod.key) for pod in pods]
-    shown = ", ".join(names[:VICTIMS_NAMED])
-    if len(names) > VICTIMS_NAMED:
-        shown = f"{shown} and {len(names) - VICTIMS_NAMED} more"
+    shown = listed(names, VICTIMS_NAMED)
     noun = "pod" if len(names) == 1 else f"{len(names)} pods"
     place = f" on node {node}" if node else ""
     text = f"let {noun} {shown}{place} end{_standing(snapshot, pods)}"
