@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +65,17 @@ def test_a_term_that_names_two_nodes_at_once_fits_nowhere():
     assert verdict.message() == "0/2 nodes are available: pod affinity terms conflict."
     off = Profile("other", disabled=frozenset({"NodeAffinity"}))
     assert account(cluster(node("a")), shape, off).counts == {}
+
+
+def test_so_does_one_that_nodes_of_two_sorts_would_serve():
+    """On some by a device plugin, on others by DRA: what holds everywhere is said once of all."""
+    key, shape = ("ns", "p"), PodShape(affinity=(naming("a", "b"),))
+    by_dra = replace(shape, requests=(("cpu", 1),))
+    pod = Pod(key, shape, variants=(Pod(key, shape), Pod(key, by_dra)))
+    placer = Placer(cluster(node("a"), node("b")))
+    told = placer.account(pod)
+    assert told.message() == "0/2 nodes are available: pod affinity terms conflict."
+    assert placer.lacking_on(pod, 0) == (told.everywhere,)
 
 
 def test_a_term_without_a_name_leaves_no_node_out():

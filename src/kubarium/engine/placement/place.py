@@ -361,7 +361,7 @@ class Placer:
         for one in pod.variants:
             mine = filters.served_as(snapshot, one.shape)
             claims = claims_of(snapshot, one)
-            problem = claims.problem or problem_of(snapshot, one, self.profile)
+            problem = self._problem(one, claims)
             problems.append(problem)
             if problem:
                 merged.codes[mine] = merged.code((problem,))
