@@ -44,7 +44,7 @@ async def explain(client: HttpClient, target: str, namespace: str, node: str = "
         raise ConfigError(f"{target!r}: write kind/name, such as pod/train-0 or jobset/train")
     subject = await _existing(client, await ResourceFinder(client).all_named(kind), name, namespace)
     documents = await gather(client, view_why.RESOURCES_NEEDED, named=view_why.OBJECTS_NEEDED)
-    return view_why.explain(documents, subject, node=node)
+    return view_why.explain(documents, subject, node=node, now=RealClock().now())
 
 
 async def _existing(

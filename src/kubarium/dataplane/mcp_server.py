@@ -283,7 +283,7 @@ class ClusterTools:
         _, subject = await self._read(kind, name, namespace)
         wanted, named = view_why.RESOURCES_NEEDED, view_why.OBJECTS_NEEDED
         documents = await gather(self._client, wanted, named=named)
-        explanation = view_why.explain(documents, subject, node=node)
+        explanation = view_why.explain(documents, subject, node=node, now=self._clock.now())
         text = "\n".join(explanation.lines())
         answer: WhyAnswer = {
             "answer": answers.fit(text, answers.ANSWER_CHARACTERS // 2),

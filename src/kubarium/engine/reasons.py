@@ -41,8 +41,6 @@ NO_DRIVER = " CSI driver is not installed on the node"
 NO_NODES = "no nodes available to schedule pods"
 PREEMPTION_UNHELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
-# Of a device, in place of the claim that holds it.
-NOT_MADE_READY = "could not be made ready a moment ago"
 # What DynamicResources says of every pod without a place, before preemption has its say.
 NO_CLAIMS = "no new claims to deallocate"
 CLAIMS_STAY = "still not schedulable"
@@ -50,6 +48,7 @@ CLAIM_DEALLOCATED = "deallocation of ResourceClaim completed"
 FEATURES = "node(s) didn't match Pod's required features"
 RESIZE_PREEMPTION_DISABLED = "node had resize preemption disabled"
 PREEMPTION_COMING = "not eligible due to a terminating pod on the nominated node."
+DEVICE_RESTS = "not eligible due to a device that is left alone for a moment."
 NEVER_PREEMPTS = "not eligible due to preemptionPolicy=Never."
 PLACEMENT_OUTSIDE = "node(s) didn't match the placement of the pod group"
 

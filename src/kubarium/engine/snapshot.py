@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kubarium.engine.attached import Attached
 from kubarium.engine.devices.holding import Counters, Held
 from kubarium.engine.devices.inventory import Inventory
-from kubarium.engine.devices.model import Allocation
+from kubarium.engine.devices.model import Allocation, Rest
 from kubarium.engine.devices.pools import PoolKey
 from kubarium.engine.model import (
     CPU,
@@ -85,6 +85,8 @@ class Snapshot:
         self.claims: dict[Key, Claim] = {}
         self.allocations: dict[Key, Allocation] = {}
         self.claim_users: dict[Key, dict[Key, None]] = {}
+        # By the key of the claim that stands for it (:mod:`kubarium.engine.placement.resting`).
+        self.resting: dict[Key, Rest] = {}
         self.gangs: dict[Key, Gang] = {}
         self.composites: dict[Key, Composite] = {}
         self.budgets: dict[Key, Budget] = {}

@@ -67,12 +67,16 @@ def _devices_on(view: ClusterView, name: str) -> Iterator[str]:
         for key, allocation in snapshot.allocations.items()
         for result in allocation.results
     }
+    resting = {rest.device: rest for rest in snapshot.resting.values()}
     for pool in inventory.pools(name, node.labels):
         devices = [DeviceId(pool.driver, pool.name, d.name) for s in pool.slices for d in s.devices]
         used = [d for d in devices if inventory.ledger.in_use(d)]
+        alone = [device for device in used if device in resting]
+        used = [device for device in used if device not in resting]
         text = f"pool {pool}: {len(used)} of {len(devices)} devices in use"
         held = ", ".join(f"{d.device} by claim {holders[d]}" for d in used[:4] if d in holders)
         yield f"{text} ({held})" if held else text
+        yield from (f"device {resting[device].told}" for device in alone)
 
 
 def claim_account(claim: Document, title: str, inventory: Inventory) -> Explanation:

@@ -142,8 +142,7 @@ def _used_up(found: RequestSurvey) -> str:
 
 def _resting(found: RequestSurvey) -> str:
     """A device that the scheduler leaves alone for now."""
-    told = [who for who in found.holders if reasons.NOT_MADE_READY in who]
-    return f"; device {told[0]}, and is left alone for now" if told else ""
+    return f"; device {found.resting[0].told}" if found.resting else ""
 
 
 def _unusable(found: RequestSurvey) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from kubarium.api.cel.clauses import clauses as cel_clauses
 from kubarium.api.cel.clauses import comparison, guard
 from kubarium.api.resource import Document
+from kubarium.engine.devices.model import Rest
 from kubarium.engine.explain import Explainer, Question, Subject
 from kubarium.engine.explain.blockers import blocker
 from kubarium.engine.explain.obstacles import Group
@@ -301,6 +302,11 @@ def _survey_json(found: RequestSurvey) -> dict[str, Any]:
             for clause in found.clauses
         ],
         "holders": list(found.holders),
+        **({"resting": [_rest_json(rest) for rest in found.resting]} if found.resting else {}),
         "notes": list(found.notes),
         "sampled": found.sampled,
     }
+
+
+def _rest_json(rest: Rest) -> dict[str, Any]:
+    return {"device": str(rest.device), "until": rest.until, "text": f"device {rest.told}"}

@@ -170,6 +170,9 @@ def preemption_account(
         if suggestion is None and not evictions.exact:
             lines += filter(None, (evictions.untried(item.pods[0].priority),))
         return PreemptionAccount(tuple(lines), tuple(filter(None, (suggestion,))), text)
+    if text == reasons.DEVICE_RESTS:
+        lines.append("preemption: nobody is evicted while a device rests with which it fits")
+        return PreemptionAccount(tuple(lines), text=text)
     if text == reasons.PREEMPTION_COMING:
         return PreemptionAccount(tuple(lines), text=text)
     levels = _levels(placer, item)

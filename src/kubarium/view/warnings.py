@@ -43,7 +43,7 @@ def with_warnings(
         subject = f"{kind} {place}"
         # The uid in events about nodes is the node's name (upstream: kubelet).
         known = ("", uid, place)
-        by_subject[subject] = [e for e in by_subject[subject] if _about(e).get("uid", "") in known]
+        by_subject[subject] = [e for e in by_subject[subject] if about(e).get("uid", "") in known]
     return _add(account, by_subject, _DEPTH)
 
 
@@ -74,7 +74,7 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
     told = (account.summary, *account.reasons, *_summaries(account.children))
     lines: dict[str, str] = {}
     decided = False
-    for event in sorted(events.get(account.subject, ()), key=_seen_at, reverse=True):
+    for event in sorted(events.get(account.subject, ()), key=seen_at, reverse=True):
         if event.get("reason") == DECIDED:
             if decided:
                 continue  # what its scheduler said before it decided again
@@ -101,13 +101,14 @@ def _summaries(accounts: Iterable[Explanation]) -> Iterable[str]:
 
 def _subject(event: Document) -> str:
     """As an Explanation names it: ``pod default/web``."""
-    about = _about(event)
-    return f"{about.get('kind', '').lower()} {_place(about)}"
+    regarding = about(event)
+    return f"{regarding.get('kind', '').lower()} {_place(regarding)}"
 
 
-def _about(event: Document) -> Document:
-    about: Document = event.get("involvedObject") or event.get("regarding") or {}
-    return about
+def about(event: Document) -> Document:
+    """The reference to the object that an event is about, in either of its forms."""
+    found: Document = event.get("involvedObject") or event.get("regarding") or {}
+    return found
 
 
 def _place(about: Document) -> str:
@@ -115,8 +116,8 @@ def _place(about: Document) -> str:
     return f"{namespace}/{name}" if namespace else name
 
 
-def _seen_at(event: Document) -> str:
-    """RFC 3339 in UTC, which sorts as text."""
+def seen_at(event: Document) -> str:
+    """When it happened last, RFC 3339 in UTC, which sorts as text."""
     series = event.get("series") or {}
     times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
     created = (event.get("metadata") or {}).get("creationTimestamp")

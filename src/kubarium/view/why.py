@@ -7,7 +7,9 @@ hold, not what a scheduler has in mind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 from kubarium.api.kinds import (
@@ -21,12 +23,14 @@ from kubarium.api.kinds import (
     REPLICA_SETS,
     RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
     TRAIN_JOBS,
     WORKLOADS,
 )
 from kubarium.api.resource import Document, Resource
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Key
+from kubarium.engine.placement.resting import laid_by
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.accounts import claim_account, node_account
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
@@ -41,6 +45,7 @@ from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.profiles import CONFIG_NAME, CONFIG_NAMESPACE, scheduler_name
 from kubarium.view.queueing import why as queueing
 from kubarium.view.readiness import unready_devices
+from kubarium.view.resting import rests_of
 from kubarium.view.said import (
     STUCK,
     by_conditions,
@@ -89,6 +94,7 @@ def explain(
     subject: Document,
     view: ClusterView | None = None,
     node: str = "",
+    now: float = math.inf,
 ) -> Explanation:
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
@@ -97,22 +103,21 @@ def explain(
     Workload, Node, ResourceClaim; of others, what their conditions say.
     ``view`` is one that already follows the same documents: with it, thousands of nodes need not be
     read again for each question. It is as before afterwards. With ``node``, the account of a pod or
-    group speaks of that node alone, and of all that it fails.
+    group speaks of that node alone, and of all that it fails. ``now`` is in seconds since the
+    epoch; without it no device counts as one that the scheduler leaves alone for a while.
     """
-    told = _Why(documents, view, node).of(subject)
+    evidence = Evidence(documents, view, node)
+    rests = rests_of(documents.get(EVENTS, ()), documents.get(RESOURCE_SLICES, ()), now)
+    with laid_by(evidence.view.snapshot, rests) if rests else nullcontext():
+        told = _Why(evidence).of(subject)
     return with_warnings(told, documents.get(EVENTS, ()), documents)
 
 
 class _Why:
     """The way from the object asked about, through what it owns, to what waits."""
 
-    def __init__(
-        self,
-        documents: Mapping[Resource, list[Document]],
-        view: ClusterView | None = None,
-        node: str = "",
-    ) -> None:
-        self._evidence = Evidence(documents, view, node)
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
         self._unplaced = Unplaced(self._evidence)
         self._by_kind: dict[str, Callable[[Document], Explanation]] = {
             "Pod": self._pod,

@@ -161,6 +161,11 @@ class ClaimWriter:
                 raise _not_ready(f"device binding timeout: claim={key[1]}", late)
             await clock.sleep(CONDITION_POLL_S)
 
+    def devices_of(self, key: Key) -> list[DeviceId]:
+        """The devices that the claim has."""
+        allocation = self._view.snapshot.allocations.get(key)
+        return [result.id for result in allocation.results] if allocation is not None else []
+
     async def release(self, pod: Pod, keys: list[Key]) -> None:
         """Take back the allocations that were written for a pod which will not be bound.
 

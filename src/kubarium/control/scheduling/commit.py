@@ -7,7 +7,7 @@ scheduler decides again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, not_found
 from kubarium.client.protocol import MERGE_PATCH, STRATEGIC_MERGE_PATCH
-from kubarium.control.scheduling import resting
 from kubarium.control.scheduling.claims import ClaimWriter, NotReadyError, needs_preparation
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.outcomes import outcome
 from kubarium.control.scheduling.recorders import BINDING, PREEMPTING, Recorders
+from kubarium.control.scheduling.resting import RestingDevices
 from kubarium.control.scheduling.volumes import VolumeWriter
-from kubarium.engine.devices.model import Allocation, DeviceId
+from kubarium.engine.devices.model import Allocation
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Placement, Preemption
@@ -56,6 +56,7 @@ class Committer:
         self.claims = ClaimWriter(context, view, self._recorders)
         self.groups = GroupWriter(context, view, self._recorders)
         self.volumes = VolumeWriter(context, view)
+        self.resting = RestingDevices(context, view, self._recorders)
 
     async def reserve(self, placement: Placement) -> Staged:
         """The first of three steps: claims are allocated and reserved, volumes chosen or asked for.
@@ -127,6 +128,7 @@ class Committer:
             self.claims.tell_waiting(pod, staged.placement.node)
         for key in unready:
             await self.claims.until_ready(key, pod, profile.device_timeout_s)
+            self.resting.were_made_ready(self.claims.devices_of(key))
         for key in staged.volumes:
             await self.volumes.until_bound(key, pod, profile.volume_timeout_s)
         return staged
@@ -200,13 +202,6 @@ class Committer:
             return False
         self._pods.observe(document)
         return True
-
-    def lay_by(self, devices: Iterable[DeviceId], why: str) -> list[Key]:
-        """Decide on other devices than these until :meth:`take_up` is told what this says."""
-        return resting.lay_by(self._view, devices, why)
-
-    def take_up(self, keys: Iterable[Key]) -> None:
-        resting.take_up(self._view, keys)
 
     async def refuse(
         self,

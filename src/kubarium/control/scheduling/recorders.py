@@ -27,10 +27,13 @@ class Recorders:
         action: str = SCHEDULING,
         by: str = "",
         related: Document | None = None,
+        field_path: str = "",
     ) -> None:
         """An event that the scheduler of a profile tells: the one that the object names."""
         name = by or scheduler_name(document)
         recorder = self._recorders.get(name)
         if recorder is None:
             recorder = self._recorders[name] = EventRecorder(self._context, name)
-        recorder.event(document, type_, reason, message, action=action, related=related)
+        recorder.event(
+            document, type_, reason, message, field_path=field_path, action=action, related=related
+        )

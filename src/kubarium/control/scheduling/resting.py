@@ -2,37 +2,81 @@
 
 KEP-5007 leaves it to the driver to taint such a device. Where it does not, decisions that depend on
 nothing but the cluster's state would choose the same device again and again, while others are free.
-It is in use meanwhile, for a claim that no API knows.
+An event about its ResourceSlice tells so (:mod:`kubarium.view.resting`), for those who ask why a
+pod waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kubarium.engine import reasons
-from kubarium.engine.devices.model import Allocation, ClaimSpec, DeviceId, DeviceResult
-from kubarium.engine.model import Claim, Key
+from kubarium.api.kinds import PODS, RESOURCE_SLICES
+from kubarium.base.clock import rfc3339
+from kubarium.control.scheduling.recorders import BINDING, Recorders
+from kubarium.engine.devices.model import DeviceId, Rest
+from kubarium.engine.model import Key, Pod
+from kubarium.engine.placement import resting
+from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView
-
-# Long enough for pods to be decided anew, and for the driver to taint the device.
-REST_S = 30.0
-
-
-def lay_by(view: ClusterView, devices: Iterable[DeviceId], why: str) -> list[Key]:
-    """Give the devices to nobody for now; returns what :func:`take_up` is to be told.
-
-    ``why`` is what the pod was told that waited for them.
-    """
-    keys: list[Key] = []
-    for device in devices:
-        whole = Allocation((DeviceResult("", device),))
-        # No namespace: no claim has that.
-        keys.append(("", f"{device} {reasons.NOT_MADE_READY} ({why})"))
-        view.snapshot.set_claim(Claim(keys[-1], ClaimSpec(())), whole)
-    return keys
+from kubarium.view.profiles import scheduler_name
+from kubarium.view.resting import REST_S, device_path, reason_of
 
 
-def take_up(view: ClusterView, keys: Iterable[Key]) -> None:
-    """Let pods have the devices again."""
-    for key in keys:
-        view.snapshot.remove_claim(key)
+class RestingDevices:
+    """Which devices rest, and which have failed whenever they were tried."""
+
+    def __init__(self, context: Context, view: ClusterView, recorders: Recorders) -> None:
+        self._context = context
+        self._view = view
+        self._recorders = recorders
+        self._until: dict[Key, float] = {}
+        self._failed: set[DeviceId] = set()
+
+    def lay_by(self, devices: Iterable[DeviceId], why: str, pod: Pod) -> list[Key]:
+        """Decide on other devices than these; :meth:`take_up` is to be told in REST_S.
+
+        ``why`` is what the pod is told that waited for them.
+        """
+        keys: list[Key] = []
+        clock = self._context.clock
+        self._failed = {d for d in self._failed if self._view.snapshot.inventory.device(d)}
+        for device in devices:
+            until = rfc3339(clock.now() + REST_S)
+            rest = Rest.of(device, why, until, again=device in self._failed)
+            self._failed.add(device)
+            keys.append(resting.lay_by(self._view.snapshot, rest))
+            self._until[keys[-1]] = clock.monotonic() + REST_S
+            self._tell(rest, pod)
+        return keys
+
+    def take_up(self, keys: Iterable[Key]) -> None:
+        """Let pods have the devices again, but for those that were laid by once more."""
+        now = self._context.clock.monotonic()
+        for key in keys:
+            if self._until.get(key, now) <= now:
+                self._until.pop(key, None)
+                resting.take_up(self._view.snapshot, key)
+
+    def were_made_ready(self, devices: Iterable[DeviceId]) -> None:
+        """If these fail again it is for the first time."""
+        self._failed.difference_update(devices)
+
+    def _tell(self, rest: Rest, pod: Pod) -> None:
+        device, document = (
+            rest.device,
+            self._context.informers.get(PODS).get(pod.key[1], pod.key[0]),
+        )
+        slices = self._context.informers.get(RESOURCE_SLICES)
+        for item in self._view.snapshot.inventory.current_slices(device.driver, device.pool):
+            found = slices.get(item.name)
+            if found is not None and any(d.name == device.device for d in item.devices):
+                self._recorders.record(
+                    {"apiVersion": RESOURCE_SLICES.api_version, "kind": "ResourceSlice", **found},
+                    "Warning",
+                    reason_of(rest),
+                    f"device {rest.told}",
+                    BINDING,
+                    scheduler_name(document) if document is not None else "",
+                    document,
+                    device_path(device),
+                )

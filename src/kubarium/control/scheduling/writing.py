@@ -18,11 +18,11 @@ from kubarium.control.scheduling.claims import NotReadyError
 from kubarium.control.scheduling.commit import Committer, Staged
 from kubarium.control.scheduling.held import SCHEDULER_ERROR
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
-from kubarium.control.scheduling.resting import REST_S
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Decision, Placement, QueueItem
+from kubarium.view.resting import REST_S
 
 _Step = TypeVar("_Step", Placement, Staged)
 
@@ -231,7 +231,7 @@ class Writing:
             _report(error)
         if isinstance(error, NotReadyError):
             if error.devices:
-                resting = self._committer.lay_by(error.devices, error.why)
+                resting = self._committer.resting.lay_by(error.devices, error.why, pod)
                 self._tasks.create_task(self._take_up(resting), name="devices-rest")
             shared = [claim for claim in fresh if claim in pod.claims]
             keys = list(dict.fromkeys([*claims, *shared]))
@@ -247,7 +247,7 @@ class Writing:
     async def _take_up(self, resting: list[Key]) -> None:
         """Devices that could not be made ready may be tried again after a while."""
         await self._clock.sleep(REST_S)
-        self._committer.take_up(resting)
+        self._committer.resting.take_up(resting)
         self._queue.happened(Event.DEVICES, self._clock.monotonic())
         self._wake()
 

@@ -31,6 +31,25 @@ class DeviceId(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """A device that could not be made ready and is left alone ``until`` a time (RFC 3339).
+
+    ``told`` goes on where "device" ends; ``again``: the device had failed when it was tried last.
+    """
+
+    device: DeviceId
+    told: str
+    until: str
+    again: bool = False
+
+    @classmethod
+    def of(cls, device: DeviceId, why: str, until: str, *, again: bool = False) -> Rest:
+        """``why`` is what the pod is told that waited for the device."""
+        text = f"{device} could not be made ready ({why}), and is left alone until {until}"
+        return cls(device, text, until, again)
+
+
+@dataclass(frozen=True, slots=True)
 class AttributeValue:
     """A typed attribute. ``kind`` "" is an attribute with no known value: it satisfies nothing.
 

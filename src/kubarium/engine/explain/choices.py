@@ -49,6 +49,7 @@ class Choices:
             *self._of_rules(),
             *self._of_claims(),
             *self._of_classes(),
+            *self._of_rests(),
             *self._of_pools(),
             *self._counts(),
             *self._of_nodes(),
@@ -124,6 +125,13 @@ class Choices:
                     for meant in get_close_matches(name, known, 1, 0.75):
                         yield path, wishes.renamed_capacity(path, name, meant)
                     yield path, wishes.without_capacity(path, name)
+
+    def _of_rests(self) -> Iterator[Change]:
+        """Nothing but time, until devices that rest may be tried again."""
+        rests = {rest.device: rest for found in self._case.surveys for rest in found.resting}
+        if rests:
+            change = supplies.rested(list(rests.values()))
+            yield replace(change, lifts=self._case.obstacles.device_bits)
 
     def _of_pools(self) -> Iterator[Change]:
         """Pools of which slices are missing, where devices that would do are among them."""

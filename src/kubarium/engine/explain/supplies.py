@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from kubarium.base.quantity import format_quantity
 from kubarium.base.quoted import listed
-from kubarium.engine.devices.model import Device, DeviceClass, SelectorError, Slice
+from kubarium.engine.devices.model import Device, DeviceClass, Rest, SelectorError, Slice
 from kubarium.engine.explain.subject import ADD, EVICT, SWITCH, Change, Undo
 from kubarium.engine.explain.wishes import Clause, Clauses, joined, reselected
 from kubarium.engine.model import (
@@ -152,6 +152,23 @@ def completed(snapshot: Snapshot, driver: str, pool: str) -> Change | None:
         text = f"let the driver give all slices of pool {driver}/{pool} one resourceSliceCount"
     suggestion = Suggestion("complete-pool", text, f"{driver}/{pool}", amount=wanted)
     return Change(suggestion, SWITCH, cluster=change)
+
+
+def rested(rests: Sequence[Rest]) -> Change:
+    """The devices may be tried again: that takes time and nothing else."""
+
+    def change(snapshot: Snapshot) -> None:
+        for rest in rests:
+            snapshot.deallocate(("", str(rest.device)))
+
+    until = max(rest.until for rest in rests)
+    names = [str(rest.device) for rest in rests]
+    shown = listed(names, VICTIMS_NAMED)
+    noun = "device" if len(names) == 1 else "devices"
+    verb = "is" if len(names) == 1 else "are"
+    text = f"wait until {until}: {noun} {shown} {verb} tried again then"
+    suggestion = Suggestion("wait-for-device", text, ",".join(names), amount=len(names))
+    return Change(suggestion, 0, cluster=change)
 
 
 def device_like(

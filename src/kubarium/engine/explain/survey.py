@@ -23,6 +23,7 @@ from kubarium.engine.devices.model import (
     DeviceId,
     Request,
     RequestEntry,
+    Rest,
     SelectorError,
     Slice,
 )
@@ -40,7 +41,11 @@ MAX_EVALUATED = 2_000
 # Holders named of devices in use.
 HOLDERS_SHOWN = 3
 
+# Devices that rest of which is told why and until when.
+RESTING_SHOWN = 3
+
 IN_USE = "in use"
+RESTS = "could not be made ready, and is left alone for a while"
 NO_SUCH_CAPACITY = "the device has none of that name"
 UNSEEN = "not looked at: nearly every device differs in what the selectors read"
 _FREE = ""
@@ -88,6 +93,7 @@ class RequestSurvey:
     resource: str = ""
     everything: bool = False
     whole: bool = False
+    resting: tuple[Rest, ...] = ()
 
     @property
     def label(self) -> str:
@@ -123,6 +129,7 @@ class RequestSurvey:
             noun = "device" if count == 1 else "devices"
             more = f" by {', '.join(self.holders)}" if reason == IN_USE and self.holders else ""
             yield f"{count} {noun}: {reason}{more}"
+        yield from (f"device {rest.told}" for rest in self.resting[:RESTING_SHOWN])
         yield from self.notes
 
 
@@ -233,6 +240,7 @@ class _Surveyor:
             count = self._count(item, kinds, of_kind, 1, int(self._is_usable(item)))
             self._on_node[item.node_name] = self._on_node.get(item.node_name, 0) + count
         counts = self._count_static(of_kind)
+        resting = self._resting(kinds)
         most = self._on_node.pop("", 0) + max(self._on_node.values(), default=0)
         if most < self._request.count <= self._free:
             wanted = self._request.count
@@ -254,7 +262,25 @@ class _Surveyor:
             self._evaluated > MAX_EVALUATED,
             everything=self._request.mode == ALL,
             whole=bool(self._whole - self._spoilt),
+            resting=resting,
         )
+
+    def _resting(self, kinds: Kinds) -> tuple[Rest, ...]:
+        """The devices that match and rest: so far they have been counted as in use."""
+        found: list[Rest] = []
+        rests = {rest.device: rest for rest in self._snapshot.resting.values()}
+        if not rests or self._request.admin_access:
+            return ()
+        for item, problem in self._inventory.slices_with_problems():
+            named = (DeviceId(item.driver, item.pool, device.name) for device in item.devices)
+            here = [rests[device] for device in named if device in rests]
+            if not problem and here:
+                kind = kinds.slice_kind(item)
+                match = self._matching_names(item, kind, self._facts_of(item, kind))
+                found += [rest for rest in here if rest.device.device in match]
+        self._failed[IN_USE] -= len(found)
+        self._failed[RESTS] += len(found)
+        return tuple(found)
 
     def _count_nodes(self, kinds: Kinds, of_kind: Counter[int]) -> Mask:
         """Count nodes by kind, where all of a node's slices are pools of its own; returns these."""
@@ -570,7 +596,9 @@ class _Surveyor:
         return "capacity: the amount asked for is not one that the device gives"
 
     def _holders(self) -> Iterator[str]:
-        wanted = dict.fromkeys(self._in_use[:HOLDERS_SHOWN])
+        rests = {rest.device for rest in self._snapshot.resting.values()}
+        used = [device for device in self._in_use if device not in rests]
+        wanted = dict.fromkeys(used[:HOLDERS_SHOWN])
         if not wanted:
             return
         named: dict[Key, None] = {}
@@ -579,8 +607,7 @@ class _Surveyor:
                 named[key] = None
                 if len(named) >= HOLDERS_SHOWN:
                     break
-        # A device that is left alone for a while has no claim.
-        yield from (f"claim {'/'.join(key)}" if key[0] else key[1] for key in named)
+        yield from (f"claim {'/'.join(key)}" for key in named)
         if self._failed[IN_USE] > len(wanted):
             yield "others"
 

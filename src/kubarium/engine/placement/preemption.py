@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from kubarium.engine import reasons
 from kubarium.engine.model import Node, Pod, PodShape
-from kubarium.engine.placement import filters, topology
+from kubarium.engine.placement import filters, resting, topology
 from kubarium.engine.placement.devices import movable
 from kubarium.engine.placement.disruption import units_of, whole_units
 from kubarium.engine.placement.evictions import Eviction
@@ -65,6 +65,8 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     coming = any(room_is_coming(snapshot, pod, pod.nominated_node) for pod in decision.item.pods)
     if coming and not _lost(placer, decision):
         return with_text(placer, decision, reasons.PREEMPTION_COMING)
+    if resting.will_do(placer, decision):
+        return with_text(placer, decision, reasons.DEVICE_RESTS)
     if snapshot.below(first.priority) is None:
         return with_text(placer, decision, _unhelpful_text(placer, decision))
     if decision.gang_verdict is not None:
