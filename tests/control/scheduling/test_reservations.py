@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubarium.api.kinds import NODES, POD_GROUPS, PODS
+from kubarium.api.kinds import EVENTS, NODES, POD_GROUPS, PODS
 from kubarium.control.scheduling.queue import BACKOFF_MAX_S
+from kubarium.control.scheduling.reservations import RESERVE_AFTER_S
 from kubarium.runtime.virtual import run
 from tests.control.conftest import World
 
@@ -108,7 +109,7 @@ async def reserved_world(world, nodes=3):
     await apply(world, *(finite(f"busy-{i}", cpu="2") for i in range(nodes)))
     await world.settle(1)
     await apply(world, group("g"), *(member(f"g-{i}", "g", cpu="2") for i in range(2)))
-    await world.settle(400)
+    await world.settle(RESERVE_AFTER_S + 2)
     return life
 
 
@@ -130,7 +131,7 @@ def test_a_reservation_moves_when_its_node_is_of_no_use_any_more(world_run, how)
         await world.settle(1)
         await apply(world, group("g"))
         await apply(world, *(member(f"g-{i}", "g", cpu="2", **selector) for i in range(2)))
-        await world.settle(400)
+        await world.settle(RESERVE_AFTER_S + 2)
         held = nodes_of(life)
         assert len(held) == 2
         lost = min(held)
@@ -148,7 +149,7 @@ def test_a_reservation_moves_when_its_node_is_of_no_use_any_more(world_run, how)
             [busy] = [name for name, node in (await where(world)).items() if node == lost]
             await end(world, busy)
             await apply(world, alone("stranger", cpu="1", nodeName=lost))
-        await world.settle(301)
+        await world.settle(BACKOFF_MAX_S + 2)
         moved = nodes_of(life)
         assert len(moved) == 2
         assert lost not in moved
@@ -237,6 +238,7 @@ def test_pods_whose_end_is_unknown_are_not_waited_for(world_run):
         await apply(world, group("g"), *(member(f"g-{i}", "g", cpu="2") for i in range(2)))
         await world.settle(400)
         assert nodes_of(life) == set()
+        assert life.scheduler._reservations.next_due() is None
         await apply(world, alone("late", cpu="1"))
         await world.settle(5)
         assert (await where(world))["late"]
@@ -276,7 +278,7 @@ def test_a_gang_of_higher_priority_is_not_kept_waiting_by_what_is_reserved_for_a
         urgent = {"priorityClassName": "meek"}
         large = {**group("h", 3), "spec": {**group("h", 3)["spec"], **urgent}}
         await apply(world, large, *(member(f"h-{i}", "h", cpu="2", **urgent) for i in range(3)))
-        await world.settle(400)
+        await world.settle(RESERVE_AFTER_S + 2)
         held, _ = life.scheduler._reservations.held
         assert held.key == ("default", "h")
         for i in range(3):
@@ -318,6 +320,70 @@ def test_of_two_gangs_that_need_every_node_one_comes_after_the_other(world_run):
                 break
         assert order == ["first", "second"]
         await check_world(world)
+        await life.end()
+
+    world_run(story)
+
+
+async def is_told(world, name):
+    """Whether the group has heard of a reservation."""
+    events = [e for e in await world.find(EVENTS) if e["reason"] == "Reserved"]
+    return name in [event["involvedObject"]["name"] for event in events]
+
+
+def test_a_gang_is_tried_when_it_has_waited_long_enough_and_not_until_then(world_run):
+    async def story(world):
+        await begin(world, 3)
+        life = Life(world)
+        await world.settle(0.5)
+        await apply(world, *(finite(f"busy-{i}", cpu="2") for i in range(3)))
+        await world.settle(1)
+        await apply(world, group("g"), *(member(f"g-{i}", "g", cpu="2") for i in range(2)))
+        await world.settle(1)
+        cycles = life.scheduler.cycles
+        await world.settle(RESERVE_AFTER_S - 2)
+        assert (life.scheduler.cycles, await is_told(world, "g")) == (cycles, False)
+        await world.settle(1.5)
+        assert life.scheduler.cycles == cycles + 1, "one try, when it is due"
+        assert await is_told(world, "g")
+        await life.end()
+
+    world_run(story)
+
+
+def test_what_one_gang_has_reserved_is_the_next_ones_once_it_is_gone(world_run):
+    """Without a word from any node: nothing else happens."""
+
+    async def story(world):
+        life = await reserved_world(world)
+        await apply(world, group("h"), *(member(f"h-{i}", "h", cpu="2") for i in range(2)))
+        await world.settle(2 * RESERVE_AFTER_S)
+        assert not await is_told(world, "h")
+        for i in range(2):
+            await world.client.delete(PODS, f"g-{i}", "default", grace_period_s=0)
+        await world.settle(BACKOFF_MAX_S + 2)
+        held, _ = life.scheduler._reservations.held
+        assert held.key == ("default", "h")
+        assert await is_told(world, "h")
+        await life.end()
+
+    world_run(story)
+
+
+def test_a_reservation_moves_when_a_more_important_pod_takes_its_node(world_run):
+    async def story(world):
+        life = await reserved_world(world)
+        lost = min(nodes_of(life))
+        [busy] = [name for name, node in (await where(world)).items() if node == lost]
+        await world.client.patch(NODES, lost, {"metadata": {"labels": {"disk": "ssd"}}})
+        at = {"nodeSelector": {"disk": "ssd"}, "priorityClassName": "high"}
+        await end(world, busy)
+        await apply(world, alone("service", cpu="1", **at))
+        await world.settle(BACKOFF_MAX_S + 2)
+        assert (await where(world))["service"] == lost
+        moved = nodes_of(life)
+        assert len(moved) == 2
+        assert lost not in moved
         await life.end()
 
     world_run(story)

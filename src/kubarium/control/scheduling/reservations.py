@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.reservation import Reservation, may_be_used, reserve, suffices
-from kubarium.engine.plan import Decision, QueueItem
+from kubarium.engine.plan import Decision, Placement, QueueItem
 from kubarium.runtime.writes import find_condition
 from kubarium.view.pods import seconds
 
@@ -26,7 +27,8 @@ class Reservations:
     """At most one at a time (EASY backfilling): of the first gang that qualifies.
 
     A gang of higher priority that qualifies takes its place; or else what is kept for the less
-    important one would start it first.
+    important one would start it first. What is reserved follows from a gang's failed try, so that
+    it is tried when it has waited long enough, and when what was reserved is of no use any more.
     """
 
     def __init__(
@@ -48,6 +50,34 @@ class Reservations:
         self._placer: Placer | None = None  # of the profile of the item that holds it
         self.held: tuple[ItemKey, Reservation] | None = None
         self.failing_since: dict[ItemKey, float] = {}
+        # When they have waited long enough. An entry is void once its item fails since later.
+        self._due: list[tuple[float, ItemKey]] = []
+
+    def next_due(self) -> float | None:
+        """When a gang will have waited long enough, in the clock's monotonic seconds."""
+        while self._due and not self._counts(*self._due[0]):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    def wake_due(self, now: float) -> None:
+        """Gangs that have waited long enough are tried, if something may be reserved for them."""
+        while (due := self.next_due()) is not None and due <= now:
+            _, key = heapq.heappop(self._due)
+            if self.held is None or self._priority_of(key) > _priority(self.held[1]):
+                self._queue.add(key)
+
+    def _counts(self, due: float, key: ItemKey) -> bool:
+        since = self.failing_since.get(key)
+        return since is not None and since + RESERVE_AFTER_S == due and key in self._queue
+
+    def _priority_of(self, key: ItemKey) -> int:
+        document = next(self._waiting.documents_of(key), None) or {}
+        priority: int = (document.get("spec") or {}).get("priority") or 0
+        return priority
+
+    def _fails_since(self, key: ItemKey, when: float) -> None:
+        self.failing_since[key] = when
+        heapq.heappush(self._due, (when + RESERVE_AFTER_S, key))
 
     def places(self) -> Reservation:
         """What the first large gang waits for; none once it is placed or gone."""
@@ -60,15 +90,39 @@ class Reservations:
             self._placer, reservation
         ):
             return reservation
-        self.drop(key)  # if it fails once more, it gets another
+        self._end()
+        self._wake_ripe()  # if they fail once more, the first gets another
         return ()
 
     def drop(self, key: ItemKey) -> None:
-        """No room is kept for the item any more."""
+        """No room is kept for the item any more: others that have waited may have some."""
         if self.held is not None and self.held[0] == key:
+            self._end()
+            self._wake_ripe(but=key)
+
+    def _end(self) -> None:
+        if self.held is not None:
             _, reservation = self.held
             self.held = None
             self._ended(reservation)
+
+    def _wake_ripe(self, but: ItemKey | None = None) -> None:
+        """All that have waited long enough are tried after their back-off."""
+        now = self._clock.monotonic()
+        for key, since in self.failing_since.items():
+            if key != but and now - since >= RESERVE_AFTER_S:
+                self._queue.wake(key, now)
+
+    def placed(self, placements: Iterable[Placement]) -> None:
+        """Pods that may stay got room: more important ones maybe what is reserved."""
+        for placement in placements if self.held is not None else ():
+            if not placement.pod.finite:
+                self.disturbed(placement.node)
+
+    def disturbed(self, node: str) -> None:
+        """The node changed, or got a pod: what is reserved there may be in vain."""
+        if self.held is not None and any(node == where for _, where in self.held[1]):
+            self._queue.wake(self.held[0], self._clock.monotonic())
 
     def forget_gone(self) -> None:
         """Items that wait no longer have not been failing either."""
@@ -81,7 +135,9 @@ class Reservations:
             self.failing_since.pop(key, None)
             return
         now = self._clock.monotonic()
-        since = self.failing_since.setdefault(key, now)
+        if key not in self.failing_since:
+            self._fails_since(key, now)
+        since = self.failing_since[key]
         if decision.preemption is not None:
             self.drop(key)  # room is being made, for which it was not to wait
         elif now - since >= RESERVE_AFTER_S:
@@ -100,7 +156,7 @@ class Reservations:
             told = map(_refused_at, self._waiting.documents_of(key))
             waited_s = self._clock.now() - max(told)
             if waited_s > 0:
-                self.failing_since[key] = now - waited_s
+                self._fails_since(key, now - waited_s)
             if waited_s >= RESERVE_AFTER_S:
                 self._reserve(key, item)
 
@@ -120,7 +176,7 @@ class Reservations:
             _LOG.exception("%s: no room can be reserved", "/".join(key.key))
             return
         if held is not None and (own or found):
-            self.drop(held[0])
+            self._end()
         if found:
             self.held, self._placer = (key, found), placer
             self._made(key, found)

@@ -127,6 +127,7 @@ class Scheduler:
         return self._writing.is_idle() and not self._has_ready(now)
 
     def _has_ready(self, now: float) -> bool:
+        self._reservations.wake_due(now)
         return self._queue.has_ready(now) or self._resizes.queue.has_ready(now)
 
     async def run(self) -> None:
@@ -187,11 +188,13 @@ class Scheduler:
         self, resource: Resource, old: Document | None, new: Document | None
     ) -> None:
         """A node, a volume or whatever else pods may wait for."""
-        for event in wakeups.events_of(resource, old, new):
+        events = wakeups.events_of(resource, old, new)
+        for event in events:
             helps = self._helps.of(event, resource, old, new)
             self._happened(event, helps, alike=resource == NODES)
-        if resource == NODES and new is None and old is not None:
-            self._revoke(self._nominated.at(old["metadata"]["name"]))
+        if resource == NODES and events and old is not None:
+            self._reservations.disturbed(old["metadata"]["name"])
+            self._revoke(self._nominated.at(old["metadata"]["name"]) if new is None else [])
 
     def _happened(self, event: Event, helps: Hint | None = None, *, alike: bool = False) -> None:
         self._queue.happened(event, self._context.clock.monotonic(), helps, alike=alike)
@@ -237,6 +240,7 @@ class Scheduler:
             self._occupant_changed(old, new)
         elif new is not None and _holds_room(new) and key_of(new) not in self._waiting.assumed:
             self._placed([self.view.pod(new)] if self._queue.has_listeners(Event.PODS) else [])
+            self._reservations.disturbed(node_of(new))
         if new is not None and self._is_ours(new):
             if self._waiting.add(old, new):
                 self._wake.set()
@@ -359,7 +363,7 @@ class Scheduler:
         while not self._has_ready(clock.monotonic()):
             self._wake.clear()
             self._tell_held()
-            waits = (self._queue, self._waiting.held, self._resizes.queue)
+            waits = (self._queue, self._waiting.held, self._resizes.queue, self._reservations)
             times = [wait.next_due() for wait in waits]
             due = min((time for time in times if time is not None), default=None)
             if due is None:
@@ -414,9 +418,10 @@ class Scheduler:
             self._take(keys[id(decision.item)], decision, now)
         for decision in plan.decisions:
             self._reservations.consider(keys[id(decision.item)], decision)
-        placed = [p.pod for d in plan.decisions for p in d.placements]
-        if placed:
-            self._placed(placed)
+        placements = [p for d in plan.decisions for p in d.placements]
+        if placements:
+            self._reservations.placed(placements)
+            self._placed([placement.pod for placement in placements])
 
     def _plan(self, items: list[QueueItem], keys: dict[int, ItemKey], now: float) -> CyclePlan:
         """What is decided for all items: first for those whose places were chosen before."""
