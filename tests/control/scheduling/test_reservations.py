@@ -101,12 +101,12 @@ def test_a_gang_that_needs_every_node_is_not_starved_by_small_ones(seed, restart
     run(main(), seed)
 
 
-async def reserved_world(world, nodes=3):
+async def reserved_world(world, nodes=3, busy="2"):
     """Every node is full of pods that end; a gang of one core more than is free on two waits."""
     await begin(world, nodes)
     life = Life(world)
     await world.settle(0.5)
-    await apply(world, *(finite(f"busy-{i}", cpu="2") for i in range(nodes)))
+    await apply(world, *(finite(f"busy-{i}", cpu=busy) for i in range(nodes)))
     await world.settle(1)
     await apply(world, group("g"), *(member(f"g-{i}", "g", cpu="2") for i in range(2)))
     await world.settle(RESERVE_AFTER_S + 2)
@@ -370,14 +370,15 @@ def test_what_one_gang_has_reserved_is_the_next_ones_once_it_is_gone(world_run):
     world_run(story)
 
 
-def test_a_reservation_moves_when_a_more_important_pod_takes_its_node(world_run):
+@pytest.mark.parametrize("how", ["scheduled", "bound by others"])
+def test_a_reservation_moves_when_a_more_important_pod_takes_its_node(world_run, how):
     async def story(world):
-        life = await reserved_world(world)
+        life = await reserved_world(world, busy="1")
         lost = min(nodes_of(life))
-        [busy] = [name for name, node in (await where(world)).items() if node == lost]
         await world.client.patch(NODES, lost, {"metadata": {"labels": {"disk": "ssd"}}})
         at = {"nodeSelector": {"disk": "ssd"}, "priorityClassName": "high"}
-        await end(world, busy)
+        at = at if how == "scheduled" else {"nodeName": lost}
+        await world.settle(30)
         await apply(world, alone("service", cpu="1", **at))
         await world.settle(BACKOFF_MAX_S + 2)
         assert (await where(world))["service"] == lost

@@ -90,28 +90,15 @@ class Reservations:
             self._placer, reservation
         ):
             return reservation
-        self._end()
-        self._wake_ripe()  # if they fail once more, the first gets another
+        self.drop(key)  # if it fails once more, it gets another
         return ()
 
     def drop(self, key: ItemKey) -> None:
-        """No room is kept for the item any more: others that have waited may have some."""
+        """No room is kept for the item any more; ``ended`` has others tried."""
         if self.held is not None and self.held[0] == key:
-            self._end()
-            self._wake_ripe(but=key)
-
-    def _end(self) -> None:
-        if self.held is not None:
             _, reservation = self.held
             self.held = None
             self._ended(reservation)
-
-    def _wake_ripe(self, but: ItemKey | None = None) -> None:
-        """All that have waited long enough are tried after their back-off."""
-        now = self._clock.monotonic()
-        for key, since in self.failing_since.items():
-            if key != but and now - since >= RESERVE_AFTER_S:
-                self._queue.wake(key, now)
 
     def placed(self, placements: Iterable[Placement]) -> None:
         """Pods that may stay got room: more important ones maybe what is reserved."""
@@ -176,7 +163,7 @@ class Reservations:
             _LOG.exception("%s: no room can be reserved", "/".join(key.key))
             return
         if held is not None and (own or found):
-            self._end()
+            self.drop(held[0])
         if found:
             self.held, self._placer = (key, found), placer
             self._made(key, found)
