@@ -379,6 +379,55 @@ def test_a_composite_preempts_another_that_goes_as_a_whole(world_run):
             told = await condition(world, resource, name, "DisruptionTarget")
             assert (told["status"], told["reason"]) == ("True", "PreemptionByScheduler")
         assert (await condition(world, COMPOSITE_POD_GROUPS, "new"))["status"] == "True"
+        # Its pods are made anew and wait; once they run, nothing is about to go any more.
+        await apply(world, *(member(f"{g}-{i}", g) for g in ("o1", "o2") for i in range(2)))
+        await world.settle(20)
+        old = await condition(world, COMPOSITE_POD_GROUPS, "old", "DisruptionTarget")
+        assert old["status"] == "True"
+        for i in range(2):
+            await world.client.delete(PODS, f"n-{i}", "default", grace_period_s=0)
+        await world.settle(20)
+        assert None not in (await where(world)).values()
+        for resource, name in (
+            (COMPOSITE_POD_GROUPS, "old"),
+            (POD_GROUPS, "o1"),
+            (POD_GROUPS, "o2"),
+        ):
+            told = await condition(world, resource, name, "DisruptionTarget")
+            assert (told["status"], told["reason"]) == ("False", "Scheduled")
+            assert told["lastTransitionTime"] > old["lastTransitionTime"]
+            first = await condition(world, resource, name)
+            assert first["status"] == "True"
+
+    world_run(story)
+
+
+def test_a_group_that_goes_is_not_told_that_it_runs_because_of_another_pod_of_it(world_run):
+    """One that is placed beside its minimum while the others are on their way out."""
+
+    async def story(world):
+        await begin(world, node("r1", "2"), node("r2", "2"))
+        high = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}
+        await apply(world, {**high, "metadata": {"name": "high"}, "value": 9})
+        old = slice_group("old", 1, rack=False)
+        del old["spec"]["parentCompositePodGroupName"], old["spec"]["workloadRef"]
+        old["spec"]["disruptionMode"] = {"all": {}}
+        await apply(world, old, member("a", "old", "2"))
+        await world.settle(3)
+        [full] = (await where(world)).values()
+        pinned = {"priorityClassName": "high", "nodeSelector": {"example.com/rack": full}}
+        await apply(world, member_alone("urgent", "2", **pinned))
+        await world.settle(3)
+        assert (await condition(world, POD_GROUPS, "old", "DisruptionTarget"))["status"] == "True"
+        await apply(world, member("b", "old", "1"))
+        await world.settle(3)
+        assert (await where(world))["b"] is not None
+        told = await condition(world, POD_GROUPS, "old", "DisruptionTarget")
+        assert told["status"] == "True", "a is still there"
+        await world.finish_deletions()
+        await world.settle(3)
+        told = await condition(world, POD_GROUPS, "old", "DisruptionTarget")
+        assert told["status"] == "False"
 
     world_run(story)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubarium.control.scheduling.nominations import Nominations
-from kubarium.engine.model import Node, Pod, PodShape
+from kubarium.control.scheduling.nominations import Nominations, devices_are_coming
+from kubarium.engine.devices.model import Allocation, ClaimSpec, DeviceId, DeviceResult, Rest
+from kubarium.engine.model import Claim, Node, Pod, PodShape
+from kubarium.engine.placement.resting import lay_by
 from kubarium.engine.snapshot import Snapshot
 
 
@@ -121,3 +123,14 @@ def test_a_patient_pod_that_asks_for_something_else_is_known_under_one_shape_onl
     assert book.room_on(snapshot, NODES[1]) == ([], [("ns", "new")])
     book.drop(("ns", "new"))
     assert book.room_on(snapshot, NODES[1]) == ([], [])
+
+
+def test_a_device_that_rests_is_none_that_is_given_back():
+    snapshot = Snapshot()
+    waiting = Pod(("ns", "a"), PodShape(), "a", claims=(("ns", "mine"),))
+    device = DeviceId("gpu.example.com", "n", "gpu-0")
+    lay_by(snapshot, Rest.of(device, "no link", "2026-01-01T00:00:30Z"))
+    assert not devices_are_coming(snapshot, [waiting])
+    left = Allocation((DeviceResult("gpu", device._replace(device="gpu-1")),))
+    snapshot.set_claim(Claim(("ns", "left"), ClaimSpec(())), left)
+    assert devices_are_coming(snapshot, [waiting])

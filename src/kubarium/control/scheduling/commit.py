@@ -298,10 +298,10 @@ class Committer:
         who was to go together (:mod:`left_behind`).
         """
         preemptor = self._preemptor(preemption.nominations[0][0])
-        for composite, key in preemption.units:
-            await self.groups.disrupted(composite, key, preemptor.purpose)
         for victim in preemption.victims:
             await self._mark(victim, preemptor)
+        for composite, key in preemption.units:
+            await self.groups.disrupted(composite, key, preemptor.purpose)
         for victim in preemption.victims:
             await self._evict(victim, preemptor)
 

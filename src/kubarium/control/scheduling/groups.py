@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kubarium.api.kinds import COMPOSITE_POD_GROUPS, POD_GROUPS
+from kubarium.api.kinds import COMPOSITE_POD_GROUPS, POD_GROUPS, PODS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import rfc3339
 from kubarium.control.scheduling.held import UNSCHEDULABLE
@@ -17,6 +17,10 @@ from kubarium.runtime import writes
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.gangs import COSCHEDULING_GROUPS
+from kubarium.view.pods import is_finished, is_preempted
+
+# Whether a group is about to go, or has gone, for another one.
+DISRUPTION_TARGET = "DisruptionTarget"
 
 
 class GroupWriter:
@@ -26,6 +30,7 @@ class GroupWriter:
         self._context = context
         self._view = view
         self._recorders = recorders
+        self._pods = context.informers.get(PODS)
         self._groups = context.informers.get(POD_GROUPS)
         self._composites = context.informers.get(COMPOSITE_POD_GROUPS)
         self._coscheduling = context.informers.get(COSCHEDULING_GROUPS)
@@ -50,8 +55,28 @@ class GroupWriter:
             document = self._context.informers.get(resource).get(member[1], member[0])
             if document is not None:
                 await self._set_condition(
-                    resource, document, "DisruptionTarget", "True", "PreemptionByScheduler", text
+                    resource, document, DISRUPTION_TARGET, "True", "PreemptionByScheduler", text
                 )
+
+    async def _undisturbed(self, resource: Resource, document: Document, message: str) -> None:
+        """Tell a group that it runs again, which went as a whole; not while pods of it still go."""
+        if not writes.condition_is_true(document.get("status") or {}, DISRUPTION_TARGET):
+            return
+        key = key_of(document)
+        composite = resource == COMPOSITE_POD_GROUPS
+        below = self._view.forest.below(key) if composite else [(False, key)]
+        snapshot = self._view.snapshot
+        groups = [group for is_composite, group in below if not is_composite]
+        pods = (pod for group in groups for pod in snapshot.gang_pods.get(group, ()))
+        if not any(self._goes(pod) for pod in pods):
+            await self._set_condition(
+                resource, document, DISRUPTION_TARGET, "False", "Scheduled", message
+            )
+
+    def _goes(self, pod: Key) -> bool:
+        document = self._pods.get(pod[1], pod[0]) or {}
+        status = document.get("status") or {}
+        return is_preempted(status) and not is_finished(document)
 
     def _group(self, key: Key) -> Document | None:
         found = self._groups.get(key[1], key[0])
@@ -82,6 +107,8 @@ class GroupWriter:
         self, resource: Resource, document: Document, scheduled: bool, message: str, code: str
     ) -> None:
         kind = f"{resource.kind}InitiallyScheduled"
+        if scheduled:
+            await self._undisturbed(resource, document, message)
         if writes.condition_is_true(document.get("status") or {}, kind):
             return
         if not scheduled:
@@ -98,11 +125,15 @@ class GroupWriter:
         reason: str,
         message: str,
     ) -> None:
-        """Write one condition of a group; nothing if the group is gone or the condition is True."""
+        """Write one condition of a group; nothing if the group is gone or the condition is True.
+
+        But a group is told that it is not disrupted any more.
+        """
 
         def changed(document: Document) -> Document | None:
             status = document.get("status") or {}
-            if writes.condition_is_true(status, kind):
+            ends = kind == DISRUPTION_TARGET and value == "False"
+            if writes.condition_is_true(status, kind) != ends:
                 return None
             conditions = writes.set_condition(
                 status.get("conditions") or (),

@@ -8,7 +8,7 @@ priority are asked once for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kubarium.control.scheduling import wakeups
@@ -133,3 +133,12 @@ class Nominations:
         del waiting[key]
         if not waiting:
             del self._by_node[node]
+
+
+def devices_are_coming(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
+    """Whether the pods want devices, and some are given back: later than their users have gone."""
+    own = {claim for pod in pods for one in pod.each for claim in one.claims}
+    return bool(own) and any(
+        claim not in own and claim not in snapshot.resting and not snapshot.claim_users.get(claim)
+        for claim in snapshot.allocations
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from kubarium.api.kinds import (
@@ -27,7 +27,7 @@ from kubarium.control.scheduling.conditions import GroupConditions
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.control.scheduling.hints import Hint, Hints
 from kubarium.control.scheduling.left_behind import left_behind
-from kubarium.control.scheduling.nominations import Nominations
+from kubarium.control.scheduling.nominations import Nominations, devices_are_coming
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.reservations import Reservations
 from kubarium.control.scheduling.resizes import Resizes
@@ -41,12 +41,11 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT
 from kubarium.engine.placement.reservation import Reservation
 from kubarium.engine.plan import CyclePlan, Decision, Placement, Preemption, QueueItem
-from kubarium.engine.snapshot import Snapshot
 from kubarium.runtime.protocol import ChangeHandler, Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
+from kubarium.view.pods import gang_key, is_finished, is_gated, is_preempted, node_of, resized
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.scheduling import SchedulerConfig
 
@@ -219,6 +218,9 @@ class Scheduler:
         self._room_came(node)
         if self._queue.has_listeners(Event.LEFT):
             self._happened(Event.LEFT, self._helps.left(self.view.reader.row(document)))
+        group = gang_key(document)
+        if group is not None and is_preempted(document.get("status") or {}):
+            self._tell_if_running(group)
 
     def _undone(self, placement: Placement) -> None:
         """What was assumed of a pod was not written: others may have it."""
@@ -328,7 +330,7 @@ class Scheduler:
                 self._writing.put(self._conditions.held(item, Wait(fault.text, INVALID)))
 
     def _tell_if_running(self, group: Key) -> None:
-        """A group came; its pods may run already, if another of its name went before."""
+        """A group came, whose pods may run already; or one that was to go has enough that stay."""
         gang = self.view.gang(group)
         if gang is not None and gang.scheduled_count:
             root = self.view.forest.root_of(group)
@@ -505,7 +507,7 @@ class Scheduler:
         pods = [p for p in decision.item.pods if nominated.node_of(p.key) is not None]
         if not pods or any(nominated.is_coming(snapshot, pod.key) for pod in pods):
             return
-        if _devices_are_coming(snapshot, decision.item.pods):
+        if devices_are_coming(snapshot, decision.item.pods):
             return
         told = {pod.key for pod, _ in decision.unplaced}
         self._break_promises(pod for pod in pods if pod.key not in told)
@@ -573,14 +575,6 @@ def _uid(document: Document) -> str:
 
 def _holds_room(document: Document) -> bool:
     return bool(node_of(document)) and not is_finished(document)
-
-
-def _devices_are_coming(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:
-    """Whether the pods want devices, and some are given back: later than their users have gone."""
-    own = {claim for pod in pods for one in pod.each for claim in one.claims}
-    return bool(own) and any(
-        claim not in own and not snapshot.claim_users.get(claim) for claim in snapshot.allocations
-    )
 
 
 def _can_be_used_now(old: Document, new: Document | None) -> bool:
