@@ -65,13 +65,20 @@ PLAIN = {
             "schedulerName": "batch",
             "percentageOfNodesToScore": 10,
             "plugins": {
-                "multiPoint": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeAffinity"}]},
+                "multiPoint": {
+                    "disabled": [{"name": "*"}],
+                    "enabled": [{"name": "NodeAffinity"}, {"name": "DefaultBinder"}],
+                },
                 "score": {"enabled": [{"name": "ImageLocality", "weight": 3}]},
                 "filter": {"disabled": [{"name": "NodePorts"}]},
+                "queueSort": {"enabled": [{"name": "PrioritySort"}]},
             },
             "pluginConfig": [{"name": name, "args": args} for name, args in ARGS.items()],
         },
-        {"schedulerName": "default-scheduler"},
+        {
+            "schedulerName": "default-scheduler",
+            "plugins": {"queueSort": {"enabled": [{"name": "PrioritySort"}]}},
+        },
     ],
 }
 ODD = (

@@ -70,7 +70,7 @@ profiles:
 - plugins:
     multiPoint:
       disabled: [{name: "*"}]
-      enabled: [{name: NodeResourcesFit}]
+      enabled: [{name: NodeResourcesFit}, {name: PrioritySort}, {name: DefaultBinder}]
 """
     ).profiles
     assert profile.filters("NodeResourcesFit")
@@ -439,12 +439,17 @@ def test_arguments_that_are_wrong_are_named(plugin, args, path, words):
         ),
         (
             "profiles: [{plugins: {queueSort: {disabled: [{name: PrioritySort}]}}}]",
-            "profiles[0].plugins.queueSort.disabled[0].name",
+            "profiles[0].plugins.queueSort",
         ),
         (
             "profiles: [{plugins: {multiPoint: {disabled: [{name: DefaultBinder}]}}}]",
+            "profiles[0].plugins.bind",
+        ),
+        (
+            "profiles: [{plugins: {multiPoint: {disabled: [{name: SchedulingGates}]}}}]",
             "profiles[0].plugins.multiPoint.disabled[0].name",
         ),
+        ("podInitialBackoffSeconds: 20", "podMaxBackoffSeconds"),
         (
             "profiles: [{pluginConfig: [{name: NodeAffinity}, {name: NodeAffinity}]}]",
             "profiles[0].pluginConfig[1].name",

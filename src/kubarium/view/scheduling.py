@@ -7,7 +7,6 @@ change decisions and is not supported (extenders, unknown plugins) is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,7 +16,6 @@ from kubarium.view.config_fields import (
     API_VERSION,
     entries,
     flag,
-    instead,
     is_plain,
     known,
     mapping,
@@ -30,50 +28,17 @@ from kubarium.view.config_fields import Path as Path
 from kubarium.view.config_fields import SchedulerConfigError as SchedulerConfigError
 from kubarium.view.config_fields import dotted as dotted
 from kubarium.view.plugin_args import read_args, read_spread
+from kubarium.view.plugin_sets import (
+    PREEMPTION,
+    ActivePlugins,
+    check_common_sorting,
+    plugin_named,
+    read_plugins,
+)
 from kubarium.view.spreading import Default
 
 KIND = "KubeSchedulerConfiguration"
 
-_WEIGHTS = tuple(f.name for f in fields(Weights))
-# Plugins with a place in the chain that no profile may take from them here.
-_FIXED = ("SchedulingGates", "PrioritySort", "DefaultBinder", "GangScheduling", "Coscheduling")
-_PREEMPTION = "DefaultPreemption"
-_PLUGINS = tuple(dict.fromkeys((*FILTERS, *_WEIGHTS, _PREEMPTION, *_FIXED)))
-_FILTERING = ("multiPoint", "preFilter", "filter")
-_SCORING = ("multiPoint", "preScore", "score")
-# Plugins that prepare nothing before they filter or score.
-_UNPREPARED = {
-    "preFilter": ("NodeUnschedulable", "NodeName", "TaintToleration"),
-    "preScore": ("ImageLocality",),
-}
-_POST = ("multiPoint", "postFilter")
-# What else plugins do; none of it can be taken from them here.
-_ELSEWHERE = {
-    _PREEMPTION: ("preEnqueue", "postFilter"),
-    "SchedulingGates": ("preEnqueue",),
-    "PrioritySort": ("queueSort",),
-    "DefaultBinder": ("bind",),
-    "GangScheduling": ("preEnqueue", "reserve", "permit"),
-    # scheduler-plugins' own; its PodGroups are always gangs here.
-    "Coscheduling": ("queueSort", "preFilter", "postFilter", "permit", "reserve"),
-    "VolumeBinding": ("reserve", "preBind"),
-    "DynamicResources": ("preEnqueue", "postFilter", "reserve", "preBind"),
-}
-_POINTS = (
-    "multiPoint",
-    "preEnqueue",
-    "queueSort",
-    "preFilter",
-    "filter",
-    "postFilter",
-    "preScore",
-    "score",
-    "reserve",
-    "permit",
-    "preBind",
-    "bind",
-    "postBind",
-)
 _TOP = (
     "apiVersion",
     "kind",
@@ -89,7 +54,6 @@ _TOP = (
     "delayCacheUntilActive",
     "extenders",
 )
-MAX_WEIGHT = 2**31 - 1
 _WITHOUT_EFFECT: dict[str, dict[str, type | tuple[type, ...]]] = {
     "leaderElection": {
         "leaderElect": bool,
@@ -137,24 +101,30 @@ def read_config(document: Any) -> SchedulerConfig:
     number(root, "parallelism", 16, 1, None, ())
     number(root, "percentageOfNodesToScore", 0, 0, 100, ())
     start = number(root, "podInitialBackoffSeconds", 1, 1, None, ())
-    most = number(root, "podMaxBackoffSeconds", max(start, 10), start, None, ())
+    most = number(root, "podMaxBackoffSeconds", 10, 0, None, ())
+    if most < start:
+        problem = f"must be at least podInitialBackoffSeconds, which is {start}, not {most}"
+        raise SchedulerConfigError(("podMaxBackoffSeconds",), problem)
     if list(entries(root.get("extenders"), ("extenders",))):
         raise SchedulerConfigError(("extenders",), "scheduler extenders are not supported")
     profiles: dict[str, Profile] = {}
     defaults: list[tuple[str, tuple[Default, ...]]] = []
+    sorting: list[tuple[ActivePlugins, Any, Path]] = []
     several = len(list(entries(root.get("profiles"), ("profiles",)))) > 1
     for i, entry in entries(root.get("profiles"), ("profiles",)):
         at: Path = ("profiles", i)
         if several and mapping(entry, at).get("schedulerName") is None:
             problem = f"each of several profiles needs a name, such as {DEFAULT_SCHEDULER}"
             raise SchedulerConfigError((*at, "schedulerName"), problem)
-        profile, spread = _profile(mapping(entry, at), at)
+        profile, spread, active, args = _profile(mapping(entry, at), at)
+        sorting.append((active, args, at))
         if profile.scheduler_name in profiles:
             problem = f"{quoted(profile.scheduler_name)} is the name of an earlier profile already"
             raise SchedulerConfigError((*at, "schedulerName"), problem)
         profiles[profile.scheduler_name] = profile
         if spread is not None:
             defaults.append((profile.scheduler_name, spread))
+    check_common_sorting(sorting)
     writable(root, ())
     found = tuple(profiles.values()) or (Profile(),)
     return SchedulerConfig(found, tuple(defaults), float(start), float(most), root)
@@ -182,104 +152,42 @@ def _check_ignored(root: Json) -> None:
         raise SchedulerConfigError(("leaderElection", "resourceLock"), problem)
 
 
-def _profile(entry: Json, at: Path) -> tuple[Profile, tuple[Default, ...] | None]:
+def _profile(
+    entry: Json, at: Path
+) -> tuple[Profile, tuple[Default, ...] | None, ActivePlugins, Any]:
+    """With its default spread constraints, its plugins, and the arguments of its queueSort."""
     known(entry, ("schedulerName", "plugins", "pluginConfig", "percentageOfNodesToScore"), at)
     name = entry.get("schedulerName")
     name = DEFAULT_SCHEDULER if name is None else name
     if not isinstance(name, str) or not name or not is_plain(name):
         raise SchedulerConfigError((*at, "schedulerName"), f"must be a name, not {quoted(name)}")
-    profile = _with_plugins(Profile(name), section(entry, "plugins", at), (*at, "plugins"))
+    active = read_plugins(section(entry, "plugins", at), (*at, "plugins"), name)
+    profile = _with_plugins(Profile(name), active)
     number(entry, "percentageOfNodesToScore", 0, 0, 100, at)
     spread: tuple[Default, ...] | None = None
-    seen: list[str] = []
+    seen: dict[str, Json] = {}
     for i, item in entries(entry.get("pluginConfig"), (*at, "pluginConfig")):
         where: Path = (*at, "pluginConfig", i)
         one = mapping(item, where)
         known(one, ("name", "args"), where)
-        plugin = _plugin(one.get("name"), (*where, "name"))
+        plugin = plugin_named(one.get("name"), (*where, "name"))
         if plugin in seen:
             raise SchedulerConfigError((*where, "name"), f"{plugin} has arguments already")
-        seen.append(plugin)
         args, inner = section(one, "args", where), (*where, "args")
+        seen[plugin] = args
         if plugin == "PodTopologySpread":
             spread = read_spread(args, inner)
         else:
             profile = read_args(profile, plugin, args, inner)
-    return profile, spread
+    return profile, spread, active, seen.get(active.queue_sort)
 
 
-# Plugins
-
-
-def _with_plugins(profile: Profile, plugins: Json, at: Path) -> Profile:
-    """multiPoint first, as upstream, so that a single extension point can differ from it."""
-    known(plugins, _POINTS, at)
-    for point in _POINTS:
-        sets = section(plugins, point, at)
-        everything = sets.get("disabled") == [{"name": "*"}]
-        for i, plugin, _ in _named(sets, "disabled", (*at, point)):
-            if plugin in _FIXED and not everything and _extends(plugin, point):
-                path: Path = (*at, point, "disabled", i, "name")
-                raise SchedulerConfigError(path, f"{plugin} is always on here: leave it out")
-            profile = _switched(profile, plugin, point, 0, on=False)
-        for i, plugin, weight in _named(sets, "enabled", (*at, point)):
-            if not _extends(plugin, point):
-                path = (*at, point, "enabled", i, "name")
-                points = ", ".join(p for p in _POINTS if _extends(plugin, p))
-                raise SchedulerConfigError(
-                    path, f"{plugin} has no part in {point}, but in {points}"
-                )
-            profile = _switched(profile, plugin, point, weight, on=True)
-    return profile
-
-
-def _extends(plugin: str, point: str) -> bool:
-    """Whether the plugin has something to do at the extension point."""
-    if plugin in _UNPREPARED.get(point, ()):
-        return False
-    return (
-        point == "multiPoint"
-        or (plugin in FILTERS and point in _FILTERING)
-        or (plugin in _WEIGHTS and point in _SCORING)
-        or point in _ELSEWHERE.get(plugin, ())
+def _with_plugins(profile: Profile, active: ActivePlugins) -> Profile:
+    off = frozenset(FILTERS).difference(active.by_point["filter"])
+    weights = {f.name: active.weights.get(f.name, 0) for f in fields(Weights)}
+    return replace(
+        profile,
+        disabled=off,
+        weights=Weights(**weights),
+        preempts=PREEMPTION in active.by_point["postFilter"],
     )
-
-
-def _named(sets: Json, field: str, at: Path) -> Iterator[tuple[int, str, int]]:
-    known(sets, ("enabled", "disabled"), at)
-    seen: set[str] = set()
-    for i, item in entries(sets.get(field), (*at, field)):
-        where: Path = (*at, field, i)
-        one = mapping(item, where)
-        name = one.get("name")
-        if field == "disabled" and name == "*":
-            for each in _PLUGINS:
-                yield i, each, 0
-            continue
-        known(one, ("name", "weight"), where)
-        weight = number(one, "weight", 0, 0, MAX_WEIGHT, where)
-        plugin = _plugin(name, (*where, "name"))
-        if field == "enabled" and plugin in seen:
-            raise SchedulerConfigError((*where, "name"), f"{plugin} is enabled here already")
-        seen.add(plugin)
-        yield i, plugin, weight
-
-
-def _switched(profile: Profile, plugin: str, point: str, weight: int, *, on: bool) -> Profile:
-    if plugin in FILTERS and point in _FILTERING:
-        off = profile.disabled - {plugin} if on else profile.disabled | {plugin}
-        profile = replace(profile, disabled=off)
-    if plugin in _WEIGHTS and point in _SCORING:
-        # Upstream: a plugin that is enabled without a weight weighs 1, whatever its default.
-        value = max(weight, 1) if on else 0
-        profile = replace(profile, weights=replace(profile.weights, **{plugin: value}))
-    if plugin == _PREEMPTION and point in _POST:
-        profile = replace(profile, preempts=on)
-    return profile
-
-
-def _plugin(name: object, at: Path) -> str:
-    if name not in _PLUGINS:
-        hint = instead(name, sorted(_PLUGINS))
-        raise SchedulerConfigError(at, f"no plugin {quoted(name)} here; {hint}")
-    return str(name)
