@@ -24,6 +24,7 @@ LOCALITY = "kubarium.dev/data-locality"
 CACHED = "kubarium.dev/cached"
 REQUIRED, PREFERRED = "required", "preferred"
 MODEL = "model/"
+DOWNLOADED = "ModelDownloaded"
 
 _SERVING = "serving.kserve.io"
 LOCAL_MODEL_NODES = Resource(_SERVING, "v1alpha1", "localmodelnodes", "LocalModelNode", False)
@@ -71,6 +72,21 @@ def _size(quantity: object) -> int:
         return 0
 
 
+def model_states(report: Document | None) -> dict[str, str]:
+    """How far the download of each model of a LocalModelNode is, by its key there.
+
+    What its spec does not list any more is about to be removed from the node, whatever the status
+    still says of it.
+    """
+    status = ((report or {}).get("status") or {}).get("modelStatus")
+    states = status if isinstance(status, Mapping) else {}
+    listed = ((report or {}).get("spec") or {}).get("localModels")
+    if not isinstance(listed, list):
+        return {name: str(state) for name, state in states.items()}
+    keys = ("/".join(filter(None, map(one.get, ("namespace", "modelName")))) for one in listed)
+    return {key: str(states.get(key) or "") for key in keys}
+
+
 class Caches:
     """What is cached where, from all reports; keeps the snapshot's nodes in step."""
 
@@ -99,10 +115,8 @@ class Caches:
         assert document is not None
         name = document["metadata"]["name"]
         if resource == LOCAL_MODEL_NODES:
-            found = ((new or {}).get("status") or {}).get("modelStatus") or {}
-            self._models[name] = tuple(
-                m for m, state in found.items() if state == "ModelDownloaded"
-            )
+            found = model_states(new)
+            self._models[name] = tuple(m for m, state in found.items() if state == DOWNLOADED)
             self._refresh(name)
             return
         if resource == LOCAL_MODEL_NAMESPACE_CACHES:

@@ -39,6 +39,7 @@ from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
 from kubarium.view.forest import disagreement
 from kubarium.view.hierarchy import composite_account, held_by_gates
+from kubarium.view.local_models import LOCAL_MODEL_NODE_GROUPS
 from kubarium.view.missing import NAMED, missing_claim, no_such
 from kubarium.view.placement import commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
@@ -70,6 +71,7 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
             TRAIN_JOBS,
             RESOURCE_CLAIM_TEMPLATES,
             EVENTS,
+            LOCAL_MODEL_NODE_GROUPS,
             *queueing.RESOURCES_NEEDED,
         )
     )

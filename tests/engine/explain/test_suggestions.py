@@ -189,7 +189,7 @@ class World:
                     labels = {**node.labels}
                     if HOSTNAME_LABEL in labels:
                         labels[HOSTNAME_LABEL] = name
-                    self.nodes.append(replace(node, name=name, labels=labels))
+                    self.nodes.append(replace(node, name=name, labels=labels, data=()))
                     self.devices[name] = list(self.devices.get(node.name, ()))
             case "add-node-at" | "restore-node":
                 self._add_node_at(at, suggestion)
@@ -199,6 +199,12 @@ class World:
                 self.nodes = [
                     replace(n, features=n.features | {FEATURE}) if n.name in names else n
                     for n in self.nodes
+                ]
+            case "cache-data":
+                names = [suggestion.node] if suggestion.node else suggestion.subject.split(",")
+                data = tuple((name, 0) for name in self.shape.data)
+                self.nodes = [
+                    replace(n, data=n.data + data) if n.name in names else n for n in self.nodes
                 ]
             case "move-volume":
                 self.volume = replace(self.volume, terms=None, zones=())
@@ -230,7 +236,8 @@ class World:
             labels[HOSTNAME_LABEL] = name
         else:
             labels |= dict(pair.split("=") for pair in suggestion.subject.split(", "))
-        self.nodes.append(replace(model, name=name, labels=labels, unschedulable=False))
+        fresh = replace(model, name=name, labels=labels, unschedulable=False, data=())
+        self.nodes.append(fresh)
         self.devices[name] = list(self.devices.get(model.name, ()))
 
     def _enlarge(self, at, suggestion):

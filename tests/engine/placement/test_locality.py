@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from kubarium.engine import reasons
 from kubarium.engine.model import Gang, Node, Pod, PodShape
 from kubarium.engine.placement.cycle import plan_cycle
@@ -80,3 +85,113 @@ def test_a_gang_goes_to_the_rack_that_has_its_data_though_another_is_tighter():
     ]
     racks[:] = full  # in "half" one of two pods would read from afar
     assert rack_of(WEB) == {"all"}
+
+
+def test_a_node_is_believed_by_whatever_name_it_reports_an_image():
+    digest = "sha256:" + "a" * 64
+    full = (("docker.io/library/busybox:1.36", 5), (f"docker.io/library/busybox@{digest}", 5))
+    hub = (("docker.io/org/app:latest", 5),)
+    placer = placer_of([node("a", images=full), node("b", images=hub), node("c")])
+    for wanted, where in (
+        ("busybox:1.36", "a"),
+        (f"busybox@{digest}", "a"),
+        (f"busybox:1.36@{digest}", "a"),
+        ("docker.io/busybox:1.36", "a"),
+        ("org/app:latest", "b"),
+    ):
+        assert placer.place(pod(wanted, f"image/{wanted}", required=True)).node == where
+    for other in ("quay.io/busybox:1.36", "busybox:latest", "localhost/busybox:1.36", "app:latest"):
+        assert placer.place(pod(other, f"image/{other}", required=True)) is None
+
+
+def test_sizes_beyond_any_disk_and_long_lists_count_like_others():
+    many = tuple((f"dataset/{i:05d}", 1) for i in range(5_000))
+    found = snapshot_of([node("a", data=(*many, (WEB, 10**30))), node("b", data=((LLAMA, 1),))])
+    scores = data_scores(found, pod("p", WEB, LLAMA).shape)
+    assert scores[:2].tolist() == [100, 0]
+    assert data_scores(found, pod("p", *(name for name, _ in many)).shape)[:2].tolist() == [100, 0]
+
+
+def test_what_a_gang_reads_is_what_each_of_its_pods_reads():
+    """Of eight pods each has a part of its own: the rack with most parts is theirs."""
+    parts = [f"dataset/part-{i}" for i in range(4)]
+    racks = [
+        *(node(f"a{i}", "first-only", cpu=1000, data=((parts[0], 10),)) for i in range(4)),
+        *(node(f"b{i}", "most", cpu=1000, data=((parts[i], 10),)) for i in range(1, 4)),
+        node("b0", "most", cpu=1000),
+    ]
+    gang = Gang(("ns", "g"), 4, topology_key="rack")
+    members = tuple(pod(f"g{i}", parts[i], gang=gang.key) for i in range(4))
+    placer = placer_of(racks)
+    [decision] = plan_cycle(placer, [QueueItem(members, gang)]).decisions
+    assert {placer.snapshot.node(p.node).labels["rack"] for p in decision.placements} == {"most"}
+
+
+def test_pods_of_a_gang_that_read_nothing_are_at_home_anywhere():
+    gang = Gang(("ns", "g"), 4, topology_key="rack")
+    members = (pod("g0", WEB, gang=gang.key), *(pod(f"g{i}", gang=gang.key) for i in range(1, 4)))
+    racks = [
+        node("a0", "tight", cpu=1000, data=((WEB, 10),)),
+        node("a1", "tight", cpu=3000),
+        *(node(f"b{i}", "wide", cpu=9000, data=((WEB, 10),)) for i in range(4)),
+    ]
+    placer = placer_of(racks)
+    [decision] = plan_cycle(placer, [QueueItem(members, gang)]).decisions
+    assert {placer.snapshot.node(p.node).labels["rack"] for p in decision.placements} == {"tight"}
+
+
+NAMES = ("dataset/x", "dataset/y")
+_nodes = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.sets(st.sampled_from(NAMES))),
+    min_size=1,
+    max_size=4,
+)
+_readers = st.lists(
+    st.tuples(st.integers(1, 2), st.sets(st.sampled_from(NAMES)), st.booleans()),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_nodes, _readers, st.sampled_from(["", "rack"]))
+def test_a_gang_of_which_a_part_needs_data_starts_if_and_only_if_it_can(nodes, readers, key):
+    """Against every way to put its pods on nodes, whichever pods come first."""
+    gang = Gang(("ns", "g"), len(readers), topology_key=key)
+    members = tuple(
+        Pod(
+            ("ns", f"g{i}"),
+            PodShape(
+                requests=(("cpu", 1000 * cpu),),
+                data=tuple(sorted(names)),
+                data_required=required and bool(names),
+            ),
+            gang=gang.key,
+        )
+        for i, (cpu, names, required) in enumerate(readers)
+    )
+    stock = [
+        node(f"n{i}", rack, cpu=1000 * cpu, data=tuple((name, 1) for name in sorted(have)))
+        for i, (cpu, rack, have) in enumerate(nodes)
+    ]
+    placer = placer_of(stock)
+    [decision] = plan_cycle(placer, [QueueItem(members, gang)]).decisions
+    assert bool(decision.placements) == any(
+        _is_possible(where, nodes, readers, key)
+        for where in itertools.product(range(len(nodes)), repeat=len(readers))
+    )
+    if decision.placements:
+        at = {p.pod.key[1]: int(p.node[1:]) for p in decision.placements}
+        where = tuple(at[f"g{i}"] for i in range(len(readers)))
+        assert _is_possible(where, nodes, readers, key)
+
+
+def _is_possible(where, nodes, readers, key):
+    if key and len({nodes[n][1] for n in where}) > 1:
+        return False
+    left = [cpu for cpu, _, _ in nodes]
+    for n, (cpu, names, required) in zip(where, readers, strict=True):
+        left[n] -= cpu
+        if left[n] < 0 or (required and not names <= nodes[n][2]):
+            return False
+    return True

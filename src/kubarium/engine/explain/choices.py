@@ -11,6 +11,7 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.model import ALL, MAX_RESULTS_PER_CLAIM, ClaimSpec
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case
+from kubarium.engine.explain.data import cached_on
 from kubarium.engine.explain.features import upgraded
 from kubarium.engine.explain.obstacles import CURED_BY_AN_END, Group
 from kubarium.engine.explain.subject import SMALLER, Change
@@ -30,6 +31,7 @@ POOLS_TRIED = 4
 ONE_IS_ENOUGH = (
     "uncordon",
     "upgrade-node",
+    "cache-data",
     "add-resource",
     "lower-request",
     "raise-skew",
@@ -211,6 +213,7 @@ class Choices:
         for group in self._case.groups:
             yield from self._uncordoned(group)
             yield from self._upgraded(group)
+            yield from self._cached(group)
             alone = not self._case.subject.is_gang or self._case.alike == 1
             if alone and any(r.kind == "resource" for r in group.rules):
                 yield from self._of_resources(group)
@@ -240,6 +243,20 @@ class Choices:
         if self._case.subject.is_gang and len(group.rows) > 1:
             nodes = [self._case.node(row) for row in group.rows.tolist()]
             yield replace(upgraded(nodes, names), lifts=bits)
+
+    def _cached(self, group: Group) -> Iterator[Change]:
+        """One node of the group gets the data, and for a gang as many as lack a place, or all."""
+        missing = [rule for rule in group.rules if rule.kind == "data"]
+        if not missing:
+            return
+        names = [str(rule.subject) for rule in missing]
+        bits = sum(self._case.obstacles.bit(rule) for rule in missing)
+        nodes = [self._case.node(row) for row in group.rows.tolist()]
+        yield replace(cached_on(nodes[:1], names), lifts=bits, row=int(group.rows[0]))
+        if self._case.subject.is_gang:
+            for count in dict.fromkeys((self._case.missing, len(nodes))):
+                if 1 < count <= len(nodes):
+                    yield replace(cached_on(nodes[:count], names), lifts=bits)
 
     def _of_resources(self, group: Group) -> Iterator[Change]:
         shape = self._case.subject.shape

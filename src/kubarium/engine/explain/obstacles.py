@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from kubarium.engine import reasons
 from kubarium.engine.devices.model import AllocationError
 from kubarium.engine.explain import wishes
+from kubarium.engine.explain.data import data_rule
 from kubarium.engine.explain.features import feature_rules
 from kubarium.engine.explain.storage import volume_rules
 from kubarium.engine.explain.subject import Change
 from kubarium.engine.model import HostPort, Pod, PodShape, PodTerm, SpreadConstraint
-from kubarium.engine.placement import filters, locality, topology
+from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.devices import ClaimsOf, DeviceFit, claims_of, held_mask
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.selectors import NodeTerm, Requirement
@@ -55,8 +56,7 @@ CURED_BY_AN_END = CURED_BY_A_NEW_NODE
 # Reasons of the allocator that get a rule of their own; of more, all are told in one.
 DEVICE_REASONS = 4
 
-# Nodes named that have some data cached, and domains counted in words.
-HOLDERS_NAMED = 3
+# Domains counted in words.
 DOMAINS_COUNTED = 6
 
 # Terms of a node affinity in words.
@@ -415,12 +415,8 @@ def _hint(text: str, close: str) -> str:
 
 
 def _data(snapshot: Snapshot, name: str) -> Rule:
-    mask = locality.cached(snapshot, name)
-    nodes = [n.name for row in np.flatnonzero(mask).tolist() if (n := snapshot.nodes[row])]
-    more = f" and {len(nodes) - HOLDERS_NAMED} more" if len(nodes) > HOLDERS_NAMED else ""
-    have = ", ".join(sorted(nodes)[:HOLDERS_NAMED]) or "no node"
-    text = f"has not cached {name} ({have}{more} {'have' if len(nodes) > 1 else 'has'})"
-    return Rule("data", reasons.data_missing(name), text, mask, [wishes.preferring_data()], name)
+    text, mask, lifts = data_rule(snapshot, name)
+    return Rule("data", reasons.data_missing(name), text, mask, lifts, name)
 
 
 def _port(snapshot: Snapshot, port: HostPort) -> Rule:

@@ -255,7 +255,8 @@ def _clone(node: Node, name: str) -> Node:
     labels = {**node.labels}
     if HOSTNAME_LABEL in labels:
         labels[HOSTNAME_LABEL] = name
-    return replace(node, name=name, labels=labels)
+    # It has cached nothing yet, whatever its model has.
+    return replace(node, name=name, labels=labels, data=(), images=())
 
 
 def ended(snapshot: Snapshot, pods: Sequence[Pod], node: str) -> Change:

@@ -187,16 +187,6 @@ def spreading_over(constraint: SpreadConstraint, key: str) -> Change:
     return Change(Suggestion("correct-topology-key", text, key), OWN_WISH - 1, shape=change)
 
 
-def preferring_data() -> Change:
-    """Nodes that have the pod's data cached are preferred, no longer required."""
-
-    def change(shape: PodShape) -> PodShape:
-        return replace(shape, data_required=False)
-
-    text = "prefer nodes that have cached the pod's data instead of requiring it"
-    return Change(Suggestion("prefer-data", text, "data"), OWN_WISH, shape=change)
-
-
 def without_pod_affinity(term: PodTerm) -> Change:
     """No such required pod affinity."""
 

@@ -216,7 +216,7 @@ def static_on(snapshot: Snapshot, shape: PodShape, row: int, profile: Profile = 
         return False
     if not shape.data_required or not profile.filters("DataLocality"):
         return True
-    return all(row in locality.holders(snapshot, name) for name in shape.data)
+    return all(locality.has(snapshot, name, row) for name in shape.data)
 
 
 def admits(node: Node, shape: PodShape, profile: Profile = DEFAULT) -> bool:
