@@ -70,6 +70,8 @@ def test_pods_name_their_data_in_annotations():
     assert data_of({"annotations": notes}) == (("model/x", "image/busybox:latest"), False)
     notes["kubarium.dev/data-locality"] = "required"
     assert data_of({"annotations": notes})[1]
+    assert data_of({"annotations": notes | {"kubarium.dev/data-locality": " Required"}})[1]
+    assert not data_of({"annotations": notes | {"kubarium.dev/data-locality": "preferred"}})[1]
     assert data_of({"annotations": {"kubarium.dev/data-locality": "required"}}) == ((), False)
 
 
@@ -174,3 +176,21 @@ def test_a_report_of_a_node_that_is_gone_is_told_as_such():
     assert told("llama", reports, [cache("llama", "g")], [group("g", "r1")])[1:] == [
         "a LocalModelNode without a node of that name: z"
     ]
+
+
+def test_a_report_that_cannot_be_read_is_told_to_who_waits_for_data_and_who_asks_of_the_node():
+    bad, good = node("a", cached="{dataset/web: 1Gi}"), node("b", cached="{}")
+    notes = {"kubarium.dev/data": "dataset/web", "kubarium.dev/data-locality": "required"}
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "ns", "uid": "p", "annotations": notes},
+        "spec": {"containers": [{"name": "main"}]},
+    }
+    documents = {NODES: [bad, good], PODS: [pod]}
+    text = "annotation kubarium.dev/cached is no JSON object, so that nothing of it counts"
+    assert f"node a: {text}" in explain(documents, pod).reasons
+    assert text in explain(documents, bad | {"kind": "Node"}).reasons
+    assert text not in explain(documents, good | {"kind": "Node"}).reasons
+    of_an_image = {**pod, "metadata": pod["metadata"] | {"annotations": dict(notes)}}
+    of_an_image["metadata"]["annotations"]["kubarium.dev/data"] = "image/app:v1"
+    assert text not in str(explain(documents, of_an_image).reasons)

@@ -1,4 +1,4 @@
-"""What KServe says of local models that pods require: where each is to be, and how far that is.
+"""What is said of data that pods require: where KServe's models are to be, and how far that is.
 
 A LocalModelCache names LocalModelNodeGroups, whose volumes say by node affinity which nodes belong;
 a LocalModelNode says for its node how far the download of each model is.
@@ -7,20 +7,25 @@ a LocalModelNode says for its node how far the download of each model is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import numpy as np
 
+from kubarium.api.kinds import NODES
 from kubarium.api.resource import Document, Resource
 from kubarium.base.quoted import listed
 from kubarium.engine.model import Pod
 from kubarium.engine.placement import filters
+from kubarium.engine.placement.locality import IMAGE
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.locality import (
+    CACHED,
     DOWNLOADED,
     LOCAL_MODEL_CACHES,
     LOCAL_MODEL_NAMESPACE_CACHES,
     LOCAL_MODEL_NODES,
     MODEL,
+    is_unreadable,
     model_states,
 )
 from kubarium.view.missing import NAMED, no_such
@@ -43,22 +48,31 @@ _IN_WORDS = {
 Documents = Mapping[Resource, list[Document]]
 
 
-def model_lines(documents: Documents, snapshot: Snapshot, pods: Iterable[Pod]) -> Iterator[str]:
-    """About each model that the pods require and not every node has."""
-    names = dict.fromkeys(
-        name.removeprefix(MODEL)
-        for pod in pods
-        if pod.shape.data_required
-        for name in pod.shape.data
-        if name.startswith(MODEL)
-    )
-    told = [name for name in names if len(snapshot.data.get(MODEL + name, ())) < len(snapshot.rows)]
-    for name in told[:MODELS_TOLD]:
-        for line in _about(documents, snapshot, name):
+def data_lines(documents: Documents, snapshot: Snapshot, pods: Iterable[Pod]) -> Iterator[str]:
+    """About each model that the pods require and not every node has; reports nobody can read."""
+    required = (pod.shape.data for pod in pods if pod.shape.data_required)
+    names = [name for name in dict.fromkeys(chain(*required)) if not name.startswith(IMAGE)]
+    models = [name.removeprefix(MODEL) for name in names if name.startswith(MODEL)]
+    told = [
+        name for name in models if len(snapshot.data.get(MODEL + name, ())) < len(snapshot.rows)
+    ][:MODELS_TOLD]
+    states = list(map(_states_of, documents.get(LOCAL_MODEL_NODES, ()))) if told else []
+    for name in told:
+        for line in _about(documents, snapshot, name, states):
             yield f"model {name}: {line}"
+    lost = [node["metadata"]["name"] for node in documents.get(NODES, ()) if is_unreadable(node)]
+    if names and lost:
+        text = f"annotation {CACHED} is no JSON object, so that nothing of it counts"
+        yield f"{'node' if len(lost) == 1 else 'nodes'} {listed(sorted(lost), NODES_NAMED)}: {text}"
 
 
-def _about(documents: Documents, snapshot: Snapshot, name: str) -> Iterator[str]:
+def _states_of(report: Document) -> tuple[str, dict[str, str]]:
+    return report["metadata"]["name"], model_states(report)
+
+
+def _about(
+    documents: Documents, snapshot: Snapshot, name: str, states: list[tuple[str, dict[str, str]]]
+) -> Iterator[str]:
     namespace, slash, short = name.rpartition("/")
     resource = LOCAL_MODEL_NAMESPACE_CACHES if slash else LOCAL_MODEL_CACHES
     known = {
@@ -72,7 +86,7 @@ def _about(documents: Documents, snapshot: Snapshot, name: str) -> Iterator[str]
         yield from _groups(documents, snapshot, cache)
     elif not reports and (known or documents.get(LOCAL_MODEL_NODES)):
         yield no_such(resource.kind, short, known, NAMED)
-    yield from _states(documents, snapshot, name)
+    yield from _progress(snapshot, name, states)
 
 
 def _groups(documents: Documents, snapshot: Snapshot, cache: Document) -> Iterator[str]:
@@ -98,12 +112,14 @@ def _groups(documents: Documents, snapshot: Snapshot, cache: Document) -> Iterat
             yield f"is to be nowhere: no node matches the affinity of LocalModelNodeGroup {name}"
 
 
-def _states(documents: Documents, snapshot: Snapshot, name: str) -> Iterator[str]:
+def _progress(
+    snapshot: Snapshot, name: str, states: list[tuple[str, dict[str, str]]]
+) -> Iterator[str]:
     """How far it is where it is not there yet."""
     nodes: dict[str, list[str]] = {}
     gone: list[str] = []
-    for report in documents.get(LOCAL_MODEL_NODES, ()):
-        node, state = report["metadata"]["name"], model_states(report).get(name)
+    for node, models in states:
+        state = models.get(name)
         if state is None:
             continue
         if node not in snapshot.rows:

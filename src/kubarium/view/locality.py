@@ -42,7 +42,8 @@ def data_of(metadata: Document) -> tuple[tuple[str, ...], bool]:
     if not isinstance(given, str):
         return (), False
     names = dict.fromkeys(_normal(part.strip()) for part in given.split(",") if part.strip())
-    return tuple(names), bool(names) and notes.get(LOCALITY) == REQUIRED
+    how = str(notes.get(LOCALITY) or PREFERRED).strip().lower()
+    return tuple(names), bool(names) and how == REQUIRED
 
 
 def _normal(name: str) -> str:
@@ -53,16 +54,23 @@ def _normal(name: str) -> str:
 
 def reported(node: Document) -> dict[str, int]:
     """Names with sizes in bytes from the node's annotation; what is malformed is left out."""
+    return {name: _size(quantity) for name, quantity in (_report(node) or {}).items()}
+
+
+def is_unreadable(node: Document) -> bool:
+    """Whether the node's annotation is there and says nothing, since it is no JSON object."""
+    return _report(node) is None
+
+
+def _report(node: Document) -> Mapping[str, object] | None:
     text = (node["metadata"].get("annotations") or {}).get(CACHED)
     if not isinstance(text, str):
-        return {}
+        return {} if text is None else None
     try:
         given = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return {}
-    if not isinstance(given, Mapping):
-        return {}
-    return {name: _size(quantity) for name, quantity in given.items()}
+        return None
+    return given if isinstance(given, Mapping) else None
 
 
 def _size(quantity: object) -> int:

@@ -19,7 +19,7 @@ from kubarium.view.warnings import about, seen_at
 # Long enough for pods to be decided anew, and for the driver to taint the device.
 REST_S = 30.0
 
-# The reasons of the events: of a first rest, and of one right after another.
+# The reasons of the events: of a first rest, and of a device that has failed twice in a row.
 RESTS, RESTS_AGAIN = "DeviceRests", "DeviceRestsAgain"
 
 _PATH = re.compile(r"spec\.devices\{(.+)\}")

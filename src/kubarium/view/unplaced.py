@@ -23,7 +23,7 @@ from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import key_of
 from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
-from kubarium.view.local_models import model_lines
+from kubarium.view.local_models import data_lines
 from kubarium.view.missing import about_claims, missing_claim
 from kubarium.view.placement import account_of, commands_of, missing_classes
 from kubarium.view.pods import gang_key, is_finished, node_of
@@ -200,11 +200,11 @@ class Unplaced:
         found = account_of(
             self._evidence.view, placer, subject, decision, self._evidence.about_node
         )
-        models = model_lines(self._evidence.documents, placer.snapshot, subject.pods)
+        said = data_lines(self._evidence.documents, placer.snapshot, subject.pods)
         return replace(
             told,
             tightest=found.tightest,
-            reasons=(*found.lines, *models),
+            reasons=(*found.lines, *said),
             suggestions=found.suggestions,
             nodes=found.nodes,
             devices=found.devices,

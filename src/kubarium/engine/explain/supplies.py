@@ -237,7 +237,7 @@ def more_nodes(snapshot: Snapshot, model: Node, count: int, place: str, name: st
         return undo
 
     noun = "node" if count == 1 else "nodes"
-    having = f" with its {devices} devices" if devices else ""
+    having = f" with its {devices} {'device' if devices == 1 else 'devices'}" if devices else ""
     text = f"add {count} more {noun} like {model.name}{having}{place}"
     return Change(
         Suggestion("add-node", text, node=model.name, amount=count), ADD + 5, cluster=change

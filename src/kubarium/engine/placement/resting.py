@@ -1,8 +1,8 @@
 """Devices that could not be made ready and are left alone for a while.
 
 They count as in use meanwhile, for a claim that no API knows. That is no reason to evict anybody:
-who would fit with them back waits for that. It is one once a device has failed again right after
-its rest, or else a broken device would keep a pod from those that others hold for good.
+who would fit with them back waits for that. It is one once a device has failed at its next try too,
+or else a broken device would keep a pod from those that others hold for good.
 """
 
 from __future__ import annotations
