@@ -23,6 +23,12 @@ from kubarium.view.pods import is_finished, is_preempted
 DISRUPTION_TARGET = "DisruptionTarget"
 
 
+def is_disrupted(group: Document | None) -> bool:
+    """Whether the group is told that it goes, or has gone, as a whole."""
+    status = (group or {}).get("status") or {}
+    return writes.condition_is_true(status, DISRUPTION_TARGET)
+
+
 class GroupWriter:
     """Writes conditions, phases and events of groups."""
 
@@ -60,7 +66,7 @@ class GroupWriter:
 
     async def _undisturbed(self, resource: Resource, document: Document, message: str) -> None:
         """Tell a group that it runs again, which went as a whole; not while pods of it still go."""
-        if not writes.condition_is_true(document.get("status") or {}, DISRUPTION_TARGET):
+        if not is_disrupted(document):
             return
         key = key_of(document)
         composite = resource == COMPOSITE_POD_GROUPS

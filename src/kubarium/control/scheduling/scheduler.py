@@ -24,6 +24,7 @@ from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling import wakeups
 from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.conditions import GroupConditions
+from kubarium.control.scheduling.groups import is_disrupted
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.control.scheduling.hints import Hint, Hints
 from kubarium.control.scheduling.left_behind import left_behind
@@ -45,7 +46,7 @@ from kubarium.runtime.protocol import ChangeHandler, Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import gang_key, is_finished, is_gated, is_preempted, node_of, resized
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.scheduling import SchedulerConfig
 
@@ -219,7 +220,7 @@ class Scheduler:
         if self._queue.has_listeners(Event.LEFT):
             self._happened(Event.LEFT, self._helps.left(self.view.reader.row(document)))
         group = gang_key(document)
-        if group is not None and is_preempted(document.get("status") or {}):
+        if group is not None and is_disrupted(self.view.group_documents.get(group)):
             self._tell_if_running(group)
 
     def _undone(self, placement: Placement) -> None:

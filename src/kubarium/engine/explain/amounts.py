@@ -10,10 +10,9 @@ import numpy as np
 from kubarium.engine.devices.model import ALL, Amount, ClaimSpec, Request, Slice
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case, Slot
-from kubarium.engine.explain.nearest import shown_amount
+from kubarium.engine.explain.nearest import shares_left, shown_amount
 from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
 from kubarium.engine.explain.subject import SWITCH, Change, Subject
-from kubarium.engine.explain.survey import shares_left
 from kubarium.engine.model import Gang, Node, SpreadConstraint
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.snapshot import Snapshot

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kubarium.base.quantity import format_quantity
+from kubarium.engine.devices import capacity
 from kubarium.engine.devices.constraints import attribute
-from kubarium.engine.devices.model import Amount, Device
+from kubarium.engine.devices.model import Amount, Device, DeviceId
 from kubarium.engine.explain.wishes import Clause
+from kubarium.engine.snapshot import Snapshot
 
 # Values named where none is the wanted one.
 VALUES_SHOWN = 4
@@ -54,3 +56,19 @@ def nearest(clause: Clause, values: Sequence[Amount | str]) -> tuple[str, tuple[
     more = "" if len(texts) <= VALUES_SHOWN else " …"
     constants = tuple(texts[:VALUES_SHOWN]) if clause.operator == "==" else ()
     return f"there is {short} {', '.join(texts[:VALUES_SHOWN])}{more}", constants
+
+
+def shares_left(snapshot: Snapshot, name: str) -> list[int]:
+    """The largest amounts of a capacity that devices can still give, most first."""
+    ledger = snapshot.inventory.ledger
+    found: dict[int, None] = {}
+    for item in snapshot.inventory.slices.values():
+        for device in item.devices:
+            have, id_ = device.capacity.get(name), DeviceId(item.driver, item.pool, device.name)
+            if have is None or (ledger.in_use(id_) and not device.allow_multiple):
+                continue
+            used = ledger.consumed(id_)
+            most = capacity.most_allowed(have, have.value - used.get(name, 0))
+            if isinstance(most, int):
+                found[most] = None
+    return sorted(found, reverse=True)

@@ -214,6 +214,7 @@ class _Surveyor:
         self._names: dict[tuple[int, tuple[str, ...]], frozenset[str]] = {}
         self._free = self._free_usable = self._matching = self._devices = 0
         self._in_use: list[DeviceId] = []
+        self._rests = {rest.device: rest for rest in snapshot.resting.values()}
         self.ties = Ties(spec, entry, request)
         self._counters: dict[tuple[str, str], dict[tuple[str, str], tuple[Amount, Amount]]] = {}
 
@@ -268,7 +269,7 @@ class _Surveyor:
     def _resting(self, kinds: Kinds) -> tuple[Rest, ...]:
         """The devices that match and rest: so far they have been counted as in use."""
         found: list[Rest] = []
-        rests = {rest.device: rest for rest in self._snapshot.resting.values()}
+        rests = self._rests
         if not rests or self._request.admin_access:
             return ()
         for item, problem in self._inventory.slices_with_problems():
@@ -477,7 +478,8 @@ class _Surveyor:
             used = taken.keys() & self._matching_names(item, kind, facts)
             self._failed[IN_USE] += times * len(used)
             if used and len(self._in_use) < HOLDERS_SHOWN:
-                self._in_use += [DeviceId(item.driver, item.pool, name) for name in sorted(used)]
+                held = (DeviceId(item.driver, item.pool, name) for name in sorted(used))
+                self._in_use += [device for device in held if device not in self._rests]
             count -= len(used)
         self._free += times * count
         self._free_usable += usable * count
@@ -506,7 +508,7 @@ class _Surveyor:
         """Why the request could not have a device now; "" if it could."""
         ledger, id_ = self._inventory.ledger, DeviceId(item.driver, item.pool, device.name)
         if ledger.exclusive(id_) or (ledger.shared(id_) and not device.allow_multiple):
-            self._in_use.append(id_)
+            self._in_use += [id_] if id_ not in self._rests else []
             return IN_USE
         used = ledger.consumed(id_)
         fractional = self._inventory.features.fractional_range
@@ -596,13 +598,9 @@ class _Surveyor:
         return "capacity: the amount asked for is not one that the device gives"
 
     def _holders(self) -> Iterator[str]:
-        rests = {rest.device for rest in self._snapshot.resting.values()}
-        used = [device for device in self._in_use if device not in rests]
-        wanted = dict.fromkeys(used[:HOLDERS_SHOWN])
-        if not wanted:
-            return
+        wanted = dict.fromkeys(self._in_use[:HOLDERS_SHOWN])
         named: dict[Key, None] = {}
-        for key, allocation in self._snapshot.allocations.items():
+        for key, allocation in self._snapshot.allocations.items() if wanted else ():
             if any(result.id in wanted for result in allocation.results):
                 named[key] = None
                 if len(named) >= HOLDERS_SHOWN:
@@ -610,19 +608,3 @@ class _Surveyor:
         yield from (f"claim {'/'.join(key)}" for key in named)
         if self._failed[IN_USE] > len(wanted):
             yield "others"
-
-
-def shares_left(snapshot: Snapshot, name: str) -> list[int]:
-    """The largest amounts of a capacity that devices can still give, most first."""
-    ledger = snapshot.inventory.ledger
-    found: dict[int, None] = {}
-    for item in snapshot.inventory.slices.values():
-        for device in item.devices:
-            have, id_ = device.capacity.get(name), DeviceId(item.driver, item.pool, device.name)
-            if have is None or (ledger.in_use(id_) and not device.allow_multiple):
-                continue
-            used = ledger.consumed(id_)
-            most = capacity.most_allowed(have, have.value - used.get(name, 0))
-            if isinstance(most, int):
-                found[most] = None
-    return sorted(found, reverse=True)
