@@ -223,9 +223,10 @@ def test_a_gang_job_of_high_priority_takes_the_place_of_a_whole_composite():
         assert None not in (await placed(cluster)).values()
         await cluster.apply(HIGH)
         await cluster.apply(GANG_JOB % {"extra": "priorityClassName: high"})
-        await cluster.until_true(JOBS, "train", "Complete", timeout_s=900)
+        await cluster.until_true(COMPOSITE_POD_GROUPS, "replica-0", "DisruptionTarget")
         told = await cluster.condition(COMPOSITE_POD_GROUPS, "replica-0", "DisruptionTarget")
         assert told["reason"] == "PreemptionByScheduler"
+        await cluster.until_true(JOBS, "train", "Complete", timeout_s=900)
         [group] = [
             g
             for g in (await cluster.client.list(POD_GROUPS, "default")).items
@@ -234,6 +235,8 @@ def test_a_gang_job_of_high_priority_takes_the_place_of_a_whole_composite():
         assert group["spec"]["priority"] == 1000
         for job in ("decode-0", "prefill-0"):
             await cluster.until_true(JOBS, job, "Complete", timeout_s=3000)
+        told = await cluster.condition(COMPOSITE_POD_GROUPS, "replica-0", "DisruptionTarget")
+        assert (told["status"], told["reason"]) == ("False", "Scheduled"), "it has run again"
 
     run_virtual(story, file=racks(r1=5, r2=5))
 
