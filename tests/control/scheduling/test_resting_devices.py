@@ -12,12 +12,18 @@ from kubarium.api.kinds import (
     RESOURCE_SLICES,
 )
 from kubarium.client.gather import gather
+from kubarium.control.scheduling.recorders import Recorders
+from kubarium.control.scheduling.resting import RestingDevices
 from kubarium.engine import reasons
+from kubarium.engine.devices.model import DeviceId
 from kubarium.engine.explain.survey import RESTS
+from kubarium.engine.model import Pod, PodShape
 from kubarium.view import why
+from kubarium.view.cluster import ClusterView
 from kubarium.view.resting import REST_S
 from tests.control.scheduling.test_scheduler import (
     BROKEN,
+    DRIVER,
     READY,
     begin,
     claim,
@@ -80,6 +86,26 @@ def test_the_only_device_is_tried_again_after_its_rest(world_run):
         assert await pool_of(world) == "a"
         await report(world, "one", READY)
         assert await node_of(world, "user") == "a"
+
+    world_run(story)
+
+
+def test_what_was_laid_by_is_taken_up_and_what_was_laid_by_anew_is_not(world_run):
+    """By who asks, not by the clock, whose timers may be early by its resolution."""
+
+    async def story(world):
+        view, device = ClusterView(), DeviceId(DRIVER, "a", "gpu-0")
+        waiting = Pod(("default", "p"), PodShape())
+        devices = RestingDevices(world.context, view, Recorders(world.context))
+        first = devices.lay_by([device], "no link", waiting)
+        assert view.snapshot.inventory.ledger.in_use(device)
+        again = devices.lay_by([device], "no link", waiting)
+        devices.take_up(first)
+        assert view.snapshot.inventory.ledger.in_use(device)
+        devices.take_up(again)
+        assert not view.snapshot.inventory.ledger.in_use(device)
+        assert not view.snapshot.resting
+        devices.take_up(again)
 
     world_run(story)
 

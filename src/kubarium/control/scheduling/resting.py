@@ -14,7 +14,7 @@ from kubarium.api.kinds import PODS, RESOURCE_SLICES
 from kubarium.base.clock import rfc3339
 from kubarium.control.scheduling.recorders import BINDING, Recorders
 from kubarium.engine.devices.model import DeviceId, Rest
-from kubarium.engine.model import Key, Pod
+from kubarium.engine.model import Pod
 from kubarium.engine.placement import resting
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView
@@ -29,33 +29,31 @@ class RestingDevices:
         self._context = context
         self._view = view
         self._recorders = recorders
-        self._until: dict[Key, float] = {}
         self._failed: set[DeviceId] = set()
 
-    def lay_by(self, devices: Iterable[DeviceId], why: str, pod: Pod) -> list[Key]:
+    def lay_by(self, devices: Iterable[DeviceId], why: str, pod: Pod) -> list[Rest]:
         """Decide on other devices than these; :meth:`take_up` is to be told in REST_S.
 
         ``why`` is what the pod is told that waited for them.
         """
-        keys: list[Key] = []
-        clock = self._context.clock
+        rests: list[Rest] = []
+        until = rfc3339(self._context.clock.now() + REST_S)
         self._failed = {d for d in self._failed if self._view.snapshot.inventory.device(d)}
         for device in devices:
-            until = rfc3339(clock.now() + REST_S)
             rest = Rest.of(device, why, until, again=device in self._failed)
             self._failed.add(device)
-            keys.append(resting.lay_by(self._view.snapshot, rest))
-            self._until[keys[-1]] = clock.monotonic() + REST_S
+            resting.lay_by(self._view.snapshot, rest)
+            rests.append(rest)
             self._tell(rest, pod)
-        return keys
+        return rests
 
-    def take_up(self, keys: Iterable[Key]) -> None:
-        """Let pods have the devices again, but for those that were laid by once more."""
-        now = self._context.clock.monotonic()
-        for key in keys:
-            if self._until.get(key, now) <= now:
-                self._until.pop(key, None)
-                resting.take_up(self._view.snapshot, key)
+    def take_up(self, rests: Iterable[Rest]) -> None:
+        """Let pods have the devices again, but for those that were laid by once more since."""
+        snapshot = self._view.snapshot
+        for rest in rests:
+            key = resting.key_of(rest)
+            if snapshot.resting.get(key) is rest:
+                resting.take_up(snapshot, key)
 
     def were_made_ready(self, devices: Iterable[DeviceId]) -> None:
         """If these fail again it is for the first time."""

@@ -19,6 +19,7 @@ from kubarium.control.scheduling.commit import Committer, Staged
 from kubarium.control.scheduling.held import SCHEDULER_ERROR
 from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
+from kubarium.engine.devices.model import Rest
 from kubarium.engine.model import Key
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Decision, Placement, QueueItem
@@ -244,7 +245,7 @@ class Writing:
             told = self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated="")
             await self._written(told)
 
-    async def _take_up(self, resting: list[Key]) -> None:
+    async def _take_up(self, resting: list[Rest]) -> None:
         """Devices that could not be made ready may be tried again after a while."""
         await self._clock.sleep(REST_S)
         self._committer.resting.take_up(resting)

@@ -19,9 +19,14 @@ from kubarium.engine.plan import Decision, QueueItem
 from kubarium.engine.snapshot import Snapshot
 
 
+def key_of(rest: Rest) -> Key:
+    """Of the claim that stands for the rest; no other has no namespace."""
+    return "", str(rest.device)
+
+
 def lay_by(snapshot: Snapshot, rest: Rest) -> Key:
     """Give the device to nobody until :func:`take_up` is told what this returns."""
-    key = ("", str(rest.device))  # no claim has no namespace
+    key = key_of(rest)
     snapshot.resting[key] = rest
     whole = Allocation((DeviceResult("", rest.device),))
     snapshot.set_claim(Claim(key, ClaimSpec(())), whole)
@@ -37,7 +42,7 @@ def take_up(snapshot: Snapshot, key: Key) -> None:
 @contextmanager
 def laid_by(snapshot: Snapshot, rests: Iterable[Rest]) -> Iterator[None]:
     """Meanwhile these devices rest; those that do already are left as they are."""
-    new = [rest for rest in rests if ("", str(rest.device)) not in snapshot.resting]
+    new = [rest for rest in rests if key_of(rest) not in snapshot.resting]
     keys = [lay_by(snapshot, rest) for rest in new]
     try:
         yield
