@@ -14,7 +14,8 @@ from typing import Any
 from kubarium.api.kinds import NODES, PODS
 from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling.commit import Committer
-from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.events import Event, ItemKey
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.growth import grow
 from kubarium.engine.placement.profile import Profile
