@@ -22,7 +22,8 @@ from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Preemption
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.nodes import node_row
-from kubarium.view.pods import is_deferred, is_finished, node_of, resized
+from kubarium.view.pod_requests import resized
+from kubarium.view.pods import is_deferred, is_finished, node_of
 from kubarium.view.profiles import scheduler_name
 
 _LOG = logging.getLogger("kubarium.scheduler")

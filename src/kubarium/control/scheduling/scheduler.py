@@ -47,7 +47,8 @@ from kubarium.runtime.protocol import ChangeHandler, Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
+from kubarium.view.pod_requests import resized
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.scheduling import SchedulerConfig
 
