@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubarium.api.kinds import NODES, PODS
+from kubarium.api.kinds import COMPOSITE_POD_GROUPS, NODES, POD_GROUPS, PODS
 from kubarium.view.cluster import ClusterView
 from kubarium.view.local_models import LOCAL_MODEL_NODE_GROUPS
 from kubarium.view.locality import (
@@ -194,3 +194,35 @@ def test_a_report_that_cannot_be_read_is_told_to_who_waits_for_data_and_who_asks
     of_an_image = {**pod, "metadata": pod["metadata"] | {"annotations": dict(notes)}}
     of_an_image["metadata"]["annotations"]["kubarium.dev/data"] = "image/app:v1"
     assert text not in str(explain(documents, of_an_image).reasons)
+
+
+def test_of_a_composite_it_is_told_where_the_models_of_its_groups_are():
+    notes = {"kubarium.dev/data": "model/llama", "kubarium.dev/data-locality": "required"}
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "ns", "uid": "p", "annotations": notes},
+        "spec": {
+            "containers": [{"name": "main"}],
+            "schedulingGroup": {"podGroupName": "g"},
+        },
+    }
+    composite = {
+        "kind": "CompositePodGroup",
+        "metadata": {"name": "job", "namespace": "ns", "uid": "job"},
+        "spec": {"schedulingPolicy": {"gang": {"minGroupCount": 1}}},
+    }
+    policy = {"parentCompositePodGroupName": "job", "schedulingPolicy": {"gang": {"minCount": 1}}}
+    pod_group = {
+        "apiVersion": "scheduling.k8s.io/v1beta1",
+        "metadata": {"name": "g", "namespace": "ns", "uid": "g"},
+        "spec": policy,
+    }
+    room = {"allocatable": {"cpu": "4", "pods": "9"}}
+    documents = {
+        NODES: [node("a") | {"status": room}],
+        PODS: [pod],
+        POD_GROUPS: [pod_group],
+        COMPOSITE_POD_GROUPS: [composite],
+        LOCAL_MODEL_NODES: [local_models("a", llama="ModelDownloading")],
+    }
+    assert "model llama: is being downloaded on a" in explain(documents, composite).reasons

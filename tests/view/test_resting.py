@@ -168,3 +168,21 @@ def test_each_device_is_counted_once_and_as_what_it_is(sizes, data):
     named = {f"claim ns/held-{i}" for i in range(len(held))} | {"others"}
     assert set(found["holders"]) <= named
     assert bool(found["holders"]) == bool(held)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1),
+    st.integers(1, 3),
+    st.data(),
+)
+def test_to_wait_is_advised_if_and_only_if_that_helps(sizes, wanted, data):
+    devices = [(name, f"gpu-{i}") for name, count in sizes.items() for i in range(count)]
+    states = {one: data.draw(st.sampled_from(["free", "held", "rests"])) for one in devices}
+    held = [one for one, state in states.items() if state == "held"]
+    resting = [event(*one, NOW) for one, state in states.items() if state == "rests"]
+    documents = world(sizes, held, resting, wanted)
+    fits = "the pod fits now; the scheduler has not placed it yet"
+    told, later = asked(documents), asked(documents, NOW + REST_S)
+    advised = any(suggestion.kind == "wait-for-device" for suggestion in told.suggestions)
+    assert advised == (told.summary != fits and later.summary == fits)

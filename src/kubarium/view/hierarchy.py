@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from kubarium.api.resource import Document
+from kubarium.api.resource import Document, Resource
 from kubarium.base.quoted import listed
 from kubarium.engine.explain import HierarchyQuestion, Subject
 from kubarium.engine.explain.hierarchy import GROUPS_TOLD, others_placed
@@ -17,6 +17,7 @@ from kubarium.engine.verdict import GangVerdict, Suggestion
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.explanation import Explanation
 from kubarium.view.forest import NAMED, disagreement
+from kubarium.view.local_models import data_lines
 from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
@@ -25,9 +26,17 @@ from kubarium.view.profiles import Profiles, scheduler_name
 
 
 def composite_account(
-    view: ClusterView, profiles: Profiles, pods: Iterable[Document], key: Key, title: str
+    view: ClusterView,
+    profiles: Profiles,
+    pods: Iterable[Document],
+    key: Key,
+    title: str,
+    documents: Mapping[Resource, list[Document]],
 ) -> Explanation:
-    """The account of the hierarchy that the composite belongs to; it starts as a whole."""
+    """The account of the hierarchy that the composite belongs to; it starts as a whole.
+
+    ``documents`` are those that say where data is.
+    """
     root = view.forest.root_of_composite(key)
     fault = view.forest.fault(root)
     if fault is not None:
@@ -63,7 +72,8 @@ def composite_account(
     with promised(view, pods, item.pods) as others:
         told = _undecided(view, placer, item, others, title)
     lines = (held,) if gated else ()
-    return replace(told, reasons=(*lines, *told.reasons, *profiles.about(scheduler)))
+    said = data_lines(documents, view.snapshot, item.pods) if told.facts else ()
+    return replace(told, reasons=(*lines, *told.reasons, *said, *profiles.about(scheduler)))
 
 
 def held_by_gates(pods: Sequence[Document]) -> str:

@@ -302,8 +302,14 @@ class _Why:
         return self._hierarchy(key_of(composite), title_of(composite))
 
     def _hierarchy(self, key: Key, title: str) -> Explanation:
+        evidence = self._evidence
         return composite_account(
-            self._evidence.view, self._evidence.profiles, self._evidence.list(PODS), key, title
+            evidence.view,
+            evidence.profiles,
+            evidence.list(PODS),
+            key,
+            title,
+            evidence.documents,
         )
 
     # Owners
