@@ -103,6 +103,21 @@ def test_pods_of_one_template_share_one_shape():
     assert reader.row(pod("c", nodeSelector={"x": "y"})).shape != first.shape
 
 
+def test_pods_that_read_different_things_have_different_shapes_though_they_share_their_spec():
+    """Equal parts of specs are one object in memory, whatever the pods' annotations say."""
+    reader = PodReader()
+    first, second, third = pod("a"), pod("b"), pod("c")
+    second["spec"] = third["spec"] = first["spec"]
+    notes = {"kubarium.dev/data": "dataset/x", "kubarium.dev/data-locality": "required"}
+    first["metadata"]["annotations"] = notes
+    second["metadata"]["annotations"] = {"kubarium.dev/data": "dataset/y"}
+    shapes = [reader.shape(one) for one in (first, second, third)]
+    assert [shape.data for shape in shapes] == [("dataset/x",), ("dataset/y",), ()]
+    assert [shape.data_required for shape in shapes] == [True, False, False]
+    assert reader.shape({**third, "metadata": {**third["metadata"], "name": "d"}}) is shapes[2]
+    assert reader.shape(first) is shapes[0]
+
+
 def test_labels_belong_to_the_shape_where_other_pods_matter():
     spread = {
         "topologyKey": "zone",

@@ -46,6 +46,12 @@ def data_of(metadata: Document) -> tuple[tuple[str, ...], bool]:
     return tuple(names), bool(names) and how == REQUIRED
 
 
+def names_data(metadata: Document) -> bool:
+    """Whether a pod's annotations may say something of its data."""
+    notes = metadata.get("annotations")
+    return notes is not None and DATA in notes
+
+
 def _normal(name: str) -> str:
     if name.startswith(IMAGE):
         return IMAGE + normalised_image(name.removeprefix(IMAGE))

@@ -24,7 +24,7 @@ from kubarium.engine.model import (
 from kubarium.engine.placement.node_claims import charged
 from kubarium.view.consumers import group_name
 from kubarium.view.devices import node_amount, shown
-from kubarium.view.locality import data_of
+from kubarium.view.locality import data_of, names_data
 from kubarium.view.pod_requests import container_amounts, resized, whole_amounts
 from kubarium.view.pod_shapes import shape_of, shaping, shaping_values
 from kubarium.view.spreading import Spreading
@@ -266,7 +266,8 @@ class PodReader:
         """The pod's wishes; equal templates give the same object."""
         spec = resized(document)
         spread = () if spec.get("nodeName") else self.spreading.constraints(document)
-        values = None if spread or spec is not document.get("spec") else shaping_values(spec)
+        plain = not spread and spec is document.get("spec") and not names_data(document["metadata"])
+        values = shaping_values(spec) if plain else None
         if values is not None:
             by_values = self._by_values.get(tuple(map(id, values)))
             if by_values is not None:

@@ -306,10 +306,7 @@ def test_a_large_gang_is_not_starved_by_small_pods(world_run):
 
     async def story(world):
         await wait_for_all_nodes(world, 4)
-        # An event lets the gang be tried again once it has waited long enough.
         await world.settle(RESERVE_AFTER_S)
-        await world.create(NODES, node("tiny", cpu="100m"))
-        await world.settle(15)
         assert await events(world, "Reserved")
         for i in range(4):
             await world.create(PODS, pod(f"small-{i}", restartPolicy="Never"))
@@ -327,8 +324,6 @@ def test_a_pod_that_is_kept_off_for_a_large_gang_is_told_so(world_run):
     async def story(world):
         await wait_for_all_nodes(world, 2)
         await world.settle(RESERVE_AFTER_S)
-        await world.create(NODES, node("tiny", cpu="100m"))
-        await world.settle(15)
         assert await events(world, "Reserved")
         await world.create(PODS, pod("small", restartPolicy="Never"))
         await world.set_phase(await world.get(PODS, "job-0"), "Succeeded")
