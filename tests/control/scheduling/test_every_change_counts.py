@@ -15,6 +15,7 @@ from kubarium.control.scheduling import components
 from kubarium.engine.placement.place import Placer
 from kubarium.runtime.virtual import run
 from kubarium.view.cluster import ClusterView
+from kubarium.view.locality import CACHED, DATA, LOCALITY
 
 from .test_scheduler import node, pod
 
@@ -56,7 +57,8 @@ def draw_spread(draw):
     }
 
 
-WISHES = ("spread", "podAffinity", "podAntiAffinity", "ports", "selector")
+WISHES = ("spread", "podAffinity", "podAntiAffinity", "ports", "selector", "data")
+DATASETS = ("dataset/x", "dataset/y")
 
 
 def draw_pod(draw, name, wish):
@@ -77,6 +79,9 @@ def draw_pod(draw, name, wish):
     if "ports" in wishes:
         document["spec"]["containers"][0]["ports"] = [{"containerPort": 80, "hostPort": 80}]
     document["metadata"]["labels"] = {"app": of(draw, "x", "x", "y", "z")}
+    if "data" in wishes:
+        name = of(draw, *DATASETS, "image/app:v1")
+        document["metadata"]["annotations"] = {DATA: name, LOCALITY: "required"}
     return document
 
 
@@ -140,12 +145,19 @@ def changes_of(documents):
         cordon = None if spec.get("unschedulable") else True
         yield on_node(name, "cordon", "spec", {"unschedulable": cordon})
         yield on_node(name, "grows", "status", {"allocatable": {"cpu": "16"}})
+        for data in DATASETS:
+            notes = {"annotations": {CACHED: f'{{"{data}": "1Gi"}}'}}
+            yield on_node(name, "data", "metadata", notes)
+        images = [{"names": ["docker.io/library/app:v1"], "sizeBytes": 1}]
+        yield on_node(name, "image", "status", {"images": images})
     for document in documents[PODS]:
         metadata = document["metadata"]
         name = metadata["name"]
         yield on_pod(name, "pod goes", None)
         if document["spec"].get("nodeName") and "deletionTimestamp" not in metadata:
             yield on_pod(name, "pod ends", {"deletionTimestamp": "2026-01-01T00:00:00Z"})
+        if LOCALITY in metadata.get("annotations", {}) and not document["spec"].get("nodeName"):
+            yield on_pod(name, "prefers", {"annotations": {LOCALITY: "preferred"}})
         for app in ("x", "y", "z"):
             if metadata["labels"]["app"] != app:
                 yield on_pod(name, "relabelled", {"labels": {"app": app}})
