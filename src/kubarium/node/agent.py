@@ -86,6 +86,7 @@ class Agent:
         drivers = drivers_by_node(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
         self._devices = DevicePublication(context, self._mine, self._is_away, self._recorder)
+        self._gpus.found_late = self._devices.slices_changed
         self._presence = NodePresence(
             context,
             self._mine,
@@ -268,7 +269,7 @@ class Agent:
             self._static.read()  # so that what runs of them is found again
             await self._runner.start()
             if self._gpus:
-                await asyncio.to_thread(self._gpus.open)
+                await self._gpus.start()
             await self._nodes.wait_synced()
             await self._pods.wait_synced()
             async with asyncio.TaskGroup() as group:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -463,3 +464,91 @@ def test_the_real_module_over_a_library_of_two_gpus(tmp_path):
     assert found["identity"] == "GPU-bbbb"
     assert found["power"] == [689.0, 689.0]
     assert found["health"] == {"gpu-1": "xid-94:NoSchedule"}
+
+
+def test_a_module_that_lacks_functions_is_named(monkeypatch):
+    class Old:
+        class NVMLError(Exception):
+            pass
+
+        def nvmlInit(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "pynvml", Old())
+    with pytest.raises(library.NoNvml, match="pynvml has no nvmlShutdown: it is too old"):
+        library.load()
+
+
+# A library that hangs ---------------------------------------------------------------------------
+
+
+class Hanging(FakeNvml):
+    """Answers of some functions come once ``answer`` is set."""
+
+    def __init__(self, *boards):
+        super().__init__(*boards)
+        self.answer = threading.Event()
+        self.hangs = set()
+
+    def _ask(self, handle, name):
+        if name in self.hangs:
+            self.answer.wait(30)
+        super()._ask(handle, name)
+
+
+def test_a_driver_that_hangs_at_the_start_delays_no_node(monkeypatch):
+    nvml = Hanging(*two_boards())
+    nvml.hangs = {"DriverVersion"}
+    monkeypatch.setattr("kubarium.node.drivers.nvml.machine.OPEN_WITHIN_S", 0.05)
+
+    async def main():
+        async with process_world(nodes=(NodeSpec("node-1", devices=(ALL,)),)) as world:
+            assert "NVML has not answered for 0 s" in await world.event("node-1", "NoGpus")
+            await world.pod("user", "echo here")
+            assert await world.output("user") == "here\n"
+            nvml.answer.set()
+
+            async def published():
+                slices = (await world.client.list(RESOURCE_SLICES)).items
+                return [d["name"] for s in slices for d in s["spec"].get("devices") or ()]
+
+            found = await world.until(published, "the GPUs are published when NVML answers")
+            assert found == ["gpu-0", "gpu-1"]
+            assert "2 × NVIDIA H100" in world.agent.hardware()[0]
+        assert not nvml.is_open
+
+    run(main, nvml, monkeypatch)
+
+
+def test_measurements_that_take_too_long_are_done_without(monkeypatch, tmp_path):
+    nvml = Hanging(*two_boards())
+    found = machine(nvml, node("n1"), root=tmp_path)
+    nvml.hangs = {"UtilizationRates"}
+    monkeypatch.setattr("kubarium.node.drivers.nvml.machine.READ_WITHIN_S", 0.05)
+    for _ in range(2):  # the second time nobody waits
+        first, _ = found.readings(found.shares[0], {})
+        assert (first.state, first.power_w, first.uuid) == ("Unknown", None, "GPU-aaaa")
+    nvml.answer.set()
+
+    def measured():
+        return found.readings(found.shares[0], {})[1].power_w
+
+    while measured() is None:
+        pass
+    assert measured() == 321.5
+    found.close()
+    assert not nvml.is_open
+
+
+def test_the_end_leaves_a_thread_behind_that_waits_forever(monkeypatch, tmp_path):
+    nvml = Hanging(*two_boards())
+    found = machine(nvml, node("n1"), root=tmp_path)
+    nvml.hangs = {"EventSetWait"}
+    monkeypatch.setattr("kubarium.node.drivers.nvml.machine.CLOSE_WITHIN_S", 0.05)
+    answer = found._events.ask(lambda: found._watch.wait(10))
+    while not nvml.waiting:
+        pass
+    found.close()
+    assert not answer.done()
+    nvml.answer.set()
+    answer.result(10)

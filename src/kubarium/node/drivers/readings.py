@@ -44,7 +44,8 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One device at one moment. Memory is in bytes; ``None`` is what the device does not tell."""
+    """One device at one moment. Memory is in bytes; ``None`` is what the device does not tell.
+    ``parent`` is the uuid of the GPU that it is a part of, "" for a whole one."""
 
     driver: str
     pool: str
@@ -67,6 +68,7 @@ class Reading:
     memory_clock_mhz: float | None = None
     xid: int = 0
     holders: tuple[Holder, ...] = ()
+    parent: str = ""
 
 
 # The containers of each device, by (driver, device).
