@@ -182,3 +182,52 @@ def test_what_a_device_does_not_tell_is_left_out():
     assert "DCGM_FI_DEV_GPU_UTIL" not in text
     assert "hw_power_watts" not in text
     assert exposition("n1", []) == b""
+
+
+# `nvidia-smi mig -lgi` of an A100: profile, placement, instance id.
+@pytest.mark.parametrize(
+    ("device", "number"),
+    [
+        ("gpu-0-mig-7g80gb-0-0", "0"),
+        ("gpu-0-mig-3g40gb-9-4", "1"),
+        ("gpu-0-mig-3g40gb-9-0", "2"),
+        ("gpu-0-mig-2g20gb-14-4", "3"),
+        ("gpu-0-mig-2g20gb-14-0", "5"),
+        ("gpu-0-mig-2g20gb-14-2", "6"),
+        ("gpu-0-mig-1g10gb-19-4", "7"),
+        ("gpu-0-mig-1g10gb-19-6", "9"),
+        ("gpu-0-mig-1g10gb-19-0", "11"),
+        ("gpu-0-mig-1g10gb-19-3", "14"),
+    ],
+)
+def test_instances_have_the_numbers_that_the_driver_would_give(device, number):
+    config = DeviceConfig("nvidia", 1, model="A100", mig=True)
+    found = read(config, {device: working()})
+    assert (found["gpu-0"].mig_instance, found[device].mig_instance) == ("", number)
+
+
+def test_a_part_goes_by_its_gpu_in_dcgm_and_has_it_as_parent_elsewhere():
+    config = DeviceConfig("nvidia", 1, model="H100", mig=True)
+    part = "gpu-0-mig-1g10gb-19-0"
+    found = read(config, {part: working()})
+    whole = found["gpu-0"].uuid
+    text = exposition("n1", list(found.values()))
+    labels = [s.labels for s in samples(text, "DCGM_FI_DEV_FB_USED")]
+    assert [(v["UUID"], v["GPU_I_ID"], v["GPU_I_PROFILE"]) for v in labels] == [
+        (whole, "", ""),
+        (whole, "11", "1g.10gb"),
+    ]
+    parents = {s.labels["hw_name"]: s.labels["hw_parent"] for s in samples(text, "hw_status")}
+    assert parents == {"gpu-0": "", part: whole}
+
+
+def test_compute_instances_of_one_gpu_instance_are_one_series_of_dcgms():
+    both = [
+        Reading(
+            "d", "n1", name, 0, uuid, "M", mig_instance="2", memory_used=1 << 30, parent="GPU-x"
+        )
+        for name, uuid in (("gpu-0-mig-a", "MIG-1"), ("gpu-0-mig-b", "MIG-2"))
+    ]
+    text = exposition("n1", both)
+    assert len(samples(text, "DCGM_FI_DEV_FB_USED")) == 1
+    assert len(samples(text, "hw_gpu_memory_usage_bytes")) == 2

@@ -67,6 +67,8 @@ class Row:
     blocked_by: list[str] = field(default_factory=list)
     # Why its pool gives no devices; "" if it does.
     unusable: str = ""
+    # What its metrics call it.
+    hardware_id: str = ""
 
 
 async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
@@ -97,6 +99,7 @@ async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
                     holders.get(key, []),
                     blocked_by=blockers,
                     unusable=unusable.get(document["metadata"]["name"], ""),
+                    hardware_id=_hardware_id(device),
                 )
             )
     nodes = list(dict.fromkeys(row.node for row in rows if row.node))
@@ -148,6 +151,14 @@ def _model(device: Document) -> str:
     return ""
 
 
+def _hardware_id(device: Document) -> str:
+    """The label ``hw_id`` of a device's metrics: drivers of one node may use the same names."""
+    attributes = device.get("attributes") or {}
+    uuid = (attributes.get("uuid") or {}).get("string")
+    parent = (attributes.get("parentUUID") or {}).get("string", "")
+    return str(uuid or f"{parent}/{device['name']}")
+
+
 def _state(device: Document, blocked: bool = False, rules: Sequence[TaintRule] = ()) -> str:
     taints = [
         f"{t['key'].rpartition('/')[2]}{'=' + t['value'] if t.get('value', '') != '' else ''}"
@@ -162,7 +173,7 @@ def _state(device: Document, blocked: bool = False, rules: Sequence[TaintRule] =
 
 async def _measure(client: HttpClient, rows: list[Row], nodes: list[str]) -> None:
     """Fill in what the nodes' metrics tell; a node that serves none is left as it is."""
-    by_device = {(row.node, row.device): row for row in rows}
+    by_device = {(row.node, row.hardware_id, row.device): row for row in rows}
     gate = asyncio.Semaphore(_ASK_AT_ONCE)
 
     async def ask(node: str) -> None:
@@ -173,7 +184,8 @@ async def _measure(client: HttpClient, rows: list[Row], nodes: list[str]) -> Non
                 return
         for family in text_string_to_metric_families(text.decode()):
             for sample in family.samples:
-                row = by_device.get((node, sample.labels.get("hw_name", "")))
+                labels = sample.labels
+                row = by_device.get((node, labels.get("hw_id", ""), labels.get("hw_name", "")))
                 if row is not None and sample.name in _MEASURES:
                     row.measures[_MEASURES[sample.name]] = sample.value
 

@@ -215,7 +215,8 @@ class Agent:
         mine = self._mine[node]
         for share in self._gpus.shares:
             if share.node == node:
-                found += self._gpus.readings(share, self._meter.held(node))
+                health = self._meter.health(node, share.driver)
+                found += self._gpus.readings(share, self._meter.held(node), health)
         for config in mine.spec.devices:
             driver = driver_of(config)
             count = mine.published.get(driver, (config.count, {}))[0]

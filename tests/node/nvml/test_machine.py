@@ -11,12 +11,16 @@ import sys
 import threading
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.node.config import DeviceConfig, NodeSpec
+from kubarium.node.drivers.exposition import exposition
+from kubarium.node.drivers.health import read_health
 from kubarium.node.drivers.nvml import library
 from kubarium.node.drivers.nvml.machine import MachineGpus
 from kubarium.node.drivers.prepare import container_edits, prepare_pod
+from kubarium.node.drivers.readings import Holder
 from kubarium.node.runtimes.process.rootfs import accelerators
 from tests.node.conftest import process_world
 from tests.node.nvml.fake import FakeNvml, mig_board, two_boards
@@ -189,6 +193,34 @@ def test_instances_tell_their_memory_and_the_gpu_its_work(tmp_path):
     assert (small.device, small.utilization) == ("gpu-0-mig-1g5gb-19-6", None)
     assert (small.uuid, small.mig_profile, small.mig_instance) == ("MIG-1", "1g.5gb", "7")
     assert large.memory_used == 100 << 20
+
+
+def test_what_is_said_of_a_node_is_how_its_gpus_are(tmp_path):
+    boards = two_boards()
+    found = machine(FakeNvml(*boards), node("n1"), root=tmp_path)
+    said = {"gpu-0": read_health("xid-79")}
+    first, second = found.readings(found.shares[0], {}, said)
+    assert (first.state, first.xid, second.state) == ("Unhealthy", 79, "Healthy")
+
+
+def test_who_holds_an_instance_holds_its_gpu_by_the_instances_name(tmp_path):
+    found = machine(FakeNvml(mig_board()), node("n1"), root=tmp_path)
+    holder = Holder("team-a", "train-0", "main", "claim")
+    held = {(DRIVER, "gpu-0-mig-3g20gb-9-0"): [holder]}
+    readings = found.readings(found.shares[0], held)
+    assert [len(reading.holders) for reading in readings] == [1, 0, 1]
+    assert {reading.parent for reading in readings} == {"", "GPU-cccc"}
+    series = [
+        (s.labels["UUID"], s.labels["GPU_I_ID"], s.labels["pod"], s.labels["dra_device_name"])
+        for family in text_string_to_metric_families(exposition("n1", readings).decode())
+        for s in family.samples
+        if s.name == "DCGM_FI_DEV_FB_USED"
+    ]
+    assert series == [
+        ("GPU-cccc", "", "train-0", "gpu-0-mig-3g20gb-9-0"),
+        ("GPU-cccc", "7", "", ""),
+        ("GPU-cccc", "2", "train-0", "gpu-0-mig-3g20gb-9-0"),
+    ]
 
 
 # In an agent ------------------------------------------------------------------------------------

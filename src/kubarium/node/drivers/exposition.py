@@ -4,7 +4,8 @@ DCGM's field names with dcgm-exporter's labels (``etc/default-counters.csv``,
 ``internal/pkg/rendermetrics``; with its DRA labels), which dashboards of GPU clusters read, and
 OpenTelemetry's hardware metrics (semantic conventions ``hardware/gpu``, ``common``,
 ``temperature``) in their Prometheus form. A device that several containers share has one DCGM
-series for each of them, and one of OpenTelemetry's.
+series for each of them, and one of OpenTelemetry's. DCGM knows GPUs and GPU instances: compute
+instances of one GPU instance share its series.
 """
 
 from __future__ import annotations
@@ -105,13 +106,19 @@ class _Readings(Collector):
     def _dcgm(self, readings: Sequence[Reading]) -> Iterator[Metric]:
         for name, text, value in _DCGM:
             family = GaugeMetricFamily(name, text, labels=_DCGM_LABELS)
-            for reading in readings:
-                found = value(reading)
-                if found is None:
-                    continue
-                for holder in reading.holders or (_NOBODY,):
-                    family.add_metric(_dcgm_labels(self._node, reading, holder), found)
+            for labels, found in self._series(readings, value).items():
+                family.add_metric(labels, found)
             yield family
+
+    def _series(self, readings: Sequence[Reading], value: _Value) -> dict[tuple[str, ...], float]:
+        """Values by labels."""
+        series: dict[tuple[str, ...], float] = {}
+        for reading in readings:
+            found = value(reading)
+            if found is not None:
+                for holder in reading.holders or (_NOBODY,):
+                    series.setdefault(_dcgm_labels(self._node, reading, holder), found)
+        return series
 
     def _hw(self) -> Iterator[Metric]:
         for name, text, extra, value in _HW:
@@ -153,12 +160,11 @@ def _state(reading: Reading) -> str:
     return "ok" if reading.state == HEALTHY and not reading.xid else "degraded"
 
 
-def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> list[str]:
-    whole_uuid, _, _ = reading.uuid.partition("/")
+def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> tuple[str, ...]:
     claimed = bool(holder.claim)
-    return [
+    return (
         str(reading.number),
-        whole_uuid,
+        reading.parent or reading.uuid,
         reading.pci_bus_id,
         f"nvidia{reading.number}",
         reading.model,
@@ -173,12 +179,11 @@ def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> list[str]:
         holder.namespace if claimed else "",
         reading.driver if claimed else "",
         reading.pool if claimed else "",
-        reading.device if claimed else "",
-    ]
+        (holder.device or reading.device) if claimed else "",
+    )
 
 
 def _hw_labels(node: str, reading: Reading) -> list[str]:
-    parent, slash, _ = reading.uuid.partition("/")
     return [
         reading.uuid,
         "gpu",
@@ -186,6 +191,6 @@ def _hw_labels(node: str, reading: Reading) -> list[str]:
         reading.model,
         "NVIDIA" if reading.uuid.startswith(("GPU-", "MIG-")) else "",
         reading.driver_version,
-        parent if slash else "",
+        reading.parent,
         node,
     ]

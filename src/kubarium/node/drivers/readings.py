@@ -18,7 +18,7 @@ from kubarium.api.resource import Document
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import DeviceConfig
 from kubarium.node.drivers.health import HEALTHY, UNHEALTHY, XID, Health, health_of
-from kubarium.node.drivers.nvidia import Physics, model_of
+from kubarium.node.drivers.nvidia import MEMORY_SLICES, Physics, model_of
 from kubarium.node.drivers.profiles import EXAMPLE, NVIDIA
 
 UTILIZATION = "kubarium.dev/gpu-utilization"
@@ -33,13 +33,15 @@ _IDLE_MEMORY = 0.006
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A container that holds a device, and how hard it works it (percent; None if not said)."""
+    """A container that holds a device, and how hard it works it (percent; None if not said).
+    ``device`` names it where what is read is the GPU that it is a part of."""
 
     namespace: str
     pod: str
     container: str
     claim: str = ""
     level: float | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,28 @@ def _described(
         _text(attributes, "resource.kubernetes.io/pciBusID"),
         str((attributes.get("driverVersion") or {}).get("version", "")),
         _text(attributes, "profile"),
-        name.partition("-mig-")[2],
+        _gpu_instance(name, device["capacity"]),
         memory_total=int(parse_quantity(device["capacity"]["memory"]["value"])),
         xid=int(own.value) if own.cause == XID else 0,
         holders=tuple(held.get((driver, name), ())),
+        parent=_text(attributes, "parentUUID"),
     )
+
+
+def _gpu_instance(name: str, capacity: Mapping[str, Any]) -> str:
+    """The number that the driver gives a GPU instance, which follows from its place: they count
+    through the halves of the memory slices, their quarters and eighths, each from the second half
+    on (as ``nvidia-smi mig -lgi`` prints them). "" for what is none.
+
+    >>> _gpu_instance("gpu-0-mig-3g40gb-9-4", {f"memorySlice{n}": {} for n in range(4, 8)})
+    '1'
+    """
+    if "-mig-" not in name:
+        return ""
+    start = int(name.rpartition("-")[2])
+    size = sum(amount.startswith("memorySlice") for amount in capacity)
+    before = MEMORY_SLICES // size - 1
+    return str(before + (start + MEMORY_SLICES // 2) % MEMORY_SLICES // size if before else 0)
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str:

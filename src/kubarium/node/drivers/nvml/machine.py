@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -202,20 +202,22 @@ class MachineGpus:
         ]
         return [text, *short, *self.inventory.problems]
 
-    def readings(self, share: NodeGpus, held: Held) -> list[Reading]:
+    def readings(
+        self, share: NodeGpus, held: Held, health: Mapping[str, Health] | None = None
+    ) -> list[Reading]:
         """What a node's GPUs measure now; without measurements if NVML takes longer than
-        READ_WITHIN_S."""
+        READ_WITHIN_S. ``health`` is what the Node says of them, else what has happened to them."""
         nvml = self._nvml
         if nvml is None:
             return []
         place = (share.driver, share.node)
-        gpus, health = share.gpus, dict(self._health())
+        gpus, known = share.gpus, dict(self._health() if health is None else health)
         try:
             return self._questions.ask_within(
-                READ_WITHIN_S, lambda: read_gpus(nvml, self.inventory, gpus, place, held, health)
+                READ_WITHIN_S, lambda: read_gpus(nvml, self.inventory, gpus, place, held, known)
             )
         except Unresponsive:
-            return unread(self.inventory, gpus, place, held, health)
+            return unread(self.inventory, gpus, place, held, known)
 
     def _health(self) -> dict[str, Health]:
         return self._watch.health if self._watch is not None else {}

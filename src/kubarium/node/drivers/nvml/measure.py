@@ -73,7 +73,11 @@ def _described(
     """What is known of a GPU without asking it."""
     driver, pool = place
     own = health_of(gpu.name, health)
-    names = dict.fromkeys((gpu.name, *gpu.device_names))
+    parts = [
+        replace(holder, device=name)
+        for name in gpu.device_names
+        for holder in held.get((driver, name), ())
+    ]
     return Reading(
         driver,
         pool,
@@ -86,7 +90,7 @@ def _described(
         inventory.driver_version,
         memory_total=gpu.memory_bytes,
         xid=int(own.value) if own.cause == XID else 0,
-        holders=tuple(h for name in names for h in held.get((driver, name), ())),
+        holders=tuple(parts),
     )
 
 
