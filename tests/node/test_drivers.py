@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import pytest
 
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
@@ -53,13 +56,16 @@ def test_the_example_drivers_gpus():
 @pytest.mark.parametrize(
     ("model", "product", "memory"),
     [
+        ("A100-40GB", "NVIDIA A100-SXM4-40GB", "40Gi"),
         ("A100", "NVIDIA A100-SXM4-80GB", "80Gi"),
-        ("H100", "NVIDIA H100 80GB HBM3", "80Gi"),
-        ("H200", "NVIDIA H200", "141Gi"),
-        ("B200", "NVIDIA B200", "180Gi"),
+        ("H100", "NVIDIA H100 80GB HBM3", "81559Mi"),
+        ("H200", "NVIDIA H200", "143771Mi"),
+        ("B200", "NVIDIA B200", "183359Mi"),
+        ("GB200", "NVIDIA GB200", "189471Mi"),
     ],
 )
 def test_nvidia_models(model, product, memory):
+    """Products and memory as ``nvidia-smi`` prints them."""
     device = devices_of(DeviceConfig("nvidia", 1, model=model), "n", 1)[0]
     attributes = device["attributes"]
     assert attributes["productName"] == {"string": product}
@@ -390,13 +396,72 @@ def test_every_mig_profile_fits_its_gpu(model):
             assert parse_quantity(used["value"]) <= parse_quantity(
                 total["counters"][name]["value"]
             ), (instance["name"], name)
+    names = [i["name"] for i in instances]
+    assert names == sorted(names)  # the order in which the driver lists them
     profiles = [i["attributes"]["profile"]["string"] for i in instances]
     assert profiles[0].startswith("1g.")
-    assert profiles[0].endswith("gb+me")
-    assert instances[0]["name"].endswith("gb-me-20-0")
-    extended = instances[0]["consumesCounters"][0]["counters"]
+    assert profiles[7].endswith("gb+me")
+    assert instances[7]["name"].endswith("gb-me-20-0")
+    extended = instances[7]["consumesCounters"][0]["counters"]
     assert extended["ofa-engines"] == total["counters"]["ofa-engines"] == {"value": "1"}
     assert profiles[-1].startswith("7g.")
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_a_gpu_that_can_be_cut_has_what_its_largest_instance_has(model):
+    """``inspectMigProfilesAndPlacements``: the most of each capacity over all profiles."""
+    uncut = devices_of(DeviceConfig("nvidia", 1, model=model), "n1", 1)[0]
+    whole, *instances = devices_of(DeviceConfig("nvidia", 1, model=model, mig=True), "n1", 1)
+    assert whole["attributes"] == uncut["attributes"]
+    (largest,) = (i for i in instances if i["attributes"]["profile"]["string"].startswith("7g."))
+    given = largest["capacity"].items()
+    assert whole["capacity"] == {k: v for k, v in given if not k.startswith("memorySlice")}
+    amounts = [d["capacity"]["memory"]["value"] for d in (whole, uncut)]
+    assert parse_quantity(amounts[0]) <= parse_quantity(amounts[1])
+
+
+def test_instances_share_what_their_gpu_is():
+    whole, *instances = devices_of(DeviceConfig("nvidia", 1, model="GB200", mig=True), "n1", 1)
+    own = {"type", "uuid", "parentUUID", "profile"}
+    shared = {k: v for k, v in whole["attributes"].items() if k not in own}
+    assert shared["addressingMode"] == {"string": "ATS"}
+    for instance in instances:
+        assert {k: v for k, v in instance["attributes"].items() if k not in own} == shared
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_instances_fit_together_as_far_as_their_memory_slices_do(model):
+    """Counters forbid nothing that the places allow: 7 of 1g, 3 of 2g and 1 of 1g, 2 of 3g, 4g and
+    3g; and of those with media extensions there is one."""
+    config = DeviceConfig("nvidia", 1, model=model, mig=True)
+    (total,) = counter_sets_of(config, 1)
+    by_name = {d["name"]: d for d in devices_of(config, "n1", 1)}
+
+    def fits(*wanted):
+        spent = Counter()
+        for shape in wanted:
+            (name,) = (n for n in by_name if re.fullmatch(f"gpu-0-mig-{shape}", n))
+            for counter, used in by_name[name]["consumesCounters"][0]["counters"].items():
+                spent[counter] += parse_quantity(used["value"])
+        counters = total["counters"]
+        return all(spent[name] <= parse_quantity(counters[name]["value"]) for name in counters)
+
+    def small(place):
+        return rf"1g\d+gb-19-{place}"
+
+    def pair(place):
+        return rf"2g\d+gb-14-{place}"
+
+    assert fits(*(small(place) for place in range(7)))
+    assert fits(pair(0), pair(2), pair(4), small(6))
+    assert fits(r"3g\d+gb-9-0", r"3g\d+gb-9-4")
+    assert fits(r"4g\d+gb-5-0", r"3g\d+gb-9-4")
+    assert fits(*(rf"1g\d+gb-15-{place}" for place in (0, 2, 4, 6)))
+    assert fits(r"7g\d+gb-0-0")
+    assert not fits(small(0), pair(0))
+    assert not fits(small(3), r"4g\d+gb-5-0")
+    assert not fits(r"1g\d+gb-me-20-0", r"1g\d+gb-me-20-1")
+    assert not fits(small(0), r"7g\d+gb-0-0")
 
 
 def test_engines_of_mig_instances_are_those_that_nvidia_smi_prints():

@@ -114,7 +114,7 @@ def test_dcgms_names_and_labels():
     used = samples(text, "DCGM_FI_DEV_FB_USED")
     free = samples(text, "DCGM_FI_DEV_FB_FREE")
     assert [u.value + f.value for u, f in zip(used, free, strict=True)] == pytest.approx(
-        [80 * 1024] * 5, abs=1
+        [81559] * 5, abs=1
     )
     idle, first, second = samples(text, "DCGM_FI_DEV_GPU_UTIL")[:3]
     assert (idle.value, idle.labels["pod"]) == (0, "")
@@ -147,7 +147,7 @@ def test_opentelemetrys_names():
     readings = list(read(held={"gpu-1": working(50.0)}, health=health).values())
     text = exposition("n1", readings)
     assert 0.46 < samples(text, "hw_gpu_utilization_ratio")[1].value < 0.54
-    assert samples(text, "hw_gpu_memory_limit_bytes")[0].value == 80 << 30
+    assert samples(text, "hw_gpu_memory_limit_bytes")[0].value == 81559 << 20
     assert samples(text, "hw_power_watts")[0].value > 50
     assert samples(text, "hw_temperature_celsius")[0].value > 20
     (error,) = samples(text, "hw_errors_total")
