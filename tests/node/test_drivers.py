@@ -277,9 +277,90 @@ def test_the_example_driver_sets_its_variables():
         "GPU_DEVICE_3": "gpu-3",
         "GPU_DEVICE_3_SHARING_STRATEGY": "TimeSlicing",
         "GPU_DEVICE_3_TIMESLICE_INTERVAL": "Default",
+        "GPU_DEVICE_GPU_3_RESOURCE_CLAIM": "uid-claim-a",
+        "KUBERNETES_NODE_NAME": "n1",
         "DRA_RESOURCE_DRIVER_NAME": "gpu.example.com",
         "DRA_ADMIN_ACCESS": "false",
     }
+
+
+def test_the_last_configuration_wins_and_the_claims_before_the_classs():
+    def interval(*settings):
+        given = [
+            opaque("TimeSlicing", requests, timeSlicingConfig={"interval": name}) | {"source": of}
+            for of, requests, name in settings
+        ]
+        env = prepared(pod_with(["a"]), claim("claim-a", "gpu-0", config=given))["c"]
+        return env["GPU_DEVICE_0_TIMESLICE_INTERVAL"]
+
+    mine, others = ("FromClaim", [], "Long"), ("FromClaim", ["r1"], "Short")
+    klass = ("FromClass", ["r0"], "Medium")
+    assert interval(klass) == "Medium"
+    assert interval(klass, mine) == interval(mine, klass) == "Long"
+    assert interval(mine, others) == "Long"
+    assert interval(mine, ("FromClaim", ["r0"], "Short")) == "Short"
+    assert interval(("FromClaim", ["r0"], "Short"), mine) == "Long"
+    assert interval(klass, others) == "Medium"
+    assert interval(others) == "Default"
+
+
+def test_a_request_speaks_for_its_alternatives_and_an_alternative_for_itself():
+    def interval(requests):
+        given = [opaque("TimeSlicing", requests, timeSlicingConfig={"interval": "Long"})]
+        document = claim("claim-a", "gpu-0", config=given, request="gpu/small")
+        env = prepared(pod_with(["a"]), document)["c"]
+        return env["GPU_DEVICE_0_TIMESLICE_INTERVAL"]
+
+    assert [interval([name]) for name in ("gpu", "gpu/small", "gpu/large", "gp")] == [
+        "Long",
+        "Long",
+        "Default",
+        "Default",
+    ]
+
+
+def nvidia_config(kind, requests=(), **sharing):
+    parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": kind, "sharing": sharing}
+    return {
+        "source": "FromClaim",
+        "requests": list(requests),
+        "opaque": {"driver": "gpu.nvidia.com", "parameters": parameters},
+    }
+
+
+def test_nvidias_configurations_are_for_gpus_or_for_instances():
+    """``getConfigResultsMap``: one for all requests passes over devices of the other sort."""
+    both = [
+        nvidia_config("GpuConfig", strategy="MPS", mpsConfig={"defaultActiveThreadPercentage": 50}),
+        nvidia_config(
+            "MigDeviceConfig", strategy="MPS", mpsConfig={"defaultActiveThreadPercentage": 20}
+        ),
+    ]
+
+    def percentage(device, config):
+        document = claim("claim-a", device, config=config, driver="gpu.nvidia.com")
+        env = prepared(pod_with(["a"]), document)["c"]
+        return env.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")
+
+    part = "gpu-0-mig-1g10gb-19-0"
+    assert (percentage("gpu-0", both), percentage(part, both)) == ("50", "20")
+    assert (percentage("gpu-0", both[1:]), percentage(part, both[:1])) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "sort"),
+    [
+        ("GpuConfig", "gpu-0-mig-1g10gb-19-0", "mig"),
+        ("MigDeviceConfig", "gpu-0", "gpu"),
+        ("VfioDeviceConfig", "gpu-0", "gpu"),
+    ],
+)
+def test_a_configuration_that_names_a_request_of_another_sort_is_refused(kind, device, sort):
+    config = [nvidia_config(kind, ["r0"], strategy="MPS")]
+    document = claim("claim-a", device, config=config, driver="gpu.nvidia.com")
+    words = f'cannot apply {kind} to device "{device}" of type "{sort}" \\(request: r0\\)'
+    with pytest.raises(ClaimProblem, match=words):
+        prepared(pod_with(["a"]), document)
 
 
 def test_sharing_settings_of_the_claim_reach_their_requests_only():
@@ -556,6 +637,8 @@ def test_bursts_of_a_network_configuration():
     )
     assert other("net.example.com", document) == {
         "NET_DEVICE_0_INGRESS_BURST": "8000",
+        "NET_DEVICE_NIC_0_RESOURCE_CLAIM": "uid-claim-a",
+        "KUBERNETES_NODE_NAME": "n1",
         "DRA_RESOURCE_DRIVER_NAME": "net.example.com",
         "DRA_ADMIN_ACCESS": "false",
     }

@@ -6,6 +6,7 @@ The names are those of the drivers that are imitated (kubernetes-sigs/dra-exampl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,10 @@ from kubarium.node.drivers.profiles import (
     NVML,
 )
 
+# How the example driver calls its devices in CDI, which is in the names of variables.
+_CLASSES = {EXAMPLE: "GPU", NET: "NET", CPU: "CPU"}
+_NO_WORD = re.compile(r"[^a-zA-Z0-9]+")
+
 _Json = Mapping[str, Any]
 _Edit = Callable[[_Json, _Json], dict[str, str]]
 
@@ -37,7 +42,29 @@ def profile_of(driver: str, known: object) -> str:
     return by_name.get(driver, FREE)
 
 
-def device_environment(profile: str, result: _Json, config: _Json, admin: bool) -> dict[str, str]:
+def takes(profile: str, result: _Json, config: _Json, is_named: bool) -> bool:
+    """Whether an allocated device may be configured so: NVIDIA's configurations are for whole GPUs
+    or for instances, and one for all requests passes over the devices of the other sort.
+    ConfigRefused where it names the request of such a device (``is_named``)."""
+    if profile not in (NVIDIA, NVML):
+        return True
+    device, kind = result["device"], config.get("kind")
+    sort = "mig" if "-mig-" in device else "gpu"
+    meant = {device_configs.GPU_CONFIG: "gpu", device_configs.MIG_CONFIG: "mig"}
+    meant[device_configs.VFIO_CONFIG] = "vfio"
+    if kind not in meant or meant[kind] == sort:
+        return True
+    if not is_named:
+        return False
+    request = result["request"]
+    raise ConfigRefused(
+        f'cannot apply {kind} to device "{device}" of type "{sort}" (request: {request})'
+    )
+
+
+def device_environment(
+    profile: str, result: _Json, config: _Json, admin: bool, claim_uid: str = ""
+) -> dict[str, str]:
     """The variables for one allocated device.
 
     ``admin``: something in the claim has admin access, which the example driver reports with every
@@ -52,6 +79,10 @@ def device_environment(profile: str, result: _Json, config: _Json, admin: bool) 
     if profile in (NVIDIA, NVML, COMPUTE_DOMAIN):
         return env
     env["DRA_RESOURCE_DRIVER_NAME"] = result["driver"]
+    if profile in _CLASSES:
+        env["KUBERNETES_NODE_NAME"] = result["pool"]
+        stem = f"{_CLASSES[profile]}_DEVICE_{_NO_WORD.sub('_', result['device']).upper()}"
+        env[f"{stem}_RESOURCE_CLAIM"] = claim_uid
     if profile in _EDITS or admin:
         env["DRA_ADMIN_ACCESS"] = "true" if admin else "false"
     return env

@@ -21,6 +21,7 @@ from kubarium.node.drivers.containers import (
     identity_of,
     profile_of,
     sharing_notes,
+    takes,
     visible,
 )
 from kubarium.node.drivers.domains import DomainProblem, confirm_ready
@@ -298,11 +299,11 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
         if key not in drivers and driver not in drivers:
             raise ClaimProblem(f"DRA driver {driver} is not registered")
         known = drivers.get(key, drivers.get(driver))
-        config = _config(allocation.get("config") or (), result["request"], driver)
         hardware = known if isinstance(known, Hardware) else None
         profile = NVML if hardware is not None else profile_of(driver, known)
         try:
-            env = device_environment(profile, result, config, admin)
+            config = _config(allocation.get("config") or (), result, profile)
+            env = device_environment(profile, result, config, admin, claim["metadata"]["uid"])
             identity, nodes = _identity(profile, device, hardware)
         except ConfigRefused as problem:
             raise _prepare_failed(claim, problem) from problem
@@ -349,14 +350,23 @@ def _prepare_failed(claim: Document, problem: Exception) -> ClaimProblem:
     return ClaimProblem(f"NodePrepareResources failed for claim {name}: prepare failed: {problem}")
 
 
-def _config(entries: Any, request: str, driver: str) -> Mapping[str, Any]:
-    """The opaque parameters for a request: the claim's before the class's, the last one wins."""
-    chosen: Mapping[str, Any] = {}
-    for source in ("FromClass", "FromClaim"):
-        for entry in entries:
-            opaque = entry.get("opaque") or {}
-            wanted = entry.get("requests") or []
-            applies = not wanted or request in wanted or request.partition("/")[0] in wanted
-            if entry.get("source") == source and opaque.get("driver") == driver and applies:
-                chosen = opaque.get("parameters") or {}
-    return chosen
+def _config(entries: Any, result: Mapping[str, Any], profile: str) -> Mapping[str, Any]:
+    """The opaque parameters for an allocated device: the claim's before the class's, the last one
+    wins. ConfigRefused if they are for devices of another sort."""
+    request, driver = result["request"], result["driver"]
+    sources = ("FromClass", "FromClaim")
+    ranked = [entry for source in sources for entry in entries if entry.get("source") == source]
+    for entry in reversed(ranked):
+        opaque = entry.get("opaque") or {}
+        wanted = entry.get("requests") or []
+        if opaque.get("driver") != driver or not (wanted == [] or _asks(wanted, request)):
+            continue
+        parameters = opaque.get("parameters") or {}
+        if takes(profile, result, parameters, bool(wanted)):
+            return dict(parameters)
+    return {}
+
+
+def _asks(wanted: Iterable[str], request: str) -> bool:
+    """A request's name means all its alternatives too."""
+    return request in wanted or request.partition("/")[0] in wanted
