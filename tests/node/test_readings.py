@@ -231,3 +231,34 @@ def test_compute_instances_of_one_gpu_instance_are_one_series_of_dcgms():
     text = exposition("n1", both)
     assert len(samples(text, "DCGM_FI_DEV_FB_USED")) == 1
     assert len(samples(text, "hw_gpu_memory_usage_bytes")) == 2
+
+
+SHARED = DeviceConfig("gpu.example.com", 1, allow_multiple=True)
+
+
+def sharing(claim, memory, compute, level=None):
+    consumed = ({"memory": memory, "compute": compute},)
+    return Holder("team-a", f"pod-of-{claim}", "main", claim, level, consumed=consumed)
+
+
+@given(st.floats(0, 1e6), st.sampled_from([None, 5.0, 100.0]), st.text("abc", max_size=3))
+def test_who_shares_a_gpu_uses_no_more_than_its_shares(now, level, node):
+    holders = [sharing("a", "10Gi", "7", level), sharing("b", "6Gi", "3", level)]
+    held = {("gpu.example.com", "gpu-0"): holders}
+    devices = devices_of(SHARED, node, 1)
+    (one,) = simulated(SHARED, "gpu.example.com", node, devices, held, {}, now)
+    assert 0 < one.memory_used <= 16 << 30
+    assert 0 < one.utilization <= 10
+    assert one.memory_total == 80 << 30
+
+
+def test_containers_of_one_claim_have_its_share_once_and_a_whole_device_has_no_shares():
+    def used(*holders):
+        held = {("gpu.example.com", "gpu-0"): holders}
+        devices = devices_of(SHARED, "n1", 1)
+        return simulated(SHARED, "gpu.example.com", "n1", devices, held, {}, 0.0)[0].memory_used
+
+    one = sharing("a", "10Gi", "7")
+    assert used(one, one) == used(one) < 10 << 30
+    assert used(one, sharing("b", "10Gi", "7")) > used(one)
+    assert used(one, Holder("team-a", "p", "main", "c")) > 40 << 30

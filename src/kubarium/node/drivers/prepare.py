@@ -79,6 +79,7 @@ class PreparedDevice:
     identity: str = ""
     nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    consumed: Mapping[str, Any] = field(default_factory=dict)  # of a shared device's capacity
 
     def serves(self, request: str) -> bool:
         """Whether it was given for this request ("" is any), or an alternative of it."""
@@ -319,6 +320,7 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
                 identity,
                 nodes,
                 sharing_notes(config) if hardware is not None else (),
+                result.get("consumedCapacity") or {},
             )
         )
     return found
