@@ -45,9 +45,7 @@ def pod(name, claims, running=True):
         "spec": {
             "nodeName": "n1",
             "resourceClaims": [{"name": c, "resourceClaimName": c} for c in claims],
-            "containers": [
-                {"name": "main", "resources": {"claims": [{"name": c} for c in claims]}}
-            ],
+            "containers": [{"name": "main", "resources": {"claims": named}}],
         },
         "status": {"containerStatuses": [{"name": "main", "state": state}]},
     }
