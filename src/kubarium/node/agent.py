@@ -30,6 +30,7 @@ from kubarium.node.config import (
 from kubarium.node.device_publication import DevicePublication
 from kubarium.node.drivers.binding import BindingConditions
 from kubarium.node.drivers.domains import ComputeDomainDriver
+from kubarium.node.drivers.events import DeviceEvents
 from kubarium.node.drivers.exposition import exposition
 from kubarium.node.drivers.meter import Meter
 from kubarium.node.drivers.nvml.machine import MachineGpus
@@ -162,7 +163,8 @@ class Agent:
         self._domains = ComputeDomainDriver(context, set(in_fabrics)) if in_fabrics else None
         self._meter = Meter(context, drivers) if mine else None
         self._slices = SliceWatch(context, self._devices.slices_changed) if mine else None
-        self._schedule = HealthSchedule(context, config.nodes, config.health_events)
+        self._events = DeviceEvents(context)
+        self._schedule = HealthSchedule(context, config.nodes, config.health_events, self._events)
         self._absences = Absences(self._leave, self._come_back)
         # Pods of a node that is away, which the API has forgotten meanwhile.
         self._unheard: dict[str, Document] = {}
@@ -300,11 +302,13 @@ class Agent:
                 if self._health is not None:
                     group.create_task(self._health.controller.run())
                 if self._gpus:
-                    group.create_task(self._gpus.run())
+                    group.create_task(self._gpus.run(self._events))
                 if self._domains is not None:
                     group.create_task(self._domains.controller.run())
                 if self._schedule:
                     group.create_task(self._schedule.run())
+                if self._schedule or self._gpus:
+                    group.create_task(self._events.run())
                 if self._binding is not None:
                     group.create_task(self._binding.controller.run())
         finally:

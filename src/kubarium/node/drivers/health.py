@@ -58,6 +58,8 @@ class Health:
 
 
 HEALTH_OF_MOST = Health(HEALTHY)
+_STRENGTH = {"": 0, "None": 1, "NoSchedule": 2, "NoExecute": 3}
+_STATES = (HEALTHY, UNKNOWN, UNHEALTHY)
 
 
 def read_health(word: str, effect: str = "") -> Health:
@@ -88,7 +90,9 @@ def read_health(word: str, effect: str = "") -> Health:
         )
     if not effect:
         return found
-    if effect not in EFFECTS or word == HEALTHY:
+    if word == HEALTHY:
+        raise ConfigError(f"effect {effect!r}: what is {HEALTHY} has no taint, so no effect either")
+    if effect not in EFFECTS:
         raise ConfigError(f"effect {effect!r}: must be one of {', '.join(EFFECTS)}")
     return Health(found.state, effect, found.cause, found.value)
 
@@ -181,10 +185,19 @@ def health_changes(
     return found
 
 
+def worse(one: Health, other: Health) -> Health:
+    """The one with the stronger effect; of two as strong, the one that is less well."""
+    return max(one, other, key=lambda h: (_STRENGTH[h.effect], _STATES.index(h.state)))
+
+
 def health_of(device: str, health: Mapping[str, Health]) -> Health:
-    """A device's health: its own, or that of the GPU that it is a part of (gpu-0-mig-…)."""
+    """A device's health: its own, or that of the GPU that it is a part of (gpu-0-mig-…) where that
+    is worse. A part that is said to be Healthy is so whatever its GPU is."""
     own = health.get(device)
-    if own is not None:
+    if own == HEALTH_OF_MOST:
         return own
-    whole = re.match(r"[a-z]+-[0-9]+(?=-)", device)
-    return health.get(whole[0], HEALTH_OF_MOST) if whole else HEALTH_OF_MOST
+    part = re.match(r"[a-z]+-[0-9]+(?=-)", device)
+    whole = health.get(part[0]) if part else None
+    if own is None or whole is None:
+        return own or whole or HEALTH_OF_MOST
+    return worse(own, whole)

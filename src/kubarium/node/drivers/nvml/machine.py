@@ -16,11 +16,10 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from kubarium.api.kinds import NODES
 from kubarium.api.resource import Document
-from kubarium.base.errors import ApiError
 from kubarium.node.config import NodeSpec
-from kubarium.node.drivers.health import EVENTS_ANNOTATION, Health, format_health
+from kubarium.node.drivers.events import DeviceEvents
+from kubarium.node.drivers.health import Health
 from kubarium.node.drivers.nvml import library
 from kubarium.node.drivers.nvml.discovery import (
     Gpu,
@@ -108,6 +107,8 @@ class NodeGpus:
 class MachineGpus:
     """A component that is opened before the nodes are announced and then watches."""
 
+    name = "machine-gpus"
+
     def __init__(
         self,
         context: Context,
@@ -120,7 +121,6 @@ class MachineGpus:
         self._root = root
         self._nvml: Nvml | None = None
         self._watch: HealthWatch | None = None
-        self._written: dict[str, str] = {}
         self._questions = Messenger("nvml")
         self._events = Messenger("nvml-events")
         self._opening: Future[None] | None = None
@@ -222,11 +222,11 @@ class MachineGpus:
     def _health(self) -> dict[str, Health]:
         return self._watch.health if self._watch is not None else {}
 
-    async def run(self) -> None:
-        """Watch for errors and write them to the nodes."""
+    async def run(self, notes: DeviceEvents) -> None:
+        """Watch for errors and say them of the nodes."""
         await self._catch_up()
         while True:
-            await self._write()
+            self._say(notes)
             watch = self._watch
             if watch is None or not watch.is_watching:
                 await self._context.clock.sleep(3600.0)
@@ -237,7 +237,7 @@ class MachineGpus:
                 _LOG.warning("waiting for events of GPUs: %s", error)
                 await self._context.clock.sleep(RETRY_S)
             if watch.is_cut_short:
-                await self._write()
+                self._say(notes)
                 await self._context.clock.sleep(RETRY_S)
 
     async def _catch_up(self) -> None:
@@ -251,21 +251,13 @@ class MachineGpus:
             if share.gpus:
                 self.found_late(share.node, share.driver)
 
-    async def _write(self) -> None:
-        """Each node's own part of the health, where it is another than was written."""
+    def _say(self, notes: DeviceEvents) -> None:
+        """Each node's own part of the health."""
+        health = dict(self._health())
         for share in self.shares:
-            names = {name for gpu in share.gpus for name in gpu.device_names}
-            own = {name: health for name, health in self._health().items() if name in names}
-            text = format_health(own)
-            if self._written.get(share.node, "") == text:
-                continue
-            change = {"metadata": {"annotations": {EVENTS_ANNOTATION + share.driver: text}}}
-            try:
-                await self._context.client.patch(NODES, share.node, change)
-            except ApiError as error:
-                _LOG.warning("node %s: health of its GPUs: %s", share.node, error)
-                continue
-            self._written[share.node] = text
+            names = [name for gpu in share.gpus for name in gpu.device_names]
+            own = {name: health[name] for name in names if name in health}
+            notes.say(self.name, (share.node, share.driver), own)
 
     def close(self) -> None:
         """Let go of NVML. Blocks while a thread waits for an event (WAIT_MS); a library that hangs
