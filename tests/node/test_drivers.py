@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from kubarium.api.cel.devices import compile_device_selector, prepare_device
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.base.errors import ConfigError
 from kubarium.base.quantity import parse_quantity
@@ -577,6 +578,29 @@ def test_network_cards_stand_beside_the_gpus_of_their_pcie_root():
     ]
     assert roots[0] == roots[1]
     assert roots[0][0] == roots[0][1] != roots[0][2]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "net.rdma == true && net.virtual == false",
+        "net.numaNode == 0",
+        'net.ifName.startsWith("eth") && net.rdmaDevice == "mlx5_0" && !net.ebpf',
+        'net.pciAddress == device.attributes["resource.kubernetes.io"].pciBusID',
+    ],
+)
+def test_dranets_own_selectors_match_a_network_card(expression):
+    (card,) = devices_of(DeviceConfig("nic", 1), "n1", 1)
+    prepared = prepare_device("dra.net", card["attributes"], {})
+    full = re.sub(r"\bnet\.(?=[a-z])", 'device.attributes["dra.net"].', expression)
+    assert compile_device_selector(full).matches_prepared(prepared)
+
+
+def test_network_cards_have_addresses_of_their_own():
+    cards = [d for node in ("a", "b") for d in devices_of(DeviceConfig("nic", 8), node, 8)]
+    addresses = {card["attributes"]["dra.net/mac"]["string"] for card in cards}
+    assert len(addresses) == 16
+    assert all(re.fullmatch("([0-9a-f]{2}:){5}[0-9a-f]{2}", address) for address in addresses)
 
 
 def test_health_on_the_node_taints_devices_in_place():

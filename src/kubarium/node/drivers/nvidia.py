@@ -24,6 +24,8 @@ from kubarium.node.drivers.typed import (
 # A GPU's memory has eight slices, on which instances are placed.
 MEMORY_SLICES = 8
 _DEVICES_PER_NUMA_NODE = 4
+# The vendor's part of a card's hardware address.
+_MELLANOX = "94:6d:ae"
 _VERSIONS = {"driverVersion": "580.95.5", "cudaDriverVersion": "13.0.0"}
 
 
@@ -352,11 +354,21 @@ def gpu_counters(config: DeviceConfig, count: int) -> list[Document]:
 
 
 def nics(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
-    """A network card, by DRANET's attribute names; the PCIe root is its GPU neighbours'."""
+    """A network card, by DRANET's attribute names (``pkg/apis/attributes.go``); the PCIe root is
+    its GPU neighbours'. A selector that asks for an attribute which is not there matches nothing,
+    so a card has all that a physical one always has."""
+    serial = bytes.fromhex(stable_uuid(node, driver, index).replace("-", ""))[:3].hex(":")
     device: Document = {
         "name": f"nic-{index}",
         "attributes": {
             f"{driver}/ifName": {"string": f"eth{index + 1}"},
+            f"{driver}/mac": {"string": f"{_MELLANOX}:{serial}"},
+            f"{driver}/encapsulation": {"string": "ether"},
+            f"{driver}/alias": {"string": ""},
+            f"{driver}/virtual": {"bool": False},
+            f"{driver}/ebpf": {"bool": False},
+            f"{driver}/sriov": {"bool": False},
+            f"{driver}/pciAddress": pci_bus_id(index, 0x18),
             f"{driver}/type": {"string": "device"},
             f"{driver}/state": {"string": "up"},
             f"{driver}/mtu": {"int": 9000},
