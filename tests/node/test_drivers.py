@@ -705,3 +705,28 @@ def test_a_container_is_told_of_its_channels():
     assert channel(allocationMode="All") == {"NVIDIA_IMEX_CHANNELS": "all"}
     with pytest.raises(ClaimProblem, match="domainID cannot be empty"):
         channel(domainID="")
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_gpus_that_claims_share_by_memory(model):
+    """``applyConsumableShares`` with option ``memory``."""
+    config = DeviceConfig("nvidia", 1, model=model, allow_multiple=True)
+    plain = devices_of(DeviceConfig("nvidia", 1, model=model), "n1", 1)[0]
+    (shared,) = devices_of(config, "n1", 1)
+    memory = shared["capacity"]["memory"]
+    assert shared["allowMultipleAllocations"] is True
+    assert memory["value"] == plain["capacity"]["memory"]["value"]
+    assert memory["requestPolicy"] == {
+        "default": memory["value"],
+        "validRange": {"min": "1Mi", "max": memory["value"], "step": "1Mi"},
+    }
+    assert shared["attributes"] == plain["attributes"]
+    assert parse_quantity(memory["value"]) % parse_quantity("1Mi") == 0
+
+
+def test_shares_of_a_gpu_go_without_mps():
+    limits = {"mpsConfig": {"defaultActiveThreadPercentage": 50}}
+    config = [nvidia_config("GpuConfig", strategy="MPS", **limits)]
+    document = claim("claim-a", "gpu-0", config=config, driver="gpu.nvidia.com", shareID="s")
+    with pytest.raises(ClaimProblem, match="MPS sharing is not supported when consumable shares"):
+        prepared(pod_with(["a"]), document)

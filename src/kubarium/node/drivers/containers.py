@@ -174,6 +174,8 @@ def _nvidia(result: _Json, config: _Json) -> dict[str, str]:
     sharing = device_configs.nvidia_gpu(config)
     if sharing is None or sharing.strategy != device_configs.MPS:
         return {}
+    if result.get("shareID"):
+        raise ConfigRefused("MPS sharing is not supported when consumable shares is enabled")
     env = {}
     if sharing.thread_percentage is not None:
         env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(sharing.thread_percentage)

@@ -259,16 +259,33 @@ def gpus(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docum
         },
         "capacity": {"memory": {"value": model.memory}, **capacity(config)},
     }
-    if not config.mig:
-        return [whole]
-    whole["capacity"] = {**_most_of(model), **capacity(config)}
-    whole["consumesCounters"] = [_consumes(index, _all_of(model))]
-    instances = [
-        _instance(model, profile, place, index, parent)
-        for profile in model.profiles
-        for place in profile.places
-    ]
-    return [whole, *sorted(instances, key=lambda device: str(device["name"]))]
+    devices = [whole]
+    if config.mig:
+        whole["capacity"] = {**_most_of(model), **capacity(config)}
+        whole["consumesCounters"] = [_consumes(index, _all_of(model))]
+        instances = [
+            _instance(model, profile, place, index, parent)
+            for profile in model.profiles
+            for place in profile.places
+        ]
+        devices += sorted(instances, key=lambda device: str(device["name"]))
+    return [_shared(device) for device in devices] if config.allow_multiple else devices
+
+
+def _shared(device: Document) -> Document:
+    """A device that claims share by memory: ``consumable_shares.go`` of the driver, option
+    ``memory``. Who does not say how much takes it all."""
+    memory = device["capacity"]["memory"]["value"]
+    span = {"min": "1Mi", "max": memory, "step": "1Mi"}
+    policy = {"default": memory, "validRange": span}
+    return {
+        **device,
+        "allowMultipleAllocations": True,
+        "capacity": {
+            **device["capacity"],
+            "memory": {"value": memory, "requestPolicy": policy},
+        },
+    }
 
 
 def _product(model: GpuModel) -> Document:
