@@ -180,3 +180,36 @@ def test_a_gpu_in_mig_mode_that_does_not_tell_its_instances(tmp_path):
     inventory = discover(FakeNvml(board), tmp_path)
     assert inventory.gpus[0].instances == ()
     assert "does not tell its MIG devices" in inventory.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("535.104.05", "535.104.5"),
+        ("550.54", "550.54.0"),
+        ("570.86.15-rc1.2", "570.86.15"),
+        ("595.10.01.99", "595.10.1"),
+        ("unknown", None),
+        ("", None),
+    ],
+)
+def test_versions_of_drivers(monkeypatch, tmp_path, told, version):
+    monkeypatch.setattr(FakeNvml, "nvmlSystemGetDriverVersion", lambda self: told)
+    (device,) = documents(FakeNvml(Board("GPU-a", 0)), tmp_path)
+    assert device["attributes"].get("driverVersion", {}).get("version") == version
+
+
+def test_a_name_that_is_no_text_hides_no_gpu(monkeypatch, tmp_path):
+    def name(self, handle):
+        return b"\xff\xfe".decode()
+
+    monkeypatch.setattr(FakeNvml, "nvmlDeviceGetName", name)
+    (device,) = documents(FakeNvml(Board("GPU-a", 0)), tmp_path)
+    assert "productName" not in device["attributes"]
+
+
+def test_a_gpu_that_is_lost_while_it_is_asked_is_a_problem(tmp_path):
+    lost, well = two_boards()
+    lost.broken["Brand"] = 15
+    inventory = discover(FakeNvml(lost, well), tmp_path)
+    assert [gpu.name for gpu in inventory.gpus] == ["gpu-1"]

@@ -38,6 +38,7 @@ _ARCHITECTURES = {
 }  # fmt: skip
 _ADDRESSING = {0: "None", 1: "HMM", 2: "ATS"}
 _ROOT = re.compile(r"/(pci[0-9a-f]{4}:[0-9a-f]{2})/")
+_NUMBERS = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?")
 # "NVIDIA A100-SXM4-40GB MIG 1g.5gb" is how NVML calls an instance.
 _PROFILE = re.compile(r"MIG (\S+)$")
 # resource.k8s.io: DeviceAttributeMaxValueLength. NVML's names may be longer.
@@ -223,6 +224,8 @@ def _optional(nvml: Nvml, ask: Callable[[], T]) -> T | None:
     """What not every GPU or driver answers; NVMLError where the GPU is gone."""
     try:
         return ask()
+    except UnicodeDecodeError:  # the module's own, of a name that is none
+        return None
     except nvml.NVMLError as error:
         if code_of(error) == GPU_IS_LOST:
             raise
@@ -234,9 +237,10 @@ def _text(value: str | bytes) -> str:
 
 
 def _semver(version: str) -> str:
-    """Three numbers without leading zeros: 535.104.05 is 535.104.5, 550.54 is 550.54.0."""
-    numbers = [str(int(part)) for part in _text(version).split(".") if part.isdigit()]
-    return ".".join((*numbers[:3], *["0"] * (3 - len(numbers[:3]))))
+    """Three numbers without leading zeros: 535.104.05 is 535.104.5, 550.54 is 550.54.0. "" for
+    what does not begin like a version."""
+    found = _NUMBERS.match(_text(version))
+    return ".".join(str(int(part or 0)) for part in found.groups()) if found else ""
 
 
 def _bus_id(text: str) -> str:
