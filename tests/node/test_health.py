@@ -25,6 +25,7 @@ from kubarium.node.config import (
 from kubarium.node.drivers.events import DeviceEvents
 from kubarium.node.drivers.health import (
     Health,
+    absent_devices,
     format_health,
     health_of,
     node_health,
@@ -324,3 +325,36 @@ def test_what_cannot_be_written_is_tried_again():
             await asyncio.gather(writing, return_exceptions=True)
 
     virtual.run(main())
+
+
+def test_devices_that_there_are_not_are_said_and_taint_nothing():
+    async def main():
+        async with world_on(virtual.VirtualClock(), SILENT) as world:
+            key = f"kubarium.dev/device-health.{NVIDIA}"
+
+            async def command(text):
+                change = {"metadata": {"annotations": {key: text}}}
+                await world.client.patch(NODES, "n1", change)
+                await world.context.clock.sleep(1)
+
+            await command("gpu-7=xid-79,gpu-0=gpu-lost")
+            assert await taints(world) == {"gpu-0": "gpu-lost="}
+            assert await world.event("n1", "InvalidDeviceHealth") == (
+                f"{NVIDIA} gpu-7: there is no such device; there are gpu-0, gpu-1"
+            )
+            await command(None)
+            told = [
+                text for reason, text in await world.events("n1") if reason.startswith("Device")
+            ]
+            assert told == [
+                f"{NVIDIA} gpu-0 is Unhealthy: taint {NVIDIA}/gpu-lost:NoSchedule",
+                f"{NVIDIA} gpu-0 is healthy",
+            ]
+
+    virtual.run(main())
+
+
+def test_a_gpu_of_which_only_parts_are_published_may_be_spoken_of():
+    names = ["gpu-0-mig-1g5gb-19-6", "gpu-1", "nic-0"]
+    health = dict.fromkeys(["gpu-0", "gpu-1", "gpu-2", "nic-1", ""], read_health("gpu-lost"))
+    assert absent_devices(names, health) == ["", "gpu-2", "nic-1"]

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kubarium.base.chance import Chance
 from kubarium.node.config import DeviceConfig, FailureModel, HealthEvent, NodeSpec
 from kubarium.node.drivers.events import DeviceEvents, Place
-from kubarium.node.drivers.health import HEALTHY, Health, read_health
+from kubarium.node.drivers.health import HEALTHY, Health, read_health, whole_of
 from kubarium.node.drivers.profiles import FREE, devices_of, driver_of
 from kubarium.runtime.protocol import Context
 
@@ -50,8 +49,7 @@ def hardware_of(config: DeviceConfig, node: str) -> list[str]:
     """
     found: dict[str, None] = {}
     for device in devices_of(config, node, config.count):
-        whole = re.match(r"[a-z]+-[0-9]+(?=-)", device["name"])
-        found[whole[0] if whole else device["name"]] = None
+        found[whole_of(device["name"]) or device["name"]] = None
     return list(found)
 
 
