@@ -119,7 +119,7 @@ def test_devices_of_one_name_are_told_apart_by_what_their_metrics_call_them():
         "sim": (device("GPU-s"), Reading("sim", "n1", "gpu-1", 1, "GPU-s", "M", power_w=70)),
         "part": (
             device(parent="GPU-s", name=part),
-            Reading("sim", "n1", part, 1, f"GPU-s/{part}", "M", utilization=50, parent="GPU-s"),
+            Reading("sim", "n1", part, 1, "MIG-s", "M", utilization=50, parent="GPU-s"),
         ),
     }
     rows = {

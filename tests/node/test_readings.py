@@ -14,6 +14,7 @@ from kubarium.node.drivers.health import read_health
 from kubarium.node.drivers.nvidia import MODELS
 from kubarium.node.drivers.profiles import devices_of
 from kubarium.node.drivers.readings import Holder, Reading, level_of, simulated
+from kubarium.node.drivers.smi import program
 
 NVIDIA = "gpu.nvidia.com"
 H100 = DeviceConfig("nvidia", 4, model="H100")
@@ -121,7 +122,7 @@ def test_dcgms_names_and_labels():
     assert first.labels == {
         "gpu": "1",
         "UUID": readings[1].uuid,
-        "pci_bus_id": "0000:2b:00.0",
+        "pci_bus_id": "00000000:2B:00.0",
         "device": "nvidia1",
         "modelName": "NVIDIA H100 80GB HBM3",
         "GPU_I_PROFILE": "",
@@ -136,6 +137,8 @@ def test_dcgms_names_and_labels():
         "dra_driver_name": "gpu.nvidia.com",
         "dra_pool_name": "n1",
         "dra_device_name": "gpu-1",
+        "dra_mig_profile": "",
+        "dra_mig_device_uuid": "",
     }
     assert (second.labels["pod"], second.value) == ("eval", first.value)
     for name in ("DEV_POWER_USAGE", "DEV_GPU_TEMP", "DEV_XID_ERRORS", "DEV_MEM_COPY_UTIL"):
@@ -217,8 +220,19 @@ def test_a_part_goes_by_its_gpu_in_dcgm_and_has_it_as_parent_elsewhere():
         (whole, "", ""),
         (whole, "11", "1g.10gb"),
     ]
+    assert [(v["dra_mig_profile"], v["dra_mig_device_uuid"]) for v in labels] == [
+        ("", ""),
+        ("1g.10gb", found[part].uuid),
+    ]
     parents = {s.labels["hw_name"]: s.labels["hw_parent"] for s in samples(text, "hw_status")}
     assert parents == {"gpu-0": "", part: whole}
+
+
+def test_a_part_has_the_uuid_that_nvidia_smi_lists():
+    config = DeviceConfig("nvidia", 1, model="H100", mig=True)
+    part = "gpu-0-mig-1g10gb-19-0"
+    found = read(config, {part: working()})
+    assert found[part].uuid in program(config, NVIDIA, "n1", [part])
 
 
 def test_compute_instances_of_one_gpu_instance_are_one_series_of_dcgms():

@@ -67,7 +67,7 @@ class Row:
     blocked_by: list[str] = field(default_factory=list)
     # Why its pool gives no devices; "" if it does.
     unusable: str = ""
-    # What its metrics call it.
+    # What its metrics call it, or the GPU that it is a part of.
     hardware_id: str = ""
 
 
@@ -152,11 +152,11 @@ def _model(device: Document) -> str:
 
 
 def _hardware_id(device: Document) -> str:
-    """The label ``hw_id`` of a device's metrics: drivers of one node may use the same names."""
+    """What a device's metrics call it, or the GPU that it is a part of: drivers of one node may use
+    the same names."""
     attributes = device.get("attributes") or {}
-    uuid = (attributes.get("uuid") or {}).get("string")
-    parent = (attributes.get("parentUUID") or {}).get("string", "")
-    return str(uuid or f"{parent}/{device['name']}")
+    found = attributes.get("uuid") or attributes.get("parentUUID") or {}
+    return str(found.get("string", ""))
 
 
 def _state(device: Document, blocked: bool = False, rules: Sequence[TaintRule] = ()) -> str:
@@ -185,7 +185,9 @@ async def _measure(client: HttpClient, rows: list[Row], nodes: list[str]) -> Non
         for family in text_string_to_metric_families(text.decode()):
             for sample in family.samples:
                 labels = sample.labels
-                row = by_device.get((node, labels.get("hw_id", ""), labels.get("hw_name", "")))
+                name = labels.get("hw_name", "")
+                row = by_device.get((node, labels.get("hw_id", ""), name))
+                row = row or by_device.get((node, labels.get("hw_parent", ""), name))
                 if row is not None and sample.name in _MEASURES:
                     row.measures[_MEASURES[sample.name]] = sample.value
 

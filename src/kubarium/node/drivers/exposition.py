@@ -48,6 +48,7 @@ _DCGM_LABELS = (
     "gpu", "UUID", "pci_bus_id", "device", "modelName", "GPU_I_PROFILE", "GPU_I_ID", "Hostname",
     "DCGM_FI_DRIVER_VERSION", "namespace", "pod", "container",
     "dra_claim_name", "dra_claim_namespace", "dra_driver_name", "dra_pool_name", "dra_device_name",
+    "dra_mig_profile", "dra_mig_device_uuid",
 )  # fmt: skip
 
 _HW: tuple[tuple[str, str, dict[str, str], _Value], ...] = (
@@ -162,10 +163,11 @@ def _state(reading: Reading) -> str:
 
 def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> tuple[str, ...]:
     claimed = bool(holder.claim)
+    part = claimed and bool(reading.parent)
     return (
         str(reading.number),
         reading.parent or reading.uuid,
-        reading.pci_bus_id,
+        _bus_id(reading.pci_bus_id),
         f"nvidia{reading.number}",
         reading.model,
         reading.mig_profile,
@@ -180,7 +182,15 @@ def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> tuple[str, ...]
         reading.driver if claimed else "",
         reading.pool if claimed else "",
         (holder.device or reading.device) if claimed else "",
+        reading.mig_profile if part else "",
+        reading.uuid if part else "",
     )
+
+
+def _bus_id(text: str) -> str:
+    """The kernel's 0000:1b:00.0 as NVML and DCGM write it, 00000000:1B:00.0."""
+    domain, colon, rest = text.partition(":")
+    return f"{domain:0>8}{colon}{rest}".upper() if colon else text
 
 
 def _hw_labels(node: str, reading: Reading) -> list[str]:

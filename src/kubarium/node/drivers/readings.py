@@ -21,6 +21,7 @@ from kubarium.node.config import DeviceConfig
 from kubarium.node.drivers.health import HEALTHY, UNHEALTHY, XID, Health, health_of
 from kubarium.node.drivers.nvidia import MEMORY_SLICES, Physics, model_of
 from kubarium.node.drivers.profiles import EXAMPLE, NVIDIA
+from kubarium.node.drivers.smi import mig_uuid
 
 UTILIZATION = "kubarium.dev/gpu-utilization"
 
@@ -138,7 +139,7 @@ def _described(
         pool,
         name,
         int(number) if number.isdigit() else 0,
-        _text(attributes, "uuid") or f"{_text(attributes, 'parentUUID')}/{name}",
+        _text(attributes, "uuid") or mig_uuid(pool, driver, name),
         _text(attributes, "productName") or _text(attributes, "model"),
         own.state,
         _text(attributes, "resource.kubernetes.io/pciBusID"),
