@@ -407,22 +407,26 @@ def test_the_real_module_without_the_drivers_library():
 LIBRARY = r"""
 #include <string.h>
 typedef struct { unsigned minor; const char *uuid; } Board;
-static Board boards[2] = {{0, "GPU-aaaa"}, {1, "GPU-bbbb"}};
+static Board boards[3] = {{0, "GPU-aaaa"}, {1, "GPU-bbbb"}, {2, "GPU-cccc"}};
+static Board part = {2, "MIG-dddd"};
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem;
   char bus_id[32]; } Pci;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned version, value; } Mode;
 typedef struct { unsigned gpu, memory; } Rates;
 typedef struct { Board *device; unsigned long long type, data; unsigned gi, ci; } Event;
+typedef struct { Board *device; unsigned id, profile, start, size; } Instance;
+typedef struct { unsigned sm, ce, dec, enc, jpeg, ofa, gi, ci; unsigned long long mb; } Engines;
 int nvmlInitWithFlags(unsigned flags) { return 0; }
 int nvmlInit_v2(void) { return 0; }
 int nvmlShutdown(void) { return 0; }
 int nvmlSystemGetDriverVersion(char *v, unsigned n) { strncpy(v, "580.95.05", n); return 0; }
 int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = 13000; return 0; }
-int nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = 3; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, Board **b) { *b = &boards[i]; return 0; }
 int nvmlDeviceGetUUID(Board *b, char *v, unsigned n) { strncpy(v, b->uuid, n); return 0; }
-int nvmlDeviceGetName(Board *b, char *v, unsigned n) { strncpy(v, "NVIDIA H200", n); return 0; }
+int nvmlDeviceGetName(Board *b, char *v, unsigned n) {
+  strncpy(v, b == &part ? "NVIDIA H200 MIG 1g.18gb" : "NVIDIA H200", n); return 0; }
 int nvmlDeviceGetMinorNumber(Board *b, unsigned *v) { *v = b->minor; return 0; }
 int nvmlDeviceGetBrand(Board *b, unsigned *v) { *v = 14; return 0; }
 int nvmlDeviceGetArchitecture(Board *b, unsigned *v) { *v = 9; return 0; }
@@ -432,7 +436,18 @@ int nvmlDeviceGetMemoryInfo(Board *b, Memory *m) {
 int nvmlDeviceGetPciInfo_v3(Board *b, Pci *p) {
   strcpy(p->bus_id, b->minor ? "00000000:5D:00.0" : "00000000:1B:00.0"); return 0; }
 int nvmlDeviceGetAddressingMode(Board *b, Mode *m) { m->value = 1; return 0; }
-int nvmlDeviceGetMigMode(Board *b, unsigned *c, unsigned *p) { return 3; }
+int nvmlDeviceGetMigMode(Board *b, unsigned *c, unsigned *p) {
+  *c = *p = b == &boards[2]; return b == &boards[0] ? 3 : 0; }
+int nvmlDeviceGetMaxMigDeviceCount(Board *b, unsigned *n) { *n = 7; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(Board *b, unsigned i, Board **m) {
+  *m = &part; return i == 2 ? 0 : 6; }
+int nvmlDeviceGetGpuInstanceId(Board *b, unsigned *v) { *v = 9; return 0; }
+int nvmlDeviceGetComputeInstanceId(Board *b, unsigned *v) { *v = 0; return 0; }
+int nvmlDeviceGetGpuInstanceById(Board *b, unsigned i, Board **v) { *v = &part; return 0; }
+int nvmlGpuInstanceGetInfo(Board *b, Instance *i) {
+  i->id = 9; i->profile = 19; i->start = 6; i->size = 1; return 0; }
+int nvmlDeviceGetAttributes_v2(Board *b, Engines *e) {
+  memset(e, 0, sizeof *e); e->sm = 16; e->ce = e->dec = e->jpeg = 1; e->mb = 16384; return 0; }
 int nvmlDeviceGetUtilizationRates(Board *b, Rates *r) { r->gpu = 97; r->memory = 61; return 0; }
 int nvmlDeviceGetPowerUsage(Board *b, unsigned *v) { *v = 689000; return 0; }
 int nvmlDeviceGetTemperature(Board *b, unsigned s, unsigned *v) { *v = 71; return 0; }
@@ -442,9 +457,11 @@ int nvmlDeviceRegisterEvents(Board *b, unsigned long long t, void *s) { return 0
 int nvmlEventSetCreate(void **s) { *s = boards; return 0; }
 int nvmlEventSetFree(void *s) { return 0; }
 int nvmlEventSetWait_v2(void *s, Event *e, unsigned ms) {
-  static int once = 0;
-  if (once++) return 10;
-  e->device = &boards[1]; e->type = 8; e->data = 94; e->gi = e->ci = 0xFFFFFFFF; return 0; }
+  static int number = 0;
+  e->device = &boards[1]; e->type = 8; e->data = 94; e->gi = e->ci = 0xFFFFFFFF;
+  if (number++ == 0) return 0;
+  e->device = &boards[2]; e->type = 2; e->data = 0; e->gi = 9; e->ci = 0;
+  return number == 2 ? 0 : 10; }
 const char *nvmlErrorString(int code) { return "an error"; }
 """
 
@@ -454,7 +471,8 @@ from kubarium.node.config import DeviceConfig, NodeSpec
 from kubarium.node.drivers.nvml.machine import MachineGpus
 gpus = MachineGpus(None, [NodeSpec("n1", devices=(DeviceConfig("nvml", 0),))])
 gpus.open()
-gpus._watch.wait(10)
+for _ in range(3):
+    gpus._watch.wait(10)
 (share,) = gpus.shares
 print(json.dumps({
     "lines": gpus.lines(),
@@ -467,7 +485,7 @@ gpus.close()
 """
 
 
-def test_the_real_module_over_a_library_of_two_gpus(tmp_path):
+def test_the_real_module_over_a_library_of_two_gpus_and_one_that_is_cut(tmp_path):
     pytest.importorskip("pynvml")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -486,16 +504,32 @@ def test_the_real_module_over_a_library_of_two_gpus(tmp_path):
     )
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
-    assert found["lines"] == ["NVIDIA GPUs of this machine: 2 × NVIDIA H200, driver 580.95.5"]
-    first, second = found["devices"]
+    assert found["lines"] == ["NVIDIA GPUs of this machine: 3 × NVIDIA H200, driver 580.95.5"]
+    first, second, part = found["devices"]
     assert first["attributes"]["uuid"] == {"string": "GPU-aaaa"}
     assert first["attributes"]["cudaDriverVersion"] == {"version": "13.0.0"}
     assert first["attributes"]["addressingMode"] == {"string": "HMM"}
     assert second["attributes"]["resource.kubernetes.io/pciBusID"] == {"string": "0000:5d:00.0"}
     assert first["capacity"] == {"memory": {"value": "143771Mi"}}
     assert found["identity"] == "GPU-bbbb"
-    assert found["power"] == [689.0, 689.0]
-    assert found["health"] == {"gpu-1": "xid-94:NoSchedule"}
+    assert found["power"] == [689.0, 689.0, 689.0, None]
+    assert part["name"] == "gpu-2-mig-1g18gb-19-6"
+    assert part["attributes"]["parentUUID"] == {"string": "GPU-cccc"}
+    assert part["attributes"]["profile"] == {"string": "1g.18gb"}
+    assert part["capacity"] == {
+        "multiprocessors": {"value": "16"},
+        "copyEngines": {"value": "1"},
+        "decoders": {"value": "1"},
+        "encoders": {"value": "0"},
+        "jpegEngines": {"value": "1"},
+        "ofaEngines": {"value": "0"},
+        "memory": {"value": "16Gi"},
+        "memorySlice6": {"value": "1"},
+    }
+    assert found["health"] == {
+        "gpu-1": "xid-94:NoSchedule",
+        "gpu-2-mig-1g18gb-19-6": "xid-48:NoSchedule",
+    }
 
 
 def test_a_module_that_lacks_functions_is_named(monkeypatch):
