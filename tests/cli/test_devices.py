@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
+import pytest
+
+from kubarium.base.errors import ConfigError
 from kubarium.cli.devices import (
     Row,
     _aligned,
     _by_node,
+    _check_published,
     _hardware_id,
     _line,
     _measure,
@@ -136,3 +141,21 @@ def test_devices_of_one_name_are_told_apart_by_what_their_metrics_call_them():
     assert rows["real"].measures == {"power_w": 300}
     assert rows["sim"].measures == {"power_w": 70}
     assert rows["part"].measures == {"utilization": 0.5}
+
+
+def test_a_gpu_that_is_published_in_parts_may_be_spoken_of():
+    parts = [{"name": name} for name in ("gpu-0-mig-1g5gb-19-6", "gpu-1")]
+
+    class Client:
+        async def get(self, kind, name):
+            return {"metadata": {"name": name}}
+
+        async def list(self, kind, field_selector):
+            return SimpleNamespace(items=[{"spec": {"devices": parts}}])
+
+    def check(*named):
+        asyncio.run(_check_published(Client(), "n1", "gpu.nvidia.com", named))
+
+    check("gpu-0", "gpu-1", "gpu-0-mig-1g5gb-19-6")
+    with pytest.raises(ConfigError, match=r"n1 has no device gpu-2 of gpu\.nvidia\.com; did you"):
+        check("gpu-1", "gpu-2")

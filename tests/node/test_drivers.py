@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -500,6 +501,19 @@ def test_a_gpu_that_can_be_cut_has_what_its_largest_instance_has(model):
     assert whole["capacity"] == {k: v for k, v in given if not k.startswith("memorySlice")}
     amounts = [d["capacity"]["memory"]["value"] for d in (whole, uncut)]
     assert parse_quantity(amounts[0]) <= parse_quantity(amounts[1])
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_profiles_are_called_by_their_part_of_the_memory(model):
+    """go-nvlib ``getMigMemorySizeGB``: eighths of the GPU's memory, in whole GB."""
+    whole = devices_of(DeviceConfig("nvidia", 1, model=model), "n1", 1)[0]
+    total = parse_quantity(whole["capacity"]["memory"]["value"])
+    gigabytes = math.ceil(total / 2**30)
+    for part in devices_of(DeviceConfig("nvidia", 1, model=model, mig=True), "n1", 1)[1:]:
+        memory = parse_quantity(part["capacity"]["memory"]["value"])
+        eighths = math.ceil(memory * 8 / total)
+        named = part["attributes"]["profile"]["string"].partition(".")[2].partition("gb")[0]
+        assert named == str(math.floor(gigabytes * eighths / 8 + 0.5)), part["name"]
 
 
 def test_instances_share_what_their_gpu_is():

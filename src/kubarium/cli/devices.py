@@ -26,7 +26,7 @@ from kubarium.base.quoted import listed
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.client.http import HttpClient
-from kubarium.cluster.device_health import devices_spoken_of
+from kubarium.cluster.device_health import devices_spoken_of, devices_unknown
 from kubarium.engine.devices.model import DeviceId
 from kubarium.view.device_pools import blocked_by, unusable_slices
 from kubarium.view.device_taints import TaintRule, taint_rule
@@ -295,7 +295,7 @@ async def _check_published(
     of_node = f"spec.nodeName={node},spec.driver={driver}"
     slices = (await client.list(RESOURCE_SLICES, field_selector=of_node)).items
     published = {device["name"] for s in slices for device in s["spec"].get("devices") or ()}
-    unknown = [device for device in named if device not in published]
+    unknown = devices_unknown(named, published)
     if not unknown:
         return
     if not published:

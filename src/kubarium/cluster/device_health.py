@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ import orjson
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import ConfigError
 from kubarium.node.config import DeviceConfig, FailureModel, HealthEvent
-from kubarium.node.drivers.health import HEALTHY, parse_health, read_health
+from kubarium.node.drivers.health import (
+    HEALTH_OF_MOST,
+    HEALTHY,
+    absent_devices,
+    parse_health,
+    read_health,
+)
 from kubarium.node.drivers.profiles import FREE, NVML, devices_of, driver_of
 from kubarium.node.drivers.schedule import hardware_of
 
@@ -30,6 +36,11 @@ _REQUIRED = ("at", "node", "device", "health")
 def devices_spoken_of(text: str) -> list[str]:
     """The devices in ``gpu-0=xid-79,gpu-3=Unhealthy:NoExecute``; ConfigError if it is not that."""
     return list(parse_health(text))
+
+
+def devices_unknown(named: Iterable[str], published: Iterable[str]) -> list[str]:
+    """Those of the named devices that are neither published nor GPUs of which parts are."""
+    return absent_devices(published, dict.fromkeys(named, HEALTH_OF_MOST))
 
 
 # The devices of each node of the file.
