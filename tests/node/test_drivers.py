@@ -744,3 +744,37 @@ def test_shares_of_a_gpu_go_without_mps():
     document = claim("claim-a", "gpu-0", config=config, driver="gpu.nvidia.com", shareID="s")
     with pytest.raises(ClaimProblem, match="MPS sharing is not supported when consumable shares"):
         prepared(pod_with(["a"]), document)
+
+
+def test_limits_of_mps_are_by_the_containers_own_count():
+    limits = {
+        "defaultPinnedDeviceMemoryLimit": "10Gi",
+        "defaultPerDevicePinnedMemoryLimit": {"1": "2Gi"},
+    }
+    config = [nvidia_config("GpuConfig", ["r0", "r1"], strategy="MPS", mpsConfig=limits)]
+    document = claim("claim-a", "gpu-1", "gpu-4", "gpu-6", config=config, driver="gpu.nvidia.com")
+    containers = [
+        {"name": "all", "resources": {"claims": [{"name": "a"}]}},
+        {"name": "one", "resources": {"claims": [{"name": "a", "request": "r1"}]}},
+        {"name": "free", "resources": {"claims": [{"name": "a", "request": "r2"}]}},
+    ]
+    env = prepared(pod_with(["a"], containers), document)
+    name = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+    assert env["all"]["CUDA_VISIBLE_DEVICES"] == "1,4,6"
+    assert [env[container].get(name) for container in ("all", "one", "free")] == [
+        "0=10240M,1=2048M",
+        "0=2048M",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("2", "invalid device index: 2"), ("-1", "index: -1"), ("x", "key as an integer: x")],
+)
+def test_limits_of_devices_that_a_claim_does_not_have_are_refused(key, words):
+    limits = {"mpsConfig": {"defaultPerDevicePinnedMemoryLimit": {key: "2Gi"}}}
+    config = [nvidia_config("GpuConfig", strategy="MPS", **limits)]
+    document = claim("claim-a", "gpu-1", "gpu-4", config=config, driver="gpu.nvidia.com")
+    with pytest.raises(ClaimProblem, match=words):
+        prepared(pod_with(["a"]), document)

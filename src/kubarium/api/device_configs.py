@@ -152,6 +152,28 @@ def _mib(limit: Any, name: str) -> int:
     return mib
 
 
+def pinned_limits(sharing: Sharing, devices: Sequence[str]) -> dict[str, int]:
+    """Pinned memory in MiB by device, of those that one configuration is for: the default, and over
+    it those of single devices, by name (uuid) or by number among ``devices``. ConfigRefused for
+    a device that is not one of them."""
+    limits = {} if sharing.memory_mib is None else dict.fromkeys(devices, sharing.memory_mib)
+    for key, mib in sharing.memory_by_device.items():
+        name = key if key in devices else _at(key, devices)
+        limits[name] = mib
+    return limits
+
+
+def _at(key: str, devices: Sequence[str]) -> str:
+    try:
+        number = int(key)
+    except ValueError:
+        text = f"invalid device: unable to parse key as an integer: {key}"
+        raise ConfigRefused(text) from None
+    if not 0 <= number < len(devices):
+        raise ConfigRefused(f"invalid device: invalid device index: {number}")
+    return devices[number]
+
+
 def compute_domain(config: _Json) -> None:
     """Parameters of a channel or a daemon of a ComputeDomain."""
     kind = str(config.get("kind", ""))

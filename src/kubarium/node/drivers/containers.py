@@ -7,7 +7,7 @@ The names are those of the drivers that are imitated (kubernetes-sigs/dra-exampl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kubarium.api import device_configs
@@ -92,6 +92,27 @@ def visible(identities: list[str]) -> dict[str, str]:
     """NVIDIA's variables for a container with these devices, by number, uuid or name."""
     text = ",".join(dict.fromkeys(identities))
     return {"NVIDIA_VISIBLE_DEVICES": text, "CUDA_VISIBLE_DEVICES": text} if text else {}
+
+
+def pinned_memory(profile: str, config: _Json, uuids: Sequence[str]) -> dict[str, int]:
+    """Limits of an MPS daemon's clients in MiB, by uuid of the devices that a configuration is for;
+    ConfigRefused if it names another. Empty without MPS."""
+    if profile not in (NVIDIA, NVML):
+        return {}
+    try:
+        sharing = device_configs.nvidia_gpu(config)
+        if sharing is None or sharing.strategy != device_configs.MPS:
+            return {}
+        return device_configs.pinned_limits(sharing, sorted(uuids))
+    except ConfigRefused as problem:
+        raise ConfigRefused(f"error applying config: {problem}") from None
+
+
+def pinned(identities: Sequence[str], limits: Mapping[str, int]) -> dict[str, str]:
+    """Those limits as CUDA's variable, which counts the devices that a container sees from 0."""
+    seen = enumerate(dict.fromkeys(identities))
+    text = ",".join(f"{place}={limits[name]}M" for place, name in seen if name in limits)
+    return {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": text} if text else {}
 
 
 def identity_of(device: str) -> str:
@@ -179,9 +200,6 @@ def _nvidia(result: _Json, config: _Json) -> dict[str, str]:
     env = {}
     if sharing.thread_percentage is not None:
         env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(sharing.thread_percentage)
-    if sharing.memory_mib is not None:
-        # Devices count from 0 among those that the container sees.
-        env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={sharing.memory_mib}M"
     return env
 
 

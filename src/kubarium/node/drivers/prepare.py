@@ -6,7 +6,7 @@ Idempotent: preparing a claim again gives the same answer. CDI edits are environ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from kubarium.api.device_configs import ConfigRefused
@@ -19,6 +19,8 @@ from kubarium.node.drivers import smi
 from kubarium.node.drivers.containers import (
     device_environment,
     identity_of,
+    pinned,
+    pinned_memory,
     profile_of,
     sharing_notes,
     takes,
@@ -80,6 +82,12 @@ class PreparedDevice:
     nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     consumed: Mapping[str, Any] = field(default_factory=dict)  # of a shared device's capacity
+    pinned_mib: int | None = None  # the limit of an MPS daemon's clients
+
+    @property
+    def uuid(self) -> str:
+        """What its configuration may call it: simulated GPUs go by their names."""
+        return self.identity if self.profile == NVML else self.device
 
     def serves(self, request: str) -> bool:
         """Whether it was given for this request ("" is any), or an alternative of it."""
@@ -263,7 +271,11 @@ def _environment(held: list[Held]) -> dict[str, str]:
     env: dict[str, str] = {}
     for item in held:
         env |= item.device.env
-    return env | visible([h.device.identity for h in held if h.device.identity])
+    identities = [h.device.identity for h in held if h.device.identity]
+    limits = {
+        h.device.identity: h.device.pinned_mib for h in held if h.device.pinned_mib is not None
+    }
+    return env | visible(identities) | pinned(identities, limits)
 
 
 def _check(pod: Document, claim: Document) -> None:
@@ -291,7 +303,8 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
     results = allocation.get("results") or ()
     admin = any(result.get("adminAccess") for result in results)
     skipped = drivers_skipped(results, "NodePrepareResources")
-    found = []
+    found: list[PreparedDevice] = []
+    configs: list[Mapping[str, Any]] = []
     for result in results:
         driver, device = result["driver"], result["device"]
         if driver in skipped:
@@ -323,6 +336,23 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
                 result.get("consumedCapacity") or {},
             )
         )
+        configs.append(config)
+    try:
+        return _with_limits(found, configs)
+    except ConfigRefused as problem:
+        raise _prepare_failed(claim, problem) from problem
+
+
+def _with_limits(
+    devices: list[PreparedDevice], configs: list[Mapping[str, Any]]
+) -> list[PreparedDevice]:
+    """The devices with the limits that their configurations set, each for all of its devices."""
+    found = []
+    for device, config in zip(devices, configs, strict=True):
+        alike = [d.uuid for d, c in zip(devices, configs, strict=True) if c == config]
+        limits = pinned_memory(device.profile, config, alike) if config else {}
+        limit = limits.get(device.uuid)
+        found.append(device if limit is None else replace(device, pinned_mib=limit))
     return found
 
 
