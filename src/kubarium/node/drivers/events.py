@@ -36,10 +36,14 @@ class DeviceEvents:
         self._nodes = context.informers.get(NODES)
         self._queue = WorkQueue(context.clock)
         self._said: dict[Place, dict[str, Mapping[str, Health]]] = {}
+        self._drivers: dict[str, list[str]] = {}
 
     def say(self, source: str, place: Place, health: Mapping[str, Health]) -> None:
         """All that ``source`` knows of the devices at ``place`` now, instead of what it knew."""
-        known = self._said.setdefault(place, {})
+        if place not in self._said:
+            self._said[place] = {}
+            self._drivers.setdefault(place[0], []).append(place[1])
+        known = self._said[place]
         if known.get(source) != health:
             known[source] = dict(health)
             self._queue.add(place)
@@ -65,9 +69,9 @@ class DeviceEvents:
         if new is None:
             return
         name = new["metadata"]["name"]
-        for place in self._said:
-            if place[0] == name and self._written(new, place) != self.text(place):
-                self._queue.add(place)
+        for driver in self._drivers.get(name, ()):
+            if self._written(new, (name, driver)) != self.text((name, driver)):
+                self._queue.add((name, driver))
 
     @staticmethod
     def _written(node: Document, place: Place) -> str:

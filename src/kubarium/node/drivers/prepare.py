@@ -347,6 +347,8 @@ def _with_limits(
     devices: list[PreparedDevice], configs: list[Mapping[str, Any]]
 ) -> list[PreparedDevice]:
     """The devices with the limits that their configurations set, each for all of its devices."""
+    if not any(configs):
+        return devices
     found = []
     for device, config in zip(devices, configs, strict=True):
         alike = [d.uuid for d, c in zip(devices, configs, strict=True) if c == config]
