@@ -380,6 +380,16 @@ def test_a_machine_without_gpus_says_so():
     ]
 
 
+def test_a_module_that_breaks_is_a_reason():
+    def breaks():
+        raise OSError("wrong ELF class")
+
+    found = MachineGpus(None, [node("a")], breaks)
+    found.open()
+    assert found.reason == "NVML does not start: wrong ELF class"
+    assert found.shares[0].gpus == ()
+
+
 def test_nodes_that_ask_for_none_never_touch_nvml():
     def explode():
         raise AssertionError("loaded")

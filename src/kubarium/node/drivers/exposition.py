@@ -78,7 +78,7 @@ _HW_LABELS = (
     "hw_id", "hw_type", "hw_name", "hw_model", "hw_vendor", "hw_driver_version", "hw_parent",
     "host_name",
 )  # fmt: skip
-_STATES = ("ok", "degraded", "failed")
+_STATES = ("ok", "degraded", "failed", "predicted_failure")
 
 
 def _free_mib(reading: Reading) -> float | None:

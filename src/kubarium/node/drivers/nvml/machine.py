@@ -161,6 +161,9 @@ class MachineGpus:
         except NoNvml as problem:
             self.reason = str(problem)
             return
+        except Exception as error:  # of whatever stands in the module's place
+            self.reason = f"NVML does not start: {error}"
+            return
         if self._closed:  # nobody waits for it any more
             return
         self._nvml = nvml
