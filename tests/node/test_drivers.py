@@ -14,7 +14,12 @@ from kubarium.base.errors import ConfigError
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import SIMULATED, DeviceConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.prepare import ClaimProblem, prepare_pod
-from kubarium.node.drivers.profiles import counter_sets_of, devices_of, driver_of
+from kubarium.node.drivers.profiles import (
+    counter_sets_of,
+    device_classes,
+    devices_of,
+    driver_of,
+)
 from kubarium.runtime import virtual
 
 from .conftest import world_on
@@ -514,6 +519,31 @@ def test_profiles_are_called_by_their_part_of_the_memory(model):
         eighths = math.ceil(memory * 8 / total)
         named = part["attributes"]["profile"]["string"].partition(".")[2].partition("gb")[0]
         assert named == str(math.floor(gigabytes * eighths / 8 + 0.5)), part["name"]
+
+
+def test_instances_have_the_files_own_attributes_too():
+    given = {"rack": {"string": "r1"}, "uuid": {"string": "GPU-mine"}}
+    config = DeviceConfig("nvidia", 1, model="H100", mig=True, attributes=given)
+    whole, *instances = devices_of(config, "n1", 1)
+    assert whole["attributes"]["rack"] == {"string": "r1"}
+    assert {tuple(i["attributes"]["rack"].values()) for i in instances} == {("r1",)}
+    assert not any("uuid" in i["attributes"] for i in instances)
+    assert {i["attributes"]["parentUUID"]["string"] for i in instances} == {"GPU-mine"}
+
+
+def test_a_driver_of_another_name_leaves_the_vendors_classes_alone():
+    def classes(**options):
+        return {
+            c["metadata"]["name"]: c["spec"].get("extendedResourceName")
+            for c in device_classes(DeviceConfig("nvidia", 1, mig=True, **options))
+        }
+
+    assert classes() == {"gpu.nvidia.com": "nvidia.com/gpu", "mig.nvidia.com": None}
+    assert classes(driver="sim.example") == {"sim.example": None, "mig.sim.example": None}
+    assert classes(driver="sim.example", extended_resource="sim.example/gpu") == {
+        "sim.example": "sim.example/gpu",
+        "mig.sim.example": None,
+    }
 
 
 def test_instances_share_what_their_gpu_is():

@@ -263,8 +263,10 @@ def gpus(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docum
     if config.mig:
         whole["capacity"] = {**_most_of(model), **capacity(config)}
         whole["consumesCounters"] = [_consumes(index, _all_of(model))]
+        own = attributes(config, driver, node, index)
+        parent = own.get("uuid", {}).get("string", parent)
         instances = [
-            _instance(model, profile, place, index, parent)
+            _instance(model, profile, place, index, parent, own)
             for profile in model.profiles
             for place in profile.places
         ]
@@ -308,8 +310,9 @@ def _place(index: int) -> Document:
 
 
 def _instance(
-    model: GpuModel, profile: MigProfile, place: int, index: int, parent: str
+    model: GpuModel, profile: MigProfile, place: int, index: int, parent: str, own: Document
 ) -> Document:
+    """``own``: attributes of the file's, which an instance has besides what it is."""
     slices = range(place, place + profile.size)
     amounts = {"memory": {"value": f"{profile.memory_mi}Mi"}}
     amounts |= {name: {"value": str(count)} for name, count in profile.engines.items()}
@@ -319,6 +322,7 @@ def _instance(
     return {
         "name": f"gpu-{index}-mig-{name}-{profile.id}-{place}",
         "attributes": {
+            **{key: value for key, value in own.items() if key != "uuid"},
             "type": {"string": "mig"},
             "parentUUID": {"string": parent},
             "profile": {"string": profile.name},
