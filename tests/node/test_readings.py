@@ -184,6 +184,9 @@ def test_what_a_device_does_not_tell_is_left_out():
     assert "DCGM_FI_DEV_XID_ERRORS" in text
     assert "DCGM_FI_DEV_GPU_UTIL" not in text
     assert "hw_power_watts" not in text
+    unread = exposition("n1", [Reading("d", "n1", "gpu-0", 0, "GPU-x", "M", memory_total=1 << 30)])
+    assert samples(unread, "hw_gpu_memory_limit_bytes")[0].value == 1 << 30
+    assert samples(unread, "hw_gpu_memory_utilization_ratio") == []
     assert exposition("n1", []) == b""
 
 

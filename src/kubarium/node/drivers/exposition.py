@@ -64,7 +64,7 @@ _HW: tuple[tuple[str, str, dict[str, str], _Value], ...] = (
         "hw_gpu_memory_utilization_ratio",
         "Fraction of GPU memory used.",
         {},
-        lambda r: (r.memory_used or 0) / r.memory_total if r.memory_total else None,
+        lambda r: _memory_ratio(r),
     ),
     ("hw_power_watts", "Instantaneous power consumed by the component.", {}, lambda r: r.power_w),
     (
@@ -85,6 +85,12 @@ def _free_mib(reading: Reading) -> float | None:
     if reading.memory_total is None or reading.memory_used is None:
         return None
     return (reading.memory_total - reading.memory_used) // _MIB
+
+
+def _memory_ratio(reading: Reading) -> float | None:
+    if not reading.memory_total or reading.memory_used is None:
+        return None
+    return reading.memory_used / reading.memory_total
 
 
 def exposition(node: str, readings: Sequence[Reading]) -> bytes:
