@@ -45,7 +45,7 @@ RETRY_S = 5.0
 # How long nodes wait for NVML to start, whoever wants measurements for them, and the end for a
 # thread that waits for events. GPUs that are asleep take seconds to be initialised.
 OPEN_WITHIN_S = 10.0
-READ_WITHIN_S = 1.0
+READ_WITHIN_S = 2.0
 CLOSE_WITHIN_S = 2.0
 NO_GPU = "NVML finds no GPU on this machine"
 # Files that every container with a GPU needs beside the GPU's own.
