@@ -114,7 +114,7 @@ class Shape:
             self,
             nodes=max(self.nodes // by, 1),
             measured=count * size or self.measured // by,
-            initial=self.initial // by,
+            initial=max(self.initial // by - self.at_a_time, 0),  # leaves room for those that come
             gangs=(count, size, topology),
         )
 
