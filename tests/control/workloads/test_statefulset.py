@@ -211,3 +211,60 @@ def test_a_name_stays_unused_for_a_moment_after_its_pod_has_gone(world_run):
         assert (await world.get(PODS, "db-1"))["metadata"]["uid"] != old
 
     world_run(story)
+
+
+@pytest.mark.parametrize(
+    ("most", "at_once"), [(2, ["db-4", "db-5"]), ("70%", ["db-2", "db-3", "db-4", "db-5"])]
+)
+def test_a_rolling_update_takes_as_many_pods_as_it_may(world_run, most, at_once):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}}
+        spec = {"updateStrategy": strategy, "podManagementPolicy": "Parallel"}
+        await world.create(STATEFUL_SETS, stateful_set(6, **spec))
+        await steps(world, 2)
+        await set_image(world, "v2")
+        pods = await world.find(PODS)
+        gone = [p["metadata"]["name"] for p in pods if "deletionTimestamp" in p["metadata"]]
+        assert sorted(gone) == at_once
+        await steps(world)
+        assert set((await images(world)).values()) == {"v2"}
+
+    world_run(story)
+
+
+def test_pods_that_do_not_work_anyway_take_nothing_from_an_update(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set(4, podManagementPolicy="Parallel"))
+        await world.settle(1)
+        for pod in await world.live_pods():
+            await world.set_phase(pod, "Running" if pod["metadata"]["name"] > "db-1" else "Pending")
+        await set_image(world, "v2")
+        await world.settle(1)
+        found = await images(world)
+        assert [name for name, image in sorted(found.items()) if image == "v1"] == ["db-2", "db-3"]
+        await steps(world)
+        assert set((await images(world)).values()) == {"v2"}
+
+    world_run(story)
+
+
+def test_claims_are_told_of_as_they_are_made(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        template = {
+            "metadata": {"name": "data"},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        }
+        await world.create(STATEFUL_SETS, stateful_set(1, volumeClaimTemplates=[template]))
+        await world.settle()
+        assert [event["message"] for event in await world.events("SuccessfulCreate")] == [
+            "create Claim data-db-0 Pod db-0 in StatefulSet db success",
+            "create Pod db-0 in StatefulSet db successful",
+        ]
+
+    world_run(story)

@@ -235,19 +235,25 @@ class StatefulSetController(ControllerComponent):
         by_ordinal: dict[int, Document],
         wanted: range,
     ) -> None:
-        """Replace the highest pod of an old revision, once all above it are healthy."""
+        """Replace pods of an old revision from the top, as long as few enough are unavailable.
+
+        One that is unavailable itself takes nothing away.
+        """
         update = revisions.update["metadata"]["name"]
+        pods = {ordinal: by_ordinal[ordinal] for ordinal in wanted if ordinal in by_ordinal}
+        healthy = {o for o, pod in pods.items() if self._is_healthy(stateful_set, pod)}
+        spare = identity.max_unavailable(stateful_set) - (len(wanted) - len(healthy))
         least = wanted.start + identity.partition_of(stateful_set)
-        for ordinal in reversed(range(least, wanted.stop)):
-            pod = by_ordinal.get(ordinal)
-            if pod is None:
-                return
+        for ordinal in sorted(pods, reverse=True):
+            pod = pods[ordinal]
             revision = (pod["metadata"].get("labels") or {}).get(identity.REVISION_LABEL)
-            if revision != update and not writes.is_terminating(pod):
-                await self._delete(stateful_set, pod)
-                return
-            if not self._is_healthy(stateful_set, pod):
-                return
+            if ordinal < least or revision == update or writes.is_terminating(pod):
+                continue
+            if ordinal in healthy:
+                if spare <= 0:
+                    continue
+                spare -= 1
+            await self._delete(stateful_set, pod)
 
     async def _create(self, stateful_set: Document, revisions: Revisions, ordinal: int) -> None:
         revision = revisions.update
@@ -268,24 +274,39 @@ class StatefulSetController(ControllerComponent):
 
     def _keeps_current(self, stateful_set: Document, ordinal: int) -> bool:
         """A pod below the partition comes back as it was."""
-        first = identity.first_ordinal(stateful_set)
-        partition = identity.partition_of(stateful_set)
-        if partition:
-            return ordinal < first + partition
-        current = int((stateful_set.get("status") or {}).get("currentReplicas", 0))
-        return ordinal < first + current
+        kept = identity.partition_of(stateful_set)
+        return ordinal < identity.first_ordinal(stateful_set) + kept
 
     async def _ensure_claims(self, stateful_set: Document, ordinal: int) -> None:
         namespace = _namespace(stateful_set)
         for template in identity.claim_templates(stateful_set):
             name = identity.claim_name(stateful_set, template, ordinal)
             if self._claims.get(name, namespace) is None:
-                claim = identity.make_claim(stateful_set, template, ordinal)
-                await writes.create(self._context, PERSISTENT_VOLUME_CLAIMS, claim, namespace)
+                await self._create_claim(stateful_set, template, ordinal)
+
+    async def _create_claim(self, stateful_set: Document, template: Document, ordinal: int) -> None:
+        claim = identity.make_claim(stateful_set, template, ordinal)
+        namespace, name = _namespace(stateful_set), claim["metadata"]["name"]
+        pod, owner = identity.pod_name(stateful_set, ordinal), stateful_set["metadata"]["name"]
+        try:
+            await writes.create(self._context, PERSISTENT_VOLUME_CLAIMS, claim, namespace)
+        except ApiError as error:
+            if not podlib.is_namespace_terminating(error):
+                text = f"create Claim {name} for Pod {pod} in StatefulSet {owner} failed error: "
+                self._recorder.event(stateful_set, "Warning", "FailedCreate", f"{text}{error}")
+            raise
+        text = f"create Claim {name} Pod {pod} in StatefulSet {owner} success"
+        self._recorder.event(stateful_set, "Normal", "SuccessfulCreate", text)
 
     async def _delete(self, stateful_set: Document, pod: Document) -> None:
-        if await writes.delete(self._context, PODS, pod):
-            name, owner = pod["metadata"]["name"], stateful_set["metadata"]["name"]
+        name, owner = pod["metadata"]["name"], stateful_set["metadata"]["name"]
+        try:
+            removed = await writes.delete(self._context, PODS, pod)
+        except ApiError as error:
+            message = f"delete Pod {name} in StatefulSet {owner} failed error: {error}"
+            self._recorder.event(stateful_set, "Warning", "FailedDelete", message)
+            raise
+        if removed:
             message = f"delete Pod {name} in StatefulSet {owner} successful"
             self._recorder.event(stateful_set, "Normal", "SuccessfulDelete", message)
 

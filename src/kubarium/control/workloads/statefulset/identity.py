@@ -9,6 +9,7 @@ import re
 
 from kubarium.api.resource import Document, copy_document
 from kubarium.control.workloads.deployment.history import template_hash
+from kubarium.control.workloads.deployment.rollout import scaled_value
 from kubarium.control.workloads.pods import pod_from_template
 from kubarium.runtime.writes import owner_reference
 
@@ -51,6 +52,13 @@ def partition_of(stateful_set: Document) -> int:
     """Ordinals below it keep the current revision in a rolling update."""
     strategy = stateful_set["spec"].get("updateStrategy") or {}
     return int((strategy.get("rollingUpdate") or {}).get("partition", 0))
+
+
+def max_unavailable(stateful_set: Document) -> int:
+    """How many pods a rolling update may take away at once; a percentage is rounded down."""
+    strategy = stateful_set["spec"].get("updateStrategy") or {}
+    given = (strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1)
+    return max(1, scaled_value(given, replicas_of(stateful_set), False))
 
 
 def rolls(stateful_set: Document) -> bool:
