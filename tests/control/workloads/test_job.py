@@ -4,6 +4,7 @@ from kubarium.api.kinds import JOBS, PODS
 from kubarium.api.labels import COMPLETION_INDEX
 from kubarium.control.workloads.job.controller import JobController
 from kubarium.control.workloads.job.facts import FAILURES, TRACKING
+from kubarium.control.workloads.job.policy import judge_failure
 
 
 def job(name="work", restart="Never", **spec):
@@ -415,3 +416,41 @@ def test_five_hundred_pods_and_more_are_all_counted(world_run, conditions):
         assert done["status"]["succeeded"] == 600
 
     world_run(story)
+
+
+def test_more_successes_than_wanted_are_told(world_run):
+    async def story(world):
+        await world.start(JobController(world.context))
+        await world.create(JOBS, job(completions=1))
+        await world.settle()
+        [pod] = await world.find(PODS)
+        kept = ("labels", "ownerReferences", "finalizers")
+        twin = {"name": "twin", **{name: pod["metadata"][name] for name in kept}}
+        second = await world.create(PODS, pod | {"metadata": twin, "status": {}})
+        for each in (pod, second):
+            await world.set_phase(each, "Succeeded")
+        await world.settle()
+        assert (await world.get(JOBS, "work"))["status"]["succeeded"] == 2
+        told = [(e["type"], e["reason"], e["message"]) for e in await world.events()]
+        text = "Too many succeeded pods running after completion count reached"
+        assert ("Warning", "TooManySucceededPods", text) in told
+
+    world_run(story)
+
+
+def test_the_container_that_failed_is_told_before_its_helpers():
+    def ended(name):
+        return {"name": name, "state": {"terminated": {"exitCode": 42}}}
+
+    pod = {
+        "metadata": {"namespace": "default", "name": "p"},
+        "status": {
+            "initContainerStatuses": [ended("sidecar")],
+            "containerStatuses": [ended("main")],
+        },
+    }
+    rule = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}}
+    message = judge_failure({"rules": [rule]}, pod).message
+    assert message.startswith("Container main for pod default/p failed with exit code 42")
+    rule["onExitCodes"]["containerName"] = "sidecar"
+    assert judge_failure({"rules": [rule]}, pod).message.startswith("Container sidecar for")
