@@ -438,3 +438,20 @@ def test_a_replica_set_that_is_refused_is_named(world_run, conditions):
         assert found["Progressing"] == ("False", "ReplicaSetCreateError")
 
     world_run(story)
+
+
+def test_a_revision_is_no_new_generation(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(DEPLOYMENTS, deployment(1))
+        await make_ready(world)
+        found = await world.get(DEPLOYMENTS, "web")
+        assert found["metadata"]["annotations"][REVISION] == "1"
+        assert found["metadata"]["generation"] == found["status"]["observedGeneration"] == 1
+        await set_image(world, "v2")
+        await make_ready(world)
+        found = await world.get(DEPLOYMENTS, "web")
+        assert found["metadata"]["annotations"][REVISION] == "2"
+        assert found["metadata"]["generation"] == found["status"]["observedGeneration"] == 2
+
+    world_run(story)

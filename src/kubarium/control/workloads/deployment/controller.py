@@ -322,7 +322,8 @@ class DeploymentController(ControllerComponent):
             and (fresh["metadata"].get("annotations") or {}).get(rollout.REVISION) != revision
         ):
             change = {"metadata": {"annotations": {rollout.REVISION: revision}}}
-            await writes.patch(self._context, DEPLOYMENTS, fresh, change)
+            # With the status, so that it makes no new generation.
+            await writes.patch(self._context, DEPLOYMENTS, fresh, change, subresource="status")
 
     async def _set_progress(self, deployment: Document, reason: str, message: str) -> None:
         if not state.has_deadline(deployment):
