@@ -28,6 +28,9 @@ CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "Controller
 # all that it sees, and it waits for that one's end. A machine's kubelet is never so quick.
 REPLACE_AFTER_S = 0.25
 
+# How often to look whether claims have gone that go with a pod of before.
+STALE_CLAIM_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
@@ -78,6 +81,8 @@ class StatefulSetController(ControllerComponent):
     def _unused_for_s(self, stateful_set: Document, ordinal: int) -> float:
         """How long the name of a missing pod must stay unused yet; 0: it may be made."""
         name = identity.pod_name(stateful_set, ordinal)
+        if any(identity.is_stale(c, name) for c in self._claims_of(stateful_set, ordinal)):
+            return STALE_CLAIM_S
         gone = self._gone.get((_namespace(stateful_set), name))
         if gone is None:
             return 0.0
@@ -206,6 +211,7 @@ class StatefulSetController(ControllerComponent):
                     return False
                 continue
             await self._ensure_claims(stateful_set, ordinal)
+            await self._own_claims(stateful_set, ordinal, pod, surplus=False)
             if ordered and not self._is_healthy(stateful_set, pod):
                 return False
         return True
@@ -222,6 +228,7 @@ class StatefulSetController(ControllerComponent):
         """Remove pods beyond the wanted ones, highest first; False when order says to wait."""
         for ordinal in surplus:
             pod = by_ordinal[ordinal]
+            await self._own_claims(stateful_set, ordinal, pod, surplus=True)
             if not writes.is_terminating(pod):
                 await self._delete(stateful_set, pod)
             if identity.is_ordered(stateful_set):
@@ -283,6 +290,30 @@ class StatefulSetController(ControllerComponent):
             name = identity.claim_name(stateful_set, template, ordinal)
             if self._claims.get(name, namespace) is None:
                 await self._create_claim(stateful_set, template, ordinal)
+
+    def _claims_of(self, stateful_set: Document, ordinal: int) -> list[Document]:
+        """The claims of an ordinal that are there."""
+        names = (
+            identity.claim_name(stateful_set, template, ordinal)
+            for template in identity.claim_templates(stateful_set)
+        )
+        found = (self._claims.get(name, _namespace(stateful_set)) for name in names)
+        return [claim for claim in found if claim is not None]
+
+    async def _own_claims(
+        self, stateful_set: Document, ordinal: int, pod: Document, surplus: bool
+    ) -> None:
+        """Have the claims go when their retention policy says so."""
+        for claim in self._claims_of(stateful_set, ordinal):
+            metadata = claim["metadata"]
+            owners = identity.owned_by(claim, stateful_set, pod, surplus)
+            if owners != (metadata.get("ownerReferences") or []):
+                change: Document = {
+                    "resourceVersion": metadata["resourceVersion"],
+                    "ownerReferences": owners or None,
+                }
+                change = {"metadata": change}
+                await writes.patch(self._context, PERSISTENT_VOLUME_CLAIMS, claim, change)
 
     async def _create_claim(self, stateful_set: Document, template: Document, ordinal: int) -> None:
         claim = identity.make_claim(stateful_set, template, ordinal)
