@@ -164,7 +164,7 @@ class DeviceTaintEviction:
             self.evicted.pop(old["metadata"]["uid"], None)
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
-        if any(pod is not None and claim_names(pod) for pod in (new, old)):
+        if (new is not None and claim_names(new)) or (old is not None and claim_names(old)):
             self._count_later(old, new)
 
     def _count_later(self, old: Document | None, new: Document | None) -> None:
