@@ -77,8 +77,9 @@ def match_success(policy: Document | None, completions: int, succeeded: IndexSet
         needed = rule.get("succeededCount")
         if rule.get("succeededIndexes"):
             have = succeeded.count_in(wanted)
-            needed = len(wanted) if needed is None else needed
-            met = have >= needed and needed > 0
+            # All that there are suffice, should the Job have fewer completions than the rule says.
+            least = len(wanted) if needed is None else min(needed, len(wanted))
+            met = have >= least and bool(wanted)
         else:
             met = needed is not None and len(succeeded) >= needed
         if met:
