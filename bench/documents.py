@@ -153,9 +153,11 @@ def service(name: str) -> Document:
 # Devices
 
 
-def device_class(cel: str = "", *, driver: str = DRIVER, extended: str = "") -> Document:
+def device_class(
+    cel: str = "", *, driver: str = DRIVER, extended: str = "", name: str = ""
+) -> Document:
     """``extended``: the extended resource that pods may ask for instead of making a claim."""
-    name = driver.partition(".")[0]
+    name = name or driver.partition(".")[0]
     spec: Document = {"selectors": [{"cel": {"expression": cel}}]} if cel else {}
     if extended:
         spec["extendedResourceName"] = extended
@@ -273,6 +275,30 @@ def with_claim() -> Document:
         prefix="claims-",
         resourceClaims=[{"name": "device", "resourceClaimTemplateName": "device"}],
     )
+    made["spec"]["containers"][0]["resources"]["claims"] = [{"name": "device"}]
+    return made
+
+
+def device_for_group(number: int) -> list[Document]:
+    """A device that all nodes reach, the claim for one like it, and the group whose claim it is."""
+    pool = {"name": f"pool-{number:03d}", "generation": 1, "resourceSliceCount": 1}
+    offered = {"driver": DRIVER, "pool": pool, "allNodes": True, "devices": [{"name": "device"}]}
+    group = {
+        "schedulingPolicy": {"basic": {}},
+        "resourceClaims": [{"name": "device", "resourceClaimName": f"shared-{number:03d}"}],
+    }
+    return [
+        _object("resource.k8s.io/v1", "ResourceSlice", f"shared-{number:03d}", offered),
+        _object("resource.k8s.io/v1", "ResourceClaim", f"shared-{number:03d}", one_device()),
+        _object("scheduling.k8s.io/v1beta1", "PodGroup", f"sharing-{number:03d}", group),
+    ]
+
+
+def sharing(number: int) -> Document:
+    """A pod of that group, which uses the group's claim."""
+    made = member(f"sharing-{number:03d}")
+    named = {"name": "device", "resourceClaimName": f"shared-{number:03d}"}
+    made["spec"]["resourceClaims"] = [named]
     made["spec"]["containers"][0]["resources"]["claims"] = [{"name": "device"}]
     return made
 

@@ -21,6 +21,7 @@ from kubarium.api.kinds import (
     POD_GROUPS,
     PRIORITY_CLASSES,
     RESOURCE_CLAIM_TEMPLATES,
+    RESOURCE_CLAIMS,
     RESOURCE_SLICES,
     SERVICES,
 )
@@ -28,6 +29,7 @@ from kubarium.client.protocol import Client
 from kubarium.cluster.file import NodePool
 
 EXTENDED = "example.com/gpu"
+CLASSES = 25  # that stand for an extended resource each
 ZONES = [f"zone-{number}" for number in range(3)]
 RACKS = [f"rack-{number:03d}" for number in range(50)]
 CHURN_EVERY = 500  # pods; upstream: once a second at some 700 pods a second
@@ -56,17 +58,17 @@ Prepare = Callable[[Plane, "Shape"], Awaitable[None]]
 class Devices:
     """Devices of every node, and what pods ask of them, for both kinds of nodes.
 
-    ``pool`` is an entry of a node pool's ``devices``, which brings its own class; ``class_`` and
+    ``pool`` is an entry of a node pool's ``devices``, which brings its own class; ``classes`` and
     ``slices`` stand in for the driver where there is none.
     """
 
     per_node: int
-    class_: Document
+    classes: list[Document]
     slices: Callable[[str, int], list[Document]]
     pool: dict[str, Any]
     claim: Document | None = None
     pool_claim: Document | None = None
-    pool_class: Document | None = None  # besides the driver's own
+    pool_classes: list[Document] = field(default_factory=list)  # besides the driver's own
 
     def of_pool(self) -> list[dict[str, Any]]:
         return [{"profile": d.DRIVER, "count": self.per_node, **self.pool}]
@@ -75,9 +77,7 @@ class Devices:
         claim = self.pool_claim if plane.runs_pods else self.claim
         if claim is not None:
             await plane.create(RESOURCE_CLAIM_TEMPLATES, [d.claim_template(claim)])
-        class_ = self.pool_class if plane.runs_pods else self.class_
-        if class_ is not None:
-            await plane.create(DEVICE_CLASSES, [class_])
+        await plane.create(DEVICE_CLASSES, self.pool_classes if plane.runs_pods else self.classes)
         if plane.runs_pods:
             return
         for number in range(shape.nodes):
@@ -100,7 +100,9 @@ class Shape:
     pods: Callable[[Shape], Iterator[Document]] | None = None
     gangs: tuple[int, int, str] = (0, 0, "")  # how many, of how many, within one of what
     devices: Devices | None = None
+    at_a_time: int = 0  # so many come, find a place and go, before the next come; 0: all come
     initial_placed: bool = True
+    bare_only: bool = False  # no node could run its pods
     pools: list[NodePool] = field(default_factory=list)  # nodes of their own, if simulated
 
     def smaller(self, by: int) -> Shape:
@@ -237,26 +239,73 @@ def _device_shape(
     pod: Callable[[], Document] = d.with_claim,
     measured: int = 2500,
     initial: int = 2500,
+    pods: Callable[[Shape], Iterator[Document]] | None = None,
+    at_a_time: int = 0,
 ) -> Shape:
     """5,000 devices on 500 nodes: half are taken before, the rest is measured."""
-    prepare = devices.prepare
-    return Shape(name, compare, 500, measured, pod, initial, pod, "64", prepare, devices=devices)
+    return Shape(
+        name,
+        compare,
+        500,
+        measured,
+        pod,
+        initial,
+        pod,
+        "64",
+        devices.prepare,
+        pods,
+        devices=devices,
+        at_a_time=at_a_time,
+    )
+
+
+def _of_many_classes(shape: Shape) -> Iterator[Document]:
+    """Pods that ask for one extended resource after the other."""
+    made = [d.with_extended_resource(f"{EXTENDED}-{number}") for number in range(CLASSES)]
+    return (made[number % CLASSES] for number in range(shape.measured))
+
+
+def _many_classes() -> list[Document]:
+    return [
+        d.device_class(DRIVER_CEL, extended=f"{EXTENDED}-{number}", name=f"gpu-{number}")
+        for number in range(CLASSES)
+    ]
+
+
+GROUPS = 100  # that share a claim each
+
+
+async def _with_sharing_groups(plane: Plane, shape: Shape) -> None:
+    await plane.create(DEVICE_CLASSES, [d.device_class()])
+    for number in range(GROUPS):
+        offered, claim, group = d.device_for_group(number)
+        await plane.create(RESOURCE_SLICES, [offered])
+        await plane.create(RESOURCE_CLAIMS, [claim])
+        await plane.create(POD_GROUPS, [group])
+
+
+def _sharing(shape: Shape) -> Iterator[Document]:
+    made = [d.sharing(number) for number in range(GROUPS)]
+    return (made[number % GROUPS] for number in range(shape.measured))
 
 
 DRA = "upstream: 40 to 250 /s"
 DRIVER_CEL = f'device.driver == "{d.DRIVER}"'
+ONE_DEVICE = Devices(
+    10, [d.device_class()], _gpus, {}, d.one_device(), d.one_device(class_name=d.DRIVER)
+)
 DEVICE_SHAPES = (
     _device_shape(
         "DRA claim templates, 500 nodes, no CEL",
         DRA,
-        Devices(10, d.device_class(), _gpus, {}, d.one_device(), d.one_device(class_name=d.DRIVER)),
+        ONE_DEVICE,
     ),
     _device_shape(
         "DRA claim templates, 500 nodes, CEL in class and claim",
         DRA,
         Devices(
             10,
-            d.device_class(DRIVER_CEL),
+            [d.device_class(DRIVER_CEL)],
             _gpus,
             {"model": "A100"},
             d.one_device(d.MATCHING),
@@ -268,18 +317,36 @@ DEVICE_SHAPES = (
         "180 /s",
         Devices(
             10,
-            d.device_class(DRIVER_CEL, extended=EXTENDED),
+            [d.device_class(DRIVER_CEL, extended=EXTENDED)],
             _gpus,
             {"extendedResourceName": EXTENDED},
         ),
         lambda: d.with_extended_resource(EXTENDED),
     ),
     _device_shape(
+        "DRA extended resources of 25 classes, 500 nodes",
+        "197 /s",
+        Devices(10, _many_classes(), _gpus, {}, pool_classes=_many_classes()),
+        lambda: d.with_extended_resource(f"{EXTENDED}-0"),
+        pods=_of_many_classes,
+    ),
+    _device_shape(
+        "DRA steady state, 500 nodes half full", "60 /s", ONE_DEVICE, measured=2000, at_a_time=10
+    ),
+    _device_shape(
+        "DRA steady state, 500 nodes full but for 10 devices",
+        "60 /s",
+        ONE_DEVICE,
+        measured=1000,
+        initial=4990,
+        at_a_time=10,
+    ),
+    _device_shape(
         "DRA consumable capacity, 500 nodes",
         "no threshold",
         Devices(
             1,
-            d.device_class(),
+            [d.device_class()],
             _shared_gpus,
             {"allowMultiple": True},
             d.part_of_device({"memory": "8Gi"}),
@@ -291,15 +358,25 @@ DEVICE_SHAPES = (
         "no threshold",
         Devices(
             5,
-            d.device_class(driver=d.PARTITIONED),
+            [d.device_class(driver=d.PARTITIONED)],
             d.partition_slices,
             {"profile": "nvidia", "model": "A100-40GB", "mig": True},
             d.with_backtracking(),
             d.with_backtracking_mig(),
-            d.device_class(d.NVIDIA_CEL, driver=d.NVIDIA),
+            [d.device_class(d.NVIDIA_CEL, driver=d.NVIDIA)],
         ),
         measured=1000,
         initial=1000,
+    ),
+    Shape(
+        "DRA claims of 100 groups, 50 pods each, 50 nodes",
+        "no threshold",
+        50,
+        5000,
+        cpu="64",
+        prepare=_with_sharing_groups,
+        pods=_sharing,
+        bare_only=True,
     ),
 )
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kubarium.base.quantity import parse_quantity
 from kubarium.engine.model import HostPort
 from kubarium.view.nodes import node_row, normalised_image
-from kubarium.view.pods import PodReader, pod_requests
+from kubarium.view.pod_requests import pod_requests
+from kubarium.view.pods import PodReader
 
 
 def container(cpu=None, memory=None, always=False, **more):

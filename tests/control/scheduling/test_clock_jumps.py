@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.control.scheduling.ahead import Ahead
 from kubarium.control.scheduling.queue import FLUSH_AFTER_S
 
 from .test_scheduler import claim, device_class, node, node_of, pod, slices
@@ -46,6 +47,7 @@ def test_who_found_no_room_is_tried_at_the_flush_and_when_there_is_room(world_ru
 def test_back_off_is_as_long_as_it_was(world_run, seconds):
     async def story(world):
         scheduler = await start(world, node("a"))
+        scheduler._queue.ahead = Ahead(at_once=0)  # back-off is served in full
         await world.create(PODS, pod("big", cpu="3"))
         await world.create(PODS, pod("p", cpu="4"))
         await world.settle(0.5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kubarium.control.scheduling.events import ItemKey
 from kubarium.control.scheduling.members import Members
-from kubarium.control.scheduling.queue import ItemKey
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.forest import Forest
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from kubarium.control.scheduling.ahead import Ahead
+from kubarium.control.scheduling.events import Event, ItemKey
 from kubarium.control.scheduling.queue import (
     BACKOFF_MAX_S,
+    BACKOFF_START_S,
     FLUSH_AFTER_S,
-    Event,
-    ItemKey,
     SchedulingQueue,
 )
 
 A, B = ItemKey(False, ("ns", "a")), ItemKey(False, ("ns", "b"))
+
+
+def patient(start_s=BACKOFF_START_S, max_s=BACKOFF_MAX_S):
+    """A queue in which back-off is always served in full."""
+    return SchedulingQueue(start_s, max_s, Ahead(at_once=0))
 
 
 def failed(queue, key, now, *events):
@@ -37,7 +43,7 @@ def test_only_an_event_that_helps_wakes_an_item():
 
 
 def test_back_off_doubles_from_one_second_to_ten():
-    queue, now, waits = SchedulingQueue(), 0.0, []
+    queue, now, waits = patient(), 0.0, []
     queue.add(A)
     for _ in range(6):
         failed(queue, A, now, Event.ROOM)
@@ -49,7 +55,7 @@ def test_back_off_doubles_from_one_second_to_ten():
 
 
 def test_failures_back_off_by_themselves_and_from_when_they_happened():
-    queue, now = SchedulingQueue(), 0.0
+    queue, now = patient(), 0.0
     queue.add(A)
     for _ in range(5):  # no room, again and again
         failed(queue, A, now, Event.ROOM)
@@ -69,7 +75,7 @@ def test_failures_back_off_by_themselves_and_from_when_they_happened():
 
 
 def test_the_longest_back_off_is_what_it_is_set_to():
-    queue, now = SchedulingQueue(1.0, 5000.0), 0.0
+    queue, now = patient(1.0, 5000.0), 0.0
     queue.add(A)
     for _ in range(40):
         failed(queue, A, now, Event.ROOM)
@@ -98,7 +104,7 @@ def test_back_off_that_is_served_already_is_not_served_again():
 
 
 def test_an_event_during_the_decision_is_not_lost():
-    queue = SchedulingQueue()
+    queue = patient()
     queue.add(A)
     queue.take(0)
     queue.happened(Event.DEVICES, 0)
@@ -115,7 +121,7 @@ def test_everything_is_tried_again_after_five_minutes():
 
 
 def test_a_held_item_waits_for_its_own_change_and_loses_no_attempt():
-    queue = SchedulingQueue()
+    queue = patient()
     queue.add(A)
     queue.take(0)
     queue.hold(A)

@@ -423,7 +423,7 @@ def test_a_device_is_made_ready_before_its_pod_is_bound(world_run):
             "default",
             subresource="status",
         )
-        await world.settle(10)
+        await world.settle(0.5)  # nobody looks again and again: the change itself tells
         assert await node_of(world, "user") == "a"
 
     world_run(story)

@@ -13,6 +13,7 @@ from kubarium.api.kinds import (
 )
 from kubarium.client.protocol import STRATEGIC_MERGE_PATCH
 from kubarium.control.scheduling import components
+from kubarium.control.scheduling.ahead import Ahead
 from kubarium.control.scheduling.scheduler import Scheduler
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.view.scheduling import read_config
@@ -385,20 +386,51 @@ def test_of_many_pods_that_are_alike_one_is_looked_at(world_run, monkeypatch):
     world_run(story)
 
 
-def test_a_pod_that_is_changed_again_and_again_backs_off_like_others(world_run):
+@pytest.mark.parametrize("ahead", [Ahead(at_once=0), Ahead()], ids=["in full", "ahead of time"])
+def test_a_pod_that_is_changed_again_and_again_is_tried_no_oftener_than_others(world_run, ahead):
     async def story(world):
         scheduler = await start(world, node("a"))
+        scheduler._queue.ahead = ahead
         await world.create(PODS, pod("p", cpu="6"))
         await world.settle(30)
         before = scheduler.cycles
-        for i in range(100):
+        for i in range(1000):
             change = {"metadata": {"labels": {"flips": str(i)}}}
             await world.client.patch(PODS, "p", change, "default")
-            await world.settle(0.2)
-        # 20 s: at once, then after 2, 4, 8 and 10 s of back-off.
-        assert scheduler.cycles - before <= 5
+            await world.settle(0.02)
+        # 20 s: at once, then after 2, 4, 8 and 10 s of back-off, and what is rationed.
+        rationed = ahead.at_once + 20 * ahead.per_s if ahead.at_once else 0
+        assert scheduler.cycles - before <= 5 + rationed
         await resize(world, cpu="8")
         await world.settle(11)
         assert await node_of(world, "p") == "a"
+
+    world_run(story)
+
+
+def test_a_pod_gets_the_room_that_comes_without_waiting_for_its_back_off(world_run):
+    async def story(world):
+        await start(world, node("a"))
+        await world.create(PODS, pod("big", cpu="3"))
+        await world.settle(1)
+        for name in ("p", "q"):
+            await world.create(PODS, pod(name, cpu="3"))
+        await world.settle(0.1)
+        for gone, came in (("big", "p"), ("p", "q")):
+            await world.client.delete(PODS, gone, "default", grace_period_s=0)
+            await world.settle(0.1)
+            assert await node_of(world, came) == "a"
+
+    world_run(story)
+
+
+def test_a_pod_that_nothing_helps_is_left_alone(world_run):
+    async def story(world):
+        scheduler = await start(world, node("a"))
+        await world.create(PODS, pod("p", cpu="6"))
+        await world.settle(1)
+        before = scheduler.cycles
+        await world.settle(200)
+        assert scheduler.cycles == before
 
     world_run(story)

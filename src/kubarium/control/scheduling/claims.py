@@ -14,6 +14,7 @@ from kubarium.api.resource import Document
 from kubarium.base.clock import rfc3339
 from kubarium.base.errors import ApiError, conflict, not_found
 from kubarium.control.scheduling.extended import ExtendedClaims
+from kubarium.control.scheduling.news import News
 from kubarium.control.scheduling.outcomes import insist, insist_if_there, outcome
 from kubarium.control.scheduling.recorders import Recorders
 from kubarium.engine import reasons
@@ -39,7 +40,8 @@ from kubarium.view.readiness import (
     unready_ids,
 )
 
-# Upstream looks this often whether devices have been made ready (KEP-5007).
+# Upstream looks this often whether devices have been made ready (KEP-5007); here a change of the
+# claim is seen at once, and this often whether the pod is still there.
 CONDITION_POLL_S = 5.0
 
 
@@ -67,6 +69,7 @@ class ClaimWriter:
         self._view = view
         self._recorders = recorders
         self._claims = context.informers.get(RESOURCE_CLAIMS)
+        self._news = News(self._claims)
         self._pods = context.informers.get(PODS)
         self._groups = context.informers.get(POD_GROUPS)
         self._extended = ExtendedClaims(context, view)
@@ -159,7 +162,7 @@ class ClaimWriter:
             if clock.monotonic() >= deadline:
                 late = tuple(unready_ids(claim)) if claim is not None else ()
                 raise _not_ready(f"device binding timeout: claim={key[1]}", late)
-            await clock.sleep(CONDITION_POLL_S)
+            await self._news.of(key, max(0.0, min(CONDITION_POLL_S, deadline - clock.monotonic())))
 
     async def release(self, pod: Pod, keys: list[Key]) -> None:
         """Take back the allocations that were written for a pod which will not be bound.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kubarium.control.scheduling.events import ItemKey
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
-from kubarium.control.scheduling.queue import ItemKey
 from kubarium.engine.model import Gang
 from kubarium.engine.placement.tree import started_with
 from kubarium.engine.plan import Decision, QueueItem, Tree

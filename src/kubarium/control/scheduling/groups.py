@@ -7,9 +7,9 @@ from collections.abc import Callable
 from kubarium.api.kinds import COMPOSITE_POD_GROUPS, POD_GROUPS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import rfc3339
+from kubarium.control.scheduling.events import ItemKey
 from kubarium.control.scheduling.held import UNSCHEDULABLE
 from kubarium.control.scheduling.outcomes import insist_if_there
-from kubarium.control.scheduling.queue import ItemKey
 from kubarium.control.scheduling.recorders import Recorders
 from kubarium.engine.model import Key
 from kubarium.engine.placement.reservation import Reservation

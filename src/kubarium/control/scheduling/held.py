@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from kubarium.control.scheduling.queue import ItemKey
+from kubarium.control.scheduling.events import ItemKey
 
 # Reasons in conditions: no room yet; the pods of a group contradict each other; a hierarchy of
 # groups is malformed (upstream has the last for composites only).

@@ -12,7 +12,8 @@ from functools import cache
 from kubarium.api.kinds import NODES, PERSISTENT_VOLUME_CLAIMS
 from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling import wakeups
-from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.events import Event, ItemKey
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key, Node, Pod, PodShape
 from kubarium.engine.placement.profile import DEFAULT, Profile

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from kubarium.control.scheduling.queue import ItemKey
+from kubarium.control.scheduling.events import ItemKey
 from kubarium.engine.model import Key
 from kubarium.view.forest import Forest
 

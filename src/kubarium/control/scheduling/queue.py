@@ -1,10 +1,13 @@
 """What waits to be scheduled: ready, in back-off, or unschedulable until something changes.
 
 Source: kube-scheduler's scheduling queue. An item is a pod or a gang. Back-off is 1 s, doubling to
-10 s, and is served in full: upstream takes a pod out of it when nothing else is ready, but here
-what is idle is one process, whose time belongs to the API and the nodes. An unschedulable item is
-tried again when something happens that could help it, and after five minutes in any case. Each item
-says which events could help it, so that an event costs only those items that it concerns.
+10 s. An unschedulable item is tried again when something happens that could help it, and after five
+minutes in any case. Each item says which events could help it, so that an event costs only those
+items that it concerns.
+
+As upstream, when nothing else is ready items are tried ahead of their back-off's end, unless it
+was an error that sent them there (:mod:`ahead`). If that is in vain it costs an item nothing: its
+back-off neither grows nor begins anew.
 """
 
 from __future__ import annotations
@@ -13,40 +16,16 @@ import heapq
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
-from kubarium.engine.model import Key
+from kubarium.control.scheduling.ahead import Ahead
+from kubarium.control.scheduling.events import Event, ItemKey
 
 BACKOFF_START_S = 1.0
 BACKOFF_MAX_S = 10.0
 FLUSH_AFTER_S = 300.0
 # Beyond these any back-off is at its maximum.
 MAX_DOUBLINGS = 32
-
-
-class ItemKey(NamedTuple):
-    """A pod or, if ``gang``, a PodGroup; ``composite``: the CompositePodGroup of a hierarchy."""
-
-    gang: bool
-    key: Key
-    composite: bool = False
-
-
-class Event(Enum):
-    """What can make an unschedulable item schedulable."""
-
-    NODE = "node"  # a node came
-    NODE_GONE = "node gone"  # a node went, and with it a domain and those whom others look at
-    LABELS = "labels"  # a node's labels changed, or the features that it declares
-    TAINTS = "taints"  # a node's taints changed, or it was cordoned or uncordoned
-    CAPACITY = "capacity"  # a node has more of something
-    ROOM = "room"  # a pod went away, or asks for less
-    LEFT = "left"  # a pod went with its ports, disks, volumes and labels
-    DEVICES = "devices"  # slices, classes, claims
-    CLASSES = "classes"  # a DeviceClass, which may stand for an extended resource
-    VOLUMES = "volumes"  # claims, volumes, classes, limits of drivers
-    DATA = "data"  # what a node has cached
-    PODS = "pods"  # a pod was placed or changed: affinity to it may now hold
+_NEVER = -1.0
 
 
 class _State(Enum):
@@ -70,6 +49,7 @@ class _Item:
     # the number of the last one when it was taken, and whether the item itself has changed since.
     events_seen: int = 0
     moved: bool = False
+    ahead: bool = False  # tried before its back-off has ended
 
 
 @dataclass(slots=True)
@@ -78,6 +58,7 @@ class SchedulingQueue:
 
     backoff_start_s: float = BACKOFF_START_S
     backoff_max_s: float = BACKOFF_MAX_S
+    ahead: Ahead = field(default_factory=Ahead)
     _items: dict[ItemKey, _Item] = field(default_factory=dict)
     _ready: dict[ItemKey, None] = field(default_factory=dict)
     _unschedulable: dict[Event, dict[Hashable, dict[ItemKey, None]]] = field(
@@ -126,25 +107,37 @@ class SchedulingQueue:
         item = self._items.pop(key, None)
         if item is not None:
             self._ready.pop(key, None)
+            self.ahead.leave(key, item.kind)
             self._unlist(key, item)
 
     def has_ready(self, now: float) -> bool:
         """Whether something can be decided now."""
         self._run_timers(now)
-        return bool(self._ready)
+        return bool(self._ready) or bool(self.ahead.choose(now))
 
     def next_due(self) -> float | None:
-        """When the next timer fires, in the clock's monotonic seconds."""
-        return self._timers[0][0] if self._timers else None
+        """When there is something to take if nothing happens, in the clock's monotonic seconds."""
+        ahead = self.ahead.next_due()
+        if not self._timers:
+            return ahead
+        return self._timers[0][0] if ahead is None else min(ahead, self._timers[0][0])
 
     def take(self, now: float) -> list[ItemKey]:
-        """All ready items; each must come back through remove, fail or hold."""
+        """All ready items; if there are none, some whose back-off has not ended yet.
+
+        Each must come back through remove, fail, retry or hold.
+        """
         self._run_timers(now)
-        taken = list(self._ready)
+        taken, ahead = list(self._ready), False
+        if not taken:
+            taken, ahead = self.ahead.choose(now), True
         self._ready.clear()
         for key in taken:
             item = self._items[key]
-            item.state = _State.DECIDING
+            if ahead:
+                self.ahead.leave(key, item.kind)
+                item.due = _NEVER  # the end of its back-off is nothing to it any more
+            item.state, item.ahead = _State.DECIDING, ahead
             item.events_seen = self._events
             item.moved = False
         return taken
@@ -161,7 +154,10 @@ class SchedulingQueue:
             return
         self._unlist(key, item)
         item.state = _State.UNSCHEDULABLE
-        item.rejections, item.failures, item.tried_at = item.rejections + 1, 0, now
+        if item.ahead:
+            self.ahead.in_vain(key, item.kind, helped_by, now)
+        else:
+            item.rejections, item.failures, item.tried_at = item.rejections + 1, 0, now
         item.helped_by = helped_by
         item.kind = key if kind is None else (kind, helped_by)
         for event in helped_by:
@@ -219,6 +215,7 @@ class SchedulingQueue:
                 keys = [key for key in keys if helps(key)]
             for key in keys:
                 self._wake(key, self._items[key], now)
+        self.ahead.happened(event)
         self._events += 1
         self._last[event] = self._events
 
@@ -226,7 +223,11 @@ class SchedulingQueue:
         self._unlist(key, item)
         if now is not None:
             self._back_off(key, item, now)
-            return
+        else:
+            self._make_ready(key, item)
+
+    def _make_ready(self, key: ItemKey, item: _Item) -> None:
+        self.ahead.leave(key, item.kind)
         item.state = _State.READY
         self._ready[key] = None
 
@@ -240,11 +241,12 @@ class SchedulingQueue:
         doublings = min(max(times - 1, 0), MAX_DOUBLINGS)
         due = item.tried_at + min(self.backoff_start_s * 2**doublings, self.backoff_max_s)
         if not times or due <= now:
-            item.state = _State.READY
-            self._ready[key] = None
-        else:
-            item.state = _State.BACKOFF
-            self._set_timer(due, key, item)
+            self._make_ready(key, item)
+            return
+        item.state = _State.BACKOFF
+        self._set_timer(due, key, item)
+        if not item.failures:
+            self.ahead.enter(key, item.kind)
 
     def _unlist(self, key: ItemKey, item: _Item) -> None:
         for event in item.helped_by:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
-from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
+from kubarium.control.scheduling.events import ItemKey
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.reservation import Reservation, may_be_used, reserve, suffices

@@ -14,14 +14,16 @@ from typing import Any
 from kubarium.api.kinds import NODES, PODS
 from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling.commit import Committer
-from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.events import Event, ItemKey
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.growth import grow
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Preemption
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.nodes import node_row
-from kubarium.view.pods import is_deferred, is_finished, node_of, resized
+from kubarium.view.pod_requests import resized
+from kubarium.view.pods import is_deferred, is_finished, node_of
 from kubarium.view.profiles import scheduler_name
 
 _LOG = logging.getLogger("kubarium.scheduler")

@@ -24,11 +24,12 @@ from kubarium.api.resource import Document, Resource
 from kubarium.control.scheduling import wakeups
 from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.conditions import GroupConditions
+from kubarium.control.scheduling.events import Event, ItemKey
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.control.scheduling.hints import Hint, Hints
 from kubarium.control.scheduling.left_behind import left_behind
 from kubarium.control.scheduling.nominations import Nominations
-from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.control.scheduling.reservations import Reservations
 from kubarium.control.scheduling.resizes import Resizes
 from kubarium.control.scheduling.telling import Telling
@@ -46,7 +47,8 @@ from kubarium.runtime.protocol import ChangeHandler, Context
 from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
-from kubarium.view.pods import gang_key, is_finished, is_gated, node_of, resized
+from kubarium.view.pod_requests import resized
+from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.scheduling import SchedulerConfig
 

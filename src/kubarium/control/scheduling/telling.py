@@ -13,10 +13,11 @@ from functools import partial
 from kubarium.base.clock import Clock
 from kubarium.control.scheduling.commit import Committer
 from kubarium.control.scheduling.conditions import GroupConditions
+from kubarium.control.scheduling.events import ItemKey
 from kubarium.control.scheduling.held import SCHEDULER_ERROR, UNSCHEDULABLE, Wait
 from kubarium.control.scheduling.left_behind import half_gone
 from kubarium.control.scheduling.nominations import Nominations
-from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Pod
 from kubarium.engine.placement.devices import movable

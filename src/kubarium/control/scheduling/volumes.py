@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
 from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS
 from kubarium.api.resource import Document
 from kubarium.base.errors import not_found
 from kubarium.control.scheduling.claims import CONDITION_POLL_S, NotReadyError
+from kubarium.control.scheduling.news import News
 from kubarium.engine.model import Key, Pod
 from kubarium.runtime import writes
 from kubarium.runtime.protocol import Context
-from kubarium.view.cluster import ClusterView, key_of
+from kubarium.view.cluster import ClusterView
 from kubarium.view.volumes import (
     BIND_COMPLETED,
     BOUND_BY_CONTROLLER,
@@ -32,8 +30,7 @@ class VolumeWriter:
         self._view = view
         self._pods = context.informers.get(PODS)
         self._volume_claims = context.informers.get(PERSISTENT_VOLUME_CLAIMS)
-        self._volume_claims.on_change(self._claim_changed)
-        self._binding: dict[Key, asyncio.Event] = {}
+        self._news = News(self._volume_claims)
 
     def waits(self, pod: Pod) -> bool:
         """Whether a volume must be made or bound before the pod may be."""
@@ -55,18 +52,7 @@ class VolumeWriter:
                 raise NotReadyError(text)
             if clock.monotonic() >= deadline:
                 raise NotReadyError("binding volumes: context deadline exceeded")
-            changed = self._binding.setdefault(key, asyncio.Event())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CONDITION_POLL_S):
-                    await changed.wait()
-            self._binding.pop(key, None)
-
-    def _claim_changed(self, old: Document | None, new: Document | None) -> None:
-        document = new or old
-        assert document is not None
-        waiting = self._binding.get(key_of(document))
-        if waiting is not None:
-            waiting.set()
+            await self._news.of(key, CONDITION_POLL_S)
 
     async def bind(self, key: Key, node: str) -> None:
         """Bind a claim that waited for its pod's node to a free volume there, or have one made.

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
+from kubarium.control.scheduling.events import ItemKey
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, UNSCHEDULABLE, Held, Wait
 from kubarium.control.scheduling.members import Members
-from kubarium.control.scheduling.queue import ItemKey, SchedulingQueue
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.tree import is_started, waiting_for

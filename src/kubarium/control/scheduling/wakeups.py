@@ -16,7 +16,7 @@ from kubarium.api.kinds import (
     PERSISTENT_VOLUMES,
 )
 from kubarium.api.resource import Document, Resource
-from kubarium.control.scheduling.queue import Event
+from kubarium.control.scheduling.events import Event
 from kubarium.engine import reasons
 from kubarium.engine.model import Node, Pod, PodShape, PodTerm
 from kubarium.engine.placement import filters

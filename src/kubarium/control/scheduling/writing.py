@@ -16,8 +16,9 @@ from kubarium.base.clock import Clock
 from kubarium.base.errors import ApiError
 from kubarium.control.scheduling.claims import NotReadyError
 from kubarium.control.scheduling.commit import Committer, Staged
+from kubarium.control.scheduling.events import Event, ItemKey
 from kubarium.control.scheduling.held import SCHEDULER_ERROR
-from kubarium.control.scheduling.queue import Event, ItemKey, SchedulingQueue
+from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.control.scheduling.resting import REST_S
 from kubarium.control.scheduling.waiting import WaitingPods
 from kubarium.engine.model import Key

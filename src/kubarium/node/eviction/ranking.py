@@ -19,7 +19,7 @@ from kubarium.node.eviction.usage import (
 )
 from kubarium.node.kubelet_config import Threshold
 from kubarium.node.lifecycle.plan import priority_of
-from kubarium.view.pods import pod_requests
+from kubarium.view.pod_requests import pod_requests
 
 REASON = "Evicted"
 _NONE = PodUsage()

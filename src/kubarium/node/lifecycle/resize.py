@@ -14,7 +14,7 @@ from kubarium.api.resource import Document
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.lifecycle.plan import priority_of, qos_class
 from kubarium.view.nodes import amount
-from kubarium.view.pods import pod_requests
+from kubarium.view.pod_requests import pod_requests
 
 RESIZABLE = ("cpu", "memory")
 DEFERRED, INFEASIBLE, ERROR = "Deferred", "Infeasible", "Error"
