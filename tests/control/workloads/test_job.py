@@ -83,6 +83,7 @@ def test_indexed_pods_carry_their_identity(world_run):
         assert pod["spec"]["hostname"] == "work-1"
         [variable] = pod["spec"]["containers"][0]["env"]
         assert variable["name"] == "JOB_COMPLETION_INDEX"
+        assert "succeeded" not in (await world.get(JOBS, "work"))["status"]
         await world.set_phase(pods[0], "Succeeded")
         await world.settle()
         assert sorted(by_index(await world.live_pods())) == [1, 2]
