@@ -164,6 +164,8 @@ class DeviceTaintEviction:
             self.evicted.pop(old["metadata"]["uid"], None)
 
     def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        if not self._rules.items():
+            return
         if (new is not None and claim_names(new)) or (old is not None and claim_names(old)):
             self._count_later(old, new)
 
