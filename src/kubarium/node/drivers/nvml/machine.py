@@ -43,8 +43,8 @@ WAIT_MS = 500
 # After an error of NVML's that is none of the known ones, and while a GPU is lost.
 RETRY_S = 5.0
 # How long nodes wait for NVML to start, whoever wants measurements for them, and the end for a
-# thread that waits for events. GPUs that are asleep take seconds to be initialised; whoever asks for
-# the page of metrics waits 2 s for it.
+# thread that waits for events. GPUs that are asleep take seconds to be initialised; whoever asks
+# for the page of metrics waits 2 s for it.
 OPEN_WITHIN_S = 10.0
 READ_WITHIN_S = 1.5
 CLOSE_WITHIN_S = 2.0
