@@ -114,7 +114,7 @@ class Shape:
             self,
             nodes=max(self.nodes // by, 1),
             measured=count * size or self.measured // by,
-            initial=self.initial // by,
+            initial=max(self.initial // by - self.at_a_time, 0),  # leaves room for those that come
             gangs=(count, size, topology),
         )
 
@@ -289,7 +289,7 @@ def _sharing(shape: Shape) -> Iterator[Document]:
     return (made[number % GROUPS] for number in range(shape.measured))
 
 
-DRA = "upstream: 40 to 250 /s"
+DRA = "40 to 120 /s; 251 measured"
 DRIVER_CEL = f'device.driver == "{d.DRIVER}"'
 ONE_DEVICE = Devices(
     10, [d.device_class()], _gpus, {}, d.one_device(), d.one_device(class_name=d.DRIVER)
@@ -314,7 +314,7 @@ DEVICE_SHAPES = (
     ),
     _device_shape(
         "DRA extended resource, 500 nodes",
-        "180 /s",
+        "180 to 197 /s",
         Devices(
             10,
             [d.device_class(DRIVER_CEL, extended=EXTENDED)],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubarium.api.device_configs import (
     ConfigRefused,
@@ -16,6 +20,8 @@ from kubarium.api.device_configs import (
 
 EXAMPLE = {"apiVersion": "gpu.resource.example.com/v1alpha1", "kind": "GpuConfig"}
 NVIDIA = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}
+NET = {"apiVersion": "net.resource.example.com/v1alpha1", "kind": "NetConfig"}
+DOMAIN = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "ComputeDomainChannelConfig"}
 
 
 def shared(strategy, **settings):
@@ -73,6 +79,35 @@ def test_limits_of_mps():
             "invalid limit: default value",
         ),
         (nvidia_gpu, NVIDIA | {"sharng": {}}, 'strict decoding error: unknown field "sharng"'),
+        (nvidia_gpu, NVIDIA | {"sharing": {}}, "unknown GPU sharing strategy: , supported"),
+        (
+            nvidia_gpu,
+            NVIDIA | {"kind": "MigDeviceConfig"} | shared("TimeSlicing", timeSlicingConfig={}),
+            'unknown field "sharing.timeSlicingConfig"',
+        ),
+        (
+            example_gpu,
+            EXAMPLE | {"sharing": "TimeSlicing"},
+            "json: cannot unmarshal string into Go struct field GpuConfig.sharing of type object",
+        ),
+        (
+            example_gpu,
+            EXAMPLE | shared("SpacePartitioning", spacePartitioningConfig={"partitionCount": 1.5}),
+            "cannot unmarshal number into Go struct field "
+            "GpuConfig.sharing.spacePartitioningConfig.partitionCount of type int",
+        ),
+        (example_gpu, EXAMPLE | {"sharing": {}}, "unknown GPU sharing strategy: "),
+        (
+            example_gpu,
+            EXAMPLE | shared("TimeSlicing", timeSlicingConfig={"interval": "Never"}),
+            "unknown time-slice interval: Never",
+        ),
+        (
+            example_gpu,
+            EXAMPLE | shared("SpacePartitioning", spacePartitioningConfig={"partitionCount": -1}),
+            "invalid partition count: -1",
+        ),
+        (example_net, NET | {"burst": 1}, 'unknown field "burst"'),
         (compute_domain, NVIDIA, 'no kind "GpuConfig"'),
         (compute_domain, NVIDIA | {"kind": "ComputeDomainChannelConfig"}, "domainID cannot be"),
         (
@@ -110,3 +145,40 @@ def test_each_wrong_configuration_of_a_claim_is_named():
         "spec.devices.config[3].opaque.parameters",
     ]
     assert found[0].detail == "object is invalid: unknown GPU sharing strategy: Turns"
+
+
+KINDS = [
+    (example_gpu, EXAMPLE),
+    (example_net, NET),
+    (nvidia_gpu, NVIDIA),
+    (nvidia_gpu, NVIDIA | {"kind": "MigDeviceConfig"}),
+    (nvidia_gpu, NVIDIA | {"kind": "VfioDeviceConfig"}),
+    (compute_domain, DOMAIN),
+]
+NAMES = [
+    "sharing", "strategy", "timeSlicingConfig", "interval", "spacePartitioningConfig",
+    "partitionCount", "mpsConfig", "defaultActiveThreadPercentage",
+    "defaultPinnedDeviceMemoryLimit", "defaultPerDevicePinnedMemoryLimit", "multiUser", "bwBurst",
+    "ingressBurst", "egressBurst", "domainID", "allocationMode", "iommu", "backendPolicy", "0",
+]  # fmt: skip
+words = st.sampled_from(["TimeSlicing", "SpacePartitioning", "MPS", "Long", "10Gi", "", "All"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
+anything = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(NAMES), anything, max_size=3))
+def test_whatever_is_given_is_taken_or_refused(kind, settings):
+    check, head = kind
+    with contextlib.suppress(ConfigRefused):
+        check(head | settings)
+
+
+def test_parameters_without_a_kind_are_refused():
+    (error,) = complaints([{"opaque": {"driver": "gpu.nvidia.com", "parameters": {}}}], "spec")
+    assert error.detail == "error decoding object: Object 'Kind' is missing in '{}'"

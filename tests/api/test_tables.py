@@ -323,3 +323,22 @@ def test_durations_shorten_as_upstreams(seconds, text):
 def test_an_absent_time_is_unknown():
     assert since(None, NOW) == "<unknown>"
     assert since("yesterday", NOW) == "<unknown>"
+
+
+@pytest.mark.parametrize(
+    ("selector", "shown"),
+    [
+        (None, "<none>"),
+        ({}, "*"),
+        ({"driver": "gpu.example.com"}, "gpu.example.com"),
+        (
+            {"driver": "gpu.example.com", "pool": "n1", "device": "gpu-0"},
+            "gpu.example.com/n1/gpu-0",
+        ),
+        ({"device": "gpu-0"}, "*/*/gpu-0"),
+    ],
+)
+def test_a_taint_rule_without_a_selector_looks_unlike_one_for_all_devices(selector, shown):
+    spec = {"taint": {"key": "bad", "effect": "NoExecute"}}
+    document = {"spec": spec if selector is None else spec | {"deviceSelector": selector}}
+    assert show("resource.k8s.io", "v1", "devicetaintrules", document)["Devices"] == shown

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from kubarium.cli.devices import Row, _aligned, _by_node, _line, _natural, _state
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from kubarium.base.errors import ConfigError
+from kubarium.cli.devices import (
+    Row,
+    _aligned,
+    _by_node,
+    _check_published,
+    _hardware_id,
+    _line,
+    _measure,
+    _natural,
+    _state,
+)
+from kubarium.node.drivers.exposition import exposition
+from kubarium.node.drivers.readings import Reading
 from kubarium.view.device_taints import taint_rule
 
 
@@ -93,3 +111,51 @@ def test_devices_of_a_pool_that_gives_none_say_so():
 
 def test_a_device_whose_counters_never_were_enough_is_blocked_by_nobody():
     assert _line(row(state="blocked"))[3] == "blocked: too few counters"
+
+
+def test_devices_of_one_name_are_told_apart_by_what_their_metrics_call_them():
+    def device(uuid=None, parent=None, name="gpu-1"):
+        values = {"uuid": uuid, "parentUUID": parent}
+        return {"name": name, "attributes": {k: {"string": v} for k, v in values.items() if v}}
+
+    part = "gpu-1-mig-1g10gb-19-0"
+    given = {
+        "real": (device("GPU-r"), Reading("real", "n1", "gpu-1", 1, "GPU-r", "M", power_w=300)),
+        "sim": (device("GPU-s"), Reading("sim", "n1", "gpu-1", 1, "GPU-s", "M", power_w=70)),
+        "part": (
+            device(parent="GPU-s", name=part),
+            Reading("sim", "n1", part, 1, "MIG-s", "M", utilization=50, parent="GPU-s"),
+        ),
+    }
+    rows = {
+        key: Row("n1", key, device["name"], "M", "ok", hardware_id=_hardware_id(device))
+        for key, (device, _) in given.items()
+    }
+
+    class Client:
+        async def raw(self, path):
+            assert path == "/api/v1/nodes/n1/proxy/metrics"
+            return exposition("n1", [reading for _, reading in given.values()])
+
+    asyncio.run(_measure(Client(), list(rows.values()), ["n1"]))
+    assert rows["real"].measures == {"power_w": 300}
+    assert rows["sim"].measures == {"power_w": 70}
+    assert rows["part"].measures == {"utilization": 0.5}
+
+
+def test_a_gpu_that_is_published_in_parts_may_be_spoken_of():
+    parts = [{"name": name} for name in ("gpu-0-mig-1g5gb-19-6", "gpu-1")]
+
+    class Client:
+        async def get(self, kind, name):
+            return {"metadata": {"name": name}}
+
+        async def list(self, kind, field_selector):
+            return SimpleNamespace(items=[{"spec": {"devices": parts}}])
+
+    def check(*named):
+        asyncio.run(_check_published(Client(), "n1", "gpu.nvidia.com", named))
+
+    check("gpu-0", "gpu-1", "gpu-0-mig-1g5gb-19-6")
+    with pytest.raises(ConfigError, match=r"n1 has no device gpu-2 of gpu\.nvidia\.com; did you"):
+        check("gpu-1", "gpu-2")

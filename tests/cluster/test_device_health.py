@@ -8,6 +8,7 @@ from kubarium.base.errors import ConfigError
 from kubarium.cluster.file import read_cluster_file
 from kubarium.cluster.nodes import node_configs
 from kubarium.node.config import FailureModel, HealthEvent
+from kubarium.node.drivers.profiles import devices_of
 
 FILE = """
 apiVersion: kubarium.dev/v1alpha1
@@ -138,3 +139,70 @@ def test_a_wrong_failure_model_is_named(tmp_path):
     path.write_text(FILE.format(health="events: []").replace("mttr: 10m", "mttr: never"))
     with pytest.raises(ConfigError, match=r"cluster\.yaml:12: .*failures\.mttr: 'never' is no dur"):
         read_cluster_file(path)
+
+
+ROW = "gpu-0,gpu.nvidia.com,gpu-0,xid-79,,\n"
+HEAD = "at,node,driver,device,health,effect,for\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            HEAD + "1,gpu-0,gpu.nvidia.com," + "x" * 200_000 + ",xid-79,,\n",
+            "t.csv:2: not valid CSV",
+        ),
+        (HEAD + '1,gpu-0,gpu.nvidia.com,"gpu-0,xid-79,,\n', "t.csv:2: not valid CSV"),
+        ("at," + HEAD + "1,2," + ROW, "t.csv:1: column 'at' stands there twice"),
+        (
+            HEAD + "1,gpu-0,gpu.nvidia.com,gpu-0,Healthy,NoExecute,\n",
+            "what is Healthy has no taint",
+        ),
+        ("", "t.csv:1: column 'at' is missing"),
+    ],
+)
+def test_a_malformed_table_is_no_traceback(tmp_path, text, words):
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "trace: t.csv", t_csv=text)
+    assert words in str(caught.value)
+
+
+def test_a_trace_from_a_spreadsheet(tmp_path):
+    text = "\ufeff" + (HEAD + "90s," + ROW).replace("\n", "\r\n")
+    file = read(tmp_path, "trace: t.csv", t_csv=text)
+    assert file.health_events == (HealthEvent(90, "gpu-0", "gpu.nvidia.com", "gpu-0", "xid-79"),)
+
+
+def test_null_in_a_trace_is_as_good_as_nothing(tmp_path):
+    line = '{"at": 1, "node": "gpu-0", "driver": "gpu.nvidia.com", "device": "gpu-0", '
+    line += '"health": "gpu-lost", "effect": null, "for": null}\n'
+    (event,) = read(tmp_path, "trace: t.jsonl", t_jsonl=line).health_events
+    assert (event.effect, event.for_s) == ("", None)
+    with pytest.raises(ConfigError, match=r"t\.jsonl:1: health: is missing"):
+        read(tmp_path, "trace: t.jsonl", t_jsonl=line.replace('"gpu-lost"', "null"))
+
+
+def test_only_line_feeds_end_a_line_of_json(tmp_path):
+    text = LINES.replace("gpu-lost", "gpu\u2028lost")
+    with pytest.raises(ConfigError, match=r"t\.jsonl:1: health: 'gpu.u2028lost' is no health"):
+        read(tmp_path, "trace: t.jsonl", t_jsonl=text)
+
+
+def test_what_is_healthy_is_no_failure(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(FILE.format(health="events: []").replace("health: xid-79", "health: Healthy"))
+    with pytest.raises(ConfigError, match=r"failures\.health: 'Healthy' is no failure"):
+        read_cluster_file(path)
+
+
+def test_a_long_trace_does_not_describe_all_devices_for_each_event(tmp_path, monkeypatch):
+    asked = []
+
+    def counted(config, node, count):
+        asked.append(node)
+        return devices_of(config, node, count)
+
+    monkeypatch.setattr("kubarium.cluster.device_health.devices_of", counted)
+    text = HEAD + "".join(f"{at},{ROW}" for at in range(200))
+    assert len(read(tmp_path, "trace: t.csv", t_csv=text).health_events) == 200
+    assert len(asked) == 1

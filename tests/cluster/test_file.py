@@ -175,3 +175,72 @@ def test_an_image_like_no_built_in_one_is_shown_by_line(tmp_path):
         f"cluster.yaml:{line}: spec.images.team/solver.like: there is no built-in image "
         "'mpioperator/openmp'; did you mean mpioperator/openmpi?"
     )
+
+
+DEVICES = """
+apiVersion: kubarium.dev/v1alpha1
+kind: Cluster
+spec:
+  nodePools:
+    - name: a
+      runtime: process
+      devices: [{{{entry}}}]
+"""
+
+
+def with_devices(tmp_path, entry):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(DEVICES.format(entry=entry))
+    return read_cluster_file(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            "profile: nvidia, model: X900",
+            "devices[0].model: unknown model 'X900'; known: A100-40GB",
+        ),
+        (
+            "profile: nvidia, model: H20",
+            "devices[0].model: unknown model 'H20'; did you mean H200?",
+        ),
+        (
+            "profile: nvidia, partitions: 2",
+            "devices[0].partitions: means nothing to profile nvidia",
+        ),
+        ("profile: nvml, failures: {mtbf: 1h, mttr: 1h}", "devices[0].failures: means nothing"),
+        ("profile: gpu.example.com, mig: true", "it is for nvidia"),
+        (
+            "profile: nvidia, mig: true, allowMultiple: true",
+            "allowMultiple: cannot stand beside mig",
+        ),
+        (
+            "profile: free, driver: x.io, attributes: {v: {version: 1.2}}",
+            "devices[0].attributes.v: ",
+        ),
+        (
+            "profile: free, driver: x.io, attributes: {v: {version: 01.2.3}}",
+            "'01.2.3': must be a string compatible with semver.org",
+        ),
+    ],
+)
+def test_devices_that_could_not_come_are_named(tmp_path, entry, words):
+    with pytest.raises(ConfigError) as caught:
+        with_devices(tmp_path, entry)
+    assert words in str(caught.value)
+    assert "cluster.yaml:8:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "profile: nvidia, model: h100, mig: false, partitions: 0",
+        "profile: nvidia, allowMultiple: true",
+        "profile: nvml",
+        "profile: nic, model: ConnectX-8",
+        "profile: free, driver: x.io, attributes: {v: {version: 1.2.3-rc.1+b}}",
+    ],
+)
+def test_devices_that_can_come_are_read(tmp_path, entry):
+    assert with_devices(tmp_path, entry).pools[0].devices

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
+
 import pytest
 
+from kubarium.api.cel.devices import compile_device_selector, prepare_device
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.base.errors import ConfigError
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import SIMULATED, DeviceConfig, NodeConfig, NodeSpec
 from kubarium.node.drivers.prepare import ClaimProblem, prepare_pod
-from kubarium.node.drivers.profiles import counter_sets_of, devices_of, driver_of
+from kubarium.node.drivers.profiles import (
+    counter_sets_of,
+    device_classes,
+    devices_of,
+    driver_of,
+)
 from kubarium.runtime import virtual
 
 from .conftest import world_on
@@ -53,13 +63,16 @@ def test_the_example_drivers_gpus():
 @pytest.mark.parametrize(
     ("model", "product", "memory"),
     [
+        ("A100-40GB", "NVIDIA A100-SXM4-40GB", "40Gi"),
         ("A100", "NVIDIA A100-SXM4-80GB", "80Gi"),
-        ("H100", "NVIDIA H100 80GB HBM3", "80Gi"),
-        ("H200", "NVIDIA H200", "141Gi"),
-        ("B200", "NVIDIA B200", "180Gi"),
+        ("H100", "NVIDIA H100 80GB HBM3", "81559Mi"),
+        ("H200", "NVIDIA H200", "143771Mi"),
+        ("B200", "NVIDIA B200", "183359Mi"),
+        ("GB200", "NVIDIA GB200", "189471Mi"),
     ],
 )
 def test_nvidia_models(model, product, memory):
+    """Products and memory as ``nvidia-smi`` prints them."""
     device = devices_of(DeviceConfig("nvidia", 1, model=model), "n", 1)[0]
     attributes = device["attributes"]
     assert attributes["productName"] == {"string": product}
@@ -271,9 +284,90 @@ def test_the_example_driver_sets_its_variables():
         "GPU_DEVICE_3": "gpu-3",
         "GPU_DEVICE_3_SHARING_STRATEGY": "TimeSlicing",
         "GPU_DEVICE_3_TIMESLICE_INTERVAL": "Default",
+        "GPU_DEVICE_GPU_3_RESOURCE_CLAIM": "uid-claim-a",
+        "KUBERNETES_NODE_NAME": "n1",
         "DRA_RESOURCE_DRIVER_NAME": "gpu.example.com",
         "DRA_ADMIN_ACCESS": "false",
     }
+
+
+def test_the_last_configuration_wins_and_the_claims_before_the_classs():
+    def interval(*settings):
+        given = [
+            opaque("TimeSlicing", requests, timeSlicingConfig={"interval": name}) | {"source": of}
+            for of, requests, name in settings
+        ]
+        env = prepared(pod_with(["a"]), claim("claim-a", "gpu-0", config=given))["c"]
+        return env["GPU_DEVICE_0_TIMESLICE_INTERVAL"]
+
+    mine, others = ("FromClaim", [], "Long"), ("FromClaim", ["r1"], "Short")
+    klass = ("FromClass", ["r0"], "Medium")
+    assert interval(klass) == "Medium"
+    assert interval(klass, mine) == interval(mine, klass) == "Long"
+    assert interval(mine, others) == "Long"
+    assert interval(mine, ("FromClaim", ["r0"], "Short")) == "Short"
+    assert interval(("FromClaim", ["r0"], "Short"), mine) == "Long"
+    assert interval(klass, others) == "Medium"
+    assert interval(others) == "Default"
+
+
+def test_a_request_speaks_for_its_alternatives_and_an_alternative_for_itself():
+    def interval(requests):
+        given = [opaque("TimeSlicing", requests, timeSlicingConfig={"interval": "Long"})]
+        document = claim("claim-a", "gpu-0", config=given, request="gpu/small")
+        env = prepared(pod_with(["a"]), document)["c"]
+        return env["GPU_DEVICE_0_TIMESLICE_INTERVAL"]
+
+    assert [interval([name]) for name in ("gpu", "gpu/small", "gpu/large", "gp")] == [
+        "Long",
+        "Long",
+        "Default",
+        "Default",
+    ]
+
+
+def nvidia_config(kind, requests=(), **sharing):
+    parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": kind, "sharing": sharing}
+    return {
+        "source": "FromClaim",
+        "requests": list(requests),
+        "opaque": {"driver": "gpu.nvidia.com", "parameters": parameters},
+    }
+
+
+def test_nvidias_configurations_are_for_gpus_or_for_instances():
+    """``getConfigResultsMap``: one for all requests passes over devices of the other sort."""
+    both = [
+        nvidia_config("GpuConfig", strategy="MPS", mpsConfig={"defaultActiveThreadPercentage": 50}),
+        nvidia_config(
+            "MigDeviceConfig", strategy="MPS", mpsConfig={"defaultActiveThreadPercentage": 20}
+        ),
+    ]
+
+    def percentage(device, config):
+        document = claim("claim-a", device, config=config, driver="gpu.nvidia.com")
+        env = prepared(pod_with(["a"]), document)["c"]
+        return env.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")
+
+    part = "gpu-0-mig-1g10gb-19-0"
+    assert (percentage("gpu-0", both), percentage(part, both)) == ("50", "20")
+    assert (percentage("gpu-0", both[1:]), percentage(part, both[:1])) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "sort"),
+    [
+        ("GpuConfig", "gpu-0-mig-1g10gb-19-0", "mig"),
+        ("MigDeviceConfig", "gpu-0", "gpu"),
+        ("VfioDeviceConfig", "gpu-0", "gpu"),
+    ],
+)
+def test_a_configuration_that_names_a_request_of_another_sort_is_refused(kind, device, sort):
+    config = [nvidia_config(kind, ["r0"], strategy="MPS")]
+    document = claim("claim-a", device, config=config, driver="gpu.nvidia.com")
+    words = f'cannot apply {kind} to device "{device}" of type "{sort}" \\(request: r0\\)'
+    with pytest.raises(ClaimProblem, match=words):
+        prepared(pod_with(["a"]), document)
 
 
 def test_sharing_settings_of_the_claim_reach_their_requests_only():
@@ -390,13 +484,110 @@ def test_every_mig_profile_fits_its_gpu(model):
             assert parse_quantity(used["value"]) <= parse_quantity(
                 total["counters"][name]["value"]
             ), (instance["name"], name)
+    names = [i["name"] for i in instances]
+    assert names == sorted(names)  # the order in which the driver lists them
     profiles = [i["attributes"]["profile"]["string"] for i in instances]
     assert profiles[0].startswith("1g.")
-    assert profiles[0].endswith("gb+me")
-    assert instances[0]["name"].endswith("gb-me-20-0")
-    extended = instances[0]["consumesCounters"][0]["counters"]
+    assert profiles[7].endswith("gb+me")
+    assert instances[7]["name"].endswith("gb-me-20-0")
+    extended = instances[7]["consumesCounters"][0]["counters"]
     assert extended["ofa-engines"] == total["counters"]["ofa-engines"] == {"value": "1"}
     assert profiles[-1].startswith("7g.")
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_a_gpu_that_can_be_cut_has_what_its_largest_instance_has(model):
+    """``inspectMigProfilesAndPlacements``: the most of each capacity over all profiles."""
+    uncut = devices_of(DeviceConfig("nvidia", 1, model=model), "n1", 1)[0]
+    whole, *instances = devices_of(DeviceConfig("nvidia", 1, model=model, mig=True), "n1", 1)
+    assert whole["attributes"] == uncut["attributes"]
+    (largest,) = (i for i in instances if i["attributes"]["profile"]["string"].startswith("7g."))
+    given = largest["capacity"].items()
+    assert whole["capacity"] == {k: v for k, v in given if not k.startswith("memorySlice")}
+    amounts = [d["capacity"]["memory"]["value"] for d in (whole, uncut)]
+    assert parse_quantity(amounts[0]) <= parse_quantity(amounts[1])
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_profiles_are_called_by_their_part_of_the_memory(model):
+    """go-nvlib ``getMigMemorySizeGB``: eighths of the GPU's memory, in whole GB."""
+    whole = devices_of(DeviceConfig("nvidia", 1, model=model), "n1", 1)[0]
+    total = parse_quantity(whole["capacity"]["memory"]["value"])
+    gigabytes = math.ceil(total / 2**30)
+    for part in devices_of(DeviceConfig("nvidia", 1, model=model, mig=True), "n1", 1)[1:]:
+        memory = parse_quantity(part["capacity"]["memory"]["value"])
+        eighths = math.ceil(memory * 8 / total)
+        named = part["attributes"]["profile"]["string"].partition(".")[2].partition("gb")[0]
+        assert named == str(math.floor(gigabytes * eighths / 8 + 0.5)), part["name"]
+
+
+def test_instances_have_the_files_own_attributes_too():
+    given = {"rack": {"string": "r1"}, "uuid": {"string": "GPU-mine"}}
+    config = DeviceConfig("nvidia", 1, model="H100", mig=True, attributes=given)
+    whole, *instances = devices_of(config, "n1", 1)
+    assert whole["attributes"]["rack"] == {"string": "r1"}
+    assert {tuple(i["attributes"]["rack"].values()) for i in instances} == {("r1",)}
+    assert not any("uuid" in i["attributes"] for i in instances)
+    assert {i["attributes"]["parentUUID"]["string"] for i in instances} == {"GPU-mine"}
+
+
+def test_a_driver_of_another_name_leaves_the_vendors_classes_alone():
+    def classes(**options):
+        return {
+            c["metadata"]["name"]: c["spec"].get("extendedResourceName")
+            for c in device_classes(DeviceConfig("nvidia", 1, mig=True, **options))
+        }
+
+    assert classes() == {"gpu.nvidia.com": "nvidia.com/gpu", "mig.nvidia.com": None}
+    assert classes(driver="sim.example") == {"sim.example": None, "mig.sim.example": None}
+    assert classes(driver="sim.example", extended_resource="sim.example/gpu") == {
+        "sim.example": "sim.example/gpu",
+        "mig.sim.example": None,
+    }
+
+
+def test_instances_share_what_their_gpu_is():
+    whole, *instances = devices_of(DeviceConfig("nvidia", 1, model="GB200", mig=True), "n1", 1)
+    own = {"type", "uuid", "parentUUID", "profile"}
+    shared = {k: v for k, v in whole["attributes"].items() if k not in own}
+    assert shared["addressingMode"] == {"string": "ATS"}
+    for instance in instances:
+        assert {k: v for k, v in instance["attributes"].items() if k not in own} == shared
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_instances_fit_together_as_far_as_their_memory_slices_do(model):
+    """Counters forbid nothing that the places allow: 7 of 1g, 3 of 2g and 1 of 1g, 2 of 3g, 4g and
+    3g; and of those with media extensions there is one."""
+    config = DeviceConfig("nvidia", 1, model=model, mig=True)
+    (total,) = counter_sets_of(config, 1)
+    by_name = {d["name"]: d for d in devices_of(config, "n1", 1)}
+
+    def fits(*wanted):
+        spent = Counter()
+        for shape in wanted:
+            (name,) = (n for n in by_name if re.fullmatch(f"gpu-0-mig-{shape}", n))
+            for counter, used in by_name[name]["consumesCounters"][0]["counters"].items():
+                spent[counter] += parse_quantity(used["value"])
+        counters = total["counters"]
+        return all(spent[name] <= parse_quantity(counters[name]["value"]) for name in counters)
+
+    def small(place):
+        return rf"1g\d+gb-19-{place}"
+
+    def pair(place):
+        return rf"2g\d+gb-14-{place}"
+
+    assert fits(*(small(place) for place in range(7)))
+    assert fits(pair(0), pair(2), pair(4), small(6))
+    assert fits(r"3g\d+gb-9-0", r"3g\d+gb-9-4")
+    assert fits(r"4g\d+gb-5-0", r"3g\d+gb-9-4")
+    assert fits(*(rf"1g\d+gb-15-{place}" for place in (0, 2, 4, 6)))
+    assert fits(r"7g\d+gb-0-0")
+    assert not fits(small(0), pair(0))
+    assert not fits(small(3), r"4g\d+gb-5-0")
+    assert not fits(r"1g\d+gb-me-20-0", r"1g\d+gb-me-20-1")
+    assert not fits(small(0), r"7g\d+gb-0-0")
 
 
 def test_engines_of_mig_instances_are_those_that_nvidia_smi_prints():
@@ -431,6 +622,29 @@ def test_network_cards_stand_beside_the_gpus_of_their_pcie_root():
     ]
     assert roots[0] == roots[1]
     assert roots[0][0] == roots[0][1] != roots[0][2]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "net.rdma == true && net.virtual == false",
+        "net.numaNode == 0",
+        'net.ifName.startsWith("eth") && net.rdmaDevice == "mlx5_0" && !net.ebpf',
+        'net.pciAddress == device.attributes["resource.kubernetes.io"].pciBusID',
+    ],
+)
+def test_dranets_own_selectors_match_a_network_card(expression):
+    (card,) = devices_of(DeviceConfig("nic", 1), "n1", 1)
+    prepared = prepare_device("dra.net", card["attributes"], {})
+    full = re.sub(r"\bnet\.(?=[a-z])", 'device.attributes["dra.net"].', expression)
+    assert compile_device_selector(full).matches_prepared(prepared)
+
+
+def test_network_cards_have_addresses_of_their_own():
+    cards = [d for node in ("a", "b") for d in devices_of(DeviceConfig("nic", 8), node, 8)]
+    addresses = {card["attributes"]["dra.net/mac"]["string"] for card in cards}
+    assert len(addresses) == 16
+    assert all(re.fullmatch("([0-9a-f]{2}:){5}[0-9a-f]{2}", address) for address in addresses)
 
 
 def test_health_on_the_node_taints_devices_in_place():
@@ -491,6 +705,8 @@ def test_bursts_of_a_network_configuration():
     )
     assert other("net.example.com", document) == {
         "NET_DEVICE_0_INGRESS_BURST": "8000",
+        "NET_DEVICE_NIC_0_RESOURCE_CLAIM": "uid-claim-a",
+        "KUBERNETES_NODE_NAME": "n1",
         "DRA_RESOURCE_DRIVER_NAME": "net.example.com",
         "DRA_ADMIN_ACCESS": "false",
     }
@@ -533,3 +749,62 @@ def test_a_container_is_told_of_its_channels():
     assert channel(allocationMode="All") == {"NVIDIA_IMEX_CHANNELS": "all"}
     with pytest.raises(ClaimProblem, match="domainID cannot be empty"):
         channel(domainID="")
+
+
+@pytest.mark.parametrize("model", ["A100-40GB", "A100", "H100", "H200", "B200", "GB200"])
+def test_gpus_that_claims_share_by_memory(model):
+    """``applyConsumableShares`` with option ``memory``."""
+    config = DeviceConfig("nvidia", 1, model=model, allow_multiple=True)
+    plain = devices_of(DeviceConfig("nvidia", 1, model=model), "n1", 1)[0]
+    (shared,) = devices_of(config, "n1", 1)
+    memory = shared["capacity"]["memory"]
+    assert shared["allowMultipleAllocations"] is True
+    assert memory["value"] == plain["capacity"]["memory"]["value"]
+    assert memory["requestPolicy"] == {
+        "default": memory["value"],
+        "validRange": {"min": "1Mi", "max": memory["value"], "step": "1Mi"},
+    }
+    assert shared["attributes"] == plain["attributes"]
+    assert parse_quantity(memory["value"]) % parse_quantity("1Mi") == 0
+
+
+def test_shares_of_a_gpu_go_without_mps():
+    limits = {"mpsConfig": {"defaultActiveThreadPercentage": 50}}
+    config = [nvidia_config("GpuConfig", strategy="MPS", **limits)]
+    document = claim("claim-a", "gpu-0", config=config, driver="gpu.nvidia.com", shareID="s")
+    with pytest.raises(ClaimProblem, match="MPS sharing is not supported when consumable shares"):
+        prepared(pod_with(["a"]), document)
+
+
+def test_limits_of_mps_are_by_the_containers_own_count():
+    limits = {
+        "defaultPinnedDeviceMemoryLimit": "10Gi",
+        "defaultPerDevicePinnedMemoryLimit": {"1": "2Gi"},
+    }
+    config = [nvidia_config("GpuConfig", ["r0", "r1"], strategy="MPS", mpsConfig=limits)]
+    document = claim("claim-a", "gpu-1", "gpu-4", "gpu-6", config=config, driver="gpu.nvidia.com")
+    containers = [
+        {"name": "all", "resources": {"claims": [{"name": "a"}]}},
+        {"name": "one", "resources": {"claims": [{"name": "a", "request": "r1"}]}},
+        {"name": "free", "resources": {"claims": [{"name": "a", "request": "r2"}]}},
+    ]
+    env = prepared(pod_with(["a"], containers), document)
+    name = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+    assert env["all"]["CUDA_VISIBLE_DEVICES"] == "1,4,6"
+    assert [env[container].get(name) for container in ("all", "one", "free")] == [
+        "0=10240M,1=2048M",
+        "0=2048M",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("2", "invalid device index: 2"), ("-1", "index: -1"), ("x", "key as an integer: x")],
+)
+def test_limits_of_devices_that_a_claim_does_not_have_are_refused(key, words):
+    limits = {"mpsConfig": {"defaultPerDevicePinnedMemoryLimit": {key: "2Gi"}}}
+    config = [nvidia_config("GpuConfig", strategy="MPS", **limits)]
+    document = claim("claim-a", "gpu-1", "gpu-4", config=config, driver="gpu.nvidia.com")
+    with pytest.raises(ClaimProblem, match=words):
+        prepared(pod_with(["a"]), document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubarium.api.kinds import NODES, RESOURCE_SLICES
-from kubarium.base.errors import ConfigError
+from kubarium.base.errors import ApiError, ConfigError
 from kubarium.node.agent import Agent
 from kubarium.node.config import (
     SIMULATED,
@@ -21,8 +22,10 @@ from kubarium.node.config import (
     NodeConfig,
     NodeSpec,
 )
+from kubarium.node.drivers.events import DeviceEvents
 from kubarium.node.drivers.health import (
     Health,
+    absent_devices,
     format_health,
     health_of,
     node_health,
@@ -36,6 +39,7 @@ from kubarium.runtime import virtual
 from .conftest import world_on
 
 NVIDIA = "gpu.nvidia.com"
+SILENT = NodeConfig((NodeSpec("n1", devices=(DeviceConfig("nvidia", 2),)),), SIMULATED)
 
 
 def event(at_s, device, health, for_s=None, effect=""):
@@ -221,3 +225,136 @@ def test_events_of_an_earlier_run_are_forgotten():
             await asyncio.gather(again, return_exceptions=True)
 
     virtual.run(main())
+
+
+def test_a_part_is_as_ill_as_its_gpu_unless_it_is_said_to_be_well():
+    part = "gpu-1-mig-1g10gb-19-0"
+
+    def found(own, whole):
+        health = {part: read_health(own), "gpu-1": read_health(whole)}
+        return health_of(part, health).text()
+
+    assert found("xid-31", "gpu-lost") == "gpu-lost:NoSchedule"
+    assert found("xid-79", "unmonitored") == "xid-79:NoSchedule"
+    assert found("Healthy", "gpu-lost") == "Healthy"
+    assert health_of("gpu-1", {part: read_health("gpu-lost")}).state == "Healthy"
+
+
+def test_what_is_healthy_takes_no_effect():
+    with pytest.raises(ConfigError, match="what is Healthy has no taint"):
+        read_health("Healthy", "NoSchedule")
+
+
+KEY = f"kubarium.dev/device-events.{NVIDIA}"
+
+
+async def annotation(world):
+    node = await world.client.get(NODES, "n1")
+    return (node["metadata"].get("annotations") or {}).get(KEY)
+
+
+def test_an_event_outlasts_its_nodes_deletion_and_whoever_removes_it():
+    async def main():
+        devices = (DeviceConfig("nvidia", 2),)
+        events = (event(10, "gpu-1", "xid-79", for_s=3600),)
+        config = NodeConfig((NodeSpec("n1", devices=devices),), SIMULATED, health_events=events)
+        async with world_on(virtual.VirtualClock(), config) as world:
+            await world.context.clock.sleep(20)
+            for text in (None, "gpu-0=Unhealthy", "nonsense", "gpu-0=Magic"):
+                change = {"metadata": {"annotations": {KEY: text}}}
+                await world.client.patch(NODES, "n1", change)
+                await world.context.clock.sleep(1)
+                assert await annotation(world) == "gpu-1=xid-79:NoSchedule"
+                assert await taints(world) == {"gpu-1": "xid=79"}
+            await world.client.delete(NODES, "n1")
+            await world.context.clock.sleep(700)
+            assert await annotation(world) == "gpu-1=xid-79:NoSchedule"
+            assert await taints(world) == {"gpu-1": "xid=79"}
+            await world.context.clock.sleep(3600)
+            assert await annotation(world) is None
+            assert await taints(world) == {}
+
+    virtual.run(main())
+
+
+def test_of_two_that_speak_of_a_device_the_worse_is_heard():
+    async def main():
+        async with world_on(virtual.VirtualClock(), SILENT) as world:
+            notes = DeviceEvents(world.context)
+            writing = asyncio.create_task(notes.run())
+
+            async def after(source, **health):
+                said = {name.replace("_", "-"): read_health(h) for name, h in health.items()}
+                notes.say(source, ("n1", NVIDIA), said)
+                await world.context.clock.sleep(1)
+                return await annotation(world)
+
+            assert await after("plan", gpu_0="xid-31", gpu_1="gpu-lost") == (
+                "gpu-0=xid-31:None,gpu-1=gpu-lost:NoSchedule"
+            )
+            assert await after("machine", gpu_0="xid-79", gpu_1="unmonitored") == (
+                "gpu-0=xid-79:NoSchedule,gpu-1=gpu-lost:NoSchedule"
+            )
+            assert await after("plan") == "gpu-0=xid-79:NoSchedule,gpu-1=unmonitored:None"
+            assert await after("machine") is None
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    virtual.run(main())
+
+
+def test_what_cannot_be_written_is_tried_again():
+    async def main():
+        async with world_on(virtual.VirtualClock(), SILENT) as world:
+            refused = []
+
+            class Client:
+                async def patch(self, *arguments):
+                    if len(refused) < 3:
+                        refused.append(arguments)
+                        raise ApiError(503, "ServiceUnavailable", "not now")
+                    return await world.client.patch(*arguments)
+
+            notes = DeviceEvents(replace(world.context, client=Client()))
+            writing = asyncio.create_task(notes.run())
+            notes.say("plan", ("n1", NVIDIA), {"gpu-0": read_health("xid-79")})
+            await world.context.clock.sleep(5)
+            assert len(refused) == 3
+            assert await annotation(world) == "gpu-0=xid-79:NoSchedule"
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    virtual.run(main())
+
+
+def test_devices_that_there_are_not_are_said_and_taint_nothing():
+    async def main():
+        async with world_on(virtual.VirtualClock(), SILENT) as world:
+            key = f"kubarium.dev/device-health.{NVIDIA}"
+
+            async def command(text):
+                change = {"metadata": {"annotations": {key: text}}}
+                await world.client.patch(NODES, "n1", change)
+                await world.context.clock.sleep(1)
+
+            await command("gpu-7=xid-79,gpu-0=gpu-lost")
+            assert await taints(world) == {"gpu-0": "gpu-lost="}
+            assert await world.event("n1", "InvalidDeviceHealth") == (
+                f"{NVIDIA} gpu-7: there is no such device; there are gpu-0, gpu-1"
+            )
+            await command(None)
+            told = [
+                text for reason, text in await world.events("n1") if reason.startswith("Device")
+            ]
+            assert told == [
+                f"{NVIDIA} gpu-0 is Unhealthy: taint {NVIDIA}/gpu-lost:NoSchedule",
+                f"{NVIDIA} gpu-0 is healthy",
+            ]
+
+    virtual.run(main())
+
+
+def test_a_gpu_of_which_only_parts_are_published_may_be_spoken_of():
+    names = ["gpu-0-mig-1g5gb-19-6", "gpu-1", "nic-0"]
+    health = dict.fromkeys(["gpu-0", "gpu-1", "gpu-2", "nic-1", ""], read_health("gpu-lost"))
+    assert absent_devices(names, health) == ["", "gpu-2", "nic-1"]

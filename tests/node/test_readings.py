@@ -14,6 +14,7 @@ from kubarium.node.drivers.health import read_health
 from kubarium.node.drivers.nvidia import MODELS
 from kubarium.node.drivers.profiles import devices_of
 from kubarium.node.drivers.readings import Holder, Reading, level_of, simulated
+from kubarium.node.drivers.smi import program
 
 NVIDIA = "gpu.nvidia.com"
 H100 = DeviceConfig("nvidia", 4, model="H100")
@@ -114,14 +115,14 @@ def test_dcgms_names_and_labels():
     used = samples(text, "DCGM_FI_DEV_FB_USED")
     free = samples(text, "DCGM_FI_DEV_FB_FREE")
     assert [u.value + f.value for u, f in zip(used, free, strict=True)] == pytest.approx(
-        [80 * 1024] * 5, abs=1
+        [81559] * 5, abs=1
     )
     idle, first, second = samples(text, "DCGM_FI_DEV_GPU_UTIL")[:3]
     assert (idle.value, idle.labels["pod"]) == (0, "")
     assert first.labels == {
         "gpu": "1",
         "UUID": readings[1].uuid,
-        "pci_bus_id": "0000:2b:00.0",
+        "pci_bus_id": "00000000:2B:00.0",
         "device": "nvidia1",
         "modelName": "NVIDIA H100 80GB HBM3",
         "GPU_I_PROFILE": "",
@@ -136,6 +137,8 @@ def test_dcgms_names_and_labels():
         "dra_driver_name": "gpu.nvidia.com",
         "dra_pool_name": "n1",
         "dra_device_name": "gpu-1",
+        "dra_mig_profile": "",
+        "dra_mig_device_uuid": "",
     }
     assert (second.labels["pod"], second.value) == ("eval", first.value)
     for name in ("DEV_POWER_USAGE", "DEV_GPU_TEMP", "DEV_XID_ERRORS", "DEV_MEM_COPY_UTIL"):
@@ -147,7 +150,7 @@ def test_opentelemetrys_names():
     readings = list(read(held={"gpu-1": working(50.0)}, health=health).values())
     text = exposition("n1", readings)
     assert 0.46 < samples(text, "hw_gpu_utilization_ratio")[1].value < 0.54
-    assert samples(text, "hw_gpu_memory_limit_bytes")[0].value == 80 << 30
+    assert samples(text, "hw_gpu_memory_limit_bytes")[0].value == 81559 << 20
     assert samples(text, "hw_power_watts")[0].value > 50
     assert samples(text, "hw_temperature_celsius")[0].value > 20
     (error,) = samples(text, "hw_errors_total")
@@ -181,4 +184,98 @@ def test_what_a_device_does_not_tell_is_left_out():
     assert "DCGM_FI_DEV_XID_ERRORS" in text
     assert "DCGM_FI_DEV_GPU_UTIL" not in text
     assert "hw_power_watts" not in text
+    unread = exposition("n1", [Reading("d", "n1", "gpu-0", 0, "GPU-x", "M", memory_total=1 << 30)])
+    assert samples(unread, "hw_gpu_memory_limit_bytes")[0].value == 1 << 30
+    assert samples(unread, "hw_gpu_memory_utilization_ratio") == []
     assert exposition("n1", []) == b""
+
+
+# `nvidia-smi mig -lgi` of an A100: profile, placement, instance id.
+@pytest.mark.parametrize(
+    ("device", "number"),
+    [
+        ("gpu-0-mig-7g80gb-0-0", "0"),
+        ("gpu-0-mig-3g40gb-9-4", "1"),
+        ("gpu-0-mig-3g40gb-9-0", "2"),
+        ("gpu-0-mig-2g20gb-14-4", "3"),
+        ("gpu-0-mig-2g20gb-14-0", "5"),
+        ("gpu-0-mig-2g20gb-14-2", "6"),
+        ("gpu-0-mig-1g10gb-19-4", "7"),
+        ("gpu-0-mig-1g10gb-19-6", "9"),
+        ("gpu-0-mig-1g10gb-19-0", "11"),
+        ("gpu-0-mig-1g10gb-19-3", "14"),
+    ],
+)
+def test_instances_have_the_numbers_that_the_driver_would_give(device, number):
+    config = DeviceConfig("nvidia", 1, model="A100", mig=True)
+    found = read(config, {device: working()})
+    assert (found["gpu-0"].mig_instance, found[device].mig_instance) == ("", number)
+
+
+def test_a_part_goes_by_its_gpu_in_dcgm_and_has_it_as_parent_elsewhere():
+    config = DeviceConfig("nvidia", 1, model="H100", mig=True)
+    part = "gpu-0-mig-1g10gb-19-0"
+    found = read(config, {part: working()})
+    whole = found["gpu-0"].uuid
+    text = exposition("n1", list(found.values()))
+    labels = [s.labels for s in samples(text, "DCGM_FI_DEV_FB_USED")]
+    assert [(v["UUID"], v["GPU_I_ID"], v["GPU_I_PROFILE"]) for v in labels] == [
+        (whole, "", ""),
+        (whole, "11", "1g.10gb"),
+    ]
+    assert [(v["dra_mig_profile"], v["dra_mig_device_uuid"]) for v in labels] == [
+        ("", ""),
+        ("1g.10gb", found[part].uuid),
+    ]
+    parents = {s.labels["hw_name"]: s.labels["hw_parent"] for s in samples(text, "hw_status")}
+    assert parents == {"gpu-0": "", part: whole}
+
+
+def test_a_part_has_the_uuid_that_nvidia_smi_lists():
+    config = DeviceConfig("nvidia", 1, model="H100", mig=True)
+    part = "gpu-0-mig-1g10gb-19-0"
+    found = read(config, {part: working()})
+    assert found[part].uuid in program(config, NVIDIA, "n1", [part])
+
+
+def test_compute_instances_of_one_gpu_instance_are_one_series_of_dcgms():
+    both = [
+        Reading(
+            "d", "n1", name, 0, uuid, "M", mig_instance="2", memory_used=1 << 30, parent="GPU-x"
+        )
+        for name, uuid in (("gpu-0-mig-a", "MIG-1"), ("gpu-0-mig-b", "MIG-2"))
+    ]
+    text = exposition("n1", both)
+    assert len(samples(text, "DCGM_FI_DEV_FB_USED")) == 1
+    assert len(samples(text, "hw_gpu_memory_usage_bytes")) == 2
+
+
+SHARED = DeviceConfig("gpu.example.com", 1, allow_multiple=True)
+
+
+def sharing(claim, memory, compute, level=None):
+    consumed = ({"memory": memory, "compute": compute},)
+    return Holder("team-a", f"pod-of-{claim}", "main", claim, level, consumed=consumed)
+
+
+@given(st.floats(0, 1e6), st.sampled_from([None, 5.0, 100.0]), st.text("abc", max_size=3))
+def test_who_shares_a_gpu_uses_no_more_than_its_shares(now, level, node):
+    holders = [sharing("a", "10Gi", "7", level), sharing("b", "6Gi", "3", level)]
+    held = {("gpu.example.com", "gpu-0"): holders}
+    devices = devices_of(SHARED, node, 1)
+    (one,) = simulated(SHARED, "gpu.example.com", node, devices, held, {}, now)
+    assert 0 < one.memory_used <= 16 << 30
+    assert 0 < one.utilization <= 10
+    assert one.memory_total == 80 << 30
+
+
+def test_containers_of_one_claim_have_its_share_once_and_a_whole_device_has_no_shares():
+    def used(*holders):
+        held = {("gpu.example.com", "gpu-0"): holders}
+        devices = devices_of(SHARED, "n1", 1)
+        return simulated(SHARED, "gpu.example.com", "n1", devices, held, {}, 0.0)[0].memory_used
+
+    one = sharing("a", "10Gi", "7")
+    assert used(one, one) == used(one) < 10 << 30
+    assert used(one, sharing("b", "10Gi", "7")) > used(one)
+    assert used(one, Holder("team-a", "p", "main", "c")) > 40 << 30

@@ -160,6 +160,45 @@ def test_an_eviction_spends_the_budget(world):
         budget = await w.client.get(POD_DISRUPTION_BUDGETS, "b", "default")
         assert budget["status"]["disruptionsAllowed"] == 0
         assert list(budget["status"]["disruptedPods"]) == ["p"]
+        (condition,) = budget["status"]["conditions"]
+        assert (condition["status"], condition["reason"]) == ("False", "InsufficientPods")
+
+    world(story)
+
+
+def test_a_pod_of_several_budgets_is_not_evicted(world):
+    async def story(w):
+        await guarded(w, allowed=1)
+        first = await w.client.get(POD_DISRUPTION_BUDGETS, "b", "default")
+        await w.client.create(
+            POD_DISRUPTION_BUDGETS, first | {"metadata": {"name": "c"}}, "default"
+        )
+        error = await w.refused(evict(w, "p"))
+        assert error.status() == {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": "This pod has more than one PodDisruptionBudget, which the eviction "
+            "subresource does not support.",
+            "code": 500,
+        }
+
+    world(story)
+
+
+def test_evictions_that_nobody_has_seen_yet_are_limited(world):
+    async def story(w):
+        await guarded(w, allowed=1)
+        disrupted = {f"pod-{n}": "2026-01-01T00:00:00Z" for n in range(2001)}
+        change = {"status": {"disruptedPods": disrupted}}
+        await w.client.patch(POD_DISRUPTION_BUDGETS, "b", change, "default", subresource="status")
+        error = await w.refused(evict(w, "p"))
+        assert (error.code, error.message) == (
+            403,
+            'poddisruptionbudget.policy "b" is forbidden: DisruptedPods map too big - too many '
+            "evictions not confirmed by PDB controller",
+        )
 
     world(story)
 
@@ -172,6 +211,7 @@ def test_an_eviction_waits_for_the_budget(world):
         assert error.message == (
             "Cannot evict pod as it would violate the pod's disruption budget."
         )
+        assert "retryAfterSeconds" not in error.details
         (cause,) = error.details["causes"]
         assert cause == {
             "reason": "DisruptionBudget",
@@ -189,6 +229,7 @@ def test_a_budget_that_was_not_observed_yet_holds(world):
         error = await w.refused(evict(w, "p"))
         assert error.code == 429
         assert "still being processed by the server" in error.details["causes"][0]["message"]
+        assert error.details["retryAfterSeconds"] == 10
 
     world(story)
 
@@ -215,7 +256,7 @@ def test_unready_pods_leave_a_budget_that_lets_them(world):
 def test_an_evicted_pod_says_so_before_it_goes(world, options, goes):
     async def story(w):
         await guarded(w, allowed=1)
-        body = EVICTION | {"deleteOptions": options}
+        body = EVICTION | {"metadata": {"name": "p"}, "deleteOptions": options}
         call = w.client.create(PODS, body, "default", name="p", subresource="eviction")
         if goes or "dryRun" in options:
             await call
@@ -235,7 +276,8 @@ def test_a_precondition_on_the_version_holds_for_the_pod_as_its_evictor_saw_it(w
     async def story(w):
         await guarded(w, allowed=1)
         seen = (await w.client.get(PODS, "p", "default"))["metadata"]["resourceVersion"]
-        body = EVICTION | {"deleteOptions": {"preconditions": {"resourceVersion": seen}}}
+        options = {"preconditions": {"resourceVersion": seen}}
+        body = EVICTION | {"metadata": {"name": "p"}, "deleteOptions": options}
         await w.client.create(PODS, body, "default", name="p", subresource="eviction")
         assert "deletionTimestamp" in (await w.client.get(PODS, "p", "default"))["metadata"]
 
@@ -252,10 +294,11 @@ def test_pending_pods_need_no_budget(world):
     world(story)
 
 
-def test_an_eviction_names_the_pod_of_its_url(world):
+@pytest.mark.parametrize("metadata", [{"name": "other"}, {}])
+def test_an_eviction_names_the_pod_of_its_url(world, metadata):
     async def story(w):
         await w.pod("p")
-        body = EVICTION | {"metadata": {"name": "other"}}
+        body = EVICTION | {"metadata": metadata}
         error = await w.refused(
             w.client.create(PODS, body, "default", name="p", subresource="eviction")
         )

@@ -47,24 +47,26 @@ class Sharing:
 def example_gpu(config: _Json) -> Sharing:
     """The example driver's GpuConfig; time slicing is the default."""
     _expect(config, "gpu.resource.example.com/v1alpha1", "GpuConfig")
-    _strict(config, _EXAMPLE_GPU)
-    sharing = config.get("sharing") or {"strategy": TIME_SLICING}
-    strategy = sharing.get("strategy", "")
+    _strict(config, _EXAMPLE_GPU, "GpuConfig")
+    sharing = config.get("sharing")
+    if sharing is None:
+        sharing = {"strategy": TIME_SLICING}
+    strategy = sharing.get("strategy") or ""
     slicing, parts = sharing.get("timeSlicingConfig"), sharing.get("spacePartitioningConfig")
     if strategy == TIME_SLICING:
         if parts is not None:
             raise ConfigRefused(
                 f"cannot use SpacePartitioningConfig with the '{strategy}' strategy"
             )
-        interval = (slicing or {"interval": "Default"}).get("interval", "")
+        interval = "Default" if slicing is None else slicing.get("interval") or ""
         if interval not in INTERVALS:
             raise ConfigRefused(f"unknown time-slice interval: {interval}")
         return Sharing(strategy, interval)
     if strategy == SPACE_PARTITIONING:
         if slicing is not None:
             raise ConfigRefused(f"cannot use TimeSlicingConfig with the '{strategy}' strategy")
-        count = (parts or {"partitionCount": 1}).get("partitionCount", 0)
-        if not isinstance(count, int) or count < 0:
+        count = 1 if parts is None else parts.get("partitionCount") or 0
+        if count < 0:
             raise ConfigRefused(f"invalid partition count: {count}")
         return Sharing(strategy, partitions=count)
     raise ConfigRefused(f"unknown GPU sharing strategy: {strategy}")
@@ -73,10 +75,11 @@ def example_gpu(config: _Json) -> Sharing:
 def example_net(config: _Json) -> dict[str, int]:
     """The example driver's NetConfig: bits of burst by direction, where any are given."""
     _expect(config, "net.resource.example.com/v1alpha1", "NetConfig")
+    _strict(config, _EXAMPLE_NET, "NetConfig")
     found: dict[str, int] = {}
     for way in ("ingress", "egress"):
-        bits = (config.get("bwBurst") or {}).get(f"{way}Burst", 0)
-        if not isinstance(bits, int) or not 0 <= bits < _MAX_BURST:
+        bits = (config.get("bwBurst") or {}).get(f"{way}Burst") or 0
+        if not 0 <= bits < _MAX_BURST:
             raise ConfigRefused(f"invalid {way}Burst: burst cannot be more than 4GB")
         if bits:
             found[way] = bits
@@ -90,19 +93,22 @@ def example_cpu(config: _Json) -> None:
 
 
 def nvidia_gpu(config: _Json) -> Sharing | None:
-    """NVIDIA's GpuConfig or MigDeviceConfig; None where nothing is to be shared."""
-    kind = "MigDeviceConfig" if config.get("kind") == "MigDeviceConfig" else "GpuConfig"
-    _expect(config, NVIDIA_VERSION, kind)
-    _strict(config, _NVIDIA_GPU)
+    """NVIDIA's GpuConfig or MigDeviceConfig, or its VfioDeviceConfig, which is for devices that
+    we do not play; None where nothing is to be shared."""
+    kind = str(config.get("kind", ""))
+    fields = _NVIDIA_KINDS.get(kind, _NVIDIA_GPU)
+    _expect(config, NVIDIA_VERSION, kind if kind in _NVIDIA_KINDS else GPU_CONFIG)
+    _strict(config, fields, kind)
     sharing = config.get("sharing")
-    if not sharing:
+    if sharing is None:
         return None
-    strategy = sharing.get("strategy", "")
+    strategy = sharing.get("strategy") or ""
     slicing, mps = sharing.get("timeSlicingConfig"), sharing.get("mpsConfig")
     if strategy == TIME_SLICING:
         if mps is not None:
             raise ConfigRefused(f"cannot use MpsConfig with the '{strategy}' strategy")
-        interval = (slicing or {"interval": "Default"}).get("interval", "Default")
+        interval = (slicing or {}).get("interval")
+        interval = "Default" if interval is None else interval
         if interval not in INTERVALS:
             raise ConfigRefused(
                 f"unknown time-slice interval: {interval}, supported time-slice intervals: "
@@ -122,7 +128,7 @@ def nvidia_gpu(config: _Json) -> Sharing | None:
 def _mps(config: _Json) -> Sharing:
     percentage = config.get("defaultActiveThreadPercentage")
     if percentage is not None:
-        if not isinstance(percentage, int) or percentage < 0:
+        if percentage < 0:
             raise ConfigRefused("active thread percentage must not be negative")
         if percentage > 100:
             raise ConfigRefused("active thread percentage must not be greater than 100")
@@ -146,51 +152,107 @@ def _mib(limit: Any, name: str) -> int:
     return mib
 
 
+def pinned_limits(sharing: Sharing, devices: Sequence[str]) -> dict[str, int]:
+    """Pinned memory in MiB by device, of those that one configuration is for: the default, and over
+    it those of single devices, by name (uuid) or by number among ``devices``. ConfigRefused for
+    a device that is not one of them."""
+    limits = {} if sharing.memory_mib is None else dict.fromkeys(devices, sharing.memory_mib)
+    for key, mib in sharing.memory_by_device.items():
+        name = key if key in devices else _at(key, devices)
+        limits[name] = mib
+    return limits
+
+
+def _at(key: str, devices: Sequence[str]) -> str:
+    try:
+        number = int(key)
+    except ValueError:
+        text = f"invalid device: unable to parse key as an integer: {key}"
+        raise ConfigRefused(text) from None
+    if not 0 <= number < len(devices):
+        raise ConfigRefused(f"invalid device: invalid device index: {number}")
+    return devices[number]
+
+
 def compute_domain(config: _Json) -> None:
     """Parameters of a channel or a daemon of a ComputeDomain."""
-    kinds = ("ComputeDomainChannelConfig", "ComputeDomainDaemonConfig")
-    kind = config.get("kind", "")
-    if kind not in kinds or config.get("apiVersion") != NVIDIA_VERSION:
+    kind = str(config.get("kind", ""))
+    if kind not in _COMPUTE_DOMAIN_KINDS or config.get("apiVersion") != NVIDIA_VERSION:
         raise UnknownConfig(
             f'no kind "{kind}" is registered for version "{config.get("apiVersion", "")}"'
         )
+    _strict(config, _COMPUTE_DOMAIN_KINDS[kind], kind)
     if not config.get("domainID"):
         raise ConfigRefused("domainID cannot be empty")
 
 
-# Fields that the drivers' decoders know; both refuse any other.
-_Fields = Mapping[str, "_Fields | None"]
+# Fields that the drivers' decoders know, each with its kind of value or with the fields of its
+# object; both drivers refuse any other. A map of quantities is a MAP.
+STRING, INTEGER, BOOLEAN, QUANTITY, MAP = "string", "int", "bool", "quantity", "map"
+_Fields = Mapping[str, "_Fields | str"]
 _EXAMPLE_GPU: _Fields = {
     "sharing": {
-        "strategy": None,
-        "timeSlicingConfig": {"interval": None},
-        "spacePartitioningConfig": {"partitionCount": None},
+        "strategy": STRING,
+        "timeSlicingConfig": {"interval": STRING},
+        "spacePartitioningConfig": {"partitionCount": INTEGER},
     }
+}
+_EXAMPLE_NET: _Fields = {"bwBurst": {"ingressBurst": INTEGER, "egressBurst": INTEGER}}
+_MPS: _Fields = {
+    "defaultActiveThreadPercentage": INTEGER,
+    "defaultPinnedDeviceMemoryLimit": QUANTITY,
+    "defaultPerDevicePinnedMemoryLimit": MAP,
+    "multiUser": BOOLEAN,
 }
 _NVIDIA_GPU: _Fields = {
-    "sharing": {
-        "strategy": None,
-        "timeSlicingConfig": {"interval": None},
-        "mpsConfig": {
-            "defaultActiveThreadPercentage": None,
-            "defaultPinnedDeviceMemoryLimit": None,
-            "defaultPerDevicePinnedMemoryLimit": None,
-            "multiUser": None,
-        },
-    }
+    "sharing": {"strategy": STRING, "timeSlicingConfig": {"interval": STRING}, "mpsConfig": _MPS}
+}
+# Instances cannot be given time slices: they share what their GPU has.
+_NVIDIA_MIG: _Fields = {"sharing": {"strategy": STRING, "mpsConfig": _MPS}}
+_NVIDIA_VFIO: _Fields = {"iommu": {"backendPolicy": STRING, "enableAPIDevice": BOOLEAN}}
+GPU_CONFIG, MIG_CONFIG, VFIO_CONFIG = "GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"
+_NVIDIA_KINDS = {GPU_CONFIG: _NVIDIA_GPU, MIG_CONFIG: _NVIDIA_MIG, VFIO_CONFIG: _NVIDIA_VFIO}
+_COMPUTE_DOMAIN_KINDS: Mapping[str, _Fields] = {
+    "ComputeDomainChannelConfig": {"domainID": STRING, "allocationMode": STRING},
+    "ComputeDomainDaemonConfig": {"domainID": STRING},
+}
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    STRING: lambda value: isinstance(value, str),
+    INTEGER: lambda value: (
+        isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    ),
+    BOOLEAN: lambda value: isinstance(value, bool),
+    # What is no amount is said with the limit that it was meant for.
+    QUANTITY: lambda value: isinstance(value, str | int | float) and not isinstance(value, bool),
+    MAP: lambda value: isinstance(value, Mapping) and all(map(_IS[QUANTITY], value.values())),
 }
 
 
-def _strict(config: _Json, fields: _Fields, path: str = "") -> None:
-    """UnknownConfig for a field that is not known, as a strict decoder says it."""
+def _strict(config: _Json, fields: _Fields, kind: str, path: str = "") -> None:
+    """UnknownConfig for a field that is not known, or that is of another type, as a strict decoder
+    says it; null is as good as nothing."""
     for name, value in config.items():
         if not path and name in ("apiVersion", "kind"):
             continue
         if name not in fields:
             raise UnknownConfig(f'strict decoding error: unknown field "{path}{name}"')
+        if value is None:
+            continue
         inner = fields[name]
-        if inner is not None and isinstance(value, Mapping):
-            _strict(value, inner, f"{path}{name}.")
+        if isinstance(inner, str):
+            if not _IS[inner](value):
+                raise _mistyped(value, kind, f"{path}{name}", inner)
+        elif isinstance(value, Mapping):
+            _strict(value, inner, kind, f"{path}{name}.")
+        else:
+            raise _mistyped(value, kind, f"{path}{name}", "object")
+
+
+def _mistyped(value: Any, kind: str, path: str, wanted: str) -> UnknownConfig:
+    found = {bool: "bool", str: "string", list: "array", dict: "object"}.get(type(value), "number")
+    return UnknownConfig(
+        f"json: cannot unmarshal {found} into Go struct field {kind}.{path} of type {wanted}"
+    )
 
 
 def _expect(config: _Json, api_version: str, kind: str) -> None:
@@ -218,9 +280,11 @@ def complaints(configs: Sequence[_Json], path: str) -> list[FieldError]:
         check = _CHECKS.get(opaque.get("driver", ""))
         parameters = opaque.get("parameters")
         if check is None or not isinstance(parameters, Mapping):
-            continue
+            continue  # another driver's, or what the API server refuses
         where = f"{path}.devices.config[{index}].opaque.parameters"
         try:
+            if not parameters:
+                raise UnknownConfig("Object 'Kind' is missing in '{}'")
             check(parameters)
         except UnknownConfig as problem:
             found.append(FieldError("Invalid", where, None, f"error decoding object: {problem}"))

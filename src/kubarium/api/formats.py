@@ -265,6 +265,22 @@ def percent(text: str) -> tuple[str, ...]:
     )
 
 
+_PRE = r"(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+_BUILD = r"[0-9a-zA-Z-]+"
+_SEMVER = re.compile(
+    rf"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-{_PRE}(\.{_PRE})*)?(\+{_BUILD}(\.{_BUILD})*)?",
+    re.ASCII,
+)
+
+
+def semantic_version(text: str) -> tuple[str, ...]:
+    """A version of a device's attribute: three numbers without leading zeros, and what semver.org
+    lets follow them."""
+    if _SEMVER.fullmatch(text):
+        return OK
+    return ("must be a string compatible with semver.org spec 2.0.0",)
+
+
 def http_header_name(text: str) -> tuple[str, ...]:
     """The name of an HTTP header."""
     if re.fullmatch(_HTTP_HEADER, text):

@@ -104,6 +104,8 @@ class ApiError(KubariumError):
             "reason": self.reason,
             "code": self.code,
         }
+        if not self.reason:
+            del document["reason"]
         if self.details:
             document["details"] = self.details
         return document
@@ -199,8 +201,9 @@ def expired(message: str) -> ApiError:
 
 
 def too_many_requests(message: str, retry_after_s: int = 1) -> ApiError:
-    """429."""
-    return ApiError(429, "TooManyRequests", message, {"retryAfterSeconds": retry_after_s})
+    """429; of 0 seconds nothing is said."""
+    details = {"retryAfterSeconds": retry_after_s} if retry_after_s else {}
+    return ApiError(429, "TooManyRequests", message, details)
 
 
 def internal(message: str) -> ApiError:

@@ -26,7 +26,7 @@ from kubarium.base.quoted import listed
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.client.http import HttpClient
-from kubarium.cluster.device_health import devices_spoken_of
+from kubarium.cluster.device_health import devices_spoken_of, devices_unknown
 from kubarium.engine.devices.model import DeviceId
 from kubarium.view.device_pools import blocked_by, unusable_slices
 from kubarium.view.device_taints import TaintRule, taint_rule
@@ -67,6 +67,8 @@ class Row:
     blocked_by: list[str] = field(default_factory=list)
     # Why its pool gives no devices; "" if it does.
     unusable: str = ""
+    # What its metrics call it, or the GPU that it is a part of.
+    hardware_id: str = ""
 
 
 async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
@@ -97,6 +99,7 @@ async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
                     holders.get(key, []),
                     blocked_by=blockers,
                     unusable=unusable.get(document["metadata"]["name"], ""),
+                    hardware_id=_hardware_id(device),
                 )
             )
     nodes = list(dict.fromkeys(row.node for row in rows if row.node))
@@ -148,6 +151,14 @@ def _model(device: Document) -> str:
     return ""
 
 
+def _hardware_id(device: Document) -> str:
+    """What a device's metrics call it, or the GPU that it is a part of: drivers of one node may use
+    the same names."""
+    attributes = device.get("attributes") or {}
+    found = attributes.get("uuid") or attributes.get("parentUUID") or {}
+    return str(found.get("string", ""))
+
+
 def _state(device: Document, blocked: bool = False, rules: Sequence[TaintRule] = ()) -> str:
     taints = [
         f"{t['key'].rpartition('/')[2]}{'=' + t['value'] if t.get('value', '') != '' else ''}"
@@ -162,7 +173,7 @@ def _state(device: Document, blocked: bool = False, rules: Sequence[TaintRule] =
 
 async def _measure(client: HttpClient, rows: list[Row], nodes: list[str]) -> None:
     """Fill in what the nodes' metrics tell; a node that serves none is left as it is."""
-    by_device = {(row.node, row.device): row for row in rows}
+    by_device = {(row.node, row.hardware_id, row.device): row for row in rows}
     gate = asyncio.Semaphore(_ASK_AT_ONCE)
 
     async def ask(node: str) -> None:
@@ -173,7 +184,10 @@ async def _measure(client: HttpClient, rows: list[Row], nodes: list[str]) -> Non
                 return
         for family in text_string_to_metric_families(text.decode()):
             for sample in family.samples:
-                row = by_device.get((node, sample.labels.get("hw_name", "")))
+                labels = sample.labels
+                name = labels.get("hw_name", "")
+                row = by_device.get((node, labels.get("hw_id", ""), name))
+                row = row or by_device.get((node, labels.get("hw_parent", ""), name))
                 if row is not None and sample.name in _MEASURES:
                     row.measures[_MEASURES[sample.name]] = sample.value
 
@@ -281,7 +295,7 @@ async def _check_published(
     of_node = f"spec.nodeName={node},spec.driver={driver}"
     slices = (await client.list(RESOURCE_SLICES, field_selector=of_node)).items
     published = {device["name"] for s in slices for device in s["spec"].get("devices") or ()}
-    unknown = [device for device in named if device not in published]
+    unknown = devices_unknown(named, published)
     if not unknown:
         return
     if not published:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,14 @@ import orjson
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import ConfigError
 from kubarium.node.config import DeviceConfig, FailureModel, HealthEvent
-from kubarium.node.drivers.health import parse_health, read_health
-from kubarium.node.drivers.profiles import NVML, devices_of, driver_of
+from kubarium.node.drivers.health import (
+    HEALTH_OF_MOST,
+    HEALTHY,
+    absent_devices,
+    parse_health,
+    read_health,
+)
+from kubarium.node.drivers.profiles import FREE, NVML, devices_of, driver_of
 from kubarium.node.drivers.schedule import hardware_of
 
 _COLUMNS = ("at", "node", "driver", "device", "health", "effect", "for")
@@ -32,8 +38,16 @@ def devices_spoken_of(text: str) -> list[str]:
     return list(parse_health(text))
 
 
+def devices_unknown(named: Iterable[str], published: Iterable[str]) -> list[str]:
+    """Those of the named devices that are neither published nor GPUs of which parts are."""
+    return absent_devices(published, dict.fromkeys(named, HEALTH_OF_MOST))
+
+
 # The devices of each node of the file.
 Nodes = Mapping[str, tuple[DeviceConfig, ...]]
+
+# The names of a configuration's devices, by its identity and, if they hold it, the node's name.
+Names = dict[tuple[int, str], dict[str, None]]
 
 # Makes a ConfigError that says where (a field of the event) and what.
 Fail = Callable[[str, str], ConfigError]
@@ -47,6 +61,8 @@ def read_failures(given: Mapping[str, Any], fail: Fail) -> FailureModel:
         if value <= 0:
             raise fail(name, f"{given[name]!r}: must be more than nothing")
     _check_health(word, effect, fail)
+    if word == HEALTHY:
+        raise fail("health", f"{word!r} is no failure")
     return FailureModel(times["mtbf"], times["mttr"], word, effect, int(given.get("seed", 0)))
 
 
@@ -54,13 +70,14 @@ def read_events(
     events: list[dict[str, Any]], nodes: Nodes, fail: Callable[[int], Fail]
 ) -> list[HealthEvent]:
     """Events of the file itself; ``fail(index)`` speaks of one of them."""
-    return [_event(given, nodes, fail(index)) for index, given in enumerate(events)]
+    known: Names = {}
+    return [_event(given, nodes, known, fail(index)) for index, given in enumerate(events)]
 
 
 def read_trace(path: Path, nodes: Nodes) -> list[HealthEvent]:
     """The events of a trace; ConfigError names file, line and field."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if path.suffix == ".jsonl":
@@ -69,7 +86,8 @@ def read_trace(path: Path, nodes: Nodes) -> list[HealthEvent]:
         rows = _csv_rows(path, text)
     else:
         raise ConfigError(f"{path}: a trace is a .csv or a .jsonl file")
-    return [_event(row, nodes, _at_line(path, line)) for line, row in rows]
+    known: Names = {}
+    return [_event(row, nodes, known, _at_line(path, line)) for line, row in rows]
 
 
 def _at_line(path: Path, line: int) -> Fail:
@@ -77,22 +95,31 @@ def _at_line(path: Path, line: int) -> Fail:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text), restkey="")
-    header = reader.fieldnames or ()
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    try:
+        _check_header(path, reader.fieldnames or ())
+        for row in reader:
+            if "" in row:
+                raise ConfigError(f"{path}:{reader.line_num}: more values than columns: {row['']}")
+            yield reader.line_num, {name: value for name, value in row.items() if value}
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{reader.line_num + 1}: not valid CSV: {error}") from None
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
     for name in header:
         if name not in _COLUMNS:
             raise ConfigError(f"{path}:1: {name!r}: no such column; {_hint(name)}")
+        if header.count(name) > 1:
+            raise ConfigError(f"{path}:1: column {name!r} stands there twice")
     for name in _REQUIRED:
         if name not in header:
             raise ConfigError(f"{path}:1: column {name!r} is missing")
-    for row in reader:
-        if "" in row:
-            raise ConfigError(f"{path}:{reader.line_num}: more values than columns: {row['']}")
-        yield reader.line_num, {name: value for name, value in row.items() if value}
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, content in enumerate(text.splitlines(), 1):
+    # Only line feeds end a line: JSON may hold the other characters that Python takes for an end.
+    for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
         try:
@@ -112,9 +139,10 @@ def _hint(name: str) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_COLUMNS)}"
 
 
-def _event(given: Mapping[str, Any], nodes: Nodes, fail: Fail) -> HealthEvent:
+def _event(given: Mapping[str, Any], nodes: Nodes, known: Names, fail: Fail) -> HealthEvent:
+    given = {name: value for name, value in given.items() if value is not None}
     for name in _REQUIRED:
-        if given.get(name) in (None, ""):
+        if given.get(name, "") == "":
             raise fail(name, "is missing")
     node = str(given["node"])
     if node not in nodes:
@@ -123,10 +151,10 @@ def _event(given: Mapping[str, Any], nodes: Nodes, fail: Fail) -> HealthEvent:
         raise fail("node", f"no node is called {node!r}{hint}")
     driver, config = _driver(str(given.get("driver", "")), node, nodes[node], fail)
     device = str(given["device"])
-    _check_device(device, config, node, fail)
+    _check_device(device, config, node, known, fail)
     word, effect = str(given["health"]), str(given.get("effect", ""))
     _check_health(word, effect, fail)
-    lasts = given.get("for")
+    lasts = given.get("for", "")
     return HealthEvent(
         _seconds(given["at"], "at", fail),
         node,
@@ -134,7 +162,7 @@ def _event(given: Mapping[str, Any], nodes: Nodes, fail: Fail) -> HealthEvent:
         device,
         word,
         effect,
-        None if lasts in (None, "") else _seconds(lasts, "for", fail),
+        None if lasts == "" else _seconds(lasts, "for", fail),
     )
 
 
@@ -153,15 +181,16 @@ def _driver(
     return name, drivers[name]
 
 
-def _check_device(device: str, config: DeviceConfig, node: str, fail: Fail) -> None:
+def _check_device(device: str, config: DeviceConfig, node: str, known: Names, fail: Fail) -> None:
     if config.profile == NVML:
         return  # only the machine knows what there will be
-    known = dict.fromkeys(hardware_of(config, node))
-    if device in known:
-        return
-    known |= dict.fromkeys(d["name"] for d in devices_of(config, node, config.count))
-    if device not in known:
-        names = list(known)
+    # The nodes of a pool share one configuration; names may hold the node's.
+    key = (id(config), node if config.profile == FREE else "")
+    if key not in known:
+        parts = (d["name"] for d in devices_of(config, node, config.count))
+        known[key] = dict.fromkeys([*hardware_of(config, node), *parts])
+    if device not in known[key]:
+        names = list(known[key])
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         raise fail("device", f"{node} has no device {device!r}; it has {shown or 'none'}")
 

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kubarium.base.errors import ConfigError
 from kubarium.cluster.device_health import read_failures
 from kubarium.node.config import DeviceConfig
-from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, NVIDIA, NVML
+from kubarium.node.drivers.nvidia import MODELS
+from kubarium.node.drivers.profiles import (
+    COMPUTE_DOMAIN,
+    CPU,
+    EXAMPLE,
+    FREE,
+    NET,
+    NIC,
+    NVIDIA,
+    NVML,
+)
 
 NVL72_NODES = 18
+
+# Which profiles an entry of a file means something to; what stands here not is for all of them.
+_MEANT_FOR: Mapping[str, tuple[str, ...]] = {
+    "partitions": (EXAMPLE,),
+    "mig": (NVIDIA,),
+    "nvlinkNodes": (NVIDIA,),
+    "allowMultiple": (EXAMPLE, NVIDIA),
+    "cpus": (CPU,),
+    "name": (FREE,),
+    "model": (EXAMPLE, NET, NVIDIA, NIC),
+    "attributes": (EXAMPLE, NET, CPU, NVIDIA, NIC, FREE),
+    "capacity": (EXAMPLE, NET, CPU, NVIDIA, NIC, FREE),
+    "bindingConditions": (EXAMPLE, NET, CPU, NVIDIA, NIC, FREE),
+    "failures": (EXAMPLE, NET, CPU, NVIDIA, NIC, FREE),
+}
+
+
+def check_options(item: Mapping[str, Any], fail: Callable[[str, str], ConfigError]) -> None:
+    """Raise what ``fail`` makes of an option that would change nothing for this profile, of a model
+    that is not known, and of GPUs that could be shared in name only."""
+    for name, profiles in _MEANT_FOR.items():
+        if item.get(name) and item["profile"] not in profiles:
+            text = f"means nothing to profile {item['profile']}; it is for {', '.join(profiles)}"
+            raise fail(name, text)
+    if item["profile"] == NVIDIA and str(item.get("model") or "H100").upper() not in MODELS:
+        close = difflib.get_close_matches(str(item["model"]).upper(), MODELS, 1)
+        hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(MODELS)}"
+        raise fail("model", f"unknown model {item['model']!r}{hint}")
+    if item["profile"] == NVIDIA and item.get("mig") and item.get("allowMultiple"):
+        text = "cannot stand beside mig: only memory has shares, engines are taken as a whole"
+        raise fail("allowMultiple", text)
 
 
 def device_configs(items: Iterable[Mapping[str, Any]]) -> tuple[DeviceConfig, ...]:

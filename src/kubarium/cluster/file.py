@@ -22,7 +22,7 @@ from kubarium.api.manifests import decode_yaml
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.base.quoted import quoted
 from kubarium.cluster.device_health import read_events, read_failures, read_trace
-from kubarium.cluster.devices import device_configs
+from kubarium.cluster.devices import check_options, device_configs
 from kubarium.cluster.names import refused
 from kubarium.node.config import DeviceConfig, HealthEvent
 from kubarium.node.drivers.profiles import NVML, driver_of
@@ -144,6 +144,10 @@ def _check_drivers(path: Path, pool: NodePool, number: int, lines: Lines) -> Non
     seen: dict[str, int] = {}
     for index, config in enumerate(device_configs(pool.devices)[: len(pool.devices)]):
         at = ("spec", "nodePools", number, "devices", index)
+        check_options(
+            pool.devices[index],
+            lambda name, text, at=at: _error(path, lines, (*at, name), text),  # type: ignore[misc]
+        )
         if config.profile == NVML and pool.runtime != "process":
             text = f"GPUs of this machine need runtime: process, but pool {pool.name} is simulated"
             raise _error(path, lines, (*at, "profile"), text)

@@ -53,6 +53,9 @@ def _devices(devices: dict[str, Any], at: At) -> Iterator[tuple[At, str]]:
             if isinstance(text, str) and len(fill(text, "", "", 0)) > MAX_ATTRIBUTE_CHARACTERS:
                 most = f"longer than {MAX_ATTRIBUTE_CHARACTERS} characters"
                 yield (*at, "attributes", name), f"{quoted(text)} is {most}"
+        if isinstance(value, dict) and isinstance(value.get("version"), str):
+            filled = fill(value["version"], "", "", 0)
+            yield from _checked((*at, "attributes", name), filled, formats.semantic_version)
     for name, quantity in devices.get("capacity", {}).items():
         yield from _amount((*at, "capacity", name), quantity)
     if devices["profile"] == FREE:

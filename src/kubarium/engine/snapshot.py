@@ -11,7 +11,6 @@ Simulation works on the same object: ``mark = snapshot.checkpoint()``, change it
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar, cast
@@ -41,7 +40,9 @@ from kubarium.engine.model import (
     Taint,
     VolumeClaim,
 )
+from kubarium.engine.name_order import NameOrder
 from kubarium.engine.tallies import Counts, Tallies
+from kubarium.engine.undo import UndoLog
 
 EPHEMERAL, PODS = "ephemeral-storage", "pods"
 _FIRST_ROWS = 64
@@ -112,17 +113,13 @@ class Snapshot:
         self.touched: list[int] = []
         self.touched_from = 0
         self._free_rows: list[int] = []
-        self._names: list[str] = []
-        self._ranks: NDArray[np.int64] | None = None
-        self._rows_by_name = True
+        self._order = NameOrder(self.rows)
         self._used_rows = 0
         self._where: dict[Key, tuple[Pod, str]] = {}
         # The placed pods of each group, on unknown nodes too.
         self.gang_pods: dict[Key, dict[Key, None]] = {}
         self._homeless: dict[str, dict[Key, Pod]] = {}
-        self._log: list[Callable[[], object]] = []
-        self._recording = 0
-        self._marks: list[int] = []
+        self._log = UndoLog()
         self._released: dict[Key, tuple[Allocation, Held]] = {}
         # What was left of counters when the first of a pool's allocations was released.
         self._left: dict[PoolKey, Counters] = {}
@@ -151,7 +148,7 @@ class Snapshot:
         old = self.nodes[row] if row is not None else None
         if old == node:
             return
-        self._record(partial(self._restore_node, node.name, old))
+        self._log.record(partial(self._restore_node, node.name, old))
         if row is None:
             row = self._new_row(node.name)
         self._write_node(row, node, old)
@@ -166,13 +163,13 @@ class Snapshot:
             return
         old = self.nodes[row]
         assert old is not None
-        self._record(partial(self.set_node, old))
+        self._log.record(partial(self.set_node, old))
         for pod in tuple(self.pods_on[row].values()):
             self._vacate(pod, row)
             self._homeless.setdefault(name, {})[pod.key] = pod
         self._write_node(row, Node(name, ()), old)
         del self.rows[name]
-        self._forget_rank(name, row)
+        self._order.forget(name, row)
         self.epoch += 1
         self.nodes[row] = None
         self.alive[row] = False
@@ -190,52 +187,11 @@ class Snapshot:
 
     def best_row(self, scores: NDArray[np.int64]) -> int:
         """The row with the highest score; of equals the one whose node's name comes first."""
-        best = int(scores.argmax())
-        ranks = self._name_ranks()
-        if self._rows_by_name:
-            return best
-        ties = np.flatnonzero(scores == scores[best])
-        return int(ties[ranks[ties].argmin()])
+        return self._order.best(scores)
 
     def by_name(self, rows: NDArray[np.int64]) -> list[int]:
         """Rows in the order of their nodes' names."""
-        found: list[int] = rows[self._name_ranks()[rows].argsort()].tolist()
-        return found
-
-    def _name_ranks(self) -> NDArray[np.int64]:
-        """The place of each row's node among all names; rows without a node come last."""
-        if self._ranks is None:
-            self._names = sorted(self.rows)
-            self._ranks = np.full(self.capacity, self.capacity, np.int64)
-            self._ranks[[self.rows[name] for name in self._names]] = np.arange(len(self._names))
-            self._check_order(self._ranks)
-        return self._ranks
-
-    def _insert_rank(self, name: str, row: int) -> None:
-        """Keep ``_ranks`` current, if anybody has asked for them: a node comes."""
-        ranks = self._ranks
-        if ranks is None or len(ranks) != self.capacity:
-            self._ranks = None
-            return
-        rank = bisect_left(self._names, name)
-        self._names.insert(rank, name)
-        ranks[(ranks >= rank) & (ranks < self.capacity)] += 1
-        ranks[row] = rank
-        self._check_order(ranks)
-
-    def _forget_rank(self, name: str, row: int) -> None:
-        """As :meth:`_insert_rank`: a node goes."""
-        ranks = self._ranks
-        if ranks is None:
-            return
-        rank = bisect_left(self._names, name)
-        del self._names[rank]
-        ranks[row] = self.capacity
-        ranks[(ranks > rank) & (ranks < self.capacity)] -= 1
-        self._check_order(ranks)
-
-    def _check_order(self, ranks: NDArray[np.int64]) -> None:
-        self._rows_by_name = bool((ranks[1:] >= ranks[:-1]).all())
+        return self._order.sorted(rows, self.capacity)
 
     def _new_row(self, name: str) -> int:
         if self._free_rows:
@@ -246,7 +202,7 @@ class Snapshot:
             row, self._used_rows = self._used_rows, self._used_rows + 1
         self.rows[name] = row
         self.alive[row] = True
-        self._insert_rank(name, row)
+        self._order.insert(name, row, self.capacity)
         return row
 
     def _grow(self, rows: int) -> None:
@@ -352,7 +308,7 @@ class Snapshot:
                 self._swap(known[0], pod, node)
                 return
             self.displace(pod.key)
-        self._record(partial(self.displace, pod.key))
+        self._log.record(partial(self.displace, pod.key))
         self._where[pod.key] = (pod, node)
         if pod.gang is not None:
             self.gang_pods.setdefault(pod.gang, {})[pod.key] = None
@@ -368,7 +324,7 @@ class Snapshot:
 
     def _swap(self, old: Pod, new: Pod, node: str) -> None:
         """Exchange what is known of a placed pod when no column changes."""
-        self._record(partial(self.place, old, node))
+        self._log.record(partial(self.place, old, node))
         self._where[new.key] = (new, node)
         row = self.rows.get(node)
         book = self._homeless[node] if row is None else self.pods_on[row]
@@ -384,7 +340,7 @@ class Snapshot:
         if known is None:
             return
         pod, node = known
-        self._record(partial(self.place, pod, node))
+        self._log.record(partial(self.place, pod, node))
         if pod.gang is not None:
             members = self.gang_pods[pod.gang]
             members.pop(key, None)
@@ -521,7 +477,7 @@ class Snapshot:
     def assume_volume(self, claim: Key, node: str, volume: str) -> None:
         """The claim's pod goes to the node, so the claim will have a volume there."""
         if claim not in self.assumed_volumes:
-            self._record(partial(self.forget_volume, claim))
+            self._log.record(partial(self.forget_volume, claim))
             self.assumed_volumes[claim] = (node, volume)
 
     def volume_changed(self, claim: Key) -> None:
@@ -556,7 +512,7 @@ class Snapshot:
 
     def allocate(self, key: Key, allocation: Allocation, held: Held | None = None) -> None:
         """Give the claim its devices; ``held`` is what they held of counters if they come back."""
-        self._record(partial(self.deallocate, key))
+        self._log.record(partial(self.deallocate, key))
         self.allocations[key] = allocation
         self.inventory.enter(allocation, held or {})
 
@@ -566,7 +522,7 @@ class Snapshot:
         if allocation is None:
             return {}
         held = self.inventory.take_out(allocation)
-        self._record(partial(self.allocate, key, allocation, held))
+        self._log.record(partial(self.allocate, key, allocation, held))
         return held
 
     # Simulation
@@ -597,46 +553,33 @@ class Snapshot:
 
     def checkpoint(self) -> int:
         """Begin to remember changes; give the mark to exactly one of rollback or keep."""
-        self._recording += 1
-        self._marks.append(len(self._log))
-        return len(self._log)
+        return self._log.checkpoint()
 
     def rollback(self, mark: int) -> None:
         """Undo everything since the checkpoint."""
-        recording, self._recording = self._recording, 0
-        while len(self._log) > mark:
-            self._log.pop()()
-        self._recording = recording - 1
-        self._marks.pop()
+        self._log.rollback(mark)
         self._forget_released()
 
     @property
     def open_checkpoints(self) -> int:
         """How many checkpoints have been given to neither rollback nor keep."""
-        return self._recording
+        return self._log.open
 
     def abandon(self, checkpoints: int) -> None:
         """Roll back the newest until only so many are open: who made them failed half-way."""
-        while self._recording > checkpoints:
-            self.rollback(self._marks[-1])
+        while self._log.open > checkpoints:
+            self.rollback(self._log.newest)
 
     def keep(self, mark: int) -> None:
         """Accept what was done since the checkpoint (an outer checkpoint can still undo it)."""
-        self._recording -= 1
-        self._marks.pop()
-        if not self._recording:
-            del self._log[mark:]
+        self._log.keep(mark)
         self._forget_released()
 
     def _forget_released(self) -> None:
         """What was released comes back within its simulation, or not at all."""
-        if not self._recording:
+        if not self._log.open:
             self._released.clear()
             self._left.clear()
-
-    def _record(self, undo: Callable[[], object]) -> None:
-        if self._recording:
-            self._log.append(undo)
 
     def check(self) -> None:
         """Raise AssertionError unless every column equals the sum of the pods on each node."""

@@ -30,6 +30,7 @@ from kubarium.node.config import (
 from kubarium.node.device_publication import DevicePublication
 from kubarium.node.drivers.binding import BindingConditions
 from kubarium.node.drivers.domains import ComputeDomainDriver
+from kubarium.node.drivers.events import DeviceEvents
 from kubarium.node.drivers.exposition import exposition
 from kubarium.node.drivers.meter import Meter
 from kubarium.node.drivers.nvml.machine import MachineGpus
@@ -86,6 +87,7 @@ class Agent:
         drivers = drivers_by_node(config.nodes)
         drivers |= {driver_key(share.driver, share.node): share for share in self._gpus.shares}
         self._devices = DevicePublication(context, self._mine, self._is_away, self._recorder)
+        self._gpus.found_late = self._devices.slices_changed
         self._presence = NodePresence(
             context,
             self._mine,
@@ -161,7 +163,8 @@ class Agent:
         self._domains = ComputeDomainDriver(context, set(in_fabrics)) if in_fabrics else None
         self._meter = Meter(context, drivers) if mine else None
         self._slices = SliceWatch(context, self._devices.slices_changed) if mine else None
-        self._schedule = HealthSchedule(context, config.nodes, config.health_events)
+        self._events = DeviceEvents(context)
+        self._schedule = HealthSchedule(context, config.nodes, config.health_events, self._events)
         self._absences = Absences(self._leave, self._come_back)
         # Pods of a node that is away, which the API has forgotten meanwhile.
         self._unheard: dict[str, Document] = {}
@@ -214,7 +217,8 @@ class Agent:
         mine = self._mine[node]
         for share in self._gpus.shares:
             if share.node == node:
-                found += self._gpus.readings(share, self._meter.held(node))
+                health = self._meter.health(node, share.driver)
+                found += self._gpus.readings(share, self._meter.held(node), health)
         for config in mine.spec.devices:
             driver = driver_of(config)
             count = mine.published.get(driver, (config.count, {}))[0]
@@ -268,7 +272,7 @@ class Agent:
             self._static.read()  # so that what runs of them is found again
             await self._runner.start()
             if self._gpus:
-                await asyncio.to_thread(self._gpus.open)
+                await self._gpus.start()
             await self._nodes.wait_synced()
             await self._pods.wait_synced()
             async with asyncio.TaskGroup() as group:
@@ -298,11 +302,13 @@ class Agent:
                 if self._health is not None:
                     group.create_task(self._health.controller.run())
                 if self._gpus:
-                    group.create_task(self._gpus.run())
+                    group.create_task(self._gpus.run(self._events))
                 if self._domains is not None:
                     group.create_task(self._domains.controller.run())
                 if self._schedule:
                     group.create_task(self._schedule.run())
+                if self._schedule or self._gpus:
+                    group.create_task(self._events.run())
                 if self._binding is not None:
                     group.create_task(self._binding.controller.run())
         finally:

@@ -8,8 +8,15 @@ from collections.abc import Callable, Mapping
 from kubarium.api.kinds import NODES
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
+from kubarium.base.quoted import listed
 from kubarium.node.agent_nodes import AskedNodes, OwnNode
-from kubarium.node.drivers.health import HEALTH_ANNOTATION, Health, health_changes, node_health
+from kubarium.node.drivers.health import (
+    HEALTH_ANNOTATION,
+    Health,
+    absent_devices,
+    health_changes,
+    node_health,
+)
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context
 
@@ -17,6 +24,7 @@ from kubarium.runtime.protocol import Context
 DEVICES_ANNOTATION = "kubarium.dev/devices."
 _MAX_DEVICES = 4096
 _MAX_DIGITS, _SHOWN = 20, 60  # longer numbers are not even read; so much of them is shown
+_NAMED = 8  # devices that there are, where one is spoken of that there is not
 
 
 class DevicePublication:
@@ -65,10 +73,18 @@ class DevicePublication:
             node.doubted.discard(driver)
             if driver not in node.published:
                 await publisher.publish_class()
-            await publisher.publish(current, *wanted)
+            names = await publisher.publish(current, *wanted)
             before = node.published.get(driver, (0, {}))[1]
             node.published[driver] = wanted
-            for type_, reason, message in health_changes(driver, before, wanted[1]):
+            for name in absent_devices(names, wanted[1]):
+                text = f"{driver} {name}: there is no such device; {_some(names)}"
+                self._complain(node, current, "InvalidDeviceHealth", text)
+            absent = absent_devices(names, {**before, **wanted[1]})
+            known = [
+                {device: h for device, h in health.items() if device not in absent}
+                for health in (before, wanted[1])
+            ]
+            for type_, reason, message in health_changes(driver, *known):
                 self._recorder.event(current, type_, reason, message)
 
     def _wanted(
@@ -105,3 +121,7 @@ class DevicePublication:
         if message not in node.complained:
             node.complained[message] = None
             self._recorder.event(document, "Warning", reason, message)
+
+
+def _some(names: list[str]) -> str:
+    return f"there are {listed(names, _NAMED)}" if names else "there are none"

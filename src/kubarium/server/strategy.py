@@ -35,8 +35,8 @@ class Strategy:
     not_desired: frozenset[str] = frozenset()
     # A new object may bring its status along (Node: what the kubelet registers).
     status_on_create: bool = False
-    # The status subresource may write labels and annotations too (Pod, Node, Namespace, ...).
-    status_writes_metadata: bool = False
+    # Fields of metadata that the status subresource may write too.
+    status_writes: tuple[str, ...] = ()
     # PUT of an absent object creates it.
     create_on_update: bool = False
     # PUT without a resourceVersion overwrites what is there.

@@ -13,14 +13,13 @@ from kubarium.api.catalog import Kind, ScalePaths
 from kubarium.api.kinds import NODES, POD_DISRUPTION_BUDGETS
 from kubarium.api.patch import json_patch, merge_patch
 from kubarium.api.resource import Document
-from kubarium.api.selectors import label_selector
+from kubarium.api.selectors import selects
 from kubarium.base.errors import (
     ApiError,
     FieldError,
     bad_request,
     conflict,
     forbidden,
-    internal,
     invalid,
     method_not_allowed,
     too_many_requests,
@@ -138,6 +137,17 @@ def _merge(metadata: dict[str, Any], key: str, extra: dict[str, str] | None) -> 
         metadata[key] = (metadata.get(key) or {}) | extra
 
 
+# Evictions that were allowed and not seen yet by the budget's controller (MaxDisruptedPodSize).
+MOST_DISRUPTED = 2000
+TOO_MANY_DISRUPTED = (
+    "DisruptedPods map too big - too many evictions not confirmed by PDB controller"
+)
+SEVERAL_BUDGETS = (
+    "This pod has more than one PodDisruptionBudget, "
+    "which the eviction subresource does not support."
+)
+
+
 class Eviction:
     """pods/eviction: a deletion that a PodDisruptionBudget may postpone.
 
@@ -152,8 +162,7 @@ class Eviction:
         self, kind: Kind, namespace: str, name: str, eviction: Document, call: Call
     ) -> Document:
         """Delete the pod if its budget allows it. ApiError 404, 409, 429 (not now) or 500."""
-        given = (eviction.get("metadata") or {}).get("name")
-        if given and given != name:
+        if (eviction.get("metadata") or {}).get("name") != name:
             raise bad_request("name in URL does not match name in Eviction object")
         registry = self._registry
         record = registry.fetch(kind, namespace, name)
@@ -194,10 +203,7 @@ class Eviction:
         if not budgets:
             return
         if len(budgets) > 1:
-            raise internal(
-                "This pod has more than one PodDisruptionBudget, "
-                "which the eviction subresource does not support."
-            )
+            raise ApiError(500, "", SEVERAL_BUDGETS)
         record = budgets[0]
         if _is_unready_and_free(pod, record.value):
             return
@@ -212,7 +218,7 @@ class Eviction:
         return [
             record
             for record in page.records
-            if label_selector(record.value["spec"].get("selector")).matches(labels)
+            if selects(record.value["spec"].get("selector"), labels)
         ]
 
     def _decremented(self, budget: Document, pod_name: str) -> Document:
@@ -222,19 +228,38 @@ class Eviction:
             message = f"The disruption budget {name} is still being processed by the server."
             raise _refused(message, retry_after_s=10)
         allowed = status.get("disruptionsAllowed", 0)
-        if allowed < 0:
-            raise forbidden(
-                "poddisruptionbudgets", "policy", name, "pdb disruptions allowed is negative"
-            )
+        disrupted = status.get("disruptedPods") or {}
+        if allowed < 0 or len(disrupted) > MOST_DISRUPTED:
+            why = "pdb disruptions allowed is negative" if allowed < 0 else TOO_MANY_DISRUPTED
+            raise forbidden("poddisruptionbudget", "policy", name, why)
         if allowed == 0:
             message = (
                 f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy "
                 f"pods and has {status.get('currentHealthy', 0)} currently"
             )
             raise _refused(message)
-        disrupted = (status.get("disruptedPods") or {}) | {pod_name: self._registry.now()}
-        spent = {"disruptionsAllowed": allowed - 1, "disruptedPods": disrupted}
+        now = self._registry.now()
+        spent: Document = {"disruptionsAllowed": allowed - 1}
+        spent["disruptedPods"] = disrupted | {pod_name: now}
+        if allowed == 1:
+            spent["conditions"] = _used_up(status, now)
         return budget | {"metadata": dict(metadata), "status": status | spent}
+
+
+def _used_up(status: Document, now: str) -> list[Document]:
+    """The conditions of a budget whose last disruption was spent."""
+    conditions: list[Document] = status.get("conditions") or []
+    wanted: Document = {
+        "type": "DisruptionAllowed",
+        "status": "False",
+        "observedGeneration": status.get("observedGeneration", 0),
+        "lastTransitionTime": now,
+        "reason": "InsufficientPods",
+        "message": "",
+    }
+    if any(c.get("type") == wanted["type"] and c.get("status") == "False" for c in conditions):
+        return conditions
+    return [*(c for c in conditions if c.get("type") != wanted["type"]), wanted]
 
 
 def _evicted(generation: int, now: str) -> Document:

@@ -204,7 +204,8 @@ class Writes:
         prepare = {"": strategy.prepare_update, "status": strategy.prepare_status}.get(subresource)
         if prepare is not None:
             prepare(registry, call, new, old)
-        _count_generation(strategy, new, old)
+        if subresource != "status":
+            _count_generation(strategy, new, old)
         self._documents.validate_change(kind, new, old, subresource)
         self._admission.validate(attempt)
         if new == old:
@@ -249,9 +250,8 @@ class Writes:
         else:
             new.pop("status", None)
         metadata = dict(old["metadata"])
-        if strategy.status_writes_metadata:
-            for key in ("labels", "annotations", "finalizers"):
-                _take(metadata, document["metadata"], key)
+        for key in strategy.status_writes:
+            _take(metadata, document["metadata"], key)
         _take(metadata, document["metadata"], "managedFields")
         new["metadata"] = metadata
         return new

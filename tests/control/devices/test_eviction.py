@@ -182,3 +182,25 @@ def test_a_rule_without_effect_counts_once(world_run):
         )
 
     world_run(story)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_rule_is_told_whom_it_is_about_before_they_go(world_run, count):
+    async def story(world):
+        await begin(world, gpus=count)
+        for number in range(count):
+            await world.create(RESOURCE_CLAIMS, tolerant(f"c{number}"))
+            await world.create(PODS, pod(f"p{number}", resourceClaimName=f"c{number}"))
+        await world.settle(5)
+        await world.create(DEVICE_TAINT_RULES, rule("one"))
+        await world.settle(0.5)
+        assert len(await told(world)) == count
+        need = "1 pod needs" if count == 1 else f"{count} pods need"
+        text = f"{need} to be evicted in 1 namespace."
+        assert await condition(world, "one") == ("True", "PodsPendingEviction", text)
+        await world.finish_deletions()
+        await world.settle(15)
+        done = f"{count} pod{'s' * (count > 1)} evicted since starting the controller."
+        assert await condition(world, "one") == ("False", "Completed", done)
+
+    world_run(story)

@@ -77,3 +77,15 @@ def test_a_driver_that_is_about_to_publish_more_is_waited_for(world_run, comes):
         assert pool.get("totalDevices") == (2 if comes else None)
 
     world_run(story)
+
+
+def test_a_driver_without_pools_has_none_in_the_answer(world_run):
+    async def story(world):
+        await world.start(*devices.components(world.context))
+        await world.create(RESOURCE_POOL_STATUS_REQUESTS, request("first"))
+        await world.settle()
+        answer = (await world.get(RESOURCE_POOL_STATUS_REQUESTS, "first"))["status"]
+        assert answer["poolCount"] == 0
+        assert "pools" not in answer
+
+    world_run(story)

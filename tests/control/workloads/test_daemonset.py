@@ -233,3 +233,16 @@ def test_going_back_to_an_old_template_makes_no_new_revision(world_run):
         assert sorted(item["revision"] for item in revisions) == [2, 3]
 
     world_run(story)
+
+
+def test_a_pod_on_its_way_out_still_counts_for_its_node(world_run):
+    async def story(world):
+        await begin(world)
+        await step(world)
+        await world.client.delete(PODS, (await world.names(PODS))[0], "default")
+        await world.settle()
+        found = await status(world)
+        counts = [found[f] for f in ("currentNumberScheduled", "numberReady", "numberAvailable")]
+        assert counts == [3, 3, 3]
+
+    world_run(story)

@@ -1,9 +1,12 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubarium.api.kinds import DEPLOYMENTS, PODS, REPLICA_SETS
+from kubarium.api.kinds import DEPLOYMENTS, PODS, REPLICA_SETS, RESOURCE_QUOTAS
 from kubarium.control.workloads.deployment import rollout
+from kubarium.control.workloads.deployment import status as state
 from kubarium.control.workloads.deployment.controller import DeploymentController
 from kubarium.control.workloads.deployment.rollout import REVISION
 from kubarium.control.workloads.replicaset import ReplicaSetController
@@ -356,3 +359,99 @@ def test_proportional_scaling(before, wanted, expected):
     olds = [replica_set("old", before[0], 8, "13"), replica_set("newer", before[1], 0, "13")]
     sizes = rollout.scale_proportionally(document, olds)
     assert (sizes["old"], sizes["newer"]) == expected
+
+
+def test_pods_on_their_way_out_are_counted(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(DEPLOYMENTS, deployment(2))
+        await make_ready(world)
+        found = [(await world.get(DEPLOYMENTS, "web"))["status"], await one_set(world)]
+        assert [status["terminatingReplicas"] for status in found] == [0, 0]
+        await world.client.patch(DEPLOYMENTS, "web", {"spec": {"replicas": 1}}, "default")
+        await world.settle()
+        found = [(await world.get(DEPLOYMENTS, "web"))["status"], await one_set(world)]
+        assert [status["terminatingReplicas"] for status in found] == [1, 1]
+
+    world_run(story)
+
+
+async def one_set(world):
+    (replica_set,) = await world.find(REPLICA_SETS)
+    return replica_set["status"]
+
+
+def test_a_deployment_without_a_deadline_makes_no_progress(world_run, conditions):
+    async def story(world):
+        await started(world)
+        await world.create(DEPLOYMENTS, deployment(1))
+        await world.settle()
+        assert "Progressing" in conditions(await world.get(DEPLOYMENTS, "web"))
+        change = {"spec": {"progressDeadlineSeconds": state.NO_DEADLINE}}
+        await world.client.patch(DEPLOYMENTS, "web", change, "default")
+        await world.settle()
+        assert list(conditions(await world.get(DEPLOYMENTS, "web"))) == ["Available"]
+        change = {"spec": {"progressDeadlineSeconds": 60}}
+        await world.client.patch(DEPLOYMENTS, "web", change, "default")
+        await world.settle()
+        found = conditions(await world.get(DEPLOYMENTS, "web"))
+        assert found["Progressing"] == ("True", "FoundNewReplicaSet")
+        await world.settle(62)
+        found = conditions(await world.get(DEPLOYMENTS, "web"))
+        assert found["Progressing"] == ("False", "ProgressDeadlineExceeded")
+
+    world_run(story)
+
+
+def test_the_new_replica_set_says_first_what_fails():
+    def replica_set(name, reason):
+        failure = {"type": "ReplicaFailure", "status": "True", "reason": reason, "message": name}
+        return {"metadata": {"name": name}, "status": {"conditions": [failure]}}
+
+    old, new = replica_set("old", "FailedDelete"), replica_set("new", "FailedCreate")
+    status = {}
+    state.set_replica_failure(status, new, [old, new], 0)
+    assert [c["message"] for c in status["conditions"]] == ["new"]
+
+
+def test_a_replica_set_that_is_refused_is_named(world_run, conditions):
+    async def story(world):
+        await started(world)
+        quota = {
+            "metadata": {"name": "q"},
+            "spec": {"hard": {"count/replicasets.apps": "0"}},
+            "status": {"hard": {"count/replicasets.apps": "0"}},
+        }
+        await world.create(RESOURCE_QUOTAS, quota)
+        await world.client.patch(
+            RESOURCE_QUOTAS, "q", {"status": quota["status"]}, "default", subresource="status"
+        )
+        await world.create(DEPLOYMENTS, deployment(1))
+        await world.settle()
+        event = (await world.events("ReplicaSetCreateError"))[0]
+        assert re.match(
+            r'Failed to create new replica set "web-[a-z0-9]+": replicasets.apps "web-'
+            r'[a-z0-9]+" is forbidden: exceeded quota',
+            event["message"],
+        )
+        found = conditions(await world.get(DEPLOYMENTS, "web"))
+        assert found["Progressing"] == ("False", "ReplicaSetCreateError")
+
+    world_run(story)
+
+
+def test_a_revision_is_no_new_generation(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(DEPLOYMENTS, deployment(1))
+        await make_ready(world)
+        found = await world.get(DEPLOYMENTS, "web")
+        assert found["metadata"]["annotations"][REVISION] == "1"
+        assert found["metadata"]["generation"] == found["status"]["observedGeneration"] == 1
+        await set_image(world, "v2")
+        await make_ready(world)
+        found = await world.get(DEPLOYMENTS, "web")
+        assert found["metadata"]["annotations"][REVISION] == "2"
+        assert found["metadata"]["generation"] == found["status"]["observedGeneration"] == 2
+
+    world_run(story)

@@ -2,8 +2,12 @@ import pytest
 
 from kubarium.api.kinds import JOBS, PODS
 from kubarium.api.labels import COMPLETION_INDEX
+from kubarium.base.clock import rfc3339
+from kubarium.control.workloads.job.backoff import finished_at
 from kubarium.control.workloads.job.controller import JobController
 from kubarium.control.workloads.job.facts import FAILURES, TRACKING
+from kubarium.control.workloads.job.indexes import IndexSet
+from kubarium.control.workloads.job.policy import judge_failure, match_success
 
 
 def job(name="work", restart="Never", **spec):
@@ -79,6 +83,7 @@ def test_indexed_pods_carry_their_identity(world_run):
         assert pod["spec"]["hostname"] == "work-1"
         [variable] = pod["spec"]["containers"][0]["env"]
         assert variable["name"] == "JOB_COMPLETION_INDEX"
+        assert "succeeded" not in (await world.get(JOBS, "work"))["status"]
         await world.set_phase(pods[0], "Succeeded")
         await world.settle()
         assert sorted(by_index(await world.live_pods())) == [1, 2]
@@ -415,3 +420,103 @@ def test_five_hundred_pods_and_more_are_all_counted(world_run, conditions):
         assert done["status"]["succeeded"] == 600
 
     world_run(story)
+
+
+def test_more_successes_than_wanted_are_told(world_run):
+    async def story(world):
+        await world.start(JobController(world.context))
+        await world.create(JOBS, job(completions=1))
+        await world.settle()
+        [pod] = await world.find(PODS)
+        kept = ("labels", "ownerReferences", "finalizers")
+        twin = {"name": "twin", **{name: pod["metadata"][name] for name in kept}}
+        second = await world.create(PODS, pod | {"metadata": twin, "status": {}})
+        for each in (pod, second):
+            await world.set_phase(each, "Succeeded")
+        await world.settle()
+        assert (await world.get(JOBS, "work"))["status"]["succeeded"] == 2
+        told = [(e["type"], e["reason"], e["message"]) for e in await world.events()]
+        text = "Too many succeeded pods running after completion count reached"
+        assert ("Warning", "TooManySucceededPods", text) in told
+
+    world_run(story)
+
+
+def test_the_container_that_failed_is_told_before_its_helpers():
+    def ended(name):
+        return {"name": name, "state": {"terminated": {"exitCode": 42}}}
+
+    pod = {
+        "metadata": {"namespace": "default", "name": "p"},
+        "status": {
+            "initContainerStatuses": [ended("sidecar")],
+            "containerStatuses": [ended("main")],
+        },
+    }
+    rule = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}}
+    message = judge_failure({"rules": [rule]}, pod).message
+    assert message.startswith("Container main for pod default/p failed with exit code 42")
+    rule["onExitCodes"]["containerName"] = "sidecar"
+    assert judge_failure({"rules": [rule]}, pod).message.startswith("Container sidecar for")
+
+
+def test_a_pod_that_was_deleted_is_replaced_after_the_back_off(world_run):
+    async def story(world):
+        await world.start(JobController(world.context))
+        await world.create(JOBS, job())
+        await world.settle()
+        [pod] = await world.find(PODS)
+        await world.set_phase(pod, "Running")
+        await world.settle(100)
+        await world.client.delete(PODS, pod["metadata"]["name"], "default")
+        await world.settle(1)
+        await world.finish_deletions()
+        await world.settle(8)
+        assert await world.find(PODS) == []
+        await world.settle(2)
+        assert len(await world.find(PODS)) == 1
+
+    world_run(story)
+
+
+def test_a_pod_with_a_container_that_still_runs_has_not_ended_with_the_first():
+    ended = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:00Z"}}
+    pod = {
+        "metadata": {
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "deletionTimestamp": "2026-01-01T00:10:30Z",
+            "deletionGracePeriodSeconds": 30,
+        },
+        "status": {
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "lastTransitionTime": "2026-01-01T00:00:05Z",
+                }
+            ],
+            "containerStatuses": [{"name": "a", "state": ended}, {"name": "b", "state": {}}],
+        },
+    }
+    assert rfc3339(finished_at(pod)) == "2026-01-01T00:00:00Z"
+    pod["status"]["containerStatuses"][1]["state"] = {"running": {}}
+    assert rfc3339(finished_at(pod)) == "2026-01-01T00:10:00Z"
+
+
+def test_the_index_of_a_pod_stays_in_its_name_however_long_that_is(world_run):
+    async def story(world):
+        await world.start(JobController(world.context))
+        await world.create(JOBS, indexed("a" * 60, completions=2))
+        await world.settle()
+        names = sorted(await world.names(PODS))
+        assert [name[:58] for name in names] == ["a" * 55 + "-0-", "a" * 55 + "-1-"]
+        assert {len(name) for name in names} == {63}
+
+    world_run(story)
+
+
+def test_a_success_policy_for_more_than_there_is_wants_all_that_there_is():
+    policy = {"rules": [{"succeededIndexes": "0-9", "succeededCount": 8}]}
+    assert match_success(policy, 3, IndexSet.of([0, 1])) == ""
+    assert match_success(policy, 3, IndexSet.of([0, 1, 2])) == "Matched rules at index 0"
+    assert match_success(policy, 0, IndexSet.of([])) == ""

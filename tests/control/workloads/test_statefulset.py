@@ -1,6 +1,8 @@
 import pytest
 
 from kubarium.api.kinds import PERSISTENT_VOLUME_CLAIMS, PODS
+from kubarium.control.core.garbage import GarbageCollector
+from kubarium.control.core.served import ServedResources
 from kubarium.control.workloads.statefulset.controller import (
     CONTROLLER_REVISIONS,
     REPLACE_AFTER_S,
@@ -209,5 +211,132 @@ def test_a_name_stays_unused_for_a_moment_after_its_pod_has_gone(world_run):
         assert await world.names(PODS) == ["db-0", "db-2"]
         await world.settle(0.05)
         assert (await world.get(PODS, "db-1"))["metadata"]["uid"] != old
+
+    world_run(story)
+
+
+@pytest.mark.parametrize(
+    ("most", "at_once"), [(2, ["db-4", "db-5"]), ("70%", ["db-2", "db-3", "db-4", "db-5"])]
+)
+def test_a_rolling_update_takes_as_many_pods_as_it_may(world_run, most, at_once):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}}
+        spec = {"updateStrategy": strategy, "podManagementPolicy": "Parallel"}
+        await world.create(STATEFUL_SETS, stateful_set(6, **spec))
+        await steps(world, 2)
+        await set_image(world, "v2")
+        pods = await world.find(PODS)
+        gone = [p["metadata"]["name"] for p in pods if "deletionTimestamp" in p["metadata"]]
+        assert sorted(gone) == at_once
+        await steps(world)
+        assert set((await images(world)).values()) == {"v2"}
+
+    world_run(story)
+
+
+def test_pods_that_do_not_work_anyway_take_nothing_from_an_update(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set(4, podManagementPolicy="Parallel"))
+        await world.settle(1)
+        for pod in await world.live_pods():
+            await world.set_phase(pod, "Running" if pod["metadata"]["name"] > "db-1" else "Pending")
+        await set_image(world, "v2")
+        await world.settle(1)
+        found = await images(world)
+        assert [name for name, image in sorted(found.items()) if image == "v1"] == ["db-2", "db-3"]
+        await steps(world)
+        assert set((await images(world)).values()) == {"v2"}
+
+    world_run(story)
+
+
+CLAIM = {
+    "metadata": {"name": "data"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+}
+
+
+async def owners(world):
+    found = await world.find(PERSISTENT_VOLUME_CLAIMS)
+    return {
+        claim["metadata"]["name"]: [
+            (r["kind"], r["name"]) for r in claim["metadata"].get("ownerReferences", ())
+        ]
+        for claim in found
+    }
+
+
+def test_claims_go_when_their_policy_says_so(world_run):
+    async def story(world):
+        served = ServedResources(world.context)
+        await world.start(
+            StatefulSetController(world.context), GarbageCollector(world.context, served)
+        )
+        await world.create(STATEFUL_SETS, stateful_set(3, volumeClaimTemplates=[CLAIM]))
+        await steps(world)
+        assert set(map(tuple, (await owners(world)).values())) == {()}
+
+        async def change(**spec):
+            await world.client.patch(STATEFUL_SETS, "db", {"spec": spec}, "default")
+            await world.settle(1)
+
+        policy = {"whenDeleted": "Delete", "whenScaled": "Delete"}
+        await change(persistentVolumeClaimRetentionPolicy=policy)
+        assert set(map(tuple, (await owners(world)).values())) == {(("StatefulSet", "db"),)}
+        await change(replicas=2)
+        assert (await owners(world))["data-db-2"] == [("Pod", "db-2")]
+        before = (await world.get(PERSISTENT_VOLUME_CLAIMS, "data-db-2"))["metadata"]["uid"]
+        await change(replicas=3)  # before the pod is gone: its successor gets the claim
+        await steps(world)
+        assert (await owners(world))["data-db-2"] == [("StatefulSet", "db")]
+        assert (await world.get(PERSISTENT_VOLUME_CLAIMS, "data-db-2"))["metadata"]["uid"] == before
+        await change(persistentVolumeClaimRetentionPolicy={"whenDeleted": "Retain"})
+        assert (await owners(world))["data-db-2"] == []
+        await change(replicas=1)
+        await steps(world)
+        assert await owners(world) == {"data-db-0": []}
+
+    world_run(story)
+
+
+def test_a_pod_does_not_get_the_claim_that_goes_with_the_one_before(world_run):
+    async def story(world):
+        served = ServedResources(world.context)
+        await world.start(
+            StatefulSetController(world.context), GarbageCollector(world.context, served)
+        )
+        policy = {"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete"}}
+        await world.create(STATEFUL_SETS, stateful_set(2, volumeClaimTemplates=[CLAIM], **policy))
+        await steps(world)
+
+        async def change(resource, name, **change):
+            await world.client.patch(resource, name, change, "default")
+
+        hold = {"finalizers": ["example.com/hold"]}
+        await change(PERSISTENT_VOLUME_CLAIMS, "data-db-1", metadata=hold)
+        await change(STATEFUL_SETS, "db", spec={"replicas": 1})
+        await steps(world)
+        await change(STATEFUL_SETS, "db", spec={"replicas": 2})
+        await steps(world)
+        assert sorted(await images(world)) == ["db-0"]
+        await change(PERSISTENT_VOLUME_CLAIMS, "data-db-1", metadata={"finalizers": None})
+        await steps(world)
+        assert sorted(await images(world)) == ["db-0", "db-1"]
+        assert (await owners(world))["data-db-1"] == []
+
+    world_run(story)
+
+
+def test_claims_are_told_of_as_they_are_made(world_run):
+    async def story(world):
+        await world.start(StatefulSetController(world.context))
+        await world.create(STATEFUL_SETS, stateful_set(1, volumeClaimTemplates=[CLAIM]))
+        await world.settle()
+        assert [event["message"] for event in await world.events("SuccessfulCreate")] == [
+            "create Claim data-db-0 Pod db-0 in StatefulSet db success",
+            "create Pod db-0 in StatefulSet db successful",
+        ]
 
     world_run(story)

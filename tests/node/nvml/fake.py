@@ -26,6 +26,7 @@ class Mig:
     multiprocessors: int = 14
     memory: int = 4864 << 20
     used: int = 100 << 20
+    broken: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,6 +49,7 @@ class FakeNvml:
 
     def __init__(self, *boards):
         self.boards = boards
+        self.broken = {}  # of the library itself: function -> error number
         self.events = queue.Queue()
         self.registered = []
         self.is_open = False
@@ -68,9 +70,11 @@ class FakeNvml:
         self.is_open = False
 
     def nvmlSystemGetDriverVersion(self):
+        self._ask(self, "DriverVersion")
         return "535.104.05"
 
     def nvmlSystemGetCudaDriverVersion_v2(self):
+        self._ask(self, "CudaDriverVersion")
         return 12020
 
     def nvmlDeviceGetCount(self):
@@ -85,18 +89,23 @@ class FakeNvml:
         return handle.uuid
 
     def nvmlDeviceGetName(self, handle):
+        self._ask(handle, "Name")
         return handle.name
 
     def nvmlDeviceGetMinorNumber(self, handle):
+        self._ask(handle, "MinorNumber")
         return handle.minor
 
     def nvmlDeviceGetBrand(self, handle):
+        self._ask(handle, "Brand")
         return 14
 
     def nvmlDeviceGetArchitecture(self, handle):
+        self._ask(handle, "Architecture")
         return 9
 
     def nvmlDeviceGetCudaComputeCapability(self, handle):
+        self._ask(handle, "CudaComputeCapability")
         return (9, 0)
 
     def nvmlDeviceGetMemoryInfo(self, handle):
@@ -104,6 +113,7 @@ class FakeNvml:
         return Value(total=handle.memory, used=handle.used, free=handle.memory - handle.used)
 
     def nvmlDeviceGetPciInfo(self, handle):
+        self._ask(handle, "PciInfo")
         return Value(busId=handle.bus_id.encode())
 
     def nvmlDeviceGetAddressingMode(self, handle):
@@ -115,6 +125,7 @@ class FakeNvml:
         return [handle.mig_mode, handle.mig_mode]
 
     def nvmlDeviceGetMaxMigDeviceCount(self, handle):
+        self._ask(handle, "MaxMigDeviceCount")
         return 7
 
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle, index):
@@ -137,6 +148,7 @@ class FakeNvml:
         return Value(id=mig.gi, profileId=mig.profile_id, placement=placement)
 
     def nvmlDeviceGetAttributes_v2(self, mig):
+        self._ask(mig, "Attributes")
         return Value(
             multiprocessorCount=mig.multiprocessors,
             sharedCopyEngineCount=1,
@@ -170,11 +182,13 @@ class FakeNvml:
         self.registered.append((handle.uuid, types))
 
     def nvmlEventSetCreate(self):
+        self._ask(self, "EventSetCreate")
         return "events"
 
     def nvmlEventSetWait_v2(self, events, timeout_ms):
         self.waiting = True
         try:
+            self._ask(self, "EventSetWait")
             return self._next(timeout_ms)
         finally:
             self.waiting = False

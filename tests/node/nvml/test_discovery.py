@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubarium.node.drivers.nvml.discovery import device_documents, discover, pci_place
-from tests.node.nvml.fake import Board, FakeNvml, mig_board, two_boards
+from tests.node.nvml.fake import Board, FakeNvml, Mig, mig_board, two_boards
 
 
 def sysfs(tmp_path, places):
@@ -93,3 +93,123 @@ def test_instances_that_may_not_be_read_are_said(tmp_path):
 @pytest.mark.parametrize("bus_id", ["0000:1b:00.0", "nothing"])
 def test_a_machine_without_sysfs(tmp_path, bus_id):
     assert pci_place(bus_id, tmp_path) == ("", None)
+
+
+# What each function tells, where a GPU or an old driver may not know it.
+TOLD = {
+    "Name": "productName",
+    "PciInfo": "resource.kubernetes.io/pciBusID",
+    "CudaComputeCapability": "cudaComputeCapability",
+    "AddressingMode": "addressingMode",
+    "DriverVersion": "driverVersion",
+    "CudaDriverVersion": "cudaDriverVersion",
+}
+
+
+@pytest.mark.parametrize("number", [3, 13, 999])  # not supported, no such function, unknown
+@pytest.mark.parametrize("function", TOLD)
+def test_a_function_that_fails_costs_its_attribute_only(tmp_path, function, number):
+    board = Board("GPU-old", 3)
+    nvml = FakeNvml(board)
+    (whole,) = documents(nvml, tmp_path)
+    (nvml if function.endswith("DriverVersion") else board).broken[function] = number
+    (left,) = documents(nvml, tmp_path)
+    assert whole["attributes"].keys() - left["attributes"].keys() == {TOLD[function]}
+    assert left["capacity"] == whole["capacity"]
+
+
+def test_a_gpu_that_shares_the_machines_memory_has_none_of_its_own(tmp_path):
+    board = Board("GPU-small", 0, name="NVIDIA GB10", broken={"MemoryInfo": 3})
+    (device,) = documents(FakeNvml(board), tmp_path)
+    assert "capacity" not in device
+
+
+@pytest.mark.parametrize("function", ["Brand", "Architecture"])
+def test_kinds_that_are_not_told_are_unknown(tmp_path, function):
+    (device,) = documents(FakeNvml(Board("GPU-old", 3, broken={function: 3})), tmp_path)
+    assert device["attributes"][function.lower()] == {"string": "Unknown"}
+
+
+def test_without_a_minor_number_the_index_is_the_gpus(tmp_path):
+    first, second = two_boards()
+    second.broken["MinorNumber"] = 3  # as in a guest without device files
+    assert [d["name"] for d in documents(FakeNvml(first, second), tmp_path)] == ["gpu-0", "gpu-1"]
+
+
+def test_long_names_fit_into_an_attribute(tmp_path):
+    (device,) = documents(FakeNvml(Board("GPU-long", 0, name="NVIDIA " + "X" * 88)), tmp_path)
+    assert device["attributes"]["productName"]["string"] == "NVIDIA " + "X" * 57
+
+
+def test_compute_instances_of_one_gpu_instance_are_devices_of_their_own(tmp_path):
+    board = mig_board()
+    name = "NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb"
+    board.migs = [Mig(f"MIG-{ci}", name, 2, ci, 9, 0, 4, 20096, 14) for ci in range(3)]
+    assert [d["name"] for d in documents(FakeNvml(board), tmp_path)] == [
+        "gpu-0-mig-1c3g20gb-9-0",
+        "gpu-0-mig-1c3g20gb-9-0-1",
+        "gpu-0-mig-1c3g20gb-9-0-2",
+    ]
+
+
+def test_instances_have_the_addressing_mode_of_their_gpu(tmp_path):
+    device, _ = documents(FakeNvml(mig_board()), tmp_path)
+    assert device["attributes"]["addressingMode"] == {"string": "HMM"}
+
+
+def test_an_instance_whose_engines_are_not_told_is_published_without_them(tmp_path):
+    board = mig_board()
+    board.migs[0].broken["Attributes"] = 3
+    small, _ = documents(FakeNvml(board), tmp_path)
+    assert small["capacity"] == {"memorySlice6": {"value": "1"}}
+
+
+def test_an_instance_whose_name_tells_no_profile_is_a_problem(tmp_path):
+    board = mig_board()
+    board.migs[0].name = "NVIDIA A100-SXM4-40GB"
+    inventory = discover(FakeNvml(board), tmp_path)
+    assert [i.profile for i in inventory.gpus[0].instances] == ["3g.20gb"]
+    assert inventory.problems == (
+        "GPU 0: MIG device 0: its name tells no profile: 'NVIDIA A100-SXM4-40GB'",
+    )
+
+
+def test_a_gpu_in_mig_mode_that_does_not_tell_its_instances(tmp_path):
+    board = mig_board()
+    board.broken["MaxMigDeviceCount"] = 3
+    inventory = discover(FakeNvml(board), tmp_path)
+    assert inventory.gpus[0].instances == ()
+    assert "does not tell its MIG devices" in inventory.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("535.104.05", "535.104.5"),
+        ("550.54", "550.54.0"),
+        ("570.86.15-rc1.2", "570.86.15"),
+        ("595.10.01.99", "595.10.1"),
+        ("unknown", None),
+        ("", None),
+    ],
+)
+def test_versions_of_drivers(monkeypatch, tmp_path, told, version):
+    monkeypatch.setattr(FakeNvml, "nvmlSystemGetDriverVersion", lambda self: told)
+    (device,) = documents(FakeNvml(Board("GPU-a", 0)), tmp_path)
+    assert device["attributes"].get("driverVersion", {}).get("version") == version
+
+
+def test_a_name_that_is_no_text_hides_no_gpu(monkeypatch, tmp_path):
+    def name(self, handle):
+        return b"\xff\xfe".decode()
+
+    monkeypatch.setattr(FakeNvml, "nvmlDeviceGetName", name)
+    (device,) = documents(FakeNvml(Board("GPU-a", 0)), tmp_path)
+    assert "productName" not in device["attributes"]
+
+
+def test_a_gpu_that_is_lost_while_it_is_asked_is_a_problem(tmp_path):
+    lost, well = two_boards()
+    lost.broken["Brand"] = 15
+    inventory = discover(FakeNvml(lost, well), tmp_path)
+    assert [gpu.name for gpu in inventory.gpus] == ["gpu-1"]

@@ -8,14 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from kubarium.api.kinds import DEVICE_CLASSES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from kubarium.node.config import DeviceConfig, NodeSpec
+from kubarium.node.drivers.exposition import exposition
+from kubarium.node.drivers.health import read_health
 from kubarium.node.drivers.nvml import library
 from kubarium.node.drivers.nvml.machine import MachineGpus
 from kubarium.node.drivers.prepare import container_edits, prepare_pod
+from kubarium.node.drivers.readings import Holder
 from kubarium.node.runtimes.process.rootfs import accelerators
 from tests.node.conftest import process_world
 from tests.node.nvml.fake import FakeNvml, mig_board, two_boards
@@ -190,6 +195,34 @@ def test_instances_tell_their_memory_and_the_gpu_its_work(tmp_path):
     assert large.memory_used == 100 << 20
 
 
+def test_what_is_said_of_a_node_is_how_its_gpus_are(tmp_path):
+    boards = two_boards()
+    found = machine(FakeNvml(*boards), node("n1"), root=tmp_path)
+    said = {"gpu-0": read_health("xid-79")}
+    first, second = found.readings(found.shares[0], {}, said)
+    assert (first.state, first.xid, second.state) == ("Unhealthy", 79, "Healthy")
+
+
+def test_who_holds_an_instance_holds_its_gpu_by_the_instances_name(tmp_path):
+    found = machine(FakeNvml(mig_board()), node("n1"), root=tmp_path)
+    holder = Holder("team-a", "train-0", "main", "claim")
+    held = {(DRIVER, "gpu-0-mig-3g20gb-9-0"): [holder]}
+    readings = found.readings(found.shares[0], held)
+    assert [len(reading.holders) for reading in readings] == [1, 0, 1]
+    assert {reading.parent for reading in readings} == {"", "GPU-cccc"}
+    series = [
+        (s.labels["UUID"], s.labels["GPU_I_ID"], s.labels["pod"], s.labels["dra_device_name"])
+        for family in text_string_to_metric_families(exposition("n1", readings).decode())
+        for s in family.samples
+        if s.name == "DCGM_FI_DEV_FB_USED"
+    ]
+    assert series == [
+        ("GPU-cccc", "", "train-0", "gpu-0-mig-3g20gb-9-0"),
+        ("GPU-cccc", "7", "", ""),
+        ("GPU-cccc", "2", "train-0", "gpu-0-mig-3g20gb-9-0"),
+    ]
+
+
 # In an agent ------------------------------------------------------------------------------------
 
 
@@ -347,6 +380,16 @@ def test_a_machine_without_gpus_says_so():
     ]
 
 
+def test_a_module_that_breaks_is_a_reason():
+    def breaks():
+        raise OSError("wrong ELF class")
+
+    found = MachineGpus(None, [node("a")], breaks)
+    found.open()
+    assert found.reason == "NVML does not start: wrong ELF class"
+    assert found.shares[0].gpus == ()
+
+
 def test_nodes_that_ask_for_none_never_touch_nvml():
     def explode():
         raise AssertionError("loaded")
@@ -374,22 +417,26 @@ def test_the_real_module_without_the_drivers_library():
 LIBRARY = r"""
 #include <string.h>
 typedef struct { unsigned minor; const char *uuid; } Board;
-static Board boards[2] = {{0, "GPU-aaaa"}, {1, "GPU-bbbb"}};
+static Board boards[3] = {{0, "GPU-aaaa"}, {1, "GPU-bbbb"}, {2, "GPU-cccc"}};
+static Board part = {2, "MIG-dddd"};
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem;
   char bus_id[32]; } Pci;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned version, value; } Mode;
 typedef struct { unsigned gpu, memory; } Rates;
 typedef struct { Board *device; unsigned long long type, data; unsigned gi, ci; } Event;
+typedef struct { Board *device; unsigned id, profile, start, size; } Instance;
+typedef struct { unsigned sm, ce, dec, enc, jpeg, ofa, gi, ci; unsigned long long mb; } Engines;
 int nvmlInitWithFlags(unsigned flags) { return 0; }
 int nvmlInit_v2(void) { return 0; }
 int nvmlShutdown(void) { return 0; }
 int nvmlSystemGetDriverVersion(char *v, unsigned n) { strncpy(v, "580.95.05", n); return 0; }
 int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = 13000; return 0; }
-int nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = 3; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, Board **b) { *b = &boards[i]; return 0; }
 int nvmlDeviceGetUUID(Board *b, char *v, unsigned n) { strncpy(v, b->uuid, n); return 0; }
-int nvmlDeviceGetName(Board *b, char *v, unsigned n) { strncpy(v, "NVIDIA H200", n); return 0; }
+int nvmlDeviceGetName(Board *b, char *v, unsigned n) {
+  strncpy(v, b == &part ? "NVIDIA H200 MIG 1g.18gb" : "NVIDIA H200", n); return 0; }
 int nvmlDeviceGetMinorNumber(Board *b, unsigned *v) { *v = b->minor; return 0; }
 int nvmlDeviceGetBrand(Board *b, unsigned *v) { *v = 14; return 0; }
 int nvmlDeviceGetArchitecture(Board *b, unsigned *v) { *v = 9; return 0; }
@@ -399,7 +446,18 @@ int nvmlDeviceGetMemoryInfo(Board *b, Memory *m) {
 int nvmlDeviceGetPciInfo_v3(Board *b, Pci *p) {
   strcpy(p->bus_id, b->minor ? "00000000:5D:00.0" : "00000000:1B:00.0"); return 0; }
 int nvmlDeviceGetAddressingMode(Board *b, Mode *m) { m->value = 1; return 0; }
-int nvmlDeviceGetMigMode(Board *b, unsigned *c, unsigned *p) { return 3; }
+int nvmlDeviceGetMigMode(Board *b, unsigned *c, unsigned *p) {
+  *c = *p = b == &boards[2]; return b == &boards[0] ? 3 : 0; }
+int nvmlDeviceGetMaxMigDeviceCount(Board *b, unsigned *n) { *n = 7; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(Board *b, unsigned i, Board **m) {
+  *m = &part; return i == 2 ? 0 : 6; }
+int nvmlDeviceGetGpuInstanceId(Board *b, unsigned *v) { *v = 9; return 0; }
+int nvmlDeviceGetComputeInstanceId(Board *b, unsigned *v) { *v = 0; return 0; }
+int nvmlDeviceGetGpuInstanceById(Board *b, unsigned i, Board **v) { *v = &part; return 0; }
+int nvmlGpuInstanceGetInfo(Board *b, Instance *i) {
+  i->id = 9; i->profile = 19; i->start = 6; i->size = 1; return 0; }
+int nvmlDeviceGetAttributes_v2(Board *b, Engines *e) {
+  memset(e, 0, sizeof *e); e->sm = 16; e->ce = e->dec = e->jpeg = 1; e->mb = 16384; return 0; }
 int nvmlDeviceGetUtilizationRates(Board *b, Rates *r) { r->gpu = 97; r->memory = 61; return 0; }
 int nvmlDeviceGetPowerUsage(Board *b, unsigned *v) { *v = 689000; return 0; }
 int nvmlDeviceGetTemperature(Board *b, unsigned s, unsigned *v) { *v = 71; return 0; }
@@ -409,9 +467,11 @@ int nvmlDeviceRegisterEvents(Board *b, unsigned long long t, void *s) { return 0
 int nvmlEventSetCreate(void **s) { *s = boards; return 0; }
 int nvmlEventSetFree(void *s) { return 0; }
 int nvmlEventSetWait_v2(void *s, Event *e, unsigned ms) {
-  static int once = 0;
-  if (once++) return 10;
-  e->device = &boards[1]; e->type = 8; e->data = 94; e->gi = e->ci = 0xFFFFFFFF; return 0; }
+  static int number = 0;
+  e->device = &boards[1]; e->type = 8; e->data = 94; e->gi = e->ci = 0xFFFFFFFF;
+  if (number++ == 0) return 0;
+  e->device = &boards[2]; e->type = 2; e->data = 0; e->gi = 9; e->ci = 0;
+  return number == 2 ? 0 : 10; }
 const char *nvmlErrorString(int code) { return "an error"; }
 """
 
@@ -421,7 +481,8 @@ from kubarium.node.config import DeviceConfig, NodeSpec
 from kubarium.node.drivers.nvml.machine import MachineGpus
 gpus = MachineGpus(None, [NodeSpec("n1", devices=(DeviceConfig("nvml", 0),))])
 gpus.open()
-gpus._watch.wait(10)
+for _ in range(3):
+    gpus._watch.wait(10)
 (share,) = gpus.shares
 print(json.dumps({
     "lines": gpus.lines(),
@@ -434,7 +495,7 @@ gpus.close()
 """
 
 
-def test_the_real_module_over_a_library_of_two_gpus(tmp_path):
+def test_the_real_module_over_a_library_of_two_gpus_and_one_that_is_cut(tmp_path):
     pytest.importorskip("pynvml")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -453,13 +514,117 @@ def test_the_real_module_over_a_library_of_two_gpus(tmp_path):
     )
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
-    assert found["lines"] == ["NVIDIA GPUs of this machine: 2 × NVIDIA H200, driver 580.95.5"]
-    first, second = found["devices"]
+    assert found["lines"] == ["NVIDIA GPUs of this machine: 3 × NVIDIA H200, driver 580.95.5"]
+    first, second, part = found["devices"]
     assert first["attributes"]["uuid"] == {"string": "GPU-aaaa"}
     assert first["attributes"]["cudaDriverVersion"] == {"version": "13.0.0"}
     assert first["attributes"]["addressingMode"] == {"string": "HMM"}
     assert second["attributes"]["resource.kubernetes.io/pciBusID"] == {"string": "0000:5d:00.0"}
     assert first["capacity"] == {"memory": {"value": "143771Mi"}}
     assert found["identity"] == "GPU-bbbb"
-    assert found["power"] == [689.0, 689.0]
-    assert found["health"] == {"gpu-1": "xid-94:NoSchedule"}
+    assert found["power"] == [689.0, 689.0, 689.0, None]
+    assert part["name"] == "gpu-2-mig-1g18gb-19-6"
+    assert part["attributes"]["parentUUID"] == {"string": "GPU-cccc"}
+    assert part["attributes"]["profile"] == {"string": "1g.18gb"}
+    assert part["capacity"] == {
+        "multiprocessors": {"value": "16"},
+        "copyEngines": {"value": "1"},
+        "decoders": {"value": "1"},
+        "encoders": {"value": "0"},
+        "jpegEngines": {"value": "1"},
+        "ofaEngines": {"value": "0"},
+        "memory": {"value": "16Gi"},
+        "memorySlice6": {"value": "1"},
+    }
+    assert found["health"] == {
+        "gpu-1": "xid-94:NoSchedule",
+        "gpu-2-mig-1g18gb-19-6": "xid-48:NoSchedule",
+    }
+
+
+def test_a_module_that_lacks_functions_is_named(monkeypatch):
+    class Old:
+        class NVMLError(Exception):
+            pass
+
+        def nvmlInit(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "pynvml", Old())
+    with pytest.raises(library.NoNvml, match="pynvml has no nvmlShutdown: it is too old"):
+        library.load()
+
+
+# A library that hangs ---------------------------------------------------------------------------
+
+
+class Hanging(FakeNvml):
+    """Answers of some functions come once ``answer`` is set."""
+
+    def __init__(self, *boards):
+        super().__init__(*boards)
+        self.answer = threading.Event()
+        self.hangs = set()
+
+    def _ask(self, handle, name):
+        if name in self.hangs:
+            self.answer.wait(30)
+        super()._ask(handle, name)
+
+
+def test_a_driver_that_hangs_at_the_start_delays_no_node(monkeypatch):
+    nvml = Hanging(*two_boards())
+    nvml.hangs = {"DriverVersion"}
+    monkeypatch.setattr("kubarium.node.drivers.nvml.machine.OPEN_WITHIN_S", 0.05)
+
+    async def main():
+        async with process_world(nodes=(NodeSpec("node-1", devices=(ALL,)),)) as world:
+            assert "NVML has not answered for 0 s" in await world.event("node-1", "NoGpus")
+            await world.pod("user", "echo here")
+            assert await world.output("user") == "here\n"
+            nvml.answer.set()
+
+            async def published():
+                slices = (await world.client.list(RESOURCE_SLICES)).items
+                return [d["name"] for s in slices for d in s["spec"].get("devices") or ()]
+
+            found = await world.until(published, "the GPUs are published when NVML answers")
+            assert found == ["gpu-0", "gpu-1"]
+            assert "2 × NVIDIA H100" in world.agent.hardware()[0]
+        assert not nvml.is_open
+
+    run(main, nvml, monkeypatch)
+
+
+def test_measurements_that_take_too_long_are_done_without(monkeypatch, tmp_path):
+    nvml = Hanging(*two_boards())
+    found = machine(nvml, node("n1"), root=tmp_path)
+    nvml.hangs = {"UtilizationRates"}
+    monkeypatch.setattr("kubarium.node.drivers.nvml.machine.READ_WITHIN_S", 0.05)
+    for _ in range(2):  # the second time nobody waits
+        first, _ = found.readings(found.shares[0], {})
+        assert (first.state, first.power_w, first.uuid) == ("Unknown", None, "GPU-aaaa")
+    nvml.answer.set()
+
+    def measured():
+        return found.readings(found.shares[0], {})[1].power_w
+
+    while measured() is None:
+        pass
+    assert measured() == 321.5
+    found.close()
+    assert not nvml.is_open
+
+
+def test_the_end_leaves_a_thread_behind_that_waits_forever(monkeypatch, tmp_path):
+    nvml = Hanging(*two_boards())
+    found = machine(nvml, node("n1"), root=tmp_path)
+    nvml.hangs = {"EventSetWait"}
+    monkeypatch.setattr("kubarium.node.drivers.nvml.machine.CLOSE_WITHIN_S", 0.05)
+    answer = found._events.ask(lambda: found._watch.wait(10))
+    while not nvml.waiting:
+        pass
+    found.close()
+    assert not answer.done()
+    nvml.answer.set()
+    answer.result(10)

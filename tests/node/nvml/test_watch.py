@@ -94,7 +94,8 @@ def test_the_end_waits_for_a_thread_that_waits():
     waiting.start()
     while not nvml.waiting:
         pass
-    watch.close()
+    assert watch.stop(10)
+    watch.free()
     waiting.join()
     assert nvml.registered == []
     assert not watch.wait(10_000)  # at once: there is nothing to wait on
@@ -105,3 +106,32 @@ def test_other_errors_are_the_callers():
     nvml.events.put(999)
     with pytest.raises(nvml.NVMLError):
         watch.wait(1000)
+
+
+@pytest.mark.parametrize("number", [3, 13])
+@pytest.mark.parametrize("function", ["EventSetCreate", "EventSetWait"])
+def test_a_driver_without_events_leaves_all_unmonitored(function, number):
+    nvml = FakeNvml(*two_boards())
+    nvml.broken[function] = number
+    watch = HealthWatch(nvml, discover(nvml).gpus)
+    watch.wait(1)
+    assert words(watch) == {"gpu-0": "unmonitored:None", "gpu-1": "unmonitored:None"}
+    assert not watch.is_watching
+    assert not watch.wait(10_000)  # at once
+
+
+def test_while_a_gpu_is_lost_waits_are_cut_short():
+    nvml, watch = watching(*two_boards())
+    nvml.events.put(15)
+    watch.wait(1000)
+    assert watch.is_cut_short
+    watch.wait(1)
+    assert not watch.is_cut_short
+
+
+def test_an_error_of_a_number_that_nobody_knows_is_an_error():
+    boards = two_boards()
+    nvml, watch = watching(*boards)
+    nvml.happen(boards[0], 123456)
+    assert watch.wait(1000)
+    assert words(watch) == {"gpu-0": "xid-9999:NoSchedule"}

@@ -32,11 +32,27 @@ def _slice(d: Document, now: float) -> list[Any]:
     return [spec.get("nodeName") or "", spec.get("driver", ""), pool, age(d, now)]
 
 
+def _selected(selector: Document | None) -> str:
+    """The devices that a DeviceTaintRule selects; without a selector none.
+
+    >>> _selected({}), _selected({"driver": "gpu.example.com"}), _selected({"device": "gpu-0"})
+    ('*', 'gpu.example.com', '*/*/gpu-0')
+    """
+    if selector is None:
+        return NONE
+    parts = [str(selector.get(key) or "*") for key in ("driver", "pool", "device")]
+    while len(parts) > 1 and parts[-1] == "*":
+        parts.pop()
+    return "/".join(parts)
+
+
 def _taint_rule(d: Document, now: float) -> list[Any]:
-    selector = spec_of(d).get("deviceSelector") or {}
     taint = spec_of(d).get("taint") or {}
-    shown = [str(selector[key]) for key in ("driver", "pool", "device") if selector.get(key)]
-    return ["/".join(shown) or NONE, taint.get("effect", ""), age(d, now)]
+    return [
+        _selected(spec_of(d).get("deviceSelector")),
+        taint.get("effect", ""),
+        age(d, now),
+    ]
 
 
 _GROUP = "resource.k8s.io"

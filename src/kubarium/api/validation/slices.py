@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from typing import Any
 
@@ -39,12 +38,6 @@ MAX_GROUPS = 2
 MAX_TAINTS = 16
 MAX_VALUE = 64
 MAX_POLICY_VALUES = 10
-_PRE = r"(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
-_BUILD = r"[0-9a-zA-Z-]+"
-_SEMVER = re.compile(
-    rf"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-{_PRE}(\.{_PRE})*)?(\+{_BUILD}(\.{_BUILD})*)?",
-    re.ASCII,
-)
 _INT64_MAX = 2**63 - 1
 _PLACES = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
 _DEVICE_PLACES = ("nodeName", "nodeSelector", "allNodes")
@@ -239,8 +232,8 @@ def _check_version(version: str | None, path: Path, report: Report) -> None:
         return
     if len(version) > MAX_VALUE:
         report.too_long(path, MAX_VALUE)
-    if _SEMVER.fullmatch(version) is None:
-        report.invalid(path, version, "must be a string compatible with semver.org spec 2.0.0")
+    for problem in formats.semantic_version(version):
+        report.invalid(path, version, problem)
 
 
 def _check_partition_type(spec: Document, report: Report) -> None:

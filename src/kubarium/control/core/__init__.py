@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from kubarium.api.catalog import Catalog
 from kubarium.control.core.accounts import NamespaceDefaults
+from kubarium.control.core.disrupted import StaleDisruptions
 from kubarium.control.core.disruption import DisruptionController
 from kubarium.control.core.garbage import GarbageCollector
 from kubarium.control.core.namespaces import NamespaceController
@@ -29,6 +30,7 @@ __all__ = [
     "PodGarbage",
     "QuotaController",
     "ServedResources",
+    "StaleDisruptions",
     "TtlAfterFinished",
     "components",
 ]
@@ -50,7 +52,8 @@ def components(
         EndpointsController(context),
         NodeLifecycle(context),
         PodGarbage(context),
-        DisruptionController(context),
+        DisruptionController(context, served),
+        StaleDisruptions(context),
         TtlAfterFinished(context),
         QuotaController(context, served),
         ClusterRoleAggregation(context),

@@ -31,9 +31,12 @@ class ServedResources:
         self._by_kind: dict[tuple[str, str], Resource] = {}
         self._resources: dict[tuple[str, str], Resource] = {}
         self._listeners: list[Callable[[Resource], None]] = []
+        self._replicas: dict[Resource, tuple[str, ...]] = {}
         for kind in builtin.storage_kinds():
             if not kind.custom:
                 self._add(kind.resource)
+                if kind.scale is not None:
+                    self._replicas[kind.resource] = kind.scale.spec_replicas
         self._definitions = context.informers.get(CUSTOM_RESOURCE_DEFINITIONS)
         self._definitions.on_change(self._definition_changed)
 
@@ -56,6 +59,10 @@ class ServedResources:
         group = api_version.rpartition("/")[0]
         return self._by_kind.get((group, kind))
 
+    def replicas_path(self, resource: Resource) -> tuple[str, ...] | None:
+        """Where objects say how many replicas they want; None without a scale subresource."""
+        return self._replicas.get(resource)
+
     def _add(self, resource: Resource) -> None:
         if (resource.group, resource.plural) in _IGNORED:
             return
@@ -66,17 +73,21 @@ class ServedResources:
 
     def _definition_changed(self, old: Document | None, new: Document | None) -> None:
         if new is None:
-            for resource in _resources_of(old or {}):
+            for resource, _ in _resources_of(old or {}):
+                self._replicas.pop(resource, None)
                 self._resources.pop((resource.group, resource.plural), None)
                 self._by_kind.pop((resource.group, resource.kind), None)
             return
-        for resource in _resources_of(new):
+        for resource, replicas in _resources_of(new):
+            self._replicas.pop(resource, None)
+            if replicas:
+                self._replicas[resource] = replicas
             if self._resources.get((resource.group, resource.plural)) != resource:
                 self._add(resource)
 
 
-def _resources_of(definition: Document) -> Iterable[Resource]:
-    """The storage version of an established definition."""
+def _resources_of(definition: Document) -> Iterable[tuple[Resource, tuple[str, ...]]]:
+    """The storage version of an established definition, and where it says its replicas."""
     spec = definition.get("spec") or {}
     if not condition_is_true(definition.get("status") or {}, "Established"):
         return
@@ -84,6 +95,9 @@ def _resources_of(definition: Document) -> Iterable[Resource]:
         if version.get("storage") and version.get("served"):
             names = spec["names"]
             namespaced = spec.get("scope") == "Namespaced"
-            yield Resource(
+            resource = Resource(
                 spec["group"], version["name"], names["plural"], names["kind"], namespaced
             )
+            scale = (version.get("subresources") or {}).get("scale") or {}
+            path = str(scale.get("specReplicasPath") or "")
+            yield resource, tuple(step for step in path.split(".") if step)

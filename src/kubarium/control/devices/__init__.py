@@ -6,7 +6,7 @@ decision.
 """
 
 from kubarium.control.devices.claims import ClaimCleaner, ClaimGenerator
-from kubarium.control.devices.eviction import DeviceTaintEviction, TaintRuleStatus
+from kubarium.control.devices.eviction import DeviceTaintEviction
 from kubarium.control.devices.groups import GroupClaimGenerator
 from kubarium.control.devices.pool_status import PoolStatus
 from kubarium.control.devices.reservations import Reserver
@@ -15,13 +15,11 @@ from kubarium.runtime.protocol import Component, Context
 
 def components(context: Context) -> list[Component]:
     """The components of this family."""
-    eviction = DeviceTaintEviction(context)
     return [
         ClaimGenerator(context).controller,
         GroupClaimGenerator(context).controller,
         ClaimCleaner(context).controller,
         Reserver(context).controller,
-        eviction.controller,
-        TaintRuleStatus(context, eviction).controller,
+        DeviceTaintEviction(context).controller,
         PoolStatus(context).controller,
     ]

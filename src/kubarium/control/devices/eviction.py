@@ -28,7 +28,7 @@ from kubarium.engine.devices.model import DeviceTaint
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
-from kubarium.runtime.protocol import Context, Key
+from kubarium.runtime.protocol import Context, Informer, Key
 from kubarium.view.consumers import is_reserved_for
 from kubarium.view.device_taints import TaintRule, taint_rule
 from kubarium.view.pods import node_of, seconds
@@ -103,7 +103,11 @@ def evict_at(tolerations: Iterable[Document], active: Active) -> float:
 
 
 class DeviceTaintEviction:
-    """Deletes pods that may not keep their devices."""
+    """Deletes pods that may not keep their devices, and tells rules about it.
+
+    Keys without a namespace are rules: a new one is told how many pods it is about before the
+    first of them goes, as its key is queued before theirs.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -121,6 +125,9 @@ class DeviceTaintEviction:
         self.evicted: dict[str, int] = {}
         # Pods whose time has been set: by key, which pod it was.
         self._expected: dict[Key, str] = {}
+        self._status = TaintRuleStatus(context, self, self._rules)
+        self._pods.on_change(self._pod_changed)
+        self._claims.on_change(self._count_later)
 
     # Which pods an event concerns
 
@@ -136,7 +143,9 @@ class DeviceTaintEviction:
         return self._on_pool(next(iter(_pool(slice_))))
 
     def _of_rule(self, document: Document) -> list[Key]:
-        rule = taint_rule(document)
+        return [_key(document), *self._selected_by(taint_rule(document))]
+
+    def _selected_by(self, rule: TaintRule) -> list[Key]:
         if rule.driver and rule.pool:
             return self._on_pool(f"{rule.driver}/{rule.pool}")
         return [
@@ -154,9 +163,25 @@ class DeviceTaintEviction:
         if new is None and old is not None:
             self.evicted.pop(old["metadata"]["uid"], None)
 
-    # What is to be done with a pod
+    def _pod_changed(self, old: Document | None, new: Document | None) -> None:
+        if not self._rules.items():
+            return
+        if (new is not None and claim_names(new)) or (old is not None and claim_names(old)):
+            self._count_later(old, new)
+
+    def _count_later(self, old: Document | None, new: Document | None) -> None:
+        """Counting looks at every claim, so that a busy cluster is counted once in a while."""
+        for rule in self._rules.items():
+            self.controller.enqueue(_key(rule), STATUS_PERIOD_S)
 
     async def reconcile(self, key: Key) -> float | None:
+        """Look at one pod, or tell one rule; seconds after which to look again."""
+        namespace, name = key
+        return await (self._judge(key) if namespace else self._status.tell(name))
+
+    # What is to be done with a pod
+
+    async def _judge(self, key: Key) -> float | None:
         """Evict the pod if its time has come; otherwise look again when it will have."""
         pod = self._pods.get(key[1], key[0])
         expected = self._expected.pop(key, "")
@@ -284,29 +309,14 @@ class DeviceTaintEviction:
 class TaintRuleStatus:
     """Keeps ``EvictionInProgress`` of every DeviceTaintRule, with its counts in the message."""
 
-    def __init__(self, context: Context, eviction: DeviceTaintEviction) -> None:
+    def __init__(self, context: Context, eviction: DeviceTaintEviction, rules: Informer) -> None:
         self._context = context
         self._eviction = eviction
-        self.controller = Controller("device-taint-rule-status", context, self.reconcile)
-        self._rules = self.controller.watches(DEVICE_TAINT_RULES)
-        self._pods = self.controller.watches(PODS, self._of_pod)
-        self._claims = self.controller.watches(RESOURCE_CLAIMS, self._of_claim)
+        self._rules = rules
 
-    def _of_pod(self, pod: Document) -> list[Key]:
-        return self._later() if self._rules.items() and claim_names(pod) else []
-
-    def _of_claim(self, claim: Document) -> list[Key]:
-        return self._later()
-
-    def _later(self) -> list[Key]:
-        """Counting looks at every claim, so that a busy cluster is counted once in a while."""
-        for rule in self._rules.items():
-            self.controller.enqueue(_key(rule), STATUS_PERIOD_S)
-        return []
-
-    async def reconcile(self, key: Key) -> float | None:
-        """Count again, and write what changed."""
-        document = self._rules.get(key[1])
+    async def tell(self, name: str) -> float | None:
+        """Count again, and write what changed; seconds after which to count once more."""
+        document = self._rules.get(name)
         if document is None:
             return None
         now = self._context.clock.now()

@@ -70,7 +70,8 @@ class PoolStatus:
         conditions = writes.set_condition(
             [], "Complete", "True", "CalculationComplete", text, self._context.clock.now()
         )
-        status = answer | {"conditions": conditions}
+        shown = {name: value for name, value in answer.items() if value != []}
+        status = shown | {"conditions": conditions}
         await writes.update_status(self._context, RESOURCE_POOL_STATUS_REQUESTS, request, status)
         return None  # the answer comes back by the watch
 

@@ -74,12 +74,20 @@ class Writing:
         self._works: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self._relieved = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
+        self._closed = False
 
     def start(self, tasks: asyncio.TaskGroup, name: str) -> None:
         """Write, in tasks of this group, until they are cancelled."""
         self._tasks = tasks
         for number in range(WRITERS):
-            tasks.create_task(self._run(), name=f"{name}/commit-{number}")
+            writer = tasks.create_task(self._run(), name=f"{name}/commit-{number}")
+            writer.add_done_callback(self._close)  # also of one that never began
+
+    def _close(self, _: object) -> None:
+        """Scheduling has ended: nobody will do what waits, nor what informers still ask for."""
+        self._closed = True
+        while not self._works.empty():
+            self._works.get_nowait().close()
 
     def is_idle(self) -> bool:
         """Nothing waits to be written."""
@@ -87,7 +95,10 @@ class Writing:
 
     def put(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this after what was put before."""
-        self._works.put_nowait(work)
+        if self._closed:
+            work.close()
+        else:
+            self._works.put_nowait(work)
 
     async def until_written(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do this; if it fails, again and again, ever more seldom, or until its object is gone."""
@@ -134,16 +145,12 @@ class Writing:
         )
 
     async def _run(self) -> None:
-        try:
-            while True:
-                work = await self._works.get()
-                if self._works.qsize() <= BACKLOG:
-                    self._relieved.set()
-                await self._written(work)
-                await self._clock.sleep(0)
-        finally:
-            while not self._works.empty():  # scheduling has ended: nobody will do it
-                self._works.get_nowait().close()
+        while True:
+            work = await self._works.get()
+            if self._works.qsize() <= BACKLOG:
+                self._relieved.set()
+            await self._written(work)
+            await self._clock.sleep(0)
 
     async def _written(self, work: Awaitable[None]) -> None:
         """One piece of work, which must not end scheduling for all others if it fails."""

@@ -136,7 +136,7 @@ class ReplicaSetController(ControllerComponent):
         _set_count(status, "fullyLabeledReplicas", len(labelled))
         _set_count(status, "readyReplicas", len(ready))
         _set_count(status, "availableReplicas", len(available))
-        _set_count(status, "terminatingReplicas", len(terminating))
+        status["terminatingReplicas"] = len(terminating)
         status["observedGeneration"] = replica_set["metadata"].get("generation", 0)
         _set_failure(status, len(active), replica_set, failure, now)
         await writes.update_status(self._context, REPLICA_SETS, replica_set, status)

@@ -6,7 +6,8 @@ The names are those of the drivers that are imitated (kubernetes-sigs/dra-exampl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kubarium.api import device_configs
@@ -24,6 +25,10 @@ from kubarium.node.drivers.profiles import (
     NVML,
 )
 
+# How the example driver calls its devices in CDI, which is in the names of variables.
+_CLASSES = {EXAMPLE: "GPU", NET: "NET", CPU: "CPU"}
+_NO_WORD = re.compile(r"[^a-zA-Z0-9]+")
+
 _Json = Mapping[str, Any]
 _Edit = Callable[[_Json, _Json], dict[str, str]]
 
@@ -37,7 +42,29 @@ def profile_of(driver: str, known: object) -> str:
     return by_name.get(driver, FREE)
 
 
-def device_environment(profile: str, result: _Json, config: _Json, admin: bool) -> dict[str, str]:
+def takes(profile: str, result: _Json, config: _Json, is_named: bool) -> bool:
+    """Whether an allocated device may be configured so: NVIDIA's configurations are for whole GPUs
+    or for instances, and one for all requests passes over the devices of the other sort.
+    ConfigRefused where it names the request of such a device (``is_named``)."""
+    if profile not in (NVIDIA, NVML):
+        return True
+    device, kind = result["device"], config.get("kind")
+    sort = "mig" if "-mig-" in device else "gpu"
+    meant = {device_configs.GPU_CONFIG: "gpu", device_configs.MIG_CONFIG: "mig"}
+    meant[device_configs.VFIO_CONFIG] = "vfio"
+    if kind not in meant or meant[kind] == sort:
+        return True
+    if not is_named:
+        return False
+    request = result["request"]
+    raise ConfigRefused(
+        f'cannot apply {kind} to device "{device}" of type "{sort}" (request: {request})'
+    )
+
+
+def device_environment(
+    profile: str, result: _Json, config: _Json, admin: bool, claim_uid: str = ""
+) -> dict[str, str]:
     """The variables for one allocated device.
 
     ``admin``: something in the claim has admin access, which the example driver reports with every
@@ -52,6 +79,10 @@ def device_environment(profile: str, result: _Json, config: _Json, admin: bool) 
     if profile in (NVIDIA, NVML, COMPUTE_DOMAIN):
         return env
     env["DRA_RESOURCE_DRIVER_NAME"] = result["driver"]
+    if profile in _CLASSES:
+        env["KUBERNETES_NODE_NAME"] = result["pool"]
+        stem = f"{_CLASSES[profile]}_DEVICE_{_NO_WORD.sub('_', result['device']).upper()}"
+        env[f"{stem}_RESOURCE_CLAIM"] = claim_uid
     if profile in _EDITS or admin:
         env["DRA_ADMIN_ACCESS"] = "true" if admin else "false"
     return env
@@ -61,6 +92,27 @@ def visible(identities: list[str]) -> dict[str, str]:
     """NVIDIA's variables for a container with these devices, by number, uuid or name."""
     text = ",".join(dict.fromkeys(identities))
     return {"NVIDIA_VISIBLE_DEVICES": text, "CUDA_VISIBLE_DEVICES": text} if text else {}
+
+
+def pinned_memory(profile: str, config: _Json, uuids: Sequence[str]) -> dict[str, int]:
+    """Limits of an MPS daemon's clients in MiB, by uuid of the devices that a configuration is for;
+    ConfigRefused if it names another. Empty without MPS."""
+    if profile not in (NVIDIA, NVML):
+        return {}
+    try:
+        sharing = device_configs.nvidia_gpu(config)
+        if sharing is None or sharing.strategy != device_configs.MPS:
+            return {}
+        return device_configs.pinned_limits(sharing, sorted(uuids))
+    except ConfigRefused as problem:
+        raise ConfigRefused(f"error applying config: {problem}") from None
+
+
+def pinned(identities: Sequence[str], limits: Mapping[str, int]) -> dict[str, str]:
+    """Those limits as CUDA's variable, which counts the devices that a container sees from 0."""
+    seen = enumerate(dict.fromkeys(identities))
+    text = ",".join(f"{place}={limits[name]}M" for place, name in seen if name in limits)
+    return {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": text} if text else {}
 
 
 def identity_of(device: str) -> str:
@@ -143,12 +195,11 @@ def _nvidia(result: _Json, config: _Json) -> dict[str, str]:
     sharing = device_configs.nvidia_gpu(config)
     if sharing is None or sharing.strategy != device_configs.MPS:
         return {}
+    if result.get("shareID"):
+        raise ConfigRefused("MPS sharing is not supported when consumable shares is enabled")
     env = {}
     if sharing.thread_percentage is not None:
         env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(sharing.thread_percentage)
-    if sharing.memory_mib is not None:
-        # Devices count from 0 among those that the container sees.
-        env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={sharing.memory_mib}M"
     return env
 
 

@@ -4,7 +4,8 @@ DCGM's field names with dcgm-exporter's labels (``etc/default-counters.csv``,
 ``internal/pkg/rendermetrics``; with its DRA labels), which dashboards of GPU clusters read, and
 OpenTelemetry's hardware metrics (semantic conventions ``hardware/gpu``, ``common``,
 ``temperature``) in their Prometheus form. A device that several containers share has one DCGM
-series for each of them, and one of OpenTelemetry's.
+series for each of them, and one of OpenTelemetry's. DCGM knows GPUs and GPU instances: compute
+instances of one GPU instance share its series.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _DCGM_LABELS = (
     "gpu", "UUID", "pci_bus_id", "device", "modelName", "GPU_I_PROFILE", "GPU_I_ID", "Hostname",
     "DCGM_FI_DRIVER_VERSION", "namespace", "pod", "container",
     "dra_claim_name", "dra_claim_namespace", "dra_driver_name", "dra_pool_name", "dra_device_name",
+    "dra_mig_profile", "dra_mig_device_uuid",
 )  # fmt: skip
 
 _HW: tuple[tuple[str, str, dict[str, str], _Value], ...] = (
@@ -62,7 +64,7 @@ _HW: tuple[tuple[str, str, dict[str, str], _Value], ...] = (
         "hw_gpu_memory_utilization_ratio",
         "Fraction of GPU memory used.",
         {},
-        lambda r: (r.memory_used or 0) / r.memory_total if r.memory_total else None,
+        lambda r: _memory_ratio(r),
     ),
     ("hw_power_watts", "Instantaneous power consumed by the component.", {}, lambda r: r.power_w),
     (
@@ -76,13 +78,19 @@ _HW_LABELS = (
     "hw_id", "hw_type", "hw_name", "hw_model", "hw_vendor", "hw_driver_version", "hw_parent",
     "host_name",
 )  # fmt: skip
-_STATES = ("ok", "degraded", "failed")
+_STATES = ("ok", "degraded", "failed", "predicted_failure")
 
 
 def _free_mib(reading: Reading) -> float | None:
     if reading.memory_total is None or reading.memory_used is None:
         return None
     return (reading.memory_total - reading.memory_used) // _MIB
+
+
+def _memory_ratio(reading: Reading) -> float | None:
+    if not reading.memory_total or reading.memory_used is None:
+        return None
+    return reading.memory_used / reading.memory_total
 
 
 def exposition(node: str, readings: Sequence[Reading]) -> bytes:
@@ -105,13 +113,19 @@ class _Readings(Collector):
     def _dcgm(self, readings: Sequence[Reading]) -> Iterator[Metric]:
         for name, text, value in _DCGM:
             family = GaugeMetricFamily(name, text, labels=_DCGM_LABELS)
-            for reading in readings:
-                found = value(reading)
-                if found is None:
-                    continue
-                for holder in reading.holders or (_NOBODY,):
-                    family.add_metric(_dcgm_labels(self._node, reading, holder), found)
+            for labels, found in self._series(readings, value).items():
+                family.add_metric(labels, found)
             yield family
+
+    def _series(self, readings: Sequence[Reading], value: _Value) -> dict[tuple[str, ...], float]:
+        """Values by labels."""
+        series: dict[tuple[str, ...], float] = {}
+        for reading in readings:
+            found = value(reading)
+            if found is not None:
+                for holder in reading.holders or (_NOBODY,):
+                    series.setdefault(_dcgm_labels(self._node, reading, holder), found)
+        return series
 
     def _hw(self) -> Iterator[Metric]:
         for name, text, extra, value in _HW:
@@ -153,13 +167,13 @@ def _state(reading: Reading) -> str:
     return "ok" if reading.state == HEALTHY and not reading.xid else "degraded"
 
 
-def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> list[str]:
-    whole_uuid, _, _ = reading.uuid.partition("/")
+def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> tuple[str, ...]:
     claimed = bool(holder.claim)
-    return [
+    part = claimed and bool(reading.parent)
+    return (
         str(reading.number),
-        whole_uuid,
-        reading.pci_bus_id,
+        reading.parent or reading.uuid,
+        _bus_id(reading.pci_bus_id),
         f"nvidia{reading.number}",
         reading.model,
         reading.mig_profile,
@@ -173,12 +187,19 @@ def _dcgm_labels(node: str, reading: Reading, holder: Holder) -> list[str]:
         holder.namespace if claimed else "",
         reading.driver if claimed else "",
         reading.pool if claimed else "",
-        reading.device if claimed else "",
-    ]
+        (holder.device or reading.device) if claimed else "",
+        reading.mig_profile if part else "",
+        reading.uuid if part else "",
+    )
+
+
+def _bus_id(text: str) -> str:
+    """The kernel's 0000:1b:00.0 as NVML and DCGM write it, 00000000:1B:00.0."""
+    domain, colon, rest = text.partition(":")
+    return f"{domain:0>8}{colon}{rest}".upper() if colon else text
 
 
 def _hw_labels(node: str, reading: Reading) -> list[str]:
-    parent, slash, _ = reading.uuid.partition("/")
     return [
         reading.uuid,
         "gpu",
@@ -186,6 +207,6 @@ def _hw_labels(node: str, reading: Reading) -> list[str]:
         reading.model,
         "NVIDIA" if reading.uuid.startswith(("GPU-", "MIG-")) else "",
         reading.driver_version,
-        parent if slash else "",
+        reading.parent,
         node,
     ]

@@ -17,7 +17,7 @@ leaves the device healthy and its taint without effect.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kubarium.api.resource import Document
@@ -32,6 +32,8 @@ XID, GPU_LOST, UNMONITORED = "xid", "gpu-lost", "unmonitored"
 # Errors of applications after which a GPU is still well (NVIDIA's XID catalogue, by the driver).
 HARMLESS_XIDS = frozenset({13, 31, 43, 45, 68, 109})
 _XID = re.compile(r"xid-([0-9]{1,4})")
+# The GPU in the name of a part of it (gpu-0-mig-…, gpu-0-partition-…).
+_WHOLE = re.compile(r"[a-z]+-[0-9]+(?=-)")
 
 # What the driver calls its taints: (unhealthy, unknown). Others use <driver>/unhealthy.
 _KEYS = {"gpu.nvidia.com": (GPU_LOST, UNMONITORED)}
@@ -58,6 +60,8 @@ class Health:
 
 
 HEALTH_OF_MOST = Health(HEALTHY)
+_STRENGTH = {"": 0, "None": 1, "NoSchedule": 2, "NoExecute": 3}
+_STATES = (HEALTHY, UNKNOWN, UNHEALTHY)
 
 
 def read_health(word: str, effect: str = "") -> Health:
@@ -88,7 +92,9 @@ def read_health(word: str, effect: str = "") -> Health:
         )
     if not effect:
         return found
-    if effect not in EFFECTS or word == HEALTHY:
+    if word == HEALTHY:
+        raise ConfigError(f"effect {effect!r}: what is {HEALTHY} has no taint, so no effect either")
+    if effect not in EFFECTS:
         raise ConfigError(f"effect {effect!r}: must be one of {', '.join(EFFECTS)}")
     return Health(found.state, effect, found.cause, found.value)
 
@@ -181,10 +187,35 @@ def health_changes(
     return found
 
 
+def whole_of(device: str) -> str:
+    """The GPU that a device is a part of, by the form of its name; "" for none.
+
+    >>> whole_of("gpu-0-mig-1g10gb-19-0"), whole_of("gpu-0")
+    ('gpu-0', '')
+    """
+    found = _WHOLE.match(device)
+    return found[0] if found else ""
+
+
+def absent_devices(names: Iterable[str], health: Mapping[str, Health]) -> list[str]:
+    """Devices that are spoken of, but neither published (``names``) nor GPUs of which parts are."""
+    known = set(names)
+    known |= {whole for name in known if (whole := whole_of(name))}
+    return sorted(health.keys() - known)
+
+
+def worse(one: Health, other: Health) -> Health:
+    """The one with the stronger effect; of two as strong, the one that is less well."""
+    return max(one, other, key=lambda h: (_STRENGTH[h.effect], _STATES.index(h.state)))
+
+
 def health_of(device: str, health: Mapping[str, Health]) -> Health:
-    """A device's health: its own, or that of the GPU that it is a part of (gpu-0-mig-…)."""
+    """A device's health: its own, or that of the GPU that it is a part of (gpu-0-mig-…) where that
+    is worse. A part that is said to be Healthy is so whatever its GPU is."""
     own = health.get(device)
-    if own is not None:
+    if own == HEALTH_OF_MOST:
         return own
-    whole = re.match(r"[a-z]+-[0-9]+(?=-)", device)
-    return health.get(whole[0], HEALTH_OF_MOST) if whole else HEALTH_OF_MOST
+    whole = health.get(whole_of(device))
+    if own is None or whole is None:
+        return own or whole or HEALTH_OF_MOST
+    return worse(own, whole)

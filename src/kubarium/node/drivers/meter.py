@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from kubarium.api.kinds import NODES, PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
@@ -17,6 +18,12 @@ from kubarium.runtime.protocol import Context
 from kubarium.view.pods import node_of
 
 _BY_NODE = "metered-pods-by-node"
+
+
+class _Device(NamedTuple):
+    driver: str
+    device: str
+    claim: str
 
 
 def _node_of(pod: Document) -> Iterable[str]:
@@ -61,26 +68,29 @@ class Meter:
         found: dict[tuple[str, str], list[Holder]] = {}
         for pod in sorted(self._pods.by_index(_BY_NODE, node), key=lambda p: p["metadata"]["name"]):
             for container in _running(pod):
-                for driver, device, claim in self._devices(pod, container):
+                for device, shares in self._devices(pod, container).items():
                     holder = Holder(
                         pod["metadata"]["namespace"],
                         pod["metadata"]["name"],
                         container,
-                        claim,
+                        device.claim,
                         readings.level_of(pod),
+                        consumed=tuple(shares),
                     )
-                    found.setdefault((driver, device), []).append(holder)
+                    found.setdefault((device.driver, device.device), []).append(holder)
         return found
 
-    def _devices(self, pod: Document, container: str) -> list[tuple[str, str, str]]:
+    def _devices(self, pod: Document, container: str) -> dict[_Device, list[Mapping[str, Any]]]:
+        """What a container holds, and its shares of it."""
         try:
             held = devices_held(pod, lambda ns, name: self._claims.get(name, ns), self._drivers)
         except ClaimProblem:
-            return []
-        unique = {
-            (h.device.driver, h.device.device): h.device.claim for h in held.get(container, ())
-        }
-        return [(driver, device, claim) for (driver, device), claim in unique.items()]
+            return {}
+        found: dict[_Device, list[Mapping[str, Any]]] = {}
+        for given in {id(h.device): h.device for h in held.get(container, ())}.values():
+            key = _Device(given.driver, given.device, given.claim)
+            found.setdefault(key, []).append(given.consumed)
+        return found
 
 
 def _running(pod: Document) -> list[str]:

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
-from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import DeviceConfig
 from kubarium.node.drivers.typed import (
     attributes,
@@ -25,6 +24,8 @@ from kubarium.node.drivers.typed import (
 # A GPU's memory has eight slices, on which instances are placed.
 MEMORY_SLICES = 8
 _DEVICES_PER_NUMA_NODE = 4
+# The vendor's part of a card's hardware address.
+_MELLANOX = "94:6d:ae"
 _VERSIONS = {"driverVersion": "580.95.5", "cudaDriverVersion": "13.0.0"}
 
 
@@ -47,6 +48,9 @@ class Engines:
         yield "encoders", self.encoders
         yield "jpegEngines", self.jpeg
         yield "ofaEngines", self.ofa
+
+
+_ENGINES = tuple(name for name, _ in Engines(0, 0, 0).items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ class Physics:
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """One product, as ``nvidia-smi`` names it. ``memory`` is a quantity."""
+    """One product, as ``nvidia-smi`` names it. ``memory`` is a quantity: what NVML tells, which is
+    less than what the product is sold as (an H100 of 80 GB does not have 80Gi)."""
 
     product: str
     architecture: str
@@ -175,7 +180,7 @@ MODELS = {
         "NVIDIA H100 80GB HBM3",
         "Hopper",
         "9.0.0",
-        "80Gi",
+        "81559Mi",
         _profiles(
             _HOPPER, g1_10=9984, g1_20=20096, g2_20=20096, g3_40=40448, g4_40=40448, g7_80=81152
         ),
@@ -185,7 +190,7 @@ MODELS = {
         "NVIDIA H200",
         "Hopper",
         "9.0.0",
-        "141Gi",
+        "143771Mi",
         _profiles(
             _HOPPER, g1_18=16384, g1_35=33024, g2_35=33024, g3_71=71168, g4_71=71168, g7_141=143104
         ),
@@ -195,7 +200,7 @@ MODELS = {
         "NVIDIA B200",
         "Blackwell",
         "10.0.0",
-        "180Gi",
+        "183359Mi",
         _profiles(
             _BLACKWELL,
             g1_23=20992,
@@ -211,7 +216,7 @@ MODELS = {
         "NVIDIA GB200",
         "Blackwell",
         "10.0.0",
-        "186Gi",
+        "189471Mi",
         _profiles(
             _GRACE_BLACKWELL,
             g1_23=22528,
@@ -238,7 +243,9 @@ def model_of(config: DeviceConfig) -> GpuModel:
 
 
 def gpus(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
-    """One whole GPU, and with ``mig`` every instance that could be cut out of it."""
+    """One whole GPU, and with ``mig`` every instance that could be cut out of it, by name: the
+    order in which allocators look at them. The whole then has the capacities of the largest
+    instance, which is what is left of it in MIG mode."""
     model = model_of(config)
     parent = f"GPU-{stable_uuid(node, driver, index)}"
     whole: Document = {
@@ -247,21 +254,40 @@ def gpus(config: DeviceConfig, driver: str, node: str, index: int) -> list[Docum
             "type": {"string": "gpu"},
             "uuid": {"string": parent},
             **_product(model),
-            "addressingMode": {"string": model.addressing},
             **_place(index),
             **attributes(config, driver, node, index),
         },
         "capacity": {"memory": {"value": model.memory}, **capacity(config)},
     }
-    if not config.mig:
-        return [whole]
-    whole["consumesCounters"] = [_consumes(index, _all_of(model))]
-    instances = [
-        _instance(model, profile, place, index, parent)
-        for profile in model.profiles
-        for place in profile.places
-    ]
-    return [whole, *instances]
+    devices = [whole]
+    if config.mig:
+        whole["capacity"] = {**_most_of(model), **capacity(config)}
+        whole["consumesCounters"] = [_consumes(index, _all_of(model))]
+        own = attributes(config, driver, node, index)
+        parent = own.get("uuid", {}).get("string", parent)
+        instances = [
+            _instance(model, profile, place, index, parent, own)
+            for profile in model.profiles
+            for place in profile.places
+        ]
+        devices += sorted(instances, key=lambda device: str(device["name"]))
+    return [_shared(device) for device in devices] if config.allow_multiple else devices
+
+
+def _shared(device: Document) -> Document:
+    """A device that claims share by memory: ``consumable_shares.go`` of the driver, option
+    ``memory``. Who does not say how much takes it all."""
+    memory = device["capacity"]["memory"]["value"]
+    span = {"min": "1Mi", "max": memory, "step": "1Mi"}
+    policy = {"default": memory, "validRange": span}
+    return {
+        **device,
+        "allowMultipleAllocations": True,
+        "capacity": {
+            **device["capacity"],
+            "memory": {"value": memory, "requestPolicy": policy},
+        },
+    }
 
 
 def _product(model: GpuModel) -> Document:
@@ -270,6 +296,7 @@ def _product(model: GpuModel) -> Document:
         "brand": {"string": "Nvidia"},
         "architecture": {"string": model.architecture},
         "cudaComputeCapability": {"version": model.compute_capability},
+        "addressingMode": {"string": model.addressing},
         **{key: {"version": text} for key, text in _VERSIONS.items()},
     }
 
@@ -283,8 +310,9 @@ def _place(index: int) -> Document:
 
 
 def _instance(
-    model: GpuModel, profile: MigProfile, place: int, index: int, parent: str
+    model: GpuModel, profile: MigProfile, place: int, index: int, parent: str, own: Document
 ) -> Document:
+    """``own``: attributes of the file's, which an instance has besides what it is."""
     slices = range(place, place + profile.size)
     amounts = {"memory": {"value": f"{profile.memory_mi}Mi"}}
     amounts |= {name: {"value": str(count)} for name, count in profile.engines.items()}
@@ -294,6 +322,7 @@ def _instance(
     return {
         "name": f"gpu-{index}-mig-{name}-{profile.id}-{place}",
         "attributes": {
+            **{key: value for key, value in own.items() if key != "uuid"},
             "type": {"string": "mig"},
             "parentUUID": {"string": parent},
             "profile": {"string": profile.name},
@@ -317,15 +346,20 @@ def _counters(engines: Engines, memory: str, slices: range) -> Document:
 
 
 @lru_cache(maxsize=16)
+def _most_of(model: GpuModel) -> Document:
+    """The most that any instance may have of each capacity."""
+    most = {name: max(dict(p.engines.items())[name] for p in model.profiles) for name in _ENGINES}
+    memory = f"{max(profile.memory_mi for profile in model.profiles)}Mi"
+    return {name: {"value": str(count)} for name, count in most.items()} | {
+        "memory": {"value": memory}
+    }
+
+
+@lru_cache(maxsize=16)
 def _all_of(model: GpuModel) -> Document:
     """What a GPU has to give: the most of each that any instance may have, as the driver says."""
-    most = _counters(Engines(0, 0, 0), "0Mi", range(MEMORY_SLICES))
-    for profile in model.profiles:
-        counters = _counters(profile.engines, f"{profile.memory_mi}Mi", range(0))
-        for name, counter in counters.items():
-            if parse_quantity(counter["value"]) > parse_quantity(most[name]["value"]):
-                most[name] = counter
-    return most
+    counters = {_kebab(name): amount for name, amount in _most_of(model).items()}
+    return counters | {f"memory-slice-{n}": {"value": "1"} for n in range(MEMORY_SLICES)}
 
 
 def _consumes(index: int, counters: Document) -> Document:
@@ -341,11 +375,21 @@ def gpu_counters(config: DeviceConfig, count: int) -> list[Document]:
 
 
 def nics(config: DeviceConfig, driver: str, node: str, index: int) -> list[Document]:
-    """A network card, by DRANET's attribute names; the PCIe root is its GPU neighbours'."""
+    """A network card, by DRANET's attribute names (``pkg/apis/attributes.go``); the PCIe root is
+    its GPU neighbours'. A selector that asks for an attribute which is not there matches nothing,
+    so a card has all that a physical one always has."""
+    serial = bytes.fromhex(stable_uuid(node, driver, index).replace("-", ""))[:3].hex(":")
     device: Document = {
         "name": f"nic-{index}",
         "attributes": {
             f"{driver}/ifName": {"string": f"eth{index + 1}"},
+            f"{driver}/mac": {"string": f"{_MELLANOX}:{serial}"},
+            f"{driver}/encapsulation": {"string": "ether"},
+            f"{driver}/alias": {"string": ""},
+            f"{driver}/virtual": {"bool": False},
+            f"{driver}/ebpf": {"bool": False},
+            f"{driver}/sriov": {"bool": False},
+            f"{driver}/pciAddress": pci_bus_id(index, 0x18),
             f"{driver}/type": {"string": "device"},
             f"{driver}/state": {"string": "up"},
             f"{driver}/mtu": {"int": 9000},

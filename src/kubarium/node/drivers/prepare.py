@@ -6,7 +6,7 @@ Idempotent: preparing a claim again gives the same answer. CDI edits are environ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from kubarium.api.device_configs import ConfigRefused
@@ -19,8 +19,11 @@ from kubarium.node.drivers import smi
 from kubarium.node.drivers.containers import (
     device_environment,
     identity_of,
+    pinned,
+    pinned_memory,
     profile_of,
     sharing_notes,
+    takes,
     visible,
 )
 from kubarium.node.drivers.domains import DomainProblem, confirm_ready
@@ -78,6 +81,13 @@ class PreparedDevice:
     identity: str = ""
     nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    consumed: Mapping[str, Any] = field(default_factory=dict)  # of a shared device's capacity
+    pinned_mib: int | None = None  # the limit of an MPS daemon's clients
+
+    @property
+    def uuid(self) -> str:
+        """What its configuration may call it: simulated GPUs go by their names."""
+        return self.identity if self.profile == NVML else self.device
 
     def serves(self, request: str) -> bool:
         """Whether it was given for this request ("" is any), or an alternative of it."""
@@ -261,7 +271,11 @@ def _environment(held: list[Held]) -> dict[str, str]:
     env: dict[str, str] = {}
     for item in held:
         env |= item.device.env
-    return env | visible([h.device.identity for h in held if h.device.identity])
+    identities = [h.device.identity for h in held if h.device.identity]
+    limits = {
+        h.device.identity: h.device.pinned_mib for h in held if h.device.pinned_mib is not None
+    }
+    return env | visible(identities) | pinned(identities, limits)
 
 
 def _check(pod: Document, claim: Document) -> None:
@@ -289,7 +303,8 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
     results = allocation.get("results") or ()
     admin = any(result.get("adminAccess") for result in results)
     skipped = drivers_skipped(results, "NodePrepareResources")
-    found = []
+    found: list[PreparedDevice] = []
+    configs: list[Mapping[str, Any]] = []
     for result in results:
         driver, device = result["driver"], result["device"]
         if driver in skipped:
@@ -298,11 +313,11 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
         if key not in drivers and driver not in drivers:
             raise ClaimProblem(f"DRA driver {driver} is not registered")
         known = drivers.get(key, drivers.get(driver))
-        config = _config(allocation.get("config") or (), result["request"], driver)
         hardware = known if isinstance(known, Hardware) else None
         profile = NVML if hardware is not None else profile_of(driver, known)
         try:
-            env = device_environment(profile, result, config, admin)
+            config = _config(allocation.get("config") or (), result, profile)
+            env = device_environment(profile, result, config, admin, claim["metadata"]["uid"])
             identity, nodes = _identity(profile, device, hardware)
         except ConfigRefused as problem:
             raise _prepare_failed(claim, problem) from problem
@@ -318,8 +333,28 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
                 identity,
                 nodes,
                 sharing_notes(config) if hardware is not None else (),
+                result.get("consumedCapacity") or {},
             )
         )
+        configs.append(config)
+    try:
+        return _with_limits(found, configs)
+    except ConfigRefused as problem:
+        raise _prepare_failed(claim, problem) from problem
+
+
+def _with_limits(
+    devices: list[PreparedDevice], configs: list[Mapping[str, Any]]
+) -> list[PreparedDevice]:
+    """The devices with the limits that their configurations set, each for all of its devices."""
+    if not any(configs):
+        return devices
+    found = []
+    for device, config in zip(devices, configs, strict=True):
+        alike = [d.uuid for d, c in zip(devices, configs, strict=True) if c == config]
+        limits = pinned_memory(device.profile, config, alike) if config else {}
+        limit = limits.get(device.uuid)
+        found.append(device if limit is None else replace(device, pinned_mib=limit))
     return found
 
 
@@ -349,14 +384,23 @@ def _prepare_failed(claim: Document, problem: Exception) -> ClaimProblem:
     return ClaimProblem(f"NodePrepareResources failed for claim {name}: prepare failed: {problem}")
 
 
-def _config(entries: Any, request: str, driver: str) -> Mapping[str, Any]:
-    """The opaque parameters for a request: the claim's before the class's, the last one wins."""
-    chosen: Mapping[str, Any] = {}
-    for source in ("FromClass", "FromClaim"):
-        for entry in entries:
-            opaque = entry.get("opaque") or {}
-            wanted = entry.get("requests") or []
-            applies = not wanted or request in wanted or request.partition("/")[0] in wanted
-            if entry.get("source") == source and opaque.get("driver") == driver and applies:
-                chosen = opaque.get("parameters") or {}
-    return chosen
+def _config(entries: Any, result: Mapping[str, Any], profile: str) -> Mapping[str, Any]:
+    """The opaque parameters for an allocated device: the claim's before the class's, the last one
+    wins. ConfigRefused if they are for devices of another sort."""
+    request, driver = result["request"], result["driver"]
+    sources = ("FromClass", "FromClaim")
+    ranked = [entry for source in sources for entry in entries if entry.get("source") == source]
+    for entry in reversed(ranked):
+        opaque = entry.get("opaque") or {}
+        wanted = entry.get("requests") or []
+        if opaque.get("driver") != driver or not (wanted == [] or _asks(wanted, request)):
+            continue
+        parameters = opaque.get("parameters") or {}
+        if takes(profile, result, parameters, bool(wanted)):
+            return dict(parameters)
+    return {}
+
+
+def _asks(wanted: Iterable[str], request: str) -> bool:
+    """A request's name means all its alternatives too."""
+    return request in wanted or request.partition("/")[0] in wanted

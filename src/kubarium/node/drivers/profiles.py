@@ -88,8 +88,11 @@ def device_classes(config: DeviceConfig) -> list[Document]:
     if config.profile not in (NVIDIA, NVML):
         return [_class(name, expression, config.extended_resource)]
     typed = f'{expression} && device.attributes["{driver}"].type == '
-    whole = _class(name, f'{typed}"gpu"', config.extended_resource or "nvidia.com/gpu")
-    parts = _class("mig.nvidia.com", f'{typed}"mig"', "")
+    # Under another name the driver stands beside the vendor's, whose classes are not its own.
+    is_vendors = driver == _DRIVERS[NVIDIA]
+    extended = config.extended_resource or ("nvidia.com/gpu" if is_vendors else "")
+    whole = _class(name, f'{typed}"gpu"', extended)
+    parts = _class("mig.nvidia.com" if is_vendors else f"mig.{driver}", f'{typed}"mig"', "")
     return [whole, parts] if config.mig or config.profile == NVML else [whole]
 
 

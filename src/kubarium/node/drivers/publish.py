@@ -99,14 +99,16 @@ class Publisher:
 
     async def publish(
         self, node: Document, count: int, health: Mapping[str, Health] | None = None
-    ) -> None:
+    ) -> list[str]:
         """Make the node's pool hold ``count`` devices of this health; nothing if it does already.
+        The names of the devices.
 
         Other devices are a new generation: new slices first, then the old ones go, so that
         allocators always see one complete pool. Other taints alone are written in place (KEP-5055).
         """
         name = node["metadata"]["name"]
         found = self._machine() if self._machine else devices_of(self._config, name, count)
+        names = [device["name"] for device in found]
         devices = tainted(found, self.driver, health or {})
         contents = slice_contents(devices, counter_sets_of(self._config, count))
         present = await self._present(name)
@@ -117,11 +119,12 @@ class Publisher:
             for document, content in zip(current, contents, strict=True):
                 await self._taint(document, content)
             await self._delete([s for s in present if s not in current])
-            return
+            return names
         self._stamp(contents, {})
         for slice_ in pool_slices(self.driver, node, contents, newest + 1):
             await self._context.client.create(RESOURCE_SLICES, slice_)
         await self._delete(present)
+        return names
 
     async def _taint(self, document: Document, content: Document) -> None:
         """Write the taints of one slice if they differ; unchanged ones keep their time."""

@@ -2,8 +2,9 @@
 
 Simulated values follow from the device, the pods that hold it and the time alone: an idle GPU rests
 at its idle power, a held one works at the level of its pods' ``kubarium.dev/gpu-utilization``
-annotation (percent; else its own level between 70 and 97 %), with a slow wave on top. Power and
-temperature follow the work within the product's limits. The same moment always reads the same.
+annotation (percent; else its own level between 70 and 97 %), with a slow wave on top. Who holds a
+share of a device uses no more of its memory and compute than that. Power and temperature follow the
+work within the product's limits. The same moment always reads the same.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from kubarium.api.resource import Document
 from kubarium.base.quantity import parse_quantity
 from kubarium.node.config import DeviceConfig
 from kubarium.node.drivers.health import HEALTHY, UNHEALTHY, XID, Health, health_of
-from kubarium.node.drivers.nvidia import Physics, model_of
+from kubarium.node.drivers.nvidia import MEMORY_SLICES, Physics, model_of
 from kubarium.node.drivers.profiles import EXAMPLE, NVIDIA
+from kubarium.node.drivers.smi import mig_uuid
 
 UTILIZATION = "kubarium.dev/gpu-utilization"
 
@@ -33,18 +35,24 @@ _IDLE_MEMORY = 0.006
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A container that holds a device, and how hard it works it (percent; None if not said)."""
+    """A container that holds a device, and how hard it works it (percent; None if not said).
+    ``device`` names it where what is read is the GPU that it is a part of. ``consumed`` are the
+    shares of its capacity, by name, that the claim brings."""
 
     namespace: str
     pod: str
     container: str
     claim: str = ""
     level: float | None = None
+    device: str = ""
+    consumed: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One device at one moment. Memory is in bytes; ``None`` is what the device does not tell."""
+    """One device at one moment. Memory is in bytes; ``None`` is what the device does not tell.
+    ``parent`` is the uuid of the GPU that it is a part of, "" for a whole one; ``memory_taken`` and
+    ``work_taken`` are what its holders may use of it, as fractions."""
 
     driver: str
     pool: str
@@ -67,6 +75,9 @@ class Reading:
     memory_clock_mhz: float | None = None
     xid: int = 0
     holders: tuple[Holder, ...] = ()
+    parent: str = ""
+    memory_taken: float = 1.0
+    work_taken: float = 1.0
 
 
 # The containers of each device, by (driver, device).
@@ -122,22 +133,55 @@ def _described(
     name = device["name"]
     number = name.split("-")[1]
     own = health_of(name, health)
+    holders = tuple(held.get((driver, name), ()))
     return Reading(
         driver,
         pool,
         name,
         int(number) if number.isdigit() else 0,
-        _text(attributes, "uuid") or f"{_text(attributes, 'parentUUID')}/{name}",
+        _text(attributes, "uuid") or mig_uuid(pool, driver, name),
         _text(attributes, "productName") or _text(attributes, "model"),
         own.state,
         _text(attributes, "resource.kubernetes.io/pciBusID"),
         str((attributes.get("driverVersion") or {}).get("version", "")),
         _text(attributes, "profile"),
-        name.partition("-mig-")[2],
+        _gpu_instance(name, device["capacity"]),
         memory_total=int(parse_quantity(device["capacity"]["memory"]["value"])),
         xid=int(own.value) if own.cause == XID else 0,
-        holders=tuple(held.get((driver, name), ())),
+        holders=holders,
+        parent=_text(attributes, "parentUUID"),
+        memory_taken=_taken(holders, device["capacity"], "memory"),
+        work_taken=_taken(holders, device["capacity"], "compute"),
     )
+
+
+def _taken(holders: Iterable[Holder], capacity: Mapping[str, Any], name: str) -> float:
+    """The fraction of a capacity that the holders' claims have, each once; all of it where one
+    holds the device as a whole."""
+    shares = {(holder.namespace, holder.claim): holder.consumed for holder in holders}
+    if name not in capacity or not all(shares.values()):
+        return 1.0
+    amounts = [share.get(name) for each in shares.values() for share in each]
+    if not amounts or None in amounts:
+        return 1.0
+    whole = parse_quantity(capacity[name]["value"])
+    return min(float(sum(map(parse_quantity, amounts)) / whole), 1.0) if whole else 1.0
+
+
+def _gpu_instance(name: str, capacity: Mapping[str, Any]) -> str:
+    """The number that the driver gives a GPU instance, which follows from its place: they count
+    through the halves of the memory slices, their quarters and eighths, each from the second half
+    on (as ``nvidia-smi mig -lgi`` prints them). "" for what is none.
+
+    >>> _gpu_instance("gpu-0-mig-3g40gb-9-4", {f"memorySlice{n}": {} for n in range(4, 8)})
+    '1'
+    """
+    if "-mig-" not in name:
+        return ""
+    start = int(name.rpartition("-")[2])
+    size = sum(amount.startswith("memorySlice") for amount in capacity)
+    before = MEMORY_SLICES // size - 1
+    return str(before + (start + MEMORY_SLICES // 2) % MEMORY_SLICES // size if before else 0)
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str:
@@ -155,18 +199,21 @@ def _level(reading: Reading, now: float) -> float:
     if not reading.holders or (reading.state == UNHEALTHY and not reading.xid):
         return 0.0
     said = [holder.level for holder in reading.holders if holder.level is not None]
-    own = sum(said) if said else 70 + 27 * _fraction(reading.uuid, "level")
+    most = 100 * reading.work_taken
+    own = sum(said) if said else (70 + 27 * _fraction(reading.uuid, "level")) * reading.work_taken
     if own <= 0:
         return 0.0
     phase = 2 * math.pi * (now / _WAVE_PERIOD_S + _fraction(reading.uuid, "phase"))
-    return min(max(own + _WAVE_PERCENT * math.sin(phase), 0.0), 100.0)
+    return min(max(own + _WAVE_PERCENT * math.sin(phase), 0.0), most)
 
 
 def _at_work(reading: Reading, physics: Physics, now: float) -> Reading:
     assert reading.memory_total is not None
     level = _level(reading, now)
     power_w, temperature_c = _heat(level / 100, reading.uuid, physics)
-    share = 0.55 + 0.35 * _fraction(reading.uuid, "memory") if reading.holders else _IDLE_MEMORY
+    share = _IDLE_MEMORY
+    if reading.holders:
+        share = (0.55 + 0.35 * _fraction(reading.uuid, "memory")) * reading.memory_taken
     return replace(
         reading,
         utilization=round(level),

@@ -1,40 +1,26 @@
 """Health that changes by itself: events at times, from a cluster file or a trace, and failures.
 
-What is so at a moment is written into the Node's annotation of events (see ``health``), which the
-agent follows as it follows a command. Under one seed and a virtual clock the same devices fail at
+What is so at a moment goes into the Node's annotation of events (see ``events``), which the agent
+follows as it follows a command. Under one seed and a virtual clock the same devices fail at
 the same times in every run.
 """
 
 from __future__ import annotations
 
 import heapq
-import logging
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kubarium.api.kinds import NODES
 from kubarium.base.chance import Chance
-from kubarium.base.errors import ApiError
 from kubarium.node.config import DeviceConfig, FailureModel, HealthEvent, NodeSpec
-from kubarium.node.drivers.health import (
-    EVENTS_ANNOTATION,
-    HEALTHY,
-    Health,
-    format_health,
-    read_health,
-)
+from kubarium.node.drivers.events import DeviceEvents, Place
+from kubarium.node.drivers.health import HEALTHY, Health, read_health, whole_of
 from kubarium.node.drivers.profiles import FREE, devices_of, driver_of
 from kubarium.runtime.protocol import Context
 
-_LOG = logging.getLogger("kubarium.node")
-
-# An annotation that could not be written is tried again after so many seconds.
-RETRY_S = 1.0
-
-# A node and a driver.
-_Place = tuple[str, str]
+# Times are sums of floats: what is due within a microsecond is due.
+_SAME_MOMENT_S = 1e-6
 
 
 def health_at(events: Iterable[HealthEvent], now_s: float) -> dict[str, Health]:
@@ -63,8 +49,7 @@ def hardware_of(config: DeviceConfig, node: str) -> list[str]:
     """
     found: dict[str, None] = {}
     for device in devices_of(config, node, config.count):
-        whole = re.match(r"[a-z]+-[0-9]+(?=-)", device["name"])
-        found[whole[0] if whole else device["name"]] = None
+        found[whole_of(device["name"]) or device["name"]] = None
     return list(found)
 
 
@@ -92,20 +77,24 @@ class _Known:
 
     events: list[HealthEvent] = field(default_factory=list)
     failed: dict[str, Health] = field(default_factory=dict)
-    written: str | None = None
 
 
 class HealthSchedule:
-    """A component: keeps the annotations of events of some nodes."""
+    """A component: says what is planned for the devices of some nodes."""
 
     name = "device-health-schedule"
 
     def __init__(
-        self, context: Context, nodes: Iterable[NodeSpec], events: Iterable[HealthEvent]
+        self,
+        context: Context,
+        nodes: Iterable[NodeSpec],
+        events: Iterable[HealthEvent],
+        notes: DeviceEvents,
     ) -> None:
         self._context = context
-        self._known: dict[_Place, _Known] = {}
-        self._due: list[tuple[float, int, _Place, str, Failures | None]] = []
+        self._notes = notes
+        self._known: dict[Place, _Known] = {}
+        self._due: list[tuple[float, int, Place, str, Failures | None]] = []
         self._count = 0
         hardware: dict[int, list[str]] = {}
         for event in events:
@@ -137,66 +126,41 @@ class HealthSchedule:
             self._push(failures.next_s(), (node, driver), device, failures)
 
     def _push(
-        self, at_s: float, place: _Place, device: str = "", failures: Failures | None = None
+        self, at_s: float, place: Place, device: str = "", failures: Failures | None = None
     ) -> None:
         self._count += 1
         heapq.heappush(self._due, (at_s, self._count, place, device, failures))
 
     async def run(self) -> None:
-        """Follow the plan from now on. An annotation left over from an earlier run is replaced."""
+        """Follow the plan from now on."""
         clock = self._context.clock
         start = clock.now()
-        pending: dict[_Place, None] = dict.fromkeys(self._known)
+        places: Iterable[Place] = self._known
         while True:
             now_s = clock.now() - start
-            pending |= self._advance(now_s)
-            for place in list(pending):
-                if await self._write(place, now_s):
-                    del pending[place]
-            next_s = self._due[0][0] if self._due else math.inf
-            if pending:
-                next_s = min(next_s, now_s + RETRY_S)
-            if next_s == math.inf:
-                next_s = now_s + 3600.0
+            touched = self._advance(now_s)
+            for place in {**dict.fromkeys(places), **touched}:
+                known = self._known[place]
+                planned = known.failed | health_at(known.events, now_s + _SAME_MOMENT_S)
+                self._notes.say(self.name, place, planned)
+            places = ()
+            next_s = self._due[0][0] if self._due else now_s + 3600.0
             await clock.sleep(max(start + next_s - clock.now(), 0.0))
 
-    def _advance(self, now_s: float) -> dict[_Place, None]:
+    def _advance(self, now_s: float) -> dict[Place, None]:
         """Let happen what is due; the places that it concerns."""
-        touched: dict[_Place, None] = {}
-        # Times are sums of floats: what is due within a microsecond is due.
-        while self._due and self._due[0][0] <= now_s + 1e-6:
+        touched: dict[Place, None] = {}
+        while self._due and self._due[0][0] <= now_s + _SAME_MOMENT_S:
             _, _, place, device, failures = heapq.heappop(self._due)
             touched[place] = None
             if failures is not None:
                 self._toggle(place, device, failures)
         return touched
 
-    def _toggle(self, place: _Place, device: str, failures: Failures) -> None:
+    def _toggle(self, place: Place, device: str, failures: Failures) -> None:
         failed = self._known[place].failed
         if device in failed:
             del failed[device]
         else:
             failed[device] = failures.health
         self._push(failures.next_s(), place, device, failures)
-
-    def _is_annotated(self, place: _Place) -> bool:
-        node = self._context.informers.get(NODES).get(place[0])
-        annotations = (node or {}).get("metadata", {}).get("annotations") or {}
-        return EVENTS_ANNOTATION + place[1] in annotations
-
-    async def _write(self, place: _Place, now_s: float) -> bool:
-        node, driver = place
-        known = self._known[place]
-        health = known.failed | health_at(known.events, now_s + 1e-6)
-        text = format_health(health)
-        if known.written == text or (not text and not self._is_annotated(place)):
-            known.written = text
-            return True
-        change: Mapping[str, str | None] = {EVENTS_ANNOTATION + driver: text or None}
-        try:
-            await self._context.client.patch(NODES, node, {"metadata": {"annotations": change}})
-        except ApiError as error:
-            _LOG.warning("node %s: health of %s cannot be written: %s", node, driver, error)
-            return False
-        known.written = text
-        return True

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from kubarium.api import formats
 from kubarium.api.resource import Document
 from kubarium.base.errors import ConfigError
 from kubarium.base.quantity import QuantityError, canonical
 from kubarium.node.config import DeviceConfig
-
-_VERSION = re.compile(r"^[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$")
 
 # Two devices share a PCIe root complex, which is what claims are aligned by.
 _DEVICES_PER_ROOT = 2
@@ -56,7 +54,7 @@ def _attribute(name: str, value: Any, driver: str, node: str, index: int) -> Doc
     text = fill(value, driver, node, index)
     if "{index}" in value and text.isdigit():
         return {"int": int(text)}
-    return {"version": text} if _VERSION.match(text) else {"string": text}
+    return {"string": text} if formats.semantic_version(text) else {"version": text}
 
 
 def fill(text: str, driver: str, node: str, index: int) -> str:

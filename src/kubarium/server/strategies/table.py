@@ -14,6 +14,9 @@ _RBAC = Strategy(create_on_update=True)
 _LOCKED = Strategy(unconditional_update=False)
 _LOCKED_GENERATION = Strategy(generation=True, unconditional_update=False)
 
+# What of metadata is left to writers of the status (Pod, Node, Namespace, ...).
+_METADATA = ("labels", "annotations", "finalizers")
+
 _ADMISSION = "admissionregistration.k8s.io"
 _RBAC_GROUP = "rbac.authorization.k8s.io"
 
@@ -24,16 +27,16 @@ def strategies() -> Strategies:
 
 
 _TABLE: dict[tuple[str, str], Strategy] = {
-    ("", "nodes"): Strategy(status_on_create=True, status_writes_metadata=True),
+    ("", "nodes"): Strategy(status_on_create=True, status_writes=_METADATA),
     ("", "namespaces"): Strategy(
-        status_writes_metadata=True,
+        status_writes=_METADATA,
         prepare_create=namespaces.prepare_create,
         prepare_update=namespaces.prepare_update,
         parts={"finalize": namespaces.write_finalizers},
     ),
     ("", "pods"): Strategy(
         generation=True,
-        status_writes_metadata=True,
+        status_writes=_METADATA,
         returns_deleted=True,
         prepare_create=pods.prepare_create,
         prepare_status=pods.prepare_status,
@@ -53,12 +56,16 @@ _TABLE: dict[tuple[str, str], Strategy] = {
     ("", "events"): Strategy(create_on_update=True),
     ("", "limitranges"): Strategy(create_on_update=True),
     ("", "serviceaccounts"): Strategy(returns_deleted=True),
-    ("", "persistentvolumes"): Strategy(returns_deleted=True, status_writes_metadata=True),
-    ("", "persistentvolumeclaims"): Strategy(returns_deleted=True, status_writes_metadata=True),
+    ("", "persistentvolumes"): Strategy(returns_deleted=True, status_writes=_METADATA),
+    ("", "persistentvolumeclaims"): Strategy(returns_deleted=True, status_writes=_METADATA),
     ("", "podtemplates"): Strategy(generation=True, returns_deleted=True),
     ("", "resourcequotas"): Strategy(returns_deleted=True),
     ("events.k8s.io", "events"): Strategy(create_on_update=True),
-    ("apps", "deployments"): Strategy(generation=True, generation_counts_annotations=True),
+    ("apps", "deployments"): Strategy(
+        generation=True,
+        generation_counts_annotations=True,
+        status_writes=("annotations", "finalizers"),
+    ),
     ("apps", "replicasets"): _GENERATION,
     ("apps", "statefulsets"): _GENERATION,
     ("apps", "daemonsets"): _GENERATION,

@@ -6,6 +6,7 @@ Source: upstream ``pkg/controller/daemon``.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kubarium.api.kinds import NODES, PODS
@@ -279,16 +280,17 @@ class DaemonSetController(ControllerComponent):
         updated = available = 0
         waits_s: list[float] = []
         for node, (should_run, _) in wanted.items():
-            live = [pod for pod in by_node.get(node, ()) if _lives(pod)]
+            pod = _oldest(by_node.get(node, ()))
             if not should_run:
-                counts["numberMisscheduled"] += bool(live)
+                counts["numberMisscheduled"] += pod is not None
                 continue
             counts["desiredNumberScheduled"] += 1
-            counts["currentNumberScheduled"] += bool(live)
-            pod = min(live, key=lambda pod: (not podlib.is_ready(pod), _name(pod)), default=None)
-            updated += any(is_updated(pod, revision_hash) for pod in live)
-            since = podlib.ready_since(pod) if pod is not None else None
-            if pod is not None and since is not None:
+            if pod is None:
+                continue
+            counts["currentNumberScheduled"] += 1
+            updated += is_updated(pod, revision_hash)
+            since = podlib.ready_since(pod)
+            if since is not None:
                 counts["numberReady"] += 1
                 if podlib.is_available(pod, min_ready_s, now):
                     available += 1
@@ -324,6 +326,12 @@ def _name(pod: Document) -> str:
 
 def _lives(pod: Document) -> bool:
     return not writes.is_terminating(pod) and not podlib.is_terminal(pod)
+
+
+def _oldest(pods: Iterable[Document]) -> Document | None:
+    """The pod that counts for its node in the status: also one that is on its way out."""
+    there = (p for p in pods if not (writes.is_terminating(p) and podlib.is_terminal(p)))
+    return min(there, key=lambda p: (p["metadata"]["creationTimestamp"], _name(p)), default=None)
 
 
 def _placement_of(node: Document | None) -> object:

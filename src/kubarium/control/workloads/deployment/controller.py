@@ -250,7 +250,9 @@ class DeploymentController(ControllerComponent):
             new = await writes.create(self._context, REPLICA_SETS, document, namespace)
         except ApiError as error:
             if error.reason != "AlreadyExists":
-                await self._tell_create_failed(deployment, error)
+                name = document["metadata"]["name"]
+                text = f'Failed to create new replica set "{name}": {error}'
+                await self._tell_create_failed(deployment, text)
                 raise
             return await self._resolve_collision(deployment, document)
         if size:
@@ -294,6 +296,7 @@ class DeploymentController(ControllerComponent):
                 )
         min_ready_s = deployment["spec"].get("minReadySeconds", 0)
         if wanted == annotations and new["spec"].get("minReadySeconds", 0) == min_ready_s:
+            await self._note_found(deployment, new)
             return new
         changed = {
             **new,
@@ -301,11 +304,15 @@ class DeploymentController(ControllerComponent):
             "spec": {**new["spec"], "minReadySeconds": min_ready_s},
         }
         updated = await writes.update(self._context, REPLICA_SETS, changed)
-        if held_revision < revision:
-            name = new["metadata"]["name"]
-            message = f'Found new replica set "{name}"'
-            await self._set_progress(deployment, "FoundNewReplicaSet", message)
+        await self._note_found(deployment, new)
         return updated
+
+    async def _note_found(self, deployment: Document, new: Document) -> None:
+        """The clock of a rollout that was there before it was looked at starts now."""
+        status = self._fresh(deployment).get("status") or {}
+        if writes.find_condition(status, "Progressing") is None:
+            message = f'Found new replica set "{new["metadata"]["name"]}"'
+            await self._set_progress(deployment, "FoundNewReplicaSet", message)
 
     async def _note_revision(self, deployment: Document, new: Document) -> None:
         revision = (new["metadata"].get("annotations") or {}).get(rollout.REVISION, "")
@@ -315,7 +322,8 @@ class DeploymentController(ControllerComponent):
             and (fresh["metadata"].get("annotations") or {}).get(rollout.REVISION) != revision
         ):
             change = {"metadata": {"annotations": {rollout.REVISION: revision}}}
-            await writes.patch(self._context, DEPLOYMENTS, fresh, change)
+            # With the status, so that it makes no new generation.
+            await writes.patch(self._context, DEPLOYMENTS, fresh, change, subresource="status")
 
     async def _set_progress(self, deployment: Document, reason: str, message: str) -> None:
         if not state.has_deadline(deployment):
@@ -326,8 +334,7 @@ class DeploymentController(ControllerComponent):
         state.set_progress(status, "True", reason, message, now, touch=True)
         await writes.update_status(self._context, DEPLOYMENTS, fresh, status)
 
-    async def _tell_create_failed(self, deployment: Document, error: ApiError) -> None:
-        message = f"Failed to create new replica set: {error}"
+    async def _tell_create_failed(self, deployment: Document, message: str) -> None:
         self._recorder.event(deployment, "Warning", "ReplicaSetCreateError", message)
         if not state.has_deadline(deployment):
             return
@@ -365,7 +372,7 @@ class DeploymentController(ControllerComponent):
         state.set_available(deployment, status, now)
         if progress:
             state.set_rollout_progress(deployment, status, new, now)
-        state.set_replica_failure(status, owned, now)
+        state.set_replica_failure(status, new, owned, now)
         await writes.update_status(self._context, DEPLOYMENTS, deployment, status)
         if state.is_complete(deployment, status):
             return None

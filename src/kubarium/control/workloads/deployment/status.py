@@ -30,9 +30,10 @@ def count(deployment: Document, new: Document | None, everything: list[Document]
         "readyReplicas": _sum(everything, "readyReplicas"),
         "availableReplicas": available,
         "unavailableReplicas": max(0, sum(map(replicas_of, everything)) - available),
-        "terminatingReplicas": _sum(everything, "terminatingReplicas"),
     }
     status.update({name: number for name, number in counts.items() if number})
+    if all("terminatingReplicas" in (item.get("status") or {}) for item in everything):
+        status["terminatingReplicas"] = _sum(everything, "terminatingReplicas")
     for name in ("collisionCount", "conditions"):
         if held.get(name):
             status[name] = held[name]
@@ -100,9 +101,11 @@ def set_available(deployment: Document, status: Document, now: float) -> None:
         _set(status, "Available", "False", "MinimumReplicasUnavailable", message, now)
 
 
-def set_replica_failure(status: Document, everything: list[Document], now: float) -> None:
-    """Condition ReplicaFailure follows that of any ReplicaSet."""
-    for item in everything:
+def set_replica_failure(
+    status: Document, new: Document | None, everything: list[Document], now: float
+) -> None:
+    """Condition ReplicaFailure follows that of the new ReplicaSet, else that of any."""
+    for item in [*([new] if new is not None else ()), *everything]:
         failure = writes.find_condition(item.get("status") or {}, "ReplicaFailure")
         if failure is not None and failure["status"] == "True":
             _set(
@@ -114,7 +117,11 @@ def set_replica_failure(status: Document, everything: list[Document], now: float
                 now,
             )
             return
-    conditions = [c for c in status.get("conditions") or () if c.get("type") != "ReplicaFailure"]
+    _drop(status, "ReplicaFailure")
+
+
+def _drop(status: Document, type_: str) -> None:
+    conditions = [c for c in status.get("conditions") or () if c.get("type") != type_]
     if conditions:
         status["conditions"] = conditions
     else:
@@ -131,6 +138,7 @@ def set_rollout_progress(
 ) -> None:
     """Condition Progressing while a rollout goes on, when it is done, and when it is stuck."""
     if not has_deadline(deployment):
+        _drop(status, "Progressing")
         return
     held = deployment.get("status") or {}
     condition = writes.find_condition(status, "Progressing")

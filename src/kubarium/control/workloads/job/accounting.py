@@ -84,8 +84,8 @@ def noted_status(facts: JobFacts, status: Document, noted: Accounting) -> Docume
     )
     if facts.is_indexed:
         indexes = facts.previous_indexes | IndexSet.of(noted.indexes)
-        status["succeeded"] = len(indexes)
-        _set_text(status, "completedIndexes", str(indexes))
+        _set(status, "succeeded", len(indexes))
+        _set(status, "completedIndexes", str(indexes))
     if facts.per_index_limit is not None:
         status["failedIndexes"] = str(facts.failed_indexes)
     return status
@@ -129,8 +129,9 @@ def _uncounted(succeeded: list[str], failed: list[str]) -> Document:
     return {name: uids for name, uids in lists.items() if uids}
 
 
-def _set_text(status: Document, name: str, text: str) -> None:
-    if text:
-        status[name] = text
+def _set(status: Document, name: str, value: int | str) -> None:
+    """As Go writes it: nothing of 0 or an empty text."""
+    if value:
+        status[name] = value
     else:
         status.pop(name, None)

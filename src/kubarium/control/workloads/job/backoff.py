@@ -56,16 +56,20 @@ class FailureRecord:
 
 
 def finished_at(pod: Document) -> float:
-    """When a pod ended: its last container, else the Ready condition, deletion or creation."""
+    """When a pod ended: its last container, or when it ceased to be ready, was deleted or made.
+
+    One that is ready still, and is being deleted, counts as ended since then.
+    """
+    states = [status.get("state") or {} for status in container_statuses(pod)]
     ends = [
-        parse_rfc3339(status["state"]["terminated"]["finishedAt"])
-        for status in container_statuses(pod)
-        if status.get("state", {}).get("terminated", {}).get("finishedAt")
+        parse_rfc3339(state["terminated"]["finishedAt"])
+        for state in states
+        if (state.get("terminated") or {}).get("finishedAt")
     ]
-    if ends:
+    if ends and not any("running" in state for state in states):
         return max(ends)
     ready = find_condition(pod.get("status", {}), "Ready")
-    if ready is not None and ready.get("lastTransitionTime"):
+    if ready is not None and ready.get("status") == "False" and ready.get("lastTransitionTime"):
         return parse_rfc3339(ready["lastTransitionTime"])
     metadata = pod["metadata"]
     if "deletionTimestamp" in metadata:

@@ -270,7 +270,7 @@ class JobController(ControllerComponent):
         await writes.update_status(self._context, JOBS, job, status)
         if outcome is not None and finished:
             self._failures.pop(job["metadata"]["uid"], None)
-            self._announce(job, outcome)
+            self._announce(job, status, outcome)
 
     def _may_finish(self, job: Document, status: Document, noted: accounting.Accounting) -> bool:
         """Terminal conditions wait until every pod has ended and is counted (KEP-4368)."""
@@ -278,11 +278,15 @@ class JobController(ControllerComponent):
             return False
         return not self._alive(job) and status["terminating"] == 0 and status["ready"] == 0
 
-    def _announce(self, job: Document, outcome: Outcome) -> None:
+    def _announce(self, job: Document, status: Document, outcome: Outcome) -> None:
         if outcome.is_failure:
             self._recorder.event(job, "Warning", outcome.reason, outcome.message)
-        else:
-            self._recorder.event(job, "Normal", "Completed", "Job completed")
+            return
+        completions = job["spec"].get("completions")
+        if completions is not None and status.get("succeeded", 0) > completions:
+            text = "Too many succeeded pods running after completion count reached"
+            self._recorder.event(job, "Warning", "TooManySucceededPods", text)
+        self._recorder.event(job, "Normal", "Completed", "Job completed")
 
 
 def _has_loose_pods(facts: JobFacts) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from kubarium.api.resource import Document
 from kubarium.control.workloads.job.indexes import IndexSet
-from kubarium.control.workloads.pods import container_statuses
 
 FAIL_JOB = "FailJob"
 FAIL_INDEX = "FailIndex"
@@ -43,7 +42,9 @@ def _exit_code_match(rule: Document, pod: Document) -> str:
     if not requirement:
         return ""
     wanted_container = requirement.get("containerName")
-    for status in container_statuses(pod):
+    told = pod.get("status") or {}
+    lists = ("containerStatuses", "initContainerStatuses")  # whose exit is told, if several match
+    for status in (status for name in lists for status in told.get(name) or ()):
         if wanted_container and status["name"] != wanted_container:
             continue
         terminated = status.get("state", {}).get("terminated")
@@ -61,16 +62,11 @@ def _exit_code_match(rule: Document, pod: Document) -> str:
 
 def _condition_match(rule: Document, pod: Document) -> str:
     conditions = pod.get("status", {}).get("conditions") or ()
-    for pattern in rule.get("onPodConditions") or ():
-        for condition in conditions:
-            if condition.get("type") != pattern["type"]:
-                continue
-            if condition.get("status") == pattern.get("status", "True"):
-                metadata = pod["metadata"]
-                return (
-                    f"Pod {metadata['namespace']}/{metadata['name']} has condition "
-                    f"{pattern['type']}"
-                )
+    patterns = {(p["type"], p.get("status", "True")) for p in rule.get("onPodConditions") or ()}
+    for condition in conditions if patterns else ():
+        if (condition.get("type"), condition.get("status")) in patterns:
+            where = "{namespace}/{name}".format(**pod["metadata"])
+            return f"Pod {where} has condition {condition['type']}"
     return ""
 
 
@@ -81,8 +77,9 @@ def match_success(policy: Document | None, completions: int, succeeded: IndexSet
         needed = rule.get("succeededCount")
         if rule.get("succeededIndexes"):
             have = succeeded.count_in(wanted)
-            needed = len(wanted) if needed is None else needed
-            met = have >= needed and needed > 0
+            # All that there are suffice, should the Job have fewer completions than the rule says.
+            least = len(wanted) if needed is None else min(needed, len(wanted))
+            met = have >= least and bool(wanted)
         else:
             met = needed is not None and len(succeeded) >= needed
         if met:

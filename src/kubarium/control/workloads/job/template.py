@@ -15,6 +15,8 @@ from kubarium.view.elastic import SPARE, keep_apart, put_launcher_first
 from kubarium.view.memory import ANY_INDEX, apply_learned, of_any
 
 JOB_NAME = "batch.kubernetes.io/job-name"
+# Of a generated name, so that the index is not cut off (MaxGeneratedNameLength).
+_MAX_PREFIX = 58
 _ENV = {
     "name": "JOB_COMPLETION_INDEX",
     "valueFrom": {
@@ -42,7 +44,8 @@ def job_pod(facts: JobFacts, index: int | None, group: str = "") -> Document:
     if index is None:
         return pod
     name = f"{job['metadata']['name']}-{index}"
-    metadata["generateName"] = f"{name}-"
+    tail = f"-{index}-"
+    metadata["generateName"] = job["metadata"]["name"][: _MAX_PREFIX - len(tail)] + tail
     metadata["labels"] = {**metadata.get("labels", {}), COMPLETION_INDEX: str(index)}
     annotations = {**metadata.get("annotations", {}), COMPLETION_INDEX: str(index)}
     if facts.per_index_limit is not None:

@@ -28,6 +28,9 @@ CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "Controller
 # all that it sees, and it waits for that one's end. A machine's kubelet is never so quick.
 REPLACE_AFTER_S = 0.25
 
+# How often to look whether claims have gone that go with a pod of before.
+STALE_CLAIM_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
@@ -78,6 +81,8 @@ class StatefulSetController(ControllerComponent):
     def _unused_for_s(self, stateful_set: Document, ordinal: int) -> float:
         """How long the name of a missing pod must stay unused yet; 0: it may be made."""
         name = identity.pod_name(stateful_set, ordinal)
+        if any(identity.is_stale(c, name) for c in self._claims_of(stateful_set, ordinal)):
+            return STALE_CLAIM_S
         gone = self._gone.get((_namespace(stateful_set), name))
         if gone is None:
             return 0.0
@@ -206,6 +211,7 @@ class StatefulSetController(ControllerComponent):
                     return False
                 continue
             await self._ensure_claims(stateful_set, ordinal)
+            await self._own_claims(stateful_set, ordinal, pod, surplus=False)
             if ordered and not self._is_healthy(stateful_set, pod):
                 return False
         return True
@@ -222,6 +228,7 @@ class StatefulSetController(ControllerComponent):
         """Remove pods beyond the wanted ones, highest first; False when order says to wait."""
         for ordinal in surplus:
             pod = by_ordinal[ordinal]
+            await self._own_claims(stateful_set, ordinal, pod, surplus=True)
             if not writes.is_terminating(pod):
                 await self._delete(stateful_set, pod)
             if identity.is_ordered(stateful_set):
@@ -235,19 +242,25 @@ class StatefulSetController(ControllerComponent):
         by_ordinal: dict[int, Document],
         wanted: range,
     ) -> None:
-        """Replace the highest pod of an old revision, once all above it are healthy."""
+        """Replace pods of an old revision from the top, as long as few enough are unavailable.
+
+        One that is unavailable itself takes nothing away.
+        """
         update = revisions.update["metadata"]["name"]
+        pods = {ordinal: by_ordinal[ordinal] for ordinal in wanted if ordinal in by_ordinal}
+        healthy = {o for o, pod in pods.items() if self._is_healthy(stateful_set, pod)}
+        spare = identity.max_unavailable(stateful_set) - (len(wanted) - len(healthy))
         least = wanted.start + identity.partition_of(stateful_set)
-        for ordinal in reversed(range(least, wanted.stop)):
-            pod = by_ordinal.get(ordinal)
-            if pod is None:
-                return
+        for ordinal in sorted(pods, reverse=True):
+            pod = pods[ordinal]
             revision = (pod["metadata"].get("labels") or {}).get(identity.REVISION_LABEL)
-            if revision != update and not writes.is_terminating(pod):
-                await self._delete(stateful_set, pod)
-                return
-            if not self._is_healthy(stateful_set, pod):
-                return
+            if ordinal < least or revision == update or writes.is_terminating(pod):
+                continue
+            if ordinal in healthy:
+                if spare <= 0:
+                    continue
+                spare -= 1
+            await self._delete(stateful_set, pod)
 
     async def _create(self, stateful_set: Document, revisions: Revisions, ordinal: int) -> None:
         revision = revisions.update
@@ -268,24 +281,63 @@ class StatefulSetController(ControllerComponent):
 
     def _keeps_current(self, stateful_set: Document, ordinal: int) -> bool:
         """A pod below the partition comes back as it was."""
-        first = identity.first_ordinal(stateful_set)
-        partition = identity.partition_of(stateful_set)
-        if partition:
-            return ordinal < first + partition
-        current = int((stateful_set.get("status") or {}).get("currentReplicas", 0))
-        return ordinal < first + current
+        kept = identity.partition_of(stateful_set)
+        return ordinal < identity.first_ordinal(stateful_set) + kept
 
     async def _ensure_claims(self, stateful_set: Document, ordinal: int) -> None:
         namespace = _namespace(stateful_set)
         for template in identity.claim_templates(stateful_set):
             name = identity.claim_name(stateful_set, template, ordinal)
             if self._claims.get(name, namespace) is None:
-                claim = identity.make_claim(stateful_set, template, ordinal)
-                await writes.create(self._context, PERSISTENT_VOLUME_CLAIMS, claim, namespace)
+                await self._create_claim(stateful_set, template, ordinal)
+
+    def _claims_of(self, stateful_set: Document, ordinal: int) -> list[Document]:
+        """The claims of an ordinal that are there."""
+        names = (
+            identity.claim_name(stateful_set, template, ordinal)
+            for template in identity.claim_templates(stateful_set)
+        )
+        found = (self._claims.get(name, _namespace(stateful_set)) for name in names)
+        return [claim for claim in found if claim is not None]
+
+    async def _own_claims(
+        self, stateful_set: Document, ordinal: int, pod: Document, surplus: bool
+    ) -> None:
+        """Have the claims go when their retention policy says so."""
+        for claim in self._claims_of(stateful_set, ordinal):
+            metadata = claim["metadata"]
+            owners = identity.owned_by(claim, stateful_set, pod, surplus)
+            if owners != (metadata.get("ownerReferences") or []):
+                change: Document = {
+                    "resourceVersion": metadata["resourceVersion"],
+                    "ownerReferences": owners or None,
+                }
+                change = {"metadata": change}
+                await writes.patch(self._context, PERSISTENT_VOLUME_CLAIMS, claim, change)
+
+    async def _create_claim(self, stateful_set: Document, template: Document, ordinal: int) -> None:
+        claim = identity.make_claim(stateful_set, template, ordinal)
+        namespace, name = _namespace(stateful_set), claim["metadata"]["name"]
+        pod, owner = identity.pod_name(stateful_set, ordinal), stateful_set["metadata"]["name"]
+        try:
+            await writes.create(self._context, PERSISTENT_VOLUME_CLAIMS, claim, namespace)
+        except ApiError as error:
+            if not podlib.is_namespace_terminating(error):
+                text = f"create Claim {name} for Pod {pod} in StatefulSet {owner} failed error: "
+                self._recorder.event(stateful_set, "Warning", "FailedCreate", f"{text}{error}")
+            raise
+        text = f"create Claim {name} Pod {pod} in StatefulSet {owner} success"
+        self._recorder.event(stateful_set, "Normal", "SuccessfulCreate", text)
 
     async def _delete(self, stateful_set: Document, pod: Document) -> None:
-        if await writes.delete(self._context, PODS, pod):
-            name, owner = pod["metadata"]["name"], stateful_set["metadata"]["name"]
+        name, owner = pod["metadata"]["name"], stateful_set["metadata"]["name"]
+        try:
+            removed = await writes.delete(self._context, PODS, pod)
+        except ApiError as error:
+            message = f"delete Pod {name} in StatefulSet {owner} failed error: {error}"
+            self._recorder.event(stateful_set, "Warning", "FailedDelete", message)
+            raise
+        if removed:
             message = f"delete Pod {name} in StatefulSet {owner} successful"
             self._recorder.event(stateful_set, "Normal", "SuccessfulDelete", message)
 

@@ -9,6 +9,7 @@ import re
 
 from kubarium.api.resource import Document, copy_document
 from kubarium.control.workloads.deployment.history import template_hash
+from kubarium.control.workloads.deployment.rollout import scaled_value
 from kubarium.control.workloads.pods import pod_from_template
 from kubarium.runtime.writes import owner_reference
 
@@ -51,6 +52,13 @@ def partition_of(stateful_set: Document) -> int:
     """Ordinals below it keep the current revision in a rolling update."""
     strategy = stateful_set["spec"].get("updateStrategy") or {}
     return int((strategy.get("rollingUpdate") or {}).get("partition", 0))
+
+
+def max_unavailable(stateful_set: Document) -> int:
+    """How many pods a rolling update may take away at once; a percentage is rounded down."""
+    strategy = stateful_set["spec"].get("updateStrategy") or {}
+    given = (strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1)
+    return max(1, scaled_value(given, replicas_of(stateful_set), False))
 
 
 def rolls(stateful_set: Document) -> bool:
@@ -134,12 +142,46 @@ def make_claim(stateful_set: Document, template: Document, ordinal: int) -> Docu
     }
     if given.get("annotations"):
         metadata["annotations"] = dict(given["annotations"])
-    policy = stateful_set["spec"].get("persistentVolumeClaimRetentionPolicy") or {}
-    if policy.get("whenDeleted") == "Delete":
-        metadata["ownerReferences"] = [owner_reference(stateful_set)]
+    owners = _owners(stateful_set, None)
+    if owners:
+        metadata["ownerReferences"] = owners
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": metadata,
         "spec": copy_document(template["spec"]),
     }
+
+
+def _owners(stateful_set: Document, surplus: Document | None) -> list[Document]:
+    """With whom a claim goes: with its pod if that is surplus, or with the set, or with nobody."""
+    policy = stateful_set["spec"].get("persistentVolumeClaimRetentionPolicy") or {}
+    if surplus is not None and policy.get("whenScaled") == "Delete":
+        return [owner_reference(surplus)]
+    return [owner_reference(stateful_set)] if policy.get("whenDeleted") == "Delete" else []
+
+
+def owned_by(
+    claim: Document, stateful_set: Document, pod: Document, surplus: bool
+) -> list[Document]:
+    """The owners that the claim of a pod should have (persistentVolumeClaimRetentionPolicy).
+
+    Those that it has if it is controlled by somebody else.
+    """
+    held = list(claim["metadata"].get("ownerReferences") or ())
+    others = [r for r in held if not _is_ours(r, stateful_set, pod["metadata"]["name"])]
+    if any(reference.get("controller") for reference in others):
+        return held
+    return [*others, *_owners(stateful_set, pod if surplus else None)]
+
+
+def is_stale(claim: Document, pod: str) -> bool:
+    """Whether the claim goes with a pod of that name, which must be one that is gone."""
+    owners = claim["metadata"].get("ownerReferences") or ()
+    return any((r.get("kind"), r.get("name")) == ("Pod", pod) for r in owners)
+
+
+def _is_ours(reference: Document, stateful_set: Document, pod: str) -> bool:
+    if reference.get("kind") == "Pod":
+        return bool(reference.get("name") == pod)
+    return bool(reference.get("uid") == stateful_set["metadata"]["uid"])

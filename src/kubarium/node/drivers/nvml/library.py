@@ -57,15 +57,17 @@ class Nvml(Protocol):
 
 
 # nvml.h: nvmlReturn_t, nvmlTemperatureSensors_t, nvmlClockType_t, nvmlEventType*.
-NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, TIMEOUT, GPU_IS_LOST = 3, 4, 6, 10, 15
+INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND = 2, 3, 4, 6
+TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST = 10, 13, 15
 LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED = 12, 9
 SENSOR_GPU, CLOCK_SM, CLOCK_MEMORY = 0, 1, 2
 DOUBLE_BIT_ECC, SINGLE_BIT_ECC, XID_CRITICAL = 2, 1, 8
 
 
 def load() -> Nvml:
-    """The initialised library. NoNvml without nvidia-ml-py, without the NVIDIA driver's library,
-    or where the driver does not answer."""
+    """The initialised library. NoNvml without nvidia-ml-py (or with one too old, or with another
+    package of the module's name), without the NVIDIA driver's library, or where the driver refuses.
+    """
     try:
         module = import_module("pynvml")
     except ImportError:
@@ -77,6 +79,12 @@ def load() -> Nvml:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         raise NoNvml(_why(error)) from None
+    lacking = [name for name in vars(Nvml) if name.startswith("nvml") and not hasattr(module, name)]
+    if lacking:
+        raise NoNvml(
+            f"the Python module pynvml has no {lacking[0]}: it is too old, or not that of "
+            "nvidia-ml-py; install kubarium[nvidia]"
+        )
     return nvml
 
 

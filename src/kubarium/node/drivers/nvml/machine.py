@@ -2,21 +2,24 @@
 
 Nodes of one agent share one machine, so a GPU belongs to one node only: a node that asks for a
 number of them gets the next ones, a node that asks for all gets what is left. Without NVML, or
-without a GPU, nodes get none, and :meth:`MachineGpus.lines` says why.
+without a GPU, nodes get none, and :meth:`MachineGpus.lines` says why. A driver that hangs keeps
+nobody waiting: nodes are announced without its GPUs, which are published when it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
-from kubarium.api.kinds import NODES
 from kubarium.api.resource import Document
-from kubarium.base.errors import ApiError
 from kubarium.node.config import NodeSpec
-from kubarium.node.drivers.health import EVENTS_ANNOTATION, Health, format_health
+from kubarium.node.drivers.events import DeviceEvents
+from kubarium.node.drivers.health import Health
 from kubarium.node.drivers.nvml import library
 from kubarium.node.drivers.nvml.discovery import (
     Gpu,
@@ -26,7 +29,8 @@ from kubarium.node.drivers.nvml.discovery import (
     discover,
 )
 from kubarium.node.drivers.nvml.library import NoNvml, Nvml
-from kubarium.node.drivers.nvml.measure import read_gpus
+from kubarium.node.drivers.nvml.measure import read_gpus, unread
+from kubarium.node.drivers.nvml.patience import Messenger, Unresponsive
 from kubarium.node.drivers.nvml.watch import HealthWatch
 from kubarium.node.drivers.profiles import NVML, driver_of
 from kubarium.node.drivers.readings import Held, Reading
@@ -36,8 +40,15 @@ _LOG = logging.getLogger("kubarium.nvml")
 
 # How long a thread waits for an event at a time: also how long the agent's end may take.
 WAIT_MS = 500
-# After an error of NVML's that is none of the known ones.
+# After an error of NVML's that is none of the known ones, and while a GPU is lost.
 RETRY_S = 5.0
+# How long nodes wait for NVML to start, whoever wants measurements for them, and the end for a
+# thread that waits for events. GPUs that are asleep take seconds to be initialised; whoever asks
+# for the page of metrics waits 2 s for it.
+OPEN_WITHIN_S = 10.0
+READ_WITHIN_S = 1.5
+CLOSE_WITHIN_S = 2.0
+NO_GPU = "NVML finds no GPU on this machine"
 # Files that every container with a GPU needs beside the GPU's own.
 _COMMON_NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 
@@ -97,6 +108,8 @@ class NodeGpus:
 class MachineGpus:
     """A component that is opened before the nodes are announced and then watches."""
 
+    name = "machine-gpus"
+
     def __init__(
         self,
         context: Context,
@@ -109,7 +122,12 @@ class MachineGpus:
         self._root = root
         self._nvml: Nvml | None = None
         self._watch: HealthWatch | None = None
-        self._written: dict[str, str] = {}
+        self._questions = Messenger("nvml")
+        self._events = Messenger("nvml-events")
+        self._opening: Future[None] | None = None
+        self._closed = False
+        # Called with node and driver whose GPUs were found after the node was announced.
+        self.found_late: Callable[[str, str], None] = lambda node, driver: None
         self.inventory = Inventory("", "", ())
         self.reason = ""
         self._asked: list[tuple[NodeGpus, int]] = [
@@ -128,23 +146,41 @@ class MachineGpus:
         """What each node has."""
         return [share for share, _ in self._asked]
 
+    async def start(self) -> None:
+        """:meth:`open`, for OPEN_WITHIN_S at most: :meth:`run` goes on with what takes longer."""
+        self._opening = self._questions.ask(self.open)
+        opened = threading.Event()
+        self._opening.add_done_callback(lambda _: opened.set())
+        if not await asyncio.to_thread(opened.wait, OPEN_WITHIN_S):
+            self.reason = f"NVML has not answered for {OPEN_WITHIN_S:.0f} s"
+            _LOG.warning("%s; the nodes go on without it", self.reason)
+
     def open(self) -> None:
         """Load NVML, find the GPUs and deal them out. Blocks for as long as the driver takes."""
         try:
-            self._nvml = nvml = self._load()
+            nvml = self._load()
         except NoNvml as problem:
             self.reason = str(problem)
             return
+        except Exception as error:  # of whatever stands in the module's place
+            self.reason = f"NVML does not start: {error}"
+            return
+        if self._closed:  # nobody waits for it any more
+            return
+        self._nvml = nvml
         try:
             self.inventory = discover(nvml, self._root / "sys")
             self._deal()
             if self.inventory.gpus:
                 self._watch = HealthWatch(nvml, self.inventory.gpus)
-        except nvml.NVMLError as error:
+        except Exception as error:  # whatever NVML raises: the nodes go on without it
             self.reason = f"NVML: {error}"
             return
-        if not self.inventory.gpus:
-            self.reason = "NVML finds no GPU on this machine"
+        self.reason = "" if self.inventory.gpus else self._none()
+
+    def _none(self) -> str:
+        problems = "; ".join(self.inventory.problems)
+        return f"NVML can read none: {problems}" if problems else NO_GPU
 
     def _deal(self) -> None:
         left = list(self.inventory.gpus)
@@ -160,8 +196,9 @@ class MachineGpus:
         counts: dict[str, int] = {}
         for gpu in self.inventory.gpus:
             counts[gpu.product] = counts.get(gpu.product, 0) + 1
-        found = ", ".join(f"{count} × {product}" for product, count in counts.items())
-        text = f"NVIDIA GPUs of this machine: {found}, driver {self.inventory.driver_version}"
+        found = ", ".join(f"{count} × {product or 'GPU'}" for product, count in counts.items())
+        version = self.inventory.driver_version or "of unknown version"
+        text = f"NVIDIA GPUs of this machine: {found}, driver {version}"
         short = [
             f"node {share.node} asks for {count} GPUs and has {len(share.gpus)}"
             for share, count in self._asked
@@ -169,53 +206,84 @@ class MachineGpus:
         ]
         return [text, *short, *self.inventory.problems]
 
-    def readings(self, share: NodeGpus, held: Held) -> list[Reading]:
-        """What a node's GPUs measure now."""
-        if self._nvml is None:
+    def readings(
+        self, share: NodeGpus, held: Held, health: Mapping[str, Health] | None = None
+    ) -> list[Reading]:
+        """What a node's GPUs measure now; without measurements if NVML takes longer than
+        READ_WITHIN_S. ``health`` is what the Node says of them, else what has happened to them."""
+        nvml = self._nvml
+        if nvml is None:
             return []
         place = (share.driver, share.node)
-        return read_gpus(self._nvml, self.inventory, share.gpus, place, held, self._health())
+        gpus, known = share.gpus, dict(self._health() if health is None else health)
+        try:
+            return self._questions.ask_within(
+                READ_WITHIN_S, lambda: read_gpus(nvml, self.inventory, gpus, place, held, known)
+            )
+        except Unresponsive:
+            return unread(self.inventory, gpus, place, held, known)
 
     def _health(self) -> dict[str, Health]:
         return self._watch.health if self._watch is not None else {}
 
-    async def run(self) -> None:
-        """Watch for errors and write them to the nodes."""
+    async def run(self, notes: DeviceEvents) -> None:
+        """Watch for errors and say them of the nodes."""
+        await self._catch_up()
         while True:
-            await self._write()
-            if self._watch is None:
+            self._say(notes)
+            watch = self._watch
+            if watch is None or not watch.is_watching:
                 await self._context.clock.sleep(3600.0)
                 continue
             try:
-                await asyncio.to_thread(self._watch.wait, WAIT_MS)
+                await asyncio.wrap_future(self._events.ask(partial(watch.wait, WAIT_MS)))
             except Exception as error:  # whatever NVML raises: the nodes go on without it
                 _LOG.warning("waiting for events of GPUs: %s", error)
                 await self._context.clock.sleep(RETRY_S)
+            if watch.is_cut_short:
+                self._say(notes)
+                await self._context.clock.sleep(RETRY_S)
 
-    async def _write(self) -> None:
-        """Each node's own part of the health, where it is another than was written."""
+    async def _catch_up(self) -> None:
+        """What NVML has to say after the nodes were announced without it."""
+        if self._opening is None or self._opening.done():
+            return
+        await asyncio.wrap_future(self._opening)
+        for line in self.lines():
+            _LOG.warning("%s", line)
         for share in self.shares:
-            names = {document["name"] for document in share.documents()}
-            own = {name: health for name, health in self._health().items() if name in names}
-            text = format_health(own)
-            if self._written.get(share.node, "") == text:
-                continue
-            change = {"metadata": {"annotations": {EVENTS_ANNOTATION + share.driver: text}}}
-            try:
-                await self._context.client.patch(NODES, share.node, change)
-            except ApiError as error:
-                _LOG.warning("node %s: health of its GPUs: %s", share.node, error)
-                continue
-            self._written[share.node] = text
+            if share.gpus:
+                self.found_late(share.node, share.driver)
+
+    def _say(self, notes: DeviceEvents) -> None:
+        """Each node's own part of the health."""
+        health = dict(self._health())
+        for share in self.shares:
+            names = [name for gpu in share.gpus for name in gpu.device_names]
+            own = {name: health[name] for name in names if name in health}
+            notes.say(self.name, (share.node, share.driver), own)
 
     def close(self) -> None:
-        """Let go of NVML. Blocks for as long as a thread waits for an event (WAIT_MS)."""
-        if self._nvml is None:
+        """Let go of NVML. Blocks while a thread waits for an event (WAIT_MS); a library that hangs
+        is left behind after CLOSE_WITHIN_S."""
+        self._closed = True
+        nvml, watch, self._nvml, self._watch = self._nvml, self._watch, None, None
+        if nvml is None:
+            return
+        if watch is not None and not watch.stop(CLOSE_WITHIN_S):
+            _LOG.warning("NVML does not answer: it is left behind")
             return
         try:
-            if self._watch is not None:
-                self._watch.close()
-            self._nvml.nvmlShutdown()
-        except self._nvml.NVMLError as error:
+            self._questions.ask_within(CLOSE_WITHIN_S, lambda: _let_go(nvml, watch))
+        except Unresponsive:
+            _LOG.warning("NVML does not answer: it is left behind")
+        except nvml.NVMLError as error:
             _LOG.warning("NVML: %s", error)
-        self._nvml = self._watch = None
+
+
+def _let_go(nvml: Nvml, watch: HealthWatch | None) -> None:
+    try:
+        if watch is not None:
+            watch.free()
+    finally:
+        nvml.nvmlShutdown()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from kubarium.node.drivers.health import UNHEALTHY, XID, Health, health_of
+from kubarium.node.drivers.health import UNHEALTHY, UNKNOWN, XID, Health, health_of
 from kubarium.node.drivers.nvml.discovery import Gpu, Inventory, MigInstance
 from kubarium.node.drivers.nvml.library import (
     CLOCK_MEMORY,
@@ -36,31 +36,62 @@ def read_gpus(
     """Readings of some GPUs of the machine; ``place`` is the driver's name and the pool. In MIG
     mode the whole GPU is measured (power and temperature are its own) with all its holders, and
     the memory of each instance."""
-    driver, pool = place
     found = []
     for gpu in gpus:
-        own = health_of(gpu.name, health)
-        names = [gpu.name, *(gpu.instance_name(instance) for instance in gpu.instances)]
-        reading = Reading(
-            driver,
-            pool,
-            gpu.name,
-            gpu.minor,
-            gpu.uuid,
-            gpu.product,
-            own.state,
-            gpu.bus_id,
-            inventory.driver_version,
-            memory_total=gpu.memory_bytes,
-            xid=int(own.value) if own.cause == XID else 0,
-            holders=tuple(h for name in names for h in held.get((driver, name), ())),
-        )
+        reading = _described(inventory, gpu, place, held, health)
         try:
             found.append(_measured(nvml, gpu, reading))
         except Lost:
             found.append(_silent(reading))
         found += [_instance(nvml, gpu, i, reading, held, health) for i in gpu.instances]
     return found
+
+
+def unread(
+    inventory: Inventory,
+    gpus: Sequence[Gpu],
+    place: tuple[str, str],
+    held: Held,
+    health: Mapping[str, Health],
+) -> list[Reading]:
+    """Readings of GPUs that NVML, which does not answer, says nothing of: nobody knows how they
+    are, unless something worse is known."""
+    found = [_described(inventory, gpu, place, held, health) for gpu in gpus]
+    return [
+        reading if reading.state == UNHEALTHY else replace(reading, state=UNKNOWN)
+        for reading in found
+    ]
+
+
+def _described(
+    inventory: Inventory,
+    gpu: Gpu,
+    place: tuple[str, str],
+    held: Held,
+    health: Mapping[str, Health],
+) -> Reading:
+    """What is known of a GPU without asking it."""
+    driver, pool = place
+    own = health_of(gpu.name, health)
+    parts = [
+        replace(holder, device=name)
+        for name in gpu.device_names
+        for holder in held.get((driver, name), ())
+    ]
+    return Reading(
+        driver,
+        pool,
+        gpu.name,
+        gpu.minor,
+        gpu.uuid,
+        gpu.product,
+        own.state,
+        gpu.bus_id,
+        inventory.driver_version,
+        memory_total=gpu.memory_bytes,
+        xid=int(own.value) if own.cause == XID else 0,
+        holders=tuple(parts),
+    )
 
 
 def _instance(
@@ -74,15 +105,18 @@ def _instance(
     """NVML tells the memory of an instance, not its work."""
     name = gpu.instance_name(instance)
     own = health_of(name, health)
+    used: int | None = None
+    total = instance.memory_bytes
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(instance.handle)
         used, total = int(memory.used), int(memory.total)
     except nvml.NVMLError:
-        used, total = None, instance.memory_bytes
+        pass  # it is left out
     return replace(
         whole,
         device=name,
         uuid=instance.uuid,
+        parent=gpu.uuid,
         state=own.state,
         xid=int(own.value) if own.cause == XID else 0,
         mig_profile=instance.profile,
