@@ -432,6 +432,39 @@ def test_a_group_that_goes_is_not_told_that_it_runs_because_of_another_pod_of_it
     world_run(story)
 
 
+def test_a_group_whose_pods_are_not_to_go_any_more_is_told_so(world_run):
+    """As when victims were told and nobody could delete them."""
+
+    async def story(world):
+        await begin(world, node("r1", "2"))
+        old = slice_group("old", 1, rack=False)
+        del old["spec"]["parentCompositePodGroupName"], old["spec"]["workloadRef"]
+        old["spec"]["disruptionMode"] = {"all": {}}
+        await apply(world, old, member("a", "old"))
+        await world.settle(3)
+        told = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": "preempting",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        for resource, name in ((PODS, "a"), (POD_GROUPS, "old")):
+            known = (await world.get(resource, name))["status"]["conditions"]
+            status = {"status": {"conditions": [*known, told]}}
+            await world.client.patch(resource, name, status, "default", subresource="status")
+        await world.settle(3)
+        assert (await condition(world, POD_GROUPS, "old", "DisruptionTarget"))["status"] == "True"
+        known = (await world.get(PODS, "a"))["status"]["conditions"]
+        taken = [c | {"status": "False"} if c["type"] == told["type"] else c for c in known]
+        status = {"status": {"conditions": taken}}
+        await world.client.patch(PODS, "a", status, "default", subresource="status")
+        await world.settle(3)
+        assert (await condition(world, POD_GROUPS, "old", "DisruptionTarget"))["status"] == "False"
+
+    world_run(story)
+
+
 @pytest.mark.parametrize("group", ["g", None], ids=["group", "pod"])
 def test_victims_are_told_for_whom_they_go(world_run, group):
     async def story(world):

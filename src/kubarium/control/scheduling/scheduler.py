@@ -48,7 +48,7 @@ from kubarium.view.cluster import SNAPSHOT_RESOURCES, ClusterView, key_of
 from kubarium.view.devices import is_allocated
 from kubarium.view.gangs import COSCHEDULING_GROUPS
 from kubarium.view.pod_requests import resized
-from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
+from kubarium.view.pods import gang_key, is_finished, is_gated, is_preempted, node_of
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.scheduling import SchedulerConfig
 
@@ -221,6 +221,10 @@ class Scheduler:
         self._room_came(node)
         if self._queue.has_listeners(Event.LEFT):
             self._happened(Event.LEFT, self._helps.left(self.view.reader.row(document)))
+        self._went_or_stays(document)
+
+    def _went_or_stays(self, document: Document) -> None:
+        """A pod of a group that was to go as a whole has gone, or is not to go any more."""
         group = gang_key(document)
         if group is not None and is_disrupted(self.view.group_documents.get(group)):
             self._tell_if_running(group)
@@ -277,6 +281,8 @@ class Scheduler:
         if new is None or not _holds_room(new):
             self._left(old, node_of(old))
             return
+        if is_preempted(old.get("status") or {}) and not is_preempted(new.get("status") or {}):
+            self._went_or_stays(new)
         row, was, now = self.view.reader.row, old["metadata"], new["metadata"]
         if was.get("labels") != now.get("labels") and self._queue.has_listeners(Event.PODS):
             self._happened(Event.PODS, self._helps.relabelled(row(old), row(new)))
@@ -348,7 +354,9 @@ class Scheduler:
             self._wake.set()
         if is_allocated(old) and not is_allocated(new):
             self._happened(Event.DEVICES)
-        elif old is not None and (_can_be_used_now(old, new) or self._was_allocated(old, new)):
+        elif old is not None and (
+            wakeups.can_be_used_now(old, new) or self._was_allocated(old, new)
+        ):
             self._happened(Event.DEVICES, self._helps.claim(key_of(document)))
 
     def _was_allocated(self, old: Document, new: Document | None) -> bool:
@@ -578,18 +586,6 @@ def _uid(document: Document) -> str:
 
 def _holds_room(document: Document) -> bool:
     return bool(node_of(document)) and not is_finished(document)
-
-
-def _can_be_used_now(old: Document, new: Document | None) -> bool:
-    """Whether a claim that nobody could use any more is gone, another one, or may do now.
-
-    It has fewer users, or its driver has other things to say of its devices.
-    """
-    if new is None or _uid(old) != _uid(new):
-        return True  # one of its name may come
-    was, now = old.get("status") or {}, new.get("status") or {}
-    users = [len(status.get("reservedFor") or ()) for status in (was, now)]
-    return users[0] > users[1] or was.get("devices") != now.get("devices")
 
 
 def _same_group(old: Document, new: Document) -> bool:

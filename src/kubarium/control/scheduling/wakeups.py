@@ -197,6 +197,18 @@ def _differ(old: Document | None, new: Document | None) -> bool:
     )
 
 
+def can_be_used_now(old: Document, new: Document | None) -> bool:
+    """Whether a claim that nobody could use any more is gone, another one, or may do now.
+
+    It has fewer users, or its driver has other things to say of its devices.
+    """
+    if new is None or _uid(old) != _uid(new):
+        return True  # one of its name may come
+    was, now = old.get("status") or {}, new.get("status") or {}
+    users = [len(status.get("reservedFor") or ()) for status in (was, now)]
+    return users[0] > users[1] or was.get("devices") != now.get("devices")
+
+
 # Hints: whether a change helps one item
 
 
