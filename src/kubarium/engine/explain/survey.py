@@ -109,9 +109,10 @@ class RequestSurvey:
 
     def message(self) -> str:
         """One line: what is needed, what there is, and where the rest went."""
+        noun = "device" if self.devices == 1 else "devices"
         text = (
             f"{self.label}: {self._wanted()},"
-            f" {self.devices} devices in the cluster, {self.matching} match, {self.free} free"
+            f" {self.devices} {noun} in the cluster, {self.matching} match, {self.free} free"
         )
         if self.usable < self.free:
             text = f"{text} ({self.usable} on nodes that the pod could use)"
