@@ -798,6 +798,14 @@ def test_limits_of_mps_are_by_the_containers_own_count():
     ]
 
 
+def test_limits_of_mps_count_the_devices_of_each_configuration_by_themselves():
+    limits = {"mpsConfig": {"defaultPerDevicePinnedMemoryLimit": {"0": "2Gi"}}}
+    config = [nvidia_config("GpuConfig", [name], strategy="MPS", **limits) for name in ("r0", "r1")]
+    document = claim("claim-a", "gpu-1", "gpu-4", config=config, driver="gpu.nvidia.com")
+    env = prepared(pod_with(["a"]), document)["c"]
+    assert env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=2048M,1=2048M"
+
+
 @pytest.mark.parametrize(
     ("key", "words"),
     [("2", "invalid device index: 2"), ("-1", "index: -1"), ("x", "key as an integer: x")],

@@ -5,7 +5,7 @@ Idempotent: preparing a claim again gives the same answer. CDI edits are environ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -304,7 +304,7 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
     admin = any(result.get("adminAccess") for result in results)
     skipped = drivers_skipped(results, "NodePrepareResources")
     found: list[PreparedDevice] = []
-    configs: list[Mapping[str, Any]] = []
+    entries: list[Mapping[str, Any]] = []
     for result in results:
         driver, device = result["driver"], result["device"]
         if driver in skipped:
@@ -316,7 +316,8 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
         hardware = known if isinstance(known, Hardware) else None
         profile = NVML if hardware is not None else profile_of(driver, known)
         try:
-            config = _config(allocation.get("config") or (), result, profile)
+            entry = _entry(allocation.get("config") or (), result, profile)
+            config = _parameters(entry)
             env = device_environment(profile, result, config, admin, claim["metadata"]["uid"])
             identity, nodes = _identity(profile, device, hardware)
         except ConfigRefused as problem:
@@ -336,23 +337,23 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
                 result.get("consumedCapacity") or {},
             )
         )
-        configs.append(config)
+        entries.append(entry)
     try:
-        return _with_limits(found, configs)
+        return _with_limits(found, entries)
     except ConfigRefused as problem:
         raise _prepare_failed(claim, problem) from problem
 
 
 def _with_limits(
-    devices: list[PreparedDevice], configs: list[Mapping[str, Any]]
+    devices: list[PreparedDevice], entries: list[Mapping[str, Any]]
 ) -> list[PreparedDevice]:
     """The devices with the limits that their configurations set, each for all of its devices."""
-    if not any(configs):
+    if not any(entries):
         return devices
     found = []
-    for device, config in zip(devices, configs, strict=True):
-        alike = [d.uuid for d, c in zip(devices, configs, strict=True) if c == config]
-        limits = pinned_memory(device.profile, config, alike) if config else {}
+    for device, entry in zip(devices, entries, strict=True):
+        alike = [d.uuid for d, e in zip(devices, entries, strict=True) if e is entry]
+        limits = pinned_memory(device.profile, _parameters(entry), alike) if entry else {}
         limit = limits.get(device.uuid)
         found.append(device if limit is None else replace(device, pinned_mib=limit))
     return found
@@ -384,21 +385,29 @@ def _prepare_failed(claim: Document, problem: Exception) -> ClaimProblem:
     return ClaimProblem(f"NodePrepareResources failed for claim {name}: prepare failed: {problem}")
 
 
-def _config(entries: Any, result: Mapping[str, Any], profile: str) -> Mapping[str, Any]:
-    """The opaque parameters for an allocated device: the claim's before the class's, the last one
-    wins. ConfigRefused if they are for devices of another sort."""
+def _entry(
+    entries: Sequence[Mapping[str, Any]], result: Mapping[str, Any], profile: str
+) -> Mapping[str, Any]:
+    """The configuration for an allocated device: the claim's before the class's, the last one wins;
+    {} if there is none. ConfigRefused if it is for devices of another sort."""
     request, driver = result["request"], result["driver"]
     sources = ("FromClass", "FromClaim")
-    ranked = [entry for source in sources for entry in entries if entry.get("source") == source]
-    for entry in reversed(ranked):
-        opaque = entry.get("opaque") or {}
+    ranked = [known for source in sources for known in entries if known.get("source") == source]
+    for entry in ranked[::-1]:
         wanted = entry.get("requests") or []
-        if opaque.get("driver") != driver or not (wanted == [] or _asks(wanted, request)):
+        if (entry.get("opaque") or {}).get("driver") != driver:
             continue
-        parameters = opaque.get("parameters") or {}
-        if takes(profile, result, parameters, bool(wanted)):
-            return dict(parameters)
+        if wanted and not _asks(wanted, request):
+            continue
+        if takes(profile, result, _parameters(entry), bool(wanted)):
+            return entry
     return {}
+
+
+def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The driver's own part of a configuration."""
+    parameters: Mapping[str, Any] = (entry.get("opaque") or {}).get("parameters") or {}
+    return parameters
 
 
 def _asks(wanted: Iterable[str], request: str) -> bool:
