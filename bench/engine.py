@@ -767,6 +767,9 @@ def _chosen(rows: tuple[Row, ...], parts: Sequence[str]) -> Iterator[Row]:
 
 def bench_engine(report: Rows, parts: Sequence[str] = ()) -> None:
     """Decisions a second, and the time of single large ones, median of fresh repetitions."""
+    if not list(_chosen((*RATES, *TIMES), parts)):
+        names = [row.name for row in (*RATES, *TIMES)]
+        sys.exit("\n".join([f"no row is called like {' or '.join(parts)}; rows:", *names]))
     for row in _chosen(RATES, parts):
         rates = [pods / spent for spent, pods in (_once(row) for _ in range(REPETITIONS))]
         compare = f"kube-scheduler: {row.compare} /s" if row.compare else ""

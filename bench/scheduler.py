@@ -237,23 +237,38 @@ def run_apart(way: str, number: int, smaller_by: int) -> Rates | str:
 
 def bench_scheduler(report: Rows, only: Sequence[str] = (), *, quick: bool = False) -> None:
     """Every shape both ways; ``only`` picks rows by parts of their names."""
-    for way in WAYS:
-        for number, shape in enumerate(SHAPES):
-            figure = f"{way}: {shape.name}"
-            if only and not any(part.lower() in figure.lower() for part in only):
-                continue
-            if shape.bare_only and way != "bare":
-                continue
-            rates = run_apart(way, number, QUICK if quick else 1)
-            if isinstance(rates, str):
-                report.add("scheduler", figure, [0.0], "pods/s", f"failed: {rates}")
-                continue
-            beside = (
-                f"{rates.cpu:,.0f} a CPU second, {rates.writes:.1f} writes a pod; "
-                f"row: {rates.row_s:.0f} s, {rates.memory_gb:.1f} GB"
-            )
-            threshold = f"; {shape.compare}" if shape.compare else ""
-            report.add("scheduler", figure, [rates.clock], "pods/s", beside + threshold)
+    for way, number in _chosen(only):
+        rates, shape = run_apart(way, number, QUICK if quick else 1), SHAPES[number]
+        figure = _figure(way, shape)
+        if isinstance(rates, str):
+            report.add("scheduler", figure, [0.0], "pods/s", f"failed: {rates}")
+            continue
+        beside = (
+            f"{rates.cpu:,.0f} a CPU second, {rates.writes:.1f} writes a pod; "
+            f"row: {rates.row_s:.0f} s, {rates.memory_gb:.1f} GB"
+        )
+        threshold = f"; {shape.compare}" if shape.compare else ""
+        report.add("scheduler", figure, [rates.clock], "pods/s", beside + threshold)
+
+
+def _figure(way: str, shape: Shape) -> str:
+    return f"{way}: {shape.name}"
+
+
+def _chosen(parts: Sequence[str]) -> list[tuple[str, int]]:
+    """The rows whose names have one of these parts, all if there are none; exits if it is none."""
+    rows = [
+        (way, number)
+        for way in WAYS
+        for number, shape in enumerate(SHAPES)
+        if way == "bare" or not shape.bare_only
+    ]
+    names = {row: _figure(row[0], SHAPES[row[1]]) for row in rows}
+    lowered = [part.lower() for part in parts]
+    chosen = [row for row in rows if any(p in names[row].lower() for p in lowered) or not parts]
+    if not chosen:
+        sys.exit("\n".join([f"no row is called like {' or '.join(parts)}; rows:", *names.values()]))
+    return chosen
 
 
 class _Lines:
