@@ -20,7 +20,6 @@ from kubarium.base.duration import duration_s
 from kubarium.base.errors import ConfigError
 from kubarium.node.config import DeviceConfig, FailureModel, HealthEvent
 from kubarium.node.drivers.health import (
-    HEALTH_OF_MOST,
     HEALTHY,
     absent_devices,
     parse_health,
@@ -40,7 +39,7 @@ def devices_spoken_of(text: str) -> list[str]:
 
 def devices_unknown(named: Iterable[str], published: Iterable[str]) -> list[str]:
     """Those of the named devices that are neither published nor GPUs of which parts are."""
-    return absent_devices(published, dict.fromkeys(named, HEALTH_OF_MOST))
+    return absent_devices(published, named)
 
 
 # The devices of each node of the file.

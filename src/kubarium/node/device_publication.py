@@ -76,10 +76,10 @@ class DevicePublication:
             names = await publisher.publish(current, *wanted)
             before = node.published.get(driver, (0, {}))[1]
             node.published[driver] = wanted
-            for name in absent_devices(names, wanted[1]):
+            absent = absent_devices(names, [*before, *wanted[1]])
+            for name in (name for name in absent if name in wanted[1]):
                 text = f"{driver} {name}: there is no such device; {_some(names)}"
                 self._complain(node, current, "InvalidDeviceHealth", text)
-            absent = absent_devices(names, {**before, **wanted[1]})
             known = [
                 {device: h for device, h in health.items() if device not in absent}
                 for health in (before, wanted[1])

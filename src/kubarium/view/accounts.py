@@ -11,7 +11,7 @@ from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import DeviceId
 from kubarium.view.cluster import ClusterView
 from kubarium.view.explanation import Explanation
-from kubarium.view.locality import CACHED, is_unreadable
+from kubarium.view.locality import UNREADABLE, is_unreadable
 
 PODS_SHOWN = 10
 
@@ -52,7 +52,7 @@ def _obstacles(node: Document) -> Iterator[str]:
         value = f"={taint['value']}" if taint.get("value") else ""
         yield f"taint {taint.get('key')}{value}:{taint.get('effect')}"
     if is_unreadable(node):
-        yield f"annotation {CACHED} is no JSON object, so that nothing of it counts"
+        yield UNREADABLE
     for condition in (node.get("status") or {}).get("conditions") or ():
         bad = "False" if condition.get("type") == "Ready" else "True"
         if condition.get("status") in (bad, "Unknown"):

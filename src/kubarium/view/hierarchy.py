@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kubarium.api.resource import Document, Resource
+from kubarium.api.kinds import PODS
+from kubarium.api.resource import Document
 from kubarium.base.quoted import listed
 from kubarium.engine.explain import HierarchyQuestion, Subject
 from kubarium.engine.explain.hierarchy import GROUPS_TOLD, others_placed
@@ -15,6 +16,7 @@ from kubarium.engine.placement.tree import waiting_for
 from kubarium.engine.plan import QueueItem, Tree
 from kubarium.engine.verdict import GangVerdict, Suggestion
 from kubarium.view.cluster import ClusterView, key_of
+from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
 from kubarium.view.forest import NAMED, disagreement
 from kubarium.view.local_models import data_lines
@@ -22,27 +24,18 @@ from kubarium.view.missing import missing_claim
 from kubarium.view.placement import account_of, clauses_of, commands_of
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.preempting import decided, preemption_account, promised
-from kubarium.view.profiles import Profiles, scheduler_name
+from kubarium.view.profiles import scheduler_name
 
 
-def composite_account(
-    view: ClusterView,
-    profiles: Profiles,
-    pods: Iterable[Document],
-    key: Key,
-    title: str,
-    documents: Mapping[Resource, list[Document]],
-) -> Explanation:
-    """The account of the hierarchy that the composite belongs to; it starts as a whole.
-
-    ``documents`` are those that say where data is.
-    """
+def composite_account(evidence: Evidence, key: Key, title: str) -> Explanation:
+    """The account of the hierarchy that the composite belongs to; it starts as a whole."""
+    view = evidence.view
     root = view.forest.root_of_composite(key)
     fault = view.forest.fault(root)
     if fault is not None:
         return Explanation(title, "Pending", fault.text)
     groups = {k for composite, k in view.forest.below(root) if not composite}
-    pods = tuple(pods)
+    pods = tuple(evidence.list(PODS))
     members = [p for p in pods if gang_key(p) in groups and not is_finished(p)]
     waiting = [p for p in members if not node_of(p)]
     if not waiting and members:
@@ -68,12 +61,13 @@ def composite_account(
     if why:
         return Explanation(title, "Pending", why)
     item, scheduler = QueueItem.of_tree(tree), scheduler_name(waiting[0])
-    placer = Placer(view.snapshot, profiles.of(scheduler))
+    placer = evidence.placer(scheduler)
     with promised(view, pods, item.pods) as others:
         told = _undecided(view, placer, item, others, title)
     lines = (held,) if gated else ()
-    said = data_lines(documents, view.snapshot, item.pods) if told.facts else ()
-    return replace(told, reasons=(*lines, *told.reasons, *said, *profiles.about(scheduler)))
+    said = data_lines(evidence.documents, view.snapshot, item.pods) if told.facts else ()
+    about = evidence.profiles.about(scheduler)
+    return replace(told, reasons=(*lines, *told.reasons, *said, *about))
 
 
 def held_by_gates(pods: Sequence[Document]) -> str:

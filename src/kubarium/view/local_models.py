@@ -19,12 +19,12 @@ from kubarium.engine.placement import filters
 from kubarium.engine.placement.locality import IMAGE
 from kubarium.engine.snapshot import Snapshot
 from kubarium.view.locality import (
-    CACHED,
     DOWNLOADED,
     LOCAL_MODEL_CACHES,
     LOCAL_MODEL_NAMESPACE_CACHES,
     LOCAL_MODEL_NODES,
     MODEL,
+    UNREADABLE,
     is_unreadable,
     model_states,
 )
@@ -62,8 +62,8 @@ def data_lines(documents: Documents, snapshot: Snapshot, pods: Iterable[Pod]) ->
             yield f"model {name}: {line}"
     lost = [node["metadata"]["name"] for node in documents.get(NODES, ()) if is_unreadable(node)]
     if names and lost:
-        text = f"annotation {CACHED} is no JSON object, so that nothing of it counts"
-        yield f"{'node' if len(lost) == 1 else 'nodes'} {listed(sorted(lost), NODES_NAMED)}: {text}"
+        noun = "node" if len(lost) == 1 else "nodes"
+        yield f"{noun} {listed(sorted(lost), NODES_NAMED)}: {UNREADABLE}"
 
 
 def _states_of(report: Document) -> tuple[str, dict[str, str]]:

@@ -63,6 +63,10 @@ def reported(node: Document) -> dict[str, int]:
     return {name: _size(quantity) for name, quantity in (_report(node) or {}).items()}
 
 
+# Of a node's annotation that :func:`is_unreadable` finds.
+UNREADABLE = f"annotation {CACHED} is no JSON object, so that nothing of it counts"
+
+
 def is_unreadable(node: Document) -> bool:
     """Whether the node's annotation is there and says nothing, since it is no JSON object."""
     return _report(node) is None

@@ -31,6 +31,7 @@ from kubarium.view.preempting import PreemptionAccount, decided, preemption_acco
 from kubarium.view.profiles import scheduler_name
 from kubarium.view.said import refusal, title_of
 from kubarium.view.unbound import unbound
+from kubarium.view.warnings import about
 
 # The scheduler's event about a group for which it keeps room (backfilling).
 RESERVED = "Reserved"
@@ -103,10 +104,10 @@ class Unplaced:
                 waiting |= {own, *self._composites_of(own)}
         told: dict[str, str] = {}
         for event in self._evidence.documents.get(EVENTS, ()):
-            about = event.get("involvedObject") or event.get("regarding") or {}
-            key = (about.get("namespace", ""), about.get("name", ""))
+            regarding = about(event)
+            key = (regarding.get("namespace", ""), regarding.get("name", ""))
             if event.get("reason") == RESERVED and key in waiting and key != gang_key(pod):
-                kind = str(about.get("kind", "")).lower()
+                kind = str(regarding.get("kind", "")).lower()
                 told[f"{kind} {'/'.join(key)}"] = str(event.get("message") or "")
         for group, message in told.items():
             yield f"it would fit but for what is kept for {group}: {message}"

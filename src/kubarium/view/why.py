@@ -302,15 +302,7 @@ class _Why:
         return self._hierarchy(key_of(composite), title_of(composite))
 
     def _hierarchy(self, key: Key, title: str) -> Explanation:
-        evidence = self._evidence
-        return composite_account(
-            evidence.view,
-            evidence.profiles,
-            evidence.list(PODS),
-            key,
-            title,
-            evidence.documents,
-        )
+        return composite_account(self._evidence, key, title)
 
     # Owners
 

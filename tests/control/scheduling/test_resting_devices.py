@@ -32,9 +32,11 @@ from tests.control.scheduling.test_scheduler import (
     node,
     node_of,
     pod,
+    priority_class,
     report,
     scheduled_condition,
     slices,
+    slow_slices,
 )
 
 
@@ -45,12 +47,7 @@ async def slow_devices(world, *nodes):
     for name in nodes:
         if name != nodes[0]:
             await world.create(NODES, node(name))
-        slow = slices(name, 1)
-        slow["spec"]["devices"][0] |= {
-            "bindingConditions": [READY],
-            "bindingFailureConditions": [BROKEN],
-        }
-        await world.create(RESOURCE_SLICES, slow)
+        await world.create(RESOURCE_SLICES, slow_slices(name))
     await world.create(RESOURCE_CLAIMS, claim("one"))
     await world.create(PODS, pod("user", claims=["one"]))
     await world.settle(10)
@@ -166,19 +163,8 @@ async def with_a_holder(world, **member):
     await world.create(PODS, pod("low", claims=["held"]))
     await world.settle(5)
     await world.create(NODES, node("a"))
-    slow = slices("a", 1)
-    slow["spec"]["devices"][0] |= {
-        "bindingConditions": [READY],
-        "bindingFailureConditions": [BROKEN],
-    }
-    await world.create(RESOURCE_SLICES, slow)
-    urgent_class = {
-        "apiVersion": "scheduling.k8s.io/v1",
-        "kind": "PriorityClass",
-        "metadata": {"name": "urgent"},
-        "value": 1000,
-    }
-    await world.create(PRIORITY_CLASSES, urgent_class)
+    await world.create(RESOURCE_SLICES, slow_slices("a"))
+    await world.create(PRIORITY_CLASSES, priority_class("urgent"))
     await world.create(RESOURCE_CLAIMS, claim("one"))
     if member:
         train = group("train", 1)

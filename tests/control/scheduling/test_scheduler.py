@@ -94,6 +94,15 @@ def claim(name, class_name="gpu", count=1):
     }
 
 
+def priority_class(name, value=1000):
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name},
+        "value": value,
+    }
+
+
 async def begin(world, *nodes):
     for document in nodes:
         await world.create(NODES, document)
@@ -352,13 +361,7 @@ def test_a_gang_one_device_short_holds_none_and_starts_when_it_comes(world_run):
 def test_a_high_priority_pod_evicts_the_fewest_and_takes_their_place(world_run):
     async def story(world):
         await begin(world, node("a", cpu="2"), node("b", cpu="2"))
-        urgent_class = {
-            "apiVersion": "scheduling.k8s.io/v1",
-            "kind": "PriorityClass",
-            "metadata": {"name": "urgent"},
-            "value": 1000,
-        }
-        await world.create(PRIORITY_CLASSES, urgent_class)
+        await world.create(PRIORITY_CLASSES, priority_class("urgent"))
         for name, cpu, where in (("small-1", "1", "a"), ("small-2", "1", "a"), ("large", "2", "b")):
             selector = {"kubernetes.io/hostname": where}
             await world.create(PODS, pod(name, cpu=cpu, nodeSelector=selector))
@@ -432,14 +435,19 @@ def test_a_device_is_made_ready_before_its_pod_is_bound(world_run):
 READY, BROKEN = "Attached", "Broken"
 
 
+def slow_slices(name, count=1):
+    """Devices that must be made ready before pods may be bound."""
+    slow = slices(name, count)
+    for device in slow["spec"]["devices"]:
+        device |= {"bindingConditions": [READY], "bindingFailureConditions": [BROKEN]}
+    return slow
+
+
 async def with_slow_devices(world, count=1):
     """A node with devices that must be made ready before pods may be bound."""
     await begin(world, node("a"))
     await world.create(DEVICE_CLASSES, device_class())
-    slow = slices("a", count)
-    for device in slow["spec"]["devices"]:
-        device |= {"bindingConditions": [READY], "bindingFailureConditions": [BROKEN]}
-    await world.create(RESOURCE_SLICES, slow)
+    await world.create(RESOURCE_SLICES, slow_slices("a", count))
 
 
 async def report(world, name, kind, **condition):
@@ -505,12 +513,7 @@ def test_a_scheduler_that_is_started_anew_waits_on_for_a_device(world_run):
 
 
 async def with_slow_devices_published(world):
-    slow = slices("a", 1)
-    slow["spec"]["devices"][0] |= {
-        "bindingConditions": [READY],
-        "bindingFailureConditions": [BROKEN],
-    }
-    await world.create(RESOURCE_SLICES, slow)
+    await world.create(RESOURCE_SLICES, slow_slices("a"))
     await world.start(*components(world.context))
     await world.settle(30)
 
@@ -535,12 +538,7 @@ def test_a_device_that_is_not_ready_in_the_profiles_time_is_given_back(world_run
         await world.start()
         await world.create(NODES, node("a"))
         await world.create(DEVICE_CLASSES, device_class())
-        slow = slices("a", 1)
-        slow["spec"]["devices"][0] |= {
-            "bindingConditions": [READY],
-            "bindingFailureConditions": [BROKEN],
-        }
-        await world.create(RESOURCE_SLICES, slow)
+        await world.create(RESOURCE_SLICES, slow_slices("a"))
         args = {"name": "DynamicResources", "args": {"bindingTimeout": "30s"}}
         config = read_config({"profiles": [{"pluginConfig": [args]}]})
         await world.start(Scheduler(world.context, config))

@@ -60,10 +60,8 @@ class RestingDevices:
         self._failed.difference_update(devices)
 
     def _tell(self, rest: Rest, pod: Pod) -> None:
-        device, document = (
-            rest.device,
-            self._context.informers.get(PODS).get(pod.key[1], pod.key[0]),
-        )
+        device = rest.device
+        document = self._context.informers.get(PODS).get(pod.key[1], pod.key[0])
         slices = self._context.informers.get(RESOURCE_SLICES)
         for item in self._view.snapshot.inventory.current_slices(device.driver, device.pool):
             found = slices.get(item.name)

@@ -281,7 +281,7 @@ class Scheduler:
         if new is None or not _holds_room(new):
             self._left(old, node_of(old))
             return
-        if is_preempted(old.get("status") or {}) and not is_preempted(new.get("status") or {}):
+        if gang_key(old) is not None and _is_spared(old, new):
             self._went_or_stays(new)
         row, was, now = self.view.reader.row, old["metadata"], new["metadata"]
         if was.get("labels") != now.get("labels") and self._queue.has_listeners(Event.PODS):
@@ -586,6 +586,12 @@ def _uid(document: Document) -> str:
 
 def _holds_room(document: Document) -> bool:
     return bool(node_of(document)) and not is_finished(document)
+
+
+def _is_spared(old: Document, new: Document) -> bool:
+    """Whether a pod was to go for a more important one, and is not any more."""
+    before, after = (document.get("status") or {} for document in (old, new))
+    return is_preempted(before) and not is_preempted(after)
 
 
 def _same_group(old: Document, new: Document) -> bool:

@@ -18,6 +18,7 @@ from kubarium.engine.model import (
     Pod,
     PodShape,
 )
+from kubarium.engine.placement import resting
 from kubarium.engine.placement.victims import broken_by, evict
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
@@ -159,7 +160,7 @@ def rested(rests: Sequence[Rest]) -> Change:
 
     def change(snapshot: Snapshot) -> None:
         for rest in rests:
-            snapshot.deallocate(("", str(rest.device)))
+            snapshot.deallocate(resting.key_of(rest))
 
     until = max(rest.until for rest in rests)
     names = [str(rest.device) for rest in rests]

@@ -197,11 +197,11 @@ def whole_of(device: str) -> str:
     return found[0] if found else ""
 
 
-def absent_devices(names: Iterable[str], health: Mapping[str, Health]) -> list[str]:
+def absent_devices(names: Iterable[str], spoken_of: Iterable[str]) -> list[str]:
     """Devices that are spoken of, but neither published (``names``) nor GPUs of which parts are."""
     known = set(names)
     known |= {whole for name in known if (whole := whole_of(name))}
-    return sorted(health.keys() - known)
+    return sorted(set(spoken_of) - known)
 
 
 def worse(one: Health, other: Health) -> Health:
