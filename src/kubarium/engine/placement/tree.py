@@ -38,8 +38,9 @@ from kubarium.engine.plan import Decision, Leaf, Placement, QueueItem, Tree
 from kubarium.engine.snapshot import PODS, Mask, Snapshot
 from kubarium.engine.verdict import GangVerdict, Verdict
 
-# Times that a group of a composite may be placed anew, in another domain or packed differently.
-ATTEMPT_BUDGET = 400
+# Times that a group of a composite may be placed, in another domain or packed differently: so many
+# in all, and at least so many for each group.
+ATTEMPT_BUDGET, ATTEMPTS_PER_GROUP = 400, 2
 # Domains of a composite that are looked at to say which of its groups finds no room.
 MAX_DIAGNOSED = 4
 # What the search may spend to say how many pods of a group that failed would find room.
@@ -164,7 +165,7 @@ class _TreeSearch:
         self._where: dict[tuple[bool, Key], Mask | None] = {}
         self._whole = False
         self._thorough = False
-        self._attempts = Budget(ATTEMPT_BUDGET)
+        self._attempts = self._fresh_attempts(tree)
         self._budget = Budget()
         self._settled: dict[tuple[bool, Key], int | None] = {}
         self._symmetric = not any(
@@ -218,13 +219,18 @@ class _TreeSearch:
         """The first way to start the tree, left in the trial; without one nothing is."""
         self._whole, self._thorough = whole, thorough
         self._where.clear()
-        self._attempts = Budget(ATTEMPT_BUDGET)
+        self._attempts = self._fresh_attempts(self._tree)
         try:
             for _ in self._group(self._tree, None):
                 return True
         except OutOfBudgetError:
             self._trial.back_to(0)
         return False
+
+    @staticmethod
+    def _fresh_attempts(group: Group) -> Budget:
+        groups = sum(1 for _ in group.leaves()) if isinstance(group, Tree) else 1
+        return Budget(max(ATTEMPT_BUDGET, ATTEMPTS_PER_GROUP * groups))
 
     # Ways to start a group. Each is in the trial while it is yielded and taken back afterwards.
 
@@ -251,18 +257,34 @@ class _TreeSearch:
         self._where.pop((True, tree.key), None)
 
     def _children(self, able: Sequence[Group], wanted: int, within: Mask | None) -> Iterator[None]:
-        """``wanted`` of the groups; earlier ones are preferred."""
-        if not wanted:
-            yield
+        """``wanted`` of the groups; earlier ones are preferred.
+
+        One step for each group that is chosen or left out: there may be more groups than calls
+        within calls.
+        """
+        steps = [self._choices(able, 0, wanted, within)]
+        while steps:
+            choice = next(steps[-1], None)
+            if choice is None:
+                steps.pop()
+            elif choice[1]:
+                steps.append(self._choices(able, *choice, within))
+            else:
+                yield
+
+    def _choices(
+        self, able: Sequence[Group], at: int, wanted: int, within: Mask | None
+    ) -> Iterator[tuple[int, int]]:
+        """Each way of the group in place ``at``, or to leave it out: (next place, still wanted)."""
+        rest = len(able) - at
+        if rest < wanted:
             return
-        if len(able) < wanted:
+        if self._stuck and sum(self._may_fit(child, within) for child in able[at:]) < wanted:
             return
-        if self._stuck and sum(self._may_fit(child, within) for child in able) < wanted:
-            return
-        for _ in self._group(able[0], within):
-            yield from self._children(able[1:], wanted - 1, within)
-        if len(able) > wanted:
-            yield from self._children(able[1:], wanted, within)
+        for _ in self._group(able[at], within):
+            yield at + 1, wanted - 1
+        if rest > wanted:
+            yield at + 1, wanted
 
     def _may_fit(self, group: Group, within: Mask | None) -> bool:
         """Whether some domain has room for the group by itself, as far as bounds can tell."""
@@ -461,7 +483,7 @@ class _TreeSearch:
             return False
         mark, kept = len(self._trial), dict(self._where)
         self._whole = self._thorough = False
-        self._attempts = Budget(ATTEMPT_BUDGET)
+        self._attempts = self._fresh_attempts(group)
         try:
             for _ in self._group(group, within):
                 return True
