@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 import kubarium.engine.snapshot as module
-from kubarium.engine.model import Node, Pod, PodShape
+from kubarium.engine.model import Node, Pod, PodShape, PodTerm, WeightedPodTerm
+from kubarium.engine.placement.cycle import is_plain
 from kubarium.engine.placement.fit import Fit
+from kubarium.engine.selectors import LabelSelector, Requirement
 from kubarium.engine.snapshot import Snapshot
 
 SHAPE = PodShape(requests=(("cpu", 1),))
@@ -127,3 +131,30 @@ def test_more_than_a_column_holds_is_booked_and_comes_off_again():
     assert snapshot.requested[:, row].tolist()[:4] == [1, 0, 0, 1]
     assert snapshot.nonzero[:, row].tolist() == list(SHAPE.nonzero)
     assert Fit(snapshot, SHAPE).refresh()[row] >= 0
+
+
+def test_a_term_that_no_pod_carries_any_more_is_forgotten():
+    """A job's anti-affinity by its own name, say: there are ever more of them."""
+    snapshot = Snapshot()
+    snapshot.set_node(node("a"))
+    other = Pod(("ns", "other"), SHAPE, labels={"job": "j0"})
+    for i in range(3):
+        selector = LabelSelector((Requirement("job", "In", (f"j{i}",)),))
+        term = PodTerm("zone", selector, ("ns",))
+        wishes = (WeightedPodTerm(5, term), WeightedPodTerm(-5, term))
+        shape = replace(SHAPE, pod_anti_affinity=(term,), pod_affinity=(term,))
+        pods = [
+            Pod(("ns", f"p{i}"), shape),
+            Pod(("ns", f"q{i}"), shape),
+            Pod(("ns", f"r{i}"), replace(SHAPE, pod_preferred=wishes[:1])),
+            Pod(("ns", f"s{i}"), replace(SHAPE, pod_preferred=wishes[1:])),
+        ]
+        for pod in pods:
+            snapshot.place(pod, "a")
+            snapshot.check()
+        assert not is_plain(snapshot, other)
+        for pod in pods:
+            snapshot.displace(pod.key)
+            snapshot.check()
+    assert is_plain(snapshot, other)
+    assert not snapshot.tallies.anti_holders

@@ -597,6 +597,7 @@ class Snapshot:
         for row in self.rows.values():
             count = len(self.pods_on[row])
             assert count == (0 if below is None else int(below[3, row])), f"row {row}"
+        self.tallies.check(self.placed_pods())
         self.inventory.ledger.check()
 
 
