@@ -52,8 +52,8 @@ def for_gang(placer: Placer, item: QueueItem) -> Preemption | None:
     """Victims of lower priority whose end lets the item start; None if nothing helps."""
     snapshot = placer.snapshot
     priority = item.pods[0].priority
-    room = _Room(placer, item)  # names resources, which may make the columns taller
     lower = snapshot.below(priority)
+    room = _Room(placer, item)
     if lower is None or not room.suffices(lambda name: lower[snapshot.resource_index(name)]):
         return None
     mark = snapshot.checkpoint()
@@ -74,8 +74,6 @@ class _Room:
             self._mask |= filters.static_mask(snapshot, shape, profile)
         slots = {PODS: 1} if profile.filters("NodeResourcesFit") else {}
         self.least = slots | least_asked(profile, item.pods)
-        for name in self.least:
-            snapshot.resource_index(name)
         needed = needed_of(item.gang) if item.gang is not None else 1
         self._needed = needed if item.tree is None else least_pods(item.tree)
 

@@ -160,12 +160,14 @@ class _TreeSearch:
         self._placer = placer
         self._snapshot = placer.snapshot
         self._tree = tree
-        self._pods = [pod for leaf in tree.leaves() for pod in leaf.pods]
+        leaves = tuple(tree.leaves())
+        self._pods = [pod for leaf in leaves for pod in leaf.pods]
         self._trial = Trial(placer)
         self._where: dict[tuple[bool, Key], Mask | None] = {}
         self._whole = False
         self._thorough = False
-        self._attempts = self._fresh_attempts(tree)
+        self._limit = max(ATTEMPT_BUDGET, ATTEMPTS_PER_GROUP * len(leaves))
+        self._attempts = Budget(self._limit)
         self._budget = Budget()
         self._settled: dict[tuple[bool, Key], int | None] = {}
         self._symmetric = not any(
@@ -219,18 +221,13 @@ class _TreeSearch:
         """The first way to start the tree, left in the trial; without one nothing is."""
         self._whole, self._thorough = whole, thorough
         self._where.clear()
-        self._attempts = self._fresh_attempts(self._tree)
+        self._attempts = Budget(self._limit)
         try:
             for _ in self._group(self._tree, None):
                 return True
         except OutOfBudgetError:
             self._trial.back_to(0)
         return False
-
-    @staticmethod
-    def _fresh_attempts(group: Group) -> Budget:
-        groups = sum(1 for _ in group.leaves()) if isinstance(group, Tree) else 1
-        return Budget(max(ATTEMPT_BUDGET, ATTEMPTS_PER_GROUP * groups))
 
     # Ways to start a group. Each is in the trial while it is yielded and taken back afterwards.
 
@@ -483,7 +480,7 @@ class _TreeSearch:
             return False
         mark, kept = len(self._trial), dict(self._where)
         self._whole = self._thorough = False
-        self._attempts = self._fresh_attempts(group)
+        self._attempts = Budget(self._limit)
         try:
             for _ in self._group(group, within):
                 return True
