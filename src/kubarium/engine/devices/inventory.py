@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 from kubarium.engine.devices.alike import (
     Asked,
@@ -52,7 +53,7 @@ from kubarium.engine.devices.request import (
 )
 from kubarium.engine.devices.search import Search
 
-# Answers of one selector are kept for this many devices; then they are asked again.
+# Answers of selectors are kept for this many devices in all; then they are asked again.
 SELECTOR_CACHE = 500_000
 
 # Changes are remembered this far back; readers that are further behind start afresh.
@@ -208,7 +209,7 @@ class Inventory:
         """Learn what devices hold that were in use before they, or counters, were published."""
         key = (item.driver, item.pool)
         if item.counter_sets and key not in self._held:
-            mine = (d for d in self.ledger.devices() if (d.driver, d.pool) == key)
+            mine = [DeviceId(*key, name) for name in self.ledger.taken(*key)]
             self._held[key] = {device: self._consumption(device) for device in mine}
         book = self._held.get(key, {})
         if any(uses is None for uses in book.values()):
@@ -223,16 +224,20 @@ class Inventory:
         if item is None:
             return
         self._with_node_resources.discard(name)
-        del self._shelf(item)[name]
-        del self._by_pool[item.driver, item.pool][name]
+        self._take_from_shelf(item)
         for attribute, column in self._columns.pop(name).items():
             variety = self._variety[attribute]
             variety[column] -= 1
             if not variety[column]:
                 del variety[column]
+            if not variety:
+                del self._variety[attribute]
         del self._bodies[name], self._names[name]
         self._intricate.pop(name, None)
-        self._taints.subtract(taint for device in item.devices for taint in device.taints)
+        for taint in (taint for device in item.devices for taint in device.taints):
+            self._taints[taint] -= 1
+            if not self._taints[taint]:
+                del self._taints[taint]
         self._unsound.pop(name, None)
         for kinds in self._kinds.values():
             kinds.forget_slice(name)
@@ -242,6 +247,17 @@ class Inventory:
 
     def _shelf(self, item: Slice) -> dict[str, Slice]:
         return self._local.setdefault(item.node_name, {}) if item.node_name else self._wide
+
+    def _take_from_shelf(self, item: Slice) -> None:
+        """Nodes and pools without slices are forgotten, but for what their devices hold."""
+        pool = (item.driver, item.pool)
+        del self._shelf(item)[item.name], self._by_pool[pool][item.name]
+        if not self._local.get(item.node_name, True):
+            del self._local[item.node_name]
+        if not self._by_pool[pool]:
+            del self._by_pool[pool]
+            if not self._held.get(pool, True):
+                del self._held[pool]
 
     def _slice_changed(self, item: Slice) -> None:
         self.slice_epoch += 1
@@ -254,10 +270,6 @@ class Inventory:
             self._pools.clear()
             self._whole.clear()
             self._changed(None)
-        if len(self._answers) > SELECTOR_CACHE:
-            self._answers.clear()
-        if len(self._derived) > SELECTOR_CACHE:
-            self._derived.clear()
 
     def set_class(self, device_class: DeviceClass) -> None:
         if self.classes.get(device_class.name) != device_class:
@@ -272,7 +284,8 @@ class Inventory:
 
     def node_changed(self, name: str) -> None:
         """The node came, went or changed its labels."""
-        self._pools.pop(name, None)
+        for book in (self._pools, self._shelves, self._whole):
+            book.pop(name, None)
         self._changed(name)
 
     def enter(self, allocation: Allocation, held: Held = MappingProxyType({})) -> None:
@@ -286,7 +299,8 @@ class Inventory:
         for result in allocation.results if self._held else ():
             book = self._held.get((result.id.driver, result.id.pool))
             if book is not None and not result.admin_access and book.get(result.id) is None:
-                book[result.id] = held.get(result.id) or self._consumption(result.id)
+                known = held.get(result.id)
+                book[result.id] = self._consumption(result.id) if known is None else known
         self._touch(allocation)
 
     def take_out(self, allocation: Allocation) -> Held:
@@ -446,7 +460,7 @@ class Inventory:
 
     def device_taints(self) -> list[DeviceTaint]:
         """Each taint that some device has, once."""
-        return [taint for taint, count in self._taints.items() if count > 0]
+        return list(self._taints)
 
     def current_slices(self, driver: str, pool: str) -> list[Slice]:
         """The slices of the pool's newest generation."""
@@ -634,11 +648,7 @@ class Inventory:
         key = (expression, driver, device)
         known = self._answers.get(key)
         if known is None:
-            try:
-                known = self._selects(expression, driver, device)
-            except SelectorError as error:
-                known = error
-            self._answers[key] = known
+            known = _learn(self._answers, self._selects, key)
         if isinstance(known, SelectorError):
             raise known
         return known
@@ -648,14 +658,30 @@ class Inventory:
         key = (expression, driver, device)
         known = self._derived.get(key)
         if known is None:
-            try:
-                known = self._derives(expression, driver, device)
-            except SelectorError as error:
-                known = error
-            self._derived[key] = known
+            known = _learn(self._derived, self._derives, key)
         if isinstance(known, SelectorError):
             raise known
         return known
+
+
+_Question = tuple[str, str, Device]
+_Answer = TypeVar("_Answer")
+
+
+def _learn(
+    book: dict[_Question, _Answer | SelectorError],
+    ask: Callable[[str, str, Device], _Answer],
+    question: _Question,
+) -> _Answer | SelectorError:
+    """Ask, and note the answer, or that there is none; a full book is begun anew."""
+    if len(book) >= SELECTOR_CACHE:
+        book.clear()
+    try:
+        found: _Answer | SelectorError = ask(*question)
+    except SelectorError as error:
+        found = error
+    book[question] = found
+    return found
 
 
 def _sound(item: Slice) -> bool:
