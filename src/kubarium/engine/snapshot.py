@@ -23,6 +23,7 @@ from kubarium.engine.devices.holding import Counters, Held
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation, Rest
 from kubarium.engine.devices.pools import PoolKey
+from kubarium.engine.groups import Groups
 from kubarium.engine.label_columns import LabelColumns
 from kubarium.engine.model import (
     CPU,
@@ -93,8 +94,8 @@ class Snapshot:
         self.claim_users: dict[Key, dict[Key, None]] = {}
         # By the key of the claim that stands for it (:mod:`kubarium.engine.placement.resting`).
         self.resting: dict[Key, Rest] = {}
-        self.gangs: dict[Key, Gang] = {}
-        self.composites: dict[Key, Composite] = {}
+        self.gangs: Groups[Gang] = Groups()
+        self.composites: Groups[Composite] = Groups()
         self.budgets: dict[Key, Budget] = {}
         self.budget_epoch = 0
         self.volumes: dict[Key, VolumeClaim] = {}
