@@ -418,6 +418,10 @@ class Inventory:
         held = self._held.get(pool)
         return {} if held is None else left_of(self.current_slices(*pool), held)
 
+    def held(self, pool: PoolKey) -> Held:
+        """What devices of the pool that are in use hold of its counters; nothing without any."""
+        return self._held.get(pool, {})
+
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
 
