@@ -36,6 +36,7 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.trial import Budget, OutOfBudgetError, Trial
 from kubarium.engine.plan import Decision, Leaf, Placement, QueueItem, Tree
 from kubarium.engine.snapshot import PODS, Mask, Snapshot
+from kubarium.engine.sums import exact_sum
 from kubarium.engine.verdict import GangVerdict, Verdict
 
 # Times that a group of a composite may be placed, in another domain or packed differently: so many
@@ -407,7 +408,7 @@ class _TreeSearch:
 
         def free(index: int) -> int:
             left = snapshot.allocatable[index][mask] - snapshot.requested[index][mask]
-            return int(np.maximum(left, 0).sum())
+            return exact_sum(np.maximum(left, 0))
 
         if free(snapshot.resource_index(PODS)) < count:
             return False
