@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubarium.engine import reasons
-from kubarium.engine.devices import inventory as stock_of_devices
+from kubarium.engine.devices import sights
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
     ALL,
@@ -261,7 +261,7 @@ def test_shared_answers_equal_those_of_each_node(data, many, kept):
     With ``kept`` 1 the answer for one kind is remembered, and no other.
     """
     with (
-        patch.object(stock_of_devices, "MANY_COLUMNS", many),
+        patch.object(sights, "MANY_COLUMNS", many),
         patch.object(module, "MAX_FOUND", kept),
     ):
         shared_answers_equal_those_of_each_node(data)
@@ -447,7 +447,7 @@ def kind_of(item):
     """The number of the slice among those that the same book has seen."""
     inventory = Inventory(reads=reads)
     one = Slice("one", "d", "one", 1, 1, (Device("g", {"d/kind": text("x")}),), node_name="n0")
-    kinds = inventory.kinds(None)
+    kinds = inventory.sights.kinds(None)
     inventory.set_slice(one)
     inventory.set_slice(item)
     return kinds.slice_kind(one), kinds.slice_kind(item)

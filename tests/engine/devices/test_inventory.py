@@ -98,7 +98,8 @@ def test_nodes_that_come_and_go_with_their_pools_leave_nothing_behind():
     stock = Inventory(lambda expression, driver, device: True)
 
     def books():
-        found = {n: len(book) for n, book in vars(stock).items() if isinstance(book, dict)}
+        every = {**vars(stock), **vars(stock.sights)}
+        found = {n: len(book) for n, book in every.items() if isinstance(book, dict)}
         del found["_answers"]  # limited by itself
         return found
 

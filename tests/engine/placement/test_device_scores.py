@@ -512,7 +512,7 @@ def test_nodes_that_have_gone_are_not_kept_for_their_devices():
     """As with an autoscaler: every name is new."""
     snapshot = world([8])
     packing = DevicePacking(snapshot, [spec_of(1)], DevicePreference())
-    kinds = snapshot.inventory.kinds(None)
+    kinds = snapshot.inventory.sights.kinds(None)
 
     def kind(row):
         node = snapshot.nodes[row]

@@ -7,18 +7,13 @@ sequence of changes, and one that has fallen too far behind is told that everyth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
 from kubarium.engine.devices.alike import (
-    Asked,
     Kinds,
-    Numbers,
     Reads,
-    Sight,
-    body,
-    columns,
     reads_everything,
 )
 from kubarium.engine.devices.attempt import World
@@ -52,36 +47,13 @@ from kubarium.engine.devices.request import (
     untolerated,
 )
 from kubarium.engine.devices.search import Search
+from kubarium.engine.devices.sights import Quick, Sights, never_quick, undivided
 
 # Answers of selectors are kept for this many devices in all; then they are asked again.
 SELECTOR_CACHE = 500_000
 
 # Changes are remembered this far back; readers that are further behind start afresh.
 MAX_CHANGES = 100_000
-
-# Sights for which the kinds of nodes are kept.
-MAX_SIGHTS = 32
-
-# An attribute with more different columns than this, in so many of the slices, tells nearly every
-# node apart: a uuid, a serial number. Of selectors that read it only the answers are compared.
-MANY_COLUMNS = 64
-MANY_SLICES = 4  # a fourth
-
-# A CEL expression -> what can be said quickly of devices of a driver: None for "ask in earnest".
-Quick = Callable[[str], Callable[[str, Sequence[Device]], Sequence[bool | None]] | None]
-
-
-# Selectors whose answers on every slice are kept.
-MAX_SAID = 32
-
-
-def never_quick(expression: str) -> None:
-    """The quick predicate of an engine that has none."""
-
-
-def undivided(expression: str) -> Sequence[str]:
-    """The clauses of a selector that nobody can take apart."""
-    return (expression,)
 
 
 def no_selector(expression: str, driver: str, device: Device) -> bool:
@@ -112,11 +84,6 @@ class Inventory:
         """
         self._selects = selects
         self._derives = derives
-        self._reads = reads
-        self._quick = quick
-        self._clauses = clauses
-        # By expression and slice.
-        self._said: dict[str, dict[str, Hashable]] = {}
         self.features = features
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
@@ -136,21 +103,13 @@ class Inventory:
         self._held: dict[PoolKey, dict[DeviceId, tuple[CounterUse, ...] | None]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
-        self._body_numbers = Numbers()
-        self._column_numbers = Numbers()
-        self._columns: dict[str, dict[str, int]] = {}
-        # By attribute: its columns, each with the number of slices that have it.
-        self._variety: dict[str, Counter[int]] = {}
         self._unsound: dict[str, None] = {}
         self._intricate: dict[str, None] = {}
         self._taints: Counter[DeviceTaint] = Counter()
-        # By slice: the number of all that is seen of its devices besides attributes; their names.
-        self._bodies: dict[str, int] = {}
-        self._names: dict[str, tuple[str, ...]] = {}
         # By node, what whole_slices says.
         self._whole: dict[str, Sequence[Slice] | None] = {}
-        self._kinds: dict[Sight, Kinds] = {}
         self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
+        self.sights = Sights(self.ledger, self._held, self.selects, reads, quick, clauses)
 
     @property
     def slices(self) -> Mapping[str, Slice]:
@@ -184,14 +143,7 @@ class Inventory:
             self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
-        bodies = tuple([self._body_numbers.of(body(d)) for d in item.devices])
-        made = (item.driver, item.skip_operations, bool(item.node_name), bodies)
-        self._bodies[item.name] = self._body_numbers.of(made)
-        self._names[item.name] = tuple([device.name for device in item.devices])
-        numbers = self._column_numbers
-        self._columns[item.name] = {n: numbers.of((n, c)) for n, c in columns(item).items()}
-        for name, column in self._columns[item.name].items():
-            self._variety.setdefault(name, Counter())[column] += 1
+        self.sights.enter(item)
         if not item.node_name or any(d.consumes or d.allow_multiple for d in item.devices):
             self._intricate[item.name] = None
         self._taints.update(taint for device in item.devices for taint in device.taints)
@@ -225,24 +177,13 @@ class Inventory:
             return
         self._with_node_resources.discard(name)
         self._take_from_shelf(item)
-        for attribute, column in self._columns.pop(name).items():
-            variety = self._variety[attribute]
-            variety[column] -= 1
-            if not variety[column]:
-                del variety[column]
-            if not variety:
-                del self._variety[attribute]
-        del self._bodies[name], self._names[name]
+        self.sights.forget(name)
         self._intricate.pop(name, None)
         for taint in (taint for device in item.devices for taint in device.taints):
             self._taints[taint] -= 1
             if not self._taints[taint]:
                 del self._taints[taint]
         self._unsound.pop(name, None)
-        for kinds in self._kinds.values():
-            kinds.forget_slice(name)
-        for book in self._said.values():
-            book.pop(name, None)
         self._slice_changed(item)
 
     def _shelf(self, item: Slice) -> dict[str, Slice]:
@@ -340,10 +281,6 @@ class Inventory:
         strict = self.preference.strategy != FIRST_FIT
         return gather(near, self._of_pool, node, labels, self.features, strict=strict)
 
-    def device_names(self, item: str) -> tuple[str, ...]:
-        """The names of a known slice's devices."""
-        return self._names[item]
-
     def device(self, id_: DeviceId) -> Device | None:
         """A device as its pool's newest generation has it; None if it is not published."""
         current = self.current_slices(id_.driver, id_.pool)
@@ -436,7 +373,7 @@ class Inventory:
 
     def distinct_slices(self, selectors: Iterable[str]) -> Iterator[Slice]:
         """One slice of each kind that the selectors can tell apart."""
-        kinds = self.kinds(self.sight(selectors))
+        kinds = self.sights.kinds(self.sights.of(selectors))
         found: set[int] = set()
         for item in self._slices.values():
             if item.devices and (kind := kinds.slice_kind(item)) not in found:
@@ -475,86 +412,6 @@ class Inventory:
     def has_devices(self, node: str) -> bool:
         """Whether any slice may concern the node at all."""
         return bool(self._wide) or bool(self._local.get(node))
-
-    def sees(self, selector: str) -> Sight:
-        """What a search sees through the selector: what it reads, or only what it answers."""
-        if not self.reads_individual(selector):
-            return self._reads(selector)
-        seen: set[str | Asked] = set()
-        for clause in self._clauses(selector):
-            more = self._reads(clause)
-            if more is None or self.reads_individual(clause):
-                seen.add(Asked(clause))
-            else:
-                seen |= more
-        return frozenset(seen)
-
-    def sight(self, selectors: Iterable[str]) -> Sight:
-        """What is seen through all of the selectors."""
-        seen: set[str | Asked] = set()
-        for selector in selectors:
-            more = self.sees(selector)
-            if more is None:
-                return None
-            seen |= more
-        return frozenset(seen)
-
-    def reads_individual(self, selector: str) -> bool:
-        """Whether the selector reads what nearly every node has a different value of."""
-        return any(self.is_individual(name) for name in self._reads(selector) or ())
-
-    def is_individual(self, attribute: str) -> bool:
-        """Whether the attribute, by its full name, tells nearly every node apart."""
-        for name in (attribute, attribute.partition("/")[2]):
-            columns = len(self._variety.get(name, ()))
-            if columns > MANY_COLUMNS and columns * MANY_SLICES > len(self._slices):
-                return True
-        return False
-
-    def _answers_on(self, expression: str, item: Slice) -> Hashable:
-        """What a selector says of each device of a slice; its errors name the device."""
-        book = self._said.get(expression)
-        if book is None:
-            book = self._said[expression] = {}
-            if len(self._said) > MAX_SAID:
-                del self._said[next(iter(self._said))]
-        said = book.get(item.name)
-        if said is None:
-            said = book[item.name] = self._ask(expression, item)
-        return said
-
-    def _ask(self, expression: str, item: Slice) -> Hashable:
-        quick = self._quick(expression)
-        if quick is not None:
-            answers = quick(item.driver, item.devices)
-            if None not in answers:
-                return tuple(answers)
-        return tuple([self._answer_on(expression, item, device) for device in item.devices])
-
-    def _answer_on(self, expression: str, item: Slice, device: Device) -> Hashable:
-        try:
-            return self.selects(expression, item.driver, device)
-        except SelectorError as error:
-            return (item.driver, item.pool, device.name, str(error))
-
-    def kinds(self, sight: Sight) -> Kinds:
-        """The numbering of nodes under a sight; one that sees more will do if there is one."""
-        for known in self._kinds.values():
-            wide = known.sight is None or (sight is not None and sight <= known.sight)
-            if wide and (sight is None or known.sight is not None):
-                return known
-        found = self._kinds[sight] = Kinds(
-            sight,
-            self.ledger,
-            self._bodies,
-            self._names,
-            self._columns,
-            self._held,
-            self._answers_on,
-        )
-        if len(self._kinds) > MAX_SIGHTS:
-            del self._kinds[next(iter(self._kinds))]
-        return found
 
     def kind_of(self, kinds: Kinds, node: str, labels: Mapping[str, str]) -> int:
         """The number of the node's state; equal numbers are states that no search tells apart."""

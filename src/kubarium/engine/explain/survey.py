@@ -228,10 +228,10 @@ class _Surveyor:
             )
         if not self._inventory.slices:
             notes.append("there are no ResourceSlices: no DRA driver publishes devices")
-        sight = self._inventory.sight(c.text for _, c in self._clauses)
+        sight = self._inventory.sights.of(c.text for _, c in self._clauses)
         if sight is not None:
             sight |= {c.match or c.distinct for c in self._spec.constraints}
-        kinds = self._inventory.kinds(sight)
+        kinds = self._inventory.sights.kinds(sight)
         of_kind: Counter[int] = Counter()
         looked_at = self._count_nodes(kinds, of_kind)
         for item, problem in self._others(looked_at):
@@ -454,7 +454,7 @@ class _Surveyor:
         passed = any(number not in bad for f in self._facts.values() for bad in f.clauses)
         if not near and passed:
             return f"the devices that fail it have no {clause.name.partition('/')[2]}", ()
-        if near and self._inventory.reads_individual(clause.text):
+        if near and self._inventory.sights.reads_individual(clause.text):
             # Only some of the devices were looked at, and another one's number is no advice.
             return hint if hint.endswith("…") else f"{hint} …", ()
         return hint, constants
@@ -491,7 +491,7 @@ class _Surveyor:
 
     def _matching_names(self, item: Slice, kind: int, facts: _Facts) -> frozenset[str]:
         """The names of the slice's matching devices; many slices use the same ones."""
-        names = self._inventory.device_names(item.name)
+        names = self._inventory.sights.device_names(item.name)
         known = self._names.get((kind, names))
         if known is None:
             known = frozenset([names[i] for i in facts.matching])

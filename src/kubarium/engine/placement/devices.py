@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from kubarium.engine import reasons
 from kubarium.engine.devices.alike import Kinds, Pattern, Sight, sight_of
-from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
+from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
 from kubarium.engine.devices.preference import IGNORE, DevicePreference
+from kubarium.engine.devices.sights import MAX_SIGHTS
 from kubarium.engine.model import Claim, Key, Pod
 from kubarium.engine.placement.device_scores import DevicePacking
 from kubarium.engine.placement.node_claims import is_mapped
@@ -215,7 +216,7 @@ class KindBooks:
 
     def under(self, sight: Sight) -> NodeKinds:
         """The kinds of nodes for claims of this sight."""
-        kinds = self._snapshot.inventory.kinds(sight)
+        kinds = self._snapshot.inventory.sights.kinds(sight)
         found = self._books.pop(kinds, None) or NodeKinds(self._snapshot, kinds)
         self._books[kinds] = found
         if len(self._books) > MAX_SIGHTS:
@@ -285,7 +286,7 @@ class DeviceFit:
         snapshot, inventory = self._snapshot, self._snapshot.inventory
         if self._kinds is None or self._class_epoch != inventory.class_epoch:
             specs = [spec for _, spec in self._specs]
-            sight = sight_of(specs, inventory.classes, inventory.sees)
+            sight = sight_of(specs, inventory.classes, inventory.sights.sees)
             order = self._order or inventory.preference
             if sight is not None:
                 sight |= {attribute.name for attribute in order.attributes}
