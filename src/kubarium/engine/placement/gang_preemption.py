@@ -20,7 +20,8 @@ from kubarium.engine.placement.disruption import unit_of, units_to_spare
 from kubarium.engine.placement.domains import least_asked
 from kubarium.engine.placement.gang import needed_of, place_gang
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.tree import least_pods, place_item
+from kubarium.engine.placement.quorum import least_pods
+from kubarium.engine.placement.tree import place_item
 from kubarium.engine.placement.trial import Budget
 from kubarium.engine.placement.victims import (
     bring_back,

@@ -31,7 +31,7 @@ from kubarium.engine.placement.gang import settled_mask
 from kubarium.engine.placement.gang_preemption import for_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT, Profile
-from kubarium.engine.placement.tree import keeps_together
+from kubarium.engine.placement.quorum import keeps_together
 from kubarium.engine.placement.victims import (
     Together,
     Units,

@@ -138,7 +138,7 @@ Entry = tuple[tuple[int, tuple[int, float, str]], Key, str, int]
 class Walk:
     """A cursor over one queue's workloads that changes nothing: heads come, go, or go aside."""
 
-    __slots__ = ("_groups", "_heap", "_now", "_sticky", "aside", "dropped")
+    __slots__ = ("_first", "_groups", "_heap", "_now", "_sticky", "aside", "dropped")
 
     def __init__(self, pending: Pending, now: float) -> None:
         self._groups = pending._groups
@@ -151,8 +151,9 @@ class Walk:
         self._heap: list[Entry] = []
         for shape in self._groups:
             self._push(shape, 0)
-        if self._sticky is not None and (first := pending.get(self._sticky)) is not None:
-            self._heap.append(((0, first.order), first.key, "", -1))
+        self._first = pending.get(self._sticky) if self._sticky is not None else None
+        if self._first is not None:
+            self._heap.append(((0, self._first.order), self._first.key, "", -1))
         heapify(self._heap)
 
     def head(self) -> Workload | None:
@@ -160,7 +161,7 @@ class Walk:
         while self._heap:
             _, key, shape, position = self._heap[0]
             if position < 0:
-                return self._find(key)
+                return self._first
             if key == self._sticky or key in self.aside:
                 heappop(self._heap)
                 self._push(shape, position + 1)
@@ -194,13 +195,6 @@ class Walk:
                 heappush(self._heap, ((1, order), key, shape, position))
                 return
             position += 1
-
-    def _find(self, key: Key) -> Workload | None:
-        for group in self._groups.values():
-            for _, other, workload in group:
-                if other == key:
-                    return workload
-        return None
 
 
 @dataclass(slots=True)
