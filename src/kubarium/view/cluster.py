@@ -87,8 +87,9 @@ SNAPSHOT_RESOURCES = (
     PODS,
 )
 
-_relabelled, _restarted = replacing(Pod, "labels"), replacing(Pod, "started")
-_reshaped, _claiming = replacing(Pod, "shape"), replacing(Pod, "claims")
+_restarted = replacing(Pod, "started")
+_reshaped, _backed = replacing(Pod, "shape"), replacing(Pod, "shape", "claims")
+_moved = replacing(Pod, "labels", "claims")
 
 
 class _Read(NamedTuple):
@@ -231,13 +232,10 @@ class ClusterView:
 
     def _as(self, row: Pod, document: Document, shape: PodShape) -> Pod:
         """The pod in a shape of :meth:`_shapes`, with the claim for what devices stand for."""
-        row = _reshaped(row, shape)
-        if not shape.backed:
-            return row
-        served = served_besides(shape)
         key, bound = self._extended_of.get(row.uid), (document.get("spec") or {}).get("nodeName")
-        if key is None and bound:
-            return row
+        if not shape.backed or (key is None and bound):
+            return _reshaped(row, shape)
+        served = served_besides(shape)
         if not bound:
             wanted = self.extended.wanted(document["spec"], served)
             if key is None or self.snapshot.claims[key].spec != wanted.spec:
@@ -245,7 +243,7 @@ class ClusterView:
                 self._pending.setdefault(row.key, {})[key] = None
                 self.snapshot.claims[key] = Claim(key, wanted.spec, resources=wanted.names)
         assert key is not None
-        return _claiming(row, (*row.claims, key))
+        return _backed(row, shape, (*row.claims, key))
 
     def shapes(self, document: Document) -> tuple[PodShape, ...]:
         """The shapes that :meth:`pod` gives a pod without a node, and nothing else of it."""
@@ -496,15 +494,13 @@ class ClusterView:
         Binding adds the node's topology to its labels; the claim for what devices stand for has
         been made, and is the last one.
         """
-        labels, row = new["metadata"].get("labels") or {}, assumed
-        if labels != row.labels:
-            row = _relabelled(row, labels)
-        if row.shape.backed:
-            made = self._extended_of.get(row.uid)
-            claims = (*row.claims[:-1], *([made] if made is not None else []))
-            if claims != row.claims:
-                row = _claiming(row, claims)
-        return row
+        labels, claims = new["metadata"].get("labels") or {}, assumed.claims
+        if assumed.shape.backed:
+            made = self._extended_of.get(assumed.uid)
+            claims = (*claims[:-1], *([made] if made is not None else []))
+        if labels == assumed.labels and claims == assumed.claims:
+            return assumed
+        return _moved(assumed, labels, claims)
 
     def _is_known(self, known: Pod, old: Document | None, new: Document) -> bool:
         """Whether all that a placed pod's row is made of, but when it started, is as it was."""

@@ -8,7 +8,6 @@ time that it takes to work the set out (:func:`kubarium.api.managed_fields.typed
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 from kubarium.api.managed_fields import fieldset
 from kubarium.api.managed_fields.fieldset import FieldSet

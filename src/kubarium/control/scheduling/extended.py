@@ -11,6 +11,7 @@ from kubarium.api.kinds import PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
 from kubarium.engine.model import Key, Pod
 from kubarium.runtime import writes
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.devices import claim_spec
@@ -25,6 +26,7 @@ from kubarium.view.extended import (
 _BY_POD = "extended-resource-claims-by-pod-uid"
 
 
+@of_metadata
 def _owner_uids(claim: Document) -> Iterable[str]:
     uid = extended_owner(claim)
     return (uid,) if uid else ()
