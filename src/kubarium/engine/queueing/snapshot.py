@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -117,10 +117,6 @@ class Pending:
         del group[bisect_left(group, (workload.order, key))]
         if not group:
             del self._groups[workload.shape]
-
-    def of_shape(self, shape: str) -> list[Workload]:
-        """All of one shape, in queue order."""
-        return [workload for _, _, workload in self._groups.get(shape, ())]
 
     def backing_off(self, now: float) -> list[Workload]:
         """Those that may be tried again at a later time that is known."""
@@ -259,8 +255,3 @@ def cohort_path(node: QuotaNode) -> str:
     """``/root/…/parent/queue``: how preemption messages name a ClusterQueue."""
     names = [node.name, *(ancestor.name for ancestor in node.path_to_root())]
     return "/" + "/".join(reversed(names))
-
-
-def holders_of(snapshot: Snapshot, nodes: Iterable[QuotaNode]) -> Iterator[Admitted]:
-    for node in nodes:
-        yield from snapshot.holders.get(node.name, ())
