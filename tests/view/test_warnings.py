@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubarium.api.kinds import EVENTS, JOBS
+from kubarium.api.kinds import EVENTS, JOBS, NODES, PODS
 from kubarium.view.warnings import WARNINGS_SHOWN
 from kubarium.view.why import RESOURCES_NEEDED, explain
 
@@ -57,3 +57,22 @@ def test_warnings_about_an_earlier_object_of_the_name_are_not_told():
     job = owner("Job", "x")
     said = explain({JOBS: [job], EVENTS: about}, job)
     assert said.reasons == ("FailedCreate: of this one",)
+
+
+def test_what_the_scheduler_adds_between_the_parts_of_the_summary_is_no_news():
+    resource = "deviceclass.resource.kubernetes.io/no"
+    summary = f"0/1 nodes are available: 1 Insufficient {resource}."
+    more = f'{resource} names DeviceClass "no", which does not exist.'
+    waiting = owner("Pod", "x")
+    waiting["spec"] = {"containers": [{"name": "c", "resources": {"limits": {resource: "1"}}}]}
+    status = {"allocatable": {"cpu": "4", "pods": "10"}}
+    node = {"metadata": {"name": "n"}, "spec": {}, "status": status}
+    preemption = "preemption: 0/1 nodes are available: 1 Preemption is not helpful."
+    said = f"{summary} no new claims to deallocate, {preemption} {more}"
+    about = [event("Pod", "x", said, 1, reason="FailedScheduling")]
+    found = explain({NODES: [node], PODS: [waiting], EVENTS: about}, waiting)
+    assert found.summary == f"{summary} {more}"
+    assert not any("FailedScheduling" in reason for reason in found.reasons)
+    other = [event("Pod", "x", said.replace("Insufficient", "Much too little"), 1)]
+    found = explain({NODES: [node], PODS: [waiting], EVENTS: other}, waiting)
+    assert any("Much too little" in reason for reason in found.reasons)

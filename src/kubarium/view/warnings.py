@@ -80,8 +80,7 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
                 continue  # what its scheduler said before it decided again
             decided = True
         message = " ".join(str(event.get("message") or "").split())
-        # The scheduler's own event goes on where the summary ends.
-        repeated = account.summary and message.startswith(account.summary)
+        repeated = account.summary and _repeats(message, account.summary)
         if not repeated and not any(message in text for text in told):
             message = message.removeprefix(_COMBINED)
             # Of messages that differ in a generated name only, the newest is enough.
@@ -91,6 +90,19 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
     newest = tuple(lines.values())[:WARNINGS_SHOWN]
     children = tuple(_add(child, events, depth - 1) for child in account.children)
     return replace(account, reasons=(*account.reasons, *newest), children=children)
+
+
+def _repeats(message: str, summary: str) -> bool:
+    """Whether an event says what the summary says.
+
+    The scheduler's own goes on where the summary ends, or says between its parts what preemption
+    found.
+    """
+    if message.startswith(summary):
+        return True
+    pairs = enumerate(zip(message, summary, strict=False))
+    start = next((at for at, (a, b) in pairs if a != b), len(message))
+    return summary[:start].endswith(". ") and message.endswith(summary[start:])
 
 
 def _summaries(accounts: Iterable[Explanation]) -> Iterable[str]:
