@@ -25,7 +25,7 @@ from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
 from kubarium.view.local_models import data_lines
 from kubarium.view.missing import about_claims, missing_claim
-from kubarium.view.placement import account_of, commands_of, missing_classes
+from kubarium.view.placement import account_of, commands_of, missing_classes, with_rules
 from kubarium.view.pods import gang_key, is_finished, node_of
 from kubarium.view.preempting import PreemptionAccount, decided, preemption_account, promised
 from kubarium.view.profiles import scheduler_name
@@ -286,7 +286,8 @@ class Unplaced:
             amounts = " and ".join(f"{n} to {show_amount(n, have)}" for n, have in short.items())
             text = f"lower minResources of pod group {gang.key[1]}: {amounts}"
             found.append(Suggestion("lower-min-resources", text, ",".join(short)))
-        suggestions = (*found, *Explainer(placer).suggest(subject))
+        advice = with_rules(self._evidence.view, Explainer(placer).suggest(subject))
+        suggestions = (*found, *advice)
         return replace(
             told,
             reasons=lines,
