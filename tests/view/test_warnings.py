@@ -76,3 +76,14 @@ def test_what_the_scheduler_adds_between_the_parts_of_the_summary_is_no_news():
     other = [event("Pod", "x", said.replace("Insufficient", "Much too little"), 1)]
     found = explain({NODES: [node], PODS: [waiting], EVENTS: other}, waiting)
     assert any("Much too little" in reason for reason in found.reasons)
+
+
+def test_what_a_parent_says_is_not_told_of_its_children_again():
+    child = owner("Job", "x-w-0", ownerReferences=[{"uid": "uid-x", "controller": True}])
+    parent = owner("JobSet", "x")
+    said = explain({JOBS: [child], EVENTS: []}, parent).summary
+    assert said
+    about = [event("Job", "x-w-0", said, 1), event("Job", "x-w-0", "of its own", 2)]
+    found = explain({JOBS: [child], EVENTS: about}, parent)
+    assert found.children[0].reasons[-1] == "FailedCreate: of its own"
+    assert f"FailedCreate: {said}" not in found.children[0].reasons

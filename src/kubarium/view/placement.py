@@ -178,8 +178,9 @@ def _domains(question: Question) -> Iterator[str]:
     for name, (able, total) in best[:DOMAINS_TOLD]:
         nodes = "node" if total == 1 else "nodes"
         yield f"{name}: {able} of {total} {nodes} could take one of the pods"
-    if len(best) > DOMAINS_TOLD:
-        yield f"… and {len(best) - DOMAINS_TOLD} more domains"
+    more = len(best) - DOMAINS_TOLD
+    if more > 0:
+        yield f"… and {more} more {'domain' if more == 1 else 'domains'}"
 
 
 def _room(question: Question, subject: Subject) -> str:

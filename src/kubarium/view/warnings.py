@@ -68,10 +68,16 @@ def _uids(
     return found
 
 
-def _add(account: Explanation, events: dict[str, list[Document]], depth: int) -> Explanation:
+def _add(
+    account: Explanation,
+    events: dict[str, list[Document]],
+    depth: int,
+    above: tuple[str, ...] = (),
+) -> Explanation:
+    """``above`` are the summaries of those whose child the account is."""
     if account.state not in _WAITING or depth == 0:
         return account
-    told = (account.summary, *account.reasons, *_summaries(account.children))
+    told = (account.summary, *account.reasons, *_summaries(account.children), *above)
     lines: dict[str, str] = {}
     decided = False
     for event in sorted(events.get(account.subject, ()), key=seen_at, reverse=True):
@@ -88,7 +94,8 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
                 _QUOTED.sub("", message), f"{event.get('reason', 'Warning')}: {message}"
             )
     newest = tuple(lines.values())[:WARNINGS_SHOWN]
-    children = tuple(_add(child, events, depth - 1) for child in account.children)
+    above = (*above, account.summary)
+    children = tuple(_add(child, events, depth - 1, above) for child in account.children)
     return replace(account, reasons=(*account.reasons, *newest), children=children)
 
 
