@@ -36,6 +36,7 @@ KINDS = (
     "lower-capacity",
     "lower-count",
     "lower-min-count",
+    "lower-min-domains",
     "lower-min-resources",
     "lower-request",
     "move-volume",

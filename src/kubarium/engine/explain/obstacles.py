@@ -448,6 +448,8 @@ def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
             continue
         yield Rule("spread-label", unlabelled, missing, keyed, [lift], constraint)
         wider = [wishes.with_skew(constraint, skew) for skew in domains.skews(constraint)]
+        if 0 < len(domains.counts) < constraint.min_domains:
+            wider.insert(0, wishes.with_min_domains(constraint, len(domains.counts)))
         yield Rule("spread", uneven, text, even, [*wider, lift], constraint)
         at += 2
     for reason, mask in masks[at:]:
