@@ -74,7 +74,7 @@ def _add(
     depth: int,
     above: tuple[str, ...] = (),
 ) -> Explanation:
-    """``above`` are the summaries of those whose child the account is."""
+    """``above`` is what those say whose child the account is."""
     if account.state not in _WAITING or depth == 0:
         return account
     told = (account.summary, *account.reasons, *_summaries(account.children), *above)
@@ -94,7 +94,7 @@ def _add(
                 _QUOTED.sub("", message), f"{event.get('reason', 'Warning')}: {message}"
             )
     newest = tuple(lines.values())[:WARNINGS_SHOWN]
-    above = (*above, account.summary)
+    above = (*above, account.summary, *newest)
     children = tuple(_add(child, events, depth - 1, above) for child in account.children)
     return replace(account, reasons=(*account.reasons, *newest), children=children)
 
