@@ -68,7 +68,7 @@ class Ends:
             return None
         pod = case.subject.pods[0]
         best = cheapest_ends(case.placer, pod, np.sort(np.concatenate(rows)), NODES_WEIGHED)
-        if best is None:
+        if best is None or any(map(self._is_mate, best[1])):
             return None
         change = self._ended(list(best[1]), case.node(best[0]))
         return change if case.trial.fits(case.subject, (change,)) else None
@@ -111,6 +111,11 @@ class Ends:
         having = [row for row in rows if counts[kinds[row]]]
         return sorted(having, key=lambda row: -counts[kinds[row]])
 
+    def _is_mate(self, pod: Pod) -> bool:
+        """Whether the pod is of the subject's own group, which would gain nothing by its end."""
+        gang = self._case.subject.pods[0].gang
+        return gang is not None and pod.gang == gang
+
     def _what_is_on(self, row: int) -> object:
         """Equal for nodes on which the end of pods costs and gives the same, as far as seen."""
         snapshot = self._case.snapshot
@@ -121,7 +126,8 @@ class Ends:
     def _end_on(self, row: int) -> list[Pod] | None:
         """The pods of the row whose end is enough."""
         snapshot, node = self._case.snapshot, self._case.node(row)
-        pods = [p for p in snapshot.pods_on[row].values() if not p.terminating]
+        there = snapshot.pods_on[row].values()
+        pods = [p for p in there if not p.terminating and not self._is_mate(p)]
         pods.sort(key=lambda p: (p.priority, -p.created, p.key))
         pods = pods[:PODS_FREED]
         if not pods or not self._freed(pods, node):
@@ -186,7 +192,7 @@ class Ends:
                 if domains and domains.get(row) != case.best_domain:
                     continue
                 for pod in case.snapshot.pods_on[row].values():
-                    if not pod.terminating and pod.gang != case.subject.pods[0].gang:
+                    if not pod.terminating and not self._is_mate(pod):
                         units.setdefault(self._unit_of(pod), []).append(pod)
                 if sum(map(len, units.values())) >= GANG_PODS_FREED:
                     break
