@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kubarium.api.kinds import EVENTS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
@@ -215,6 +215,20 @@ class Unplaced:
     def of_gang(self, title: str, gang: Gang, pods: tuple[Pod, ...], scheduler: str) -> Explanation:
         """Of a gang whose waiting pods are enough and have no place."""
         return self._by_profile(self._unstarted(title, gang, pods, scheduler), scheduler)
+
+    def fewer(
+        self, gang: Gang, pods: tuple[Pod, ...], schedulers: Sequence[str]
+    ) -> tuple[Suggestion, ...]:
+        """That the gang starts with the pods that exist, its minimum lowered, if they fit."""
+        if not pods or gang.parent is not None:
+            return ()
+        subject = Subject(pods, gang)
+        with promised(self._evidence.view, self._evidence.list(PODS), pods):
+            if not Explainer(self._evidence.placer(schedulers[0])).fits(subject):
+                return ()
+        name, count = gang.key[1], gang.min_count
+        text = f"lower minCount of pod group {name} to {count}: the pods that exist fit now"
+        return (Suggestion("lower-min-count", text, name, amount=count),)
 
     def _unstarted(
         self, title: str, gang: Gang, pods: tuple[Pod, ...], scheduler: str
