@@ -87,3 +87,13 @@ def test_what_a_parent_says_is_not_told_of_its_children_again():
     found = explain({JOBS: [child], EVENTS: about}, parent)
     assert found.children[0].reasons[-1] == "FailedCreate: of its own"
     assert f"FailedCreate: {said}" not in found.children[0].reasons
+
+
+def test_an_event_that_goes_on_where_the_summary_of_a_child_ends_is_no_news():
+    child = owner("Job", "x-w-0", ownerReferences=[{"uid": "uid-x", "controller": True}])
+    parent = owner("JobSet", "x")
+    said = explain({JOBS: [child], EVENTS: []}, parent).children[0].summary
+    about = [event("JobSet", "x", f"{said} and so on", 1), event("JobSet", "x", "else", 2)]
+    found = explain({JOBS: [child], EVENTS: about}, parent)
+    assert "FailedCreate: else" in found.reasons
+    assert f"FailedCreate: {said} and so on" not in found.reasons

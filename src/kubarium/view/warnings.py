@@ -77,7 +77,8 @@ def _add(
     """``above`` is what those say whose child the account is."""
     if account.state not in _WAITING or depth == 0:
         return account
-    told = (account.summary, *account.reasons, *_summaries(account.children), *above)
+    summaries = [text for text in (account.summary, *_summaries(account.children)) if text]
+    told = (*summaries, *account.reasons, *above)
     lines: dict[str, str] = {}
     decided = False
     for event in sorted(events.get(account.subject, ()), key=seen_at, reverse=True):
@@ -86,7 +87,7 @@ def _add(
                 continue  # what its scheduler said before it decided again
             decided = True
         message = " ".join(str(event.get("message") or "").split())
-        repeated = account.summary and _repeats(message, account.summary)
+        repeated = any(_repeats(message, summary) for summary in summaries)
         if not repeated and not any(message in text for text in told):
             message = message.removeprefix(_COMBINED)
             # Of messages that differ in a generated name only, the newest is enough.
