@@ -138,6 +138,7 @@ def test_arguments_that_are_wrong(user):
     assert "No such option" in user.here("up", "--nope", code=2)
     assert "1 to 20000" in user.here("up", "--nodes", "0", code=2)
     assert "valid integer" in user.here("up", "--nodes", "many", code=2)
+    assert "--port 99999: give 1 to 65535" in user.here("up", "--port", "99999", code=2)
     assert "exclude each other" in user.here("up", "--nodes", "2", "-f", "x.yaml", code=2)
     assert "'A_b'" in user.here("up", "--name", "A_b", code=2)
     assert "'../x'" in user.here("reset", "--name", "../x", code=2)
