@@ -97,3 +97,19 @@ def test_an_event_that_goes_on_where_the_summary_of_a_child_ends_is_no_news():
     found = explain({JOBS: [child], EVENTS: about}, parent)
     assert "FailedCreate: else" in found.reasons
     assert f"FailedCreate: {said} and so on" not in found.reasons
+
+
+def test_the_last_word_of_one_second_counts():
+    """Of two events of one second, one that goes on, the exact times tell which came last."""
+    first, last = (
+        event("Job", "x", text, 1, reason="FailedScheduling")
+        for text in ("said first", "said last")
+    )
+    first["eventTime"] = "2026-01-01T00:00:01.100000Z"
+    last["eventTime"] = "2026-01-01T00:00:01.900000Z"
+    for events in ([first, last], [last, first]):
+        said = explain({EVENTS: events}, owner("Job", "x"))
+        assert said.reasons == ("FailedScheduling: said last",)
+    last["lastTimestamp"] = None
+    said = explain({EVENTS: [first, last]}, owner("Job", "x"))
+    assert said.reasons == ("FailedScheduling: said last",)

@@ -137,8 +137,19 @@ def _place(about: Document) -> str:
 
 
 def seen_at(event: Document) -> str:
-    """When it happened last, RFC 3339 in UTC, which sorts as text."""
+    """When it happened last, in UTC to the microsecond, which sorts as text.
+
+    Times of whole seconds stand beside exact ones: of an event the latest counts.
+
+    >>> seen_at({"lastTimestamp": "2026-01-01T00:00:07Z", "eventTime": "2026-01-01T00:00:07.25Z"})
+    '2026-01-01T00:00:07.250000Z'
+    """
     series = event.get("series") or {}
     times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
     created = (event.get("metadata") or {}).get("creationTimestamp")
-    return str(next((time for time in times if time), created or ""))
+    return max((_exact(str(time)) for time in times if time), default=_exact(str(created or "")))
+
+
+def _exact(time: str) -> str:
+    second, _, fraction = time.removesuffix("Z").partition(".")
+    return f"{second}.{fraction:0<6.6}Z"
