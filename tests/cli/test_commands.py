@@ -476,8 +476,11 @@ def test_devices_are_shown_with_what_they_measure(running):
     as_json = json.loads(running.here("devices", "-o", "json"))
     assert len(as_json) == len(rows)
     assert as_json[0]["measures"]["power_w"] > 0
-    assert "no devices on node nope" in running.here("devices", "nope")
     node = as_json[0]["node"]
+    said = running.here("devices", "nope", code=2)
+    assert "no node 'nope'; there are " in said
+    assert node in said
+    assert f"did you mean {node}?" in running.here("devices", f"{node}x", code=2)
     assert "--driver is missing" in running.here("devices", node, "--count", "1", code=2)
 
 
