@@ -3,7 +3,7 @@
 import pytest
 
 from kubarium.api import kinds
-from kubarium.api.catalog import Catalog, version_priority
+from kubarium.api.catalog import Catalog, Kind, version_priority
 from kubarium.api.resource import Resource
 
 
@@ -75,6 +75,18 @@ def test_groups_list_the_preferred_version_first(catalog):
     groups = catalog.groups()
     assert groups["resource.k8s.io"] == ["v1", "v1beta2", "v1beta1", "v1alpha3"]
     assert next(iter(groups)) == ""
+
+
+def test_bare_names_mean_kueues_workloads_and_native_pod_groups(catalog):
+    """kubectl takes a plural from the first group that has it."""
+    workloads = catalog.lookup("scheduling.k8s.io", "v1beta1", "workloads")
+    groups = catalog.lookup("scheduling.k8s.io", "v1beta1", "podgroups")
+    for group, kind in (("kueue.x-k8s.io", workloads), ("scheduling.x-k8s.io", groups)):
+        resource = kind.resource._replace(group=group)
+        catalog.add(Kind(resource, kind.schema, resource, kind.singular, kind.list_kind))
+    order = list(catalog.groups())
+    assert order.index("kueue.x-k8s.io") < order.index("scheduling.k8s.io")
+    assert order.index("scheduling.k8s.io") < order.index("scheduling.x-k8s.io")
 
 
 def test_adding_and_removing_a_kind_is_seen_and_counted(catalog):

@@ -138,6 +138,7 @@ def test_arguments_that_are_wrong(user):
     assert "No such option" in user.here("up", "--nope", code=2)
     assert "1 to 20000" in user.here("up", "--nodes", "0", code=2)
     assert "valid integer" in user.here("up", "--nodes", "many", code=2)
+    assert "--port 99999: give 1 to 65535" in user.here("up", "--port", "99999", code=2)
     assert "exclude each other" in user.here("up", "--nodes", "2", "-f", "x.yaml", code=2)
     assert "'A_b'" in user.here("up", "--name", "A_b", code=2)
     assert "'../x'" in user.here("reset", "--name", "../x", code=2)
@@ -475,8 +476,11 @@ def test_devices_are_shown_with_what_they_measure(running):
     as_json = json.loads(running.here("devices", "-o", "json"))
     assert len(as_json) == len(rows)
     assert as_json[0]["measures"]["power_w"] > 0
-    assert "no devices on node nope" in running.here("devices", "nope")
     node = as_json[0]["node"]
+    said = running.here("devices", "nope", code=2)
+    assert "no node 'nope'; there are " in said
+    assert node in said
+    assert f"did you mean {node}?" in running.here("devices", f"{node}x", code=2)
     assert "--driver is missing" in running.here("devices", node, "--count", "1", code=2)
 
 

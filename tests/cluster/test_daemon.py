@@ -1,10 +1,12 @@
 """A served cluster comes up, and goes without a trace: record, context, processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 
+import psutil
 import yaml
 
 from kubarium.cluster.state import StateDirectory
@@ -23,6 +25,41 @@ def test_an_interrupted_foreground_server_takes_its_context_along(tmp_path):
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
     assert yaml.safe_load(config.read_text())["contexts"] == []
+    assert not StateDirectory("kubarium", tmp_path).record.exists()
+
+
+MANY = """
+apiVersion: kubarium.dev/v1alpha1
+kind: Cluster
+spec:
+  nodePools:
+  - name: node
+    count: 5000
+    runtime: simulated
+    devices: [{profile: nvidia, model: H100, count: 8}]
+"""
+
+
+def test_a_server_that_is_not_ready_goes_with_who_waits_for_it(tmp_path):
+    (tmp_path / "cluster.yaml").write_text(MANY)
+    environment = os.environ | {
+        "KUBARIUM_HOME": str(tmp_path),
+        "KUBECONFIG": str(tmp_path / "config"),
+    }
+    file = str(tmp_path / "cluster.yaml")
+    command = [sys.executable, "-m", "kubarium.cli.main", "up", "--detach", "-f", file]
+    waiting = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    log = StateDirectory("kubarium", tmp_path).log
+    while not log.exists():  # the server has become a session of its own
+        assert waiting.poll() is None
+    [server] = psutil.Process(waiting.pid).children()
+    waiting.send_signal(signal.SIGINT)
+    try:
+        assert waiting.wait(20) != 0
+        server.wait(20)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server.kill()
     assert not StateDirectory("kubarium", tmp_path).record.exists()
 
 

@@ -201,6 +201,8 @@ def test_strange_yaml_is_refused_in_words(tmp_path, text):
         ({"taints": [{"key": "a b", "effect": "NoSchedule"}]}, ["taints[0]", "'a b'"]),
         ({"capacity": {"cpu": -4}}, ["capacity.cpu", "-4 is less than 0"]),
         ({"capacity": {"a b": 1}}, ["capacity.a b", "'a b'"]),
+        ({"capacity": {"a.b/gpu": 1.5}}, ["capacity.a.b/gpu", "1.5 must be an integer"]),
+        ({"capacity": {"pods": "1500m"}}, ["capacity.pods", "'1500m' must be an integer"]),
         ({"devices": [{"profile": "nic", "deviceClass": "A B"}]}, ["devices[0].deviceClass"]),
         (
             {"devices": [{"profile": "free", "attributes": {"a b": {"int": 1}}}]},

@@ -76,7 +76,15 @@ def test_a_bad_annotation_is_shown_on_the_pod():
         async with simulated() as world:
             await world.pod("p", annotations={"kubarium.dev/run-duration": "soon"})
             message = await world.waiting("p", "CreateContainerConfigError")
-            assert message == "annotation kubarium.dev/run-duration: cannot read 'soon'"
+            assert message == (
+                "annotation kubarium.dev/run-duration:"
+                " 'soon' is no duration; write it as 30s, 1m30s or 5 (seconds)"
+            )
+            await world.pod("q", annotations={"kubarium.dev/exit-code": "one"})
+            message = await world.waiting("q", "CreateContainerConfigError")
+            assert message == (
+                "annotation kubarium.dev/exit-code: cannot read 'one': must be from 0 to 255"
+            )
 
     virtual.run(main())
 

@@ -626,3 +626,20 @@ def test_deleted_collections_are_listed(http_world):
         assert (await w.client.list(PODS)).items == []
 
     http_world(story)
+
+
+def test_annotations_that_nobody_can_read_are_warned_of_once(http_world):
+    async def story(w, http):
+        pods = "/api/v1/namespaces/default/pods"
+        metadata = {"name": "p", "annotations": {"kubarium.dev/oom": "yes"}}
+        body = {"metadata": metadata, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+        made = await http("POST", pods, body)
+        text = "metadata.annotations[kubarium.dev/oom]: 'yes' cannot be read: write true or false"
+        assert made.status == 201
+        assert made.headers["warning"] == f'299 - "{text}"'
+        made.json["metadata"]["labels"] = {"a": "b"}
+        again = await http("PUT", f"{pods}/p", made.json)
+        assert again.status == 200
+        assert "warning" not in again.headers
+
+    http_world(story)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubarium.api.kinds import PODS
 from kubarium.view.why import explain
 
 from .test_placement import claims_world, with_memory
@@ -152,4 +153,107 @@ def test_a_claim_tells_how_its_devices_are():
         f"{device}0 (a share: 8Gi memory)",
         f"{device}1 (as administrator; tainted sick:NoExecute)",
         f"{device}2 (its driver does not publish it any more)",
+    )
+
+
+def held_by(name, on, driver=DRIVER, device="gpu-0", share=None):
+    """A claim with a device, and the pod on the node that uses it."""
+    found = claim(name)
+    result = {"request": "gpu", "driver": driver, "pool": on, "device": device}
+    if share is not None:
+        result |= {"shareID": name, "consumedCapacity": share}
+    found["status"] = {"allocation": {"devices": {"results": [result]}}}
+    return found, pod(f"user-{name}", on=on, claims=[name])
+
+
+def test_the_end_of_a_pod_is_tried_where_the_devices_are():
+    """Nodes on which the same pods run differ in what these hold; and few have devices at all."""
+    names = ("a", *(f"m{i}" for i in range(8)), "z")
+    other = gpus("a", 1)
+    other["spec"]["driver"] = "other.example.com"
+    mine, there = held_by("mine", "z")
+    its, here = held_by("its", "a", "other.example.com")
+    subject = pod("user", claims=["one"])
+    idle = [pod(f"p{i}", cpu=f"{i + 1}00m", on=f"m{i}") for i in range(8)]
+    documents = claims_world(
+        subject, claim("one"), mine, its, slices=[other, gpus("z", 1)], nodes=names
+    )
+    found = explain(documents | {PODS: [subject, there, here, *idle]}, subject)
+    assert "let pod default/user-mine on node z end" in texts(found)
+
+
+def test_devices_are_added_where_others_of_the_kind_are():
+    other = gpus("a", 1)
+    other["spec"]["driver"] = "other.example.com"
+    held, user = held_by("held", "z")
+    subject = pod("user", claims=["one"])
+    documents = claims_world(
+        subject, claim("one"), held, slices=[other, gpus("z", 1)], nodes=("a", "b", "z")
+    )
+    found = explain(documents | {PODS: [subject, user]}, subject)
+    assert "add 1 more device of class gpu on node z" in texts(found)
+
+
+def shared(item):
+    for device in with_memory(item, "80Gi")["spec"]["devices"]:
+        device["allowMultipleAllocations"] = True
+        device["capacity"]["compute"] = {"value": "100"}
+    return item
+
+
+def test_of_a_capacity_that_is_not_asked_for_a_share_is_advised():
+    """Who does not name a capacity takes all of it."""
+    held, user = held_by("held", "a", share={"compute": "60", "memory": "8Gi"})
+    subject = pod("user", claims=["one"])
+    wanted = claim("one", capacity={"requests": {"memory": "1Gi"}})
+    documents = claims_world(subject, wanted, held, slices=[shared(gpus("a", 1))])
+    found = explain(documents | {PODS: [subject, user]}, subject)
+    assert found.tightest.endswith("capacity compute: 40 left of 100, 100 wanted")
+    assert "ask for 40 of capacity compute in request gpu" in texts(found)
+
+
+def test_a_share_that_no_device_gives_is_lowered_together_with_what_else_it_takes():
+    held, user = held_by("held", "a", share={"compute": "100", "memory": "8Gi"})
+    subject = pod("user", claims=["one"])
+    wanted = claim("one", capacity={"requests": {"memory": "300Gi"}})
+    documents = claims_world(subject, wanted, held, slices=[shared(gpus("a", 1))])
+    found = explain(documents | {PODS: [subject, user]}, subject)
+    less = "ask for 80Gi of capacity memory in request gpu"
+    assert any(text.startswith(f"{less} and add 1 more device") for text in texts(found))
+
+
+def test_a_constraint_is_not_blamed_where_no_device_is_free():
+    held, user = held_by("held", "a")
+    subject = pod("user", claims=["one"])
+    wanted = with_constraint(claim("one"), matchAttribute=f"{DRIVER}/root")
+    documents = claims_world(subject, wanted, held, slices=[rooted(gpus("a", 1), "r")])
+    found = explain(documents | {PODS: [subject, user]}, subject)
+    assert not any("constraint" in reason for reason in found.reasons)
+
+
+def test_an_attribute_in_a_wrong_domain_is_told_where_it_is():
+    found = account(
+        claim("one", ['device.attributes["example.com"].model == "H100"']),
+        gpus("a", 2, model="H100"),
+    )
+    text = f"no device has example.com/model; did you mean {DRIVER}/model?"
+    assert found.tightest.endswith(text)
+
+
+def test_a_class_of_which_there_is_no_device_says_so():
+    item = gpus("a", 2)
+    item["spec"]["driver"] = "other.example.com"
+    found = account(claim("one"), item)
+    assert found.tightest == "request gpu: none of 2 devices is of class gpu"
+    assert account(claim("one")).tightest == "request gpu: 1 device needed, 0 free"
+
+
+def test_the_node_that_is_asked_about_comes_first():
+    subject = pod("user", claims=["one"])
+    documents = claims_world(subject, claim("one"), nodes=("a", "b"))
+    assert explain(documents, subject, node="b").reasons[0] == (
+        "cannot give the devices of the claims: b"
+    )
+    assert explain(documents, subject, node="c").reasons[0] == (
+        "node c: there is no node of this name"
     )

@@ -18,7 +18,7 @@ def test_pools_that_give_no_devices_are_named():
     }
     assert sentence(survey(failed=wrong)) == (
         "request r: none of 9 devices match; pool d/a is invalid: duplicate device name b,"
-        " and 1 more pools give none"
+        " and 1 more pool gives none"
     )
     del wrong["pool d/b is incomplete: 1 of 3 slices"]
     assert sentence(survey(matching=2, failed=wrong)) == (

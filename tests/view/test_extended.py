@@ -338,3 +338,26 @@ def test_an_account_says_of_each_sort_what_it_lacks_and_what_would_help():
     assert "add 2 more devices of class gpu on node dra" in {s.text for s in told.suggestions}
     view.apply(RESOURCE_SLICES, slice_of("dra", 1), slice_of("dra", 3))
     assert Placer(view.snapshot).place(view.pod(document)).node == "dra"
+
+
+def test_a_misspelt_resource_that_a_class_answers_is_put_right():
+    limits = {"limits": {"example.com/gpus": "1"}}
+    subject = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": {"containers": [{"name": "c", "resources": limits}]},
+    }
+    node = {
+        "metadata": {"name": "n"},
+        "spec": {},
+        "status": {"allocatable": {"cpu": "4", "pods": "10"}, "conditions": []},
+    }
+    documents = {
+        NODES: [node],
+        DEVICE_CLASSES: [device_class("gpu", "example.com/gpu")],
+        PODS: [subject],
+    }
+    found = why.explain(documents, subject)
+    assert "no node has example.com/gpus; did you mean example.com/gpu?" in found.tightest
+    assert "request example.com/gpu instead" not in str(found.suggestions)

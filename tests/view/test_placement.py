@@ -110,7 +110,8 @@ def test_a_taint_rule_is_named_and_the_command_removes_it():
     found = explain(documents | {DEVICE_TAINT_RULES: [rule]}, subject)
     assert "1 device: taint broken:NoSchedule (DeviceTaintRule broken)" in found.reasons
     commands = {s["text"]: s.get("command") for s in found.to_json()["suggestions"]}
-    assert commands["tolerate device taint broken:NoSchedule in request gpu"] == (
+    tolerate = "tolerate device taint broken:NoSchedule in request gpu"
+    assert commands[f"{tolerate}, or delete DeviceTaintRule broken"] == (
         "kubectl delete devicetaintrule broken"
     )
 

@@ -92,6 +92,10 @@ def test_a_scheduler_that_does_not_exist_is_named_beside_those_that_do():
     )
     assert found.reasons == ("no scheduler is called bathc; did you mean batch?",)
     assert [s.kind for s in found.suggestions] == ["change-scheduler"]
+    assert found.suggestions[0].subject == "batch"
+    picky_one = picky() | {"schedulerName": "batch"}
+    default = {"schedulerName": "default-scheduler"}
+    found = told(pod("p", schedulerName="bathc"), default, picky_one, nodes=[node("a")])
     assert found.suggestions[0].subject == "default-scheduler"
 
 

@@ -9,6 +9,7 @@ from kubarium.api.kinds import (
     JOBS,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
     POD_GROUPS,
     PODS,
     RESOURCE_CLAIM_TEMPLATES,
@@ -839,6 +840,18 @@ def test_a_class_that_makes_no_volumes_is_not_said_to_be_full():
     text = "no volume of 1Gi for claim data: no free volume suits it, and its class makes none"
     assert said.reasons == (f"{text}: a",)
     assert said.tightest == f"{text}: without it 1 more node would do"
+    elsewhere = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}
+    there = {
+        "metadata": {"name": "pv"},
+        "status": {"phase": "Available"},
+        "spec": {
+            "storageClassName": "local",
+            "capacity": {"storage": "1Gi"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [elsewhere]}},
+        },
+    }
+    said = explain(documents | {PERSISTENT_VOLUMES: [there]}, waiting)
+    assert ": 1 free volume suits it, elsewhere, and its class makes none" in said.tightest
     wanted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     told = explain(documents, waiting).reasons[0]
     assert told == "volume claim data is being deleted, and gone once no other pod uses it"

@@ -154,3 +154,54 @@ def test_a_group_that_is_being_deleted_says_what_it_waits_for():
     for one in pods:
         one["status"] = {"phase": "Succeeded"}
     assert text not in explain(world([own], pods), own).reasons
+
+
+def test_pods_that_are_too_few_may_start_alone():
+    own, pods = gang("g", 4, 3)
+    said = explain(world([own], pods), own)
+    assert said.summary.endswith("3 of 4 exist")
+    assert texts(said) == ["lower minCount of pod group g to 3: the pods that exist fit now"]
+    own, pods = gang("g", 4, 3, cpu="3")
+    assert not explain(world([own], pods), own).suggestions
+
+
+def test_a_pod_makes_no_room_for_itself_by_the_end_of_its_own_group():
+    own, pods = gang("g", 2, 3, cpu="2")
+    for member in pods[:2]:
+        member["spec"]["nodeName"] = "a"
+    said = explain(world([own], pods), own)
+    assert "2 pods have a node, its minCount is 2; 1 more waits" in said.reasons
+    kinds = {suggestion.kind for suggestion in said.suggestions}
+    assert "add-resource" in kinds
+    assert not kinds & {"free-pod", "free-pods", "raise-priority"}
+    other = pod("other", on="b", cpu="4")
+    documents = world([own], [*pods, other]) | {NODES: [node("a"), node("b")]}
+    assert "let pod default/other on node b end" in texts(explain(documents, own))
+
+
+def test_more_domains_than_there_are_are_not_asked_for():
+    selector = {"matchLabels": {"app": "web"}}
+    constraint = {
+        "maxSkew": 1,
+        "minDomains": 3,
+        "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": selector,
+    }
+    nodes = [node(name, labels={"zone": name}) for name in "ab"]
+    pods = [pod("x", on="a"), pod("y", on="b"), pod("z", topologySpreadConstraints=[constraint])]
+    for one in pods:
+        one["metadata"]["labels"] = {"app": "web"}
+    said = explain({NODES: nodes, PODS: pods}, pods[-1])
+    assert texts(said)[0] == "lower minDomains of the spread over zone from 3 to 2"
+
+
+def test_what_was_said_of_a_pod_is_not_told_of_its_group_again():
+    own, pods = gang("g", 2, 2, cpu="9")
+    events = [
+        event(kind, name, "gang needs 2, at most 1 fit", 1, reason="FailedScheduling")
+        for kind, name in (("PodGroup", "g"), ("Pod", "g-0"))
+    ]
+    said = explain(world([own], pods) | {EVENTS: events}, pods[0])
+    assert said.reasons == ("FailedScheduling: gang needs 2, at most 1 fit",)
+    assert not any("at most 1 fit" in line for line in said.children[0].reasons)

@@ -164,7 +164,8 @@ def _builtin_kind(schemas: BuiltinSchemas, row: dict[str, Any]) -> Kind:
     )
 
 
-_NATIVE_SCHEDULING = "scheduling.k8s.io"
+# Listed after all other groups, in this order. See Catalog.groups.
+_LAST_GROUPS = ("scheduling.k8s.io", "scheduling.x-k8s.io")
 
 
 class Catalog:
@@ -208,15 +209,16 @@ class Catalog:
         """Versions by group; the first one is preferred. In order of discovery.
 
         Clients take a bare plural from the first group that has it. The native scheduling group
-        comes last: upstream leaves its beta kinds off by default, so that ``workloads`` and
-        ``podgroups`` mean Kueue's and others' wherever those are installed.
+        comes late: upstream leaves its beta kinds off by default, so that ``workloads`` means
+        Kueue's. Only that of coscheduling is later: its ``podgroups`` are always installed here.
         """
         versions: dict[str, list[str]] = {}
         for kind in self._by_route.values():
             known = versions.setdefault(kind.resource.group, [])
             if kind.resource.version not in known:
                 known.append(kind.resource.version)
-        ordered = sorted(versions, key=_NATIVE_SCHEDULING.__eq__)
+        rank = {group: place for place, group in enumerate(_LAST_GROUPS)}
+        ordered = sorted(versions, key=lambda group: rank.get(group, -1))
         return {group: sorted(versions[group], key=version_priority) for group in ordered}
 
     def in_version(self, group: str, version: str) -> list[Kind]:

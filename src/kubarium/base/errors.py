@@ -154,8 +154,9 @@ def conflict(resource: str, group: str, name: str, why: str = CONFLICT_MODIFIED)
 
 
 def invalid(kind: str, group: str, name: str, errors: list[FieldError]) -> ApiError:
-    """422 with every field error; ``kind`` is the Kind, not the plural."""
+    """422 with every field error once; ``kind`` is the Kind, not the plural."""
     qualified = f"{kind}.{group}" if group else kind
+    errors = list({str(error): error for error in errors}.values())
     texts = [str(error) for error in errors]
     joined = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     details: dict[str, Any] = {"name": name, "kind": kind}

@@ -25,6 +25,7 @@ from kubarium.base.errors import ApiError, ConfigError
 from kubarium.base.quoted import listed
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
+from kubarium.cli.nodes import node_named
 from kubarium.client.http import HttpClient
 from kubarium.cluster.device_health import devices_spoken_of, devices_unknown
 from kubarium.engine.devices.model import DeviceId
@@ -124,6 +125,8 @@ async def _ask(client: HttpClient, node: str, driver: str) -> tuple[list[Row], l
     rows = await _rows(client, node, driver)
     if rows:
         return rows, []
+    if node:
+        await node_named(client, node)
     events = (await client.list(EVENTS, field_selector="reason=NoGpus")).items
     about = [(event["involvedObject"]["name"], event.get("message", "")) for event in events]
     return [], [f"{name}: {text}" for name, text in about if node in ("", name)]

@@ -15,6 +15,8 @@ from kubarium.cluster.state import StateDirectory
 
 DEFAULT_NODES = 2
 
+MAX_PORT = 65535
+
 
 def kubeconfig_target(named: Path | None) -> Path:
     """The file that gets our context."""
@@ -32,6 +34,8 @@ def up(
     target: Path | None,
 ) -> None:
     """Bring a cluster up, here or in the background."""
+    if not 0 <= port <= MAX_PORT:
+        raise ConfigError(f"--port {port}: give 1 to {MAX_PORT}, or 0 for any that is free")
     state = StateDirectory(name)
     cluster = described(file, nodes, simulated)
     running = state.read_record()

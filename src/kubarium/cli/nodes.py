@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from difflib import get_close_matches
 from pathlib import Path
 
 from kubarium.api.kinds import NODES, PODS
 from kubarium.api.resource import Document
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import ApiError, ConfigError
+from kubarium.base.quoted import listed
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.cli.status import is_ready
@@ -16,6 +18,8 @@ from kubarium.client.http import HttpClient
 from kubarium.view.shutdown import ANNOTATION, CONFIGURED, is_ordered
 
 _LOOK_S = 0.2
+# Nodes named where none has the name that is asked for.
+NAMED = 10
 _ENDED = ("Succeeded", "Failed")
 
 
@@ -37,7 +41,7 @@ def start(node: str, name: str, kubeconfig: Path | None, context: str) -> None:
 
 
 async def _shut_down(client: HttpClient, name: str, grace: str, wait: bool) -> None:
-    if is_ordered(await _node(client, name)):
+    if is_ordered(await node_named(client, name)):
         out.print(f"node {name} is being shut down already, or is off")
     else:
         await _annotate(client, name, grace or CONFIGURED)
@@ -69,22 +73,25 @@ async def terminated(client: HttpClient) -> list[Document]:
 
 
 async def _start(client: HttpClient, name: str) -> None:
-    if not is_ordered(await _node(client, name)):
+    if not is_ordered(await node_named(client, name)):
         raise ConfigError(f"node {name} is not shut down; kubectl get node {name} says how it is")
     await _annotate(client, name, None)
-    while not is_ready(await _node(client, name)):  # noqa: ASYNC110 (another process)
+    while not is_ready(await node_named(client, name)):  # noqa: ASYNC110 (another process)
         await asyncio.sleep(_LOOK_S)
     out.print(f"node {name} is ready")
 
 
-async def _node(client: HttpClient, name: str) -> Document:
+async def node_named(client: HttpClient, name: str) -> Document:
+    """The node; ConfigError with what there is instead."""
     try:
         return await client.get(NODES, name)
     except ApiError as error:
         if error.reason != "NotFound":
             raise
         names = [item["metadata"]["name"] for item in (await client.list(NODES)).items]
-        raise ConfigError(f"no node {name!r}; there are {', '.join(names)}") from None
+        close = get_close_matches(name, names, 1, 0.75)
+        instead = f"did you mean {close[0]}?" if close else f"there are {listed(names, NAMED)}"
+        raise ConfigError(f"no node {name!r}; {instead}") from None
 
 
 async def _annotate(client: HttpClient, name: str, value: str | None) -> None:

@@ -196,8 +196,12 @@ def start_detached(launch: Launch) -> ServerRecord:
         os.close(reader)
         _become_daemon(launch, writer)
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            answer = pipe.read()
+    except KeyboardInterrupt:  # in a session of its own the child has not heard it
+        os.kill(child, signal.SIGTERM)
+        raise
     if answer:
         return ServerRecord(**orjson.loads(answer))
     os.waitpid(child, 0)

@@ -125,7 +125,11 @@ def _health_events(
 
     events = read_events(given.get("events", []), nodes, about)
     if "trace" in given:
-        events += read_trace(path.parent / given["trace"], nodes)
+        trace = path.parent / given["trace"]
+        if not trace.is_file():
+            at = ("spec", "deviceHealth", "trace")
+            raise _error(path, lines, at, f"{trace}: cannot be read: there is no such file")
+        events += read_trace(trace, nodes)
     return tuple(sorted(events, key=lambda event: event.at_s))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kubarium.api import formats
+from kubarium.api.validation.quantities import NOT_INTEGER, amount, is_extended
 from kubarium.base.quantity import QuantityError, parse_quantity
 from kubarium.base.quoted import quoted
 from kubarium.node.drivers.profiles import FREE
@@ -27,6 +28,7 @@ def refused(pool: dict[str, Any]) -> Iterator[tuple[At, str]]:
     for name, quantity in pool.get("capacity", {}).items():
         yield from _checked(("capacity", name), name, formats.qualified_name)
         yield from _amount(("capacity", name), quantity)
+        yield from _pieces(("capacity", name), name, quantity)
     for index, devices in enumerate(pool.get("devices", [])):
         yield from _devices(devices, ("devices", index))
 
@@ -82,6 +84,12 @@ def _checked(
     found = problems(text)
     if found:
         yield at, f"{quoted(text)}: {found[0]}"
+
+
+def _pieces(at: At, name: str, quantity: object) -> Iterator[tuple[At, str]]:
+    """What is counted has no fractions: pods and extended resources."""
+    if (name == "pods" or is_extended(name)) and amount(quantity).denominator != 1:
+        yield at, f"{quoted(quantity)} {NOT_INTEGER}"
 
 
 def _amount(at: At, quantity: object) -> Iterator[tuple[At, str]]:

@@ -39,6 +39,7 @@ KINDS = (
     "lower-capacity",
     "lower-count",
     "lower-min-count",
+    "lower-min-domains",
     "lower-min-group-count",
     "lower-min-resources",
     "lower-request",

@@ -150,5 +150,7 @@ def _unusable(found: RequestSurvey) -> str:
     pools = {why: count for why, count in found.failed.items() if why.startswith("pool ")}
     if not pools:
         return ""
-    more = f", and {len(pools) - 1} more pools give none" if len(pools) > 1 else ""
+    others = len(pools) - 1
+    more = f", and {others} more pools give none" if others > 1 else ""
+    more = ", and 1 more pool gives none" if others == 1 else more
     return f"; {min(pools, key=lambda why: (-pools[why], why))}{more}"

@@ -302,7 +302,11 @@ def _selectors(documents: Sequence[_Json] | None) -> tuple[str | None, ...]:
 def class_row(document: Document) -> DeviceClass:
     """A DeviceClass."""
     spec = document.get("spec") or {}
-    return DeviceClass(document["metadata"]["name"], _selectors(spec.get("selectors")))
+    return DeviceClass(
+        document["metadata"]["name"],
+        _selectors(spec.get("selectors")),
+        spec.get("extendedResourceName") or "",
+    )
 
 
 class ClaimReader:

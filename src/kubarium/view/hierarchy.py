@@ -21,7 +21,7 @@ from kubarium.view.explanation import Explanation
 from kubarium.view.forest import NAMED, disagreement
 from kubarium.view.local_models import data_lines
 from kubarium.view.missing import missing_claim
-from kubarium.view.placement import account_of, clauses_of, commands_of
+from kubarium.view.placement import account_of, clauses_of, commands_of, with_rules
 from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.preempting import decided, preemption_account, promised
 from kubarium.view.profiles import scheduler_name
@@ -121,6 +121,7 @@ def _undecided(
     advice = question.advice()
     accounts = _accounts(view, placer, tree, question.failed, advice.of_groups)
     children = tuple(_of_verdict(child, accounts) for child in verdict.children)
+    together = with_rules(view, advice.together)
     preemption = preemption_account(placer, item, others, decision)
     if preemption.text:
         facts["preemption"] = preemption.text
@@ -129,10 +130,10 @@ def _undecided(
         "Pending",
         verdict.message(),
         preemption.lines,
-        (*advice.together, *preemption.suggestions),
+        (*together, *preemption.suggestions),
         facts=facts,
         children=children,
-        commands=commands_of(view, advice.together),
+        commands=commands_of(view, together),
     )
 
 
@@ -147,7 +148,7 @@ def _accounts(
     leaves = {leaf.key: leaf for leaf in tree.leaves() if leaf.pods}
     found: dict[Key, Explanation] = {}
     for key in list(failed)[:GROUPS_TOLD]:
-        leaf, suggestions = leaves[key], advice.get(key, ())
+        leaf, suggestions = leaves[key], with_rules(view, advice.get(key, ()))
         with others_placed(placer, tree, failed):
             account = account_of(view, placer, Subject(leaf.pods, leaf.gang), advise=False)
         found[key] = Explanation(

@@ -90,13 +90,14 @@ def account_of(
     if question.alike < total and told:
         name = question.subject.pods[0].key[1]
         lines.append(f"of pod {name} ({question.alike} of {total} pods ask for the same):")
-    lines += [entry.line() for entry in told[:GROUPS_TOLD]]
+    rules_of_nodes = [entry.line() for entry in told[:GROUPS_TOLD]]
     if len(told) > GROUPS_TOLD:
         rest = sum(len(entry.names) for entry in told[GROUPS_TOLD:])
-        lines.append(f"{rest} more nodes fail otherwise")
+        rules_of_nodes.append(f"{rest} more nodes fail otherwise")
     if node and not told:
-        lines.append(f"node {node}: {_unlisted(view.snapshot, node)}")
-    suggestions = question.suggestions if advise else ()
+        rules_of_nodes.append(f"node {node}: {_unlisted(view.snapshot, node)}")
+    lines = rules_of_nodes + lines if node else lines + rules_of_nodes
+    suggestions = with_rules(view, question.suggestions) if advise else ()
     if advise and not suggestions:
         lines.append(NOTHING_HELPS)
     return Account(
@@ -107,6 +108,24 @@ def account_of(
         suggestions,
         commands_of(view, suggestions),
     )
+
+
+def with_rules(view: ClusterView, suggestions: Sequence[Suggestion]) -> tuple[Suggestion, ...]:
+    """The suggestions; tolerations say which DeviceTaintRule could go instead, as the command."""
+    rules = view.taint_rule_names()
+    return tuple(_with_rule(s, rules) for s in suggestions) if rules else tuple(suggestions)
+
+
+def _with_rule(suggestion: Suggestion, rules: Mapping[str, str]) -> Suggestion:
+    text = suggestion.text
+    if suggestion.kind == "tolerate-device-taint" and suggestion.subject in rules:
+        return replace(
+            suggestion, text=f"{text}, or delete DeviceTaintRule {rules[suggestion.subject]}"
+        )
+    parts = tuple(_with_rule(part, rules) for part in suggestion.parts)
+    for old, new in zip(suggestion.parts, parts, strict=True):
+        text = text.replace(old.text, new.text)
+    return replace(suggestion, text=text, parts=parts)
 
 
 def commands_of(
@@ -159,8 +178,9 @@ def _domains(question: Question) -> Iterator[str]:
     for name, (able, total) in best[:DOMAINS_TOLD]:
         nodes = "node" if total == 1 else "nodes"
         yield f"{name}: {able} of {total} {nodes} could take one of the pods"
-    if len(best) > DOMAINS_TOLD:
-        yield f"… and {len(best) - DOMAINS_TOLD} more domains"
+    more = len(best) - DOMAINS_TOLD
+    if more > 0:
+        yield f"… and {more} more {'domain' if more == 1 else 'domains'}"
 
 
 def _room(question: Question, subject: Subject) -> str:
@@ -210,10 +230,16 @@ def _tightest_device(question: Question) -> str:
                 noun = "device" if count == 1 else "devices"
                 best = (count, f"{found.label}: {count} {noun}: {reason}")
         if best is None and missing > 0:
-            text = f"{found.label}: {found.needed} devices needed, {found.free} free"
-            best = (0, text)
+            best = (0, _too_few(found))
         best = best or _note(found)
     return best[1] if best is not None else ""
+
+
+def _too_few(found: RequestSurvey) -> str:
+    if found.devices and not found.matching:
+        return f"{found.label}: none of {found.devices} devices is of class {found.device_class}"
+    noun = "device" if found.needed == 1 else "devices"
+    return f"{found.label}: {found.needed} {noun} needed, {found.free} free"
 
 
 def _note(found: RequestSurvey) -> tuple[int, str] | None:

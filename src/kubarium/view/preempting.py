@@ -240,9 +240,17 @@ def _raised(evictions: _Evictions, levels: list[int], waiting: Sequence[Pod]) ->
             low = middle
         else:
             best, high = found, middle
+    if _of_its_own(item, best):
+        return None
     consequence = _consequence(evictions, best, waiting)
     text = f"raise the priority from {own} above {levels[high]}: {consequence}"
     return Suggestion("raise-priority", text, _names(best), amount=levels[high] + 1)
+
+
+def _of_its_own(item: QueueItem, found: Preemption) -> bool:
+    """Whether some of the victims are of the same group, whose pods have one priority."""
+    gang = item.pods[0].gang
+    return gang is not None and any(pod.gang == gang for pod in found.victims)
 
 
 def is_group(item: QueueItem) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kubarium.api.kinds import EVENTS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
@@ -25,7 +25,7 @@ from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
 from kubarium.view.local_models import data_lines
 from kubarium.view.missing import about_claims, missing_claim
-from kubarium.view.placement import account_of, commands_of, missing_classes
+from kubarium.view.placement import account_of, commands_of, missing_classes, with_rules
 from kubarium.view.pods import gang_key, is_finished, node_of
 from kubarium.view.preempting import PreemptionAccount, decided, preemption_account, promised
 from kubarium.view.profiles import scheduler_name
@@ -216,6 +216,20 @@ class Unplaced:
         """Of a gang whose waiting pods are enough and have no place."""
         return self._by_profile(self._unstarted(title, gang, pods, scheduler), scheduler)
 
+    def fewer(
+        self, gang: Gang, pods: tuple[Pod, ...], schedulers: Sequence[str]
+    ) -> tuple[Suggestion, ...]:
+        """That the gang starts with the pods that exist, its minimum lowered, if they fit."""
+        if not pods or gang.parent is not None:
+            return ()
+        subject = Subject(pods, gang)
+        with promised(self._evidence.view, self._evidence.list(PODS), pods):
+            if not Explainer(self._evidence.placer(schedulers[0])).fits(subject):
+                return ()
+        name, count = gang.key[1], gang.min_count
+        text = f"lower minCount of pod group {name} to {count}: the pods that exist fit now"
+        return (Suggestion("lower-min-count", text, name, amount=count),)
+
     def _unstarted(
         self, title: str, gang: Gang, pods: tuple[Pod, ...], scheduler: str
     ) -> Explanation:
@@ -286,7 +300,8 @@ class Unplaced:
             amounts = " and ".join(f"{n} to {show_amount(n, have)}" for n, have in short.items())
             text = f"lower minResources of pod group {gang.key[1]}: {amounts}"
             found.append(Suggestion("lower-min-resources", text, ",".join(short)))
-        suggestions = (*found, *Explainer(placer).suggest(subject))
+        advice = with_rules(self._evidence.view, Explainer(placer).suggest(subject))
+        suggestions = (*found, *advice)
         return replace(
             told,
             reasons=lines,

@@ -68,10 +68,17 @@ def _uids(
     return found
 
 
-def _add(account: Explanation, events: dict[str, list[Document]], depth: int) -> Explanation:
+def _add(
+    account: Explanation,
+    events: dict[str, list[Document]],
+    depth: int,
+    above: tuple[str, ...] = (),
+) -> Explanation:
+    """``above`` is what those say whose child the account is."""
     if account.state not in _WAITING or depth == 0:
         return account
-    told = (account.summary, *account.reasons, *_summaries(account.children))
+    summaries = [text for text in (account.summary, *_summaries(account.children)) if text]
+    told = (*summaries, *account.reasons, *above)
     lines: dict[str, str] = {}
     decided = False
     for event in sorted(events.get(account.subject, ()), key=seen_at, reverse=True):
@@ -80,8 +87,7 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
                 continue  # what its scheduler said before it decided again
             decided = True
         message = " ".join(str(event.get("message") or "").split())
-        # The scheduler's own event goes on where the summary ends.
-        repeated = account.summary and message.startswith(account.summary)
+        repeated = any(_repeats(message, summary) for summary in summaries)
         if not repeated and not any(message in text for text in told):
             message = message.removeprefix(_COMBINED)
             # Of messages that differ in a generated name only, the newest is enough.
@@ -89,8 +95,22 @@ def _add(account: Explanation, events: dict[str, list[Document]], depth: int) ->
                 _QUOTED.sub("", message), f"{event.get('reason', 'Warning')}: {message}"
             )
     newest = tuple(lines.values())[:WARNINGS_SHOWN]
-    children = tuple(_add(child, events, depth - 1) for child in account.children)
+    above = (*above, account.summary, *newest)
+    children = tuple(_add(child, events, depth - 1, above) for child in account.children)
     return replace(account, reasons=(*account.reasons, *newest), children=children)
+
+
+def _repeats(message: str, summary: str) -> bool:
+    """Whether an event says what the summary says.
+
+    The scheduler's own goes on where the summary ends, or says between its parts what preemption
+    found.
+    """
+    if message.startswith(summary):
+        return True
+    pairs = enumerate(zip(message, summary, strict=False))
+    start = next((at for at, (a, b) in pairs if a != b), len(message))
+    return summary[:start].endswith(". ") and message.endswith(summary[start:])
 
 
 def _summaries(accounts: Iterable[Explanation]) -> Iterable[str]:
@@ -117,8 +137,19 @@ def _place(about: Document) -> str:
 
 
 def seen_at(event: Document) -> str:
-    """When it happened last, RFC 3339 in UTC, which sorts as text."""
+    """When it happened last, in UTC to the microsecond, which sorts as text.
+
+    Times of whole seconds stand beside exact ones: of an event the latest counts.
+
+    >>> seen_at({"lastTimestamp": "2026-01-01T00:00:07Z", "eventTime": "2026-01-01T00:00:07.25Z"})
+    '2026-01-01T00:00:07.250000Z'
+    """
     series = event.get("series") or {}
     times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
     created = (event.get("metadata") or {}).get("creationTimestamp")
-    return str(next((time for time in times if time), created or ""))
+    return max((_exact(str(time)) for time in times if time), default=_exact(str(created or "")))
+
+
+def _exact(time: str) -> str:
+    second, _, fraction = time.removesuffix("Z").partition(".")
+    return f"{second}.{fraction:0<6.6}Z"

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from difflib import get_close_matches
 
 from kubarium.api.kinds import (
     CONFIG_MAPS,
@@ -207,12 +208,14 @@ class _Why:
         told = Explanation(title_of(pod), "Pending", text, self._schedulers(name))
         if missing_claim(pod, self._evidence.view.snapshot.claims) or gang_key(pod) is not None:
             return told
-        other = self._evidence.profiles.names[0]
-        if besides := self._unplaced.besides(pod, other):
-            return replace(told, reasons=(*told.reasons, *besides))
-        text = f"name the scheduler {other} instead: the pod fits now"
-        suggestion = Suggestion("change-scheduler", text, other)
-        return replace(told, suggestions=(suggestion,))
+        names = self._evidence.profiles.names
+        for other in dict.fromkeys((*get_close_matches(name, names, 1, 0.6), names[0])):
+            besides = self._unplaced.besides(pod, other)
+            if not besides:
+                text = f"name the scheduler {other} instead: the pod fits now"
+                suggestion = Suggestion("change-scheduler", text, other)
+                return replace(told, suggestions=(suggestion,))
+        return replace(told, reasons=(*told.reasons, *besides))
 
     def _schedulers(self, name: str) -> tuple[str, ...]:
         """Which schedulers this cluster has, if it says so."""
@@ -284,7 +287,8 @@ class _Why:
         if len(waiting) + gang.scheduled_count < gang.min_count:
             have = len(waiting) + gang.scheduled_count
             text = f"{reasons.GANG_WAITING}: {have} of {gang.min_count} exist"
-            return Explanation(title, "Pending", text)
+            fewer = self._unplaced.fewer(replace(gang, min_count=have), rows, names)
+            return Explanation(title, "Pending", text, suggestions=fewer)
         if not waiting:
             ended = bool(gang.scheduled_count)
             text = "the pods of the group have ended" if ended else "no pod of the group exists"

@@ -284,6 +284,9 @@ class World:
             case "raise-skew":
                 [one] = shape.spread
                 self.shape = replace(shape, spread=(replace(one, max_skew=suggestion.amount),))
+            case "lower-min-domains":
+                [one] = shape.spread
+                self.shape = replace(shape, spread=(replace(one, min_domains=suggestion.amount),))
             case "remove-feature":
                 self.shape = replace(shape, features=())
             case "prefer-data":

@@ -163,10 +163,14 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class DeviceClass:
-    """A DeviceClass: its CEL selectors; None stands for a selector of an unknown type."""
+    """A DeviceClass: its CEL selectors; None stands for a selector of an unknown type.
+
+    ``resource`` is the extended resource that it answers, if any.
+    """
 
     name: str
     selectors: tuple[str | None, ...] = ()
+    resource: str = ""
 
 
 @dataclass(frozen=True, slots=True)

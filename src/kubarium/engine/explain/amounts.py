@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from kubarium.engine.devices.model import ALL, Amount, ClaimSpec, Request, Slice
+from kubarium.engine.devices.model import ALL, ClaimSpec, Request, Slice
 from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import Case, Slot
 from kubarium.engine.explain.nearest import shares_left, shown_amount
 from kubarium.engine.explain.obstacles import CURED_BY_A_NEW_NODE
 from kubarium.engine.explain.subject import SWITCH, Change, Subject
+from kubarium.engine.explain.taken import NO_SUCH_CAPACITY
 from kubarium.engine.model import Gang, Node, SpreadConstraint
-from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
 
@@ -75,7 +75,7 @@ class Amounts:
                 low, high = (middle, high) if fits else (low, middle)
             if low and not self._case.trial.exhausted:
                 yield self._counted(slot, path, request.count, low)
-            yield from self._smaller_shares(slot, path, request.capacity or ())
+            yield from self._smaller_shares(slot, path, request)
 
     def _countable(self) -> Iterator[tuple[Slot, str, Request]]:
         """Requests of a number of devices, by slot; of those alike the first."""
@@ -91,18 +91,31 @@ class Amounts:
         change = slot.change(wishes.asking_for(path, old, count), path)
         return replace(change, lifts=self._case.obstacles.device_bits)
 
-    def _smaller_shares(
-        self, slot: Slot, path: str, capacity: tuple[tuple[str, Amount], ...]
-    ) -> Iterator[Change]:
-        """The largest part of each capacity that some shared device has left."""
-        for name, wanted in capacity:
-            less = [left for left in shares_left(self._case.snapshot, name) if left < wanted]
-            for left in less[:MODELS_TRIED]:
-                change = slot.change(wishes.taking_less(path, name, left, shown_amount(left)), path)
-                change = replace(change, lifts=self._case.obstacles.device_bits)
+    def _smaller_shares(self, slot: Slot, path: str, request: Request) -> Iterator[Change]:
+        """The largest part of each capacity that some shared device has left.
+
+        Also of one that the request does not name, and so takes its default or all of.
+        """
+        asked = dict(request.capacity or ())
+        for name in dict.fromkeys((*asked, *self._short_capacities(path))):
+            left = shares_left(self._case.snapshot, name)
+            less = [share for share in left if name not in asked or share < asked[name]]
+            for share in less[:MODELS_TRIED]:
+                change = self._share(slot, path, name, share)
                 if self._case.helps(change):
                     yield change
                     break
+
+    def _short_capacities(self, path: str) -> Iterator[str]:
+        """Capacities of which some device has too little for the request."""
+        for found in self._case.surveys:
+            for why in found.failed if found.request == path else ():
+                if why.startswith("capacity ") and NO_SUCH_CAPACITY not in why:
+                    yield why.removeprefix("capacity ").partition(": ")[0]
+
+    def _share(self, slot: Slot, path: str, name: str, share: int) -> Change:
+        change = slot.change(wishes.taking_less(path, name, share, shown_amount(share)), path)
+        return replace(change, lifts=self._case.obstacles.device_bits)
 
     def smaller_gang(self) -> Iterator[Change]:
         """The largest smaller minimum that fits."""
@@ -190,7 +203,7 @@ class Amounts:
         fit = self._case.placer.fit(self._case.subject.shape).refresh()
         domain = self._case.rooms.domain_names()
         found: dict[object, list[int]] = {}
-        kinds = self._device_kinds()
+        kinds = self._case.device_kinds()
         for row in open_rows.tolist():
             if fit[row] >= 0:
                 key = (domain.get(row, ""), kinds[row] if kinds is not None else 0)
@@ -199,9 +212,10 @@ class Amounts:
         ordered[:KINDS_LOOKED_AT] = sorted(
             ordered[:KINDS_LOOKED_AT],
             key=lambda rows: (
-                domain.get(rows[0], "") != self._case.best_domain,
-                -self._free_on(rows[0], request),
+                domain.get(rows[0], "") == self._case.best_domain,
+                self._of_use(rows[0], request),
             ),
+            reverse=True,
         )
         everywhere = len(open_rows) == len(obstacles.rows)
         everywhere = everywhere and len(open_rows) > 1
@@ -212,16 +226,11 @@ class Amounts:
             for rows in ordered[: MODELS_TRIED // 2 if self._case.subject.is_gang else MODELS_TRIED]
         ]
 
-    def _free_on(self, row: int, request: Request) -> int:
-        """How many idle devices the node has that the request could take."""
-        inventory, node = self._case.snapshot.inventory, self._case.node(row)
-        owner = inventory.classes[request.device_class]
-        wanted = [s for s in (*owner.selectors, *request.selectors) if s is not None]
-        return sum(
-            not inventory.ledger.in_use(c.id)
-            and supplies.accepts(self._case.snapshot, c.id.driver, c.device, wanted)
-            for c in inventory.shelf(node.name, node.labels).candidates
-        )
+    def _of_use(self, row: int, request: Request) -> tuple[int, int]:
+        """How many devices the node has that the request could take: idle ones, and in all."""
+        ledger = self._case.snapshot.inventory.ledger
+        found = self._case.suitable(row, request)
+        return sum(not ledger.in_use(id_) for id_ in found), len(found)
 
     def _promise(self, rows: list[int], domain: Mapping[int, str]) -> tuple[object, ...]:
         """Smaller is better: nodes that have devices, in the domain with most room."""
@@ -241,12 +250,6 @@ class Amounts:
             return f"node {node} or {self._case.node(rows[1]).name}"
         others = f" or any of {len(rows) - 1} like it" if len(rows) > 1 else ""
         return f"node {node}{others}"
-
-    def _device_kinds(self) -> list[int] | None:
-        fit = self._case.placer.device_fit(
-            claims_of(self._case.snapshot, self._case.subject.pods[0])
-        )
-        return fit.kinds().tolist() if fit is not None else None
 
     def more_nodes(self) -> Iterator[Change]:
         """More nodes like one that exists, in the domain that needs fewest."""
@@ -302,13 +305,18 @@ class Amounts:
         return supplies.is_made_up(self._case.node(row).name)
 
     def for_combinations(self) -> Iterator[Change]:
-        """Smaller counts, and on some nodes that fail more than devices, all devices anew."""
+        """Smaller counts and shares, and on nodes that fail more than devices, all devices anew."""
         bit = self._case.obstacles.device_bits
         for slot, path, request in self._countable():
             counts = dict.fromkeys((request.count - 1, request.count // 2, 1))
             for count in (c for c in counts if 0 < c < request.count):
                 change = self._counted(slot, path, request.count, count)
                 yield replace(change, cost=change.cost + request.count - count)
+            for name, wanted in request.capacity or ():
+                given = shares_left(self._case.snapshot, name, idle=True)
+                most = next((share for share in given if share < wanted), 0)
+                if most and given[0] == most:  # no device gives what is asked for
+                    yield self._share(slot, path, name, most)
             model = supplies.device_like(
                 self._case.snapshot, request.device_class, request.selectors
             )

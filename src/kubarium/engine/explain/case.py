@@ -7,14 +7,16 @@ from functools import cached_property
 
 import numpy as np
 
-from kubarium.engine.devices.model import ClaimSpec
+from kubarium.engine.devices.model import ClaimSpec, DeviceId, Request
 from kubarium.engine.explain.obstacles import Group, Obstacles
 from kubarium.engine.explain.rooms import Rooms
 from kubarium.engine.explain.subject import Change, Subject
+from kubarium.engine.explain.supplies import accepts
 from kubarium.engine.explain.survey import RequestSurvey, survey
 from kubarium.engine.explain.trial import Trial
 from kubarium.engine.explain.wishes import Clauses
 from kubarium.engine.model import Claim, Key, Node
+from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.gang import place_gang, settled_mask
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import Decision, QueueItem
@@ -196,6 +198,27 @@ class Case:
             free = (snapshot.allocatable[index] - snapshot.requested[index])[group.rows]
             size += np.maximum(asked[resource] - free, 0) / asked[resource]
         return int(group.rows[int(size.argmin())])
+
+    def device_kinds(self) -> list[int] | None:
+        """By row the number of its device state, equal where no search tells them apart.
+
+        None if the first pod asks for no devices.
+        """
+        fit = self.placer.device_fit(claims_of(self.snapshot, self.subject.pods[0]))
+        return fit.kinds().tolist() if fit is not None else None
+
+    def suitable(self, row: int, request: Request) -> list[DeviceId]:
+        """The devices in the node's reach that class and selectors accept, in use or not."""
+        inventory, node = self.snapshot.inventory, self.node(row)
+        owner = inventory.classes.get(request.device_class)
+        if owner is None:
+            return []
+        wanted = [s for s in (*owner.selectors, *request.selectors) if s is not None]
+        return [
+            c.id
+            for c in inventory.shelf(node.name, node.labels).candidates
+            if accepts(self.snapshot, c.id.driver, c.device, wanted)
+        ]
 
     def node(self, row: int) -> Node:
         """The node of a row that is in use."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kubarium.engine.explain import supplies
+from kubarium.engine.explain import supplies, wishes
 from kubarium.engine.explain.case import GROUPS_TRIED, Case
 from kubarium.engine.explain.obstacles import CURED_BY_AN_END
 from kubarium.engine.explain.subject import Change, Subject, Undo
@@ -68,16 +68,20 @@ class Ends:
             return None
         pod = case.subject.pods[0]
         best = cheapest_ends(case.placer, pod, np.sort(np.concatenate(rows)), NODES_WEIGHED)
-        if best is None:
+        if best is None or any(map(self._is_mate, best[1])):
             return None
         change = self._ended(list(best[1]), case.node(best[0]))
         return change if case.trial.fits(case.subject, (change,)) else None
 
     def _rows_to_free(self) -> list[int]:
-        """Rows that fail only what the end of pods can cure; those short of least first."""
+        """Rows that fail only what the end of pods can cure; those short of least first.
+
+        Where devices are short, those with most devices of the wanted kind.
+        """
         found: list[int] = []
         seen: set[object] = set()
         snapshot = self._case.snapshot
+        kinds = self._case.device_kinds()
         for group in self._case.groups:
             if not all(rule.kind in CURED_BY_AN_END for rule in group.rules):
                 continue
@@ -86,12 +90,31 @@ class Ends:
             if busy and short:
                 first = self._case.least_short(replace(group, rows=np.array(busy)), short)
                 busy = [first, *(row for row in busy if row != first)]
+            short_of_devices = any(rule.kind == "devices" for rule in group.rules)
+            if kinds is not None and self._case.pending and short_of_devices:
+                busy = self._with_devices(busy[:NODES_COMPARED], kinds)
             for row in busy[:NODES_COMPARED]:
-                what = self._what_is_on(row)
+                what = (kinds[row] if kinds is not None else 0, self._what_is_on(row))
                 if what not in seen and len(found) < NODES_FREED:
                     seen.add(what)
                     found.append(row)
         return found
+
+    def _with_devices(self, rows: list[int], kinds: list[int]) -> list[int]:
+        """Rows with devices that the pending claims could take if they were free; most first."""
+        requests = [r for claim in self._case.pending for _, r in wishes.requests(claim.spec)]
+        counts: dict[int, int] = {}
+        for row in rows:
+            if kinds[row] not in counts:
+                found = {id_ for r in requests for id_ in self._case.suitable(row, r)}
+                counts[kinds[row]] = len(found)
+        having = [row for row in rows if counts[kinds[row]]]
+        return sorted(having, key=lambda row: -counts[kinds[row]])
+
+    def _is_mate(self, pod: Pod) -> bool:
+        """Whether the pod is of the subject's own group, which would gain nothing by its end."""
+        gang = self._case.subject.pods[0].gang
+        return gang is not None and pod.gang == gang
 
     def _what_is_on(self, row: int) -> object:
         """Equal for nodes on which the end of pods costs and gives the same, as far as seen."""
@@ -103,7 +126,8 @@ class Ends:
     def _end_on(self, row: int) -> list[Pod] | None:
         """The pods of the row whose end is enough."""
         snapshot, node = self._case.snapshot, self._case.node(row)
-        pods = [p for p in snapshot.pods_on[row].values() if not p.terminating]
+        there = snapshot.pods_on[row].values()
+        pods = [p for p in there if not p.terminating and not self._is_mate(p)]
         pods.sort(key=lambda p: (p.priority, -p.created, p.key))
         pods = pods[:PODS_FREED]
         if not pods or not self._freed(pods, node):
@@ -168,7 +192,7 @@ class Ends:
                 if domains and domains.get(row) != case.best_domain:
                     continue
                 for pod in case.snapshot.pods_on[row].values():
-                    if not pod.terminating and pod.gang != case.subject.pods[0].gang:
+                    if not pod.terminating and not self._is_mate(pod):
                         units.setdefault(self._unit_of(pod), []).append(pod)
                 if sum(map(len, units.values())) >= GANG_PODS_FREED:
                     break

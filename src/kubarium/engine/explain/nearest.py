@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kubarium.base.quantity import format_quantity
+from kubarium.base.quoted import listed
 from kubarium.engine.devices import capacity
 from kubarium.engine.devices.constraints import attribute
-from kubarium.engine.devices.model import Amount, Device, DeviceId
+from kubarium.engine.devices.model import Amount, Device, DeviceId, Slice
 from kubarium.engine.explain.wishes import Clause
 from kubarium.engine.snapshot import Snapshot
 
 # Values named where none is the wanted one.
 VALUES_SHOWN = 4
+
+# Domains named in which devices have what a clause reads in another.
+NAMESAKES_SHOWN = 2
 
 
 def shown_amount(value: Amount) -> str:
@@ -36,6 +40,19 @@ def values_of(driver: str, device: Device, clause: Clause) -> Iterator[Amount | 
         yield item if isinstance(item, int) and not isinstance(item, bool) else _text(item)
 
 
+def namesakes(slices: Iterable[Slice], clause: Clause) -> str:
+    """The names that the clause may mean: devices have what it reads in other domains. Or ""."""
+    short = clause.name.partition("/")[2]
+    found = {
+        full
+        for item in slices
+        for device in item.devices
+        for name in (device.capacity if clause.is_capacity else device.attributes)
+        if (full := name if "/" in name else f"{item.driver}/{name}").partition("/")[2] == short
+    }
+    return f"; did you mean {listed(sorted(found), NAMESAKES_SHOWN)}?" if found else ""
+
+
 def _text(item: object) -> str:
     return str(item).lower() if isinstance(item, bool) else str(item)
 
@@ -44,7 +61,7 @@ def nearest(clause: Clause, values: Sequence[Amount | str]) -> tuple[str, tuple[
     """(in words, constants that could stand in the clause)."""
     short = clause.name.partition("/")[2]
     if not values:
-        return f"no device has {short}", ()
+        return f"no device has {clause.name}", ()
     numbers = [v for v in values if not isinstance(v, str)]
     if clause.operator in (">", ">=", "<", "<=") and len(numbers) == len(values):
         upward = clause.operator.startswith(">")
@@ -58,16 +75,21 @@ def nearest(clause: Clause, values: Sequence[Amount | str]) -> tuple[str, tuple[
     return f"there is {short} {', '.join(texts[:VALUES_SHOWN])}{more}", constants
 
 
-def shares_left(snapshot: Snapshot, name: str) -> list[int]:
-    """The largest amounts of a capacity that devices can still give, most first."""
+def shares_left(snapshot: Snapshot, name: str, *, idle: bool = False) -> list[int]:
+    """The largest amounts of a capacity that devices can still give, most first.
+
+    With ``idle`` what they could give if nobody used them.
+    """
     ledger = snapshot.inventory.ledger
     found: dict[int, None] = {}
     for item in snapshot.inventory.slices.values():
         for device in item.devices:
             have, id_ = device.capacity.get(name), DeviceId(item.driver, item.pool, device.name)
-            if have is None or (ledger.in_use(id_) and not device.allow_multiple):
+            if have is None:
                 continue
-            used = ledger.consumed(id_)
+            if ledger.in_use(id_) and not device.allow_multiple and not idle:
+                continue
+            used = {} if idle else ledger.consumed(id_)
             most = capacity.most_allowed(have, have.value - used.get(name, 0))
             if isinstance(most, int):
                 found[most] = None

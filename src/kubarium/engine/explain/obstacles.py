@@ -375,7 +375,7 @@ def near_miss(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement
 
 
 def _unknown_resource(snapshot: Snapshot, resource: str) -> tuple[str, str]:
-    """What is wrong with a resource that no node has, and the one that may be meant."""
+    """What is wrong with a resource that no node has, and the one of nodes that may be meant."""
     column = snapshot.allocatable_of(resource)
     if "/" not in resource or (column[snapshot.alive] > 0).any():
         return "", ""
@@ -388,8 +388,10 @@ def _unknown_resource(snapshot: Snapshot, resource: str) -> tuple[str, str]:
         for name, index in snapshot.resources.items()
         if (snapshot.allocatable[index][snapshot.alive] > 0).any()
     ]
-    close = _close(resource, known)
-    return _hint(f"no node has {resource}", close), close
+    answered = [c.resource for c in snapshot.inventory.classes.values() if c.resource]
+    close = _close(resource, [*known, *answered])
+    # Devices stand for what a class answers: then the pod has a claim, and no such resource.
+    return _hint(f"no node has {resource}", close), close if close in known else ""
 
 
 def _no_such_node(snapshot: Snapshot, clause: Requirement) -> tuple[str, Requirement | None]:
@@ -446,6 +448,8 @@ def _surroundings(placer: Placer, pod: Pod) -> Iterator[Rule]:
             continue
         yield Rule("spread-label", unlabelled, missing, keyed, [lift], constraint)
         wider = [wishes.with_skew(constraint, skew) for skew in domains.skews(constraint)]
+        if 0 < len(domains.counts) < constraint.min_domains:
+            wider.insert(0, wishes.with_min_domains(constraint, len(domains.counts)))
         yield Rule("spread", uneven, text, even, [*wider, lift], constraint)
         at += 2
     for reason, mask in masks[at:]:

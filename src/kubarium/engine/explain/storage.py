@@ -118,7 +118,8 @@ def shown_terms(terms: Terms) -> str:
 
 def _unbound(claim: VolumeClaim, size: str) -> str:
     count = len(claim.choices or ())
-    free = f"{count} free volumes suit it, elsewhere" if count else "no free volume suits it"
+    suits = "1 free volume suits" if count == 1 else f"{count} free volumes suit"
+    free = f"{suits} it, elsewhere" if count else "no free volume suits it"
     if claim.provision is None:
         made = "its class makes none"
     elif claim.provision.terms is None:

@@ -27,7 +27,7 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.request import untolerated
-from kubarium.engine.explain.nearest import nearest, values_of
+from kubarium.engine.explain.nearest import namesakes, nearest, values_of
 from kubarium.engine.explain.taken import IN_USE as IN_USE
 from kubarium.engine.explain.taken import Taken
 from kubarium.engine.explain.ties import Ties, joint_notes
@@ -246,7 +246,7 @@ class _Surveyor:
         if most < self._request.count <= self._free:
             wanted = self._request.count
             notes.append(f"one claim wants {wanted} on one node; no node has more than {most} free")
-        notes += self.ties.notes() if self._matching else ()
+        notes += self.ties.notes() if self._free else ()
         return RequestSurvey(
             self._path,
             self._request.device_class,
@@ -454,6 +454,8 @@ class _Surveyor:
         passed = any(number not in bad for f in self._facts.values() for bad in f.clauses)
         if not near and passed:
             return f"the devices that fail it have no {clause.name.partition('/')[2]}", ()
+        if not near:
+            return f"{hint}{namesakes(self._models.values(), clause)}", constants
         if near and self._inventory.sights.reads_individual(clause.text):
             # Only some of the devices were looked at, and another one's number is no advice.
             return hint if hint.endswith("…") else f"{hint} …", ()

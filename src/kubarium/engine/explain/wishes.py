@@ -176,6 +176,22 @@ def with_skew(constraint: SpreadConstraint, skew: int) -> Change:
     return Change(Suggestion("raise-skew", text, key, amount=skew), OWN_WISH, shape=change)
 
 
+def with_min_domains(constraint: SpreadConstraint, domains: int) -> Change:
+    """As many domains wanted as there are."""
+
+    def change(shape: PodShape) -> PodShape:
+        fewer = tuple(
+            replace(c, min_domains=domains) if c == constraint else c for c in shape.spread
+        )
+        return replace(shape, spread=fewer)
+
+    key, old = constraint.topology_key, constraint.min_domains
+    text = f"lower minDomains of the spread over {key} from {old} to {domains}"
+    return Change(
+        Suggestion("lower-min-domains", text, key, amount=domains), OWN_WISH, shape=change
+    )
+
+
 def spreading_over(constraint: SpreadConstraint, key: str) -> Change:
     """The constraint with another topology key."""
 

@@ -30,6 +30,7 @@ from kubarium.api.usage import PodUse
 from kubarium.base.clock import Clock, rfc3339_micro
 from kubarium.base.duration import duration_s
 from kubarium.base.errors import KubariumError, bad_request
+from kubarium.base.quoted import quoted
 from kubarium.node.drivers.prepare import ClaimProblem, fetch_claims, has_claims, prepare_pod
 from kubarium.node.eviction.injected import InjectedUsage, use_of
 from kubarium.node.lifecycle import events as ev
@@ -76,7 +77,7 @@ class Course:
         oom = annotations.get(OOM, "false") == "true"
         # Whoever says by annotation how the pod ends means that, not what its commands say.
         told = None if annotations.keys() & {RUN_DURATION, EXIT_CODE, OOM} else told_by(pod)
-        code = _read(annotations, EXIT_CODE, str(told.exit_code if told else 0), int)
+        code = _read(annotations, EXIT_CODE, str(told.exit_code if told else 0), _number)
         if not 0 <= code <= 255:
             raise BadAnnotation(f"annotation {EXIT_CODE}: {code}: must be from 0 to 255")
         return Course(
@@ -101,8 +102,15 @@ def _read(annotations: Mapping[str, str], key: str, default: str, parse: Callabl
     text = annotations.get(key, default)
     try:
         return parse(text)
+    except ValueError as error:
+        raise BadAnnotation(f"annotation {key}: {error}") from None
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
     except ValueError:
-        raise BadAnnotation(f"annotation {key}: cannot read {text!r}") from None
+        raise ValueError(f"cannot read {quoted(text)}: must be from 0 to 255") from None
 
 
 class Timers:

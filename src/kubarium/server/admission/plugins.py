@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubarium.server.admission.annotations import warn_of_annotations
 from kubarium.server.admission.chain import ANY, CREATE, DELETE, UPDATE, Chain, Plugin
 from kubarium.server.admission.devices import (
     check_admin_access,
@@ -45,6 +46,12 @@ _RESOURCE_CLAIMS = frozenset({("resource.k8s.io", "resourceclaims")})
 _CLAIMS = _RESOURCE_CLAIMS | {("resource.k8s.io", "resourceclaimtemplates")}
 _JOB_SETS = frozenset({("jobset.x-k8s.io", "jobsets")})
 _GANGS = _JOB_SETS | {("batch", "jobs")}
+_ANNOTATED = (
+    _PODS
+    | _GANGS
+    | {("", "nodes"), ("", "replicationcontrollers"), ("batch", "cronjobs")}
+    | {("apps", name) for name in ("daemonsets", "deployments", "replicasets", "statefulsets")}
+)
 _TRAINER = "trainer.kubeflow.org"
 _TRAIN_JOBS = frozenset({(_TRAINER, "trainjobs")})
 _RUNTIMES = frozenset({(_TRAINER, "trainingruntimes"), (_TRAINER, "clustertrainingruntimes")})
@@ -90,6 +97,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("PodRestore", restore_pod, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),
             Plugin("JobSet", check_job_set, _JOB_SETS, _ON_WRITE, validating=True),
+            Plugin("Annotations", warn_of_annotations, _ANNOTATED, _ON_WRITE, validating=True),
             Plugin("ElasticGang", check_elastic, _GANGS, _ON_WRITE, validating=True),
             Plugin("Trainer", default_train_job, _TRAIN_JOBS, _ON_WRITE),
             Plugin("Trainer", check_train_job, _TRAIN_JOBS, _ON_WRITE, validating=True),
