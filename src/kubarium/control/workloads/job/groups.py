@@ -116,12 +116,14 @@ class JobGroups:
                 return None
             return await self._create(job, GANG_WORKLOADS, workload_of(job))
         if len(own) > 1:
-            return self._unsupported(job, f"{len(own)} Workloads refer to Job {_name(job)}")
+            self._unsupported(job, f"{len(own)} Workloads refer to Job {_name(job)}")
+            return None
         [workload] = own
         count = len(_single(workload))
         if count != 1:
             text = f"Workload {_name(workload)} has {count} PodGroupTemplates (expected 1)"
-            return self._unsupported(job, text)
+            self._unsupported(job, text)
+            return None
         return await self._kept_workload(job, workload)
 
     def _unsupported(self, job: Document, why: str) -> None:
@@ -145,8 +147,8 @@ class JobGroups:
         made = self._of_template(workload, template["name"])
         own = [group for group in made if is_owned_by(group, job)]
         if len(own) > 1:
-            text = f"{len(own)} PodGroups refer to Workload {_name(workload)}"
-            return self._unsupported(job, text)
+            self._unsupported(job, f"{len(own)} PodGroups refer to Workload {_name(workload)}")
+            return None
         if own:
             return await self._resized(own[0], template)
         return None if has_pods else await self._make_group(job, workload, template, "")
