@@ -15,7 +15,7 @@ from kubarium.engine.placement.place import Placer
 from kubarium.engine.plan import QueueItem
 from kubarium.view import why
 from kubarium.view.cluster import ClusterView
-from kubarium.view.extended import ExtendedResources, claim_spec_document, served_besides
+from kubarium.view.extended import ExtendedResources, served_besides
 
 
 def device_class(name, resource="", created="2026-01-01T00:00:00Z"):
@@ -51,11 +51,11 @@ def test_the_newest_class_wins_and_then_the_first_by_name():
 
 
 def told(found, spec):
-    return [(m.container, m.request, m.count) for m in found.mapped(spec)]
+    return [(m.container, m.request, m.count) for m in found.wanted(spec).mapped]
 
 
 def counted(found, spec):
-    requests = claim_spec_document(found.mapped(spec))["devices"]["requests"]
+    requests = found.wanted(spec).document["devices"]["requests"]
     return {r["name"]: r["exactly"]["count"] for r in requests}
 
 
@@ -277,7 +277,7 @@ def test_of_two_resources_a_node_may_serve_one_itself():
     assert [result.request for result in allocation.results] == ["container-0-request-1"]
     served = served_besides(placement.pod.shape)
     assert served == (GPU,)
-    assert [m.resource for m in view.extended.mapped(document["spec"], served)] == [
+    assert [m.resource for m in view.extended.wanted(document["spec"], served).mapped] == [
         "example.com/net"
     ]
     view.apply(PODS, document, None)

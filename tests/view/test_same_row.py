@@ -5,10 +5,11 @@ from dataclasses import fields, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubarium.api.kinds import DEVICE_CLASSES, NODES, PODS, SERVICES
+from kubarium.api.kinds import DEVICE_CLASSES, NODES, PODS, RESOURCE_CLAIMS, SERVICES
 from kubarium.base.frozen import replacing
 from kubarium.engine.model import Pod
 from kubarium.view.cluster import ClusterView
+from kubarium.view.extended import CLAIM_ANNOTATION
 from kubarium.view.pods import PodReader, says_the_same, start_time
 
 REQUESTS = {"cpu": "1", "memory": "1Gi"}
@@ -80,7 +81,32 @@ CLASS = {
     "metadata": {"name": "gpu", "creationTimestamp": "2026-01-01T00:00:00Z"},
     "spec": {"extendedResourceName": "gpu.example.com/a"},
 }
-others = st.lists(st.sampled_from([(SERVICES, SERVICE), (DEVICE_CLASSES, CLASS)]), unique_by=id)
+# The claim that is made for the extended resources, once it has its devices.
+MADE = {
+    "metadata": {
+        "name": "p-extended-resources-x",
+        "namespace": "default",
+        "uid": "c",
+        "annotations": {CLAIM_ANNOTATION: "true"},
+        "ownerReferences": [{"kind": "Pod", "name": "p", "uid": "u", "controller": True}],
+    },
+    "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}},
+    "status": {"allocation": {"devices": {"results": []}}},
+}
+NODE = {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "9"}}}
+SERVING = {**NODE, "status": {"allocatable": {"cpu": "9", "gpu.example.com/a": "2"}}}
+others = st.lists(
+    st.sampled_from(
+        [
+            (SERVICES, SERVICE),
+            (DEVICE_CLASSES, CLASS),
+            (RESOURCE_CLAIMS, MADE),
+            (NODES, SERVING),
+            (NODES, NODE),
+        ]
+    ),
+    unique_by=id,
+)
 waiting = st.builds(
     lambda m, spec, status: {"metadata": m, "spec": spec, "status": status},
     metadata.map(lambda m: {k: v for k, v in m.items() if k != "deletionTimestamp"}),
@@ -89,9 +115,12 @@ waiting = st.builds(
 )
 
 
+NAMED = {"metadata": {"namespace": "default", "name": "p", "uid": "u"}}
+
+
 def view(known):
     found = ClusterView()
-    found.apply(NODES, None, {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "9"}}})
+    found.apply(NODES, None, NODE)
     for resource, document in known:
         found.apply(resource, None, document)
     return found
@@ -139,6 +168,24 @@ def test_a_pod_of_a_template_is_not_read_again_when_it_is_bound():
     followed.snapshot.place(row, "n")
     followed.apply(PODS, pod, {**pod, "spec": WAITING | {"nodeName": "n"}})
     assert followed.snapshot.placed(row.key) is row
+
+
+def test_a_pod_for_which_devices_stand_is_not_read_again_when_it_is_bound():
+    """The claim that was made for it is the one thing that is new."""
+    followed, pod = view([(DEVICE_CLASSES, CLASS)]), {**NAMED, "spec": EXTENDED}
+    followed.apply(PODS, None, pod)
+    row = followed.pod(pod)
+    followed.snapshot.place(row, "n")
+    followed.apply(RESOURCE_CLAIMS, None, MADE)
+    followed.reader.row = None  # whoever reads again fails
+    followed.apply(PODS, pod, {**pod, "spec": EXTENDED | {"nodeName": "n"}})
+    found = followed.snapshot.placed(row.key)
+    assert found.claims == (("default", "p-extended-resources-x"),)
+    differ = [f.name for f in fields(Pod) if getattr(found, f.name) != getattr(row, f.name)]
+    assert differ == ["claims"]
+    running = {**pod, "spec": EXTENDED | {"nodeName": "n"}, "status": {"phase": "Running"}}
+    followed.apply(PODS, {**running, "status": {}}, running)
+    assert followed.snapshot.placed(row.key) is found
 
 
 @given(pods, st.sampled_from([0.0, 5.0]))

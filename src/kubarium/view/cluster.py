@@ -38,7 +38,6 @@ from kubarium.view.device_taints import TaintRule, taint_rule
 from kubarium.view.devices import (
     ClaimReader,
     allocation_row,
-    claim_spec,
     class_row,
     device_derives,
     device_selects,
@@ -46,7 +45,6 @@ from kubarium.view.devices import (
 )
 from kubarium.view.extended import (
     ExtendedResources,
-    claim_spec_document,
     extended_owner,
     pending_key,
     served_besides,
@@ -89,8 +87,9 @@ SNAPSHOT_RESOURCES = (
     PODS,
 )
 
-_relabelled, _restarted = replacing(Pod, "labels"), replacing(Pod, "started")
-_reshaped, _claiming = replacing(Pod, "shape"), replacing(Pod, "claims")
+_restarted = replacing(Pod, "started")
+_reshaped, _backed = replacing(Pod, "shape"), replacing(Pod, "shape", "claims")
+_moved = replacing(Pod, "labels", "claims")
 
 
 class _Read(NamedTuple):
@@ -99,6 +98,8 @@ class _Read(NamedTuple):
     document: Document
     reading: int
     row: Pod
+    # Whether it was made of nothing else: one with devices for a resource is, of nodes and claims.
+    lasting: bool = True
 
 
 _Apply = Callable[[Document | None, Document | None], None]
@@ -207,7 +208,7 @@ class ClusterView:
         """
         key = key_of(document)
         known = self._rows.get(key)
-        if known is not None and known.document is document and known.reading == self._reading:
+        if known is not None and known.lasting and self._is_of(known, document):
             return known.row
         row, node = self.reader.row(document), node_of(document)
         shapes = self._shapes(row.shape, node)
@@ -216,7 +217,14 @@ class ClusterView:
                 self._rows[key] = _Read(document, self._reading, row)
             return row
         found = [self._as(row, document, shape) for shape in shapes]
-        return found[0] if len(found) == 1 else replace(found[0], variants=tuple(found))
+        if len(found) > 1:
+            return replace(found[0], variants=tuple(found))
+        if not node:
+            self._rows[key] = _Read(document, self._reading, found[0], lasting=False)
+        return found[0]
+
+    def _is_of(self, read: _Read, document: Document) -> bool:
+        return read.document is document and read.reading == self._reading
 
     def _is_plain(self, row: Pod) -> bool:
         """Whether no device stands for a resource of the pod, on any node there may be."""
@@ -224,23 +232,18 @@ class ClusterView:
 
     def _as(self, row: Pod, document: Document, shape: PodShape) -> Pod:
         """The pod in a shape of :meth:`_shapes`, with the claim for what devices stand for."""
-        row = _reshaped(row, shape)
-        if not shape.backed:
-            return row
-        served = served_besides(shape)
         key, bound = self._extended_of.get(row.uid), (document.get("spec") or {}).get("nodeName")
-        if key is None and bound:
-            return row
+        if not shape.backed or (key is None and bound):
+            return _reshaped(row, shape)
+        served = served_besides(shape)
         if not bound:
-            mapped = self.extended.mapped(document["spec"], served)
-            spec = claim_spec(claim_spec_document(mapped))
-            if key is None or self.snapshot.claims[key].spec != spec:
+            wanted = self.extended.wanted(document["spec"], served)
+            if key is None or self.snapshot.claims[key].spec != wanted.spec:
                 key = pending_key(row.key, served)
                 self._pending.setdefault(row.key, {})[key] = None
-                names = dict.fromkeys((m.request, m.container, m.resource) for m in mapped)
-                self.snapshot.claims[key] = Claim(key, spec, resources=tuple(names))
+                self.snapshot.claims[key] = Claim(key, wanted.spec, resources=wanted.names)
         assert key is not None
-        return _claiming(row, (*row.claims, key))
+        return _backed(row, shape, (*row.claims, key))
 
     def shapes(self, document: Document) -> tuple[PodShape, ...]:
         """The shapes that :meth:`pod` gives a pod without a node, and nothing else of it."""
@@ -452,9 +455,9 @@ class ClusterView:
             self._bound[key] = None
             known = self.snapshot.placed(key) if old is not None else None
             if known is not None and read is not None and self._went(known, read, new):
-                labels = new["metadata"].get("labels") or {}
-                if labels != known.labels:  # binding adds the node's topology
-                    self.snapshot.place(_relabelled(known, labels), node)
+                arrived = self._arrived(known, new)
+                if arrived is not known:
+                    self.snapshot.place(arrived, node)
             elif known is None or not self._is_known(known, old, new):
                 self.snapshot.place(self.pod(new), node)
             elif (started := start_time(new)) != known.started:
@@ -477,14 +480,34 @@ class ClusterView:
             and self.snapshot.node_of(assumed.key) == node_of(new)
             and is_bound_since(read.document, new)
             and start_time(new) == assumed.started
+            and (not assumed.shape.backed or self._lacks_backed(node_of(new), assumed.shape))
         )
+
+    def _lacks_backed(self, node: str, shape: PodShape) -> bool:
+        """Whether devices still stand for all those resources of the shape on the node."""
+        row, names = self.snapshot.node(node), [name for name, _, _ in shape.backed]
+        return not shape.advertised and row is not None and not advertised_by(row) & set(names)
+
+    def _arrived(self, assumed: Pod, new: Document) -> Pod:
+        """The row of a pod that went where it was assumed to go; the same if nothing is new.
+
+        Binding adds the node's topology to its labels; the claim for what devices stand for has
+        been made, and is the last one.
+        """
+        labels, claims = new["metadata"].get("labels") or {}, assumed.claims
+        if assumed.shape.backed:
+            made = self._extended_of.get(assumed.uid)
+            claims = (*claims[:-1], *([made] if made is not None else []))
+        if labels == assumed.labels and claims == assumed.claims:
+            return assumed
+        return _moved(assumed, labels, claims)
 
     def _is_known(self, known: Pod, old: Document | None, new: Document) -> bool:
         """Whether all that a placed pod's row is made of, but when it started, is as it was."""
         return (
             old is not None
             and not known.terminating
-            and known.uid not in self._extended_of
+            and self._extended_of.get(known.uid) in (None, *known.claims[-1:])
             and says_the_same(old, new)
             and self.extended.stripped(known.shape) is known.shape
         )

@@ -19,8 +19,10 @@ from typing import Any
 
 from kubarium.api.resource import Document
 from kubarium.base.quantity import QuantityError, whole
+from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.model import Key, PodShape
 from kubarium.engine.reasons import IMPLICIT_PREFIX
+from kubarium.view.devices import claim_spec
 
 # Keeps a claim as long as somebody uses its devices.
 CLAIM_FINALIZER = "resource.kubernetes.io/delete-protection"
@@ -44,6 +46,16 @@ class Mapped:
     count: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What devices stand for of all pods of one template."""
+
+    mapped: tuple[Mapped, ...]
+    document: Document  # the spec of their claims, with its defaults; shared, not to be changed
+    spec: ClaimSpec  # the same for the engine
+    names: tuple[tuple[str, str, str], ...]  # request, container and resource
+
+
 class ExtendedResources:
     """Which class answers which resource, kept current class by class."""
 
@@ -54,7 +66,7 @@ class ExtendedResources:
         self._variants: dict[tuple[PodShape, frozenset[str], bool], PodShape] = {}
         # Pods of one template share their lists of containers, by whose identity the answer is
         # found; to be held here is what keeps another list from taking over an id.
-        self._mapped: dict[_Asked, tuple[object, object, tuple[Mapped, ...]]] = {}
+        self._wanted: dict[_Asked, tuple[object, object, Wanted]] = {}
 
     def set_class(self, document: Document) -> None:
         """Learn a DeviceClass."""
@@ -77,7 +89,7 @@ class ExtendedResources:
     def _forget(self) -> None:
         self._shapes.clear()
         self._variants.clear()
-        self._mapped.clear()
+        self._wanted.clear()
 
     def class_for(self, resource: str) -> str:
         """The class that answers a resource name; "" if none does."""
@@ -128,19 +140,19 @@ class ExtendedResources:
             self._variants[shape, own, only] = known
         return known
 
-    def mapped(self, spec: Mapping[str, Any], served: tuple[str, ...] = ()) -> tuple[Mapped, ...]:
+    def wanted(self, spec: Mapping[str, Any], served: tuple[str, ...] = ()) -> Wanted:
         """The requests of a pod's containers that classes answer.
 
         ``served`` are resources that the pod's node serves by itself.
         """
         initial, mains = spec.get("initContainers"), spec.get("containers")
         asked = (id(initial), id(mains), served)
-        known = self._mapped.get(asked)
+        known = self._wanted.get(asked)
         if known is None:
             found = tuple(self._find(initial or [], mains or [], served))
-            if len(self._mapped) >= _MAX_SHAPES:
-                self._mapped.clear()
-            known = self._mapped[asked] = (initial, mains, found)
+            if len(self._wanted) >= _MAX_SHAPES:
+                self._wanted.clear()
+            known = self._wanted[asked] = (initial, mains, _wanted(found))
         return known[2]
 
     def _find(
@@ -202,7 +214,13 @@ def _count(quantity: object) -> int:
         return 0
 
 
-def claim_spec_document(mapped: Sequence[Mapped]) -> Document:
+def _wanted(mapped: tuple[Mapped, ...]) -> Wanted:
+    document = _claim_spec_document(mapped)
+    names = dict.fromkeys((m.request, m.container, m.resource) for m in mapped)
+    return Wanted(mapped, document, claim_spec(document), tuple(names))
+
+
+def _claim_spec_document(mapped: Sequence[Mapped]) -> Document:
     """The spec of the claim that stands for these requests."""
     unique = {m.request: m for m in mapped}
     requests = [

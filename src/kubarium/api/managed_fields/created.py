@@ -8,7 +8,6 @@ time that it takes to work the set out (:func:`kubarium.api.managed_fields.typed
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 from kubarium.api.managed_fields import fieldset
 from kubarium.api.managed_fields.fieldset import FieldSet
@@ -40,18 +39,12 @@ def created_set(document: Document, schema: Schema | None) -> FieldSet:
     owners = metadata.get(_OWNERS)
     known = _SETS.get(shape)
     if known is None:
-        if owners:
-            rest = {key: value for key, value in metadata.items() if key != _OWNERS}
-            document = document | {"metadata": rest}
         known = compare({}, document, schema).changed
         _SETS.put(shape, known)
-    return _with_owners(known, owners, schema) if owners else known
-
-
-def _with_owners(known: FieldSet, owners: Any, schema: Schema | None) -> FieldSet:
-    fields = added({_OWNERS: owners}, member_schema(schema, "metadata"))
-    metadata = {**known.get("f:metadata", {}), **fields}
-    return dict(sorted({**known, "f:metadata": dict(sorted(metadata.items()))}.items()))
+    elif owners:  # its place is that of the owners by which the shape became known
+        fields = added({_OWNERS: owners}, member_schema(schema, "metadata"))
+        known = {**known, "f:metadata": {**known["f:metadata"], **fields}}
+    return known
 
 
 def _shape(document: Document, schema: Schema | None) -> Hashable:
@@ -79,9 +72,11 @@ def _metadata_shape(metadata: Document) -> Hashable:
     """Names of labels and annotations, but all of a list, whose items are paths."""
     parts: list[Hashable] = []
     for name, value in metadata.items():
-        if name in STRIPPED_META or (name == _OWNERS and value):
+        if name in STRIPPED_META:
             continue
         parts.append(name)
-        if isinstance(value, (dict, list)):
+        if name == _OWNERS and value:
+            parts.append(True)
+        elif isinstance(value, (dict, list)):
             parts.append(tuple(map(str, value)))
     return tuple(parts)

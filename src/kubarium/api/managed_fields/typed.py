@@ -394,15 +394,17 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
         known = _flat.get((id(schema), pointer, names))
         if known is not None and known.always:
             return known.fields
-        if not any(map(_is_container, value.values())):
-            return _added_flat(names, schema, pointer)
+        flat = True
         for name, inner in value.items():
             member = _member(schema, name)
             if member.opaque or not inner or not isinstance(inner, (dict, list)):
                 node[member.path] = _LEAF
                 continue
+            flat = False
             below = member.list_pointer if isinstance(inner, list) else member.pointer
             node[member.path] = _added(inner, member.schema, below)
+        if flat:
+            return _added_flat(names, schema, pointer)
     elif isinstance(value, list) and (kind := list_kind(schema)):
         items = schema.items if schema is not None else None
         for name, item in elements(value, schema, kind).items():
@@ -414,12 +416,8 @@ def _added(value: Any, schema: Schema | None, pointer: bool) -> FieldSet:
     return dict(sorted(node.items()))
 
 
-def _is_container(value: Any) -> bool:
-    return bool(value) and isinstance(value, (dict, list))
-
-
 class _Flat(NamedTuple):
-    """The set of an object that holds plain values only, such as a condition."""
+    """The set of an object none of whose members has members of its own, such as a condition."""
 
     fields: FieldSet
     always: bool  # by its schema, no object of these names can have others
@@ -442,7 +440,9 @@ def _added_flat(names: tuple[str, ...], schema: Schema | None, pointer: bool) ->
         node[MEMBER] = _LEAF
     made = dict(sorted(node.items())) if node else _LEAF
     if _is_lasting(schema) and len(_flat) < _MEMBERS_KEPT:
-        always = all(m.schema is not None and m.schema.type in _SCALARS for m in members)
+        always = all(
+            m.opaque or (m.schema is not None and m.schema.type in _SCALARS) for m in members
+        )
         _flat[key] = _Flat(made, always)
     return made
 

@@ -176,7 +176,7 @@ class Committer:
         }
         try:
             await self._context.client.create(
-                PODS, binding, namespace, name=name, subresource="binding"
+                PODS, binding, namespace, name=name, subresource="binding", fresh=True
             )
         except ApiError as error:
             if not await self._is_bound(placement, error):

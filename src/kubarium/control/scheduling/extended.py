@@ -11,13 +11,13 @@ from kubarium.api.kinds import PODS, RESOURCE_CLAIMS
 from kubarium.api.resource import Document
 from kubarium.engine.model import Key, Pod
 from kubarium.runtime import writes
+from kubarium.runtime.parts import of_metadata
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.devices import claim_spec
 from kubarium.view.extended import (
-    Mapped,
+    Wanted,
     claim_document,
-    claim_spec_document,
     claim_status_document,
     extended_owner,
     served_besides,
@@ -26,6 +26,7 @@ from kubarium.view.extended import (
 _BY_POD = "extended-resource-claims-by-pod-uid"
 
 
+@of_metadata
 def _owner_uids(claim: Document) -> Iterable[str]:
     uid = extended_owner(claim)
     return (uid,) if uid else ()
@@ -49,12 +50,12 @@ class ExtendedClaims:
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is None or document["metadata"].get("uid") != pod.uid:
             return None
-        spec = claim_spec_document(self._mapped(pod, document))
+        wanted = self._wanted(pod, document)
         for claim in self._claims.by_index(_BY_POD, pod.uid):
-            if not writes.is_terminating(claim) and claim_spec(claim["spec"]) == claim_spec(spec):
+            if not writes.is_terminating(claim) and claim_spec(claim["spec"]) == wanted.spec:
                 return claim
         await self.discard(pod)
-        claim = claim_document(document, spec)
+        claim = claim_document(document, wanted.document)
         return await writes.create(self._context, RESOURCE_CLAIMS, claim, pod.key[0], fresh=True)
 
     async def record(self, pod: Pod, claim: Key) -> None:
@@ -62,15 +63,15 @@ class ExtendedClaims:
         document = self._pods.get(pod.key[1], pod.key[0])
         if document is None or document["metadata"].get("uid") != pod.uid:
             return
-        status = claim_status_document(claim[1], self._mapped(pod, document))
+        status = claim_status_document(claim[1], self._wanted(pod, document).mapped)
         if (document.get("status") or {}).get("extendedResourceClaimStatus") == status:
             return
         named: Document = {"extendedResourceClaimStatus": status}
         await writes.add_to_status(self._context, PODS, document, named)
 
-    def _mapped(self, pod: Pod, document: Document) -> tuple[Mapped, ...]:
+    def _wanted(self, pod: Pod, document: Document) -> Wanted:
         """What the pod's node does not serve by itself."""
-        return self._view.extended.mapped(document["spec"], served_besides(pod.shape))
+        return self._view.extended.wanted(document["spec"], served_besides(pod.shape))
 
     async def discard(self, pod: Pod) -> None:
         """Delete the claim of a pod that will not be bound now; the finalizer goes first."""
