@@ -287,15 +287,18 @@ class _GangSearch:
         self, needed: int, within: Mask | None, name: str, budget: Budget
     ) -> Attempt | None:
         """Any arrangement of enough pods; None also when the budget is spent."""
-        if self.is_exact or len(self._pods) > packing.MAX_PODS or budget.is_spent:
+        if self.is_exact or budget.is_spent:
             return None
         if packing.are_alike(self._snapshot, self._pods):
             self._given_up = True  # devices alone could make a difference
             return None
         trial = Trial(self._placer)
         try:
-            for _ in packing.arrangements(trial, budget, self._pods, needed, within):
+            for _ in packing.packings(trial, budget, self._pods, needed, within):
                 return self._as_attempt(trial, None, name)
+            if len(self._pods) <= packing.MAX_PODS:
+                for _ in packing.arrangements(trial, budget, self._pods, needed, within):
+                    return self._as_attempt(trial, None, name)
         except OutOfBudgetError:
             trial.back_to(0)
         return None

@@ -1,6 +1,7 @@
 """Arrangements of a mixed group of pods: when one pod after the other does not fit, another may.
 
-First best fit decreasing, which is quick and usually enough. Then every arrangement, depth first:
+First best fit decreasing, which is quick and usually enough. Then, where only room counts, greedy
+packings that look at all resources together (vectors.py). Then every arrangement, depth first:
 pods that are alike are interchangeable, nodes that are alike are tried once, and states that failed
 are remembered. Where only room counts that is done over kinds of nodes (by_room.py). Identical pods
 need none of this: placing them one by one is exact.
@@ -20,6 +21,7 @@ from kubarium.engine.placement import topology
 from kubarium.engine.placement.by_room import ArrangementsByRoom
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.trial import Budget, Trial
+from kubarium.engine.placement.vectors import VectorPacker
 from kubarium.engine.snapshot import Mask, Snapshot
 
 # Beyond this many pods a group is packed largest first, but not searched.
@@ -134,6 +136,31 @@ def pack(trial: Trial, pods: Sequence[Pod], needed: int, within: Mask | None) ->
             trial.back_to(mark)
             return False
     return True
+
+
+def packings(
+    trial: Trial, budget: Budget, pods: Sequence[Pod], needed: int, within: Mask | None
+) -> Iterator[None]:
+    """Some good ways to place ``needed`` of the pods, each in the trial while it is yielded.
+
+    Where only room counts, for otherwise there are none. Each way costs a placement for each pod.
+    """
+    snapshot = trial.snapshot
+    if not needed or len(pods) > MAX_PACKED or not only_room_counts(snapshot, pods):
+        return
+    chosen = [pod for members in alike_groups(snapshot, pods) for pod in members]
+    classes = alike_groups(snapshot, chosen[len(pods) - needed :])
+    mark, seen = len(trial), set()
+    for way in VectorPacker(trial.placer, classes, within).ways():
+        budget.take(needed)
+        found = way()
+        if found is None or (picture := tuple(sorted(found))) in seen:
+            continue
+        seen.add(picture)
+        left = [iter(members) for members in classes]
+        if all(trial.place_on(next(left[number]), row) for number, row in found):
+            yield
+        trial.back_to(mark)
 
 
 def only_room_counts(snapshot: Snapshot, pods: Sequence[Pod]) -> bool:

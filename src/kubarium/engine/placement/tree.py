@@ -202,13 +202,14 @@ class _TreeSearch:
             and not self._attempts.is_spent
             and _domains_decide(self._snapshot, self._tree)
         )
-        if self._proven or len(self._pods) > packing.MAX_PODS:
+        if self._proven:
             return None
         if self._try(whole=False, thorough=True):
             self._fill(self._tree, None)
             return tuple(self._trial.placements)
         self._proven = (
-            not self._budget.is_spent
+            len(self._pods) <= packing.MAX_PODS
+            and not self._budget.is_spent
             and packing.devices_are_alike(self._snapshot, self._pods)
             and not packing.order_matters(self._pods)
         )
@@ -280,9 +281,11 @@ class _TreeSearch:
         for mask in self._places(leaf, leaf.gang, needed, within):
             self._where[False, leaf.key] = mask
             if self._thorough:
-                yield from packing.arrangements(
-                    self._trial, self._budget, leaf.pods, needed, mask, self._apart
-                )
+                yield from packing.packings(self._trial, self._budget, leaf.pods, needed, mask)
+                if len(self._pods) <= packing.MAX_PODS:
+                    yield from packing.arrangements(
+                        self._trial, self._budget, leaf.pods, needed, mask, self._apart
+                    )
             else:
                 yield from self._quickly(leaf.pods, needed, mask)
         self._where.pop((False, leaf.key), None)
