@@ -23,6 +23,8 @@ from kubarium.engine.devices.holding import Counters, Held
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation, Rest
 from kubarium.engine.devices.pools import PoolKey
+from kubarium.engine.groups import Groups
+from kubarium.engine.label_columns import LabelColumns
 from kubarium.engine.model import (
     CPU,
     MEMORY,
@@ -35,7 +37,6 @@ from kubarium.engine.model import (
     Key,
     Node,
     Pod,
-    PodShape,
     PodTerm,
     Taint,
     VolumeClaim,
@@ -43,9 +44,12 @@ from kubarium.engine.model import (
 from kubarium.engine.name_order import NameOrder
 from kubarium.engine.tallies import Counts, Tallies
 from kubarium.engine.undo import UndoLog
+from kubarium.engine.weighing import weighs_the_same
 
 EPHEMERAL, PODS = "ephemeral-storage", "pods"
 _FIRST_ROWS = 64
+_UNKNOWN = 4  # the row of resources that nothing is known of
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 # Rows touched are remembered this far back; readers that are further behind start afresh.
@@ -65,6 +69,7 @@ class Snapshot:
 
     def __init__(self, inventory: Inventory | None = None) -> None:
         self.inventory = inventory if inventory is not None else Inventory()
+        # The row of each resource in the columns, but for one row that is none's, and always zero.
         self.resources: dict[str, int] = {CPU: 0, MEMORY: 1, EPHEMERAL: 2, PODS: 3}
         self.allocatable = np.zeros((8, _FIRST_ROWS), np.int64)
         self.requested = np.zeros((8, _FIRST_ROWS), np.int64)
@@ -74,8 +79,9 @@ class Snapshot:
         self.taint_set = np.zeros(_FIRST_ROWS, np.int32)
         self.taint_sets: list[tuple[Taint, ...]] = [()]
         self._taint_ids: dict[tuple[Taint, ...], int] = {(): 0}
-        self.labels: dict[str, NDArray[np.int32]] = {}
-        self.label_values: dict[str, dict[str, int]] = {}
+        self.label_columns = LabelColumns(_FIRST_ROWS)
+        self.labels = self.label_columns.columns
+        self.label_values = self.label_columns.values
         self.rows: dict[str, int] = {}
         self.nodes: list[Node | None] = [None] * _FIRST_ROWS
         self.pods_on: list[dict[Key, Pod]] = [{} for _ in range(_FIRST_ROWS)]
@@ -88,8 +94,8 @@ class Snapshot:
         self.claim_users: dict[Key, dict[Key, None]] = {}
         # By the key of the claim that stands for it (:mod:`kubarium.engine.placement.resting`).
         self.resting: dict[Key, Rest] = {}
-        self.gangs: dict[Key, Gang] = {}
-        self.composites: dict[Key, Composite] = {}
+        self.gangs: Groups[Gang] = Groups()
+        self.composites: Groups[Composite] = Groups()
         self.budgets: dict[Key, Budget] = {}
         self.budget_epoch = 0
         self.volumes: dict[Key, VolumeClaim] = {}
@@ -215,8 +221,7 @@ class Snapshot:
         self.taint_set = np.pad(self.taint_set, (0, extra))
         for priority, book in self._by_priority.items():
             self._by_priority[priority] = np.pad(book, ((0, 0), (0, extra)))
-        for key, column in self.labels.items():
-            self.labels[key] = np.pad(column, (0, extra), constant_values=-1)
+        self.label_columns.grow(rows)
         self.nodes += [None] * extra
         self.pods_on += [{} for _ in range(extra)]
         self.tallies.grow(rows)
@@ -227,7 +232,7 @@ class Snapshot:
         self.allocatable[:, row] = 0
         for name, amount in node.allocatable:
             # The index may make the columns taller, so it comes before the row is written.
-            index = self.resource_index(name)
+            index = self._index_for(name)
             self.allocatable[index, row] = amount
         self._touch(row)
         if old is not None and (
@@ -237,33 +242,19 @@ class Snapshot:
             and advertised_by(node) == advertised_by(old)
         ):
             return
-        self._write_labels(row, node.labels, old.labels if old else {})
+        self.label_columns.write(row, node.labels, old.labels if old else {})
         self.taint_set[row] = self._taint_id(node.taints)
         self.unschedulable[row] = node.unschedulable
         for image, _ in old.images if old else ():
-            self.images[image].pop(row, None)
+            _leave(self.images, image, row)
         for image, size in reversed(node.images):  # of one name the first counts
             self.images.setdefault(image, {})[row] = size
         for name, _ in old.data if old else ():
-            self.data[name].pop(row, None)
+            _leave(self.data, name, row)
         for name, size in node.data:
             self.data.setdefault(name, {})[row] = size
         self.epoch += 1
         self.inventory.node_changed(node.name)
-
-    def _write_labels(self, row: int, new: Mapping[str, str], old: Mapping[str, str]) -> None:
-        for key in old:
-            if key not in new:
-                self.labels[key][row] = -1
-        for key, value in new.items():
-            if old.get(key) == value:
-                continue
-            column = self.labels.get(key)
-            if column is None:
-                column = self.labels[key] = np.full(self.capacity, -1, np.int32)
-                self.label_values[key] = {}
-            values = self.label_values[key]
-            column[row] = values.setdefault(value, len(values))
 
     def _taint_id(self, taints: tuple[Taint, ...]) -> int:
         known = self._taint_ids.get(taints)
@@ -273,10 +264,19 @@ class Snapshot:
         return known
 
     def resource_index(self, name: str) -> int:
-        """The row of a resource in the two-dimensional columns; new names get a new one."""
+        """The row of a resource in the two-dimensional columns.
+
+        Of one that no node has and no pod was placed with, a row of zeros: what pods may ask for
+        is not limited. It is another one once the resource is known, with a new ``epoch``.
+        """
+        return self.resources.get(name, _UNKNOWN)
+
+    def _index_for(self, name: str) -> int:
+        """The row of a resource that is about to be written."""
         index = self.resources.get(name)
         if index is None:
-            index = self.resources[name] = len(self.resources)
+            index = self.resources[name] = len(self.resources) + 1  # after the row of zeros
+            self.epoch += 1
             if index == len(self.allocatable):
                 self.allocatable = np.pad(self.allocatable, ((0, index), (0, 0)))
                 self.requested = np.pad(self.requested, ((0, index), (0, 0)))
@@ -285,9 +285,8 @@ class Snapshot:
         return index
 
     def allocatable_of(self, name: str) -> NDArray[np.int64]:
-        """What each node has of a resource: a view that is good until a new resource is named."""
-        index = self.resource_index(name)  # may make the columns taller, so it comes first
-        column: NDArray[np.int64] = self.allocatable[index]
+        """What each node has of a resource: a view that is good until a new resource is known."""
+        column: NDArray[np.int64] = self.allocatable[self.resource_index(name)]
         return column
 
     def _touch(self, row: int) -> None:
@@ -304,7 +303,7 @@ class Snapshot:
         if known is not None and known[0] is pod and known[1] == node:
             return
         if known is not None:
-            if known[1] == node and _weighs_the_same(known[0], pod):
+            if known[1] == node and weighs_the_same(known[0], pod):
                 self._swap(known[0], pod, node)
                 return
             self.displace(pod.key)
@@ -391,20 +390,22 @@ class Snapshot:
         del self.pods_on[row][pod.key]
         self._book(pod, row, -1)
         for port in pod.shape.ports:
-            users = self.ports[port.protocol, port.port]
-            users[row].remove(port)
-            if not users[row]:
-                del users[row]
+            where = (port.protocol, port.port)
+            self.ports[where][row].remove(port)
+            if not self.ports[where][row]:
+                _leave(self.ports, where, row)
         for disk in pod.disks:
             for name in disk.names:
                 self.disks[name][row].remove(disk)
+                if not self.disks[name][row]:
+                    _leave(self.disks, name, row)
         self.tallies.remove(pod, row)
 
     def _book(self, pod: Pod, row: int, sign: int) -> None:
         shape = pod.shape
         for name, _ in shape.requests:
             if name not in self.resources:
-                self.resource_index(name)  # makes the columns taller, so it comes first
+                self._index_for(name)  # may make the columns taller, so it comes first
         for level, book in ((None, self.requested), self._priority_book(pod.priority, sign)):
             for name, amount in shape.requests:
                 if amount < _LARGE:
@@ -597,37 +598,23 @@ class Snapshot:
         for row in self.rows.values():
             count = len(self.pods_on[row])
             assert count == (0 if below is None else int(below[3, row])), f"row {row}"
+        self.tallies.check(self.placed_pods())
+        nodes = {row: node for row in self.rows.values() if (node := self.nodes[row]) is not None}
+        self.label_columns.check({row: node.labels for row, node in nodes.items()})
+        assert not self.allocatable[_UNKNOWN].any(), "something is booked on what is not known"
+        assert not self.requested[_UNKNOWN].any(), "something is booked on what is not known"
         self.inventory.ledger.check()
+
+
+def _leave(book: dict[_K, dict[int, _T]], key: _K, row: int) -> None:
+    """The row is no longer among those of the key; a key without rows is forgotten."""
+    rows = book.get(key)
+    if rows is not None:
+        rows.pop(row, None)
+        if not rows:
+            del book[key]
 
 
 def advertised_by(node: Node) -> frozenset[str]:
     """The extended resources that the node itself has some of."""
     return frozenset(name for name, amount in node.allocatable if amount > 0 and "/" in name)
-
-
-def _weighs_the_same(old: Pod, new: Pod) -> bool:
-    return (
-        (
-            old.shape is new.shape
-            or old.shape == new.shape
-            or _only_defaults_differ(old.shape, new.shape)
-        )
-        and (old.terminating, old.preempted) == (new.terminating, new.preempted)
-        and (old.claims, old.gang, old.priority) == (new.claims, new.gang, new.priority)
-        and (old.volumes, old.disks) == (new.volumes, new.disks)
-    )
-
-
-def _only_defaults_differ(old: PodShape, new: PodShape) -> bool:
-    """Default spread constraints matter only until a pod has its node."""
-    return old.spread_by_default != new.spread_by_default and all(
-        getattr(old, name) == getattr(new, name)
-        for name in (
-            "requests",
-            "nonzero",
-            "ports",
-            "pod_affinity",
-            "pod_anti_affinity",
-            "pod_preferred",
-        )
-    )

@@ -27,7 +27,8 @@ class Tallies:
         self.namespaces: dict[str, Mapping[str, str]] = {}
         # Pods that all of some terms speak of; those that are ending count or, if staying, do not.
         self._selected: dict[tuple[bool, tuple[PodTerm, ...]], Counts] = {}
-        # Pods that themselves carry a term: (term, kind) where kind tells required from preferred.
+        # Pods that themselves carry a term, and the weights of preferred ones. No vector is all
+        # zeros: a term that nobody carries any more is not there.
         self.anti_holders: dict[PodTerm, Counts] = {}
         self.weight_holders: dict[PodTerm, Counts] = {}
         # Required affinity terms count in scores too, with a weight that the profile sets.
@@ -101,3 +102,20 @@ class Tallies:
         if counts is None:
             counts = book[term] = np.zeros(self._rows, np.int64)
         counts[row] += amount
+        if not counts[row] and not counts.any():
+            del book[term]
+
+    def check(self, placed: Iterable[tuple[Pod, int]]) -> None:
+        """Raise AssertionError unless all is as if counted anew."""
+        pods = list(placed)
+        anew = Tallies(self._rows)
+        anew.namespaces = self.namespaces
+        for pod, row in pods:
+            anew.add(pod, row)
+        for name in ("anti_holders", "weight_holders", "hard_holders"):
+            mine, other = getattr(self, name), getattr(anew, name)
+            assert mine.keys() == other.keys(), f"{name}: terms that no pod carries, or others"
+            assert all((mine[term] == other[term]).all() for term in mine), name
+        for (staying, terms), counts in self._selected.items():
+            again = anew.selected(terms, pods, staying=staying)
+            assert (counts == again).all(), f"{terms} selects others"

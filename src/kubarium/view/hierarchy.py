@@ -12,7 +12,7 @@ from kubarium.engine.explain import HierarchyQuestion, Subject
 from kubarium.engine.explain.hierarchy import GROUPS_TOLD, others_placed
 from kubarium.engine.model import Key, Pod
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.tree import waiting_for
+from kubarium.engine.placement.quorum import waiting_for
 from kubarium.engine.plan import QueueItem, Tree
 from kubarium.engine.verdict import GangVerdict, Suggestion
 from kubarium.view.cluster import ClusterView, key_of

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubarium.engine import reasons
-from kubarium.engine.devices import inventory as stock_of_devices
+from kubarium.engine.devices import sights
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
     ALL,
@@ -34,6 +34,7 @@ from kubarium.engine.devices.model import (
 )
 from kubarium.engine.devices.preference import STRATEGIES, AttributeOrder, DevicePreference
 from kubarium.engine.model import Node
+from kubarium.engine.placement import devices as module
 from kubarium.engine.placement.devices import DeviceFit
 from kubarium.engine.selectors import NodeTerm, Requirement
 from kubarium.engine.snapshot import Snapshot
@@ -253,10 +254,16 @@ def same_as_alone(fit, snapshot, wanted, preference):
 
 
 @checked
-@given(st.data(), st.sampled_from([64, 0]))
-def test_shared_answers_equal_those_of_each_node(data, many):
-    """With ``many`` 0 every selector counts as one whose answers alone are compared."""
-    with patch.object(stock_of_devices, "MANY_COLUMNS", many):
+@given(st.data(), st.sampled_from([64, 0]), st.sampled_from([4096, 1]))
+def test_shared_answers_equal_those_of_each_node(data, many, kept):
+    """With ``many`` 0 every selector counts as one whose answers alone are compared.
+
+    With ``kept`` 1 the answer for one kind is remembered, and no other.
+    """
+    with (
+        patch.object(sights, "MANY_COLUMNS", many),
+        patch.object(module, "MAX_FOUND", kept),
+    ):
         shared_answers_equal_those_of_each_node(data)
 
 
@@ -331,6 +338,29 @@ def stock(nodes, per_node):
         )
         snapshot.inventory.set_slice(Slice(name, "d", name, 1, 1, made, node_name=name))
     return snapshot, asked
+
+
+def test_kinds_of_nodes_that_are_no_more_are_forgotten(monkeypatch):
+    """Each share of a device makes its node another kind: there is no end to them."""
+    monkeypatch.setattr(module, "MAX_FOUND", 5)
+    snapshot = Snapshot(Inventory(selects, reads=reads))
+    snapshot.inventory.set_class(DeviceClass("c", ("any",)))
+    snapshot.set_node(Node("n", (("cpu", 1),)))
+    device = Device("g", {}, {"memory": Capacity(100)}, allow_multiple=True)
+    snapshot.inventory.set_slice(Slice("s", "d", "p", 1, 1, (device,), node_name="n"))
+    requests = [Request("r", "c", count=count, capacity=(("memory", 1),)) for count in (1, 2)]
+    fits = [DeviceFit(snapshot, (ClaimSpec((RequestEntry("r", (r,)),)),)) for r in requests]
+    row = snapshot.rows["n"]
+    for number in range(50):
+        for fit in fits:
+            fit.refresh()
+            assert fit.room(1)[row] > 0
+        assert not fits[0].refusal(row)
+        assert fits[1].refusal(row) == reasons.CLAIMS
+        snapshot.allocate(("ns", f"c{number}"), fits[0].on(row)[0])
+        for fit in fits:
+            books = (fit._refusals, fit._liked, fit._rooms, fit._found, fit._made)
+            assert max(map(len, books)) <= 5
 
 
 def test_one_search_answers_for_all_nodes_that_look_alike():
@@ -417,7 +447,7 @@ def kind_of(item):
     """The number of the slice among those that the same book has seen."""
     inventory = Inventory(reads=reads)
     one = Slice("one", "d", "one", 1, 1, (Device("g", {"d/kind": text("x")}),), node_name="n0")
-    kinds = inventory.kinds(None)
+    kinds = inventory.sights.kinds(None)
     inventory.set_slice(one)
     inventory.set_slice(item)
     return kinds.slice_kind(one), kinds.slice_kind(item)

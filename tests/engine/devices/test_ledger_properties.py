@@ -57,11 +57,14 @@ class Devices(RuleBasedStateMachine):
         plain=st.integers(0, 2),
         parts=st.lists(st.sampled_from([1, 2, 4, 8]), max_size=2),
         shares=st.integers(0, 2),
+        takes=st.integers(0, 2),
     )
-    def publish(self, plain, parts, shares):
+    def publish(self, plain, parts, shares, takes=0):
+        """``takes`` is what a plain device takes of a counter, which may be nothing."""
         old = tuple(self.inventory.slices)
         self.generation += 1
-        devices = [Device(f"plain{i}") for i in range(plain)]
+        uses = (CounterUse("set0", (("memory", takes),)),) if takes and parts else ()
+        devices = [Device(f"plain{i}", consumes=uses) for i in range(plain)]
         devices += [d for gpu, n in enumerate(parts) for d in partitions(gpu, n)]
         devices += [shared(i) for i in range(shares)]
         sets = tuple((f"set{gpu}", (("memory", MEMORY),)) for gpu in range(len(parts)))
@@ -106,6 +109,15 @@ class Devices(RuleBasedStateMachine):
         for result in allocation.results:
             if not self.inventory.ledger.in_use(result.id):
                 self.took.pop(result.id, None)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def take_out_for_a_moment(self, data):
+        """As preemption does to see whether it helps; whatever was published since."""
+        allocation = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+        before = self.inventory.counters_left((DRIVER, NODE))
+        self.inventory.enter(allocation, self.inventory.take_out(allocation))
+        assert self.inventory.counters_left((DRIVER, NODE)) == before
 
     def usage(self):
         ledger = self.inventory.ledger

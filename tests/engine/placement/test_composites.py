@@ -69,6 +69,18 @@ def test_a_composite_starts_whole_or_not_at_all():
     assert decide(placer, composite("job", group("a", 1, 1), group("b", 1, 1))).placements
 
 
+def test_a_composite_of_a_thousand_groups_starts():
+    """More of them than calls may lie within each other, and than attempts at one group."""
+    groups = [group(f"g{i}", 1) for i in range(1200)]
+    room = Node("n", (("cpu", 1200), ("pods", 1200)))
+    assert len(decide(placer_of([room]), composite("job", *groups)).placements) == 1200
+    short = decide(placer_of([room]), composite("job", *groups, group("more", 1)))
+    assert short.gang_verdict.placed == 1200
+    assert not short.gang_verdict.undecided
+    some = decide(placer_of([room]), composite("job", *groups, group("more", 1), minimum=1100))
+    assert len(some.placements) == 1200
+
+
 def test_groups_land_in_racks_of_their_own_within_one_block():
     placer = placer_of(racks(a1=3, a2=5, b1=5, b2=5))
     tree = composite(

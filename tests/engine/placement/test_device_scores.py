@@ -38,6 +38,7 @@ from kubarium.engine.devices.preference import (
 from kubarium.engine.model import Claim, Gang, Node, Pod, PodShape, PreferredTerm
 from kubarium.engine.placement.class_counts import ClassCounts
 from kubarium.engine.placement.cycle import plan_cycle
+from kubarium.engine.placement.device_scores import DevicePacking
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import (
@@ -505,3 +506,29 @@ def test_a_changed_node_is_counted_again_alone():
     total, _ = counts.of("gpu")
     assert total[snapshot.rows["late"]] == 3
     assert asked[3:] == ["late"]
+
+
+def test_nodes_that_have_gone_are_not_kept_for_their_devices():
+    """As with an autoscaler: every name is new."""
+    snapshot = world([8])
+    packing = DevicePacking(snapshot, [spec_of(1)], DevicePreference())
+    kinds = snapshot.inventory.sights.kinds(None)
+
+    def kind(row):
+        node = snapshot.nodes[row]
+        return -1 if node is None else snapshot.inventory.kind_of(kinds, node.name, node.labels)
+
+    def all_kinds():
+        return np.array([kind(row) for row in range(snapshot.capacity)])
+
+    for number in range(5):
+        name = f"new{number}"
+        snapshot.set_node(Node(name, (("pods", 9),)))
+        devices = tuple(gpus(number + 1))
+        snapshot.inventory.set_slice(Slice(name, "d", name, 1, 1, devices, node_name=name))
+        packing.refresh(None, kind, all_kinds)
+        assert packing.points[snapshot.rows[name]] > 0
+        snapshot.inventory.remove_slice(name)
+        snapshot.remove_node(name)
+    packing.refresh(None, kind, all_kinds)
+    assert len(packing._units) <= 1

@@ -130,3 +130,19 @@ def test_a_named_node_is_taken_and_no_other():
     item = QueueItem((Pod(("ns", "p"), shape),))
     (decision,) = plan_cycle(placer(), [item]).decisions
     assert [p.node for p in decision.placements] == [SMALL]
+
+
+@pytest.mark.parametrize("number", [1, 3, 33, 130])
+def test_a_pod_may_ask_for_any_number_of_resources_that_nodes_lack(number):
+    """Every set of reasons that occurs is told, however many could."""
+    snapshot = Snapshot()
+    names = [f"example.com/r{i:03}" for i in range(number)]
+    for i in range(3):
+        own = tuple((name, 1) for name in names[i::3])
+        snapshot.set_node(Node(f"n{i}", (("cpu", 4), *own, ("pods", 9))))
+    pod = Pod(("ns", "p"), PodShape(requests=tuple((name, 1) for name in names)))
+    verdict = Placer(snapshot).account(pod)
+    assert verdict.counts == {f"Insufficient {name}": 2 for name in names}
+    for i in range(3):
+        lacking = [name for at, name in enumerate(names) if at % 3 != i]
+        assert verdict.by_node[f"n{i}"] == tuple(f"Insufficient {name}" for name in lacking)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 
 from kubarium.engine import reasons
@@ -21,7 +22,17 @@ from kubarium.engine.devices.model import (
     RequestEntry,
     Slice,
 )
-from kubarium.engine.model import Budget, Claim, Gang, HostPort, Node, Pod, PodShape, PodTerm
+from kubarium.engine.model import (
+    Budget,
+    Claim,
+    Composite,
+    Gang,
+    HostPort,
+    Node,
+    Pod,
+    PodShape,
+    PodTerm,
+)
 from kubarium.engine.placement import preemption
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
@@ -367,6 +378,37 @@ def test_what_is_remembered_of_a_row_goes_with_a_group_that_grows_elsewhere():
     placer.snapshot.place(replace(pod("w2", 1, gang=whole.key), priority=2), "n2")
     [decision] = plan_cycle(placer, [item]).decisions
     assert victims(decision) == ["single-0", "single-1"], "what goes along is more important now"
+
+
+@pytest.mark.parametrize("composite", [False, True])
+def test_what_is_remembered_of_rows_holds_until_groups_are_known_or_others(composite):
+    """As after a restart, when pods are seen before the group that may not be preempted."""
+    group, above = ("ns", "g"), ("ns", "c")
+    placed = [(pod(f"low-{i}", gang=group, started=1.0 + i), "n") for i in range(2)]
+    placer = world([node("n")], placed)
+    snapshot, new = placer.snapshot, QueueItem((pod("new", priority=5),))
+
+    def chosen():
+        [decision] = plan_cycle(placer, [new]).decisions
+        return decision.preemption and victims(decision)
+
+    assert chosen() == ["low-1"]
+    mode = {"all_disrupted": True, "priority": 9}
+    if composite:
+        snapshot.gangs[group] = Gang(group, 2, parent=above)
+        assert chosen() == ["low-1"]
+        snapshot.composites[above] = Composite(above, 1, **mode)
+        assert chosen() is None
+        snapshot.composites[above] = Composite(above, 1, all_disrupted=True)
+        assert chosen() == ["low-0", "low-1"]
+        snapshot.composites.pop(above)
+    else:
+        snapshot.gangs[group] = Gang(group, 2, **mode)
+        assert chosen() is None
+        snapshot.gangs[group] = Gang(group, 2, all_disrupted=True)
+        assert chosen() == ["low-0", "low-1"]
+        del snapshot.gangs[group]
+    assert chosen() == ["low-1"]
 
 
 def test_a_group_with_a_pod_that_may_not_go_is_left_alone():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,3 +147,49 @@ def test_a_gang_in_a_domain_is_not_bounded_by_what_its_profile_ignores(profile):
     tree = Tree(Composite(("ns", "t"), 1), (Leaf(gang, pods),))
     [grouped] = plan_cycle(placer, [QueueItem.of_tree(tree)]).decisions
     assert len(grouped.placements) == 3
+
+
+OTHERS = tuple((f"example.org/r{i}", 1) for i in range(4))  # so that one more needs a new column
+
+
+@pytest.mark.parametrize(
+    ("profile", "wish", "more"),
+    [
+        (Profile(disabled=frozenset({"TaintToleration"})), (), ()),
+        (Profile(ignored_groups=frozenset({"example.com"})), (("example.com/fpga", 1),), ()),
+        (Profile(ignored_groups=frozenset({"example.com"})), (("example.com/fpga", 1),), OTHERS),
+    ],
+)
+def test_a_gang_evicts_by_the_rules_of_its_own_profile(profile, wish, more):
+    capacity = (("cpu", 4), ("pods", 10), *more)
+    taints = (Taint("dedicated", "gpu", "NoSchedule"),) if not wish else ()
+    snapshot = snapshot_of([Node("n", capacity, taints=taints)])
+    for i in range(2):
+        snapshot.place(Pod(("ns", f"low{i}"), shape(2)), "n")
+    gang = Gang(("ns", "g"), 2)
+    asks = PodShape(requests=(("cpu", 2), *wish), nonzero=(2, 0))
+    pods = tuple(Pod(("ns", f"p{i}"), asks, gang=gang.key, priority=1) for i in range(2))
+    [decision] = plan_cycle(Placer(snapshot, profile), [QueueItem(pods, gang)]).decisions
+    assert decision.preemption is not None
+    assert len(decision.preemption.victims) == 2
+
+
+def test_a_gang_evicts_where_devices_stand_for_what_it_asks_for():
+    """No node has the resource itself: the second variant, which does not ask for it, is meant."""
+    snapshot = snapshot_of([Node("n", (("cpu", 4), ("pods", 10)))])
+    for i in range(2):
+        snapshot.place(Pod(("ns", f"low{i}"), shape(2)), "n")
+    gang = Gang(("ns", "g"), 2)
+    by_plugin = PodShape(
+        requests=(("cpu", 2), ("example.com/gpu", 1)), advertised=(("example.com/gpu", True),)
+    )
+    by_devices = PodShape(requests=(("cpu", 2),), advertised=(("example.com/gpu", False),))
+    pods = []
+    for i in range(2):
+        each = [
+            Pod(("ns", f"p{i}"), one, gang=gang.key, priority=1) for one in (by_plugin, by_devices)
+        ]
+        pods.append(replace(each[0], variants=tuple(each)))
+    [decision] = plan_cycle(Placer(snapshot), [QueueItem(tuple(pods), gang)]).decisions
+    assert decision.preemption is not None
+    assert len(decision.preemption.victims) == 2

@@ -8,10 +8,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubarium.engine.model import Gang, Node, Pod, PodShape
+from kubarium.engine.model import Composite, Gang, Node, Pod, PodShape
+from kubarium.engine.placement.ceiling import most_placed
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.fit import Fit
-from kubarium.engine.plan import QueueItem
+from kubarium.engine.placement.place import Placer
+from kubarium.engine.plan import Leaf, QueueItem, Tree
+from kubarium.engine.snapshot import Snapshot
 
 from .worlds import clusters, naive_fits, nodes, placer_of, pods, shapes, snapshot_of
 
@@ -201,3 +204,24 @@ def _columns(snapshot):
         for name, row in snapshot.rows.items()
     }
     return dict(sorted(rows.items())), int(np.sum(snapshot.alive))
+
+
+def test_nodes_without_limits_are_no_obstacle_to_groups():
+    """Sums over such nodes do not fit in 64 bits."""
+    snapshot = Snapshot()
+    for i in range(200):
+        capacity = (("cpu", 8), ("example.com/slots", 2**56), ("pods", 9))
+        snapshot.set_node(Node(f"n{i}", capacity, {"rack": "r"}))
+    small, large = (
+        PodShape(requests=(("cpu", n), ("example.com/slots", 1)), nonzero=(n, 1)) for n in (1, 3)
+    )
+    wanted = (("example.com/slots", 2**56),)
+    gang = Gang(("ns", "g"), 4, "rack", min_resources=wanted)
+    pods = tuple(Pod(("ns", f"p{i}"), small if i % 2 else large, gang=gang.key) for i in range(4))
+    assert most_placed(Placer(snapshot), pods, None) == 4
+    tree = Tree(Composite(("ns", "t"), 1), (Leaf(gang, pods),))
+    for item in (QueueItem(pods, gang), QueueItem.of_tree(tree)):
+        mark = snapshot.checkpoint()
+        [decision] = plan_cycle(Placer(snapshot), [item]).decisions
+        snapshot.rollback(mark)
+        assert len(decision.placements) == 4

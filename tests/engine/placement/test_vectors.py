@@ -184,3 +184,28 @@ def test_a_group_of_a_composite_is_packed_so_too():
         items = [QueueItem(pods, None, tree=tree)]
         [decision] = plan_cycle(Placer(snapshot), items, preemption=False).decisions
         assert len(decision.placements) == len(wanted), seed
+
+
+def test_a_resource_of_which_nodes_have_no_end_decides_nothing():
+    """Its sum over the nodes does not fit in 64 bits."""
+
+    def found(slots):
+        snapshot = Snapshot()
+        for i in range(200):
+            capacity = (("cpu", 4 + i % 5), ("example.com/slots", slots), ("gpu", i % 3))
+            snapshot.set_node(Node(f"n{i}", (*capacity, ("pods", 9))))
+        classes = [
+            [
+                Pod(
+                    ("ns", f"p{cpu}-{i}"),
+                    PodShape(
+                        requests=(("cpu", cpu), ("example.com/slots", slots_each), ("gpu", gpu))
+                    ),
+                )
+                for i in range(20)
+            ]
+            for cpu, slots_each, gpu in ((3, 1, 0), (2, 5, 1), (1, 1, 2))
+        ]
+        return [way() for way in VectorPacker(Placer(snapshot), classes, None).ways()]
+
+    assert found(2**56) == found(2**48)

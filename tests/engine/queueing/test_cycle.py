@@ -140,7 +140,7 @@ def worlds(draw, policies=POLICIES):
 
 def picture(snapshot):
     return (
-        {name: dict(node.usage) for name, node in snapshot.tree.queues.items()},
+        {(node.is_queue, node.name): dict(node.usage) for node in snapshot.tree.nodes()},
         {name: sorted(a.key for a in held) for name, held in snapshot.holders.items() if held},
         {name: [w.key for w in pending] for name, pending in snapshot.pending.items()},
     )
@@ -159,6 +159,72 @@ def test_planning_leaves_the_snapshot_as_it_was_and_twice_is_the_same(snapshot):
     assert [(v.workload.key, v.message) for v in first.verdicts] == [
         (v.workload.key, v.message) for v in second.verdicts
     ]
+
+
+def with_quotas(snapshot, nominal):
+    """The same holders under other quotas, which may be too small for them."""
+    specs = [
+        NodeSpec(
+            name,
+            node.parent.name if node.parent is not None else "",
+            {fr: replace(quota, nominal=nominal[name]) for fr, quota in node.quotas.items()},
+        )
+        for name, node in snapshot.tree.queues.items()
+    ]
+    snapshot.tree = QuotaTree.build(specs)
+    snapshot.recharge()
+    return snapshot
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds(), st.fixed_dictionaries({name: st.integers(0, 4) for name in "abc"}))
+def test_planning_leaves_a_snapshot_as_it_was_whose_quotas_were_cut(snapshot, nominal):
+    with_quotas(snapshot, nominal)
+    before = picture(snapshot)
+    plan_cycle(snapshot, NOW)
+    assert picture(snapshot) == before
+    snapshot.check()
+
+
+def test_a_head_that_waits_in_a_queue_in_debt_reserves_nothing_and_gives_nothing_away():
+    reclaims = PreemptionPolicy("Never", "LowerPriority", "LowerPriority")
+    rules = {"parent": "x", "borrowing": 4, "preemption": reclaims}
+    snapshot = cluster(("a", 10, rules), ("b", 0, {"parent": "x"}))
+    snapshot.admit(holder(workload("old", 10, "a", priority=5)))
+    with_quotas(snapshot, {"a": 2, "b": 8})
+    snapshot.wait(workload("head", 4, "a"))
+    snapshot.wait(workload("other", 4, "b"))
+    assert not plan_cycle(snapshot, NOW).admissions
+    snapshot.check()
+
+
+def test_a_slice_that_gives_one_resource_back_and_takes_another_leaves_the_cohort_as_it_was():
+    both = {("default", "cpu"): Quota(9), ("default", "gpu"): Quota(4)}
+    snapshot = Snapshot(
+        flavors={"default": Flavor("default")},
+        queues={"a": ClusterQueue("a", (ResourceGroup(("cpu", "gpu"), ("default",)),))},
+        tree=QuotaTree.build([NodeSpec("a", "x", both), NodeSpec("b", "x", both)]),
+        options=Options(fair_sharing=True),
+    )
+
+    def slice_of(name, cpu, gpu, **more):
+        sets = (PodSet("head", 1, (("cpu", cpu),)), PodSet("workers", gpu, (("gpu", 1),)))
+        return replace(workload(name, **more), pod_sets=sets)
+
+    old = slice_of("old", 1, 3)
+    assigned = tuple(
+        AssignedPodSet(
+            ps.name, ps.count, {r: "default" for r, _ in ps.per_pod}, ps.requests(ps.count)
+        )
+        for ps in old.pod_sets
+    )
+    snapshot.admit(Admitted(old, assigned, usage_of(assigned), 0.0))
+    snapshot.wait(slice_of("new", 2, 1, replaces=old.key))
+    before = picture(snapshot)
+    [admission] = plan_cycle(snapshot, NOW).admissions
+    assert admission.workload.name == "new"
+    assert picture(snapshot) == before
+    snapshot.check()
 
 
 @settings(max_examples=200, deadline=None)

@@ -106,6 +106,28 @@ def test_removing_what_was_added_restores_every_usage(world, data):
 
 
 @settings(max_examples=100, deadline=None)
+@given(
+    specs(),
+    st.lists(st.tuples(st.sampled_from(QUEUES), st.integers(0, 9)), max_size=4),
+    st.lists(st.tuples(st.sampled_from(QUEUES), st.integers(-9, 9)), max_size=4),
+)
+def test_what_is_charged_and_discharged_leaves_no_trace_be_it_negative(world, held, tried):
+    """An elastic workload may want less of one resource and more of another."""
+    tree = QuotaTree.build(*world)
+    for name, amount in held:
+        tree.queues[name].charge({CPU: amount})
+    before = {repr(node): dict(node.usage) for node in tree.nodes()}
+    for name, amount in tried:
+        tree.queues[name].charge({CPU: amount})
+    for name, amount in reversed(tried):
+        tree.queues[name].discharge({CPU: amount})
+    after = {repr(node): dict(node.usage) for node in tree.nodes()}
+    assert {n: {k: v for k, v in u.items() if v} for n, u in after.items()} == {
+        n: {k: v for k, v in u.items() if v} for n, u in before.items()
+    }
+
+
+@settings(max_examples=100, deadline=None)
 @given(specs(), st.sampled_from(QUEUES), st.integers(0, 20))
 def test_the_lowest_fitting_subtree_holds_the_amount(world, name, amount):
     tree = QuotaTree.build(*world)

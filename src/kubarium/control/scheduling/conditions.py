@@ -6,7 +6,7 @@ from kubarium.control.scheduling.events import ItemKey
 from kubarium.control.scheduling.groups import GroupWriter
 from kubarium.control.scheduling.held import INVALID, SCHEDULER_ERROR, Wait
 from kubarium.engine.model import Gang
-from kubarium.engine.placement.tree import started_with
+from kubarium.engine.placement.quorum import started_with
 from kubarium.engine.plan import Decision, QueueItem, Tree
 from kubarium.view.cluster import ClusterView, is_coscheduling
 

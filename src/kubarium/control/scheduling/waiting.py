@@ -16,7 +16,7 @@ from kubarium.control.scheduling.members import Members
 from kubarium.control.scheduling.queue import SchedulingQueue
 from kubarium.engine import reasons
 from kubarium.engine.model import Key, Pod
-from kubarium.engine.placement.tree import is_started, waiting_for
+from kubarium.engine.placement.quorum import is_started, waiting_for
 from kubarium.engine.plan import QueueItem
 from kubarium.view.cluster import ClusterView, key_of
 from kubarium.view.forest import disagreement

@@ -255,7 +255,7 @@ class Attempt:
         self.sharing.setdefault(candidate.position, []).append(taken)
         return taken
 
-    def leave(self, claim: int, request: Request, candidate: Candidate) -> None:
+    def leave(self, request: Request, candidate: Candidate) -> None:
         """The exact opposite of :meth:`enter`, for the device given last."""
         book: dict[int, list[Share]] | dict[int, list[int]] = self.takers
         if self.shares(candidate):

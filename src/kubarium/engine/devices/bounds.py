@@ -340,7 +340,7 @@ class Bounds:
             supply, caps = supplies.get(kind, (0, {}))
             supplies[kind] = (supply + limit, {i: caps.get(i, 0) + 1 for i in serves})
         for of_set, members in sets.items():
-            supplies["set", of_set] = self._set_supply(demands, members)
+            supplies["set", of_set] = self._set_supply(members)
         self.work += union.bit_count()
         return saturates([d.need for d in demands], supplies.values())
 
@@ -359,9 +359,7 @@ class Bounds:
                 limit = min(limit, int((capacity.value - used.get(name, 0)) // least))
         return limit
 
-    def _set_supply(
-        self, demands: list[_Demand], members: list[tuple[int, list[int]]]
-    ) -> tuple[int, dict[int, int]]:
+    def _set_supply(self, members: list[tuple[int, list[int]]]) -> tuple[int, dict[int, int]]:
         """How many devices of a counter set can be given at once, in all and to each demand."""
         caps: dict[int, int] = {}
         for index in dict.fromkeys(i for _, serves in members for i in serves):

@@ -7,17 +7,13 @@ sequence of changes, and one that has fallen too far behind is told that everyth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 from kubarium.engine.devices.alike import (
-    Asked,
     Kinds,
-    Numbers,
     Reads,
-    Sight,
-    body,
-    columns,
     reads_everything,
 )
 from kubarium.engine.devices.attempt import World
@@ -51,36 +47,13 @@ from kubarium.engine.devices.request import (
     untolerated,
 )
 from kubarium.engine.devices.search import Search
+from kubarium.engine.devices.sights import Quick, Sights, never_quick, undivided
 
-# Answers of one selector are kept for this many devices; then they are asked again.
+# Answers of selectors are kept for this many devices in all; then they are asked again.
 SELECTOR_CACHE = 500_000
 
 # Changes are remembered this far back; readers that are further behind start afresh.
 MAX_CHANGES = 100_000
-
-# Sights for which the kinds of nodes are kept.
-MAX_SIGHTS = 32
-
-# An attribute with more different columns than this, in so many of the slices, tells nearly every
-# node apart: a uuid, a serial number. Of selectors that read it only the answers are compared.
-MANY_COLUMNS = 64
-MANY_SLICES = 4  # a fourth
-
-# A CEL expression -> what can be said quickly of devices of a driver: None for "ask in earnest".
-Quick = Callable[[str], Callable[[str, Sequence[Device]], Sequence[bool | None]] | None]
-
-
-# Selectors whose answers on every slice are kept.
-MAX_SAID = 32
-
-
-def never_quick(expression: str) -> None:
-    """The quick predicate of an engine that has none."""
-
-
-def undivided(expression: str) -> Sequence[str]:
-    """The clauses of a selector that nobody can take apart."""
-    return (expression,)
 
 
 def no_selector(expression: str, driver: str, device: Device) -> bool:
@@ -111,11 +84,6 @@ class Inventory:
         """
         self._selects = selects
         self._derives = derives
-        self._reads = reads
-        self._quick = quick
-        self._clauses = clauses
-        # By expression and slice.
-        self._said: dict[str, dict[str, Hashable]] = {}
         self.features = features
         self.preference = DevicePreference(BEST_FIT if best_fit else FIRST_FIT)
         self.classes: dict[str, DeviceClass] = {}
@@ -135,21 +103,13 @@ class Inventory:
         self._held: dict[PoolKey, dict[DeviceId, tuple[CounterUse, ...] | None]] = {}
         self._pools: dict[str, list[Pool]] = {}
         self._answers: dict[tuple[str, str, Device], bool | SelectorError] = {}
-        self._body_numbers = Numbers()
-        self._column_numbers = Numbers()
-        self._columns: dict[str, dict[str, int]] = {}
-        # By attribute: its columns, each with the number of slices that have it.
-        self._variety: dict[str, Counter[int]] = {}
         self._unsound: dict[str, None] = {}
         self._intricate: dict[str, None] = {}
         self._taints: Counter[DeviceTaint] = Counter()
-        # By slice: the number of all that is seen of its devices besides attributes; their names.
-        self._bodies: dict[str, int] = {}
-        self._names: dict[str, tuple[str, ...]] = {}
         # By node, what whole_slices says.
         self._whole: dict[str, Sequence[Slice] | None] = {}
-        self._kinds: dict[Sight, Kinds] = {}
         self._derived: dict[tuple[str, str, Device], AttributeValue | SelectorError] = {}
+        self.sights = Sights(self.ledger, self._held, self.selects, reads, quick, clauses)
 
     @property
     def slices(self) -> Mapping[str, Slice]:
@@ -183,14 +143,7 @@ class Inventory:
             self._with_node_resources.add(item.name)
         self._shelf(item)[item.name] = item
         self._by_pool.setdefault((item.driver, item.pool), {})[item.name] = item
-        bodies = tuple([self._body_numbers.of(body(d)) for d in item.devices])
-        made = (item.driver, item.skip_operations, bool(item.node_name), bodies)
-        self._bodies[item.name] = self._body_numbers.of(made)
-        self._names[item.name] = tuple([device.name for device in item.devices])
-        numbers = self._column_numbers
-        self._columns[item.name] = {n: numbers.of((n, c)) for n, c in columns(item).items()}
-        for name, column in self._columns[item.name].items():
-            self._variety.setdefault(name, Counter())[column] += 1
+        self.sights.enter(item)
         if not item.node_name or any(d.consumes or d.allow_multiple for d in item.devices):
             self._intricate[item.name] = None
         self._taints.update(taint for device in item.devices for taint in device.taints)
@@ -208,7 +161,7 @@ class Inventory:
         """Learn what devices hold that were in use before they, or counters, were published."""
         key = (item.driver, item.pool)
         if item.counter_sets and key not in self._held:
-            mine = (d for d in self.ledger.devices() if (d.driver, d.pool) == key)
+            mine = [DeviceId(*key, name) for name in self.ledger.taken(*key)]
             self._held[key] = {device: self._consumption(device) for device in mine}
         book = self._held.get(key, {})
         if any(uses is None for uses in book.values()):
@@ -223,25 +176,29 @@ class Inventory:
         if item is None:
             return
         self._with_node_resources.discard(name)
-        del self._shelf(item)[name]
-        del self._by_pool[item.driver, item.pool][name]
-        for attribute, column in self._columns.pop(name).items():
-            variety = self._variety[attribute]
-            variety[column] -= 1
-            if not variety[column]:
-                del variety[column]
-        del self._bodies[name], self._names[name]
+        self._take_from_shelf(item)
+        self.sights.forget(name)
         self._intricate.pop(name, None)
-        self._taints.subtract(taint for device in item.devices for taint in device.taints)
+        for taint in (taint for device in item.devices for taint in device.taints):
+            self._taints[taint] -= 1
+            if not self._taints[taint]:
+                del self._taints[taint]
         self._unsound.pop(name, None)
-        for kinds in self._kinds.values():
-            kinds.forget_slice(name)
-        for book in self._said.values():
-            book.pop(name, None)
         self._slice_changed(item)
 
     def _shelf(self, item: Slice) -> dict[str, Slice]:
         return self._local.setdefault(item.node_name, {}) if item.node_name else self._wide
+
+    def _take_from_shelf(self, item: Slice) -> None:
+        """Nodes and pools without slices are forgotten, but for what their devices hold."""
+        pool = (item.driver, item.pool)
+        del self._shelf(item)[item.name], self._by_pool[pool][item.name]
+        if not self._local.get(item.node_name, True):
+            del self._local[item.node_name]
+        if not self._by_pool[pool]:
+            del self._by_pool[pool]
+            if not self._held.get(pool, True):
+                del self._held[pool]
 
     def _slice_changed(self, item: Slice) -> None:
         self.slice_epoch += 1
@@ -254,10 +211,6 @@ class Inventory:
             self._pools.clear()
             self._whole.clear()
             self._changed(None)
-        if len(self._answers) > SELECTOR_CACHE:
-            self._answers.clear()
-        if len(self._derived) > SELECTOR_CACHE:
-            self._derived.clear()
 
     def set_class(self, device_class: DeviceClass) -> None:
         if self.classes.get(device_class.name) != device_class:
@@ -272,7 +225,8 @@ class Inventory:
 
     def node_changed(self, name: str) -> None:
         """The node came, went or changed its labels."""
-        self._pools.pop(name, None)
+        for book in (self._pools, self._shelves, self._whole):
+            book.pop(name, None)
         self._changed(name)
 
     def enter(self, allocation: Allocation, held: Held = MappingProxyType({})) -> None:
@@ -286,7 +240,8 @@ class Inventory:
         for result in allocation.results if self._held else ():
             book = self._held.get((result.id.driver, result.id.pool))
             if book is not None and not result.admin_access and book.get(result.id) is None:
-                book[result.id] = held.get(result.id) or self._consumption(result.id)
+                known = held.get(result.id)
+                book[result.id] = self._consumption(result.id) if known is None else known
         self._touch(allocation)
 
     def take_out(self, allocation: Allocation) -> Held:
@@ -325,10 +280,6 @@ class Inventory:
     def _gathered(self, near: Sequence[Slice], node: str, labels: Mapping[str, str]) -> list[Pool]:
         strict = self.preference.strategy != FIRST_FIT
         return gather(near, self._of_pool, node, labels, self.features, strict=strict)
-
-    def device_names(self, item: str) -> tuple[str, ...]:
-        """The names of a known slice's devices."""
-        return self._names[item]
 
     def device(self, id_: DeviceId) -> Device | None:
         """A device as its pool's newest generation has it; None if it is not published."""
@@ -404,6 +355,10 @@ class Inventory:
         held = self._held.get(pool)
         return {} if held is None else left_of(self.current_slices(*pool), held)
 
+    def held(self, pool: PoolKey) -> Held:
+        """What devices of the pool that are in use hold of its counters; nothing without any."""
+        return self._held.get(pool, {})
+
     def _of_pool(self, key: PoolKey) -> Iterable[Slice]:
         return self._by_pool.get(key, {}).values()
 
@@ -418,7 +373,7 @@ class Inventory:
 
     def distinct_slices(self, selectors: Iterable[str]) -> Iterator[Slice]:
         """One slice of each kind that the selectors can tell apart."""
-        kinds = self.kinds(self.sight(selectors))
+        kinds = self.sights.kinds(self.sights.of(selectors))
         found: set[int] = set()
         for item in self._slices.values():
             if item.devices and (kind := kinds.slice_kind(item)) not in found:
@@ -446,7 +401,7 @@ class Inventory:
 
     def device_taints(self) -> list[DeviceTaint]:
         """Each taint that some device has, once."""
-        return [taint for taint, count in self._taints.items() if count > 0]
+        return list(self._taints)
 
     def current_slices(self, driver: str, pool: str) -> list[Slice]:
         """The slices of the pool's newest generation."""
@@ -457,86 +412,6 @@ class Inventory:
     def has_devices(self, node: str) -> bool:
         """Whether any slice may concern the node at all."""
         return bool(self._wide) or bool(self._local.get(node))
-
-    def sees(self, selector: str) -> Sight:
-        """What a search sees through the selector: what it reads, or only what it answers."""
-        if not self.reads_individual(selector):
-            return self._reads(selector)
-        seen: set[str | Asked] = set()
-        for clause in self._clauses(selector):
-            more = self._reads(clause)
-            if more is None or self.reads_individual(clause):
-                seen.add(Asked(clause))
-            else:
-                seen |= more
-        return frozenset(seen)
-
-    def sight(self, selectors: Iterable[str]) -> Sight:
-        """What is seen through all of the selectors."""
-        seen: set[str | Asked] = set()
-        for selector in selectors:
-            more = self.sees(selector)
-            if more is None:
-                return None
-            seen |= more
-        return frozenset(seen)
-
-    def reads_individual(self, selector: str) -> bool:
-        """Whether the selector reads what nearly every node has a different value of."""
-        return any(self.is_individual(name) for name in self._reads(selector) or ())
-
-    def is_individual(self, attribute: str) -> bool:
-        """Whether the attribute, by its full name, tells nearly every node apart."""
-        for name in (attribute, attribute.partition("/")[2]):
-            columns = len(self._variety.get(name, ()))
-            if columns > MANY_COLUMNS and columns * MANY_SLICES > len(self._slices):
-                return True
-        return False
-
-    def _answers_on(self, expression: str, item: Slice) -> Hashable:
-        """What a selector says of each device of a slice; its errors name the device."""
-        book = self._said.get(expression)
-        if book is None:
-            book = self._said[expression] = {}
-            if len(self._said) > MAX_SAID:
-                del self._said[next(iter(self._said))]
-        said = book.get(item.name)
-        if said is None:
-            said = book[item.name] = self._ask(expression, item)
-        return said
-
-    def _ask(self, expression: str, item: Slice) -> Hashable:
-        quick = self._quick(expression)
-        if quick is not None:
-            answers = quick(item.driver, item.devices)
-            if None not in answers:
-                return tuple(answers)
-        return tuple([self._answer_on(expression, item, device) for device in item.devices])
-
-    def _answer_on(self, expression: str, item: Slice, device: Device) -> Hashable:
-        try:
-            return self.selects(expression, item.driver, device)
-        except SelectorError as error:
-            return (item.driver, item.pool, device.name, str(error))
-
-    def kinds(self, sight: Sight) -> Kinds:
-        """The numbering of nodes under a sight; one that sees more will do if there is one."""
-        for known in self._kinds.values():
-            wide = known.sight is None or (sight is not None and sight <= known.sight)
-            if wide and (sight is None or known.sight is not None):
-                return known
-        found = self._kinds[sight] = Kinds(
-            sight,
-            self.ledger,
-            self._bodies,
-            self._names,
-            self._columns,
-            self._held,
-            self._answers_on,
-        )
-        if len(self._kinds) > MAX_SIGHTS:
-            del self._kinds[next(iter(self._kinds))]
-        return found
 
     def kind_of(self, kinds: Kinds, node: str, labels: Mapping[str, str]) -> int:
         """The number of the node's state; equal numbers are states that no search tells apart."""
@@ -634,11 +509,7 @@ class Inventory:
         key = (expression, driver, device)
         known = self._answers.get(key)
         if known is None:
-            try:
-                known = self._selects(expression, driver, device)
-            except SelectorError as error:
-                known = error
-            self._answers[key] = known
+            known = _learn(self._answers, self._selects, key)
         if isinstance(known, SelectorError):
             raise known
         return known
@@ -648,14 +519,30 @@ class Inventory:
         key = (expression, driver, device)
         known = self._derived.get(key)
         if known is None:
-            try:
-                known = self._derives(expression, driver, device)
-            except SelectorError as error:
-                known = error
-            self._derived[key] = known
+            known = _learn(self._derived, self._derives, key)
         if isinstance(known, SelectorError):
             raise known
         return known
+
+
+_Question = tuple[str, str, Device]
+_Answer = TypeVar("_Answer")
+
+
+def _learn(
+    book: dict[_Question, _Answer | SelectorError],
+    ask: Callable[[str, str, Device], _Answer],
+    question: _Question,
+) -> _Answer | SelectorError:
+    """Ask, and note the answer, or that there is none; a full book is begun anew."""
+    if len(book) >= SELECTOR_CACHE:
+        book.clear()
+    try:
+        found: _Answer | SelectorError = ask(*question)
+    except SelectorError as error:
+        found = error
+    book[question] = found
+    return found
 
 
 def _sound(item: Slice) -> bool:

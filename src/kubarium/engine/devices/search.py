@@ -396,7 +396,7 @@ class Search:
     def _give_back(self, claim: int, wanted: Wanted, candidate: Candidate) -> None:
         for i in wanted.constraints:
             self._constraints[claim][i].pop()
-        self._attempt.leave(claim, wanted.request, candidate)
+        self._attempt.leave(wanted.request, candidate)
         self._results[claim].pop()
         self._picked[claim].pop()
 

@@ -46,7 +46,7 @@ def _spoken_of(snapshot: Snapshot, term: PodTerm, row: int) -> Pod | None:
 
 def _holder(snapshot: Snapshot, pod: Pod, row: int) -> Pod | None:
     for term, holders in snapshot.tallies.anti_holders.items():
-        if not holders.any() or not snapshot.tallies.speaks_of(term, pod):
+        if not snapshot.tallies.speaks_of(term, pod):
             continue
         for near in _domain(snapshot, term.topology_key, row):
             if holders[near]:

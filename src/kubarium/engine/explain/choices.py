@@ -16,7 +16,7 @@ from kubarium.engine.explain.features import upgraded
 from kubarium.engine.explain.obstacles import CURED_BY_AN_END, Group
 from kubarium.engine.explain.subject import SMALLER, Change
 from kubarium.engine.explain.supplies import amount
-from kubarium.engine.explain.survey import NO_SUCH_CAPACITY
+from kubarium.engine.explain.taken import NO_SUCH_CAPACITY
 from kubarium.engine.model import Gang, PodShape
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.verdict import Suggestion

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kubarium.engine.devices import capacity
 from kubarium.engine.devices.alike import Kinds
 from kubarium.engine.devices.model import (
     ALL,
@@ -28,7 +27,9 @@ from kubarium.engine.devices.model import (
     Slice,
 )
 from kubarium.engine.devices.request import untolerated
-from kubarium.engine.explain.nearest import nearest, shown_amount, values_of
+from kubarium.engine.explain.nearest import nearest, values_of
+from kubarium.engine.explain.taken import IN_USE as IN_USE
+from kubarium.engine.explain.taken import Taken
 from kubarium.engine.explain.ties import Ties, joint_notes
 from kubarium.engine.explain.wishes import Clause, Clauses
 from kubarium.engine.model import Key
@@ -44,9 +45,7 @@ HOLDERS_SHOWN = 3
 # Devices that rest of which is told why and until when.
 RESTING_SHOWN = 3
 
-IN_USE = "in use"
 RESTS = "could not be made ready, and is left alone for a while"
-NO_SUCH_CAPACITY = "the device has none of that name"
 UNSEEN = "not looked at: nearly every device differs in what the selectors read"
 _FREE = ""
 
@@ -217,7 +216,7 @@ class _Surveyor:
         self._in_use: list[DeviceId] = []
         self._rests = {rest.device: rest for rest in snapshot.resting.values()}
         self.ties = Ties(spec, entry, request)
-        self._counters: dict[tuple[str, str], dict[tuple[str, str], tuple[Amount, Amount]]] = {}
+        self._taken = Taken(snapshot.inventory, request)
 
     def run(self, claims: int) -> RequestSurvey:
         needed = claims * max(self._request.count, 1)
@@ -229,10 +228,10 @@ class _Surveyor:
             )
         if not self._inventory.slices:
             notes.append("there are no ResourceSlices: no DRA driver publishes devices")
-        sight = self._inventory.sight(c.text for _, c in self._clauses)
+        sight = self._inventory.sights.of(c.text for _, c in self._clauses)
         if sight is not None:
             sight |= {c.match or c.distinct for c in self._spec.constraints}
-        kinds = self._inventory.kinds(sight)
+        kinds = self._inventory.sights.kinds(sight)
         of_kind: Counter[int] = Counter()
         looked_at = self._count_nodes(kinds, of_kind)
         for item, problem in self._others(looked_at):
@@ -455,7 +454,7 @@ class _Surveyor:
         passed = any(number not in bad for f in self._facts.values() for bad in f.clauses)
         if not near and passed:
             return f"the devices that fail it have no {clause.name.partition('/')[2]}", ()
-        if near and self._inventory.reads_individual(clause.text):
+        if near and self._inventory.sights.reads_individual(clause.text):
             # Only some of the devices were looked at, and another one's number is no advice.
             return hint if hint.endswith("…") else f"{hint} …", ()
         return hint, constants
@@ -492,7 +491,7 @@ class _Surveyor:
 
     def _matching_names(self, item: Slice, kind: int, facts: _Facts) -> frozenset[str]:
         """The names of the slice's matching devices; many slices use the same ones."""
-        names = self._inventory.device_names(item.name)
+        names = self._inventory.sights.device_names(item.name)
         known = self._names.get((kind, names))
         if known is None:
             known = frozenset([names[i] for i in facts.matching])
@@ -507,96 +506,11 @@ class _Surveyor:
 
     def _in_the_way(self, item: Slice, device: Device) -> str:
         """Why the request could not have a device now; "" if it could."""
-        ledger, id_ = self._inventory.ledger, DeviceId(item.driver, item.pool, device.name)
-        if ledger.exclusive(id_) or (ledger.shared(id_) and not device.allow_multiple):
+        why = self._taken.why(item, device)
+        if why == IN_USE:
+            id_ = DeviceId(item.driver, item.pool, device.name)
             self._in_use += [id_] if id_ not in self._rests else []
-            return IN_USE
-        used = ledger.consumed(id_)
-        fractional = self._inventory.features.fractional_range
-        if not capacity.fits(self._request, device, item.driver, used, fractional=fractional):
-            return self._full(item.driver, device, used)
-        if device.consumes and not ledger.shared(id_):
-            return self._short_counter(item, device) or self._other_group(item, device)
-        return _FREE
-
-    def _short_counter(self, item: Slice, device: Device) -> str:
-        """The counter of which too little is left for the device, in words; "" if none is short."""
-        pool = (item.driver, item.pool)
-        if pool not in self._counters:
-            self._counters[pool] = self._free_counters(*pool)
-        for use in device.consumes:
-            for counter, wanted in use.counters:
-                free, total = self._counters[pool].get((use.counter_set, counter), (0, 0))
-                if wanted > free:
-                    shown = f"{shown_amount(free)} free of {shown_amount(total)}"
-                    name = f"counter {counter} of set {use.counter_set}"
-                    return f"{name}: {shown}, {shown_amount(wanted)} wanted"
-        return ""
-
-    def _other_group(self, item: Slice, device: Device) -> str:
-        """Whose compatibility groups the device shares none of (KEP-5963); "" if all is well."""
-        taken = self._inventory.ledger.taken(item.driver, item.pool)
-        if not taken or not self._inventory.features.compatibility_groups:
-            return ""
-        mine = {use.counter_set: use.groups for use in device.consumes}
-        common = dict(mine)
-        for held in self._inventory.current_slices(item.driver, item.pool):
-            for other in (d for d in held.devices if d.name in taken):
-                for use in other.consumes:
-                    groups = common.get(use.counter_set)
-                    if groups is None:
-                        continue
-                    if bool(mine[use.counter_set]) != bool(use.groups) or (
-                        groups and not groups & use.groups
-                    ):
-                        wanted = ", ".join(sorted(use.groups)) or "none"
-                        own = ", ".join(sorted(mine[use.counter_set])) or "none"
-                        return (
-                            f"compatibility group {own}, while counter set {use.counter_set}"
-                            f" is in use with {wanted}"
-                        )
-                    common[use.counter_set] = groups & use.groups
-        return ""
-
-    def _free_counters(
-        self, driver: str, pool: str
-    ) -> dict[tuple[str, str], tuple[Amount, Amount]]:
-        """(free, total) of each counter of each set."""
-        slices = self._inventory.current_slices(driver, pool)
-        found: dict[tuple[str, str], tuple[Amount, Amount]] = {
-            (name, counter): (total, total)
-            for item in slices
-            for name, counters in item.counter_sets
-            for counter, total in counters
-        }
-        taken = self._inventory.ledger.taken(driver, pool)
-        for device in (d for item in slices for d in item.devices if d.name in taken):
-            for use in device.consumes:
-                for counter, amount in use.counters:
-                    free, total = found.get((use.counter_set, counter), (0, 0))
-                    found[use.counter_set, counter] = (free - amount, total)
-        return found
-
-    def _full(self, driver: str, device: Device, used: Mapping[str, Amount]) -> str:
-        fractional = self._inventory.features.fractional_range
-        taken = capacity.allowed(self._request, device, driver, fractional=fractional)
-        for name, wanted in taken or ():
-            have = device.capacity[name].value
-            left = have - used.get(name, 0)
-            if wanted > left:
-                shown = f"{shown_amount(left)} left of {shown_amount(have)}"
-                return f"capacity {name}: {shown}, {shown_amount(wanted)} wanted"
-        for name, wanted in self._request.capacity or ():
-            known = capacity.published_name(device, driver, name)
-            if not known:
-                has = ", ".join(sorted(device.capacity)) or "none"
-                return f"capacity {name}: {NO_SUCH_CAPACITY} (it has {has})"
-            most = capacity.most_allowed(device.capacity[known], device.capacity[known].value)
-            if most is not None and wanted > most:
-                shown = f"{shown_amount(most)} at most, {shown_amount(wanted)} wanted"
-                what = "a share is" if device.allow_multiple else "the device has"
-                return f"capacity {name}: {what} {shown}"
-        return "capacity: the amount asked for is not one that the device gives"
+        return why
 
     def _holders(self) -> Iterator[str]:
         wanted = dict.fromkeys(self._in_use[:HOLDERS_SHOWN])

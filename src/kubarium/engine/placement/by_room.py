@@ -134,9 +134,10 @@ class ArrangementsByRoom:
         requests = [(n, amount) for n, amount in members[0].shape.requests if amount > 0]
         takes = [(snapshot.resource_index(n), amount) for n, amount in requests]
         takes.append((self._slots, 1))
-        ignored = {snapshot.resource_index(n) for n, _ in requests if profile.ignores(n)}
-        fits = profile.filters("NodeResourcesFit")
-        needs = [(i, n) for i, n in takes if fits and i not in ignored]
+        needs = [(snapshot.resource_index(n), a) for n, a in requests if not profile.ignores(n)]
+        needs.append((self._slots, 1))
+        if not profile.filters("NodeResourcesFit"):
+            needs = []
         return _Class(members, tuple(takes), tuple(needs))
 
     def _bounds_from(self, number: int) -> list[_Bound]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kubarium.engine.model import Pod, PodShape
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.snapshot import Mask
+from kubarium.engine.sums import exact_sum
 
 _Column = NDArray[np.int64]
 
@@ -77,7 +78,7 @@ def _by_size(
 
 def _in_all(name: str, counts: Counter[PodShape], able: dict[PodShape, Mask], free: _Column) -> int:
     """How many of the smallest the free amount of all nodes is enough for."""
-    left = int(free[np.logical_or.reduce(list(able.values()))].sum())
+    left = exact_sum(free[np.logical_or.reduce(list(able.values()))])
     found = 0
     for size, number in sorted((shape.request(name), n) for shape, n in counts.items()):
         taken = min(number, left // size) if size else number

@@ -49,7 +49,9 @@ class _OfClass:
         self._selectors = owner.selectors if owner is not None else None
         spec = ClaimSpec((RequestEntry("", (Request("", name),)),))
         inventory = snapshot.inventory
-        self._kinds: NodeKinds = books.under(sight_of([spec], inventory.classes, inventory.sees))
+        self._kinds: NodeKinds = books.under(
+            sight_of([spec], inventory.classes, inventory.sights.sees)
+        )
         self._seen = -1
         self._known: dict[int, tuple[int, int]] = {}
         self._columns = np.zeros((2, 0), np.int64)

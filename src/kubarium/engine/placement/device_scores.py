@@ -81,6 +81,8 @@ class DevicePacking:
         self._all(kinds())
 
     def _all(self, kinds: NDArray[np.int64]) -> None:
+        for name in [name for name in self._units if name not in self._snapshot.rows]:
+            del self._units[name]
         found, first, inverse = np.unique(kinds, return_index=True, return_inverse=True)
         known = [
             self._occupancy(kind, row) if kind >= 0 else EMPTY

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kubarium.engine import reasons
 from kubarium.engine.devices.alike import Kinds, Pattern, Sight, sight_of
-from kubarium.engine.devices.inventory import MAX_SIGHTS, Inventory
+from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import Allocation, AllocationError, ClaimSpec, Slice
 from kubarium.engine.devices.preference import IGNORE, DevicePreference
+from kubarium.engine.devices.sights import MAX_SIGHTS
 from kubarium.engine.model import Claim, Key, Pod
 from kubarium.engine.placement.device_scores import DevicePacking
 from kubarium.engine.placement.node_claims import is_mapped
@@ -20,8 +22,11 @@ from kubarium.engine.placement.scores import MAX_SCORE, Scores
 from kubarium.engine.snapshot import Mask, Snapshot
 from kubarium.engine.verdict import Verdict
 
-# Kinds of nodes for which an answer is kept, for nodes of the same kind.
+# Kinds of nodes for which an answer is kept, for nodes of the same kind. A node is of another kind
+# after each allocation, so that there is no end to them.
 MAX_FOUND = 4_096
+
+_Answer = TypeVar("_Answer")
 
 # Room where devices set no bound.
 _UNBOUNDED = 1 << 40
@@ -211,7 +216,7 @@ class KindBooks:
 
     def under(self, sight: Sight) -> NodeKinds:
         """The kinds of nodes for claims of this sight."""
-        kinds = self._snapshot.inventory.kinds(sight)
+        kinds = self._snapshot.inventory.sights.kinds(sight)
         found = self._books.pop(kinds, None) or NodeKinds(self._snapshot, kinds)
         self._books[kinds] = found
         if len(self._books) > MAX_SIGHTS:
@@ -281,7 +286,7 @@ class DeviceFit:
         snapshot, inventory = self._snapshot, self._snapshot.inventory
         if self._kinds is None or self._class_epoch != inventory.class_epoch:
             specs = [spec for _, spec in self._specs]
-            sight = sight_of(specs, inventory.classes, inventory.sees)
+            sight = sight_of(specs, inventory.classes, inventory.sights.sees)
             order = self._order or inventory.preference
             if sight is not None:
                 sight |= {attribute.name for attribute in order.attributes}
@@ -344,6 +349,7 @@ class DeviceFit:
             return refusal
         found = self._carried(row) or self._ask(row)
         if isinstance(found, str):
+            _limit(self._refusals)
             self._refusals[self.kind(row)] = found
             self.blocked |= self.rows_like(row)
         else:
@@ -364,7 +370,7 @@ class DeviceFit:
         before = self._made.get(row)
         if before is not None and before[0] is known and before[1] is there:
             return before[2]
-        if len(self._made) >= MAX_FOUND:
+        if len(self._made) >= MAX_FOUND:  # asked for each pod, so that a call is too much
             self._made.clear()
         answer = known.on(there, node.name)
         self._made[row] = (known, there, answer)
@@ -386,8 +392,7 @@ class DeviceFit:
             return reasons.CLAIMS
         slices = self._snapshot.inventory.own_slices(node.name, node.labels)
         if slices is not None:
-            if len(self._found) >= MAX_FOUND:
-                self._found.clear()
+            _limit(self._found)
             self._found[self.kind(row)] = Pattern(found, slices)
         return tuple(found)
 
@@ -399,6 +404,7 @@ class DeviceFit:
         answer = self.on(row)
         if isinstance(answer, str):
             return answer
+        _limit(self._liked)
         self._liked[kind] = sum(
             _preference(spec, set(allocation.chosen))
             for (_, spec), allocation in zip(self._specs, answer, strict=True)
@@ -439,27 +445,25 @@ class DeviceFit:
 
     def room(self, wanted: int) -> NDArray[np.int64]:
         """Per row at most how often claims that together want so many devices could be served."""
-        kinds, snapshot = self.kinds(), self._snapshot
-        specs = [spec for _, spec in self._specs]
-        # By kind; the last place is for rows without a node, whose kind is -1.
-        rooms = np.zeros(int(kinds.max(initial=0)) + 2, np.int64)
-        asked = np.zeros(len(rooms), np.bool_)
-        asked[-1] = True
-        for kind, known in self._rooms.items():
-            if kind < len(rooms) - 1:
-                asked[kind] = True
-                rooms[kind] = _UNBOUNDED if known is None else known
-        new = ~asked[kinds]
-        while new.any():
-            row = int(new.argmax())
-            node, kind = snapshot.nodes[row], kinds.item(row)
-            assert node is not None
-            units = snapshot.inventory.units(node.name, node.labels, specs)
-            known = self._rooms[kind] = snapshot.inventory.free_devices(units)
-            rooms[kind] = _UNBOUNDED if known is None else known
-            new &= kinds != kind
-        of_rows: NDArray[np.int64] = rooms[kinds] // wanted
+        kinds, first, inverse = np.unique(self.kinds(), return_index=True, return_inverse=True)
+        rooms = [
+            self._room(kind, row, wanted)
+            for kind, row in zip(kinds.tolist(), first.tolist(), strict=True)
+        ]
+        of_rows: NDArray[np.int64] = np.array(rooms, np.int64)[inverse]
         return of_rows
+
+    def _room(self, kind: int, row: int, wanted: int) -> int:
+        """:meth:`room` of one row, which is of this kind."""
+        node, inventory = self._snapshot.nodes[row], self._snapshot.inventory
+        if node is None:
+            return 0
+        if kind not in self._rooms:
+            _limit(self._rooms)
+            units = inventory.units(node.name, node.labels, [spec for _, spec in self._specs])
+            self._rooms[kind] = inventory.free_devices(units)
+        free = self._rooms[kind]
+        return _UNBOUNDED if free is None else free // wanted
 
     def scores(self, feasible: Mask, beside: int = 0) -> Scores:
         """DynamicResources' score: earlier alternatives are better; scaled to 100.
@@ -473,6 +477,12 @@ class DeviceFit:
                 raw[row] = self._liked[self.kind(row)] + same
         most = int(raw.max(initial=0))
         return raw * MAX_SCORE // most if most else raw
+
+
+def _limit(book: dict[int, _Answer]) -> None:
+    """A full book is begun anew before more is noted."""
+    if len(book) >= MAX_FOUND:
+        book.clear()
 
 
 def _preference(spec: ClaimSpec, chosen: Collection[str]) -> int:

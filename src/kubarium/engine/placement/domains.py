@@ -16,6 +16,7 @@ from kubarium.engine.devices.model import ClaimSpec
 from kubarium.engine.model import Gang, Key, Pod
 from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.profile import Profile
 from kubarium.engine.snapshot import Mask, Snapshot
 
 
@@ -41,24 +42,28 @@ def room_for(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64]:
     A quick upper bound.
     """
     snapshot, profile = placer.snapshot, placer.profile
-    least: dict[str, int] = dict(pods[0].shape.requests)
-    for shape in dict.fromkeys(one.shape for pod in pods for one in pod.each):
-        asked = dict(shape.requests)
-        least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
     if profile.filters("NodeResourcesFit"):
         room = np.where(snapshot.alive, snapshot.allocatable[3] - snapshot.requested[3], 0)
     else:
-        least, room = {}, np.where(snapshot.alive, len(pods), 0)
-    for name, amount in least.items():
-        if amount > 0 and not profile.ignores(name):
-            index = snapshot.resource_index(name)
-            room = np.minimum(
-                room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount
-            )
+        room = np.where(snapshot.alive, len(pods), 0)
+    for name, amount in least_asked(profile, pods).items():
+        index = snapshot.resource_index(name)
+        room = np.minimum(room, (snapshot.allocatable[index] - snapshot.requested[index]) // amount)
     by_devices = _device_room(placer, pods)
     if by_devices is not None:
         room = np.minimum(room, by_devices)
     return np.maximum(room, 0)
+
+
+def least_asked(profile: Profile, pods: Sequence[Pod]) -> dict[str, int]:
+    """Of each resource that every one of the pods asks for, and the profile looks at, the least."""
+    if not profile.filters("NodeResourcesFit"):
+        return {}
+    least: dict[str, int] = dict(pods[0].shape.requests)
+    for shape in dict.fromkeys(one.shape for pod in pods for one in pod.each):
+        asked = dict(shape.requests)
+        least = {name: min(amount, asked.get(name, 0)) for name, amount in least.items()}
+    return {name: n for name, n in least.items() if n > 0 and not profile.ignores(name)}
 
 
 def _device_room(placer: Placer, pods: Sequence[Pod]) -> NDArray[np.int64] | None:

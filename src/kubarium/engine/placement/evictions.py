@@ -37,15 +37,19 @@ class Evictions:
         self._evict = evict
         self._known: dict[int, Eviction | None] = {}
         self._seen = 0
-        self._budgets = -1
+        self._rules = (-1, -1, -1)
 
     def refresh(self) -> Evictions:
-        """Forget the rows that changed, and those of groups that changed elsewhere."""
+        """Forget the rows that changed, and those of groups of which pods changed elsewhere.
+
+        All of them if budgets or groups are others.
+        """
         snapshot = self._snapshot
-        if self._budgets != snapshot.budget_epoch or self._seen < snapshot.touched_from:
+        rules = (snapshot.budget_epoch, snapshot.gangs.epoch, snapshot.composites.epoch)
+        if self._rules != rules or self._seen < snapshot.touched_from:
             self._known.clear()
             self._units = Units(snapshot, self._priority)
-            self._budgets = snapshot.budget_epoch
+            self._rules = rules
         else:
             self._forget(snapshot.touched[self._seen - snapshot.touched_from :])
         self._seen = snapshot.touched_from + len(snapshot.touched)

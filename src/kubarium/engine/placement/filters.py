@@ -286,7 +286,7 @@ def clause(snapshot: Snapshot, requirement: Requirement) -> Mask:
     if column is None:
         return np.full(snapshot.capacity, requirement.holds(None))
     values = snapshot.label_values[requirement.key]
-    verdicts = np.empty(len(values) + 1, np.bool_)
+    verdicts = np.zeros(snapshot.label_columns.numbers(requirement.key) + 1, np.bool_)
     for value, index in values.items():
         verdicts[index] = requirement.holds(value)
     verdicts[-1] = requirement.holds(None)  # absent labels are -1 in the column

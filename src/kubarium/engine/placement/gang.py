@@ -34,6 +34,7 @@ from kubarium.engine.placement.trial import Budget, OutOfBudgetError, Trial
 from kubarium.engine.plan import Decision, Placement, QueueItem
 from kubarium.engine.queueing.amounts import show_amount
 from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.sums import exact_sum
 from kubarium.engine.verdict import GangVerdict, Verdict
 
 # What the search may spend on a preferred domain, so that the required ones get most of it.
@@ -121,7 +122,7 @@ def min_resources_left(snapshot: Snapshot, gang: Gang) -> Iterator[tuple[str, in
     for name, wanted in gang.min_resources:
         index = snapshot.resource_index(name)
         free = (snapshot.allocatable[index] - snapshot.requested[index])[snapshot.alive]
-        yield name, wanted, int(free[free > 0].sum()) + sum(shape.request(name) for shape in own)
+        yield name, wanted, exact_sum(free[free > 0]) + sum(shape.request(name) for shape in own)
 
 
 def _waiting(item: QueueItem, gang: Gang, why: str) -> Decision:

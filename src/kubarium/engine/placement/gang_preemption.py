@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from kubarium.engine.model import Pod
 from kubarium.engine.placement import filters, topology
 from kubarium.engine.placement.disruption import unit_of, units_to_spare
+from kubarium.engine.placement.domains import least_asked
 from kubarium.engine.placement.gang import needed_of, place_gang
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.tree import least_pods, place_item
+from kubarium.engine.placement.quorum import least_pods
+from kubarium.engine.placement.tree import place_item
 from kubarium.engine.placement.trial import Budget
 from kubarium.engine.placement.victims import (
     bring_back,
@@ -52,7 +54,7 @@ def for_gang(placer: Placer, item: QueueItem) -> Preemption | None:
     snapshot = placer.snapshot
     priority = item.pods[0].priority
     lower = snapshot.below(priority)
-    room = _Room(snapshot, item)
+    room = _Room(placer, item)
     if lower is None or not room.suffices(lambda name: lower[snapshot.resource_index(name)]):
         return None
     mark = snapshot.checkpoint()
@@ -65,23 +67,21 @@ def for_gang(placer: Placer, item: QueueItem) -> Preemption | None:
 class _Room:
     """A bound that is quick to take: room for the smallest requests of an item's pods."""
 
-    def __init__(self, snapshot: Snapshot, item: QueueItem) -> None:
+    def __init__(self, placer: Placer, item: QueueItem) -> None:
+        snapshot, profile = placer.snapshot, placer.profile
         self._snapshot = snapshot
-        pods = item.pods
         self._mask: Mask = np.zeros(snapshot.capacity, np.bool_)
-        for shape in dict.fromkeys(pod.shape for pod in pods):
-            self._mask |= filters.static_mask(snapshot, shape)
-        least: dict[str, int] = dict(pods[0].shape.requests)
-        for pod in pods:
-            least = {name: min(amount, pod.shape.request(name)) for name, amount in least.items()}
-        self.least = {PODS: 1} | {name: amount for name, amount in least.items() if amount}
+        for shape in dict.fromkeys(one.shape for pod in item.pods for one in pod.each):
+            self._mask |= filters.static_mask(snapshot, shape, profile)
+        slots = {PODS: 1} if profile.filters("NodeResourcesFit") else {}
+        self.least = slots | least_asked(profile, item.pods)
         needed = needed_of(item.gang) if item.gang is not None else 1
         self._needed = needed if item.tree is None else least_pods(item.tree)
 
     def suffices(self, more: Callable[[str], NDArray[np.int64] | int]) -> bool:
         """Whether enough is free; ``more`` is what would be beside that, by resource."""
         snapshot = self._snapshot
-        room = np.where(self._mask, np.iinfo(np.int64).max, 0)
+        room = np.where(self._mask, self._needed, 0)
         for name, amount in self.least.items():
             index = snapshot.resource_index(name)
             free = snapshot.allocatable[index] - snapshot.requested[index] + more(name)

@@ -23,6 +23,7 @@ from kubarium.engine.placement.devices import claims_of
 from kubarium.engine.placement.trial import Budget, Trial
 from kubarium.engine.placement.vectors import VectorPacker
 from kubarium.engine.snapshot import Mask, Snapshot
+from kubarium.engine.sums import exact_sum
 
 # Beyond this many pods a group is packed largest first, but not searched.
 MAX_PODS = 200
@@ -63,7 +64,7 @@ def _size(snapshot: Snapshot, shape: PodShape) -> float:
     """The largest share of the cluster that the shape takes of any resource."""
     shares = [0.0]
     for name, amount in shape.requests:
-        total = int(snapshot.allocatable_of(name).sum())
+        total = exact_sum(snapshot.allocatable_of(name))
         shares.append(amount / total if total else 1.0)
     return max(shares)
 

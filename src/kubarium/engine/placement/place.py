@@ -455,15 +455,22 @@ class _Failures:
 
     def enter_all(self, lacking: list[tuple[str, Mask]]) -> None:
         """Filters that are all asked, so that a row may have several reasons."""
-        combined = np.zeros(len(self.left), np.int64)  # a pod asks for a handful of resources
-        for bit, (_, mask) in enumerate(lacking):
-            combined += (self.left & ~mask).astype(np.int64) << bit
-        present = np.bincount(combined, minlength=1 << len(lacking))
-        for value in np.flatnonzero(present).tolist():
-            if value:
-                why = tuple(reason for bit, (reason, _) in enumerate(lacking) if value >> bit & 1)
-                self.codes[combined == value] = self.code(why)
-        self.left &= combined == 0
+        groups: list[tuple[tuple[str, ...], Mask]] = [((), self.left)]  # rows with equal reasons
+        for reason, mask in reversed(lacking):
+            divided: list[tuple[tuple[str, ...], Mask]] = []
+            for why, rows in groups:
+                failing = rows & ~mask
+                if not failing.any():
+                    divided.append((why, rows))
+                    continue
+                passing = rows & mask
+                if not why or passing.any():
+                    divided.append((why, passing))
+                divided.append(((reason, *why), failing))
+            groups = divided
+        (_, self.left), *failed = groups
+        for why, rows in failed:
+            self.codes[rows] = self.code(why)
 
 
 def _missing_classes(snapshot: Snapshot, pod: Pod, counts: Mapping[str, int]) -> tuple[str, ...]:

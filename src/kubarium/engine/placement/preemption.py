@@ -31,7 +31,7 @@ from kubarium.engine.placement.gang import settled_mask
 from kubarium.engine.placement.gang_preemption import for_gang
 from kubarium.engine.placement.place import Placer
 from kubarium.engine.placement.profile import DEFAULT, Profile
-from kubarium.engine.placement.tree import keeps_together
+from kubarium.engine.placement.quorum import keeps_together
 from kubarium.engine.placement.victims import (
     Together,
     Units,
@@ -371,7 +371,7 @@ def cheapest_ends(
         lower = snapshot.below(level + 1)
         enough = np.ones(len(rows), np.bool_)
         for index, amount in wanted:
-            given = lower[index][rows] if lower is not None and index < len(lower) else 0
+            given = lower[index][rows] if lower is not None else 0
             enough &= free[index] + given >= amount
         if not enough.any():
             continue
@@ -424,8 +424,7 @@ def _beside_the_rest(
     for name, amount in pod.shape.requests:
         if amount and not profile.ignores(name):
             index = snapshot.resource_index(name)
-            taken = snapshot.requested[index]
-            staying = taken - lower[index] if index < len(lower) else taken
+            staying = snapshot.requested[index] - lower[index]
             yield reasons.insufficient(name), staying + amount <= snapshot.allocatable[index]
 
 

@@ -61,9 +61,9 @@ def concerns(snapshot: Snapshot, pod: Pod) -> bool:
     if not (tallies.anti_holders or tallies.weight_holders or tallies.hard_holders):
         return False
     return any(
-        tallies.speaks_of(term, pod) and counts.any()
+        tallies.speaks_of(term, pod)
         for book in (tallies.anti_holders, tallies.weight_holders, tallies.hard_holders)
-        for term, counts in book.items()
+        for term in book
     )
 
 
@@ -185,7 +185,7 @@ def _affinity_mask(snapshot: Snapshot, pod: Pod) -> Mask:
 def _existing_anti_affinity(snapshot: Snapshot, pod: Pod, found: Surroundings) -> None:
     mask: Mask | None = None
     for term, holders in snapshot.tallies.anti_holders.items():
-        if not snapshot.tallies.speaks_of(term, pod) or not holders.any():
+        if not snapshot.tallies.speaks_of(term, pod):
             continue
         free = domain_counts(snapshot, term.topology_key, holders) == 0
         mask = free if mask is None else mask & free
@@ -258,7 +258,7 @@ def _preference_score(snapshot: Snapshot, pod: Pod, feasible: Mask, profile: Pro
         (snapshot.tallies.hard_holders, hard),
     ):
         for term, held in book.items() if weight else ():
-            if snapshot.tallies.speaks_of(term, pod) and held.any():
+            if snapshot.tallies.speaks_of(term, pod):
                 raw += weight * domain_counts(snapshot, term.topology_key, held)
     most, least = int(raw[feasible].max()), int(raw[feasible].min())
     if most == least:

@@ -31,21 +31,28 @@ from kubarium.engine.placement.domains import (
     room_for,
     row_of_gangs,
 )
-from kubarium.engine.placement.gang import greedy_is_exact, needed_of, place_gang
+from kubarium.engine.placement.gang import greedy_is_exact, place_gang
 from kubarium.engine.placement.place import Placer
+from kubarium.engine.placement.quorum import (
+    Group,
+    is_complete,
+    is_started,
+    least_pods,
+    waiting_for,
+)
 from kubarium.engine.placement.trial import Budget, OutOfBudgetError, Trial
 from kubarium.engine.plan import Decision, Leaf, Placement, QueueItem, Tree
 from kubarium.engine.snapshot import PODS, Mask, Snapshot
+from kubarium.engine.sums import exact_sum
 from kubarium.engine.verdict import GangVerdict, Verdict
 
-# Times that a group of a composite may be placed anew, in another domain or packed differently.
-ATTEMPT_BUDGET = 400
+# Times that a group of a composite may be placed, in another domain or packed differently: so many
+# in all, and at least so many for each group.
+ATTEMPT_BUDGET, ATTEMPTS_PER_GROUP = 400, 2
 # Domains of a composite that are looked at to say which of its groups finds no room.
 MAX_DIAGNOSED = 4
 # What the search may spend to say how many pods of a group that failed would find room.
 DIAGNOSIS_BUDGET = 500
-
-Group = Tree | Leaf
 
 
 def place_item(placer: Placer, item: QueueItem) -> Decision:
@@ -82,76 +89,6 @@ def first_account(verdict: GangVerdict) -> Verdict | None:
     return next((account for account in found if account is not None), None)
 
 
-# What a group needs
-
-
-def is_complete(group: Group) -> bool:
-    """Whether enough pods exist, waiting or placed, for the group to start."""
-    if isinstance(group, Leaf):
-        have = len(group.pods) + group.gang.scheduled_count
-        return have >= max(group.gang.min_count, 1)
-    return sum(map(is_complete, group.children)) >= max(group.group.min_groups, 1)
-
-
-def is_started(group: Group) -> bool:
-    """Whether the group has its minimum already: a group of the basic policy with its first."""
-    if isinstance(group, Leaf):
-        return group.gang.scheduled_count >= max(group.gang.min_count, 1)
-    return sum(map(is_started, group.children)) >= max(group.group.min_groups, 1)
-
-
-def started_with(tree: Tree, placements: Sequence[Placement]) -> set[tuple[bool, Key]]:
-    """The groups that run once the placements are made: whether it is a composite, and its key."""
-    placed = Counter(p.pod.gang for p in placements)
-    found: set[tuple[bool, Key]] = set()
-
-    def starts(group: Group) -> bool:
-        if isinstance(group, Leaf):
-            have = placed[group.key] + group.gang.scheduled_count
-            done = have >= max(group.gang.min_count, 1)
-        else:
-            below = [starts(child) for child in group.children]
-            done = sum(below) >= max(group.group.min_groups, 1)
-        if done:
-            found.add((isinstance(group, Tree), group.key))
-        return done
-
-    starts(tree)
-    return found
-
-
-def waiting_for(tree: Tree) -> str:
-    """Why the tree cannot be decided yet; "" if it can."""
-    if is_started(tree) or is_complete(tree):
-        return ""
-    short = [leaf for leaf in tree.leaves() if not is_complete(leaf)]
-    have = sum(map(is_complete, tree.children))
-    verb = "is" if have == 1 else "are"
-    lacking = (
-        f"minGroupCount is {max(tree.group.min_groups, 1)}, {have} of its groups {verb} complete"
-    )
-    if have + len(short) >= tree.group.min_groups and short:
-        lacking = f"fewer than minCount pods of pod group {short[0].key[1]} exist"
-    return f"{reasons.composite_short(tree.key[1])} ({lacking})"
-
-
-def least_pods(group: Group) -> int:
-    """How many pods must be placed at once, at least."""
-    if is_started(group):
-        return 0
-    if isinstance(group, Leaf):
-        return max(needed_of(group.gang), 1)
-    wanted = max(group.group.min_groups, 1) - sum(map(is_started, group.children))
-    able = [child for child in group.children if not is_started(child) and is_complete(child)]
-    return sum(sorted(map(least_pods, able))[:wanted])
-
-
-def keeps_together(tree: Tree) -> bool:
-    """Whether a group of the tree is bound to a topology domain."""
-    groups: tuple[Gang | Composite, ...] = (*tree.composites(), *(x.gang for x in tree.leaves()))
-    return any(group.required_keys for group in groups)
-
-
 class _TreeSearch:
     """One composite's search over one snapshot."""
 
@@ -159,12 +96,14 @@ class _TreeSearch:
         self._placer = placer
         self._snapshot = placer.snapshot
         self._tree = tree
-        self._pods = [pod for leaf in tree.leaves() for pod in leaf.pods]
+        leaves = tuple(tree.leaves())
+        self._pods = [pod for leaf in leaves for pod in leaf.pods]
         self._trial = Trial(placer)
         self._where: dict[tuple[bool, Key], Mask | None] = {}
         self._whole = False
         self._thorough = False
-        self._attempts = Budget(ATTEMPT_BUDGET)
+        self._limit = max(ATTEMPT_BUDGET, ATTEMPTS_PER_GROUP * len(leaves))
+        self._attempts = Budget(self._limit)
         self._budget = Budget()
         self._settled: dict[tuple[bool, Key], int | None] = {}
         self._symmetric = not any(
@@ -219,7 +158,7 @@ class _TreeSearch:
         """The first way to start the tree, left in the trial; without one nothing is."""
         self._whole, self._thorough = whole, thorough
         self._where.clear()
-        self._attempts = Budget(ATTEMPT_BUDGET)
+        self._attempts = Budget(self._limit)
         try:
             for _ in self._group(self._tree, None):
                 return True
@@ -252,18 +191,34 @@ class _TreeSearch:
         self._where.pop((True, tree.key), None)
 
     def _children(self, able: Sequence[Group], wanted: int, within: Mask | None) -> Iterator[None]:
-        """``wanted`` of the groups; earlier ones are preferred."""
-        if not wanted:
-            yield
+        """``wanted`` of the groups; earlier ones are preferred.
+
+        One step for each group that is chosen or left out: there may be more groups than calls
+        within calls.
+        """
+        steps = [self._choices(able, 0, wanted, within)]
+        while steps:
+            choice = next(steps[-1], None)
+            if choice is None:
+                steps.pop()
+            elif choice[1]:
+                steps.append(self._choices(able, *choice, within))
+            else:
+                yield
+
+    def _choices(
+        self, able: Sequence[Group], at: int, wanted: int, within: Mask | None
+    ) -> Iterator[tuple[int, int]]:
+        """Each way of the group in place ``at``, or to leave it out: (next place, still wanted)."""
+        rest = len(able) - at
+        if rest < wanted:
             return
-        if len(able) < wanted:
+        if self._stuck and sum(self._may_fit(child, within) for child in able[at:]) < wanted:
             return
-        if self._stuck and sum(self._may_fit(child, within) for child in able) < wanted:
-            return
-        for _ in self._group(able[0], within):
-            yield from self._children(able[1:], wanted - 1, within)
-        if len(able) > wanted:
-            yield from self._children(able[1:], wanted, within)
+        for _ in self._group(able[at], within):
+            yield at + 1, wanted - 1
+        if rest > wanted:
+            yield at + 1, wanted
 
     def _may_fit(self, group: Group, within: Mask | None) -> bool:
         """Whether some domain has room for the group by itself, as far as bounds can tell."""
@@ -391,7 +346,7 @@ class _TreeSearch:
 
         def free(index: int) -> int:
             left = snapshot.allocatable[index][mask] - snapshot.requested[index][mask]
-            return int(np.maximum(left, 0).sum())
+            return exact_sum(np.maximum(left, 0))
 
         if free(snapshot.resource_index(PODS)) < count:
             return False
@@ -464,7 +419,7 @@ class _TreeSearch:
             return False
         mark, kept = len(self._trial), dict(self._where)
         self._whole = self._thorough = False
-        self._attempts = Budget(ATTEMPT_BUDGET)
+        self._attempts = Budget(self._limit)
         try:
             for _ in self._group(group, within):
                 return True

@@ -63,7 +63,8 @@ class VectorPacker:
             np.array(list(wanted.values()), np.int64).reshape(-1, len(classes)).T
         )
         demand = self._left @ self._needs
-        total = np.maximum(np.maximum(self._free, 0).sum(0), 1)
+        # As numbers of any size: amounts without limits exceed 64 bits together.
+        total = np.maximum(np.maximum(self._free, 0).sum(0, dtype=np.float64), 1.0)
         self._tightness: _Weights = demand / total
         # In shares of all that is free, each as important as its resource is tight.
         self._weigh(self._tightness / total)

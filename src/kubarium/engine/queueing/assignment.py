@@ -149,11 +149,6 @@ class Assignment:
         }
 
     @property
-    def pending_flavors(self) -> bool:
-        """Whether flavors are left that the next cycle should try."""
-        return any(c.tried_index != -1 for ps in self.pod_sets for c in ps.flavors.values())
-
-    @property
     def needing_preemption(self) -> dict[FlavorResource, None]:
         return {
             (choice.flavor, resource): None

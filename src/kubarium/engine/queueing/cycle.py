@@ -431,7 +431,7 @@ def capacity_to_reserve(assignment: Assignment, node: QuotaNode) -> dict[FlavorR
         elif quota.borrowing_limit is None:
             reserved[fr] = amount
         else:
-            reserved[fr] = min(amount, free + quota.borrowing_limit)
+            reserved[fr] = max(0, min(amount, free + quota.borrowing_limit))
     return reserved
 
 

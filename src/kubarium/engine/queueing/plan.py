@@ -73,7 +73,3 @@ class Plan:
     cycles: int = 0
     last_tried: LastTried = field(default_factory=dict)
     skipped_preemptions: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def changes_something(self) -> bool:
-        return bool(self.admissions or self.evictions)

@@ -142,7 +142,13 @@ class QuotaNode:
         return max((child.height() + 1 for child in self.children), default=0)
 
     def add(self, fr: FlavorResource, amount: int) -> None:
-        """Charge ``amount``; what exceeds the home-kept quota is charged to the parent too."""
+        """Charge ``amount``; what exceeds the home-kept quota is charged to the parent too.
+
+        A negative amount, as of a slice that shrinks while another grows, is taken away.
+        """
+        if amount < 0:
+            self.remove(fr, -amount)
+            return
         local = self.local_available(fr)
         self.usage[fr] = self.usage.get(fr, 0) + amount
         if self.parent is not None and amount > local:
@@ -150,6 +156,9 @@ class QuotaNode:
 
     def remove(self, fr: FlavorResource, amount: int) -> None:
         """The inverse of :meth:`add`."""
+        if amount < 0:
+            self.add(fr, -amount)
+            return
         in_parent = self.usage.get(fr, 0) - self.local_quota.get(fr, 0)
         left = self.usage.get(fr, 0) - amount
         if left:

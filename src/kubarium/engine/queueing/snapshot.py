@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -118,10 +118,6 @@ class Pending:
         if not group:
             del self._groups[workload.shape]
 
-    def of_shape(self, shape: str) -> list[Workload]:
-        """All of one shape, in queue order."""
-        return [workload for _, _, workload in self._groups.get(shape, ())]
-
     def backing_off(self, now: float) -> list[Workload]:
         """Those that may be tried again at a later time that is known."""
         return [
@@ -138,7 +134,7 @@ Entry = tuple[tuple[int, tuple[int, float, str]], Key, str, int]
 class Walk:
     """A cursor over one queue's workloads that changes nothing: heads come, go, or go aside."""
 
-    __slots__ = ("_groups", "_heap", "_now", "_sticky", "aside", "dropped")
+    __slots__ = ("_first", "_groups", "_heap", "_now", "_sticky", "aside", "dropped")
 
     def __init__(self, pending: Pending, now: float) -> None:
         self._groups = pending._groups
@@ -151,8 +147,9 @@ class Walk:
         self._heap: list[Entry] = []
         for shape in self._groups:
             self._push(shape, 0)
-        if self._sticky is not None and (first := pending.get(self._sticky)) is not None:
-            self._heap.append(((0, first.order), first.key, "", -1))
+        self._first = pending.get(self._sticky) if self._sticky is not None else None
+        if self._first is not None:
+            self._heap.append(((0, self._first.order), self._first.key, "", -1))
         heapify(self._heap)
 
     def head(self) -> Workload | None:
@@ -160,7 +157,7 @@ class Walk:
         while self._heap:
             _, key, shape, position = self._heap[0]
             if position < 0:
-                return self._find(key)
+                return self._first
             if key == self._sticky or key in self.aside:
                 heappop(self._heap)
                 self._push(shape, position + 1)
@@ -194,13 +191,6 @@ class Walk:
                 heappush(self._heap, ((1, order), key, shape, position))
                 return
             position += 1
-
-    def _find(self, key: Key) -> Workload | None:
-        for group in self._groups.values():
-            for _, other, workload in group:
-                if other == key:
-                    return workload
-        return None
 
 
 @dataclass(slots=True)
@@ -265,8 +255,3 @@ def cohort_path(node: QuotaNode) -> str:
     """``/root/…/parent/queue``: how preemption messages name a ClusterQueue."""
     names = [node.name, *(ancestor.name for ancestor in node.path_to_root())]
     return "/" + "/".join(reversed(names))
-
-
-def holders_of(snapshot: Snapshot, nodes: Iterable[QuotaNode]) -> Iterator[Admitted]:
-    for node in nodes:
-        yield from snapshot.holders.get(node.name, ())
