@@ -171,6 +171,27 @@ def test_a_recreate_deployment_does_not_roll():
     assert spec["strategy"] == {"type": "Recreate"}
 
 
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        ({}, {"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}}),
+        ({"type": "RollingUpdate"}, {"type": "RollingUpdate"}),
+        (
+            {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "20%"}},
+            {"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": "20%"}},
+        ),
+        (
+            {"rollingUpdate": {"partition": 2}},
+            {"type": "RollingUpdate", "rollingUpdate": {"partition": 2, "maxUnavailable": 1}},
+        ),
+        ({"type": "OnDelete"}, {"type": "OnDelete"}),
+    ],
+)
+def test_a_stateful_set_rolls_one_by_one(given, filled):
+    made = defaulted("apps/v1", "StatefulSet", spec={"updateStrategy": given})
+    assert made["spec"]["updateStrategy"] == filled
+
+
 def job(**spec):
     return defaulted("batch/v1", "Job", spec=spec)["spec"]
 

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kubarium.api.kinds import CONFIG_MAPS
+from kubarium.api.kinds import CONFIG_MAPS, NODES, PODS
+from kubarium.api.logs import LogOptions
+from kubarium.api.streams import StreamOptions
 from kubarium.base.chance import Chance
-from kubarium.base.errors import ConfigError
+from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cluster import scheduler_config
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile, NodePool
@@ -54,5 +56,41 @@ def test_the_schedulers_configuration_is_told_and_what_it_was_is_not():
         await scheduler_config.publish(cluster.client, SchedulerConfig())
         names = [document["metadata"]["name"] for document in await published(cluster)]
         assert "kube-scheduler" not in names
+
+    run_virtual(story, file=file)
+
+
+def test_a_node_without_an_agent_does_not_answer_as_one_without_a_kubelet():
+    file = ClusterFile([NodePool("node", 1, "simulated")])
+
+    async def told(awaitable):
+        with pytest.raises(ApiError) as caught:
+            await awaitable
+        return caught.value.code, caught.value.message
+
+    async def story(tested):
+        cluster = tested.embedded
+
+        async def log():
+            async for _ in cluster.logs("default", "p", LogOptions("c")):
+                raise AssertionError("nobody is there to say anything")
+
+        await cluster.client.create(NODES, {"metadata": {"name": "bare"}})
+        spec = {"nodeName": "bare", "containers": [{"name": "c", "image": "busybox"}]}
+        await cluster.client.create(PODS, {"metadata": {"name": "p"}, "spec": spec}, "default")
+        unknown = (500, "no preferred addresses found; known addresses: []")
+        assert await told(log()) == unknown
+        assert await told(cluster.open_port("default", "p", 80)) == unknown
+        status = {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}
+        await cluster.client.patch(NODES, "bare", {"status": status}, subresource="status")
+        refused = "dial tcp 192.0.2.1:10250: connect: connection refused"
+        url = "https://192.0.2.1:10250/containerLogs/default/p/c"
+        assert await told(log()) == (500, f'Get "{url}": {refused}')
+        text = f"error dialing backend: {refused}"
+        assert await told(cluster.open_port("default", "p", 80)) == (500, text)
+        options = StreamOptions("c", ("ls",))
+        assert await told(cluster.open_session("default", "p", options)) == (500, text)
+        await cluster.client.delete(NODES, "bare")
+        assert await told(log()) == (404, 'nodes "bare" not found')
 
     run_virtual(story, file=file)

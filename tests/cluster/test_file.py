@@ -24,6 +24,10 @@ spec:
 """
 
 
+VERSIONS = ["write kubarium.dev/v1alpha1, or kind.x-k8s.io/v1alpha4 in a file as kind takes it"]
+VERSION_KIND = "write Cluster"
+
+
 def write(tmp_path, text):
     path = tmp_path / "cluster.yaml"
     path.write_text(text)
@@ -60,8 +64,38 @@ def test_pools_deal_topology_values_in_turn(tmp_path):
             12,
             ["profile", "gpu.exmple", "gpu.example.com, net.example.com"],
         ),
-        ("kind: Cluster", "kind: Clutser", 2, ["kind", "write Cluster"]),
-        ("    - name: gpu\n", "    - {}\n    - name: gpu\n", 6, ["'name' is missing"]),
+        ("kind: Cluster", "kind: Clutser", 2, ["kind: 'Clutser' is not supported", VERSION_KIND]),
+        ("kind: Cluster\n", "", 1, ["kind: is missing", VERSION_KIND]),
+        ("apiVersion: kubarium.dev/v1alpha1\n", "", 1, ["apiVersion: is missing", *VERSIONS]),
+        ("kubarium.dev/v1alpha1", "v1", 1, ["apiVersion: 'v1' is not supported", *VERSIONS]),
+        ("kubarium.dev/v1alpha1", "3", 1, ["apiVersion: 3 is not supported", *VERSIONS]),
+        (
+            "kubarium.dev/v1alpha1",
+            "kind.x-k8s.io/v1alpha3",
+            1,
+            ["'kind.x-k8s.io/v1alpha3'", *VERSIONS],
+        ),
+        ("spec:", "sepc:", 4, ["sepc: unknown field 'sepc'; did you mean 'spec'?"]),
+        (
+            "    - name: gpu\n",
+            "    - {}\n    - name: gpu\n",
+            6,
+            ["'name' is missing; add name: <string>"],
+        ),
+        (
+            "count: 3",
+            "taints: [{key: a}]",
+            7,
+            ["taints[0]: 'effect' is missing; add effect: NoSchedule|PreferNoSchedule|NoExecute"],
+        ),
+        ("[a, b]", "[]", 10, ["zone: [] is empty; list one at least, or leave it out"]),
+        ("count: 5", "extendedResourceName: gpu", 13, ["'gpu' must be a domain and a name, as in"]),
+        (
+            "count: 3",
+            "kubelet: {allowedUnsafeSysctls: [A]}",
+            7,
+            ["'A' must be the name of a sysctl"],
+        ),
         ("labels: {tier: gpu}", "labels: {tier: 1}", 9, ["labels.tier", "string", "integer"]),
         ("labels: {tier: gpu}", "labels: {tier: a, tier: b}", 9, ["'tier'", "line 9 already"]),
         ("metadata: {name: lab}", "metadata: {name: Lab_1}", 3, ["metadata.name", "Lab_1"]),
@@ -125,8 +159,20 @@ def test_a_lone_kind_control_plane_runs_pods(tmp_path):
 
 def test_an_unknown_kind_role_is_named(tmp_path):
     path = write(tmp_path, KIND.replace("role: worker", "role: wroker", 1))
-    with pytest.raises(ConfigError, match=r"nodes\[1\]\.role"):
+    text = r":7: nodes\[1\]\.role: 'wroker' is not one of control-plane, worker"
+    with pytest.raises(ConfigError, match=text):
         read_cluster_file(path)
+    path = write(tmp_path, KIND + "  - worker\n")
+    with pytest.raises(
+        ConfigError, match=r"nodes\[\d\]: 'worker' is no node; write {role: worker}"
+    ):
+        read_cluster_file(path)
+
+
+def test_a_kind_file_says_that_it_is_one(tmp_path):
+    for text in (KIND.replace("kind: Cluster\n", ""), KIND.replace("kind: Cluster", "kind: Pod")):
+        with pytest.raises(ConfigError, match=r":1: kind: .*; write Cluster"):
+            read_cluster_file(write(tmp_path, text))
 
 
 def test_scheduler_profiles_come_with_the_cluster(tmp_path):

@@ -84,6 +84,8 @@ KIND = {
     "nodes": [{"role": "control-plane"}, {"role": "worker", "labels": {"a": "b"}}],
 }
 
+KIND_HEAD = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"
+
 
 def complaint(path):
     """What is said of the file; "" if it is read and nodes can be made of it."""
@@ -174,12 +176,12 @@ def test_it_is_read_or_the_field_is_named(tmp_path, document):
         "a: '\\ud800'",
         'a: "\\ud800"',
         "kind: Cluster\napiVersion: [kubarium.dev/v1alpha1]",
-        "apiVersion: kind.x-k8s.io/v1alpha4\nnodes: 3",
-        "apiVersion: kind.x-k8s.io/v1alpha4\nnodes: [3]",
-        "apiVersion: kind.x-k8s.io/v1alpha4\nnodes: {}",
-        "apiVersion: kind.x-k8s.io/v1alpha4\nname: [a]\nnodes: [{role: worker, labels: 3}]",
-        "apiVersion: kind.x-k8s.io/v1alpha4\nname: A B\nnodes: [{role: [worker]}]",
-        "apiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: worker, labels: {a b: c d}}]",
+        f"{KIND_HEAD}nodes: 3",
+        f"{KIND_HEAD}nodes: [3]",
+        f"{KIND_HEAD}nodes: {{}}",
+        f"{KIND_HEAD}name: [a]\nnodes: [{{role: worker, labels: 3}}]",
+        f"{KIND_HEAD}name: A B\nnodes: [{{role: [worker]}}]",
+        f"{KIND_HEAD}nodes: [{{role: worker, labels: {{a b: c d}}}}]",
         "a: " + "&a " * 3 + "b",
         "l0: &l0 [x]\n" + "".join(f"l{i}: &l{i} [{f'*l{i - 1}, ' * 9}x]\n" for i in range(1, 9)),
     ],

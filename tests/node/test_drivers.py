@@ -363,8 +363,9 @@ def test_nvidias_configurations_are_for_gpus_or_for_instances():
     ],
 )
 def test_a_configuration_that_names_a_request_of_another_sort_is_refused(kind, device, sort):
-    config = [nvidia_config(kind, ["r0"], strategy="MPS")]
-    document = claim("claim-a", device, config=config, driver="gpu.nvidia.com")
+    config = nvidia_config(kind, ["r0"])
+    config["opaque"]["parameters"].pop("sharing")
+    document = claim("claim-a", device, config=[config], driver="gpu.nvidia.com")
     words = f'cannot apply {kind} to device "{device}" of type "{sort}" \\(request: r0\\)'
     with pytest.raises(ClaimProblem, match=words):
         prepared(pod_with(["a"]), document)
@@ -716,8 +717,17 @@ def test_bursts_of_a_network_configuration():
     ("driver", "config", "words"),
     [
         ("net.example.com", net_config(egressBurst=2**40), "burst cannot be more than 4GB"),
-        ("cpu.example.com", net_config(), "configuration not allowed"),
-        ("gpu.example.com", opaque("TimeSlicing", timeSlicingConfig={"interval": "Ages"}), "Ages"),
+        (
+            "cpu.example.com",
+            net_config(),
+            "prepare failed: error getting opaque device configs: error decoding config parameters:"
+            ' no kind "NetConfig" is registered for version "net.resource.example.com/v1alpha1"$',
+        ),
+        (
+            "gpu.example.com",
+            opaque("TimeSlicing", timeSlicingConfig={"interval": "Ages"}),
+            "prepare failed: error applying config: error validating GPU config: .*Ages",
+        ),
         (
             "gpu.example.com",
             opaque("SpacePartitioning", spacePartitioningConfig={"partitionCount": -1}),
@@ -732,16 +742,63 @@ def test_opaque_configuration_that_a_driver_refuses(driver, config, words):
         other(driver, document)
 
 
-def channel(**parameters):
-    config = {
-        "apiVersion": "resource.nvidia.com/v1beta1",
-        "kind": "ComputeDomainChannelConfig",
-        "domainID": "uid-of-domain",
-        **parameters,
-    }
+def of_another_version(document):
+    document["opaque"]["parameters"]["apiVersion"] = "example.com/v2"
+    return document
+
+
+UNREADABLE = "error getting opaque device configs: error decoding config parameters: no kind "
+
+
+@pytest.mark.parametrize("config", [opaque("MPS", ["r7"]), nvidia_config("GpuConfig", ["r7"])])
+def test_a_driver_reads_every_configuration_that_is_for_it(config):
+    """``GetOpaqueDeviceConfigs`` of both drivers: also one for requests that got no device of it.
+    Whether it makes sense is asked where it applies."""
+    driver, pod = config["opaque"]["driver"], pod_with(["a"])
+    assert prepared(pod, claim("claim-a", "gpu-0", driver=driver, config=[config]))["c"]
+    wrong = of_another_version(config)
+    with pytest.raises(ClaimProblem, match=f'{UNREADABLE}"GpuConfig"'):
+        prepared(pod, claim("claim-a", "gpu-0", driver=driver, config=[wrong]))
+    wrong["opaque"]["parameters"] = {}
+    with pytest.raises(ClaimProblem, match="Object 'Kind' is missing in"):
+        prepared(pod, claim("claim-a", "gpu-0", driver=driver, config=[wrong]))
+
+
+def test_a_driver_that_gives_no_device_reads_no_configuration():
+    others = [of_another_version(nvidia_config("GpuConfig"))]
+    assert prepared(pod_with(["a"]), claim("claim-a", "gpu-0", config=others))["c"]
+
+
+def domain_config(requests=(), kind="ComputeDomainChannelConfig", **parameters):
+    version = "resource.nvidia.com/v1beta1"
+    parameters = {"apiVersion": version, "kind": kind, "domainID": "uid-of-domain"} | parameters
+    given = {"driver": "compute-domain.nvidia.com", "parameters": parameters}
+    return {"source": "FromClaim", "requests": list(requests), "opaque": given}
+
+
+def channel_of(*configs):
     driver = "compute-domain.nvidia.com"
-    given = [{"source": "FromClaim", "opaque": {"driver": driver, "parameters": config}}]
-    return other(driver, claim("claim-a", "channel-0", config=given, driver=driver))
+    return other(driver, claim("claim-a", "channel-0", config=configs, driver=driver))
+
+
+def channel(**parameters):
+    return channel_of(domain_config(**parameters))
+
+
+def test_configurations_of_a_domain_are_for_its_channels_or_its_daemons():
+    daemons = domain_config(kind="ComputeDomainDaemonConfig")
+    assert channel_of(domain_config(), daemons) == {"NVIDIA_IMEX_CHANNELS": "0"}
+    with pytest.raises(ClaimProblem, match="error validating config: domainID cannot be empty"):
+        channel_of(daemons)
+    words = "configResultsMap: cannot apply ComputeDomainDaemonConfig to request: r0"
+    with pytest.raises(ClaimProblem, match=words):
+        channel_of(domain_config(["r0"], "ComputeDomainDaemonConfig"))
+    with pytest.raises(ClaimProblem, match=f"error generating configResultsMap: {UNREADABLE}"):
+        channel_of(domain_config(), domain_config(["r7"], "Channel"))
+    foreign = nvidia_config("GpuConfig")
+    foreign["opaque"]["driver"] = "compute-domain.nvidia.com"
+    with pytest.raises(ClaimProblem, match="runtime object is not a recognized configuration"):
+        channel_of(foreign)
 
 
 def test_a_container_is_told_of_its_channels():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubarium.api.logs import LogOptions
-from kubarium.node.logs import read_log
+from kubarium.node.logs import read_log, why_no_log
 from kubarium.node.runtimes.process.init import MAX_LOG_FILES, MAX_LOG_LINE, LogFile
 from kubarium.runtime import virtual
 
@@ -135,3 +136,49 @@ def test_a_follower_misses_nothing_when_the_log_is_rotated(tmp_path):
 
     assert virtual.run(main()) == wanted
     assert len(list(tmp_path.iterdir())) > 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "previous", "why"),
+    [
+        (None, False, 'container "c" in pod "p" is not available'),
+        (None, True, 'container "c" in pod "p" is not available'),
+        ({}, True, 'previous terminated container "c" in pod "p" not found'),
+        ({}, False, 'container "c" in pod "p" is waiting to start - no logs yet'),
+        (
+            {"state": {"waiting": {"reason": "ContainerCreating"}}},
+            False,
+            'container "c" in pod "p" is waiting to start: ContainerCreating',
+        ),
+        (
+            {"state": {"waiting": {"reason": "ErrImagePull"}}},
+            False,
+            'container "c" in pod "p" is waiting to start: image can\'t be pulled',
+        ),
+        (
+            {"state": {"waiting": {"reason": "ImagePullBackOff"}}},
+            False,
+            'container "c" in pod "p" is waiting to start: trying and failing to pull image',
+        ),
+        (
+            {"state": {"waiting": {"reason": "ErrImageNeverPull"}}},
+            False,
+            'container "c" in pod "p" is waiting to start: ErrImageNeverPull',
+        ),
+        (
+            {"state": {"terminated": {"exitCode": 0}}},
+            False,
+            'container "c" in pod "p" is terminated',
+        ),
+        (
+            {"state": {"waiting": {"reason": "x"}}, "lastState": {"terminated": {"exitCode": 1}}},
+            False,
+            'container "c" in pod "p" is terminated',
+        ),
+    ],
+)
+@pytest.mark.parametrize("sort", ["container", "initContainer", "ephemeralContainer"])
+def test_why_there_is_no_log_is_told_as_the_kubelet_does(sort, entry, previous, why):
+    entries = [] if entry is None else [{"name": "c", **entry}]
+    pod = {"metadata": {"name": "p"}, "status": {f"{sort}Statuses": entries}}
+    assert why_no_log(pod, "c", previous) == why

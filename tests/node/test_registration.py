@@ -83,6 +83,11 @@ def test_logs_of_what_is_not_there():
             with pytest.raises(ApiError, match=r"choose one of: \[main other\]"):
                 await read("two")
             assert b"simulated container other" in await read("two", container="other")
+            with pytest.raises(ApiError, match='previous terminated container "other"'):
+                await read("two", container="other", previous=True)
+            await world.pod("early")
+            with pytest.raises(ApiError, match=r'"main" in pod "early" is (not avail|waiting)'):
+                await read("early")
             await world.pod("elsewhere", nodeName="not-ours")
             with pytest.raises(ApiError, match="does not run on a node of this agent"):
                 await read("elsewhere", container="main")

@@ -129,6 +129,21 @@ def test_a_flood_is_cut_and_refills_slowly(story_run):
     story_run(story)
 
 
+def test_what_stands_is_one_event_and_always_told(story_run):
+    async def story(context, recorder):
+        for number in range(BURST + 15):
+            text = f"until {number}"
+            recorder.event(POD, "Normal", "Rests", text, action="Binding", standing=True)
+            await recorder.flush()
+            [event] = await events(context)
+            assert event["message"] == text
+            await context.clock.sleep(30)
+        assert event["series"]["count"] == BURST + 15
+        assert recorder.dropped == 0
+
+    story_run(story)
+
+
 def test_an_event_that_was_deleted_is_written_anew(story_run):
     async def story(context, recorder):
         recorder.event(POD, "Normal", "Pulled", "again")

@@ -8,7 +8,7 @@ import orjson
 import pytest
 import yaml
 
-from kubarium.api.kinds import CONFIG_MAPS, PODS, ROLE_BINDINGS, ROLES
+from kubarium.api.kinds import CONFIG_MAPS, NODES, PODS, ROLE_BINDINGS, ROLES
 from kubarium.server import http as http_module
 from kubarium.server import limits
 
@@ -374,7 +374,10 @@ def test_nothing_is_answered_before_it_is_durable(http_world):
 
 def test_logs_come_from_the_log_source(http_world):
     async def story(w, http):
-        await w.pod("web", containers=[{"name": n, "image": "i"} for n in ("one", "two")])
+        await w.node("n1")
+        initial = [{"name": "first", "image": "i"}]
+        containers = [{"name": n, "image": "i"} for n in ("one", "two")]
+        await w.pod("web", nodeName="n1", containers=containers, initContainers=initial)
         asked = []
 
         async def source(namespace, name, options):
@@ -393,7 +396,7 @@ def test_logs_come_from_the_log_source(http_world):
         answer = await http("GET", log)
         assert answer.status == 400
         assert answer.json["message"] == (
-            "a container name must be specified for pod web, choose one of: [one two]"
+            "a container name must be specified for pod web, choose one of: [first one two]"
         )
         answer = await http("GET", f"{log}?container=three")
         assert answer.json["message"] == "container three is not valid for pod web"
@@ -401,9 +404,55 @@ def test_logs_come_from_the_log_source(http_world):
     http_world(story)
 
 
+def test_a_pod_without_a_node_has_said_nothing_and_one_whose_node_is_gone_cannot_be_asked(
+    http_world,
+):
+    """As LogLocation, ExecLocation, AttachLocation and PortForwardLocation answer."""
+
+    async def story(w, http):
+        async def source(namespace, name, options):
+            raise AssertionError("nobody may be asked")
+            yield b""
+
+        w.server.log_source = source
+        await w.pod("web")
+        pod = "/api/v1/namespaces/default/pods/web"
+        answer = await http("GET", f"{pod}/log?follow=true")
+        assert (answer.status, answer.body) == (204, b"")
+        assert not {"content-type", "content-length"} & answer.headers.keys()
+        streams = ("exec?command=ls&stdout=true", "attach?stdout=true", "portforward")
+        for stream in streams:
+            answer = await http("GET", f"{pod}/{stream}")
+            assert (answer.status, answer.json["message"]) == (
+                400,
+                "pod web does not have a host assigned",
+            )
+        for stream in ("log", "exec", "attach"):  # the container is looked at first
+            answer = await http("GET", f"{pod}/{stream}?container=none")
+            assert (answer.status, answer.json["message"]) == (
+                400,
+                "container none is not valid for pod web",
+            )
+        await w.node("n1")
+        await w.bind("web")
+        await w.client.delete(NODES, "n1")
+        for stream in ("log", "exec", "attach", "portforward"):
+            answer = await http("GET", f"{pod}/{stream}")
+            assert (answer.status, answer.json["message"]) == (404, 'nodes "n1" not found')
+        await w.node("n1")
+        answer = await http("GET", f"{pod}/exec")
+        assert answer.json["message"] == "you must specify at least one command for the container"
+        answer = await http("GET", f"{pod}/exec?command=ls")
+        text = "you must specify at least 1 of stdin, stdout, stderr"
+        assert answer.json["message"] == text
+
+    http_world(story)
+
+
 def test_errors_of_the_log_source_keep_their_code(http_world):
     async def story(w, http):
-        await w.pod("web")
+        await w.node("n1")
+        await w.pod("web", nodeName="n1")
 
         async def source(namespace, name, options):
             from kubarium.base.errors import bad_request

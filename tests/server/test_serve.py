@@ -358,6 +358,13 @@ def test_kubectl_runs_waits_describes_and_reads_logs(kubectl):
     kubectl("apply", "-f", "-", stdin=POD)
     assert "Pending" in kubectl("get", "pods")
     assert "Status:" in kubectl("describe", "pod", "p")
+    assert kubectl("logs", "p", "--tail=2") == "", "it has no node yet"
+    node = '{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-0"}}'
+    kubectl("apply", "-f", "-", stdin=node)
+    binding = '{"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "node-0"}}'
+    namespace = kubectl.json("get", "pod", "p")["metadata"]["namespace"]
+    path = f"/api/v1/namespaces/{namespace}/pods/p/binding"
+    kubectl("create", "--raw", path, "-f", "-", stdin=binding)
     assert kubectl("logs", "p", "--tail=2") == "line 0 of p\nline 1 of p\n"
     kubectl(
         "patch",

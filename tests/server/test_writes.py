@@ -2,14 +2,17 @@
 
 import pytest
 
+from kubarium.api.catalog import Catalog
 from kubarium.api.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
+    DEVICE_TAINT_RULES,
     JOBS,
     LEASES,
     NAMESPACES,
     NODES,
     PODS,
+    RUNTIME_CLASSES,
     SECRETS,
 )
 from kubarium.client.protocol import (
@@ -18,6 +21,7 @@ from kubarium.client.protocol import (
     MERGE_PATCH,
     STRATEGIC_MERGE_PATCH,
 )
+from kubarium.server.strategies.table import strategies
 
 DEPLOYMENT = {
     "metadata": {"name": "web"},
@@ -368,6 +372,79 @@ def test_kinds_differ_in_creation_on_update_and_in_unconditional_updates(world):
         await w.client.create(CONFIG_MAPS, config_map(), "default")
         absent["data"] = {"x": "forced"}
         assert (await w.client.update(CONFIG_MAPS, absent))["data"] == {"x": "forced"}
+        handler = {"metadata": {"name": "h"}, "handler": "crun"}
+        assert (await w.client.update(RUNTIME_CLASSES, handler))["handler"] == "crun"
+        assert (await w.refused(w.client.update(RUNTIME_CLASSES, handler))).code == 422
+
+    world(story)
+
+
+# Kinds whose strategy says AllowUnconditionalUpdate false upstream, as far as they are served; all
+# others say true (pkg/registry/*/*/strategy.go).
+LOCKED = """
+    admissionregistration.k8s.io/v1 mutatingadmissionpolicies
+    admissionregistration.k8s.io/v1 mutatingadmissionpolicybindings
+    admissionregistration.k8s.io/v1 mutatingwebhookconfigurations
+    admissionregistration.k8s.io/v1 validatingadmissionpolicies
+    admissionregistration.k8s.io/v1 validatingadmissionpolicybindings
+    admissionregistration.k8s.io/v1 validatingwebhookconfigurations
+    admissionregistration.k8s.io/v1beta1 mutatingadmissionpolicies
+    admissionregistration.k8s.io/v1beta1 mutatingadmissionpolicybindings
+    apiextensions.k8s.io/v1 customresourcedefinitions
+    apiregistration.k8s.io/v1 apiservices
+    certificates.k8s.io/v1 clustertrustbundles
+    certificates.k8s.io/v1 podcertificaterequests
+    certificates.k8s.io/v1beta1 clustertrustbundles
+    coordination.k8s.io/v1 leases
+    coordination.k8s.io/v1beta1 leasecandidates
+    internal.apiserver.k8s.io/v1alpha1 storageversions
+    lifecycle.k8s.io/v1alpha1 evictionrequests
+    node.k8s.io/v1 runtimeclasses
+    policy/v1 poddisruptionbudgets
+    resource.k8s.io/v1 devicetaintrules
+    resource.k8s.io/v1alpha3 resourcepoolstatusrequests
+    storage.k8s.io/v1 csidrivers
+    storage.k8s.io/v1 csinodes
+    storage.k8s.io/v1 csistoragecapacities
+    storage.k8s.io/v1 volumeattachments
+    storagemigration.k8s.io/v1 storageversionmigrations
+    storagemigration.k8s.io/v1beta1 storageversionmigrations
+"""
+
+
+def test_which_kinds_are_not_updated_without_a_resource_version():
+    table = strategies()
+    kinds = [kind for kind in Catalog.builtin().kinds() if kind.stored]
+    locked = [
+        f"{kind.resource.api_version} {kind.resource.plural}"
+        for kind in kinds
+        if not table.of(kind).overwrites(kind)
+    ]
+    assert sorted(locked) == [line.strip() for line in LOCKED.strip().splitlines()]
+
+
+def test_rules_of_v1_are_updated_by_version_and_those_of_its_betas_as_they_ever_were(world):
+    async def story(w):
+        rule = {
+            "metadata": {"name": "r"},
+            "spec": {"taint": {"key": "k", "effect": "NoSchedule"}},
+        }
+        made = await w.client.create(DEVICE_TAINT_RULES, rule)
+        for subresource in ("", "status"):
+            error = await w.refused(
+                w.client.update(DEVICE_TAINT_RULES, rule, subresource=subresource)
+            )
+            assert error.code == 422
+            assert error.message == (
+                'DeviceTaintRule.resource.k8s.io "r" is invalid: metadata.resourceVersion: '
+                "Invalid value: 0: must be specified for an update"
+            )
+        assert await w.client.get(DEVICE_TAINT_RULES, "r") == made
+        rule["spec"]["taint"]["effect"] = "NoExecute"
+        beta = DEVICE_TAINT_RULES._replace(version="v1beta2")
+        assert (await w.client.update(beta, rule))["metadata"]["generation"] == 2
+        patch = {"spec": {"taint": {"value": "x"}}}  # a patch is of what it found
+        await w.client.patch(DEVICE_TAINT_RULES, "r", patch, patch_type=MERGE_PATCH)
 
     world(story)
 

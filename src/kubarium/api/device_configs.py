@@ -7,6 +7,7 @@ in an admission webhook and again when they prepare a claim.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,8 +47,8 @@ class Sharing:
 
 def example_gpu(config: _Json) -> Sharing:
     """The example driver's GpuConfig; time slicing is the default."""
-    _expect(config, "gpu.resource.example.com/v1alpha1", "GpuConfig")
-    _strict(config, _EXAMPLE_GPU, "GpuConfig")
+    if config:
+        decode(config, EXAMPLE_GPU_KINDS)
     sharing = config.get("sharing")
     if sharing is None:
         sharing = {"strategy": TIME_SLICING}
@@ -74,8 +75,8 @@ def example_gpu(config: _Json) -> Sharing:
 
 def example_net(config: _Json) -> dict[str, int]:
     """The example driver's NetConfig: bits of burst by direction, where any are given."""
-    _expect(config, "net.resource.example.com/v1alpha1", "NetConfig")
-    _strict(config, _EXAMPLE_NET, "NetConfig")
+    if config:
+        decode(config, EXAMPLE_NET_KINDS)
     found: dict[str, int] = {}
     for way in ("ingress", "egress"):
         bits = (config.get("bwBurst") or {}).get(f"{way}Burst") or 0
@@ -87,18 +88,16 @@ def example_net(config: _Json) -> dict[str, int]:
 
 
 def example_cpu(config: _Json) -> None:
-    """The cpu profile takes no configuration."""
+    """The cpu profile takes no configuration: it knows of no kind of it."""
     if config:
-        raise ConfigRefused("configuration not allowed")
+        decode(config, EXAMPLE_CPU_KINDS)
 
 
 def nvidia_gpu(config: _Json) -> Sharing | None:
     """NVIDIA's GpuConfig or MigDeviceConfig, or its VfioDeviceConfig, which is for devices that
     we do not play; None where nothing is to be shared."""
-    kind = str(config.get("kind", ""))
-    fields = _NVIDIA_KINDS.get(kind, _NVIDIA_GPU)
-    _expect(config, NVIDIA_VERSION, kind if kind in _NVIDIA_KINDS else GPU_CONFIG)
-    _strict(config, fields, kind)
+    if config:
+        _recognize(config, (GPU_CONFIG, MIG_CONFIG, VFIO_CONFIG))
     sharing = config.get("sharing")
     if sharing is None:
         return None
@@ -175,15 +174,33 @@ def _at(key: str, devices: Sequence[str]) -> str:
 
 
 def compute_domain(config: _Json) -> None:
-    """Parameters of a channel or a daemon of a ComputeDomain."""
-    kind = str(config.get("kind", ""))
-    if kind not in _COMPUTE_DOMAIN_KINDS or config.get("apiVersion") != NVIDIA_VERSION:
-        raise UnknownConfig(
-            f'no kind "{kind}" is registered for version "{config.get("apiVersion", "")}"'
-        )
-    _strict(config, _COMPUTE_DOMAIN_KINDS[kind], kind)
+    """Parameters of a channel or a daemon of a ComputeDomain; neither has a default domain."""
+    if config:
+        _recognize(config, (CHANNEL_CONFIG, DAEMON_CONFIG))
     if not config.get("domainID"):
         raise ConfigRefused("domainID cannot be empty")
+
+
+def _recognize(config: _Json, kinds: Sequence[str]) -> None:
+    """One decoder serves both drivers of NVIDIA's, each of which takes kinds of its own."""
+    decode(config, NVIDIA_KINDS)
+    if config["kind"] not in kinds:
+        raise ConfigRefused("runtime object is not a recognized configuration")
+
+
+def decode(config: _Json, known: Kinds) -> None:
+    """UnknownConfig unless a driver's decoder takes it, whether or not what it says makes sense."""
+    for name, told in (("kind", "Kind"), ("apiVersion", "apiVersion")):
+        if not isinstance(config.get(name) or "", str):
+            raise _mistyped(config[name], "", name, STRING)
+        if not config.get(name):
+            raise UnknownConfig(f"Object '{told}' is missing in '{json.dumps(config)}'")
+    version, kind = config["apiVersion"], config["kind"]
+    if (version, kind) not in known:
+        text = f'no kind "{kind}" is registered for version "{version}"'
+        wanted = " or ".join(f"{name} of {group}" for group, name in known)
+        raise UnknownConfig(f"{text}: expected {wanted}" if wanted else text)
+    _strict(config, known[version, kind], kind)
 
 
 # Fields that the drivers' decoders know, each with its kind of value or with the fields of its
@@ -211,10 +228,18 @@ _NVIDIA_GPU: _Fields = {
 _NVIDIA_MIG: _Fields = {"sharing": {"strategy": STRING, "mpsConfig": _MPS}}
 _NVIDIA_VFIO: _Fields = {"iommu": {"backendPolicy": STRING, "enableAPIDevice": BOOLEAN}}
 GPU_CONFIG, MIG_CONFIG, VFIO_CONFIG = "GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"
-_NVIDIA_KINDS = {GPU_CONFIG: _NVIDIA_GPU, MIG_CONFIG: _NVIDIA_MIG, VFIO_CONFIG: _NVIDIA_VFIO}
-_COMPUTE_DOMAIN_KINDS: Mapping[str, _Fields] = {
-    "ComputeDomainChannelConfig": {"domainID": STRING, "allocationMode": STRING},
-    "ComputeDomainDaemonConfig": {"domainID": STRING},
+CHANNEL_CONFIG, DAEMON_CONFIG = "ComputeDomainChannelConfig", "ComputeDomainDaemonConfig"
+# What each driver's decoder knows, by apiVersion and kind.
+Kinds = Mapping[tuple[str, str], _Fields]
+EXAMPLE_GPU_KINDS: Kinds = {("gpu.resource.example.com/v1alpha1", "GpuConfig"): _EXAMPLE_GPU}
+EXAMPLE_NET_KINDS: Kinds = {("net.resource.example.com/v1alpha1", "NetConfig"): _EXAMPLE_NET}
+EXAMPLE_CPU_KINDS: Kinds = {}
+NVIDIA_KINDS: Kinds = {
+    (NVIDIA_VERSION, GPU_CONFIG): _NVIDIA_GPU,
+    (NVIDIA_VERSION, MIG_CONFIG): _NVIDIA_MIG,
+    (NVIDIA_VERSION, VFIO_CONFIG): _NVIDIA_VFIO,
+    (NVIDIA_VERSION, CHANNEL_CONFIG): {"domainID": STRING, "allocationMode": STRING},
+    (NVIDIA_VERSION, DAEMON_CONFIG): {"domainID": STRING},
 }
 _IS: Mapping[str, Callable[[Any], bool]] = {
     STRING: lambda value: isinstance(value, str),
@@ -255,14 +280,6 @@ def _mistyped(value: Any, kind: str, path: str, wanted: str) -> UnknownConfig:
     )
 
 
-def _expect(config: _Json, api_version: str, kind: str) -> None:
-    if config and (config.get("kind"), config.get("apiVersion")) != (kind, api_version):
-        raise UnknownConfig(
-            f'no kind "{config.get("kind", "")}" is registered for version '
-            f'"{config.get("apiVersion", "")}": expected {kind} of {api_version}'
-        )
-
-
 _CHECKS: dict[str, Callable[[_Json], object]] = {
     "gpu.example.com": example_gpu,
     "net.example.com": example_net,
@@ -284,7 +301,7 @@ def complaints(configs: Sequence[_Json], path: str) -> list[FieldError]:
         where = f"{path}.devices.config[{index}].opaque.parameters"
         try:
             if not parameters:
-                raise UnknownConfig("Object 'Kind' is missing in '{}'")
+                decode(parameters, {})
             check(parameters)
         except UnknownConfig as problem:
             found.append(FieldError("Invalid", where, None, f"error decoding object: {problem}"))

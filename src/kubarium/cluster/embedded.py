@@ -15,13 +15,14 @@ from pathlib import Path
 
 from kubarium import __version__
 from kubarium.api.catalog import Catalog
-from kubarium.api.kinds import PODS, SERVICES
+from kubarium.api.kinds import NODES, PODS, SERVICES
 from kubarium.api.logs import LogOptions
+from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.api.usage import PodUse
 from kubarium.base.chance import Chance
 from kubarium.base.clock import Clock
-from kubarium.base.errors import ConfigError, not_found
+from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cluster import api_endpoint, delegated_authn, scheduler_config
 from kubarium.cluster.access import Access
 from kubarium.cluster.agent_link import AgentProcess
@@ -71,6 +72,7 @@ COMPACT_EVERY_S = 5.0
 # a machine that has far more to do than it can; more means that something is refused for good.
 READY_PATIENCE_S = 40.0
 READY_PATIENCE_PER_NODE_S = 0.02
+KUBELET_PORT = 10250  # upstream's, where a node does not say
 AnyAgent = Agent | AgentProcess
 FAMILIES = (workloads, training, devices, gangs, queueing, faults, tuning)
 VOLUMES = "volumes"
@@ -338,7 +340,8 @@ class EmbeddedCluster:
 
     async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
         """The output of a pod's container, from the agent whose node it is on."""
-        agent = await self._agent_of(namespace, name)
+        path = f"/containerLogs/{namespace}/{name}/{options.container}"
+        agent = await self._agent_of(namespace, name, path)
         async for chunk in agent.logs(namespace, name, options):
             yield chunk
 
@@ -352,14 +355,30 @@ class EmbeddedCluster:
         agent = await self._agent_of(namespace, name)
         return await agent.open_port(namespace, name, port)
 
-    async def _agent_of(self, namespace: str, name: str) -> AnyAgent:
-        """The agent whose node a pod is on; ApiError 404."""
+    async def _agent_of(self, namespace: str, name: str, path: str = "") -> AnyAgent:
+        """The agent whose node a pod is on; ApiError 404 if the node is gone, 500 if there is none.
+
+        ``path`` is what upstream's API server would get from the kubelet, "" for a stream.
+        """
         pod = await self.client.get(PODS, name, namespace)
         node = pod["spec"].get("nodeName", "")
         agent = next((agent for agent in self.agents if agent.serves(node)), None)
         if agent is None:
-            raise not_found("nodes", "", node)
+            raise _unanswered(await self.client.get(NODES, node), path)
         return agent
+
+
+def _unanswered(node: Document, path: str) -> ApiError:
+    """What is said for a node on which no kubelet is, in the words of upstream's API server."""
+    status = node.get("status") or {}
+    addresses = [a["address"] for a in status.get("addresses") or () if a.get("address")]
+    if not addresses:
+        return ApiError(500, "", "no preferred addresses found; known addresses: []")
+    port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port")
+    place = f"{addresses[0]}:{port or KUBELET_PORT}"
+    text = f"dial tcp {place}: connect: connection refused"
+    asked = f'Get "https://{place}{path}"' if path else "error dialing backend"
+    return ApiError(500, "", f"{asked}: {text}")
 
 
 class _Compaction:

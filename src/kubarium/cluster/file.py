@@ -33,6 +33,8 @@ from kubarium.view.scheduling import SchedulerConfig, SchedulerConfigError, read
 DEFAULT_CAPACITY = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "50Gi", "pods": "110"}
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 
+OWN_VERSION, KIND_VERSION = "kubarium.dev/v1alpha1", "kind.x-k8s.io/v1alpha4"
+
 # Of a complaint about one field.
 MOST_CHARACTERS = 500
 
@@ -96,7 +98,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     document, lines = _compose(path, text)
     if not isinstance(document, dict):
         raise ConfigError(f"{path}:1: a cluster file is a YAML mapping; this is not one")
-    if str(document.get("apiVersion", "")).startswith("kind.x-k8s.io/"):
+    if _dialect(path, document, lines) == KIND_VERSION:
         return _from_kind(path, document, lines)
     _check_schema(path, document, lines)
     _check_attributes(path, document, lines)
@@ -105,6 +107,21 @@ def read_cluster_file(path: Path) -> ClusterFile:
     _check_images(path, document, lines)
     file = replace(_from_document(path, document), scheduler=_scheduler(path, document, lines))
     return replace(file, health_events=_health_events(path, document, lines, file.pools))
+
+
+def _dialect(path: Path, document: dict[str, Any], lines: Lines) -> str:
+    """Which of the two apiVersions the file has; ConfigError that says what to write."""
+    way_out = f"write {OWN_VERSION}, or {KIND_VERSION} in a file as kind takes it"
+    versions = dict.fromkeys((OWN_VERSION, KIND_VERSION), way_out)
+    for name, known in (("apiVersion", versions), ("kind", {"Cluster": "write Cluster"})):
+        if name not in document:
+            raise _error(path, lines, (name,), f"is missing; {next(iter(known.values()))}")
+        value = document[name]
+        if not isinstance(value, str) or value not in known:
+            text = f"{quoted(value)} is not supported; {next(iter(known.values()))}"
+            raise _error(path, lines, (name,), text)
+    version: str = document["apiVersion"]
+    return version
 
 
 def _health_events(
@@ -254,7 +271,7 @@ class _Checker:
             self._check_mapping(value, schema, at)
         elif isinstance(value, list):
             if len(value) < schema.get("minItems", 0):
-                self.fail(at, "must not be empty")
+                self.fail(at, f"{quoted(value)} is empty; list one at least, or leave it out")
             for index, item in enumerate(value):
                 self.check(item, schema.get("items", {}), (*at, index))
         else:
@@ -273,20 +290,30 @@ class _Checker:
         self, value: dict[Any, Any], schema: dict[str, Any], at: tuple[str | int, ...]
     ) -> None:
         known = schema.get("properties", {})
-        for name in schema.get("required", []):
-            if name not in value:
-                self.fail(at, f"{quoted(name)} is missing")
-        for key, item in value.items():
+        for key in value:
             if not isinstance(key, str):
                 self.fail(at, f"key {quoted(key)} must be text; put it in quotes")
-            if key in known:
-                self.check(item, known[key], (*at, key))
-            elif schema.get("additionalProperties") is False:
+            if key not in known and schema.get("additionalProperties") is False:
                 close = difflib.get_close_matches(key, known, 1)
                 way_out = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
                 self.fail((*at, key), f"unknown field {quoted(key)}; {way_out}")
+        for name in schema.get("required", []):
+            if name not in value:
+                self.fail(at, f"{quoted(name)} is missing; add {self._form(name, known[name])}")
+        for key, item in value.items():
+            if key in known:
+                self.check(item, known[key], (*at, key))
             elif isinstance(schema.get("additionalProperties"), dict):
                 self.check(item, schema["additionalProperties"], (*at, key))
+
+    def _form(self, name: str, schema: dict[str, Any]) -> str:
+        """What to write for a field: ``name: <string>``, ``health: Healthy|Unhealthy``."""
+        if "$ref" in schema:
+            schema = self.schema["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+        if "enum" in schema:
+            return f"{name}: {'|'.join(schema['enum'])}"
+        wanted = schema.get("type", "value")
+        return f"{name}: <{wanted if isinstance(wanted, str) else ' or '.join(wanted)}>"
 
     def _check_scalar(self, value: Any, schema: dict[str, Any], at: tuple[str | int, ...]) -> None:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -299,7 +326,8 @@ class _Checker:
                 self.fail(at, f"{quoted(value)} is longer than {schema['maxLength']} characters")
             pattern = schema.get("pattern")
             if pattern and not _matches(pattern, value):
-                self.fail(at, f"{quoted(value)} must be lower-case letters, digits, '-' or '.'")
+                form = schema.get("form", "lower-case letters, digits, '-' or '.'")
+                self.fail(at, f"{quoted(value)} must be {form}")
 
 
 def _json_type(value: Any) -> str:
@@ -399,10 +427,13 @@ def _from_kind(path: Path, document: dict[str, Any], lines: Lines) -> ClusterFil
     pools: list[NodePool] = []
     counts: dict[str, int] = {}
     for index, node in enumerate(nodes):
-        role = node.get("role", "control-plane") if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            text = f"{quoted(node)} is no node; write {{role: worker}}"
+            raise _error(path, lines, ("nodes", index), text)
+        role = node.get("role", "control-plane")
         if role not in ("control-plane", "worker"):
-            line = lines.get(("nodes", index), 1)
-            raise ConfigError(f"{path}:{line}: nodes[{index}].role must be control-plane or worker")
+            text = f"{quoted(role)} is not one of control-plane, worker"
+            raise _error(path, lines, ("nodes", index, "role"), text)
         ignored += [f"nodes[{index}].{key}" for key in node if key not in _KIND_NODE_FIELDS]
         counts[role] = counts.get(role, 0) + 1
         suffix = str(counts[role]) if counts[role] > 1 else ""

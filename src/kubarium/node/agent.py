@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from kubarium.api.kinds import NODES, PODS
-from kubarium.api.logs import LogOptions
+from kubarium.api.logs import LogOptions, choose_container
 from kubarium.api.resource import Document
 from kubarium.api.streams import Connection, Session, StreamOptions
 from kubarium.api.usage import PodUse
@@ -194,7 +194,7 @@ class Agent:
     async def logs(self, namespace: str, name: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Output of a container of one of our pods, in pieces; ApiError if there is none."""
         pod = await self._own_pod(namespace, name)
-        options = _with_container(pod, options)
+        options = replace(options, container=choose_container(pod, options.container))
         async for piece in self._runner.logs(pod, options):
             yield piece
 
@@ -419,24 +419,6 @@ class Agent:
         self._presence.returned(name)
         if node.doubted:
             self._devices.changed(name)
-
-
-def _with_container(pod: Document, options: LogOptions) -> LogOptions:
-    """Name the container if the caller did not; ApiError 400 if that is not clear."""
-    spec, name = pod["spec"], pod["metadata"]["name"]
-    initial = [entry["name"] for entry in spec.get("initContainers") or ()]
-    mains = [entry["name"] for entry in spec.get("containers") or ()]
-    added = [entry["name"] for entry in spec.get("ephemeralContainers") or ()]
-    if options.container:
-        if options.container not in initial + mains + added:
-            raise bad_request(f"container {options.container} is not valid for pod {name}")
-        return options
-    if len(mains) == 1:
-        return replace(options, container=mains[0])
-    text = f"a container name must be specified for pod {name}, choose one of: [{' '.join(mains)}]"
-    if initial:
-        text += f" or one of the init containers: [{' '.join(initial)}]"
-    raise bad_request(text)
 
 
 def components(context: Context, config: NodeConfig) -> list[Component]:

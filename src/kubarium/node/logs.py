@@ -1,4 +1,4 @@
-"""Reading container logs: CRI log files, as ``kubectl logs`` asks for them.
+"""Reading container logs: CRI log files, as ``kubectl logs`` asks for them, and why there is none.
 
 A line is ``<RFC 3339 time> <stdout|stderr> <P|F> <text>``; P marks a part of a longer line.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from kubarium.api.logs import LogOptions
+from kubarium.api.resource import Document
 from kubarium.base.clock import Clock, parse_rfc3339
 
 _CHUNK_BYTES = 64 * 1024
@@ -45,6 +46,44 @@ class _Filter:
             data = data[: self.left]
             self.left -= len(data)
         return data
+
+
+# What the kubelet says instead of these reasons of a container that waits.
+_WAITS = {
+    "ErrImagePull": "image can't be pulled",
+    "ImagePullBackOff": "trying and failing to pull image",
+}
+
+
+def state_of(pod: Document, container: str) -> Document | None:
+    """The status entry of one of the pod's containers, of whatever sort it is."""
+    status = pod.get("status") or {}
+    for field in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"):
+        for entry in status.get(field) or ():
+            if entry["name"] == container:
+                found: Document = entry
+                return found
+    return None
+
+
+def why_no_log(pod: Document, name: str, previous: bool) -> str:
+    """What kubectl is told where there is nothing to show, in the kubelet's words.
+
+    Source: validateContainerLogStatus of upstream's ``pkg/kubelet/kubelet_pods.go``.
+    """
+    subject = f'container "{name}" in pod "{pod["metadata"]["name"]}"'
+    entry = state_of(pod, name)
+    if entry is None:
+        return f"{subject} is not available"
+    if previous:
+        return f"previous terminated {subject} not found"
+    state, last = entry.get("state") or {}, entry.get("lastState") or {}
+    if state.get("terminated") or last.get("terminated"):
+        return f"{subject} is terminated"
+    if state.get("waiting"):
+        reason = state["waiting"].get("reason", "")
+        return f"{subject} is waiting to start: {_WAITS.get(reason, reason)}"
+    return f"{subject} is waiting to start - no logs yet"
 
 
 def parse_stamp(stamp: bytes) -> float:

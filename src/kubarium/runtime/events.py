@@ -50,6 +50,7 @@ class _Told:
     host: str
     action: str
     related: Document | None
+    standing: bool
 
 
 @dataclass(slots=True)
@@ -108,12 +109,14 @@ class EventRecorder:
         field_path: str = "",
         action: str = "",
         related: Document | None = None,
+        standing: bool = False,
     ) -> None:
         """Record that ``reason`` happened to ``document``; ``type_`` is Normal or Warning.
 
         ``field_path`` names the part that it happened to, as ``spec.containers{main}``: parts are
         counted apart. ``action`` is what the component was about when it happened, and ``related``
-        another object that had to do with it.
+        another object that had to do with it. What is ``standing`` holds for a while and is told
+        anew: it is one Event, whatever it says, with the last message, and no limit keeps it back.
         """
         if len(self._waiting) >= QUEUE_LENGTH:
             self.dropped += 1
@@ -131,6 +134,7 @@ class EventRecorder:
                 self._host_of(document),
                 action,
                 None if related is None else _reference(related),
+                standing,
             )
         )
         if self._drain is None or self._drain.done():
@@ -155,14 +159,14 @@ class EventRecorder:
 
     async def _write(self, told: _Told) -> None:
         reference = told.reference
-        if not self._allowed(told.at, reference):
+        if not told.standing and not self._allowed(told.at, reference):
             self.dropped += 1
             return
-        combined = self._is_one_too_many(told)
+        combined = not told.standing and self._is_one_too_many(told)
         text = _cut(_COMBINED + told.message if combined else told.message)
         # Combined events share one Event, whose message is that of the last one.
         part = reference.get("fieldPath", "")
-        said = _COMBINED if combined else text
+        said = _COMBINED if combined else "" if told.standing else text
         key = (*_identity(reference), part, told.type, told.reason, told.action, said)
         seen = self._seen.get(key)
         if seen is not None and await self._count_up(seen, told, text):

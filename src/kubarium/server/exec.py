@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
+from kubarium.api.logs import choose_container
 from kubarium.api.resource import Document
 from kubarium.api.streams import Outcome, Session, StreamOptions, StreamSource
 from kubarium.base.errors import ApiError, bad_request, internal
@@ -28,7 +29,7 @@ from kubarium.server.exec_portforward import (
     PORT_FORWARD_SPDY,
     PortForward,
 )
-from kubarium.server.logs import choose_container, open_log
+from kubarium.server.logs import node_of, open_log
 from kubarium.server.websocket import BINARY, handshake_problem
 from kubarium.server.websocket_connection import SpdyConnection, WebSocketConnection
 from kubarium.server.wire import RequestInfo, is_true, log_options
@@ -67,15 +68,21 @@ class Streaming:
         self._server = server
 
     def check(self, info: RequestInfo, parameters: Parameters) -> tuple[Document, StreamOptions]:
-        """The pod, and what is wanted of it. ApiError if that cannot be, before any upgrade."""
+        """The pod, and what is wanted of it. ApiError if that cannot be, before any upgrade.
+
+        Source: streamLocation of upstream's ``pkg/registry/core/pod/strategy.go``, and then the
+        kubelet's ``pkg/kubelet/server``.
+        """
         kind = self._server.registry.kind_of("", "v1", "pods")
         pod = self._server.get(kind, info.namespace, info.name)
-        if not pod["spec"].get("nodeName"):
+        forwards, container = info.subresource == "portforward", ""
+        if not forwards:
+            container = choose_container(pod, (parameters.get("container") or [""])[0])
+        if not node_of(self._server.registry, pod):
             raise bad_request(f"pod {info.name} does not have a host assigned")
-        if info.subresource == "portforward":
+        if forwards:
             return pod, StreamOptions()
-        options = stream_options(info.subresource, parameters)
-        container = choose_container(pod, options.container)
+        options = stream_options(info.subresource, parameters)  # its node looks at these
         if not _is_running(pod, container):
             raise _not_running(container)
         return pod, replace(options, container=container)
@@ -119,10 +126,11 @@ class Streaming:
         kind = self._server.registry.kind_of("", "v1", "pods")
         pod = self._server.get(kind, info.namespace, info.name)
         options = log_options({key: values[0] for key, values in parameters.items()})
-        chunks = open_log(self._server.log_source, pod, options)
+        chunks = open_log(self._server.registry, self._server.log_source, pod, options)
         connection.accept(_choose(connection, _LOG_PROTOCOLS))
-        async for chunk in chunks:
-            await connection.send(BINARY, chunk)
+        if chunks is not None:
+            async for chunk in chunks:
+                await connection.send(BINARY, chunk)
         connection.close()
 
 

@@ -102,9 +102,9 @@ class WatchAnswer:
 
 @dataclass(slots=True)
 class LogAnswer:
-    """A response that is a container's output."""
+    """A response that is a container's output; 204 without ``chunks``."""
 
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncIterator[bytes] | None
 
 
 Reply = Answer | WatchAnswer | LogAnswer
@@ -315,7 +315,8 @@ class Handlers:
             raise method_not_allowed(info.verb, "pods/log", info.group)
         pod = self._server.get(kind, info.namespace, info.name)
         options = log_options(request.query)
-        return LogAnswer(open_log(self._server.log_source, pod, options))
+        server = self._server
+        return LogAnswer(open_log(server.registry, server.log_source, pod, options))
 
     def _not_streamed(self, request: Request) -> ApiError:
         """Only WebSocket is spoken; what is wrong with the request itself is said first."""

@@ -218,6 +218,9 @@ class ApiApplication:
             answer.stream.close()
 
     async def _send_log(self, exchange: _Exchange, answer: LogAnswer) -> None:
+        if answer.chunks is None:
+            await exchange.send_nothing()
+            return
         chunks = aiter(answer.chunks)
         first = asyncio.ensure_future(anext(chunks, None))
         done, _ = await asyncio.wait([first], timeout=_LOG_HEADERS_S)
@@ -317,6 +320,11 @@ class _Exchange:
         await self._start(answer.status, answer.content_type, extra, len(answer.body))
         await self._send({"type": "http.response.body", "body": answer.body})
 
+    async def send_nothing(self) -> None:
+        """204: there is nothing to say."""
+        await self._start(204, "", [], None)
+        await self._send({"type": "http.response.body", "body": b""})
+
     async def send_error(self, error: ApiError) -> None:
         """A Status; nothing if the response has begun already, which then just ends."""
         if self._started:
@@ -366,9 +374,10 @@ class _Exchange:
         headers = [
             (b"audit-id", self.id.encode()),
             (b"cache-control", b"no-cache, private"),
-            (b"content-type", content_type.encode()),
             *extra,
         ]
+        if content_type:
+            headers.append((b"content-type", content_type.encode()))
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -5,42 +5,43 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from kubarium.api.logs import LogOptions
+from kubarium.api.kinds import NODES
+from kubarium.api.logs import LogOptions, choose_container
 from kubarium.api.resource import Document
-from kubarium.base.errors import ApiError, bad_request
+from kubarium.base.errors import ApiError
+from kubarium.server.registry import Registry
 from kubarium.view.tuning import COLLECTOR, METRICS
 
 LogSource = Callable[[str, str, LogOptions], AsyncIterator[bytes]]
 
 
-def open_log(source: LogSource | None, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
-    """The output of one container of ``pod``. ApiError 400 if it is unclear which, 503 if no node
-    agent answers."""
-    container = choose_container(pod, options.container)
+def open_log(
+    registry: Registry, source: LogSource | None, pod: Document, options: LogOptions
+) -> AsyncIterator[bytes] | None:
+    """The output of one container of ``pod``; None while the pod has no node: it has said nothing.
+
+    ApiError 400 if it is unclear which container, 404 if the node is gone, 503 if no node agent
+    answers. Source: LogLocation of upstream's ``pkg/registry/core/pod/strategy.go``.
+    """
+    container = _container(pod, options.container)
+    if not node_of(registry, pod):
+        return None
     if source is None:
         raise ApiError(503, "ServiceUnavailable", "no node agent is here that could give logs")
     metadata = pod["metadata"]
     return source(metadata["namespace"], metadata["name"], replace(options, container=container))
 
 
-def choose_container(pod: Document, wanted: str) -> str:
-    """``wanted``, or the only container there is; ApiError 400 if it is unclear which."""
-    spec, name = pod.get("spec") or {}, pod["metadata"]["name"]
-    containers = [c["name"] for c in spec.get("containers") or ()]
-    initial = [c["name"] for c in spec.get("initContainers") or ()]
-    ephemeral = [c["name"] for c in spec.get("ephemeralContainers") or ()]
+def node_of(registry: Registry, pod: Document) -> str:
+    """The node whose agent is asked for what the pod does, "" if it has none; ApiError 404."""
+    name: str = (pod.get("spec") or {}).get("nodeName") or ""
+    if name:
+        registry.fetch(registry.kind_of(NODES.group, NODES.version, NODES.plural), "", name)
+    return name
+
+
+def _container(pod: Document, wanted: str) -> str:
     if wanted == COLLECTOR and METRICS in (pod["metadata"].get("annotations") or {}):
-        return str(containers[0])  # its node reads the metrics from this output, without a sidecar
-    if wanted:
-        if wanted not in (*containers, *initial, *ephemeral):
-            raise bad_request(f"container {wanted} is not valid for pod {name}")
-        return wanted
-    if len(containers) == 1:
-        return str(containers[0])
-    if not containers:
-        raise bad_request(f"a container name must be specified for pod {name}")
-    choices = f"a container name must be specified for pod {name}, choose one of: "
-    choices += f"[{' '.join(containers)}]"
-    if initial:
-        choices += f" or one of the init containers: [{' '.join(initial)}]"
-    raise bad_request(choices)
+        # Its node reads the metrics from this output, without a sidecar.
+        return str(pod["spec"]["containers"][0]["name"])
+    return choose_container(pod, wanted)

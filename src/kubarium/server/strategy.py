@@ -41,6 +41,8 @@ class Strategy:
     create_on_update: bool = False
     # PUT without a resourceVersion overwrites what is there.
     unconditional_update: bool = True
+    # ... in these versions in any case: what they once allowed they go on allowing.
+    unconditional_versions: frozenset[str] = frozenset()
     # DELETE answers the last state instead of a Status.
     returns_deleted: bool = False
     # Dependents stay when DELETE does not say (Job, ReplicationController).
@@ -50,6 +52,10 @@ class Strategy:
     prepare_status: PrepareUpdate | None = None
     # Subresources other than status that are written with PUT and PATCH of the whole object.
     parts: Mapping[str, WritePart] = field(default_factory=dict)
+
+    def overwrites(self, kind: Kind) -> bool:
+        """Whether a PUT by this version of the kind may do without a resourceVersion."""
+        return self.unconditional_update or kind.resource.version in self.unconditional_versions
 
 
 DEFAULT = Strategy()

@@ -180,7 +180,7 @@ class Writes:
         old = registry.present(kind, record.value)
         metadata, old_metadata = document["metadata"], old["metadata"]
         name = old_metadata["name"]
-        check_version(kind, metadata, old_metadata, strategy.unconditional_update, name)
+        check_version(kind, metadata, old_metadata, strategy.overwrites(kind), name)
         keep_system_fields(metadata, old_metadata)
         check_finalizers(kind, metadata, old_metadata)
         if subresource:

@@ -302,6 +302,29 @@ def test_a_group_without_its_template_says_so(world_run):
     world_run(story)
 
 
+def test_a_pods_own_claims_do_not_wait_for_its_groups(world_run):
+    async def story(world):
+        await begin(world)
+        own = template()
+        own["metadata"]["name"] = "own-template"
+        await world.create(RESOURCE_CLAIM_TEMPLATES, own)
+        await world.create(POD_GROUPS, group())
+        document = member("one")
+        entry = {"name": "own", "resourceClaimTemplateName": "own-template"}
+        document["spec"]["resourceClaims"].append(entry)
+        await world.create(PODS, document)
+        await world.settle(3)
+        [claim] = await world.find(RESOURCE_CLAIMS)
+        named = (await world.get(PODS, "one"))["status"]["resourceClaimStatuses"]
+        assert named == [{"name": "own", "resourceClaimName": claim["metadata"]["name"]}]
+        await world.create(RESOURCE_CLAIM_TEMPLATES, template())
+        await world.settle(3)
+        named = (await world.get(PODS, "one"))["status"]["resourceClaimStatuses"]
+        assert [status["name"] for status in named] == ["gpu", "own"]
+
+    world_run(story)
+
+
 class Behind:
     """An informer that has not heard of any object yet."""
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
+    EVENTS,
     NODES,
     POD_GROUPS,
     PODS,
@@ -11,6 +15,7 @@ from kubarium.api.kinds import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
+from kubarium.base.errors import ApiError
 from kubarium.client.gather import gather
 from kubarium.control.scheduling.recorders import Recorders
 from kubarium.control.scheduling.resting import RestingDevices
@@ -18,6 +23,8 @@ from kubarium.engine import reasons
 from kubarium.engine.devices.model import DeviceId
 from kubarium.engine.explain.survey import RESTS
 from kubarium.engine.model import Pod, PodShape
+from kubarium.runtime.informer import SharedInformers
+from kubarium.server.local import LocalClient
 from kubarium.view import why
 from kubarium.view.cluster import ClusterView
 from kubarium.view.resting import REST_S
@@ -27,6 +34,7 @@ from tests.control.scheduling.test_scheduler import (
     READY,
     begin,
     claim,
+    components,
     device_class,
     group,
     node,
@@ -150,6 +158,68 @@ def test_who_asks_is_told_that_a_device_rests_why_and_until_when(world_run):
         assert "pool gpu.example.com/a: 0 of 1 devices in use" in other.reasons
         await world.settle(REST_S)
         assert "rest" not in str((await asked(world)).to_json())
+
+    world_run(story)
+
+
+def test_each_rest_of_a_device_that_fails_for_hours_is_told(world_run):
+    async def story(world):
+        await slow_devices(world, "a")
+        for number in range(60):
+            await report(world, "one", BROKEN, reason=f"NoLink{number}")
+            [rest] = (await asked(world)).devices[0]["resting"]
+            assert f"reason=NoLink{number}," in rest["text"]
+            await world.settle(REST_S)
+        told = [e for e in await world.find(EVENTS) if e["reason"].startswith("DeviceRests")]
+        assert {e["reason"]: e.get("series", {}).get("count") for e in told} == {
+            "DeviceRests": None,
+            "DeviceRestsAgain": 59,
+        }
+
+    world_run(story)
+
+
+async def begin_anew(world):
+    """The control plane ends, and another begins that knows only what is written."""
+    for task in world.tasks:
+        task.cancel()
+    await asyncio.gather(*world.tasks, return_exceptions=True)
+    world.tasks.clear()
+    informers = SharedInformers(world.controller_client, world.clock)
+    await world.start(*components(replace(world.context, informers=informers)))
+    await world.settle(1)
+
+
+def test_a_device_rests_also_for_a_scheduler_that_is_started_meanwhile(world_run):
+    async def story(world):
+        await with_a_holder(world)
+        await begin_anew(world)
+        assert await pool_of(world) is None
+        message = (await scheduled_condition(world, "user"))["message"]
+        assert "NoLink" in message
+        assert f"preemption: {reasons.DEVICE_RESTS}" in message
+        await world.settle(REST_S)
+        assert await pool_of(world) == "a", "its rest is over"
+        await report(world, "one", BROKEN, reason="NoLink")
+        assert "deletionTimestamp" in (await world.get(PODS, "low"))["metadata"], "it failed again"
+
+    world_run(story)
+
+
+def test_a_scheduler_that_is_not_told_of_rests_tries_all_devices(world_run, monkeypatch):
+    async def story(world):
+        await slow_devices(world, "a")
+        await report(world, "one", BROKEN, reason="NoLink")
+        every = LocalClient.list
+
+        async def without_events(client, resource, *args, **options):
+            if resource == EVENTS:
+                raise ApiError(503, "ServiceUnavailable", "not now")
+            return await every(client, resource, *args, **options)
+
+        monkeypatch.setattr(LocalClient, "list", without_events)
+        await begin_anew(world)
+        assert await pool_of(world) == "a"
 
     world_run(story)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubarium.api.kinds import JOBS
-from kubarium.control.workloads.cronjob.controller import CRON_JOBS, CronJobController
+from kubarium.api.kinds import CRON_JOBS, JOBS
+from kubarium.control.workloads.cronjob.controller import CronJobController
 from kubarium.control.workloads.cronjob.schedule import ScheduleError, parse
 from kubarium.control.workloads.job.controller import JobController
 

@@ -189,6 +189,48 @@ def test_a_paused_deployment_scales_but_does_not_roll(world_run, conditions):
     world_run(story)
 
 
+def test_a_paused_deployment_keeps_no_more_history_than_it_says(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(DEPLOYMENTS, deployment(1))
+        await make_ready(world)
+        for image in ("v2", "v3", "v4"):
+            await set_image(world, image)
+            await make_ready(world)
+        assert await sizes(world) == {"v1": 0, "v2": 0, "v3": 0, "v4": 1}
+        patch = {"spec": {"paused": True, "revisionHistoryLimit": 2}}
+        await world.client.patch(DEPLOYMENTS, "web", patch, "default")
+        await world.settle()
+        assert await sizes(world) == {"v2": 0, "v3": 0, "v4": 1}
+        # Of a template that has no ReplicaSet yet all are old; those with pods stay, and count.
+        await set_image(world, "v5")
+        await world.settle()
+        assert await sizes(world) == {"v3": 0, "v4": 1}
+
+    world_run(story)
+
+
+def test_a_paused_deployment_shares_what_is_noted_on_it(world_run):
+    async def story(world):
+        await started(world)
+        await world.create(DEPLOYMENTS, deployment(1))
+        await make_ready(world)
+        await set_image(world, "v2")
+        await make_ready(world)
+        annotations = {"kubernetes.io/change-cause": "back"}
+        patch = {"spec": {"paused": True}, "metadata": {"annotations": annotations}}
+        await world.client.patch(DEPLOYMENTS, "web", patch, "default")
+        await set_image(world, "v1")
+        await world.settle()
+        assert await sizes(world) == {"v1": 0, "v2": 1}
+        [idle] = [item for item in await world.find(REPLICA_SETS) if not item["spec"]["replicas"]]
+        noted = idle["metadata"]["annotations"]
+        assert (noted["kubernetes.io/change-cause"], noted[REVISION]) == ("back", "3")
+        assert (await world.get(DEPLOYMENTS, "web"))["metadata"]["annotations"][REVISION] == "3"
+
+    world_run(story)
+
+
 def test_a_stuck_rollout_is_reported(world_run, conditions):
     async def story(world):
         await started(world)

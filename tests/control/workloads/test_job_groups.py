@@ -11,6 +11,7 @@ from kubarium.control import gangs
 from kubarium.control.core import components as core_components
 from kubarium.control.scheduling import components as scheduler
 from kubarium.control.workloads.job.controller import JobController
+from kubarium.runtime.writes import owner_reference
 
 from .test_job import indexed, job
 
@@ -199,48 +200,98 @@ def test_deleting_the_job_takes_everything_with_it(world_run):
     world_run(story)
 
 
-def test_a_workload_of_somebody_else_is_used_and_left_alone(world_run):
+def workload_for(name, owner=None, **spec):
+    reference = {"apiGroup": "batch", "kind": "Job", "name": "train"}
+    templates = [{"name": "w", "schedulingPolicy": {"gang": {"minCount": 2}}}]
+    return {
+        "apiVersion": "scheduling.k8s.io/v1beta1",
+        "kind": "Workload",
+        "metadata": {"name": name, "ownerReferences": [owner_reference(owner)] if owner else []},
+        "spec": {"controllerRef": reference, "podGroupTemplates": templates, **spec},
+    }
+
+
+def test_a_workload_of_somebody_else_is_passed_over(world_run):
     async def story(world):
         await begin(world)
-        workload = {
-            "apiVersion": "scheduling.k8s.io/v1beta1",
-            "kind": "Workload",
-            "metadata": {"name": "mine"},
-            "spec": {
-                "controllerRef": {"apiGroup": "batch", "kind": "Job", "name": "train"},
-                "podGroupTemplates": [{"name": "w", "schedulingPolicy": {"gang": {"minCount": 2}}}],
-            },
-        }
-        await world.create(GANG_WORKLOADS, workload)
+        theirs = await world.create(GANG_WORKLOADS, workload_for("theirs"))
         await world.create(JOBS, indexed("train", 3, scheduling=GANG))
         await world.settle()
-        [kept], [group] = await groups_of(world)
-        assert kept["metadata"]["name"] == "mine"
-        assert owners(kept) == set()
-        assert owners(group) == {("Job", "train", True)}
-        assert count(kept) == count(group) == 2, "the template counts, not the Job"
+        workloads, [group] = await groups_of(world)
+        [own] = [w for w in workloads if w["metadata"]["name"] != "theirs"]
+        assert await world.get(GANG_WORKLOADS, "theirs") == theirs
+        assert owners(own) == {("Job", "train", True)}
+        assert group["spec"]["workloadRef"]["workloadName"] == own["metadata"]["name"]
+        assert count(own) == count(group) == 3
+        [link] = [o for o in group["metadata"]["ownerReferences"] if o["kind"] == "Workload"]
+        assert "blockOwnerDeletion" not in link, "a Workload goes without waiting for its group"
+        told = {e["reason"]: e["message"] for e in await world.events()}
+        name = own["metadata"]["name"]
+        assert told["WorkloadCreated"] == f"Created Workload {name} for Job train"
+        name = group["metadata"]["name"]
+        assert told["PodGroupCreated"] == f"Created PodGroup {name} for Job train"
 
     world_run(story)
 
 
-def test_two_workloads_for_one_job_are_told_and_the_pods_start_without_a_group(world_run):
+def test_a_group_of_somebody_else_is_passed_over(world_run):
     async def story(world):
         await begin(world)
-        for name in "ab":
-            workload = {
-                "apiVersion": "scheduling.k8s.io/v1beta1",
-                "kind": "Workload",
-                "metadata": {"name": name},
-                "spec": {
-                    "controllerRef": {"apiGroup": "batch", "kind": "Job", "name": "train"},
-                    "podGroupTemplates": [{"name": "w", "schedulingPolicy": {"basic": {}}}],
-                },
-            }
-            await world.create(GANG_WORKLOADS, workload)
-        await world.create(JOBS, indexed("train", 2, scheduling=GANG))
+        await world.create(JOBS, indexed("train", 2, scheduling=GANG, suspend=True))
+        job = await world.get(JOBS, "train")
+        own = await world.create(GANG_WORKLOADS, workload_for("own", job))
+        theirs = {
+            "apiVersion": "scheduling.k8s.io/v1beta1",
+            "kind": "PodGroup",
+            "metadata": {"name": "theirs"},
+            "spec": {
+                "workloadRef": {"workloadName": "own", "templateName": "w"},
+                "schedulingPolicy": {"gang": {"minCount": 2}},
+            },
+        }
+        await world.create(POD_GROUPS, theirs)
+        await world.client.patch(JOBS, "train", {"spec": {"suspend": False}}, "default")
         await world.settle()
-        assert len(await world.find(PODS)) == 2
-        assert "AmbiguousWorkload" in [e["reason"] for e in await world.events()]
+        groups = {g["metadata"]["name"]: g for g in await world.find(POD_GROUPS)}
+        del groups["theirs"]
+        [group] = groups.values()
+        assert owners(group) == {("Job", "train", True), ("Workload", "own", False)}
+        names = {p["spec"]["schedulingGroup"]["podGroupName"] for p in await world.find(PODS)}
+        assert names == {group["metadata"]["name"]}
+        assert [w["metadata"]["uid"] for w in await world.find(GANG_WORKLOADS)] == [
+            own["metadata"]["uid"]
+        ]
+
+    world_run(story)
+
+
+def two_templates(job):
+    names = ("a", "b")
+    templates = [{"name": name, "schedulingPolicy": {"basic": {}}} for name in names]
+    return [workload_for("own", job, podGroupTemplates=templates)]
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda job: [workload_for(n, job) for n in "ab"], "2 Workloads refer to Job train"),
+        (two_templates, "Workload own has 2 PodGroupTemplates (expected 1)"),
+    ],
+    ids=["two", "shape"],
+)
+def test_what_others_made_of_the_jobs_own_is_told_and_its_pods_start_alone(world_run, made, why):
+    async def story(world):
+        await begin(world)
+        await world.create(JOBS, indexed("train", 2, scheduling=GANG, suspend=True))
+        for workload in made(await world.get(JOBS, "train")):
+            await world.create(GANG_WORKLOADS, workload)
+        await world.client.patch(JOBS, "train", {"spec": {"suspend": False}}, "default")
+        await world.settle()
+        pods = await world.find(PODS)
+        assert len(pods) == 2
+        assert not any("schedulingGroup" in pod["spec"] for pod in pods)
+        [event] = await world.events("UnsupportedWorkloadStructure")
+        assert event["message"] == f"{why}, falling back to normal scheduling"
 
     world_run(story)
 
@@ -313,17 +364,49 @@ def test_a_parent_that_delegates_gets_a_group_for_each_of_its_jobs(world_run):
     world_run(story)
 
 
-def test_a_parent_that_does_not_delegate_manages_everything(world_run):
+@pytest.mark.parametrize("theirs", [[PARENT], []], ids=["workload", "none"])
+def test_a_parent_that_does_not_delegate_manages_everything(world_run, theirs):
     async def story(world):
         await begin(world)
-        await world.create(GANG_WORKLOADS, PARENT)
+        for workload in theirs:
+            await world.create(GANG_WORKLOADS, workload)
         document = child("set-a")
         document["spec"]["scheduling"] = GANG
         await world.create(JOBS, document)
         await world.settle()
         workloads, groups = await groups_of(world)
-        assert len(workloads) == 1
+        assert len(workloads) == len(theirs)
         assert groups == []
+        assert len(await world.find(PODS)) == 2
+
+    world_run(story)
+
+
+def test_jobs_of_a_cron_job_stand_for_themselves(world_run):
+    async def story(world):
+        await begin(world)
+        document = indexed("nightly-1", 2, scheduling=GANG)
+        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "uid": "c"}
+        document["metadata"]["ownerReferences"] = [{**owner, "controller": True}]
+        await world.create(JOBS, document)
+        await world.settle()
+        [workload], [group] = await groups_of(world)
+        assert count(workload) == count(group) == 2
+
+    world_run(story)
+
+
+@pytest.mark.parametrize("group", ["example.com", ""], ids=["group", "core"])
+def test_a_workload_of_another_parent_of_that_name_is_not_the_parents(world_run, group):
+    async def story(world):
+        await begin(world)
+        reference = {**PARENT["spec"]["controllerRef"], "apiGroup": group}
+        other = {**PARENT, "spec": {**PARENT["spec"], "controllerRef": reference}}
+        await world.create(GANG_WORKLOADS, other)
+        await world.create(JOBS, child("set-a", **{TEMPLATE_ANNOTATION: "workers"}))
+        await world.settle()
+        assert await world.find(POD_GROUPS) == []
+        assert await world.events("WorkloadMissing")
 
     world_run(story)
 

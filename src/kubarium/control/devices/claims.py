@@ -249,33 +249,28 @@ class ClaimGenerator:
         pod = self._pods.get(name, namespace)
         if pod is None or is_done(pod) or writes.is_terminating(pod):
             return None
+        named = group_name(pod)
+        group = self._groups.get(named, namespace) if named else None
         statuses: list[Document] = []
         for entry in (pod.get("spec") or {}).get("resourceClaims") or ():
-            template = entry.get("resourceClaimTemplateName")
-            if not template:
+            if not entry.get("resourceClaimTemplateName"):
                 continue
-            claim_name = await self._claim_for(pod, entry)
-            if not claim_name:
-                return None
-            statuses.append({"name": entry["name"], "resourceClaimName": claim_name})
+            if named and group is None:
+                return None  # whose claim it is cannot be told yet
+            if is_shared(entry, group):
+                claim_name = group_claims(group).get(entry["name"], "")
+            else:
+                claim = await self._maker.claim_for(pod, entry)
+                if claim is None:
+                    return None
+                claim_name = claim["metadata"]["name"]
+            if claim_name:  # the group's may come later, and the pod's own need not wait for it
+                statuses.append({"name": entry["name"], "resourceClaimName": claim_name})
         known = (pod.get("status") or {}).get("resourceClaimStatuses") or []
         if sorted(known, key=str) != sorted(statuses, key=str):
-            named: Document = {"resourceClaimStatuses": statuses}
-            await writes.add_to_status(self._context, PODS, pod, named)
+            said: Document = {"resourceClaimStatuses": statuses}
+            await writes.add_to_status(self._context, PODS, pod, said)
         return None
-
-    async def _claim_for(self, pod: Document, entry: Document) -> str:
-        """The claim of one entry, made if it is the pod's own; "" while there is none."""
-        named = group_name(pod)
-        if named:
-            group = self._groups.get(named, pod["metadata"]["namespace"])
-            if group is None:
-                return ""  # whose claim it is cannot be told yet
-            if is_shared(entry, group):
-                return group_claims(group).get(entry["name"], "")
-        claim = await self._maker.claim_for(pod, entry)
-        name: str = claim["metadata"]["name"] if claim is not None else ""
-        return name
 
 
 class ClaimCleaner:

@@ -28,6 +28,7 @@ class Recorders:
         by: str = "",
         related: Document | None = None,
         field_path: str = "",
+        standing: bool = False,
     ) -> None:
         """An event that the scheduler of a profile tells: the one that the object names."""
         name = by or scheduler_name(document)
@@ -35,5 +36,12 @@ class Recorders:
         if recorder is None:
             recorder = self._recorders[name] = EventRecorder(self._context, name)
         recorder.event(
-            document, type_, reason, message, field_path=field_path, action=action, related=related
+            document,
+            type_,
+            reason,
+            message,
+            field_path=field_path,
+            action=action,
+            related=related,
+            standing=standing,
         )

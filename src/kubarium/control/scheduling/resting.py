@@ -3,14 +3,14 @@
 KEP-5007 leaves it to the driver to taint such a device. Where it does not, decisions that depend on
 nothing but the cluster's state would choose the same device again and again, while others are free.
 An event about its ResourceSlice tells so (:mod:`kubarium.view.resting`), for those who ask why a
-pod waits.
+pod waits, and for the scheduler that is started after this one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kubarium.api.kinds import PODS, RESOURCE_SLICES
+from kubarium.api.kinds import EVENTS, PODS, RESOURCE_SLICES
 from kubarium.base.clock import rfc3339
 from kubarium.control.scheduling.recorders import BINDING, Recorders
 from kubarium.engine.devices.model import DeviceId, Rest
@@ -19,7 +19,7 @@ from kubarium.engine.placement import resting
 from kubarium.runtime.protocol import Context
 from kubarium.view.cluster import ClusterView
 from kubarium.view.profiles import scheduler_name
-from kubarium.view.resting import REST_S, device_path, reason_of
+from kubarium.view.resting import REST_S, device_path, reason_of, rests_of
 
 
 class RestingDevices:
@@ -45,6 +45,21 @@ class RestingDevices:
             resting.lay_by(self._view.snapshot, rest)
             rests.append(rest)
             self._tell(rest, pod)
+        return rests
+
+    async def recall(self) -> list[Rest]:
+        """Lay by what the events say that a scheduler before this one has laid by; :meth:`take_up`
+        is to be told when those times are over. ApiError if there are no events to be had.
+
+        What has had its rest and was not tried since is not known to have failed.
+        """
+        about = "involvedObject.kind=ResourceSlice"
+        events = await self._context.client.list(EVENTS, "default", field_selector=about)
+        slices = self._context.informers.get(RESOURCE_SLICES).items()
+        rests = list(rests_of(events.items, slices, self._context.clock.now()))
+        for rest in rests:
+            self._failed.add(rest.device)
+            resting.lay_by(self._view.snapshot, rest)
         return rests
 
     def take_up(self, rests: Iterable[Rest]) -> None:
@@ -75,4 +90,5 @@ class RestingDevices:
                     scheduler_name(document) if document is not None else "",
                     document,
                     device_path(device),
+                    standing=True,
                 )

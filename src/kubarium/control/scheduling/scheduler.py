@@ -137,6 +137,7 @@ class Scheduler:
             await self._context.informers.get(resource).wait_synced()
         async with asyncio.TaskGroup() as tasks:
             self._writing.start(tasks, self.name)
+            await self._writing.recall_rests()
             self._take_over()
             while True:
                 await self._ready()

@@ -24,6 +24,7 @@ from kubarium.engine.devices.model import Rest
 from kubarium.engine.model import Key
 from kubarium.engine.placement.profile import Profile
 from kubarium.engine.plan import Decision, Placement, QueueItem
+from kubarium.view.pods import seconds
 from kubarium.view.resting import REST_S
 
 _Step = TypeVar("_Step", Placement, Staged)
@@ -241,7 +242,7 @@ class Writing:
         if isinstance(error, NotReadyError):
             if error.devices:
                 resting = self._committer.resting.lay_by(error.devices, error.why, pod)
-                self._tasks.create_task(self._take_up(resting), name="devices-rest")
+                self._rest(resting, REST_S)
             shared = [claim for claim in fresh if claim in pod.claims]
             keys = list(dict.fromkeys([*claims, *shared]))
             await self._written(self._committer.claims.release(pod, keys))
@@ -253,9 +254,23 @@ class Writing:
             told = self._committer.refuse(pod, text, SCHEDULER_ERROR, nominated="")
             await self._written(told)
 
-    async def _take_up(self, resting: list[Rest]) -> None:
+    async def recall_rests(self) -> None:
+        """Leave alone the devices that a scheduler before this one left alone, as far as known."""
+        try:
+            rests = await self._committer.resting.recall()
+        except ApiError as error:
+            _LOG.warning("devices that rest are not known: %s", error)
+            return
+        for rest in rests:
+            left_s = seconds(rest.until) - self._clock.now()
+            self._rest([rest], min(max(left_s, 0.0), REST_S))  # whatever their clock said
+
+    def _rest(self, resting: list[Rest], pause_s: float) -> None:
+        self._tasks.create_task(self._take_up(resting, pause_s), name="devices-rest")
+
+    async def _take_up(self, resting: list[Rest], pause_s: float) -> None:
         """Devices that could not be made ready may be tried again after a while."""
-        await self._clock.sleep(REST_S)
+        await self._clock.sleep(pause_s)
         self._committer.resting.take_up(resting)
         self._queue.happened(Event.DEVICES, self._clock.monotonic())
         self._wake()

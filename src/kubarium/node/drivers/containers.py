@@ -7,8 +7,8 @@ The names are those of the drivers that are imitated (kubernetes-sigs/dra-exampl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from kubarium.api import device_configs
 from kubarium.api.device_configs import ConfigRefused, UnknownConfig
@@ -30,6 +30,7 @@ _CLASSES = {EXAMPLE: "GPU", NET: "NET", CPU: "CPU"}
 _NO_WORD = re.compile(r"[^a-zA-Z0-9]+")
 
 _Json = Mapping[str, Any]
+_T = TypeVar("_T")
 _Edit = Callable[[_Json, _Json], dict[str, str]]
 
 
@@ -42,24 +43,42 @@ def profile_of(driver: str, known: object) -> str:
     return by_name.get(driver, FREE)
 
 
+def decode_all(profile: str, configs: Iterable[_Json]) -> None:
+    """ConfigRefused unless the driver can read every configuration that is for it, also those that
+    are for none of the devices: whether they make sense is asked of those that are applied."""
+    known = _KINDS.get(profile)
+    if known is None:
+        return
+    try:
+        for config in configs:
+            device_configs.decode(config, known)
+    except UnknownConfig as problem:
+        text = "error getting opaque device configs: error decoding config parameters"
+        where = "error generating configResultsMap: " if profile == COMPUTE_DOMAIN else ""
+        raise ConfigRefused(f"{where}{text}: {problem}") from None
+
+
 def takes(profile: str, result: _Json, config: _Json, is_named: bool) -> bool:
     """Whether an allocated device may be configured so: NVIDIA's configurations are for whole GPUs
-    or for instances, and one for all requests passes over the devices of the other sort.
-    ConfigRefused where it names the request of such a device (``is_named``)."""
-    if profile not in (NVIDIA, NVML):
+    or for instances, for channels or for daemons, and one for all requests passes over the devices
+    of the other sort. ConfigRefused where it names the request of such a device (``is_named``)."""
+    device, kind, request = result["device"], config.get("kind"), result["request"]
+    if profile in (NVIDIA, NVML):
+        sort = "mig" if "-mig-" in device else "gpu"
+        meant = _SORTS
+        words = f'{kind} to device "{device}" of type "{sort}" (request: {request})'
+    elif profile == COMPUTE_DOMAIN:
+        sort = device.partition("-")[0]
+        meant = _DOMAIN_SORTS
+        words = f"{kind} to request: {request}"
+    else:
         return True
-    device, kind = result["device"], config.get("kind")
-    sort = "mig" if "-mig-" in device else "gpu"
-    meant = {device_configs.GPU_CONFIG: "gpu", device_configs.MIG_CONFIG: "mig"}
-    meant[device_configs.VFIO_CONFIG] = "vfio"
     if kind not in meant or meant[kind] == sort:
         return True
     if not is_named:
         return False
-    request = result["request"]
-    raise ConfigRefused(
-        f'cannot apply {kind} to device "{device}" of type "{sort}" (request: {request})'
-    )
+    where = "error generating configResultsMap: " if profile == COMPUTE_DOMAIN else ""
+    raise ConfigRefused(f"{where}cannot apply {words}")
 
 
 def device_environment(
@@ -70,12 +89,7 @@ def device_environment(
     ``admin``: something in the claim has admin access, which the example driver reports with every
     device. NVIDIA's variables name all devices of a container at once: see :func:`visible`.
     """
-    try:
-        env = _EDITS.get(profile, _plain)(result, config)
-    except UnknownConfig as problem:
-        raise ConfigRefused(f"error getting opaque device configs: {problem}") from None
-    except ConfigRefused as problem:
-        raise ConfigRefused(f"error applying config: {problem}") from None
+    env = _EDITS.get(profile, _plain)(result, config)
     if profile in (NVIDIA, NVML, COMPUTE_DOMAIN):
         return env
     env["DRA_RESOURCE_DRIVER_NAME"] = result["driver"]
@@ -148,7 +162,8 @@ def _plain(result: _Json, config: _Json) -> dict[str, str]:
 
 def _gpu(result: _Json, config: _Json) -> dict[str, str]:
     prefix = f"GPU_DEVICE_{_safe(result['device'])}"
-    sharing = device_configs.example_gpu(config)
+    where = "error applying config: error validating GPU config"
+    sharing = _valid(device_configs.example_gpu, config, where)
     env = {prefix: result["device"], f"{prefix}_SHARING_STRATEGY": sharing.strategy}
     if sharing.strategy == device_configs.TIME_SLICING:
         env[f"{prefix}_TIMESLICE_INTERVAL"] = sharing.interval
@@ -162,7 +177,8 @@ def _gpu(result: _Json, config: _Json) -> dict[str, str]:
 
 
 def _net(result: _Json, config: _Json) -> dict[str, str]:
-    bursts = device_configs.example_net(config)
+    where = "error applying config: error validating Net config"
+    bursts = _valid(device_configs.example_net, config, where)
     prefix = f"NET_DEVICE_{_safe(result['device'])}"
     env = {f"{prefix}_{way.upper()}_BURST": str(bits) for way, bits in bursts.items()}
     consumed = result.get("consumedCapacity") or {}
@@ -174,7 +190,6 @@ def _net(result: _Json, config: _Json) -> dict[str, str]:
 
 
 def _cpu(result: _Json, config: _Json) -> dict[str, str]:
-    device_configs.example_cpu(config)
     prefix = f"CPU_DEVICE_{_safe(result['device'])}"
     env = {prefix: result["device"]}
     amount = (result.get("consumedCapacity") or {}).get(f"{result['driver']}/cpu")
@@ -185,24 +200,49 @@ def _cpu(result: _Json, config: _Json) -> dict[str, str]:
 
 def _channel(result: _Json, config: _Json) -> dict[str, str]:
     """What the NVIDIA container toolkit is asked for: the channels of a claim's domain."""
-    device_configs.compute_domain(config)
+    _valid(device_configs.compute_domain, config, "error validating config")
     everything = config.get("allocationMode") == "All"
     return {"NVIDIA_IMEX_CHANNELS": "all" if everything else "0"}
 
 
 def _nvidia(result: _Json, config: _Json) -> dict[str, str]:
     """CUDA's own variables for a client of an MPS daemon."""
-    sharing = device_configs.nvidia_gpu(config)
+    sharing = _valid(device_configs.nvidia_gpu, config, "error validating GPU config")
     if sharing is None or sharing.strategy != device_configs.MPS:
         return {}
     if result.get("shareID"):
-        raise ConfigRefused("MPS sharing is not supported when consumable shares is enabled")
+        raise ConfigRefused(
+            "error applying config: MPS sharing is not supported when consumable shares is enabled"
+        )
     env = {}
     if sharing.thread_percentage is not None:
         env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(sharing.thread_percentage)
     return env
 
 
+def _valid(check: Callable[[_Json], _T], config: _Json, where: str) -> _T:
+    """What the check makes of it; ConfigRefused, in the driver's words, if it makes no sense."""
+    try:
+        return check(config)
+    except ConfigRefused as problem:
+        raise ConfigRefused(f"{where}: {problem}") from None
+
+
+_SORTS = {
+    device_configs.GPU_CONFIG: "gpu",
+    device_configs.MIG_CONFIG: "mig",
+    device_configs.VFIO_CONFIG: "vfio",
+}
+_DOMAIN_SORTS = {device_configs.CHANNEL_CONFIG: "channel", device_configs.DAEMON_CONFIG: "daemon"}
+# What the drivers' decoders know; drivers of other profiles take whatever they are told.
+_KINDS: dict[str, device_configs.Kinds] = {
+    EXAMPLE: device_configs.EXAMPLE_GPU_KINDS,
+    NET: device_configs.EXAMPLE_NET_KINDS,
+    CPU: device_configs.EXAMPLE_CPU_KINDS,
+    NVIDIA: device_configs.NVIDIA_KINDS,
+    NVML: device_configs.NVIDIA_KINDS,
+    COMPUTE_DOMAIN: device_configs.NVIDIA_KINDS,
+}
 _EDITS: dict[str, _Edit] = {
     EXAMPLE: _gpu,
     NET: _net,

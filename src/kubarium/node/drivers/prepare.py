@@ -17,6 +17,7 @@ from kubarium.client.protocol import Reader
 from kubarium.node.config import DeviceConfig
 from kubarium.node.drivers import smi
 from kubarium.node.drivers.containers import (
+    decode_all,
     device_environment,
     identity_of,
     pinned,
@@ -305,6 +306,7 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
     skipped = drivers_skipped(results, "NodePrepareResources")
     found: list[PreparedDevice] = []
     entries: list[Mapping[str, Any]] = []
+    asked: set[str] = set()
     for result in results:
         driver, device = result["driver"], result["device"]
         if driver in skipped:
@@ -315,8 +317,12 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
         known = drivers.get(key, drivers.get(driver))
         hardware = known if isinstance(known, Hardware) else None
         profile = NVML if hardware is not None else profile_of(driver, known)
+        configs = [c for c in allocation.get("config") or () if _driver(c) == driver]
         try:
-            entry = _entry(allocation.get("config") or (), result, profile)
+            if driver not in asked:
+                decode_all(profile, map(_parameters, _ranked(configs)))
+                asked.add(driver)
+            entry = _entry(configs, result, profile)
             config = _parameters(entry)
             env = device_environment(profile, result, config, admin, claim["metadata"]["uid"])
             identity, nodes = _identity(profile, device, hardware)
@@ -388,20 +394,26 @@ def _prepare_failed(claim: Document, problem: Exception) -> ClaimProblem:
 def _entry(
     entries: Sequence[Mapping[str, Any]], result: Mapping[str, Any], profile: str
 ) -> Mapping[str, Any]:
-    """The configuration for an allocated device: the claim's before the class's, the last one wins;
-    {} if there is none. ConfigRefused if it is for devices of another sort."""
-    request, driver = result["request"], result["driver"]
-    sources = ("FromClass", "FromClaim")
-    ranked = [known for source in sources for known in entries if known.get("source") == source]
-    for entry in ranked[::-1]:
+    """The configuration for an allocated device among those for its driver, {} if there is none.
+    ConfigRefused if it is for devices of another sort."""
+    for entry in _ranked(entries)[::-1]:
         wanted = entry.get("requests") or []
-        if (entry.get("opaque") or {}).get("driver") != driver:
-            continue
-        if wanted and not _asks(wanted, request):
+        if wanted and not _asks(wanted, result["request"]):
             continue
         if takes(profile, result, _parameters(entry), bool(wanted)):
             return entry
     return {}
+
+
+def _ranked(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The claim's before the class's, and the last one wins: that stands at the end."""
+    sources = ("FromClass", "FromClaim")
+    return [known for source in sources for known in entries if known.get("source") == source]
+
+
+def _driver(entry: Mapping[str, Any]) -> str:
+    """Whom a configuration is for."""
+    return str((entry.get("opaque") or {}).get("driver", ""))
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -38,6 +38,7 @@ from kubarium.node.lifecycle.plan import ALWAYS, INIT, MAIN, field_path
 from kubarium.node.lifecycle.records import ContainerRecord, State
 from kubarium.node.lifecycle.resume import resumed
 from kubarium.node.lifecycle.status import others_fields, pod_status
+from kubarium.node.logs import state_of, why_no_log
 from kubarium.node.network.addresses import POD_NETWORK, AddressPool
 from kubarium.node.resizing import Resizer
 from kubarium.node.runner import Admit, NodeFacts, is_mirror, is_new
@@ -296,10 +297,16 @@ class SimulatedRunner:
 
     async def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         """A simulated container prints one line that says so."""
-        known = self._pods.get(pod["metadata"]["uid"])
-        if known is not None and known.started_at is not None:
-            stamp = f"{rfc3339_micro(known.started_at)} " if options.timestamps else ""
-            yield f"{stamp}simulated container {options.container}\n".encode()
+        known, entry = (
+            self._pods.get(pod["metadata"]["uid"]),
+            state_of(pod, options.container) or {},
+        )
+        state, last = entry.get("state") or {}, entry.get("lastState") or {}
+        ran = last if options.previous else {**last, **state}
+        if known is None or known.started_at is None or not ran.keys() & {"running", "terminated"}:
+            raise bad_request(why_no_log(pod, options.container, options.previous))
+        stamp = f"{rfc3339_micro(known.started_at)} " if options.timestamps else ""
+        yield f"{stamp}simulated container {options.container}\n".encode()
 
 
 class _NoLimits:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from kubarium.api.kinds import JOBS
-from kubarium.api.resource import Document, Resource, copy_document
+from kubarium.api.kinds import CRON_JOBS, JOBS
+from kubarium.api.resource import Document, copy_document
 from kubarium.base.clock import parse_rfc3339, rfc3339
 from kubarium.base.errors import ApiError
 from kubarium.control.workloads.cronjob.schedule import Schedule, ScheduleError, parse
@@ -17,7 +17,6 @@ from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.protocol import Context, Key
 
-CRON_JOBS = Resource("batch", "v1", "cronjobs", "CronJob", True)
 SCHEDULED_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 # More missed times than this are reported (a clock that jumped, a long pause).
 MOST_MISSED = 100

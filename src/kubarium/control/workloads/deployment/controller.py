@@ -71,7 +71,7 @@ class DeploymentController(ControllerComponent):
             return None
         deployment = await self._note_pause(deployment)
         if deployment["spec"].get("paused"):
-            owned = await self._scale(deployment, owned)
+            owned = await self._hold(deployment, owned)
             return await self._write_status(deployment, owned, progress=False)
         if self._was_scaled(deployment, owned):
             owned = await self._scale(deployment, owned)
@@ -134,6 +134,15 @@ class DeploymentController(ControllerComponent):
             if replicas_of(item) > 0
         )
 
+    async def _hold(self, deployment: Document, owned: list[Document]) -> list[Document]:
+        """While it is paused all goes on but the way from one template to the next."""
+        new = history.find_new(deployment, owned)
+        if new is not None:
+            await self._refresh_new(deployment, new, _others(owned, new))
+        owned = await self._scale(deployment, self._current(deployment))
+        await self._trim(deployment, _others(owned, new))
+        return self._current(deployment)
+
     # scaling
 
     async def _scale(self, deployment: Document, owned: list[Document]) -> list[Document]:
@@ -147,9 +156,8 @@ class DeploymentController(ControllerComponent):
             elif latest is not None and self._was_scaled(deployment, [latest]):
                 await self._resize(deployment, latest, replicas_of(latest))
         elif state.is_saturated(deployment, new):
-            for item in active:
-                if new is None or item["metadata"]["uid"] != new["metadata"]["uid"]:
-                    await self._resize(deployment, item, 0)
+            for item in _others(active, new):
+                await self._resize(deployment, item, 0)
         elif not _is_recreate(deployment):
             sizes = rollout.scale_proportionally(deployment, active)
             for item in active:
@@ -186,7 +194,7 @@ class DeploymentController(ControllerComponent):
     async def _roll(self, deployment: Document, owned: list[Document]) -> list[Document]:
         new = await self._ensure_new(deployment, owned)
         owned = self._current(deployment)
-        old = [item for item in owned if item["metadata"]["uid"] != new["metadata"]["uid"]]
+        old = _others(owned, new)
         size = rollout.new_size(deployment, new, [*old, new])
         if size != replicas_of(new):
             await self._resize(deployment, new, size)
@@ -202,11 +210,7 @@ class DeploymentController(ControllerComponent):
 
     async def _recreate(self, deployment: Document, owned: list[Document]) -> list[Document]:
         new = history.find_new(deployment, owned)
-        old = [
-            item
-            for item in owned
-            if new is None or item["metadata"]["uid"] != new["metadata"]["uid"]
-        ]
+        old = _others(owned, new)
         for item in old:
             if replicas_of(item) > 0:
                 await self._resize(deployment, item, 0)
@@ -226,23 +230,15 @@ class DeploymentController(ControllerComponent):
     async def _ensure_new(self, deployment: Document, owned: list[Document]) -> Document:
         """The ReplicaSet of the present template, at the newest revision."""
         new = history.find_new(deployment, owned)
-        others = [
-            item
-            for item in owned
-            if new is None or item["metadata"]["uid"] != new["metadata"]["uid"]
-        ]
-        revision = history.next_revision(others)
-        if new is None:
-            new = await self._create_new(deployment, others, revision)
-        else:
-            new = await self._refresh_new(deployment, new, revision)
+        others = _others(owned, new)
+        if new is not None:
+            return await self._refresh_new(deployment, new, others)
+        new = await self._create_new(deployment, others)
         await self._note_revision(deployment, new)
         return new
 
-    async def _create_new(
-        self, deployment: Document, others: list[Document], revision: int
-    ) -> Document:
-        document = history.make_replica_set(deployment, revision, 0)
+    async def _create_new(self, deployment: Document, others: list[Document]) -> Document:
+        document = history.make_replica_set(deployment, history.next_revision(others), 0)
         size = rollout.new_size(deployment, document, [*others, document])
         document["spec"]["replicas"] = size
         namespace = deployment["metadata"]["namespace"]
@@ -283,7 +279,16 @@ class DeploymentController(ControllerComponent):
             f"the hash in the name of ReplicaSet {metadata['name']} stands for another template",
         )
 
-    async def _refresh_new(self, deployment: Document, new: Document, revision: int) -> Document:
+    async def _refresh_new(
+        self, deployment: Document, new: Document, others: list[Document]
+    ) -> Document:
+        """What the Deployment shares with the ReplicaSet of its template, and its revision."""
+        new = await self._with_shared(deployment, new, history.next_revision(others))
+        await self._note_found(deployment, new)
+        await self._note_revision(deployment, new)
+        return new
+
+    async def _with_shared(self, deployment: Document, new: Document, revision: int) -> Document:
         annotations = dict(new["metadata"].get("annotations") or {})
         wanted = {**annotations, **history.copied_annotations(deployment)}
         held_revision = history.revision_of(new)
@@ -296,16 +301,13 @@ class DeploymentController(ControllerComponent):
                 )
         min_ready_s = deployment["spec"].get("minReadySeconds", 0)
         if wanted == annotations and new["spec"].get("minReadySeconds", 0) == min_ready_s:
-            await self._note_found(deployment, new)
             return new
         changed = {
             **new,
             "metadata": {**new["metadata"], "annotations": wanted},
             "spec": {**new["spec"], "minReadySeconds": min_ready_s},
         }
-        updated = await writes.update(self._context, REPLICA_SETS, changed)
-        await self._note_found(deployment, new)
-        return updated
+        return await writes.update(self._context, REPLICA_SETS, changed)
 
     async def _note_found(self, deployment: Document, new: Document) -> None:
         """The clock of a rollout that was there before it was looked at starts now."""
@@ -345,20 +347,20 @@ class DeploymentController(ControllerComponent):
         await writes.update_status(self._context, DEPLOYMENTS, fresh, status)
 
     async def _clean_up(self, deployment: Document, new: Document, old: list[Document]) -> None:
-        """Keep revisionHistoryLimit old ReplicaSets, once the rollout is complete."""
-        status = state.count(deployment, new, [*old, new])
-        if not state.is_complete(deployment, status):
-            return
+        """Trim the history once the rollout is complete."""
+        if state.is_complete(deployment, state.count(deployment, new, [*old, new])):
+            await self._trim(deployment, old)
+
+    async def _trim(self, deployment: Document, old: list[Document]) -> None:
+        """Keep the newest revisionHistoryLimit old ReplicaSets, and those that have pods."""
         limit = int(deployment["spec"].get("revisionHistoryLimit", 10))
-        idle = [
-            item
-            for item in sorted(old, key=history.revision_of)
-            if replicas_of(item) == 0
-            and not (item.get("status") or {}).get("replicas")
-            and not writes.is_terminating(item)
-        ]
-        for item in idle[: max(0, len(idle) - limit)]:
-            await writes.delete(self._context, REPLICA_SETS, item, propagation_policy="Background")
+        alive = [item for item in old if not writes.is_terminating(item)]
+        alive.sort(key=history.revision_of)
+        for item in alive[: max(0, len(alive) - limit)]:
+            if history.is_idle(item):
+                await writes.delete(
+                    self._context, REPLICA_SETS, item, propagation_policy="Background"
+                )
 
     # status
 
@@ -382,3 +384,9 @@ class DeploymentController(ControllerComponent):
 
 def _is_recreate(deployment: Document) -> bool:
     return (deployment["spec"].get("strategy") or {}).get("type") == "Recreate"
+
+
+def _others(replica_sets: list[Document], new: Document | None) -> list[Document]:
+    """All but ``new``."""
+    uid = new["metadata"]["uid"] if new is not None else ""
+    return [item for item in replica_sets if item["metadata"]["uid"] != uid]

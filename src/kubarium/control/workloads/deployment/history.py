@@ -15,6 +15,7 @@ from kubarium.control.workloads.deployment.rollout import (
     REVISION_HISTORY,
     by_age,
     limits_of,
+    replicas_of,
     wanted_by,
 )
 from kubarium.runtime.writes import owner_reference
@@ -75,6 +76,17 @@ def revision_of(document: Document) -> int:
 def next_revision(replica_sets: list[Document]) -> int:
     """One more than the highest."""
     return max(map(revision_of, replica_sets), default=0) + 1
+
+
+def is_idle(replica_set: Document) -> bool:
+    """It wants no pods, has none, and its controller has seen that it wants none."""
+    status = replica_set.get("status") or {}
+    seen = int(status.get("observedGeneration", 0))
+    return (
+        replicas_of(replica_set) == 0
+        and not status.get("replicas")
+        and seen >= int(replica_set["metadata"].get("generation", 0))
+    )
 
 
 def scale_annotations(deployment: Document) -> dict[str, str]:

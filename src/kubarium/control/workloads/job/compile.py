@@ -68,13 +68,13 @@ def workload_of(job: Document) -> Document:
 def group_of(job: Document, workload: Document, template: Document, parent: str = "") -> Document:
     """The Job's PodGroup, made from a template of the Workload.
 
-    A Workload that is the Job's own owns the group too; ``parent`` is the composite above it.
+    A Workload that is the Job's own owns the group too, but does not wait for it to go;
+    ``parent`` is the composite above it.
     """
     metadata = job["metadata"]
     owners = [owner_reference(job)]
     if is_owned_by(workload, job):
-        theirs = owner_reference(workload)
-        owners.append({k: v for k, v in theirs.items() if k not in ("controller",)})
+        owners.append(owner_reference(workload, controller=False, block_owner_deletion=False))
     spec = {k: copy_document(v) for k, v in template.items() if k != "name"}
     reference = {"workloadName": workload["metadata"]["name"], "templateName": template["name"]}
     if parent:

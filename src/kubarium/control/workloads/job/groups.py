@@ -2,12 +2,14 @@
 
 Who manages what:
 
-* a Job with ``spec.scheduling`` and no parent that has a Workload: the Job controller makes both;
+* a Job with ``spec.scheduling`` of its own, or of a CronJob's: the Job controller makes both;
 * a Job that its parent has given a template's name (annotation): the parent owns the Workload, the
   Job controller makes the PodGroup, as a child of a composite if the parent names one;
-* a pod template that names a group, or a parent with a Workload and no annotation: others manage
-  both, and nothing is made or changed here;
-* a Workload or a PodGroup that somebody else has made for the Job is used as it is.
+* a pod template that names a group, or a parent that gives no name: others manage both, and nothing
+  is made or changed here.
+
+Only what the Job controls is its own: a Workload or a PodGroup that somebody else has made for the
+Job is passed over. (Source: upstream ``pkg/controller/job/job_scheduling_manager.go`` of 1.37.)
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kubarium.api.gangs import PARENT_ANNOTATION, TEMPLATE_ANNOTATION
-from kubarium.api.kinds import GANG_WORKLOADS, JOBS, POD_GROUPS
+from kubarium.api.kinds import CRON_JOBS, GANG_WORKLOADS, JOBS, POD_GROUPS
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
 from kubarium.control.workloads.job.compile import (
@@ -59,7 +61,7 @@ class JobGroups:
         """The Job that it stands for, or the Jobs of the parent that it stands for."""
         namespace = workload["metadata"]["namespace"]
         reference = (workload.get("spec") or {}).get("controllerRef") or {}
-        if reference.get("kind") == "Job":
+        if (reference.get("apiGroup"), reference.get("kind")) == (JOBS.group, JOBS.kind):
             return [(namespace, reference.get("name", ""))]
         return [
             (namespace, job["metadata"]["name"])
@@ -82,20 +84,19 @@ class JobGroups:
         """
         if job["spec"]["template"]["spec"].get("schedulingGroup"):
             return ""
-        template = (job["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION)
-        parents = self._of_controller(job, writes.controller_of(job))
-        if template:
-            return await self._delegated(job, template, parents)
-        if parents:
-            return ""
+        parent = writes.controller_of(job)
+        if parent is not None and not _is_cron_job(parent):
+            template = (job["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION)
+            return await self._delegated(job, template, parent) if template else ""
         workload = await self._own_workload(job, has_pods)
         if workload is None:
             return ""
         group = await self._group(job, workload, next(iter(_single(workload).values())), has_pods)
         return _name(group) if group is not None else ""
 
-    async def _delegated(self, job: Document, name: str, parents: list[Document]) -> str:
-        found = [(w, t[name]) for w in parents if name in (t := templates_in(w["spec"]))]
+    async def _delegated(self, job: Document, name: str, owner: Document) -> str:
+        theirs = self._of_controller(job, _api_group(owner), owner)
+        found = [(w, t[name]) for w in theirs if name in (t := templates_in(w["spec"]))]
         if not found:
             text = f"no Workload of the Job's owner has the pod group template {name} yet"
             raise GroupsNotReadyError("WorkloadMissing", text)
@@ -108,28 +109,33 @@ class JobGroups:
 
     async def _own_workload(self, job: Document, has_pods: bool) -> Document | None:
         """The Workload that stands for the Job, made if there is none and there is to be one."""
-        name = job["metadata"]["name"]
-        found = self._of_controller(job, {"kind": "Job", "name": name})
-        if len(found) > 1:
-            text = f"{len(found)} Workloads refer to the Job; its pods start without a group"
-            self._recorder.event(job, "Warning", "AmbiguousWorkload", text)
-            return None
-        if not found:
+        referring = self._of_controller(job, JOBS.group, {**job["metadata"], "kind": JOBS.kind})
+        own = [workload for workload in referring if is_owned_by(workload, job)]
+        if not own:
             if job["spec"].get("scheduling") is None or has_pods:
                 return None
             return await self._create(job, GANG_WORKLOADS, workload_of(job))
-        [workload] = found
-        if len(_single(workload)) != 1:
-            text = f"Workload {workload['metadata']['name']} has not exactly one pod group template"
-            self._recorder.event(job, "Warning", "UnsupportedWorkload", text)
+        if len(own) > 1:
+            self._unsupported(job, f"{len(own)} Workloads refer to Job {_name(job)}")
+            return None
+        [workload] = own
+        count = len(_single(workload))
+        if count != 1:
+            text = f"Workload {_name(workload)} has {count} PodGroupTemplates (expected 1)"
+            self._unsupported(job, text)
             return None
         return await self._kept_workload(job, workload)
 
+    def _unsupported(self, job: Document, why: str) -> None:
+        """Somebody has changed what is the controller's own: the pods start each for itself."""
+        text = f"{why}, falling back to normal scheduling"
+        self._recorder.event(job, "Warning", "UnsupportedWorkloadStructure", text)
+
     async def _kept_workload(self, job: Document, workload: Document) -> Document:
-        """The Job's own Workload follows its size; anyone else's is left alone."""
+        """The Workload follows the size of the Job's gang."""
         [template] = _single(workload).values()
         wanted = min_count(template_of(job))
-        if not is_owned_by(workload, job) or wanted in (None, min_count(template)):
+        if wanted in (None, min_count(template)):
             return workload
         policy = {"schedulingPolicy": {"gang": {"minCount": wanted}}}
         spec = {**workload["spec"], "podGroupTemplates": [{**template, **policy}]}
@@ -138,14 +144,13 @@ class JobGroups:
     async def _group(
         self, job: Document, workload: Document, template: Document, has_pods: bool
     ) -> Document | None:
-        found = self._of_template(workload, template["name"])
-        if len(found) > 1:
-            text = f"{len(found)} PodGroups refer to Workload {workload['metadata']['name']}"
-            self._recorder.event(job, "Warning", "AmbiguousPodGroup", text)
+        made = self._of_template(workload, template["name"])
+        own = [group for group in made if is_owned_by(group, job)]
+        if len(own) > 1:
+            self._unsupported(job, f"{len(own)} PodGroups refer to Workload {_name(workload)}")
             return None
-        if found:
-            [group] = found
-            return await self._resized(group, template) if is_owned_by(group, job) else group
+        if own:
+            return await self._resized(own[0], template)
         return None if has_pods else await self._make_group(job, workload, template, "")
 
     async def _resized(self, group: Document, template: Document) -> Document:
@@ -169,17 +174,17 @@ class JobGroups:
         try:
             created = await writes.create(self._context, kind, document, namespace)
         except ApiError as error:
-            text = f"Error creating {kind.kind} {name}: {error}"
+            text = f"Failed to create {kind.kind} for Job {_name(job)}: {error}"
             self._recorder.event(job, "Warning", f"Failed{kind.kind}Create", text)
             raise
-        self._recorder.event(job, "Normal", f"{kind.kind}Created", f"Created {kind.kind}: {name}")
+        text = f"Created {kind.kind} {name} for Job {_name(job)}"
+        self._recorder.event(job, "Normal", f"{kind.kind}Created", text)
         return created
 
-    def _of_controller(self, job: Document, reference: Document | None) -> list[Document]:
+    def _of_controller(self, job: Document, group: str, reference: Document) -> list[Document]:
         """Workloads whose controllerRef names this object of the Job's namespace."""
-        if reference is None:
-            return []
-        key = f"{job['metadata']['namespace']}/{reference['kind']}/{reference['name']}"
+        namespace = job["metadata"]["namespace"]
+        key = f"{namespace}/{group}/{reference['kind']}/{reference['name']}"
         found = self._workloads.by_index(_BY_CONTROLLER, key)
         return sorted(found, key=lambda w: str(w["metadata"]["name"]))
 
@@ -195,6 +200,16 @@ def _name(document: Document) -> str:
     return name
 
 
+def _is_cron_job(owner: Document) -> bool:
+    """Jobs of a CronJob stand for themselves: it makes no Workload."""
+    return (_api_group(owner), owner["kind"]) == (CRON_JOBS.group, CRON_JOBS.kind)
+
+
+def _api_group(owner: Document) -> str:
+    group: str = owner["apiVersion"].rpartition("/")[0]
+    return group
+
+
 def _single(workload: Document) -> dict[str, Document]:
     """The templates of a Workload that is flat, as a Job's must be."""
     spec = workload["spec"]
@@ -207,8 +222,8 @@ def _controller_key(workload: Document) -> Iterable[str]:
     reference = (workload.get("spec") or {}).get("controllerRef")
     if not reference:
         return ()
-    namespace = workload["metadata"]["namespace"]
-    return (f"{namespace}/{reference.get('kind')}/{reference.get('name')}",)
+    namespace, group = workload["metadata"]["namespace"], reference.get("apiGroup", "")
+    return (f"{namespace}/{group}/{reference.get('kind')}/{reference.get('name')}",)
 
 
 def _workload_key(group: Document) -> Iterable[str]:

@@ -10,7 +10,7 @@ from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.base.clock import Clock
 from kubarium.base.errors import bad_request
-from kubarium.node.logs import read_log
+from kubarium.node.logs import read_log, why_no_log
 from kubarium.node.runtimes.process.engine import ExitStatus
 from kubarium.node.runtimes.process.pod_records import PodRecord, PodRecords, container_of
 
@@ -43,26 +43,6 @@ def termination_message(pod: PodRecord, name: str, attempt: int, status: ExitSta
     if not text and status.code and policy == "FallbackToLogsOnError":
         text = last_output(log_path(pod.place, name, attempt))
     return text
-
-
-def why_no_log(pod: Document, name: str, previous: bool) -> str:
-    """What kubectl is told where there is nothing to show, in the kubelet's words."""
-    pod_name = pod["metadata"]["name"]
-    if previous:
-        return f'previous terminated container "{name}" in pod "{pod_name}" not found'
-    status = pod.get("status") or {}
-    entries = [
-        *(status.get("initContainerStatuses") or ()),
-        *(status.get("containerStatuses") or ()),
-        *(status.get("ephemeralContainerStatuses") or ()),
-    ]
-    for entry in entries:
-        if entry["name"] == name and (entry.get("state") or {}).get("waiting"):
-            reason = entry["state"]["waiting"].get("reason", "")
-            text = "trying and failing to pull image" if "ImagePull" in reason else reason
-            waiting = "is waiting to start"
-            return f'container "{name}" in pod "{pod_name}" {waiting}: {text}'
-    return f'container "{name}" in pod "{pod_name}" is not available'
 
 
 def last_output(path: Path) -> str:
