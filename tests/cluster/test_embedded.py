@@ -12,7 +12,7 @@ from kubarium.api.logs import LogOptions
 from kubarium.api.streams import StreamOptions
 from kubarium.base.chance import Chance
 from kubarium.base.errors import ApiError, ConfigError
-from kubarium.cluster import scheduler_config
+from kubarium.cluster import embedded, network, scheduler_config
 from kubarium.cluster.embedded import EmbeddedCluster
 from kubarium.cluster.file import ClusterFile, NodePool
 from kubarium.runtime.virtual import VirtualClock, run
@@ -94,3 +94,20 @@ def test_a_node_without_an_agent_does_not_answer_as_one_without_a_kubelet():
         assert await told(log()) == (404, 'nodes "bare" not found')
 
     run_virtual(story, file=file)
+
+
+def test_more_nodes_than_a_pod_network_has_places_for_are_refused_before_anything_starts(
+    monkeypatch, tmp_path
+):
+    choice = network.Choice(network.NetworkPlan(0))
+    monkeypatch.setattr(embedded, "choose_network", lambda root, address: choice)
+
+    async def chosen(count):
+        pools = [NodePool("a", 200, "process"), NodePool("b", 9999, "simulated")]
+        file = ClusterFile([*pools, NodePool("c", count, "process")])
+        cluster = EmbeddedCluster(file, VirtualClock(), Chance(0), MemoryStore(), tmp_path)
+        return cluster._choose_network()
+
+    assert run(chosen(50)) is choice
+    with pytest.raises(ConfigError, match=r"nodePools: at most 250 nodes .* not 251; lower count"):
+        run(chosen(51))

@@ -6,6 +6,7 @@ wrong (flag, file, no cluster).
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -31,6 +32,26 @@ def fail(message: str, code: int = 2) -> typer.Exit:
 
 def _escape(text: str) -> str:
     return text.replace("[", r"\[")
+
+
+_is_program = False
+
+
+def is_program() -> None:
+    """Say that this process is the command itself, and not, say, a test of it."""
+    global _is_program
+    _is_program = True
+
+
+def answered() -> None:
+    """All has been said: end the process, if it is the command's own, without tidying up.
+
+    To let go of all that a question about thousands of nodes has read takes longer than a second.
+    """
+    if _is_program:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:

@@ -10,7 +10,7 @@ import typer
 
 from kubarium import __version__
 from kubarium.base.errors import ConfigError
-from kubarium.cli.console import out, speaks_plainly
+from kubarium.cli.console import is_program, out, speaks_plainly
 
 app = typer.Typer(
     name="kubarium",
@@ -341,6 +341,7 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    is_program()
     app()
 
 

@@ -10,9 +10,10 @@ import orjson
 
 from kubarium.api.resource import Document, Resource
 from kubarium.base.clock import Clock
+from kubarium.base.collector import collector_paused
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.connection import ResourceFinder, asking, running_record
-from kubarium.cli.console import out
+from kubarium.cli.console import answered, out
 from kubarium.cli.status import show_status, status_report
 from kubarium.client.gather import gather
 from kubarium.client.http import HttpClient
@@ -76,13 +77,15 @@ def why(
 ) -> None:
     """Print the explanation."""
     _confirm_output(output)
-    explanation = asking(name, config, context, lambda c: explain(c, target, namespace, node))
-    if output == "json":
-        text = orjson.dumps(explanation.to_json(), option=orjson.OPT_INDENT_2).decode()
-        sys.stdout.write(text + "\n")
-    else:
-        for line in explanation.lines():
-            out.print(line, markup=False)
+    with collector_paused():
+        explanation = asking(name, config, context, lambda c: explain(c, target, namespace, node))
+        if output == "json":
+            text = orjson.dumps(explanation.to_json(), option=orjson.OPT_INDENT_2).decode()
+            sys.stdout.write(text + "\n")
+        else:
+            for line in explanation.lines():
+                out.print(line, markup=False)
+        answered()
 
 
 def serve(

@@ -27,6 +27,7 @@ from kubarium.api.logs import LogOptions
 from kubarium.api.resource import Document
 from kubarium.api.tables import printer_of
 from kubarium.base.clock import Clock
+from kubarium.base.collector import collector_paused
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.client.discovery import ServedResource, find_resource
 from kubarium.client.gather import gather
@@ -282,8 +283,9 @@ class ClusterTools:
         """Why an object does not run: what is missing, and the smallest change that would help."""
         _, subject = await self._read(kind, name, namespace)
         wanted, named = view_why.RESOURCES_NEEDED, view_why.OBJECTS_NEEDED
-        documents = await gather(self._client, wanted, named=named)
-        explanation = view_why.explain(documents, subject, node=node, now=self._clock.now())
+        with collector_paused():
+            documents = await gather(self._client, wanted, named=named)
+            explanation = view_why.explain(documents, subject, node=node, now=self._clock.now())
         text = "\n".join(explanation.lines())
         answer: WhyAnswer = {
             "answer": answers.fit(text, answers.ANSWER_CHARACTERS // 2),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from kubarium.api.cel.devices import (
     MAX_ATTRIBUTES,
     PreparedDevice,
@@ -158,19 +160,17 @@ def slice_row(document: Document, rules: Sequence[TaintRule] = ()) -> Slice:
 
 
 def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) -> Device:
-    """One device of a slice."""
+    """One device of a slice.
+
+    Devices of one model have the same capacities, counters and most attributes, and come by the
+    ten thousand: these are read once, found again by their content, and shared.
+    """
+    capacity, uses = document.get("capacity"), document.get("consumesCounters")
     return Device(
         document.get("name", ""),
         {n: attribute_value(v) for n, v in (document.get("attributes") or {}).items()},
-        {n: _capacity(c) for n, c in (document.get("capacity") or {}).items()},
-        tuple(
-            CounterUse(
-                c.get("counterSet", ""),
-                _counters(c.get("counters")),
-                frozenset(c.get("compatibilityGroups") or ()),
-            )
-            for c in document.get("consumesCounters") or ()
-        ),
+        _capacities(orjson.dumps(capacity))[0] if capacity else {},
+        _counter_uses(orjson.dumps(uses)) if uses else (),
         tuple(taint(t) for t in document.get("taints") or ()) + more_taints,
         bool(document.get("allowMultipleAllocations")),
         bool(document.get("bindsToNode")),
@@ -188,15 +188,35 @@ def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) ->
     )
 
 
+@lru_cache(maxsize=4096)
+def _capacities(content: bytes) -> tuple[Mapping[str, Capacity], bool]:
+    """A device's capacities by name, and whether selectors can read all of their values."""
+    document = orjson.loads(content)
+    readable = all(_is_quantity(str(c.get("value", "0"))) for c in document.values())
+    return {name: _capacity(c) for name, c in document.items()}, readable
+
+
+@lru_cache(maxsize=4096)
+def _counter_uses(content: bytes) -> tuple[CounterUse, ...]:
+    """What a device takes of its pool's counters."""
+    return tuple(
+        CounterUse(
+            c.get("counterSet", ""),
+            _counters(c.get("counters")),
+            frozenset(c.get("compatibilityGroups") or ()),
+        )
+        for c in orjson.loads(content)
+    )
+
+
 def _is_opaque(document: _Json) -> bool:
     """Whether selectors may fail for what they do not name: oversized, or a value is malformed."""
     attributes, capacity = document.get("attributes") or {}, document.get("capacity") or {}
     if len(attributes) + len(capacity) > MAX_ATTRIBUTES:
         return True
-    return not (
-        all(map(_is_readable, attributes.values()))
-        and all(_is_quantity(str(c.get("value", "0"))) for c in capacity.values())
-    )
+    if capacity and not _capacities(orjson.dumps(capacity))[1]:
+        return True
+    return not all(map(_is_readable, attributes.values()))
 
 
 def _is_readable(value: _Json) -> bool:
@@ -262,11 +282,16 @@ def attribute_value(document: _Json) -> AttributeValue:
     """A DeviceAttribute; one of unknown type has no kind."""
     for kind in _SCALARS:
         if document.get(kind) is not None:
-            return AttributeValue(kind, frozenset((document[kind],)))
+            return _scalar(kind, document[kind])
         if document.get(f"{kind}s"):
             items = document[f"{kind}s"]
             return AttributeValue(kind, frozenset(items), True, tuple(items))
     return AttributeValue("", frozenset())
+
+
+@lru_cache(maxsize=4096, typed=True)  # 1 is not true
+def _scalar(kind: str, content: int | bool | str) -> AttributeValue:
+    return AttributeValue(kind, frozenset((content,)))
 
 
 def _counters(document: Mapping[str, _Json] | None) -> tuple[tuple[str, Amount], ...]:

@@ -60,14 +60,19 @@ class NetworkPlan:
         """The ``podCIDR`` of the node with this index."""
         return f"10.{_PODS_FROM + self.number}.{1 + self._checked(index)}.0/24"
 
+    @classmethod
+    def _checked(cls, index: int) -> int:
+        cls.confirm(index + 1)
+        return index
+
     @staticmethod
-    def _checked(index: int) -> int:
-        if index >= MOST_NODES:
+    def confirm(nodes: int) -> None:
+        """ConfigError unless so many nodes have a place."""
+        if nodes > MOST_NODES:
             raise ConfigError(
                 f"nodePools: at most {MOST_NODES} nodes of runtime process have a place in a pod "
-                "network; lower count, or use runtime: simulated"
+                f"network, not {nodes}; lower count, or use runtime: simulated"
             )
-        return index
 
 
 def number_of(cluster_ip: str) -> int | None:
