@@ -21,6 +21,7 @@ from kubarium.node.drivers.profiles import (
     driver_of,
 )
 from kubarium.runtime import virtual
+from kubarium.server.reads import Reads
 
 from .conftest import world_on
 
@@ -873,3 +874,24 @@ def test_limits_of_devices_that_a_claim_does_not_have_are_refused(key, words):
     document = claim("claim-a", "gpu-1", "gpu-4", config=config, driver="gpu.nvidia.com")
     with pytest.raises(ClaimProblem, match=words):
         prepared(pod_with(["a"]), document)
+
+
+def test_a_node_more_costs_no_look_at_the_slices_of_all_others(monkeypatch):
+    looks, pages = [], Reads.list
+
+    def counted(reads, kind, namespace, options):
+        if kind.resource == RESOURCE_SLICES:
+            looks.append(options)
+        return pages(reads, kind, namespace, options)
+
+    async def main(nodes):
+        looks.clear()
+        specs = tuple(NodeSpec(f"n{number}", devices=(EXAMPLE,)) for number in range(nodes))
+        config = NodeConfig(specs, SIMULATED)
+        async with world_on(virtual.VirtualClock(), config) as world:
+            before = len(looks)
+            assert len(await slices(world)) == nodes
+            return before
+
+    monkeypatch.setattr(Reads, "list", counted)
+    assert virtual.run(main(40)) == virtual.run(main(2))
