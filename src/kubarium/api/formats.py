@@ -182,6 +182,7 @@ def label_value(text: str) -> tuple[str, ...]:
     return tuple(complaints)
 
 
+@_CACHE
 def c_identifier(text: str) -> tuple[str, ...]:
     """A C identifier (device attribute names)."""
     if re.fullmatch(_C_IDENTIFIER, text):
