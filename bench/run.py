@@ -2,8 +2,8 @@
 
     python bench/run.py [--quick] [row ...]
 
-Rows: startup api store nodes engine queueing scheduler training ranks; ``--quick`` makes
-scheduler's shapes ten times smaller.
+Rows: startup api store nodes questions engine queueing scheduler training ranks; ``--quick``
+makes scheduler's shapes ten times smaller.
 
 Rows that have something to compare with print it beside their own figure: published gates of kwok
 and of kube-scheduler's own benchmark are other machines' numbers, so read them as orders of size.
@@ -31,7 +31,7 @@ from scheduler import bench_scheduler
 from training import bench_training
 
 from kubarium.api.catalog import Catalog
-from kubarium.api.kinds import CONFIG_MAPS, NAMESPACES, NODES, PODS
+from kubarium.api.kinds import CONFIG_MAPS, NAMESPACES, NODES, PODS, RESOURCE_CLAIMS
 from kubarium.base.chance import Chance
 from kubarium.client.http import HttpClient
 from kubarium.cluster.clock import RealClock
@@ -222,11 +222,74 @@ async def _count_running(cluster: EmbeddedCluster) -> int:
     return sum(1 for pod in items if pod.get("status", {}).get("phase") == "Running")
 
 
+GPU_CLUSTER = """
+apiVersion: kubarium.dev/v1alpha1
+kind: Cluster
+spec:
+  nodePools:
+  - name: gpu
+    count: 5000
+    runtime: simulated
+    devices: [{profile: gpu.example.com, count: 8}]
+"""
+TOO_MANY = {
+    "metadata": {"name": "wide", "namespace": "default"},
+    "spec": {
+        "devices": {
+            "requests": [
+                {"name": "gpus", "exactly": {"deviceClassName": "gpu.example.com", "count": 9}}
+            ]
+        }
+    },
+}
+WAITING = {
+    "metadata": {"name": "wide", "namespace": "default"},
+    "spec": {
+        "containers": [{**POD["spec"]["containers"][0], "resources": {"claims": [{"name": "g"}]}}],
+        "resourceClaims": [{"name": "g", "resourceClaimName": "wide"}],
+    },
+}
+
+
+def bench_questions(report: Report) -> None:
+    """5,000 nodes of 8 devices from the command to Ready, and `kubarium why` of a pod there."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = os.environ | {"KUBARIUM_HOME": home, "KUBECONFIG": f"{home}/config"}
+        file = Path(home, "cluster.yaml")
+        file.write_text(GPU_CLUSTER)
+
+        def command(*arguments: str) -> float:
+            began = time.perf_counter()
+            line = [sys.executable, "-m", "kubarium.cli.main", *arguments]
+            subprocess.run(line, env=environment, check=True, capture_output=True)
+            return time.perf_counter() - began
+
+        ready = command("up", "--detach", "--in-memory", "--file", str(file))
+        try:
+            report.add("questions", "up --detach, 5,000 nodes of 8 devices", [ready], "s")
+            asyncio.run(_ask_too_much(f"{home}/config"))
+            answered = [command("why", "pod/wide") for _ in range(5)]
+            figure = "kubarium why, the whole command, 5,000 nodes of 8 devices"
+            report.add("questions", figure, answered, "s")
+        finally:
+            command("down")
+
+
+async def _ask_too_much(kubeconfig: str) -> None:
+    """A pod that wants more devices than a node has, and time to be told so."""
+    async with HttpClient.from_kubeconfig(kubeconfig) as client:
+        await client.create(RESOURCE_CLAIMS, TOO_MANY, "default")
+        await client.create(PODS, WAITING, "default")
+        while not (await client.get(PODS, "wide", "default"))["status"].get("conditions"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
 ROWS: dict[str, Callable[[Report], None]] = {
     "startup": bench_startup,
     "api": bench_api,
     "store": bench_store,
     "nodes": bench_nodes,
+    "questions": bench_questions,
     "engine": bench_engine,
     "queueing": bench_queueing,
     "scheduler": bench_scheduler,
