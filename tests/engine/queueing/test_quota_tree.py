@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kubarium.engine.queueing.quota import NodeSpec, Quota, QuotaTree, lowest_fitting_height
+from kubarium.engine.queueing.quota import (
+    MAX_PARENTS,
+    TOO_MANY_PARENTS,
+    NodeSpec,
+    Quota,
+    QuotaTree,
+    lowest_fitting_height,
+)
 
 CPU = ("default", "cpu")
 QUEUES = ["a", "b", "c", "d"]
@@ -209,7 +216,7 @@ def test_a_circle_of_cohorts_disables_its_queues_only():
         [NodeSpec("in", "x", {CPU: Quota(1)}), NodeSpec("out", "", {CPU: Quota(1)})],
         [NodeSpec("x", "y"), NodeSpec("y", "x"), NodeSpec("w", "y")],
     )
-    assert list(tree.cyclic) == ["w", "x", "y"]
+    assert list(tree.left_out) == ["w", "x", "y"]
     assert list(tree.queues) == ["out"]
     tree.check()
 
@@ -220,3 +227,18 @@ def test_available_is_negative_after_quota_was_taken_away():
     assert tree.queues["a"].available(CPU) == -3
     assert not tree.queues["a"].fits({CPU: 1})
     assert tree.queues["a"].fits({CPU: 0})
+
+
+def test_a_chain_of_too_many_cohorts_is_left_out_and_the_rest_counts():
+    quota = {CPU: Quota(5)}
+    chain = [NodeSpec(f"c{n:04}", f"c{n - 1:04}" if n else "") for n in range(1500)]
+    queues = [NodeSpec("deep", "c1499", quota), NodeSpec("fine", f"c{MAX_PARENTS:04}", quota)]
+    tree = QuotaTree.build(queues, chain)
+    assert list(tree.queues) == ["fine"]
+    assert tree.queues["fine"].available(CPU) == 5
+    assert set(tree.left_out.values()) == {TOO_MANY_PARENTS}
+    assert list(tree.left_out) == [spec.name for spec in chain[MAX_PARENTS + 1 :]]
+    tree.queues["fine"].add(CPU, 3)
+    assert tree.cohorts["c0000"].usage == {CPU: 3}
+    assert list(tree.queues["fine"].root.queues()) == [tree.queues["fine"]]
+    tree.fork().check()

@@ -170,7 +170,7 @@ class CohortController:
         cohort = self._cohorts.get(key[1])
         world = self._cache.settled()
         node = world.snapshot.tree.cohorts.get(key[1])
-        if cohort is None or node is None or key[1] in world.snapshot.tree.cyclic:
+        if cohort is None or node is None or key[1] in world.snapshot.tree.left_out:
             return None
         status = dict(cohort.get("status") or {})
         status.pop("fairSharing", None)

@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import inf
+
+# Cohorts above a Cohort; nobody nests so deep on purpose, and each is a call within a call.
+MAX_PARENTS = 200
+CIRCLE = "runs in a circle"
+TOO_MANY_PARENTS = f"is longer than {MAX_PARENTS}"
 
 FlavorResource = tuple[str, str]
 Amounts = Mapping[FlavorResource, int]
@@ -203,9 +209,10 @@ class QuotaTree:
     def __init__(self) -> None:
         self.queues: dict[str, QuotaNode] = {}
         self.cohorts: dict[str, QuotaNode] = {}
-        self.cyclic: dict[str, None] = {}
-        """Cohorts whose chain of parents runs in a circle, or ends in one; their queues too are
-        left out of ``queues``: such a tree admits nothing."""
+        self.left_out: dict[str, str] = {}
+        """Cohorts whose chain of parents runs in a circle, ends in one, or is longer than
+        MAX_PARENTS, and which of these it is. Their queues too are left out of ``queues``: they
+        admit nothing."""
 
     @staticmethod
     def build(queues: Iterable[NodeSpec], cohorts: Iterable[NodeSpec] = ()) -> QuotaTree:
@@ -215,12 +222,12 @@ class QuotaTree:
         for spec in cohorts:
             tree.cohorts[spec.name] = QuotaNode(spec, is_queue=False)
             parents[spec.name] = spec.parent
-        tree.cyclic = dict.fromkeys(sorted(_in_cycle(parents)))
+        tree.left_out = _endless(parents)
         for name in sorted(parents):
-            if name not in tree.cyclic:
+            if name not in tree.left_out:
                 tree._attach(tree.cohorts[name], parents[name])
         for spec in sorted(queues, key=lambda spec: spec.name):
-            if spec.parent not in tree.cyclic:
+            if spec.parent not in tree.left_out:
                 tree.queues[spec.name] = QuotaNode(spec, is_queue=True)
                 tree._attach(tree.queues[spec.name], spec.parent)
         for node in tree.roots():
@@ -237,19 +244,19 @@ class QuotaTree:
 
     def roots(self) -> list[QuotaNode]:
         """Every node without a parent, ClusterQueues without a cohort included."""
-        cohorts = [n for name, n in self.cohorts.items() if name not in self.cyclic]
+        cohorts = [n for name, n in self.cohorts.items() if name not in self.left_out]
         return [n for n in (*cohorts, *self.queues.values()) if n.parent is None]
 
     def nodes(self) -> Iterator[QuotaNode]:
         for name, node in self.cohorts.items():
-            if name not in self.cyclic:
+            if name not in self.left_out:
                 yield node
         yield from self.queues.values()
 
     def fork(self) -> QuotaTree:
         """A tree with its own usage; quotas are shared. For trying things out."""
         twin = QuotaTree()
-        twin.cyclic = self.cyclic
+        twin.left_out = self.left_out
         copies: dict[int, QuotaNode] = {}
         for node in self.nodes():
             copy = QuotaNode.__new__(QuotaNode)
@@ -280,18 +287,23 @@ class QuotaTree:
                 assert amount >= 0, f"{node}: usage of {fr} is {amount}"
 
 
-def _in_cycle(parents: Mapping[str, str]) -> set[str]:
-    """Names whose way up never ends."""
-    ends: dict[str, bool] = {"": False}
+def _endless(parents: Mapping[str, str]) -> dict[str, str]:
+    """Names whose way up never ends or is too long, with what is wrong with it, in order."""
+    steps: dict[str, float] = {"": 0}  # to the root, the last one out of it included
     for start in parents:
         trail: dict[str, None] = {}
         name = start
-        while name not in ends and name not in trail:
+        while name not in steps and name not in trail:
             trail[name] = None
             name = parents.get(name, "")
-        looped = ends.get(name, True)
-        ends.update(dict.fromkeys(trail, looped))
-    return {name for name, looped in ends.items() if looped}
+        above = steps.get(name, inf)
+        for at, passed in enumerate(reversed(trail), 1):
+            steps[passed] = above + at
+    return {
+        name: CIRCLE if count == inf else TOO_MANY_PARENTS
+        for name, count in sorted(steps.items())
+        if count > MAX_PARENTS + 1
+    }
 
 
 def _accumulate_quota(node: QuotaNode) -> None:

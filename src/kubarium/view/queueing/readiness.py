@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from kubarium.api.resource import Document
 from kubarium.api.selectors import label_selector
@@ -69,9 +70,12 @@ def cluster_queue_readiness(
     document: Document,
     flavors: Container[str],
     checks: Mapping[str, Document],
-    cyclic_cohorts: Container[str] = (),
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Readiness:
-    """``checks`` are the AdmissionChecks by name; ``flavors`` holds the names that exist."""
+    """``checks`` are the AdmissionChecks by name; ``flavors`` holds the names that exist.
+
+    ``left_out`` says of Cohorts that are not in the tree what is wrong with their chains.
+    """
     if is_terminating(document):
         return Readiness(
             False, "Terminating", "Can't admit new workloads; clusterQueue is terminating"
@@ -94,8 +98,8 @@ def cluster_queue_readiness(
         text = f"references inactive AdmissionCheck(s): {','.join(idle)}"
         problems.append(("AdmissionCheckInactive", text))
     cohort = (document.get("spec") or {}).get("cohortName") or ""
-    if cohort in cyclic_cohorts:
-        text = f"belongs to Cohort {cohort}, whose chain of parents runs in a circle"
+    if cohort in left_out:
+        text = f"belongs to Cohort {cohort}, whose chain of parents {left_out[cohort]}"
         problems.append(("Unknown", text))
     if not problems:
         return READY

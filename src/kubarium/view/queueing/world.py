@@ -189,7 +189,7 @@ class World:
         checks = {key[1]: document for key, document in self._documents[ADMISSION_CHECKS].items()}
         self.readiness = {
             key[1]: cluster_queue_readiness(
-                document, snapshot.flavors, checks, snapshot.tree.cyclic
+                document, snapshot.flavors, checks, snapshot.tree.left_out
             )
             for key, document in queues.items()
         }
