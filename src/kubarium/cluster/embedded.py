@@ -306,9 +306,8 @@ class EmbeddedCluster:
         address = (stored.get("spec") or {}).get("clusterIP") or ""
         choice = choose_network(str(self.node_root.resolve()), address)
         if choice.plan is not None:
-            self._network = choice
-            pools = [pool for pool in self.file.pools if pool.runtime == PROCESS]
-            choice.plan.confirm(sum(pool.count for pool in pools))
+            processes = (pool.count for pool in self.file.pools if pool.runtime == PROCESS)
+            choice.plan.confirm(sum(processes))
             self.server.registry.service_range = IPv4Network(choice.plan.services)
         return choice
 

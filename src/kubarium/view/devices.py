@@ -165,11 +165,12 @@ def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) ->
     Devices of one model have the same capacities, counters and most attributes, and come by the
     ten thousand: these are read once, found again by their content, and shared.
     """
-    capacity, uses = document.get("capacity"), document.get("consumesCounters")
+    given, uses = document.get("capacity"), document.get("consumesCounters")
+    capacity, readable = _capacities(orjson.dumps(given)) if given else ({}, True)
     return Device(
         document.get("name", ""),
         {n: attribute_value(v) for n, v in (document.get("attributes") or {}).items()},
-        _capacities(orjson.dumps(capacity))[0] if capacity else {},
+        capacity,
         _counter_uses(orjson.dumps(uses)) if uses else (),
         tuple(taint(t) for t in document.get("taints") or ()) + more_taints,
         bool(document.get("allowMultipleAllocations")),
@@ -184,7 +185,7 @@ def device_row(document: Document, more_taints: tuple[DeviceTaint, ...] = ()) ->
             _node_resource(name, entry)
             for name, entry in sorted((document.get("nodeAllocatableResources") or {}).items())
         ),
-        _is_opaque(document),
+        not readable or _is_opaque(document),
     )
 
 
@@ -210,11 +211,10 @@ def _counter_uses(content: bytes) -> tuple[CounterUse, ...]:
 
 
 def _is_opaque(document: _Json) -> bool:
-    """Whether selectors may fail for what they do not name: oversized, or a value is malformed."""
+    """Whether selectors may fail for what they do not name: oversized, or an attribute is
+    malformed."""
     attributes, capacity = document.get("attributes") or {}, document.get("capacity") or {}
     if len(attributes) + len(capacity) > MAX_ATTRIBUTES:
-        return True
-    if capacity and not _capacities(orjson.dumps(capacity))[1]:
         return True
     return not all(map(_is_readable, attributes.values()))
 

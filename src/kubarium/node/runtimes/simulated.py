@@ -297,10 +297,8 @@ class SimulatedRunner:
 
     async def logs(self, pod: Document, options: LogOptions) -> AsyncIterator[bytes]:
         """A simulated container prints one line that says so."""
-        known, entry = (
-            self._pods.get(pod["metadata"]["uid"]),
-            state_of(pod, options.container) or {},
-        )
+        known = self._pods.get(pod["metadata"]["uid"])
+        entry = state_of(pod, options.container) or {}
         state, last = entry.get("state") or {}, entry.get("lastState") or {}
         ran = last if options.previous else {**last, **state}
         if known is None or known.started_at is None or not ran.keys() & {"running", "terminated"}:
