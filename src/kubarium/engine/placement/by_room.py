@@ -106,9 +106,7 @@ class ArrangementsByRoom:
         static: dict[bytes, Mask] = {}
         self._mask_of: list[int] = []
         for members in classes:
-            fit = trial.placer.fit(members[0].shape)
-            fit.refresh_static()
-            mask = fit.static if within is None else fit.static & within
+            mask = trial.placer.able(members[0].shape, within)
             static.setdefault(mask.tobytes(), mask)
             self._mask_of.append(list(static).index(mask.tobytes()))
         self._after = [sum(len(c.pods) for c in self._classes[i:]) for i in range(len(classes) + 1)]

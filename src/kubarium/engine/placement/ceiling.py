@@ -33,7 +33,7 @@ def most_placed(placer: Placer, pods: Sequence[Pod], within: Mask | None) -> int
     if any(pod.variants for pod in pods):
         return len(pods)
     counts = Counter(pod.shape for pod in pods)
-    able = {shape: _able(placer, shape, within) for shape in counts}
+    able = {shape: placer.able(shape, within) for shape in counts}
     snapshot, profile = placer.snapshot, placer.profile
     bound = sum(n for shape, n in counts.items() if able[shape].any())
     if not profile.filters("NodeResourcesFit"):
@@ -48,13 +48,6 @@ def most_placed(placer: Placer, pods: Sequence[Pod], within: Mask | None) -> int
             bound, _by_size(name, counts, able, free, slots), _in_all(name, counts, able, free)
         )
     return bound
-
-
-def _able(placer: Placer, shape: PodShape, within: Mask | None) -> Mask:
-    """Nodes that the shape may go to, room aside."""
-    fit = placer.fit(shape)
-    fit.refresh_static()
-    return fit.static if within is None else fit.static & within
 
 
 def _by_size(

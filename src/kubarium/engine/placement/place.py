@@ -117,6 +117,12 @@ class Placer:
             del self._fits[next(iter(self._fits))]
         return found
 
+    def able(self, shape: PodShape, within: Mask | None) -> Mask:
+        """The nodes that the shape may go to, room aside; ``within`` limits them."""
+        fit = self.fit(shape)
+        fit.refresh_static()
+        return fit.static if within is None else fit.static & within
+
     def evictions(self, shape: PodShape, priority: int, evict: Evict) -> Evictions:
         """What pods of this shape and priority would evict, row by row."""
         key = (shape, priority)

@@ -39,11 +39,7 @@ class VectorPacker:
     ) -> None:
         """The pods of a class can change places; ``within`` limits the nodes."""
         snapshot, profile = placer.snapshot, placer.profile
-        masks = []
-        for members in classes:
-            fit = placer.fit(members[0].shape)
-            fit.refresh_static()
-            masks.append(fit.static if within is None else fit.static & within)
+        masks = [placer.able(members[0].shape, within) for members in classes]
         able = np.flatnonzero(np.logical_or.reduce(masks))
         self._rows = np.array(snapshot.by_name(able), np.int64)  # of equals the first by name
         self._able = np.array([mask[self._rows] for mask in masks])
