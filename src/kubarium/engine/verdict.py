@@ -46,6 +46,7 @@ KINDS = (
     "move-volume",
     "prefer-data",
     "raise-priority",
+    "raise-quota",
     "raise-skew",
     "relax-device-class",
     "remove-affinity",

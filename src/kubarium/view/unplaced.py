@@ -20,6 +20,7 @@ from kubarium.engine.queueing.amounts import show_amount
 from kubarium.engine.selectors import Requirement
 from kubarium.engine.snapshot import Snapshot
 from kubarium.engine.verdict import Suggestion
+from kubarium.view.claim_quotas import ClaimQuotas
 from kubarium.view.cluster import key_of
 from kubarium.view.evidence import Evidence
 from kubarium.view.explanation import Explanation
@@ -66,8 +67,7 @@ class Unplaced:
         title = title_of(pod)
         missing = missing_claim(pod, self._evidence.view.snapshot.claims)
         if missing:
-            told = Explanation(title, "Pending", missing)
-            return replace(told, reasons=(*self._missing(pod), *self._besides(placer, subject)))
+            return self._without_claims(pod, Explanation(title, "Pending", missing), placer)
         if Explainer(placer).fits(subject):
             return self._fitting(pod)
         verdict = placer.account(subject.pods[0])
@@ -126,6 +126,23 @@ class Unplaced:
                 key_of(document) for document in self._evidence.list(RESOURCE_CLAIM_TEMPLATES)
             ]
         return tuple(about_claims(pod, self._evidence.view.snapshot.claims, templates))
+
+    def _without_claims(self, pod: Document, told: Explanation, placer: Placer) -> Explanation:
+        """Of a pod that names claims which it cannot use."""
+        quotas = ClaimQuotas(self._evidence, pod)
+        if not quotas.exceeded:
+            besides = self._besides(placer, Subject((self._evidence.view.pod(pod),)))
+            return replace(told, reasons=(*self._missing(pod), *besides))
+        with quotas.made() as complete:
+            subject = Subject((self._evidence.view.pod(complete),))
+            fits = Explainer(placer).fits(subject)
+            refused = "" if fits else placer.account(subject.pods[0]).message()
+        lines = (*self._missing(pod), *(excess.line for excess in quotas.exceeded))
+        if refused:
+            return replace(told, reasons=(*lines, f"and besides that: {refused}"))
+        raising = quotas.raising()
+        commands = {raising: quotas.command()}
+        return replace(told, reasons=lines, suggestions=(raising,), commands=commands)
 
     def _besides(self, placer: Placer, subject: Subject) -> tuple[str, ...]:
         """What is in the way of a single pod besides the claims and volumes that it cannot use."""
