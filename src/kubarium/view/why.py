@@ -48,6 +48,7 @@ from kubarium.view.pods import gang_key, is_finished, is_gated, node_of
 from kubarium.view.profiles import CONFIG_NAME, CONFIG_NAMESPACE, scheduler_name
 from kubarium.view.queueing import why as queueing
 from kubarium.view.readiness import unready_devices
+from kubarium.view.resize_advice import with_resize
 from kubarium.view.resting import rests_of
 from kubarium.view.said import (
     STUCK,
@@ -155,7 +156,7 @@ class _Why:
         if "deletionTimestamp" in pod["metadata"]:
             return Explanation(title, "Terminating", "the pod is being deleted")
         if spec.get("nodeName"):
-            return on_its_node(pod)
+            return with_resize(on_its_node(pod), self._evidence, pod)
         if is_gated(pod):
             return self._gated(pod)
         if preparing := self._preparing(pod):
