@@ -453,6 +453,12 @@ def test_why_of_what_is_not_there(running):
     assert "nope" in said
 
 
+def test_why_of_a_name_that_is_not_there_says_what_is_near(running, waiting):
+    assert "similar names: greedy" in running.here("why", "pod/gredy", code=1)
+    said = running.here("why", "pod/greedy", "-n", "nowhere", code=1)
+    assert 'pods "greedy" not found; it is in namespace default' in said
+
+
 def test_why_of_a_server_that_is_gone(user):
     user("up", "--detach")
     kept = user.file("kept", user.kubeconfig.read_text())

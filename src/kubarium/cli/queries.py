@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ from kubarium.cli.console import answered, out
 from kubarium.cli.status import show_status, status_report
 from kubarium.client.gather import gather
 from kubarium.client.http import HttpClient
+from kubarium.client.near import near
 from kubarium.cluster.clock import RealClock
 from kubarium.view import why as view_why
 from kubarium.view.explanation import Explanation
@@ -51,7 +53,10 @@ async def explain(client: HttpClient, target: str, namespace: str, node: str = "
 async def _existing(
     client: HttpClient, resources: Sequence[Resource], name: str, namespace: str
 ) -> Document:
-    """The object in the first of the resources that has it; two groups may have a PodGroup."""
+    """The object in the first of the resources that has it; two groups may have a PodGroup.
+
+    ApiError 404 if none has, with what there is instead.
+    """
     problem: ApiError | None = None
     for resource in resources:
         try:
@@ -63,7 +68,19 @@ async def _existing(
         else:
             return {"apiVersion": resource.api_version, "kind": resource.kind, **found}
     assert problem is not None
+    for resource in resources:
+        if text := await _nearest(client, resource, name, namespace):
+            raise replace(problem, message=f"{problem.message}; {text}")
     raise problem
+
+
+async def _nearest(client: HttpClient, resource: Resource, name: str, namespace: str) -> str:
+    try:
+        return (await near(client, resource, name, namespace if resource.namespaced else "")).text
+    except (
+        ApiError
+    ):  # perhaps one that may not be listed; what is asked for is missing all the same
+        return ""
 
 
 def why(

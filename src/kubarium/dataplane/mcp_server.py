@@ -31,6 +31,7 @@ from kubarium.base.collector import collector_paused
 from kubarium.base.errors import ApiError, ConfigError
 from kubarium.client.discovery import ServedResource, find_resource
 from kubarium.client.gather import gather
+from kubarium.client.near import near
 from kubarium.client.protocol import Reader
 from kubarium.dataplane import answers
 from kubarium.view import why as view_why
@@ -310,23 +311,13 @@ class ClusterTools:
     async def _not_found(self, found: Found, name: str, namespace: str) -> str:
         """What there is instead: the same name elsewhere, or similar names here."""
         resource = found.kind.resource
-        everywhere = await self._client.list(resource, "", limit=500)
-        here = [d for d in everywhere.items if d["metadata"].get("namespace", "") == namespace]
-        names = [document["metadata"]["name"] for document in here]
-        elsewhere = [
-            document["metadata"]["namespace"]
-            for document in everywhere.items
-            if document["metadata"]["name"] == name and namespace
-        ]
-        close = get_close_matches(name, names, n=5, cutoff=0.5)
+        around = await near(self._client, resource, name, namespace)
         where = f" in namespace {namespace}" if namespace else ""
         text = f'{resource.qualified} "{name}" not found{where}'
-        if elsewhere:
-            return f"{text}; it is in namespace {', '.join(elsewhere[:5])}"
-        if close:
-            return f"{text}; similar names: {', '.join(close)}"
+        if around.text:
+            return f"{text}; {around.text}"
         other = f", or ask for {found.other}" if found.other else ""
-        many = f"more than {len(names)}" if everywhere.continue_token else str(len(names))
+        many = f"more than {around.others}" if around.more else str(around.others)
         return f"{text}; there are {many} others: see list{other}"
 
     async def _newest_events(
