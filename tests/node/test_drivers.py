@@ -367,7 +367,11 @@ def test_a_configuration_that_names_a_request_of_another_sort_is_refused(kind, d
     config = nvidia_config(kind, ["r0"])
     config["opaque"]["parameters"].pop("sharing")
     document = claim("claim-a", device, config=[config], driver="gpu.nvidia.com")
-    words = f'cannot apply {kind} to device "{device}" of type "{sort}" \\(request: r0\\)'
+    words = (
+        "^NodePrepareResources failed for ResourceClaim claim-a: error preparing devices for claim"
+        " /claim-a:uid-claim-a: prepare devices failed: .*"
+        f'cannot apply {kind} to device "{device}" of type "{sort}" \\(request: r0\\)'
+    )
     with pytest.raises(ClaimProblem, match=words):
         prepared(pod_with(["a"]), document)
 
@@ -721,6 +725,8 @@ def test_bursts_of_a_network_configuration():
         (
             "cpu.example.com",
             net_config(),
+            "^NodePrepareResources failed for ResourceClaim claim-a: "
+            "error preparing devices for claim uid-claim-a: "
             "prepare failed: error getting opaque device configs: error decoding config parameters:"
             ' no kind "NetConfig" is registered for version "net.resource.example.com/v1alpha1"$',
         ),

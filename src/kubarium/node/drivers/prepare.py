@@ -28,7 +28,7 @@ from kubarium.node.drivers.containers import (
     visible,
 )
 from kubarium.node.drivers.domains import DomainProblem, confirm_ready
-from kubarium.node.drivers.profiles import NVIDIA, NVML
+from kubarium.node.drivers.profiles import COMPUTE_DOMAIN, NVIDIA, NVML
 from kubarium.view.consumers import is_reserved_for, not_made_for
 
 
@@ -149,7 +149,7 @@ async def fetch_claims(client: Reader, pod: Document) -> dict[str, Document]:
         try:
             await confirm_ready(client, claim, pod["spec"].get("nodeName", ""))
         except (ApiError, DomainProblem) as problem:
-            raise _prepare_failed(claim, problem) from problem
+            raise _prepare_failed(claim, COMPUTE_DOMAIN, problem) from problem
     return found
 
 
@@ -327,7 +327,7 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
             env = device_environment(profile, result, config, admin, claim["metadata"]["uid"])
             identity, nodes = _identity(profile, device, hardware)
         except ConfigRefused as problem:
-            raise _prepare_failed(claim, problem) from problem
+            raise _prepare_failed(claim, profile, problem) from problem
         found.append(
             PreparedDevice(
                 result["request"],
@@ -347,7 +347,7 @@ def prepare_claim(claim: Document, drivers: Mapping[str, object]) -> list[Prepar
     try:
         return _with_limits(found, entries)
     except ConfigRefused as problem:
-        raise _prepare_failed(claim, problem) from problem
+        raise _prepare_failed(claim, found[0].profile, problem) from problem
 
 
 def _with_limits(
@@ -386,9 +386,18 @@ def _identity(profile: str, device: str, hardware: Hardware | None) -> tuple[str
         raise ConfigRefused(f"{device} is not on this machine any more") from None
 
 
-def _prepare_failed(claim: Document, problem: Exception) -> ClaimProblem:
-    name = claim["metadata"]["name"]
-    return ClaimProblem(f"NodePrepareResources failed for claim {name}: prepare failed: {problem}")
+def _prepare_failed(claim: Document, profile: str, problem: Exception) -> ClaimProblem:
+    """In the words of the kubelet and of the drivers themselves: NVIDIA's and the example one."""
+    metadata = claim["metadata"]
+    name, uid = metadata["name"], metadata.get("uid", "")
+    if profile in (NVIDIA, NVML, COMPUTE_DOMAIN):
+        said = f"{metadata.get('namespace', '')}/{name}:{uid}: prepare devices failed: {problem}"
+    else:
+        said = f"{uid}: prepare failed: {problem}"
+    return ClaimProblem(
+        f"NodePrepareResources failed for ResourceClaim {name}: "
+        f"error preparing devices for claim {said}"
+    )
 
 
 def _entry(
