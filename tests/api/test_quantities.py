@@ -51,3 +51,59 @@ def test_other_texts_are_refused_by_name(text):
         return
     with pytest.raises(QuantityError, match="is not a quantity"):
         parse_quantity(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("1000m", "1"),
+        ("1.125", "1.125"),  # in thousandths already
+        ("1.250", "1.250"),
+        ("1.5", "1500m"),
+        ("0.125", "125m"),
+        ("2278.001M", "2278.001M"),
+        ("1000.000", "1k"),
+        ("5000", "5k"),
+        ("5001", "5001"),
+        ("+5", "+5"),
+        ("+8Ki", "8Ki"),
+        ("+5Ki", "+5Ki"),
+        ("007", "007"),
+        ("1024Mi", "1Gi"),
+        ("12Mi", "12Mi"),
+        ("1.5Gi", "1536Mi"),
+        ("0.5Ki", "512"),
+        ("0.3Ki", "307200m"),
+        ("12e6", "12e6"),
+        ("1e-5", "10e-6"),
+        ("1023e-1", "102300e-3"),
+        ("2e+6", "2e+6"),
+        ("-066547Mi", "-066547Mi"),
+        ("0Gi", "0"),
+        ("-0.0", "0"),
+        ("83.1E-9", "84e-9"),
+    ],
+)
+def test_what_is_in_thousands_already_keeps_its_form(text, form):
+    """As apimachinery stores them, which was tried."""
+    assert canonical(text) == form
+
+
+@pytest.mark.parametrize("text", ["999Ei", "8Ei", "1343.5Ei", "55965Pi"])
+def test_a_binary_suffix_says_no_more_than_64_bits_hold(text):
+    assert parse_quantity(text) == 2**63 - 1
+    assert parse_quantity(f"-{text}") == 1 - 2**63
+    assert canonical(text) == str(2**63 - 1)
+
+
+@pytest.mark.parametrize("text", ["+", "-", ".", "Gi", "m", "E", "-.k", "0e99", ".n"])
+def test_a_number_without_digits_is_nothing(text):
+    assert (parse_quantity(text), canonical(text)) == (0, "0")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "e", "e+", "1e", "1K", "1ki", "1m-3", "1Ee3", "--1", "1 ", "1.2.3"]
+)
+def test_what_is_no_quantity(text):
+    with pytest.raises(QuantityError, match="is not a quantity"):
+        canonical(text)

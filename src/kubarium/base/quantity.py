@@ -9,7 +9,10 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-_FORMAT = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))([a-zA-Z]{0,2}|[eE][+-]?[0-9]+)")
+_FORMAT = re.compile(
+    r"(?P<sign>[+-]?)0*(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?"
+    r"(?P<suffix>[numkMGTPE]?|[KMGTPE]i|[eE][+-]?[0-9]+)"
+)
 
 _DECIMAL = {
     "n": Fraction(1, 10**9),
@@ -25,6 +28,12 @@ _DECIMAL = {
 }
 _BINARY = {s: Fraction(1024**i) for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)}
 _NANO = Fraction(1, 10**9)
+# The most that a quantity with a binary suffix says, however much is written.
+_MOST = Fraction(2**63 - 1)
+_EXPONENTS = {s: 3 * i for i, s in enumerate(_DECIMAL, -3)}
+_BINARY_POWERS = {s: i for i, s in enumerate(_BINARY, 1)}
+# Digits that surely fit into 64 bits: as many as upstream tries its short cut with.
+_DIGITS, _BINARY_DIGITS = 18, 14
 # Python reads no integers of more than 4300 digits; nobody writes a quantity a tenth as long.
 MAX_LENGTH = 1000
 _SHOWN = 60
@@ -45,27 +54,22 @@ class QuantityError(ValueError):
 @lru_cache(maxsize=8192)
 def _parse(text: str) -> Fraction:
     match = _FORMAT.fullmatch(text) if len(text) <= MAX_LENGTH else None
-    if match is None:
+    if match is None or not text:
         raise QuantityError(text)
-    number, suffix = match.groups()
-    value = Fraction(number)
+    whole, part, suffix = match["whole"], match["part"] or "", match["suffix"]
+    value = Fraction(int(f"{whole}{part}" or "0"), 10 ** len(part))
     if suffix in _DECIMAL:
         value *= _DECIMAL[suffix]
     elif suffix in _BINARY:
-        value *= _BINARY[suffix]
-    elif suffix[0] in "eE" and len(suffix) > 1:
+        value = min(value * _BINARY[suffix], _MOST)
+    else:
         exponent = int(suffix[1:])
         if abs(exponent) > 100:
             raise QuantityError(text)
         value *= Fraction(10) ** exponent
-    else:
-        raise QuantityError(text)
     if value % _NANO:  # finer than nano rounds away from zero
-        steps = value / _NANO
-        value = _NANO * (
-            -((-steps.numerator) // steps.denominator) if steps > 0 else steps.__floor__()
-        )
-    return value
+        value = _NANO * -((-value) // _NANO)
+    return -value if match["sign"] == "-" else value
 
 
 def parse_quantity(text: object) -> Fraction:
@@ -128,14 +132,53 @@ def format_quantity(value: Fraction | int, binary: bool = False) -> str:
 def canonical(text: object) -> str:
     """A quantity as the API server would store it ("1000m" becomes "1", "1024Mi" becomes "1Gi").
 
-    >>> canonical("1000m"), canonical("1024Mi"), canonical("0.5")
-    ('1', '1Gi', '500m')
+    What is written in thousands already stays as it is ("1.250", "+5"). Source: ParseQuantity and
+    CanonicalizeBytes.
+
+    >>> canonical("1000m"), canonical("1024Mi"), canonical("0.5"), canonical("1.250")
+    ('1', '1Gi', '500m', '1.250')
     """
     value = parse_quantity(text)
-    binary = isinstance(text, str) and text.endswith("i")
-    if isinstance(text, str) and re.search(r"[eE][+-]?[0-9]+$", text) and value.denominator == 1:
-        mantissa, exponent = int(value), 0
-        while mantissa and mantissa % 1000 == 0:
-            mantissa, exponent = mantissa // 1000, exponent + 3
-        return f"{mantissa}e{exponent}" if exponent else str(mantissa)
-    return format_quantity(value, binary)
+    if not isinstance(text, str):
+        return canonical(repr(text)) if isinstance(text, float) else format_quantity(value)
+    if not value:
+        return "0"
+    match = _FORMAT.fullmatch(text)
+    assert match is not None
+    whole, part, suffix = match["whole"] or "0", match["part"] or "", match["suffix"]
+    binary = suffix in _BINARY
+    if binary:
+        kept = _is_kept_binary(whole, part, suffix)
+    else:
+        kept = _is_kept_decimal(whole, part, suffix)
+    if kept:
+        return text
+    if binary or suffix in _DECIMAL:
+        return format_quantity(value, binary)
+    return _with_exponent(value)
+
+
+def _is_kept_decimal(whole: str, part: str, suffix: str) -> bool:
+    """Whether a number's text is one that upstream does not write anew."""
+    digits = f"{whole}{part}"
+    scale = _EXPONENTS[suffix] if suffix in _DECIMAL else int(suffix[1:])
+    scale -= len(part)
+    if len(digits) > _DIGITS or scale < _EXPONENTS["n"]:
+        return False
+    return scale % 3 == 0 and not digits.endswith("000") and digits[0] != "0"
+
+
+def _is_kept_binary(whole: str, part: str, suffix: str) -> bool:
+    if part or len(whole) + 3 * _BINARY_POWERS[suffix] > _BINARY_DIGITS:
+        return False
+    return int(whole) % 8 != 0
+
+
+def _with_exponent(value: Fraction) -> str:
+    """In thousands, with the exponent written out: 12e6, 1500e-3."""
+    exponent = 0
+    while value.denominator != 1:
+        value, exponent = value * 1000, exponent - 3
+    while value.numerator % 1000 == 0:
+        value, exponent = value / 1000, exponent + 3
+    return f"{value}e{exponent}" if exponent else str(value)
