@@ -86,7 +86,7 @@ def test_malformed_selectors_say_what_was_expected(text, message):
     assert refusal(parse_labels, text) == message
 
 
-@pytest.mark.parametrize("text", ["a in ()", "a>x", "-a", "a=-", "a=b c"])
+@pytest.mark.parametrize("text", ["a in () b", "a in (", "a>x", "-a", "a=-", "a=b c"])
 def test_well_formed_nonsense_is_refused(text):
     refusal(parse_labels, text)
 
@@ -182,3 +182,13 @@ def test_unknown_fields_are_refused_by_name():
 @pytest.mark.parametrize("text", ["status.phase", r"status.phase=\x", "status.phase=a=b"])
 def test_malformed_field_selectors_are_refused(text):
     assert "invalid" in refusal(parse_fields, text, PODS)
+
+
+def test_empty_brackets_hold_the_empty_value():
+    """As labels.Parse has it, which was tried."""
+    selector = parse_labels("a in ()")
+    assert str(selector) == "a in ()"
+    assert parse_labels("a in (,)") == selector
+    assert selector.matches({"a": ""})
+    assert not selector.matches({"a": "b"})
+    assert not selector.matches({})

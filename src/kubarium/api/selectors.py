@@ -53,8 +53,7 @@ class Requirement:
         if self.operator == ABSENT:
             return f"!{self.key}"
         if self.operator in (IN, NOT_IN):
-            values = ",".join(sorted(self.values)) or ","  # "()" would be no value at all
-            return f"{self.key} {self.operator} ({values})"
+            return f"{self.key} {self.operator} ({','.join(sorted(self.values))})"
         sign = {GREATER: ">", LESS: "<"}.get(self.operator, self.operator)
         return f"{self.key}{sign}{self.values[0]}"
 
@@ -223,10 +222,7 @@ class _LabelParser:
         if not symbol or text != "(":
             raise bad_request(f"found '{text}' expected: '('")
         values: list[str] = []
-        if self._peek() == (True, ")"):
-            self._take()
-            return ()
-        while True:
+        while True:  # "()" is the empty value, as "(,)" is
             symbol, text = self._peek()
             if not symbol:
                 values.append(self._take()[1])
