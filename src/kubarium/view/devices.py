@@ -321,7 +321,9 @@ MAX_CLAIM_SPECS = 1024
 
 
 def _selectors(documents: Sequence[_Json] | None) -> tuple[str | None, ...]:
-    return tuple((d.get("cel") or {}).get("expression") for d in documents or ())
+    """The expressions; None for a selector of another kind than CEL."""
+    given = [d.get("cel") for d in documents or ()]
+    return tuple([None if cel is None else cel.get("expression") or "" for cel in given])
 
 
 def class_row(document: Document) -> DeviceClass:
@@ -390,14 +392,15 @@ def _entry(document: _Json) -> RequestEntry:
 
 
 def _request(document: _Json, name: str) -> Request:
+    """A request; mode and count are the API's defaults where they are not given."""
     capacity = document.get("capacity")
-    mode = document.get("allocationMode") or EXACT_COUNT
+    mode = document.get("allocationMode", EXACT_COUNT)
     return Request(
         name,
         document.get("deviceClassName") or "",
         _selectors(document.get("selectors")),
         mode,
-        0 if mode == ALL else int(document.get("count") or 1),
+        0 if mode == ALL else int(document.get("count", 1)),
         document.get("adminAccess"),
         tuple(device_toleration(t) for t in document.get("tolerations") or ()),
         None

@@ -8,6 +8,7 @@ import pytest
 
 from kubarium.engine.devices.inventory import Inventory
 from kubarium.engine.devices.model import (
+    ALL,
     DEFAULT_FEATURES,
     Allocation,
     AllocationError,
@@ -167,10 +168,16 @@ def test_fractions_are_rounded_to_steps_only_with_the_gate(gate, taken):
 @pytest.mark.parametrize("published", ["memory", "d/memory"])
 @pytest.mark.parametrize("wanted", ["memory", "d/memory"])
 def test_the_drivers_domain_may_be_left_out_of_a_capacitys_name(published, wanted):
+    """Upstream goes by the name as it is written, and so does first fit."""
     device = Device("g", {}, {published: Capacity(8)}, allow_multiple=True)
-    [found] = run(inventory([device]), spec(request(capacity=((wanted, 3),))))
-    assert found.results[0].consumed == ((published, 3),)
-    assert run(inventory([device]), spec(request(capacity=(("e/memory", 3),)))) is None
+    stock = inventory([device], best_fit=True)
+    for mode in {}, {"mode": ALL}:
+        share = spec(request(capacity=((wanted, 3),), **mode))
+        [found] = run(stock, share)
+        assert found.results[0].consumed == ((published, 3),)
+        first = run(inventory([device]), share)
+        assert (first is not None) == (published == wanted)
+    assert run(stock, spec(request(capacity=(("e/memory", 3),)))) is None
 
 
 def test_nobody_can_give_capacity_back_by_asking_for_less_than_none():

@@ -147,7 +147,7 @@ def monitor(name="m", **more):
 
 
 def test_140729_admin_access_takes_no_capacity_of_a_shared_device():
-    stock = inventory([shared_nic()])
+    stock = inventory([shared_nic()], best_fit=True)
     full = request(1, name="r", capacity=(("bw", 10),))
     both = [["n", "n"]]
     assert names(run(stock, spec(monitor(), full))) == both
@@ -156,6 +156,26 @@ def test_140729_admin_access_takes_no_capacity_of_a_shared_device():
     stock.enter(taken)
     assert names(run(stock, spec(monitor()))) == [["n"]]
     assert names(run(stock, spec(monitor(mode=ALL)))) == [["n"]]
+
+
+@pytest.mark.parametrize("watcher_first", [True, False])
+def test_140729_in_first_fit_an_administrators_share_counts_within_its_pod_as_upstream(
+    watcher_first,
+):
+    """It has what every share has: an amount, and counters that others do not get."""
+    nics = [shared_nic("a", consumes=use(3)), Device("b", consumes=use(3))]
+    stock = inventory(nics, counters=[gpu(6)])
+    [found] = run(stock, spec(monitor(), request(name="r")))
+    assert [(r.id.device, r.consumed) for r in found.results] == [("a", (("bw", 10),)), ("b", ())]
+    watch, whole = monitor(capacity=(("bw", 10),)), request(name="r", capacity=(("bw", 10),))
+    both = (watch, whole) if watcher_first else (whole, watch)
+    assert run(stock, spec(*both)) is None, "all of the capacity is gone"
+    narrow = inventory(nics, counters=[gpu(5)])
+    assert run(narrow, spec(monitor(), request(name="r"))) is None, "all counters are gone"
+    stock.enter(found)
+    assert names(run(stock, spec(request(capacity=(("bw", 10),))))) == [["a"]], (
+        "not once it is done"
+    )
 
 
 def test_140729_who_shares_a_device_with_an_administrator_still_takes_its_counters():
@@ -169,10 +189,14 @@ def test_140729_who_shares_a_device_with_an_administrator_still_takes_its_counte
 
 @pytest.mark.parametrize("best_fit", [True, False])
 def test_administrators_reach_shared_devices_that_are_used_up(best_fit):
-    """They ignore what ordinary claims have, and take nothing from them."""
+    """They ignore what ordinary claims have, and take nothing from them; not so in first fit."""
     stock = inventory([shareable("g0"), shareable("g1")], best_fit=best_fit)
     stock.enter(held("g0", shared=True, consumed=(("memory", 10),)))
     everything = spec(request(mode=ALL, admin_access=True))
+    if not best_fit:
+        assert names(run(stock, everything)) == [["g1"]]
+        assert run(stock, spec(request(2, admin_access=True))) is None
+        return
     assert names(run(stock, everything)) == [["g0", "g1"]]
     stock.enter(held("g1", shared=True, consumed=(("memory", 4),)))
     both = spec(
@@ -191,7 +215,7 @@ def test_an_administrators_share_opens_no_device_for_others():
         shareable("g0", consumes=use(1), attributes={"d/kind": text("shared")}),
         Device("g1", {"d/kind": text("whole")}, consumes=use(1)),
     ]
-    stock = inventory(parts, counters=[gpu(1)])
+    stock = inventory(parts, counters=[gpu(1)], best_fit=True)
     watch = request(1, "kind=shared", name="watch", admin_access=True)
     share, whole = request(1, "kind=shared", name="s"), request(1, "kind=whole", name="w")
     assert names(run(stock, spec(watch, whole))) == [["g0", "g1"]]

@@ -19,8 +19,10 @@ from kubarium.engine.devices.model import (
     DeviceResult,
     DeviceTaint,
     DeviceToleration,
+    RequestEntry,
 )
 from kubarium.engine.selectors import NodeTerm, Requirement
+from kubarium.view.devices import claim_spec
 
 from .stock import gpu, inventory, names, request, run, spec, text, use
 
@@ -114,3 +116,41 @@ def test_a_device_whose_selector_has_several_terms_is_kept_to_the_node(best_fit)
     [found] = run(stock, spec(request()))
     assert found.scope.admits("n", {})
     assert not found.scope.admits("m", {})
+
+
+def test_a_clause_that_two_devices_have_in_another_order_is_written_once():
+    """Values of a requirement are a set; source: the allocator's createNodeSelector."""
+
+    def at(*zones):
+        return (NodeTerm((Requirement("zone", "In", zones),)),)
+
+    here = {"zone": "b"}
+    devices = [Device("g0", node_terms=at("a", "b")), Device("g1", node_terms=at("b", "a"))]
+    stock = inventory(devices, node_name="", per_device=True)
+    [found] = stock.search("n", here, [("c", spec(request(2)))]).run()
+    assert found.scope.terms == at("a", "b")
+    other = [devices[0], Device("g1", node_terms=at("b", "c"))]
+    stock = inventory(other, node_name="", per_device=True)
+    [found] = stock.search("n", here, [("c", spec(request(2)))]).run()
+    assert found.scope.terms == (NodeTerm(at("a", "b")[0].labels + at("b", "c")[0].labels),)
+
+
+def test_a_request_is_read_as_it_is_written():
+    """Only what is left out gets the API's defaults; an expression may be empty, and is CEL's."""
+
+    def read(**fields):
+        document = {"name": "r", "exactly": {"deviceClassName": "any", **fields}}
+        [entry] = claim_spec({"devices": {"requests": [document]}}).requests
+        return entry.alternatives[0]
+
+    assert (read().mode, read().count) == ("ExactCount", 1)
+    assert (read(allocationMode="ExactCount", count=0).count) == 0
+    stock = inventory([Device("g0")])
+    odd = spec(RequestEntry("r", (read(allocationMode=""),)))
+    with pytest.raises(AllocationError, match=r"request r: unsupported count mode $"):
+        run(stock, odd)
+    assert read(selectors=[{"cel": {}}, {}, {"cel": {"expression": "e"}}]).selectors == (
+        "",
+        None,
+        "e",
+    )

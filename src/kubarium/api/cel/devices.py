@@ -223,7 +223,7 @@ def _attribute(value: Mapping[str, Any]) -> Any:
             return list(content)
         if kind == "versions":
             return [semver(item) for item in content]
-    raise CelValueError(f"unsupported attribute value {dict(value)}")
+    raise CelValueError("unsupported attribute value")
 
 
 def _capacity(value: Mapping[str, Any]) -> bytes:

@@ -71,8 +71,9 @@ class Attempt:
         self._free: dict[SetKey, dict[str, Amount]] = {}
         self._first: dict[SetKey, Mapping[str, Amount]] = {}
         self._held = world.held
-        # Upstream looks at all counter sets of a pool, not only at those that a device consumes,
-        # and an administrator's device is taken for the pod's later claims.
+        # Upstream looks at all counter sets of a pool, not only at those that a device consumes;
+        # within a pod an administrator's request takes what others take; and a capacity goes by
+        # one name only.
         self._compatible = world.preference.strategy == FIRST_FIT
         self._known_pools: set[int] = set()
         # Pools with a device in use that is not published: what it holds of them is not known.
@@ -117,14 +118,15 @@ class Attempt:
     def has_capacity(self, request: Request, candidate: Candidate) -> bool:
         """Whether the request's amounts are left on the device; always, while the gate is off.
 
-        Administrators get access whatever is in use, if the device has such amounts at all.
+        Administrators get access whatever is in use, if the device has such amounts at all; in
+        first fit, as upstream, they ask for what is left like everybody.
         """
         if not self._features.consumable_capacity:
             return True
         taken = self._takes(request, candidate)
         if taken is None:
             return False
-        used = {} if request.admin_access else self.used(candidate)
+        used = {} if self._only_watches(request) else self.used(candidate)
         return capacity.room_for(taken, candidate.device, used)
 
     def consumed(self, request: Request, candidate: Candidate) -> Share:
@@ -137,16 +139,20 @@ class Attempt:
             self._allowed[key] = capacity.allowed(
                 request,
                 candidate.device,
-                candidate.id.driver,
+                "" if self._compatible else candidate.id.driver,
                 fractional=self._features.fractional_range,
             )
         return self._allowed[key]
 
     def charges(self, request: Request, candidate: Candidate) -> bool:
         """Whether taking the device takes its counters: a shared one is charged once."""
-        if not candidate.device.consumes or request.admin_access:
+        if not candidate.device.consumes or self._only_watches(request):
             return False
         return not self.opened(candidate)
+
+    def _only_watches(self, request: Request) -> bool:
+        """Whether what the request gets stays free for others; not in first fit, as upstream."""
+        return bool(request.admin_access) and not self._compatible
 
     def opened(self, candidate: Candidate) -> bool:
         """Whether a share of the device is taken already."""
@@ -245,10 +251,10 @@ class Attempt:
                 self._charge(key, use.counters, -1)
                 self._groups[key].append(_common(self._groups[key][-1], use.groups))
         if not self.shares(candidate):
-            watches = request.admin_access and not self._compatible
-            self.takers.setdefault(candidate.position, []).append(~claim if watches else claim)
+            taker = ~claim if self._only_watches(request) else claim
+            self.takers.setdefault(candidate.position, []).append(taker)
             return ()
-        if request.admin_access:
+        if self._only_watches(request):
             self._watching.setdefault(candidate.position, []).append(claim)
             return ()
         taken = self.consumed(request, candidate)
@@ -259,7 +265,7 @@ class Attempt:
         """The exact opposite of :meth:`enter`, for the device given last."""
         book: dict[int, list[Share]] | dict[int, list[int]] = self.takers
         if self.shares(candidate):
-            book = self._watching if request.admin_access else self.sharing
+            book = self._watching if self._only_watches(request) else self.sharing
         entries = book[candidate.position]
         entries.pop()
         if not entries:

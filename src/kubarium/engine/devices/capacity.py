@@ -40,7 +40,8 @@ def allowed(
 def published_name(device: Device, driver: str, name: str) -> str:
     """The name under which a device has a capacity; "" if it has none.
 
-    The driver's domain may be left out, in the slice and in the claim.
+    The driver's domain may be left out, in the slice and in the claim. Upstream takes names as they
+    are written: so does a search without a ``driver``.
     """
     if name in device.capacity:
         return name

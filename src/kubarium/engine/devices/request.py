@@ -346,15 +346,16 @@ class Checker:
             found += [c for c in of_pool.get(id(pool), ()) if self._matching.matches(wanted, c)]
         if not self._features.consumable_capacity:
             return found
-        fractional, admin = self._features.fractional_range, wanted.request.admin_access
+        fractional = self._features.fractional_range
+        watches = wanted.request.admin_access and not self._compatible
         return [
             c
             for c in found
             if capacity.fits(
                 wanted.request,
                 c.device,
-                c.id.driver,
-                {} if admin else self._ledger.consumed(c.id),
+                "" if self._compatible else c.id.driver,
+                {} if watches else self._ledger.consumed(c.id),
                 fractional=fractional,
             )
         ]

@@ -408,8 +408,8 @@ class Search:
         A selector of several terms cannot be joined to others in one: upstream fails the pod then,
         and so does first fit; otherwise the claim is kept to this node.
         """
-        labels: dict[Requirement, None] = {}
-        fields: dict[Requirement, None] = {}
+        labels: dict[Hashable, Requirement] = {}
+        fields: dict[Hashable, Requirement] = {}
         for candidate in picked:
             owner, device = candidate.owner, candidate.device
             name = device.node_name if owner.per_device else owner.node_name
@@ -425,8 +425,10 @@ class Search:
                 here = Requirement("metadata.name", "In", (self._world.node,))
                 return NodeScope((NodeTerm(fields=(here,)),))
             for term in (terms or ())[:1]:
-                labels |= dict.fromkeys(term.labels)
-                fields |= dict.fromkeys(term.fields)
+                for book, more in ((labels, term.labels), (fields, term.fields)):
+                    for one in more:
+                        # The order of values does not make it another requirement.
+                        book.setdefault((one.key, one.operator, frozenset(one.values)), one)
         if not labels and not fields:
             return NodeScope()
-        return NodeScope((NodeTerm(tuple(labels), tuple(fields)),))
+        return NodeScope((NodeTerm(tuple(labels.values()), tuple(fields.values())),))
