@@ -347,6 +347,69 @@ def text_constant(node: Expr) -> str:
     return node.raw[at : at + size].decode()
 
 
+def constant_size(node: Expr) -> int:
+    """Characters of a string constant, bytes of one of bytes; 1 of any other."""
+    raw = node.raw
+    if raw and raw[0] >> 3 in (6, 7):
+        size, at = read_varint(raw, 1)
+        return len(raw[at : at + size].decode(errors="replace")) if raw[0] >> 3 == 6 else size
+    return 1
+
+
+def int_constant(node: Expr, default: int) -> int:
+    """The value of an int constant; the default for any other node."""
+    if node.kind != "const" or not node.raw or node.raw[0] != _INT_CONSTANT:
+        return default
+    value, _ = read_varint(node.raw, 1)
+    return value - 2**64 if value >= 2**63 else value
+
+
+_INT_CONSTANT = 3 << 3 | _VARINT
+# Type: members of the oneof by the kind of type that they are, and primitive types by theirs.
+_TYPE_KINDS = {1: "dyn", 2: "null", 6: "list", 7: "map", 9: "message", 10: "parameter", 11: "type"}
+_PRIMITIVES = ("", "bool", "int", "uint", "double", "string", "bytes")
+_WELL_KNOWNS = ("", "any", "timestamp", "duration")
+_SCALARS = frozenset(["bool", "int", "uint", "double", "timestamp", "duration"])
+
+
+@lru_cache(maxsize=4096)
+def type_kind(type_: bytes) -> str:
+    """``list``, ``map``, ``string`` and so on; ``opaque`` for a type that is only known by name."""
+    for number, _, value in _fields(type_):
+        if number in (3, _WELL_KNOWN) and isinstance(value, int):
+            return (_PRIMITIVES if number == 3 else _WELL_KNOWNS)[value]
+        return _TYPE_KINDS.get(number, "opaque")
+    return "dyn"
+
+
+def type_name(type_: bytes) -> str:
+    """The name of a message type or opaque type; "" for all others."""
+    for number, _, value in _fields(type_):
+        if number == 9:
+            return _text(value)
+        if number == _ABSTRACT:
+            return next((_text(v) for n, _, v in _fields(_blob(value)) if n == 1), "")
+    return ""
+
+
+def type_parameters(type_: bytes) -> list[bytes]:
+    """What a list, a map or an opaque type is of."""
+    for number, _, value in _fields(type_):
+        if number in (_LIST_TYPE, _MAP_TYPE):
+            return [_blob(v) for _, _, v in _fields(_blob(value))]
+        if number == _ABSTRACT:
+            return [_blob(v) for n, _, v in _fields(_blob(value)) if n == 2]
+    return []
+
+
+def is_scalar(type_: bytes) -> bool:
+    """Whether all values of the type have the same size; optionals count as what they hold."""
+    if type_name(type_) == "optional_type":
+        inner = type_parameters(type_)
+        return bool(inner) and is_scalar(inner[0])
+    return type_kind(type_) in _SCALARS
+
+
 # --- encoding -----------------------------------------------------------------------------------
 
 

@@ -25,7 +25,8 @@ from typing import Any
 from cel_expr_python import cel
 
 from kubarium.api.cel import ast
-from kubarium.api.cel.cost import Sizes, estimate
+from kubarium.api.cel.budget import Sizes, bound
+from kubarium.api.cel.cost import worst_cost
 from kubarium.api.cel.environment import (
     BOOL_FALSE,
     NOT_ITERABLE,
@@ -160,7 +161,7 @@ def check_budget(checked: ast.Checked, device: PreparedDevice) -> None:
 
     The bound is the worst case with the sizes that this device really has.
     """
-    if estimate(checked, device.sizes()) > MAX_COST:
+    if bound(checked, device.sizes()) > MAX_COST:
         raise CelRuntimeError("operation cancelled: actual cost limit exceeded")
 
 
@@ -243,7 +244,7 @@ def compile_device_selector(
     checked, result = _checked(expression, list_attributes, multiple_allocations)
     if result not in ("bool", "dyn", "any", "error"):  # cel-cpp calls google.protobuf.Any so
         raise CelCompileError(f"must evaluate to bool or the unknown type, not {result}")
-    cost = estimate(checked)
+    cost = worst_cost(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
     _check_kinds(checked)
@@ -269,11 +270,11 @@ _PRESENCE = re.compile(
 
 
 def _without_presence_tests(expression: str) -> str:
-    """``has(device.driver)`` is always true; cel-cpp would read it as ``device.driver``.
+    """``has(device.driver)`` is always true and costs 1; cel-cpp would read ``device.driver``.
 
     Spaces keep the columns that error messages name.
     """
-    return _PRESENCE.sub(lambda match: "true".ljust(len(match[0])), expression)
+    return _PRESENCE.sub(lambda match: "(!false)".ljust(len(match[0])), expression)
 
 
 def _check_fields(checked: ast.Checked, multiple_allocations: bool) -> None:
@@ -414,7 +415,7 @@ def compile_derived_attribute(
             "must evaluate to string, int, bool, semver, a list of these, or the unknown type, "
             f"not {result}"
         )
-    cost = estimate(checked)
+    cost = worst_cost(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
     _check_kinds(checked)
