@@ -114,6 +114,17 @@ class Checked:
                     return inner[0]
         return found
 
+    def position(self, node: Expr) -> int:
+        """Where a node is in the text of the expression, in characters from its start."""
+        for number, _, info in self._rest:
+            if number == _SOURCE_INFO:
+                for inner, _, entry in _fields(_blob(info)):
+                    if inner == _POSITIONS:
+                        pair = {n: value for n, _, value in _fields(_blob(entry))}
+                        if pair.get(1, 0) == node.id and isinstance(found := pair.get(2, 0), int):
+                            return found
+        return 0
+
     def next_id(self) -> int:
         """An id that no node has yet."""
         return 1 + max(max((e.id for e in node.entries), default=node.id) for node in self._nodes())
@@ -207,6 +218,8 @@ def _reference(data: bytes, names: dict[int, str], overloads: dict[int, tuple[st
         overloads[node_id] = tuple(ids)
 
 
+# CheckedExpr: the source information, and in it the positions by node id.
+_SOURCE_INFO, _POSITIONS = 5, 4
 # Type: the numbers of members of the oneof that matter here.
 _DYN_TYPE, _WELL_KNOWN, _LIST_TYPE, _MAP_TYPE, _TYPE_TYPE, _ABSTRACT = 1, 5, 6, 7, 11, 14
 _ANY = 1  # of the well-known types
@@ -397,9 +410,30 @@ def type_parameters(type_: bytes) -> list[bytes]:
     for number, _, value in _fields(type_):
         if number in (_LIST_TYPE, _MAP_TYPE):
             return [_blob(v) for _, _, v in _fields(_blob(value))]
+        if number == _TYPE_TYPE:
+            return [_blob(value)] if value else []
         if number == _ABSTRACT:
             return [_blob(v) for n, _, v in _fields(_blob(value)) if n == 2]
     return []
+
+
+def type_text(type_: bytes, *, short: bool = False) -> str:
+    """A type in cel-go's words, ``map(string, dyn)``; ``short`` has timestamp, any and null."""
+    kind = type_kind(type_) if type_ else "dyn"
+    if not short and kind in _LONG_NAMES:
+        return _LONG_NAMES[kind]
+    if kind in ("message", "opaque", "parameter"):
+        kind = type_name(type_) or "dyn"
+    inner = [type_text(parameter, short=short) for parameter in type_parameters(type_)]
+    return f"{kind}({', '.join(inner)})" if inner else kind
+
+
+_LONG_NAMES = {
+    "any": "google.protobuf.Any",
+    "timestamp": "google.protobuf.Timestamp",
+    "duration": "google.protobuf.Duration",
+    "null": "null_type",
+}
 
 
 def is_scalar(type_: bytes) -> bool:

@@ -1,7 +1,7 @@
 """What an expression can cost at most on one device, in CEL cost units, before it runs there.
 
-cel-cpp has no run-time budget, so this bound, with the sizes that a device really has, stands in for
-the run-time limit: an upper bound, where upstream counts what was really evaluated. Costs are those
+cel-cpp has no run-time budget, so this bound, with the sizes that a device really has, stands in
+for the run-time limit: an upper bound, where upstream counts what was really evaluated. Costs are those
 of cel-go: a variable, a field and a plain call cost 1, string work 0.1 per character, a
 comprehension its body times the largest possible range. What the API server goes by when an
 expression is written is in ``cost``.
@@ -78,6 +78,8 @@ class _Estimate:
             return _bounded(_characters(_bounded(sizes[0] + 1), _STRING_FACTOR) * pattern)
         if name in _TEXT_FUNCTIONS:
             return _characters(sizes[0], _STRING_FACTOR)
+        if name == "lists.range":
+            return max(1, ast.int_constant(operands[0], UNBOUNDED))
         if name in _LIST_FUNCTIONS:
             return max(1, sizes[0])
         return 1

@@ -1,8 +1,8 @@
 """The worst case that an expression about a device can cost, as kube-apiserver estimates it.
 
-What is written is measured by this number (units of CEL's cost, limit 1,000,000 for a selector).
-It goes by what the types say: an attribute may be 64 characters long, a device may have 32 of them,
-and the size of what is computed is unknown, which is to say unbounded, unless a rule below tells it.
+What is written is measured by this number (units of CEL's cost; a selector may have 1,000,000). It
+goes by what the types say: an attribute may be 64 characters long, a device may have 32 of them.
+The size of what is computed is unbounded unless a rule below tells it.
 Source: cel-go 0.27 ``checker/cost.go`` and ``ext/lists.go``, ``ext/sets.go``; apiserver
 ``pkg/cel/library/cost.go``; dynamic-resource-allocation ``cel/compile.go``. What one device can
 really cost is another matter: see ``budget``.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kubarium.api.cel import ast
+from kubarium.api.cel.libraries import MAX_INCLUDES
 from kubarium.api.cel.sizes import (
     FALSE,
     NOTHING_KNOWN,
@@ -35,7 +36,6 @@ from kubarium.api.cel.sizes import (
 _TRAVERSAL = 0.1  # per character
 _REGEX = 0.25  # per character of a pattern
 _LIST, _MAP, _MESSAGE = 10, 30, 40  # to make one
-_MOST_VALUES = 48  # that includes() looks at
 _LONGEST_FORMAT = 128  # characters of the regular expression of a named format
 _ACCUMULATORS = ("@result", "__result__")
 
@@ -187,8 +187,9 @@ class Estimate:
         source = node.args[0]
         entries, path = self.entries(source), self.path(source)
         is_list = (entries.kind if entries else self.kind(source)) == "list"
-        key = _Local((*path, "@indices" if is_list else "@keys"), entries and entries.key, None)
-        value = _Local((*path, "@items" if is_list else "@values"), entries and entries.value, None)
+        sizes = (entries.key, entries.value) if entries else (None, None)
+        key = _Local((*path, "@indices" if is_list else "@keys"), sizes[0], None)
+        value = _Local((*path, "@items" if is_list else "@values"), sizes[1], None)
         if node.name2:
             return {node.name: key, node.name2: value}
         return {node.name: value if is_list else key}
@@ -536,7 +537,7 @@ def _sort(call: _Call) -> _Answer | None:
 
 
 def _includes(call: _Call) -> _Answer | None:
-    return None if call.target is None else (_MOST_VALUES, None)
+    return None if call.target is None else (MAX_INCLUDES, None)
 
 
 def _ip(call: _Call) -> _Answer:

@@ -29,17 +29,21 @@ from kubarium.api.cel.budget import Sizes, bound
 from kubarium.api.cel.cost import worst_cost
 from kubarium.api.cel.environment import (
     BOOL_FALSE,
-    NOT_ITERABLE,
     OPAQUE,
     CelCompileError,
     CelRuntimeError,
     Environment,
     evaluate,
     hides_opaque,
+)
+from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, ITERABLE, KUBERNETES_FUNCTIONS, UNLIKE
+from kubarium.api.cel.messages import (
+    NOT_ITERABLE,
+    at_offset,
+    not_a_bool,
     runtime_message,
     type_text,
 )
-from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, ITERABLE, KUBERNETES_FUNCTIONS, UNLIKE
 from kubarium.api.cel.values import CelValueError, Semver, quantity, semver, uncarry
 
 MAX_EXPRESSION_BYTES = 10 * 1024
@@ -127,7 +131,12 @@ class DeviceSelector:
         if self.cost > MAX_COST or device.oversized:
             check_budget(self._checked, device)
         result = evaluate(self._program, device.activation)
-        value = result.value()
+        try:
+            value = result.value()
+        except TypeError:  # Python cannot have an optional, which a dynamic value may hide
+            raise CelRuntimeError(
+                "CEL result of type optional_type could not be converted to bool"
+            ) from None
         if value is True or value is False:
             return bool(value)
         kind = result.type()
@@ -136,8 +145,7 @@ class DeviceSelector:
             if message == NOT_ITERABLE:
                 message = _what_is_not_iterable(self._checked, device) or message
             raise CelRuntimeError(message)
-        name = type_text(kind)
-        raise CelRuntimeError(f"CEL result of type {name} could not be converted to bool")
+        raise CelRuntimeError(not_a_bool(kind, value))
 
 
 def _what_is_not_iterable(checked: ast.Checked, device: PreparedDevice) -> str:
@@ -219,12 +227,19 @@ def _attribute(value: Mapping[str, Any]) -> Any:
         if kind in ("int", "bool", "string"):
             return content
         if kind == "version":
-            return semver(content)
+            return _version(content)
         if kind in ("ints", "bools", "strings"):
             return list(content)
         if kind == "versions":
-            return [semver(item) for item in content]
+            return [_version(item) for item in content]
     raise CelValueError("unsupported attribute value")
+
+
+def _version(text: str) -> bytes:
+    try:
+        return semver(text)
+    except CelValueError as error:
+        raise CelValueError(f"parse semantic version: {error}") from None
 
 
 def _capacity(value: Mapping[str, Any]) -> bytes:
@@ -242,7 +257,7 @@ def compile_device_selector(
     that checks a new expression passes the gates. Raises CelCompileError with upstream's wording.
     """
     checked, result = _checked(expression, list_attributes, multiple_allocations)
-    if result not in ("bool", "dyn", "any", "error"):  # cel-cpp calls google.protobuf.Any so
+    if result not in ("bool", "dyn" if list_attributes else "google.protobuf.Any"):
         raise CelCompileError(f"must evaluate to bool or the unknown type, not {result}")
     cost = worst_cost(checked)
     original = copy.deepcopy(checked)
@@ -260,8 +275,8 @@ def _checked(
         raise CelCompileError(f"may not be more than {MAX_EXPRESSION_BYTES} bytes")
     environment = _environment(list_attributes, multiple_allocations)
     checked, result = environment.check(_without_presence_tests(expression))
-    _check_fields(checked, multiple_allocations)
-    return checked, result
+    _check_fields(checked, expression, multiple_allocations)
+    return checked, "kubernetes.DRADevice" if checked.root.name == "device" else result
 
 
 _PRESENCE = re.compile(
@@ -277,14 +292,18 @@ def _without_presence_tests(expression: str) -> str:
     return _PRESENCE.sub(lambda match: "(!false)".ljust(len(match[0])), expression)
 
 
-def _check_fields(checked: ast.Checked, multiple_allocations: bool) -> None:
+def _check_fields(checked: ast.Checked, expression: str, multiple_allocations: bool) -> None:
     """``device`` is dynamic to the checker; find the fields that it does not have."""
     allowed = _FIELDS if multiple_allocations else _FIELDS[:-1]
-    for node in checked.root.walk():
-        if node.kind != "select" or node.operand is None or node.name in allowed:
-            continue
-        if node.operand.kind == "ident" and node.operand.name == "device":
-            raise CelCompileError(f"compilation failed: undefined field '{node.name}'")
+    wrong = [
+        at_offset(f"undefined field '{node.name}'", expression, checked.position(node))
+        for node in checked.root.walk()
+        if node.kind == "select" and node.operand is not None and node.name not in allowed
+        if node.operand.kind == "ident" and node.operand.name == "device"
+    ]
+    if wrong:
+        text = "\n".join(error for _, error in sorted(wrong))
+        raise CelCompileError(f"compilation failed: {text}")
 
 
 def _default_domains(checked: ast.Checked) -> None:
@@ -398,7 +417,7 @@ def _scalar(value: Any, type_: cel.Type) -> tuple[str, Any]:
     )
 
 
-_ATTRIBUTE_TYPES = ("string", "int", "bool", "kubernetes.Semver", "list", "dyn", "any", "error")
+_ATTRIBUTE_TYPES = ("string", "int", "bool", "kubernetes.Semver", "dyn", "google.protobuf.Any")
 
 
 @lru_cache(maxsize=CACHED_SELECTORS)
@@ -410,7 +429,7 @@ def compile_derived_attribute(
     Raises CelCompileError, also for an expression that can give no attribute's type.
     """
     checked, result = _checked(expression, list_attributes, multiple_allocations)
-    if result not in _ATTRIBUTE_TYPES:
+    if result not in _ATTRIBUTE_TYPES and not result.startswith("list("):
         raise CelCompileError(
             "must evaluate to string, int, bool, semver, a list of these, or the unknown type, "
             f"not {result}"

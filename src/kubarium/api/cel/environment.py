@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations
 from typing import Any
@@ -25,6 +26,7 @@ from kubarium.api.cel.libraries import (
     UNLIKE,
     Function,
 )
+from kubarium.api.cel.messages import at_offset, compile_message, runtime_message, split_types
 
 # cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, cel.bind and
 # two-variable comprehensions; with the version where the newest has more than Kubernetes.
@@ -94,19 +96,26 @@ class Environment:
         try:
             checked = self._checker.compile(expression)
         except RuntimeError as error:
-            raise CelCompileError(_compile_message(str(error))) from None
+            raise CelCompileError(compile_message(str(error), expression)) from None
         tree = ast.parse(checked.serialize())
         self._refuse_opaque(tree)
         exempt = {
-            id(argument)
+            id(inner)
             for node in tree.root.walk()
             if node.kind == "call" and node.name == "format"
             for argument in node.args
+            for inner in argument.walk()
         }
-        for node in tree.root.walk():
-            if id(node) not in exempt:
-                _check_literals(node, tree)
-        return tree, type_text(checked.return_type())
+        wrong = [
+            at_offset(words, expression, tree.position(culprit))
+            for node in tree.root.walk()
+            if id(node) not in exempt
+            for culprit, words in _wrong_literals(node, tree)
+        ]
+        if wrong:
+            text = "\n".join(error for _, error in sorted(wrong))
+            raise CelCompileError(f"compilation failed: {text}")
+        return tree, ast.type_text(tree.types.get(tree.root.id, b""))
 
     def _refuse_opaque(self, checked: ast.Checked) -> None:
         """Optionals and types may reach no function of ours: cel-cpp dies of handing them over.
@@ -130,8 +139,9 @@ class Environment:
                     )
 
     def link(self, checked: ast.Checked) -> cel.Expression:
-        """The runnable form of a checked tree."""
+        """The runnable form of a checked tree. Raises CelCompileError."""
         for node in list(checked.root.walk()):
+            self._plan(node, checked)
             overloads = checked.overloads.get(node.id, ())
             # A dynamic argument leaves cel-cpp's own overloads open too: those it can run itself.
             if overloads and all(overload in self._renamed for overload in overloads):
@@ -143,7 +153,24 @@ class Environment:
         try:
             return self._runtime.deserialize(ast.dump(checked))
         except RuntimeError as error:
-            raise CelCompileError(_compile_message(str(error))) from None
+            raise CelCompileError(compile_message(str(error), "")) from None
+
+    def _plan(self, node: ast.Expr, checked: ast.Checked) -> None:
+        """What cel-go does once when it plans a program: constants are converted, for all times.
+
+        Nothing is in an empty list, whatever else might be wrong with it.
+        """
+        if node.kind != "call" or not node.args:
+            return
+        if node.name == "@in" and node.args[1].kind == "list" and not node.args[1].args:
+            node.kind, node.raw, node.args = "const", BOOL_FALSE, []
+            checked.overloads.pop(node.id, None)
+        elif node.name in _CONVERSIONS and node.args[0].kind == "const":
+            program = self._runtime.deserialize(ast.dump(replace(checked, root=node)))
+            found = program.eval(self._runtime.Activation({}))
+            if found.type() == cel.Type.ERROR:
+                said = runtime_message(str(found.value()))
+                raise CelCompileError(f"program instantiation failed: {said}")
 
     def _wrap_optionals(self, checked: ast.Checked) -> None:
         """``f(x)`` that returns a list of none or one becomes ``optional``."""
@@ -172,7 +199,7 @@ def evaluate(program: cel.Expression, activation: cel.Activation) -> cel.Value:
     """
     try:
         return program.eval(activation)
-    except (RuntimeError, TypeError, SystemError) as error:
+    except (RuntimeError, TypeError, ValueError, SystemError) as error:
         raise CelRuntimeError(_TRAILER.sub("", str(error))) from error
 
 
@@ -191,37 +218,43 @@ def become_optional(node: ast.Expr, checked: ast.Checked) -> None:
 _MAP_INSERT = "cel.@mapInsert"
 
 
-def _check_literals(node: ast.Expr, checked: ast.Checked) -> None:
-    """Mistakes in constants are found when an expression is written, as upstream's validators do.
+def _wrong_literals(node: ast.Expr, checked: ast.Checked) -> Iterator[tuple[ast.Expr, str]]:
+    """Mistakes in constants, found when an expression is written, as upstream's validators do.
 
     Literal durations, times and regular expressions must be valid, and the elements of a literal
     list or map of one type.
     """
-    if node.kind == "list" and _is_mixed(node.args, set(node.raw), checked):
-        raise CelCompileError(_MIXED.format("list"))
+    if node.kind == "list":
+        yield from _mixed(node.args, set(node.raw), checked)
     if node.kind == "struct":
         keys = [entry.key for entry in node.entries if entry.key is not None]
         values = [entry.value for entry in node.entries]
         optional = {index for index, entry in enumerate(node.entries) if entry.optional}
-        if _is_mixed(keys, set(), checked) or _is_mixed(values, optional, checked):
-            raise CelCompileError(_MIXED.format("map"))
-    if node.kind == "call" and node.name in _LITERALS:
-        literal = list(node.children())[-1]
+        yield from _mixed(keys, set(), checked)
+        yield from _mixed(values, optional, checked)
+    if node.kind == "call" and node.name in _LITERALS and node.args:
+        literal = node.args[0]
         text = ast.text_constant(literal)
         if ast.is_text(literal) and not _evaluates(_LITERALS[node.name].format(json.dumps(text))):
-            raise CelCompileError(
-                f"compilation failed: invalid {node.name} argument {json.dumps(text)}"
-            )
+            yield literal, f"invalid {node.name} argument"
 
 
-def _is_mixed(elements: Sequence[ast.Expr], optional: set[int], checked: ast.Checked) -> bool:
-    """Whether elements have different types; those that are empty have any."""
-    types = {
-        checked.element_type(element) if index in optional else checked.type_of(element)
-        for index, element in enumerate(elements)
-        if not _is_empty(element)
-    }
-    return len(types) > 1
+def _mixed(
+    elements: Sequence[ast.Expr], optional: set[int], checked: ast.Checked
+) -> Iterator[tuple[ast.Expr, str]]:
+    """The first element of another type than those before it; those that are empty have any."""
+    first = b""
+    for index, element in enumerate(elements):
+        if _is_empty(element):
+            continue
+        type_ = checked.type_of(element)
+        if index in optional:
+            type_ = checked.element_type(element)
+        if first and type_ != first:
+            names = ast.type_text(first, short=True), ast.type_text(type_, short=True)
+            yield element, "expected type '{}' but found '{}'".format(*names)
+            return
+        first = first or type_
 
 
 def _is_empty(node: ast.Expr) -> bool:
@@ -230,7 +263,6 @@ def _is_empty(node: ast.Expr) -> bool:
     return node.kind == "call" and node.name == "optional.none"
 
 
-_MIXED = "compilation failed: the elements of a literal {} must all have one type"
 _LITERALS = {
     "duration": "duration({0}) == duration({0})",
     "timestamp": "timestamp({0}) == timestamp({0})",
@@ -266,6 +298,9 @@ def hides_opaque(node: ast.Expr, checked: ast.Checked) -> bool:
     return False
 
 
+_TRAILER = re.compile(r" \[[A-Z_]+\]$")
+
+_CONVERSIONS = ("bool", "int", "uint", "double")
 INT_ZERO = b"\x18\x00"  # Constant{int64_value: 0}
 BOOL_FALSE = b"\x10\x00"  # Constant{bool_value: false}
 
@@ -349,7 +384,7 @@ def _type_yaml(type_: str, indent: str) -> str:
         lines.append(f"{indent}params:")
         lines.extend(
             f"{indent}- " + _type_yaml(parameter, indent + "  ").lstrip()
-            for parameter in _split_types(inner[:-1])
+            for parameter in split_types(inner[:-1])
         )
     return "\n".join(lines)
 
@@ -398,17 +433,6 @@ def _named_type(name: str) -> cel.Type:
     return {"list<A>": cel.Type.LIST, "int": cel.Type.INT}.get(name, cel.Type.DYN)
 
 
-def _split_types(text: str) -> list[str]:
-    parts, depth = [""], 0
-    for char in text:
-        depth += (char == "<") - (char == ">")
-        if char == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts
-
-
 def _runtime_functions(functions: Sequence[Function]) -> list[cel.FunctionDecl]:
     """One overload for each name, style and number of arguments, taking anything."""
     grouped: dict[str, dict[tuple[bool, int], cel.Overload]] = {}
@@ -428,37 +452,3 @@ def _runtime_functions(functions: Sequence[Function]) -> list[cel.FunctionDecl]:
         )
         grouped.setdefault(name, {}).setdefault((member, len(kinds)), overload)
     return [cel.FunctionDecl(name, list(group.values())) for name, group in grouped.items()]
-
-
-_TRAILER = re.compile(r" \[[A-Z_]+\]$")
-
-
-def _compile_message(text: str) -> str:
-    text = _TRAILER.sub("", text)
-    return "compilation failed: " + text.removeprefix("INVALID_ARGUMENT: ")
-
-
-NOT_ITERABLE = "no such overload: expected iterable type"
-_NO_KEY = re.compile(r'^NOT_FOUND: Key not found in map : "?(.*?)"?$')
-_NO_OVERLOAD = re.compile(r"^UNKNOWN: No matching overloads found : (.*)$")
-
-
-def runtime_message(text: str) -> str:
-    """A cel-cpp error as kube-apiserver's cel-go words it.
-
-    >>> runtime_message('NOT_FOUND: Key not found in map : "x"')
-    'no such key: x'
-    """
-    if match := _NO_KEY.match(text):
-        return f"no such key: {match[1]}"
-    if match := _NO_OVERLOAD.match(text):
-        if match[1] == "<iter_range>":
-            return NOT_ITERABLE
-        return f"no such overload: {match[1]}"
-    return re.sub(r"^[A-Z_]+: ", "", text)
-
-
-def type_text(type_: cel.Type) -> str:
-    """A type's name without parameters: ``list``, ``bool``, ``kubernetes.Quantity``."""
-    name: str = type_.name().split("<")[0].split("(")[0]
-    return name.lower() if name.isupper() else name

@@ -40,6 +40,7 @@ from kubarium.api.cel.values import (
 )
 
 _INT64 = 2**63
+MAX_INCLUDES = 48  # values that includes() looks at, as many as a device may have
 
 QUANTITY, SEMVER, IP, CIDR, URL, FORMAT = (
     "kubernetes.Quantity",
@@ -278,9 +279,15 @@ def _last_index_of(items: list[Any], wanted: Any) -> int:
 
 
 def _includes(items: Any, wanted: Any) -> bool:
-    if isinstance(items, list):
-        return any(_cel_equal(item, wanted) for item in items)
-    return _cel_equal(items, wanted)
+    if not isinstance(items, list):
+        return _cel_equal(items, wanted)
+    if any(_cel_equal(item, wanted) for item in items[:MAX_INCLUDES]):
+        return True
+    if len(items) > MAX_INCLUDES:
+        raise CelValueError(
+            f"'includes' function cannot be applied to lists longer than {MAX_INCLUDES} values"
+        )
+    return False
 
 
 # --- regular expressions: cel-cpp's RE2, so that no pattern can take exponential time -----------
@@ -577,8 +584,14 @@ _GO_TYPES = {
     "string": "types.String",
     "bytes": "types.Bytes",
     "null": "types.Null",
+    "timedelta": "types.Duration",
+    "datetime": "types.Timestamp",
     QUANTITY: "cel.Quantity",
     SEMVER: "cel.Semver",
+    IP: "cel.IP",
+    CIDR: "cel.CIDR",
+    URL: "cel.URL",
+    FORMAT: "cel.Format",
 }
 
 

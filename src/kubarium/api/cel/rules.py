@@ -28,8 +28,8 @@ from kubarium.api.cel.environment import (
     CelCompileError,
     CelRuntimeError,
     Environment,
-    runtime_message,
 )
+from kubarium.api.cel.messages import runtime_message
 from kubarium.api.schema import Schema
 from kubarium.base.errors import FieldError
 

@@ -8,6 +8,7 @@ bytes: a tag and a canonical text. Canonical means that equal values have equal 
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,11 +68,69 @@ def parse_semver(text: str, normalize: bool = False) -> Semver:
     '1.2.0'
     """
     match = _SEMVER.fullmatch(_normalized(text) if normalize else text)
-    if match is None:
-        raise CelValueError(f"invalid semantic version: {text!r}")
+    if match is None or any(len(n) > 19 and int(n) >= 2**64 for n in _NUMERIC.findall(text)):
+        raise CelValueError(_semver_fault(_normalized(text) if normalize else text))
     major, minor, patch, pre, _ = match.groups()
     parts = tuple(int(p) if p.isdigit() else p for p in pre.split(".")) if pre else ()
     return Semver(int(major), int(minor), int(patch), parts)
+
+
+_NUMERIC = re.compile("[0-9]+")
+_LETTERS = re.compile("[0-9A-Za-z-]*")
+
+
+def _semver_fault(text: str) -> str:
+    """What is wrong with a version, in the words of blang/semver."""
+    if not text:
+        return "Version string empty"
+    parts = text.split(".", 2)
+    if len(parts) < 3:
+        return "No Major.Minor.Patch elements found"
+    rest, plus, build = parts[2].partition("+")
+    patch, dash, pre = rest.partition("-")
+    for name, number in (("Major", parts[0]), ("Minor", parts[1]), ("Patch", patch)):
+        if fault := _number_fault(name, number):
+            return fault
+    for part in pre.split(".") if dash else ():
+        if fault := _pre_release_fault(part):
+            return fault
+    for part in build.split(".") if plus else ():
+        if not part:
+            return "Build meta data is empty"
+        if not _LETTERS.fullmatch(part):
+            return f"Invalid character(s) found in build meta data {_quoted(part)}"
+    return "invalid semantic version"
+
+
+def _number_fault(name: str, text: str) -> str:
+    if not re.fullmatch("[0-9]*", text):
+        return f"Invalid character(s) found in {name.lower()} number {_quoted(text)}"
+    if len(text) > 1 and text[0] == "0":
+        return f"{name} number must not contain leading zeroes {_quoted(text)}"
+    return _uint_fault(text)
+
+
+def _pre_release_fault(text: str) -> str:
+    if not text:
+        return "Prerelease is empty"
+    if not re.fullmatch("[0-9]+", text):
+        if _LETTERS.fullmatch(text):
+            return ""
+        return f"Invalid character(s) found in prerelease {_quoted(text)}"
+    if len(text) > 1 and text[0] == "0":
+        return f"Numeric PreRelease version must not contain leading zeroes {_quoted(text)}"
+    return _uint_fault(text)
+
+
+def _uint_fault(text: str) -> str:
+    if text and int(text) < 2**64:
+        return ""
+    why = "value out of range" if text else "invalid syntax"
+    return f"strconv.ParseUint: parsing {_quoted(text)}: {why}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _normalized(text: str) -> str:
@@ -93,13 +152,13 @@ def parse_ip(text: str) -> Address:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise CelValueError(
-            f"IP Address {text!r} parse error during conversion from string"
+            f"IP Address {_quoted(text)} parse error during conversion from string"
         ) from None
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id:
-            raise CelValueError(f"IP address with zone value is not allowed: {text!r}")
+            raise CelValueError(f"IP address {_quoted(text)} with zone value is not allowed")
         if address.ipv4_mapped:
-            raise CelValueError(f"IPv4-mapped IPv6 address is not allowed: {text!r}")
+            raise CelValueError(f"IPv4-mapped IPv6 address {_quoted(text)} is not allowed")
     return address
 
 
@@ -160,7 +219,6 @@ def quantity(text: str) -> bytes:
         raise CelValueError(
             "quantities must match the regular expression "
             "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-            f": {text!r}"
         ) from None
 
 
