@@ -1,8 +1,8 @@
 """What an expression can cost at most on one device, in CEL cost units, before it runs there.
 
 cel-cpp has no run-time budget, so this bound, with the sizes that a device really has, stands in
-for the run-time limit: an upper bound, where upstream counts what was really evaluated. Costs are those
-of cel-go: a variable, a field and a plain call cost 1, string work 0.1 per character, a
+for the run-time limit: an upper bound, where upstream counts what was really evaluated. Costs are
+those of cel-go: a variable, a field and a plain call cost 1, string work 0.1 per character, a
 comprehension its body times the largest possible range. What the API server goes by when an
 expression is written is in ``cost``.
 """

@@ -27,6 +27,7 @@ from kubarium.api.cel.libraries import (
     Function,
 )
 from kubarium.api.cel.messages import at_offset, compile_message, runtime_message, split_types
+from kubarium.api.cel.standard import STANDARD
 
 # cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, cel.bind and
 # two-variable comprehensions; with the version where the newest has more than Kubernetes.
@@ -146,6 +147,9 @@ class Environment:
             # A dynamic argument leaves cel-cpp's own overloads open too: those it can run itself.
             if overloads and all(overload in self._renamed for overload in overloads):
                 node.name = self._renamed[overloads[0]]
+            elif overloads and all(overload in STANDARD for overload in overloads):
+                node.name = STANDARD[overloads[0]].name
+                node.args, node.operand = list(node.children()), None
             elif node.name == _MAP_INSERT:
                 node.name = MAP_INSERTS[0].name
                 checked.overloads.pop(node.id, None)
@@ -340,7 +344,10 @@ def _runtime(
         variables=dict.fromkeys(variables, cel.Type.DYN),
         extensions=[
             cel.CelExtension(
-                "kubernetes", _runtime_functions([*functions, ITERABLE, UNLIKE, *MAP_INSERTS])
+                "kubernetes",
+                _runtime_functions(
+                    [*functions, ITERABLE, UNLIKE, *MAP_INSERTS, *STANDARD.values()]
+                ),
             )
         ],
     )

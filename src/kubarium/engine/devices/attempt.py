@@ -126,7 +126,8 @@ class Attempt:
         taken = self._takes(request, candidate)
         if taken is None:
             return False
-        used = {} if self._only_watches(request) else self.used(candidate)
+        watches = request.admin_access and not self._compatible
+        used = {} if watches else self.used(candidate)
         return capacity.room_for(taken, candidate.device, used)
 
     def consumed(self, request: Request, candidate: Candidate) -> Share:
@@ -146,13 +147,9 @@ class Attempt:
 
     def charges(self, request: Request, candidate: Candidate) -> bool:
         """Whether taking the device takes its counters: a shared one is charged once."""
-        if not candidate.device.consumes or self._only_watches(request):
+        if not candidate.device.consumes or (request.admin_access and not self._compatible):
             return False
         return not self.opened(candidate)
-
-    def _only_watches(self, request: Request) -> bool:
-        """Whether what the request gets stays free for others; not in first fit, as upstream."""
-        return bool(request.admin_access) and not self._compatible
 
     def opened(self, candidate: Candidate) -> bool:
         """Whether a share of the device is taken already."""
@@ -250,11 +247,11 @@ class Attempt:
                 key = (candidate.pool.driver, candidate.pool.name, use.counter_set)
                 self._charge(key, use.counters, -1)
                 self._groups[key].append(_common(self._groups[key][-1], use.groups))
+        watches = request.admin_access and not self._compatible
         if not self.shares(candidate):
-            taker = ~claim if self._only_watches(request) else claim
-            self.takers.setdefault(candidate.position, []).append(taker)
+            self.takers.setdefault(candidate.position, []).append(~claim if watches else claim)
             return ()
-        if self._only_watches(request):
+        if watches:
             self._watching.setdefault(candidate.position, []).append(claim)
             return ()
         taken = self.consumed(request, candidate)
@@ -265,7 +262,8 @@ class Attempt:
         """The exact opposite of :meth:`enter`, for the device given last."""
         book: dict[int, list[Share]] | dict[int, list[int]] = self.takers
         if self.shares(candidate):
-            book = self._watching if self._only_watches(request) else self.sharing
+            watches = request.admin_access and not self._compatible
+            book = self._watching if watches else self.sharing
         entries = book[candidate.position]
         entries.pop()
         if not entries:
