@@ -73,6 +73,58 @@ def test_mistakes_are_named_in_the_order_of_the_text(expression, error):
 
 
 @pytest.mark.parametrize(
+    ("call", "column", "fault"),
+    [
+        ('"%d".format(["a"])', 14, "decimal clause can only be used on integers, was given string"),
+        ('"%.2f".format([1])', 16, "fixed-point clause can only be used on doubles, was given int"),
+        (
+            '"%s%x".format(["a", 1.5])',
+            21,
+            "only integers, byte buffers, and strings can be formatted as hex, was given double",
+        ),
+        (
+            '"%s".format([[quantity("1")]])',
+            23,
+            "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists,"
+            " types, durations, and timestamps, was given kubernetes.Quantity",
+        ),
+    ],
+)
+def test_a_format_is_compared_with_what_it_is_given(call, column, fault):
+    said = error_of(f'{call} == ""')
+    assert said.startswith(
+        f"compilation failed: ERROR: <input>:1:{column}: error during formatting: {fault}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        (
+            '"%q".format([1])',
+            'could not parse formatting clause: unrecognized formatting clause "q"',
+        ),
+        ('"%s%s".format([1])', "index 1 out of range"),
+        (
+            '"%%%s".format([1, 2])',
+            "too many arguments supplied to string.format (expected 1, got 2)",
+        ),
+        ('"%s%".format([1])', "unexpected end of string"),
+    ],
+)
+def test_a_format_must_be_one(call, fault):
+    column = call.index("(") + 1
+    said = error_of(f'{call} == ""')
+    assert said.startswith(f"compilation failed: ERROR: <input>:1:{column}: {fault}\n")
+
+
+def test_formats_that_cannot_be_told_beforehand_are_left_alone():
+    for given in f"[{D}.n]", "dyn(['a'])":
+        compile_device_selector(f'"%d".format({given}) == "1"')
+    assert compile_device_selector(f'"%%%s".format([{D}.n]) == "%1"').matches("d", LISTS, {})
+
+
+@pytest.mark.parametrize(
     ("expression", "type_"),
     [
         ("[1]", "list(int)"),

@@ -28,6 +28,7 @@ from kubarium.api.cel.libraries import (
 )
 from kubarium.api.cel.messages import at_offset, compile_message, runtime_message, split_types
 from kubarium.api.cel.standard import STANDARD
+from kubarium.api.cel.templates import template_fault
 
 # cel-cpp's names for: optional types, extended strings, sets, ext.Lists v3, cel.bind and
 # two-variable comprehensions; with the version where the newest has more than Kubernetes.
@@ -112,6 +113,10 @@ class Environment:
             for node in tree.root.walk()
             if id(node) not in exempt
             for culprit, words in _wrong_literals(node, tree)
+        ]
+        faults = [template_fault(node, tree) for node in tree.root.walk()]
+        wrong += [
+            at_offset(fault[1], expression, tree.position(fault[0])) for fault in faults if fault
         ]
         if wrong:
             text = "\n".join(error for _, error in sorted(wrong))
