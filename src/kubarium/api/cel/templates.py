@@ -10,10 +10,8 @@ from collections.abc import Set
 
 from kubarium.api.cel import ast
 
-_TEXT = frozenset(
-    ["list", "map", "int", "uint", "double", "bool", "string", "bytes", "type", "null", "dyn"]
-    + ["timestamp", "duration"]
-)
+_SCALARS = ("bool", "int", "uint", "double", "string", "bytes", "timestamp", "duration")
+_TEXT = frozenset((*_SCALARS, "list", "map", "type", "null", "dyn"))
 # What each clause takes, and how a wrong type is put.
 _CLAUSES: dict[str, tuple[Set[str], str]] = {
     "s": (
