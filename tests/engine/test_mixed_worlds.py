@@ -251,9 +251,11 @@ def worlds(draw, rounds=2, gangs=True):
         leaving = draw(st.lists(st.integers(0, 5), max_size=3)) if number else []
         found.append((items, leaving))
     slices = draw(pools(names))
-    # As upstream, first fit gives a pod up whose constraint forbids one of all devices.
+    # As upstream, first fit gives a pod up whose constraint forbids one of all devices, and lets an
+    # administrator's request count for the rest of its pod (test_upstream_defects.py).
     hopeless = any(claim.spec.constraints and wants_all(claim.spec) for claim in claims)
-    return World(nodes, slices, claims, found, hopeless or draw(st.booleans()))
+    watched = any(r.admin_access for c in claims for e in c.spec.requests for r in e.alternatives)
+    return World(nodes, slices, claims, found, hopeless or watched or draw(st.booleans()))
 
 
 def wants_all(spec):
