@@ -125,6 +125,19 @@ def test_what_is_lacking_once_the_lower_are_gone_is_what_keeps_the_pod_away_then
     )
 
 
+def test_what_is_found_by_trying_counts_although_the_last_filter_is_the_one_that_says_no():
+    """Upstream's dry run asks every filter, NodeDeclaredFeatures after all others."""
+    asked = placer()
+    port = HostPort("0.0.0.0", "TCP", 80)
+    for node in (LARGE, SMALL):
+        asked.snapshot.place(Pod(("ns", node), PodShape(ports=(port,)), priority=-1), node)
+    text = refusal(PodShape(ports=(port,), features=("Wanted",)), asked)
+    assert text.endswith(
+        "preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, "
+        "2 node(s) didn't match Pod's required features."
+    )
+
+
 def test_a_named_node_is_taken_and_no_other():
     shape = PodShape(requests=(("cpu", 1),), affinity=named([[SMALL]]))
     item = QueueItem((Pod(("ns", "p"), shape),))

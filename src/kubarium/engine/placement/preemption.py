@@ -165,7 +165,7 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
         counts[reason] = counts.get(reason, 0) + int((peopled & ~enough).sum())
         explained |= ~enough
     for reason, passed in filters.last_filters(snapshot, pod.shape, profile):
-        counts[reason] = int((peopled & ~explained & ~passed).sum())
+        counts[reason] = counts.get(reason, 0) + int((peopled & ~explained & ~passed).sum())
         explained |= ~passed
     for why in {verdict.by_node[n.name] for n in _nodes(snapshot, peopled & ~explained)}:
         rows = peopled & ~explained & verdict.by_node.mask(why.__eq__)
