@@ -178,6 +178,11 @@ def test_each_point_runs_what_upstream_runs_there(plugins):
             "NodeResourcesFit is on, but not in preFilter, without which it fails each pod",
         ),
         (
+            "profiles: [{plugins: {preFilter: {disabled: [{name: NodeDeclaredFeatures}]}}}]",
+            "profiles[0].plugins.filter",
+            "NodeDeclaredFeatures is on, but not in preFilter, without which it fails each pod",
+        ),
+        (
             "profiles: [{plugins: {filter: {enabled: [{name: EBSLimits}]}}}]",
             "profiles[0].plugins.filter.enabled[0].name",
             'EBSLimits was invalid in version "v1"',

@@ -254,6 +254,23 @@ profiles:
         read(text % 101)
 
 
+@pytest.mark.parametrize(
+    ("plugins", "filters", "prepares", "frees"),
+    [
+        ("{}", True, True, True),
+        ("{filter: {disabled: [{name: NodeAffinity}, {name: DynamicResources}]}}", 0, 1, 1),
+        ("{preFilter: {disabled: [{name: NodeAffinity}]}}", 1, 0, 1),
+        ("{multiPoint: {disabled: [{name: NodeAffinity}, {name: DynamicResources}]}}", 0, 0, 0),
+        ("{postFilter: {disabled: [{name: DynamicResources}]}}", 1, 1, 0),
+    ],
+)
+def test_a_plugin_is_off_at_the_points_that_are_named(plugins, filters, prepares, frees):
+    [profile] = read(f"profiles: [{{plugins: {plugins}}}]").profiles
+    assert profile.filters("NodeAffinity") == filters
+    assert profile.prepares("NodeAffinity") == prepares
+    assert profile.frees_claims == frees
+
+
 def test_another_version_is_refused():
     with pytest.raises(SchedulerConfigError, match="apiVersion"):
         read_config({"apiVersion": "kubescheduler.config.k8s.io/v1beta3"})

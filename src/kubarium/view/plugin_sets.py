@@ -84,6 +84,7 @@ _PREPARED = {
             "PodTopologySpread",
             "InterPodAffinity",
             "DynamicResources",
+            "NodeDeclaredFeatures",
         ),
     ),
     "score": ("preScore", ("TaintToleration", "PodTopologySpread", "InterPodAffinity")),

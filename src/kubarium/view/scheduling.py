@@ -11,7 +11,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kubarium.base.quoted import quoted
-from kubarium.engine.placement.profile import DEFAULT_SCHEDULER, FILTERS, Profile, Weights
+from kubarium.engine.placement.profile import (
+    DEFAULT_SCHEDULER,
+    FILTERS,
+    FOREGOING,
+    Profile,
+    Weights,
+)
 from kubarium.view.config_fields import (
     API_VERSION,
     entries,
@@ -188,6 +194,8 @@ def _with_plugins(profile: Profile, active: ActivePlugins) -> Profile:
     return replace(
         profile,
         disabled=off,
+        unprepared=frozenset(FOREGOING).difference(active.by_point["preFilter"]),
         weights=Weights(**weights),
         preempts=PREEMPTION in active.by_point["postFilter"],
+        frees_claims="DynamicResources" in active.by_point["postFilter"],
     )

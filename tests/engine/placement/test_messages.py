@@ -55,16 +55,23 @@ TOO_LARGE = PodShape(requests=(("cpu", 9),))
         ),
         (Profile(preempts=False), True, "no new claims to deallocate"),
         (
-            Profile(disabled=frozenset({"DynamicResources"})),
+            Profile(frees_claims=False),
             False,
             "preemption: not eligible due to preemptionPolicy=Never.",
         ),
-        (Profile(preempts=False, disabled=frozenset({"DynamicResources"})), True, ""),
+        (Profile(preempts=False, frees_claims=False), True, ""),
     ],
 )
 def test_whoever_might_make_room_says_why_not(profile, preempts, said):
     text = refusal(TOO_LARGE, placer(profile), preempts)
     assert text == f"0/3 nodes are available: 3 Insufficient cpu. {said}".strip()
+
+
+def test_where_there_are_no_nodes_nobody_is_asked_for_room():
+    """Upstream: schedulePod gives up before any plugin is asked."""
+    assert refusal(TOO_LARGE, Placer(Snapshot())) == "no nodes available to schedule pods"
+    unnamed = PodShape(affinity=named([[SMALL], [LARGE]]))
+    assert refusal(unnamed, Placer(Snapshot())) == "no nodes available to schedule pods"
 
 
 @pytest.mark.parametrize(

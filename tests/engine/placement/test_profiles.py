@@ -109,6 +109,26 @@ def test_a_filter_that_is_off_turns_nothing_away():
     assert Placer(snapshot_of([tainted]), lenient).place(pod) is not None
 
 
+def test_an_affinity_that_names_nodes_is_heeded_though_its_filter_is_off():
+    """Upstream narrows the nodes before any filter (NodeAffinity, PreFilter)."""
+    named = (NodeTerm(fields=(Requirement("metadata.name", "In", ("b",)),)),)
+    pod = Pod(("ns", "p"), PodShape(affinity=named))
+    off = frozenset({"NodeAffinity"})
+    for profile, chosen in (
+        (Profile(disabled=off), "b"),
+        (Profile(disabled=off, unprepared=off), "a"),
+        (Profile(unprepared=off), "b"),
+    ):
+        placement = Placer(snapshot_of([node("a"), node("b")]), profile).place(pod)
+        assert placement is not None
+        assert placement.node == chosen
+        left = Placer(snapshot_of([node("a")]), profile).account(pod)
+        told = {reasons.NOT_NAMED: 1} if not profile.unprepared else {}
+        if profile.filters("NodeAffinity"):
+            told = {reasons.NODE_AFFINITY: 1}
+        assert left.counts == told
+
+
 def test_fit_that_is_off_overcommits_only_for_its_own_profile():
     snapshot = snapshot_of([node("n", cpu=1000)])
     pod = Pod(("ns", "p"), shape(5000))

@@ -11,7 +11,7 @@ from kubarium.engine import reasons
 from kubarium.engine.model import Disk, Gang, Node, Pod, PodShape, Provision, VolumeClaim
 from kubarium.engine.placement.cycle import plan_cycle
 from kubarium.engine.placement.place import Placer
-from kubarium.engine.placement.profile import DEFAULT
+from kubarium.engine.placement.profile import DEFAULT, Profile
 from kubarium.engine.placement.volumes import _chosen, _match, volume_score, waiting_of
 from kubarium.engine.plan import QueueItem
 from kubarium.engine.selectors import LabelSelector, NodeTerm, Requirement
@@ -52,6 +52,18 @@ def test_a_volumes_zone_counts_as_its_label():
     placement = world(VolumeClaim(DATA, zones=(zone,))).place(pod())
     assert placement is not None
     assert placement.node == "b"
+
+
+def test_nobody_minds_an_unbound_claim_once_the_plugins_that_would_are_off():
+    """Upstream: VolumeBinding's and VolumeZone's PreFilter."""
+    claim = VolumeClaim(DATA, unbound=True)
+    binding, both = frozenset({"VolumeBinding"}), frozenset({"VolumeBinding", "VolumeZone"})
+    for off, fits in ((binding, False), (both, True)):
+        profile = Profile(disabled=off, unprepared=off)
+        assert (Placer(world(claim).snapshot, profile).place(pod()) is not None) == fits
+        own = replace(pod(), own_volumes=(DATA,), uid="u")
+        mine = world(replace(claim, owner="u")).snapshot
+        assert Placer(mine, profile).place(own) is not None
 
 
 def test_a_claim_that_waits_goes_where_some_volume_can_be_reached():
@@ -350,14 +362,14 @@ def test_an_exclusive_claim_of_a_nominated_pod_is_in_use_on_its_node_at_most():
 GIB = 2**30
 
 
-def storage_scores(*claims, shape=((0, 10), (100, 0))):
+def storage_scores(*claims, shape=((0, 10), (100, 0)), profile=DEFAULT):
     placer = with_claims(*claims)
     snapshot = placer.snapshot
     found = volume_score(
         snapshot,
         wanting(*(c.key[1] for c in claims)),
         snapshot.alive,
-        replace(DEFAULT, storage_shape=shape),
+        replace(profile, storage_shape=shape),
     )
     return None if found is None else [found.item(snapshot.rows[name]) for name in ("a", "b")]
 
@@ -367,6 +379,9 @@ def test_nodes_where_storage_stays_emptier_score_higher():
     static = claim("x", size=5 * GIB, choices=two, capacities=(10 * GIB, 40 * GIB))
     assert storage_scores(static) == [50, 88]
     assert storage_scores(static, shape=((0, 0), (100, 10))) == [50, 12]
+    # Upstream's score goes by what its own filter has found.
+    off = Profile(disabled=frozenset({"VolumeBinding"}))
+    assert storage_scores(static, profile=off) is None
     # What is left where volumes are made: 3 and 6 of 10 GiB, and more than there is.
     rooms = tuple(LabelSelector((Requirement("host", "In", (n,)),)) for n in ("a", "b"))
     made = claim("x", size=3 * GIB, choices=(), provision=Provision(None, rooms, (10 * GIB, GIB)))

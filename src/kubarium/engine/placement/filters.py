@@ -61,6 +61,9 @@ def last_filters(
 def static_mask(snapshot: Snapshot, shape: PodShape, profile: Profile = DEFAULT) -> Mask:
     """Nodes that pass every static filter."""
     mask = snapshot.alive.copy()
+    named = _named_alone(shape, profile)
+    if named is not None:
+        mask &= among(snapshot, named)
     for asked in (static_filters, last_filters):
         for _, passed in asked(snapshot, shape, profile):
             mask &= passed
@@ -176,6 +179,13 @@ def named_by_affinity(shape: PodShape) -> frozenset[str] | None:
     return found
 
 
+def _named_alone(shape: PodShape, profile: Profile) -> frozenset[str] | None:
+    """:func:`named_by_affinity` where no filter asks for the rest of the affinity as well."""
+    if profile.filters("NodeAffinity") or not profile.prepares("NodeAffinity"):
+        return None
+    return named_by_affinity(shape)
+
+
 def among(snapshot: Snapshot, names: Iterable[str]) -> Mask:
     """The nodes of these names."""
     mask = np.zeros(snapshot.capacity, np.bool_)
@@ -236,7 +246,10 @@ def admits(node: Node, shape: PodShape, profile: Profile = DEFAULT) -> bool:
         own = advertised_by(node)
         if any((name in own) != has for name, has in shape.advertised):
             return False
-    if "NodeAffinity" not in off and not _attracts(node, shape, profile.added_affinity):
+    if "NodeAffinity" not in off:
+        if not _attracts(node, shape, profile.added_affinity):
+            return False
+    elif (named := _named_alone(shape, profile)) is not None and node.name not in named:
         return False
     return node.features.issuperset(shape.features) or "NodeDeclaredFeatures" in off
 

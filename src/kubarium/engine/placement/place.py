@@ -316,11 +316,16 @@ class Placer:
     # The account
 
     def account(self, pod: Pod, within: Mask | None = None) -> Verdict:
-        """Why the pod fits no node: each node under the first filter that it fails."""
-        if pod.variants:
-            return self._account_of_each(pod, within)
+        """Why the pod fits no node: each node under the first filter that it fails.
+
+        Where there are no nodes nothing is asked.
+        """
         snapshot = self.snapshot
         total = snapshot.node_count()
+        if not total:
+            return Verdict(pod.key, total)
+        if pod.variants:
+            return self._account_of_each(pod, within)
         claims = claims_of(snapshot, pod)
         problem = self._problem(pod, claims)
         if problem:
@@ -433,7 +438,7 @@ class Placer:
 
     def _named(self, pod: Pod) -> frozenset[str] | None:
         """The only nodes that the pod's affinity names, if that is looked at; None: any."""
-        if not self.profile.filters("NodeAffinity"):
+        if not self.profile.prepares("NodeAffinity"):
             return None
         return filters.named_by_affinity(pod.shape)
 

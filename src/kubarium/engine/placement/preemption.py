@@ -55,7 +55,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     first = decision.item.pods[0]
     if decision.gang_verdict is not None and decision.gang_verdict.waiting:
         return decision
-    if any(verdict.failed for _, verdict in decision.unplaced):
+    if any(verdict.failed or not verdict.nodes for _, verdict in decision.unplaced):
         return decision
     if not placer.profile.preempts:
         return with_text(placer, decision, "")
@@ -121,7 +121,7 @@ def with_text(placer: Placer, decision: Decision, text: str) -> Decision:
 
 def _of_claims(placer: Placer, pod: Pod, verdict: Verdict) -> str:
     """DynamicResources, PostFilter: whether a claim of the pod gives its devices back."""
-    if not placer.profile.filters("DynamicResources"):
+    if not placer.profile.frees_claims:
         return ""
     if not any(one.claims for one in pod.each):
         return reasons.NO_CLAIMS

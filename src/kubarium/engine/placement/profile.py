@@ -40,6 +40,10 @@ FILTERS = (
 )
 
 
+# Those of them that can say no, or name the only nodes, before a node is looked at.
+FOREGOING = ("NodeAffinity", "VolumeRestrictions", "VolumeBinding", "VolumeZone")
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """The weight of each scoring plugin; 0 is off."""
@@ -95,6 +99,8 @@ def _ratio(shape: tuple[tuple[int, int], ...], utilisation: int) -> int:
 class Profile:
     """One scheduler by name. ``disabled`` are filters that are off; ``preempts`` DefaultPreemption.
 
+    ``unprepared`` are plugins that do nothing before nodes are looked at (preFilter): of those that
+    can turn a pod away by then. ``frees_claims`` is DynamicResources' part after all filters.
     ``added_affinity`` and ``added_preferred`` are NodeAffinityArgs.addedAffinity, by which a
     profile keeps its pods to some nodes whatever they ask for. ``ignored_resources`` and
     ``ignored_groups`` (what stands before the slash) name extended resources that somebody else
@@ -107,6 +113,7 @@ class Profile:
 
     scheduler_name: str = DEFAULT_SCHEDULER
     disabled: frozenset[str] = frozenset()
+    unprepared: frozenset[str] = frozenset()
     weights: Weights = field(default_factory=Weights)
     strategy: Strategy = field(default_factory=Strategy)
     balanced: tuple[str, ...] = ("cpu", "memory")
@@ -117,6 +124,7 @@ class Profile:
     added_affinity: tuple[NodeTerm, ...] | None = None
     added_preferred: tuple[PreferredTerm, ...] = ()
     preempts: bool = True
+    frees_claims: bool = True
     # Preemption chooses among this many nodes, in percent or at least.
     candidates_percent: int = 10
     min_candidates: int = 100
@@ -130,6 +138,10 @@ class Profile:
     def filters(self, plugin: str) -> bool:
         """Whether the plugin may turn nodes away."""
         return plugin not in self.disabled
+
+    def prepares(self, plugin: str) -> bool:
+        """Whether the plugin may turn the pod away before it has seen a node."""
+        return plugin not in self.unprepared
 
     def ignores(self, resource: str) -> bool:
         """Whether the resource's amount is not looked at; that can be an extended resource only."""

@@ -34,10 +34,12 @@ def problem_of(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> str:
     The order is that in which upstream's plugins look at the claims (PreFilter).
     """
     claims = {key: snapshot.volumes.get(key) for key in pod.volumes}
-    for key, claim in claims.items() if profile.filters("VolumeRestrictions") else ():
+    binds = profile.prepares("VolumeBinding")
+    zones = profile.prepares("VolumeZone") or profile.filters("VolumeZone")
+    for key, claim in claims.items() if profile.prepares("VolumeRestrictions") or zones else ():
         if claim is None and key not in pod.own_volumes:
             return reasons.volume_claim_missing(key[1])
-    for key, claim in claims.items():
+    for key, claim in claims.items() if binds else ():
         own = key in pod.own_volumes
         if claim is None:
             missing = reasons.volume_claim_not_made if own else reasons.volume_claim_missing
@@ -47,10 +49,11 @@ def problem_of(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> str:
         if own and claim.owner != pod.uid:
             return reasons.volume_claim_foreign(key, pod.key)
     known = [claim for claim in claims.values() if claim is not None]
-    if any(claim.unbound for claim in known):
+    named = [claim for claim in known if claim.key not in pod.own_volumes]
+    if any(claim.unbound for claim in (known if binds else named if zones else ())):
         return reasons.VOLUMES_UNBOUND
-    for claim in known if profile.filters("VolumeZone") else ():
-        if claim.gone and claim.key not in pod.own_volumes:
+    for claim in named if zones else ():
+        if claim.gone:
             return reasons.volume_missing(claim.gone)
     return ""
 
@@ -291,7 +294,7 @@ def volume_score(snapshot: Snapshot, pod: Pod, rows: Mask, profile: Profile) -> 
     Where volumes that exist are taken, what is asked for of their capacity counts; elsewhere, of
     what is left where volumes are made. Several storage classes are averaged.
     """
-    weight = profile.weights.VolumeBinding
+    weight = profile.weights.VolumeBinding * profile.filters("VolumeBinding")
     claims = [snapshot.volumes[key] for key in pod.volumes if key in snapshot.volumes]
     waiting = waiting_of(snapshot, claims)
     if not weight or not any(_has_capacity(claim) for claim in waiting):
