@@ -432,6 +432,21 @@ def test_a_nominated_pod_takes_its_node_if_it_fits_there():
     assert [p.node for p in decision.placements] == ["b"]
 
 
+def test_who_makes_room_takes_the_promises_of_the_less_important_on_its_node():
+    only = Node("a", (("cpu", 2), ("pods", 20), ("example.com/slot", 1)))
+    placer = world([only], [(pod("low", 2), "a")])
+    slot = PodShape(requests=(("example.com/slot", 1),))
+    promised = replace(pod("promised", priority=5), shape=slot)
+    last = replace(pod("last", priority=1), shape=slot)
+    for priority, fits in ((9, True), (5, False)):
+        items = [QueueItem((one,)) for one in (pod("first", 2, priority=priority), last)]
+        first, other = plan_cycle(placer, items, nominated=[(promised, "a")]).decisions
+        assert victims(first) == ["low"]
+        assert bool(other.placements) == fits
+        for placement in other.placements:
+            placer.snapshot.displace(placement.pod.key)
+
+
 def preemption_text(decision):
     return decision.unplaced[0][1].preemption
 

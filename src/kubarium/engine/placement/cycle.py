@@ -52,6 +52,7 @@ def plan_cycle(
                 shadows.forget(placement.pod for placement in decision.placements)
             if decision.preemption is not None:
                 shadows.forget(pod for pod, _ in decision.preemption.nominations)
+                shadows.outbid(decision.preemption.nominations)
                 shadows.expect(decision.preemption.nominations)
             decisions.append(decision)
     except BaseException:
@@ -120,6 +121,16 @@ class _Shadows:
             self._expected[pod.key] = node
             heapq.heappush(self._due, (-pod.priority, self._number, pod, node))
             self._number += 1
+
+    def outbid(self, nominations: Iterable[tuple[Pod, str]]) -> None:
+        """On these nodes room is no longer made for others of lower priority, who are still due.
+
+        Source: upstream's preemption, which takes their nominations away.
+        """
+        bids = {node: pod.priority for pod, node in nominations}
+        for _, _, pod, node in self._due:
+            if node in bids and pod.priority < bids[node] and self._expected.get(pod.key) == node:
+                del self._expected[pod.key]
 
     def forget(self, pods: Iterable[Pod]) -> None:
         """These pods are placed, or expected elsewhere."""
