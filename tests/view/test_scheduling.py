@@ -217,6 +217,8 @@ SELECTION = "profiles[0].pluginConfig[0].args.deviceSelection"
         ),
         ("leaderElection: {leaderElected: true}", "leaderElection.leaderElected"),
         ("clientConnection: {burst: many}", "clientConnection.burst"),
+        ("clientConnection: {burst: -1}", "clientConnection.burst"),
+        ("leaderElection: {leaseDuration: soon}", "leaderElection.leaseDuration"),
     ],
 )
 def test_what_cannot_be_used_is_named(text, path):
@@ -269,6 +271,16 @@ def test_a_plugin_is_off_at_the_points_that_are_named(plugins, filters, prepares
     assert profile.filters("NodeAffinity") == filters
     assert profile.prepares("NodeAffinity") == prepares
     assert profile.frees_claims == frees
+
+
+def test_what_is_null_is_left_out():
+    text = """
+enableProfiling:
+leaderElection: {leaderElect: , leaseDuration: 15s, retryPeriod: }
+clientConnection: {burst: }
+profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: }}]}]
+"""
+    assert read(text).spread_defaults == ()
 
 
 def test_another_version_is_refused():
@@ -411,6 +423,13 @@ def test_only_extended_resources_can_be_ignored():
             " [{key: cores, operator: Gt, values: [many]}]}]}}}",
             f"addedAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0].values",
             "one whole number",
+        ),
+        (
+            "NodeAffinity",
+            f"{{addedAffinity: {{{REQUIRED}: {{nodeSelectorTerms: [{{matchExpressions:"
+            " [{key: zone, operator: In, values: [b!]}]}]}}}",
+            f"addedAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0].values",
+            "must be values of labels",
         ),
         (
             "NodeAffinity",

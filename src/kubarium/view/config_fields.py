@@ -82,8 +82,9 @@ def number(given: Json, field: str, default: int, least: int, most: int | None, 
 
 
 def choice(given: Json, field: str, names: tuple[str, ...], at: Path, default: str = "") -> str:
-    """One of ``names``."""
-    value = given.get(field, default)
+    """One of ``names``; ``default`` if it is left out or null."""
+    value = given.get(field)
+    value = default if value is None else value
     if value not in names:
         problem = f"must be one of {', '.join(names)}, not {quoted(value)}"
         raise SchedulerConfigError((*at, field), problem)
@@ -113,7 +114,9 @@ def writable(value: object, at: Path) -> None:
 
 
 def flag(given: Json, field: str, at: Path) -> bool:
-    value = given.get(field, False)
+    """True or false, which it is if it is left out or null."""
+    value = given.get(field)
+    value = False if value is None else value
     if not isinstance(value, bool):
         raise SchedulerConfigError((*at, field), f"must be true or false, not {quoted(value)}")
     return value

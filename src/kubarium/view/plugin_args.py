@@ -234,6 +234,8 @@ def _check_values(operator: str, values: list[str], at: Path, *, single: bool) -
         wanted = f"needs at least one value with {operator}"
     elif single and len(values) != 1:
         wanted = "must be the name of one node"
+    problems = [] if single else [p for value in values for p in formats.label_value(value)]
+    wanted = wanted or (f"must be values of labels ({problems[0]})" if problems else "")
     if wanted:
         raise SchedulerConfigError(at, f"{wanted}, not {quoted(values)}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from kubarium.base.duration import duration_s
 from kubarium.base.quoted import quoted
 from kubarium.engine.placement.profile import (
     DEFAULT_SCHEDULER,
@@ -152,10 +153,22 @@ def _check_ignored(root: Json) -> None:
             ):
                 problem = f"must be {_IN_WORDS[wanted]}, not {quoted(value)}"
                 raise SchedulerConfigError((name, field_name), problem)
+    for field_name in ("leaseDuration", "renewDeadline", "retryPeriod"):
+        _check_duration(section(root, "leaderElection", ()), field_name)
+    number(section(root, "clientConnection", ()), "burst", 0, 0, None, ("clientConnection",))
     election = section(root, "leaderElection", ())
     if election.get("leaderElect") and election.get("resourceLock", "leases") != "leases":
         problem = f"must be leases, not {quoted(election['resourceLock'])}"
         raise SchedulerConfigError(("leaderElection", "resourceLock"), problem)
+
+
+def _check_duration(election: Json, name: str) -> None:
+    given = election.get(name)
+    try:
+        if given is not None:
+            duration_s(given)
+    except ValueError as error:
+        raise SchedulerConfigError(("leaderElection", name), str(error)) from None
 
 
 def _profile(
