@@ -62,6 +62,7 @@ def test_nobody_minds_an_unbound_claim_once_the_plugins_that_would_are_off():
         profile = Profile(disabled=off, unprepared=off)
         assert (Placer(world(claim).snapshot, profile).place(pod()) is not None) == fits
         own = replace(pod(), own_volumes=(DATA,), uid="u")
+        assert Placer(world(None).snapshot, profile).place(own) is None  # it must be made first
         mine = world(replace(claim, owner="u")).snapshot
         assert Placer(mine, profile).place(own) is not None
 

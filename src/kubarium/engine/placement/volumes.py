@@ -39,12 +39,12 @@ def problem_of(snapshot: Snapshot, pod: Pod, profile: Profile = DEFAULT) -> str:
     for key, claim in claims.items() if profile.prepares("VolumeRestrictions") or zones else ():
         if claim is None and key not in pod.own_volumes:
             return reasons.volume_claim_missing(key[1])
-    for key, claim in claims.items() if binds else ():
+    for key, claim in claims.items():
         own = key in pod.own_volumes
         if claim is None:
             missing = reasons.volume_claim_not_made if own else reasons.volume_claim_missing
             return missing(key[1])
-        if claim.problem:
+        if claim.problem and (binds or (zones and not own)):
             return claim.problem
         if own and claim.owner != pod.uid:
             return reasons.volume_claim_foreign(key, pod.key)
