@@ -163,7 +163,7 @@ REFUSED = [
     ),
     (
         old_group(schedulingPolicy={"gang": {"minCount": 0}}),
-        "spec.schedulingPolicy.gang.minCount: Invalid value: 0: must be greater than zero",
+        "spec.schedulingPolicy.gang.minCount: Required value",
     ),
 ]
 

@@ -37,6 +37,7 @@ _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})"
 )
 _INT_RANGE = {"int32": 2**31, "int64": 2**63, "": 2**63}
+_ANY_JSON = "io.k8s.apimachinery.pkg.runtime.RawExtension"
 _GO_TYPES = {"string": "string", "boolean": "bool", "number": "float64"}
 
 
@@ -251,11 +252,16 @@ class _Conform:
 
     def _object(self, schema: Schema, value: Any, path: Path) -> Any:
         if type(value) is not dict:
+            if schema.name == _ANY_JSON:
+                return value  # what it may be is for validation to say
             _mismatch(schema, value, path)
         fields = schema.fields()
         if not fields:
             if schema.additional is not None:
                 self._map(schema.additional, value, path)
+            elif value and schema.name and not schema.preserve_unknown:
+                self.unknown += [path_text((path, key)) for key in value]  # a Go type of no fields
+                value.clear()
             return value
         dropped: list[str] = []
         for key, item in value.items():
@@ -299,7 +305,7 @@ class _Conform:
             return _quantity(value, path)
         if type(value) is not str:
             _mismatch(schema, value, path)
-        if schema.format == "date-time" and value:
+        if schema.format == "date-time":
             _check_time(value, path)
         elif schema.format == "byte":
             _check_base64(value, path)

@@ -126,6 +126,22 @@ def underscored_subdomain(text: str) -> tuple[str, ...]:
 
 
 @_CACHE
+def dns_subdomain_any_case(text: str) -> tuple[str, ...]:
+    """As :func:`dns_subdomain`, in letters of either case."""
+    complaints = [too_long(SUBDOMAIN_MAX)] if len(text) > SUBDOMAIN_MAX else []
+    if not _is_subdomain(text.lower()):
+        complaints.append(
+            _regex_complaint(
+                "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and "
+                "must start and end with an alphanumeric character",
+                _SUBDOMAIN,
+                "Example.com",
+            )
+        )
+    return tuple(complaints)
+
+
+@_CACHE
 def dns1035_label(text: str) -> tuple[str, ...]:
     """An RFC 1035 label: like a DNS label, but it starts with a letter (Services)."""
     complaints = [too_long(LABEL_MAX)] if len(text) > LABEL_MAX else []

@@ -165,9 +165,9 @@ BAD = [
     (
         "PodGroup",
         "{spec: {schedulingPolicy: {gang: {minCount: 0}}}}",
-        "spec.schedulingPolicy.gang.minCount: Invalid value: 0: must be greater than zero",
+        "spec.schedulingPolicy.gang.minCount: Required value",
     ),
-    ("Workload", "{spec: {}}", "exactly one of `podGroupTemplates`"),
+    ("Workload", "{spec: {}}", "spec: Invalid value: \"\": must specify one of: `podGroupTemplates`"),
     ("Workload", templates(5), "the tree of templates must not have more than 4 levels"),
     (
         "Workload",
@@ -178,7 +178,7 @@ BAD = [
         "Workload",
         "{spec: {compositePodGroupTemplates: [{name: a, schedulingPolicy: {basic: {}}, "
         "podGroupTemplates: [{name: a, schedulingPolicy: {basic: {}}}]}]}}",
-        "spec.compositePodGroupTemplates[0].podGroupTemplates[0].name: Duplicate value",
+        'spec.compositePodGroupTemplates[0].podGroupTemplates[0].name: Duplicate value: "a"',
     ),
     (
         "Workload",
@@ -188,7 +188,7 @@ BAD = [
     (
         "CompositePodGroup",
         f"{{spec: {{{REFERENCE}, schedulingPolicy: {{gang: {{minGroupCount: 0}}}}}}}}",
-        "spec.schedulingPolicy.gang.minGroupCount: Invalid value: 0",
+        "spec.schedulingPolicy.gang.minGroupCount: Required value",
     ),
     (
         "PodGroup",
@@ -220,7 +220,7 @@ BAD = [
     (
         "ResourceSlice",
         "{spec: {driver: d, pool: {name: p}, devices: [{name: a}, {name: a}]}}",
-        'spec.devices[1].name: Duplicate value: "a"',
+        'spec.devices[1]: Duplicate value: "a"',
     ),
     ("PodDisruptionBudget", "{spec: {minAvailable: 1, maxUnavailable: 1}}", "cannot be both set"),
     ("PersistentVolumeClaim", "{spec: {}}", "spec.accessModes: Required value"),

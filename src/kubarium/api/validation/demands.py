@@ -18,6 +18,15 @@ def _of_containers(field: str) -> tuple[tuple[str, str], ...]:
     return (("core.v1.Container", field), ("core.v1.EphemeralContainer", field))
 
 
+def _of_devices(definition: str, field: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f"resource.{v}.{definition}", field) for v in ("v1", "v1beta2", "v1beta1"))
+
+
+def _of_groups(definition: str, field: str) -> tuple[tuple[str, str], ...]:
+    versions = ("v1beta1", "v1alpha3", "v1alpha2")
+    return tuple((f"scheduling.{v}.{definition}", field) for v in versions)
+
+
 # (definition, field): the schema calls them required although their zero value is legitimate, or
 # a rule of their own complains in better words.
 _MAY_BE_EMPTY = frozenset(
@@ -56,13 +65,21 @@ _MAY_BE_EMPTY = frozenset(
         ("storage.v1.CSINode", "spec"),
         ("rbac.v1.PolicyRule", "verbs"),
         ("apps.v1.ControllerRevision", "data"),
-        ("resource.v1.DeviceTaint", "effect"),
-        ("resource.v1beta2.DeviceTaint", "effect"),
-        ("resource.v1beta1.DeviceTaint", "effect"),
-        ("resource.v1.DeviceCapacity", "value"),
-        ("resource.v1beta2.DeviceCapacity", "value"),
-        ("resource.v1beta1.DeviceCapacity", "value"),
-        ("scheduling.v1alpha2.WorkloadSpec", "podGroupTemplates"),
+        *_of_devices("DeviceTaint", "effect"),
+        *_of_devices("DeviceTaint", "key"),
+        *_of_devices("DeviceCapacity", "value"),
+        *_of_devices("Counter", "value"),
+        *_of_devices("CapacityRequestPolicyRange", "min"),
+        *_of_devices("Device", "name"),
+        *_of_devices("DeviceRequest", "name"),
+        *_of_devices("DeviceSubRequest", "name"),
+        *_of_devices("CELDeviceSelector", "expression"),
+        *_of_groups("WorkloadSpec", "podGroupTemplates"),
+        *_of_groups("PodGroupSpec", "schedulingPolicy"),
+        *_of_groups("PodGroupTemplate", "schedulingPolicy"),
+        *_of_groups("CompositePodGroupSpec", "schedulingPolicy"),
+        *_of_groups("CompositePodGroupTemplate", "schedulingPolicy"),
+        *_of_groups("TopologyConstraint", "key"),
     )
 )
 # Parts that have rules of their own for all that is in them.
@@ -108,6 +125,8 @@ _NEVER_EMPTY = frozenset(
         ("core.v1.TopologySpreadConstraint", "nodeAffinityPolicy"),
         ("core.v1.TopologySpreadConstraint", "nodeTaintsPolicy"),
         ("core.v1.PersistentVolumeSpec", "volumeMode"),
+        ("batch.v1.JobSpec", "podReplacementPolicy"),
+        ("policy.v1.PodDisruptionBudgetSpec", "unhealthyPodEvictionPolicy"),
     )
 )
 # Choices in another order than the schema's.
@@ -117,9 +136,12 @@ _CHOICES = {
         for field in ("whenDeleted", "whenScaled")
     },
     ("core.v1.PodSpec", "preemptionPolicy"): ("PreemptLowerPriority", "Never"),
+    ("scheduling.v1.PriorityClass", "preemptionPolicy"): ("PreemptLowerPriority", "Never"),
     ("core.v1.PodSecurityContext", "fsGroupChangePolicy"): ("Always", "OnRootMismatch"),
     ("core.v1.Toleration", "operator"): ("Equal", "Exists"),
 }
+# Groups whose validation is declared on their types, which lists choices by name.
+_SORTED = ("resource.", "scheduling.v1alpha", "scheduling.v1beta")
 _META_REQUIREMENT = "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement"
 _NEVER = ("metadata",)
 _API = "io.k8s.api."
@@ -170,5 +192,10 @@ def _demands(schema: Schema, short: str) -> Demands:
 
 def choices_of(schema: Schema, field: str, child: Schema) -> tuple[str, ...]:
     """The values of a closed set, in the order in which complaints list them."""
-    listed = _CHOICES.get((schema.name.removeprefix(_API), field))
-    return listed or tuple(choice for choice in child.enum if choice)
+    short = schema.name.removeprefix(_API)
+    listed = _CHOICES.get((short, field))
+    if listed is None:
+        listed = tuple(choice for choice in child.enum if choice)
+        if short.startswith(_SORTED):
+            listed = tuple(sorted(listed))
+    return listed

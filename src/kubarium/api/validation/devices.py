@@ -17,8 +17,9 @@ from kubarium.api.cel.environment import CelCompileError
 from kubarium.api.paths import Key, Path, at
 from kubarium.api.resource import Document
 from kubarium.api.validation.device_status import check_conditions, check_device_statuses
+from kubarium.api.validation.metadata import check_annotations, check_labels
 from kubarium.api.validation.placement import check_node_selector
-from kubarium.api.validation.quantities import amount, is_extended
+from kubarium.api.validation.quantities import amount
 from kubarium.api.validation.report import NOT_NEGATIVE, NOT_POSITIVE, Report
 
 _SPEC: Path = (None, "spec")
@@ -53,6 +54,10 @@ CONFIG_SOURCES = ("FromClaim", "FromClass")
 SKIP_OPERATIONS = (SKIP_ALL, PREPARE, UNPREPARE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TOO_COMPLEX = "too complex, exceeds cost limit"
+_ONE_ATTRIBUTE = (
+    'exactly one of "matchAttribute" or "distinctAttribute" is required, '
+    "but multiple fields are set"
+)
 _NO_SUCH_REQUEST = (
     "must be the name of a request in the claim or the name of a request and a subrequest "
     "separated by '/'"
@@ -69,8 +74,11 @@ def check_claim(document: Document, report: Report) -> None:
 
 def check_claim_template(document: Document, report: Report) -> None:
     """ResourceClaimTemplate."""
-    spec = (document.get("spec") or {}).get("spec") or {}
-    check_claim_spec(spec, at(_SPEC, "spec"), report)
+    spec = document.get("spec") or {}
+    metadata, place = spec.get("metadata") or {}, at(_SPEC, "metadata")
+    check_annotations(metadata.get("annotations") or {}, at(place, "annotations"), report)
+    check_labels(metadata.get("labels") or {}, at(place, "labels"), report)
+    check_claim_spec(spec.get("spec") or {}, at(_SPEC, "spec"), report)
 
 
 def check_claim_spec(spec: Document, path: Path, report: Report) -> None:
@@ -107,9 +115,8 @@ def _request_names(requests: list[Document]) -> set[str]:
 
 def _check_request(request: Document, path: Path, seen: set[str], report: Report) -> None:
     name = request.get("name") or ""
-    if name:
-        report.format(at(path, "name"), name, formats.dns_label)
-        report.unique(at(path, "name"), name, seen)
+    report.format(at(path, "name"), name, formats.dns_label)
+    report.unique(path, name, seen, request)
     exactly, alternatives = request.get("exactly"), request.get("firstAvailable") or []
     if exactly is None and not alternatives:
         report.required(path, "exactly one of `exactly` or `firstAvailable` is required")
@@ -125,9 +132,9 @@ def _check_request(request: Document, path: Path, seen: set[str], report: Report
     inner: set[str] = set()
     for index, alternative in enumerate(alternatives):
         place = at(path, "firstAvailable", index)
-        if alternative.get("name"):
-            report.format(at(place, "name"), alternative["name"], formats.dns_label)
-            report.unique(at(place, "name"), alternative["name"], inner)
+        name = alternative.get("name") or ""
+        report.format(at(place, "name"), name, formats.dns_label)
+        report.unique(place, name, inner, alternative)
         _check_exact(alternative, place, report)
 
 
@@ -247,7 +254,7 @@ def check_selectors(selectors: list[Document], path: Path, report: Report) -> No
         place = at(path, index, "cel", "expression")
         if len(expression.encode()) > MAX_EXPRESSION:
             report.too_long(place, MAX_EXPRESSION)
-        elif expression:
+        else:
             try:
                 cost = compile_device_selector(expression).cost
             except CelCompileError as error:
@@ -266,16 +273,11 @@ def _check_constraints(
         place = at(path, index)
         references = constraint.get("requests") or []
         _check_request_references(references, at(place, "requests"), names, report)
-        given = [k for k in ("matchAttribute", "distinctAttribute") if constraint.get(k)]
+        given = [k for k in ("matchAttribute", "distinctAttribute") if constraint.get(k) is not None]
         if not given:
-            detail = "exactly one of `matchAttribute` or `distinctAttribute` is required"
-            report.required(place, detail)
+            report.required(place, _ONE_ATTRIBUTE)
         elif len(given) > 1:
-            detail = (
-                "exactly one of `matchAttribute` or `distinctAttribute` is required, "
-                "but multiple fields are set"
-            )
-            report.invalid(place, None, detail)
+            report.invalid(place, None, _ONE_ATTRIBUTE)
         for key in given:
             check_full_name(constraint[key], at(place, key), report)
 
@@ -283,61 +285,86 @@ def _check_constraints(
 def _check_request_references(
     references: list[Any], path: Path, names: set[str], report: Report
 ) -> None:
+    if len(references) > MAX_REQUESTS:
+        report.too_many(path, len(references), MAX_REQUESTS)
+        return
     seen: set[Any] = set()
     for index, name in enumerate(references):
+        _check_request_reference(name, at(path, index), names, report)
         report.unique(at(path, index), name, seen)
-        if name not in names:
-            detail = _NO_SUCH_REQUEST
-            report.invalid(at(path, index), name, detail)
+
+
+def _check_request_reference(name: str, path: Path, names: set[str], report: Report) -> None:
+    """The name of a request, or of one of its alternatives behind a slash."""
+    parts = name.split("/")
+    if len(parts) <= 2:  # noqa: PLR2004
+        for part in parts:
+            for complaint in formats.dns_label(part):
+                report.invalid(path, part, complaint)
+    if name not in names:
+        report.invalid(path, name, _NO_SUCH_REQUEST)
 
 
 def check_full_name(name: str, path: Path, report: Report) -> bool:
-    """``domain/identifier``; whether it was fine."""
-    if "/" not in name:
+    """``domain/identifier``; whether it was fine. Source: apimachinery validate/strfmt.go."""
+    before = len(report.errors)
+    domain, slash, identifier = name.rpartition("/")
+    if slash and not domain:
+        report.invalid(path, "", "prefix must not be empty")
+    elif slash and "/" not in domain:
+        if len(domain) > MAX_DRIVER_NAME:
+            report.too_long(path, MAX_DRIVER_NAME)
+        for complaint in formats.dns_subdomain(domain):
+            report.invalid(path, domain, f"prefix: {complaint}")
+    _check_identifier(identifier, "name must not be empty", slash + domain, path, report)
+    if not slash:
         detail = "a fully qualified name must be a domain and a name separated by a slash"
         report.invalid(path, name, detail)
-        return False
-    before = len(report.errors)
-    check_qualified(name, path, report)
     return len(report.errors) == before
 
 
 def check_qualified(name: str, path: Path, report: Report) -> None:
     """``identifier`` or ``domain/identifier``: attributes, capacities."""
-    domain, slash, identifier = name.partition("/")
-    if not slash:
-        domain, identifier = "", name
-    if "/" in identifier:
-        report.invalid(path, name, "must not contain more than one slash")
+    domain, slash, identifier = name.rpartition("/")
+    if slash and not domain:
+        report.invalid(path, "", "the domain must not be empty")
+    elif slash and "/" not in domain:
+        check_driver_name(domain, path, report)
+    _check_identifier(identifier, "the name must not be empty", slash + domain, path, report)
+
+
+def _check_identifier(name: str, empty: str, before: str, path: Path, report: Report) -> None:
+    """What stands behind the slash, if there is one; upstream looks into no name with two."""
+    if before.count("/") > 1:
         return
-    if slash:
-        if len(domain) > MAX_DRIVER_NAME:
-            report.too_long(path, MAX_DRIVER_NAME)
-        report.format(path, domain, formats.dns_subdomain)
-    if len(identifier) > MAX_IDENTIFIER:
+    if before and not name:
+        report.invalid(path, "", empty)
+        return
+    if len(name) > MAX_IDENTIFIER:
         report.too_long(path, MAX_IDENTIFIER)
-    report.format(path, identifier, formats.c_identifier)
+    report.format(path, name, formats.c_identifier)
 
 
 def check_opaque(opaque: Document | None, path: Path, report: Report) -> None:
     """A driver's own parameters."""
     if opaque is None:
-        report.required(path, "exactly one of: opaque")
+        report.required(path)
         return
     if opaque.get("driver"):
         check_driver_name(opaque["driver"], at(path, "driver"), report)
     parameters = opaque.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
-        report.invalid(at(path, "parameters"), parameters, "parameters must be a valid JSON object")
+        report.invalid(at(path, "parameters"), "<value omitted>", "must be a valid JSON object")
     elif parameters is not None and len(orjson.dumps(parameters)) > MAX_PARAMETERS:
         report.too_long(at(path, "parameters"), MAX_PARAMETERS)
 
 
 def check_driver_name(name: str, path: Path, report: Report) -> None:
-    """A DNS subdomain of at most 63 bytes."""
+    """A DNS subdomain of at most 63 bytes, in letters of either case."""
     if len(name) > MAX_DRIVER_NAME:
         report.too_long(path, MAX_DRIVER_NAME)
-    report.format(path, name, formats.dns_subdomain)
+    for complaint in formats.dns_subdomain(name.lower()):
+        report.invalid(path, name, complaint)
 
 
 def check_claim_update(new: Document, old: Document, report: Report) -> None:
@@ -492,10 +519,21 @@ def check_class_update(new: Document, old: Document, report: Report) -> None:
     for index, config in enumerate(configs):
         check_opaque(config.get("opaque"), at(_SPEC, "config", index, "opaque"), report)
     extended = spec.get("extendedResourceName")
-    if extended:
-        place = at(_SPEC, "extendedResourceName")
-        if report.format(place, extended, formats.qualified_name) and not is_extended(extended):
-            report.invalid(place, extended, "must be a valid extended resource name")
+    if extended is not None:
+        _check_extended_name(extended, at(_SPEC, "extendedResourceName"), report)
+
+
+def _check_extended_name(name: str, path: Path, report: Report) -> None:
+    """Source: apimachinery validate/strfmt.go, ExtendedResourceName."""
+    if "/" not in name:
+        detail = "a name must be a domain-prefixed path, such as 'example.com/my-prop'"
+        report.invalid(path, name, detail)
+    elif "kubernetes.io/" in name:
+        report.invalid(path, name, 'must not have "kubernetes.io/" domain')
+    if name.startswith("requests."):
+        report.invalid(path, name, 'must not have "requests." prefix')
+    for complaint in formats.qualified_name(f"requests.{name}"):  # as it stands in quotas
+        report.invalid(path, name, complaint)
 
 
 # --- taints -------------------------------------------------------------------------------------
@@ -503,9 +541,7 @@ def check_class_update(new: Document, old: Document, report: Report) -> None:
 
 def check_device_taint(taint: Document, path: Path, report: Report) -> None:
     """A taint of a device or of a DeviceTaintRule."""
-    key = taint.get("key") or ""
-    if key:
-        report.format(at(path, "key"), key, formats.qualified_name)
+    report.format(at(path, "key"), taint.get("key") or "", formats.qualified_name)
     if taint.get("value"):
         report.format(at(path, "value"), taint["value"], formats.label_value)
     if not taint.get("effect"):
@@ -520,15 +556,29 @@ def check_pool_name(name: str, path: Path, report: Report) -> None:
         report.format(path, part, formats.dns_subdomain)
 
 
+def _check_pool_segments(name: str, path: Path, report: Report) -> None:
+    """As :func:`check_pool_name`, in the words of apimachinery validate/strfmt.go."""
+    if len(name) > MAX_POOL_NAME:
+        report.too_long(path, MAX_POOL_NAME)
+    for index, part in enumerate(name.split("/")):
+        if not part:
+            report.invalid(path, name, f"segment {index}: must not be empty")
+            continue
+        for complaint in formats.dns_subdomain(part):
+            report.invalid(path, part, f"segment {index}: {complaint}")
+
+
 def check_status_request(document: Document, report: Report) -> None:
     """ResourcePoolStatusRequest."""
     spec = document.get("spec") or {}
     if spec.get("driver"):
-        check_driver_name(spec["driver"], at(_SPEC, "driver"), report)
+        report.format(at(_SPEC, "driver"), spec["driver"], formats.dns_subdomain_any_case)
     if spec.get("poolName") is not None:
-        check_pool_name(spec["poolName"], at(_SPEC, "poolName"), report)
-    if spec.get("limit") is not None:
-        report.between(at(_SPEC, "limit"), spec["limit"], 1, MAX_POOLS_LISTED)
+        _check_pool_segments(spec["poolName"], at(_SPEC, "poolName"), report)
+    limit = spec.get("limit")
+    if limit is not None:
+        report.at_least(at(_SPEC, "limit"), limit, 1)
+        report.at_most(at(_SPEC, "limit"), limit, MAX_POOLS_LISTED)
     default = spec.get("defaultPartitionTypeAttribute")
     if default is not None:
         check_full_name(default, at(_SPEC, "defaultPartitionTypeAttribute"), report)
@@ -569,10 +619,11 @@ def check_taint_rule(document: Document, report: Report) -> None:
     """DeviceTaintRule."""
     selector = (document.get("spec") or {}).get("deviceSelector") or {}
     place = at(_SPEC, "deviceSelector")
-    if selector.get("driver") is not None:
-        check_driver_name(selector["driver"], at(place, "driver"), report)
-    if selector.get("pool") is not None:
-        check_pool_name(selector["pool"], at(place, "pool"), report)
+    for field, check in (("driver", check_driver_name), ("pool", check_pool_name)):
+        if selector.get(field):
+            check(selector[field], at(place, field), report)
+        elif field in selector:
+            report.required(at(place, field))
     if selector.get("device") is not None:
         report.format(at(place, "device"), selector["device"], formats.dns_label)
     check_device_taint((document.get("spec") or {}).get("taint") or {}, at(_SPEC, "taint"), report)

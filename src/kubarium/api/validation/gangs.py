@@ -8,7 +8,7 @@ from kubarium.api import formats
 from kubarium.api.gangs import MAX_TREE_DEPTH
 from kubarium.api.paths import Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.report import IMMUTABLE, NOT_POSITIVE, Report
+from kubarium.api.validation.report import IMMUTABLE, Report
 
 _SPEC: Path = (None, "spec")
 MAX_TEMPLATES = 8
@@ -89,7 +89,7 @@ def _check_links(spec: Document, report: Report) -> None:
 
 
 def _one_of(value: Document, choices: tuple[str, ...], path: Path, report: Report) -> None:
-    given = [choice for choice in choices if value.get(choice) is not None]
+    given = [choice for choice in choices if value.get(choice) not in (None, [])]
     shown = ", ".join(f"`{choice}`" for choice in choices)
     if not given:
         report.invalid(path, "", f"must specify one of: {shown}")
@@ -100,7 +100,8 @@ def _one_of(value: Document, choices: tuple[str, ...], path: Path, report: Repor
 
 def _check_group(spec: Document, path: Path, report: Report, count: str = _MIN_COUNT) -> None:
     """What groups and their templates share; ``count`` is the field of their gang policy."""
-    check_policy(spec.get("schedulingPolicy"), at(path, "schedulingPolicy"), report, count)
+    policy = spec.get("schedulingPolicy") or {}
+    check_policy(policy, at(path, "schedulingPolicy"), report, count)
     check_modes(spec, path, report)
     if spec.get("priorityClassName"):
         place = at(path, "priorityClassName")
@@ -109,9 +110,9 @@ def _check_group(spec: Document, path: Path, report: Report, count: str = _MIN_C
     if priority is not None and priority > HIGHEST_USER_PRIORITY:
         detail = f"must be less than or equal to {HIGHEST_USER_PRIORITY}"
         report.invalid(at(path, "priority"), priority, detail)
-    policy = spec.get("preemptionPolicy")
-    if policy is not None and policy not in PREEMPTION_POLICIES:
-        report.not_supported(at(path, "preemptionPolicy"), policy, PREEMPTION_POLICIES)
+    preemption = spec.get("preemptionPolicy")
+    if preemption is not None and preemption not in PREEMPTION_POLICIES:
+        report.not_supported(at(path, "preemptionPolicy"), preemption, PREEMPTION_POLICIES)
 
 
 def check_policy(
@@ -130,10 +131,10 @@ def check_policy(
     if gang is None:
         return
     value = gang.get(count)
-    if value is None and count_required:
+    if not value and count_required:
         report.required(at(path, "gang", count))
-    elif value is not None and value < 1:
-        report.invalid(at(path, "gang", count), value, NOT_POSITIVE)
+    elif value is not None:
+        report.at_least(at(path, "gang", count), value, 1)
 
 
 def check_modes(spec: Document, path: Path, report: Report) -> None:
@@ -154,6 +155,7 @@ def _check_topology(constraints: Document, path: Path, report: Report) -> None:
     place = at(path, "schedulingConstraints", "topology")
     if len(topology) > MAX_TOPOLOGY:
         report.too_many(place, len(topology), MAX_TOPOLOGY)
+        return
     for index, entry in enumerate(topology):
         report.required_format(at(place, index, "key"), entry.get("key"), formats.qualified_name)
 
@@ -161,18 +163,20 @@ def _check_topology(constraints: Document, path: Path, report: Report) -> None:
 def _check_group_claims(claims: list[Document], path: Path, report: Report) -> None:
     if len(claims) > MAX_GROUP_CLAIMS:
         report.too_many(path, len(claims), MAX_GROUP_CLAIMS)
+        return
     seen: set[Any] = set()
     for index, claim in enumerate(claims):
         place = at(path, index)
-        if report.required_format(at(place, "name"), claim.get("name"), formats.dns_label):
-            report.unique(at(place, "name"), claim["name"], seen)
+        report.unique(place, claim.get("name"), seen, claim)
+        report.required_format(at(place, "name"), claim.get("name"), formats.dns_label)
         _one_of(claim, ("resourceClaimName", "resourceClaimTemplateName"), place, report)
         for field in ("resourceClaimName", "resourceClaimTemplateName"):
             if claim.get(field) is not None:
                 report.format(at(place, field), claim[field], formats.dns_subdomain)
 
 
-_GROUP_MUTABLE = ("schedulingPolicy",)
+# Of a group or a template: compared part by part.
+_MAY_CHANGE = ("schedulingPolicy", *_TEMPLATES)
 
 
 def check_group_update(new: Document, old: Document, report: Report) -> None:
@@ -190,7 +194,7 @@ def check_composite_update(new: Document, old: Document, report: Report) -> None
 def check_kept(after: Document, before: Document, path: Path, report: Report) -> None:
     """Everything stays as it was, except for the count of a gang that was one already."""
     for field in sorted({*after, *before}):
-        if field not in _GROUP_MUTABLE:
+        if field not in _MAY_CHANGE:
             report.immutable(at(path, field), after.get(field), before.get(field))
     new, old = after.get("schedulingPolicy") or {}, before.get("schedulingPolicy") or {}
     if ("gang" in new) != ("gang" in old) or ("basic" in new) != ("basic" in old):
@@ -203,13 +207,7 @@ def check_kept(after: Document, before: Document, path: Path, report: Report) ->
 def check_workload(document: Document, report: Report) -> None:
     """scheduling.k8s.io Workload (not Kueue's)."""
     spec = document.get("spec") or {}
-    given = [field for field in _TEMPLATES if spec.get(field)]
-    if len(given) != 1:
-        detail = "exactly one of `podGroupTemplates` or `compositePodGroupTemplates` must be set"
-        if given:
-            report.invalid(_SPEC, "", detail)
-        else:
-            report.required(at(_SPEC, "podGroupTemplates"), detail)
+    _one_of(spec, _TEMPLATES, _SPEC, report)
     _check_templates(spec, _SPEC, report, set(), 1)
     reference = spec.get("controllerRef")
     if reference is not None:
@@ -233,16 +231,29 @@ def _check_templates(
             detail = f"the tree of templates must not have more than {MAX_TREE_DEPTH} levels"
             report.invalid(place, f"{depth} levels", detail)
             continue
+        seen |= _check_names(templates, place, report, seen)
         for index, template in enumerate(templates):
             here = at(place, index)
-            if report.required_format(at(here, "name"), template.get("name"), formats.dns_label):
-                report.unique(at(here, "name"), template["name"], seen)
             if field == "podGroupTemplates":
                 _check_group(template, here, report)
                 continue
             _check_group(template, here, report, _MIN_GROUP_COUNT)
             _check_children(template, here, report)
             _check_templates(template, here, report, seen, depth + 1)
+
+
+def _check_names(
+    templates: list[Document], path: Path, report: Report, seen: set[Any]
+) -> set[Any]:
+    """The names of one list, which are not among those ``seen`` elsewhere."""
+    names: set[Any] = set()
+    for index, template in enumerate(templates):
+        here, name = at(path, index), template.get("name")
+        report.required_format(at(here, "name"), name, formats.dns_label)
+        report.unique(here, name, names, template)
+        if name in seen:
+            report.duplicate(at(here, "name"), name)
+    return names
 
 
 def _check_children(template: Document, path: Path, report: Report) -> None:
@@ -260,7 +271,7 @@ def _check_children(template: Document, path: Path, report: Report) -> None:
 
 
 def check_workload_update(new: Document, old: Document, report: Report) -> None:
-    """Templates neither come nor go; of each, only ``gang.minCount`` may change."""
+    """Templates neither come nor go; of each, only the count of its gang may change."""
     after, before = new.get("spec") or {}, old.get("spec") or {}
     report.immutable(
         at(_SPEC, "controllerRef"), after.get("controllerRef"), before.get("controllerRef")
@@ -277,9 +288,5 @@ def _check_templates_kept(after: Document, before: Document, path: Path, report:
             continue
         for index, (old, new) in enumerate(zip(was, now, strict=True)):
             here = at(place, index)
-            if field == "podGroupTemplates":
-                check_kept(new, old, here, report)
-                continue
-            for name in sorted({*old, *new} - set(_TEMPLATES)):
-                report.immutable(at(here, name), new.get(name), old.get(name))
+            check_kept(new, old, here, report)
             _check_templates_kept(new, old, here, report)

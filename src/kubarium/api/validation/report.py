@@ -74,12 +74,20 @@ class Report:
         if value is not None and value < 0:
             self._add("Invalid", path, value, NOT_NEGATIVE)
 
+    def at_least(self, path: Path, value: int, low: int) -> None:
+        if value < low:
+            self._add("Invalid", path, value, f"must be greater than or equal to {low}")
+
+    def at_most(self, path: Path, value: int, high: int) -> None:
+        if value > high:
+            self._add("Invalid", path, value, f"must be less than or equal to {high}")
+
     def between(self, path: Path, value: int, low: int, high: int) -> None:
         if not low <= value <= high:
             self._add("Invalid", path, value, f"must be between {low} and {high}, inclusive")
 
-    def unique(self, path: Path, name: Any, seen: set[Any]) -> None:
-        """Report ``name`` at ``path`` if ``seen`` has it; add it."""
+    def unique(self, path: Path, name: Any, seen: set[Any], shown: Any = None) -> None:
+        """Report ``name`` (or ``shown`` for it) at ``path`` if ``seen`` has it; add it."""
         if name in seen:
-            self._add("Duplicate", path, name)
+            self._add("Duplicate", path, name if shown is None else shown)
         seen.add(name)

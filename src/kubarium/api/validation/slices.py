@@ -42,7 +42,8 @@ _INT64_MAX = 2**63 - 1
 _PLACES = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
 _DEVICE_PLACES = ("nodeName", "nodeSelector", "allNodes")
 _LISTS = ("bools", "ints", "strings", "versions")
-_ATTRIBUTE_KINDS = ("bool", "int", "string", "version", *_LISTS)
+_ATTRIBUTE_KINDS = ("int", "bool", "string", "version", "ints", "bools", "strings", "versions")
+_ONE_VALUE = "one of: " + ", ".join(f"`{kind}`" for kind in _ATTRIBUTE_KINDS)
 
 
 def check_slice(document: Document, report: Report) -> None:
@@ -64,7 +65,7 @@ def check_slice(document: Document, report: Report) -> None:
         place = at(_SPEC, "sharedCounters", index)
         if counters.get("name"):
             report.format(at(place, "name"), counters["name"], formats.dns_label)
-            report.unique(at(place, "name"), counters["name"], seen)
+        report.unique(place, counters.get("name") or "", seen, counters)
         _check_counters(counters.get("counters"), at(place, "counters"), report)
     if spec.get("partitionTypeAttribute"):
         _check_partition_type(spec, report)
@@ -89,27 +90,30 @@ def _check_pool(pool: Document, path: Path, report: Report) -> None:
     count = pool.get("resourceSliceCount") or 0
     if count <= 0:
         report.invalid(at(path, "resourceSliceCount"), count, NOT_POSITIVE)
-    report.not_negative(at(path, "generation"), pool.get("generation"))
+    generation = pool.get("generation") or 0
+    if generation < 0:
+        detail = "must be greater than or equal to zero"
+        report.invalid(at(path, "generation"), generation, detail)
 
 
 # --- where the devices are -----------------------------------------------------------------------
 
 
 def _check_places(spec: Document, report: Report) -> None:
-    shown = ", ".join(f"`{field}`" for field in _PLACES)
-    _check_exactly_one(spec, _PLACES, _SPEC, f"exactly one of {shown} is required", report)
-    for field in ("allNodes", "perDeviceNodeSelection"):
-        if spec.get(field) is False:
-            report.invalid(at(_SPEC, field), False, "must be either unset or set to true")
     detail = "must be either unset or set to a non-empty string"
     _check_node_name(spec.get("nodeName"), at(_SPEC, "nodeName"), detail, report)
     if spec.get("nodeSelector") is not None:
         place = at(_SPEC, "nodeSelector")
         check_node_selector(spec["nodeSelector"], place, report)
-        terms = spec["nodeSelector"].get("nodeSelectorTerms") or []
-        if len(terms) != 1:
+        terms = spec["nodeSelector"].get("nodeSelectorTerms")
+        if len(terms or ()) != 1:
             detail = "must have exactly one node selector term"
-            report.invalid(at(place, "nodeSelectorTerms"), len(terms), detail)
+            report.invalid(at(place, "nodeSelectorTerms"), terms, detail)
+    for field in ("allNodes", "perDeviceNodeSelection"):
+        if spec.get(field) is False:
+            report.invalid(at(_SPEC, field), False, "must be either unset or set to true")
+    shown = ", ".join(f"`{field}`" for field in _PLACES)
+    _check_exactly_one(spec, _PLACES, _SPEC, f"exactly one of {shown} is required", report)
 
 
 def _check_node_name(name: str | None, path: Path, empty: str, report: Report) -> None:
@@ -122,7 +126,7 @@ def _check_node_name(name: str | None, path: Path, empty: str, report: Report) -
 def _check_exactly_one(
     spec: Document, fields: tuple[str, ...], path: Path, rule: str, report: Report
 ) -> None:
-    given = [field for field in fields if spec.get(field)]
+    given = [field for field in fields if spec.get(field) not in (None, False, "")]
     if not given:
         report.required(path, rule)
     elif len(given) > 1:
@@ -163,9 +167,9 @@ def _check_devices(devices: list[Document], per_device: bool, report: Report) ->
     seen: set[str] = set()
     for index, device in enumerate(devices):
         place = at(_SPEC, "devices", index)
-        if device.get("name"):
-            report.format(at(place, "name"), device["name"], formats.dns_label)
-            report.unique(at(place, "name"), device["name"], seen)
+        name = device.get("name") or ""
+        report.format(at(place, "name"), name, formats.dns_label)
+        report.unique(place, name, seen)
         _check_device(device, place, report)
         _check_device_places(device, per_device, place, report)
 
@@ -188,12 +192,11 @@ def _check_device(device: Document, path: Path, report: Report) -> None:
         detail = f"the total number of attribute values must not exceed {MAX_ATTRIBUTE_VALUES}"
         report.invalid(path, values, detail)
     for name, attribute in attributes.items():
-        place = at(path, "attributes", Key(name))
-        check_qualified(name, place, report)
-        _check_attribute(attribute, place, report)
+        check_qualified(name, at(path, "attributes"), report)
+        _check_attribute(attribute, at(path, "attributes", Key(name)), report)
     for name, entry in capacity.items():
+        check_qualified(name, at(path, "capacity"), report)
         place = at(path, "capacity", Key(name))
-        check_qualified(name, place, report)
         _check_capacity(entry, bool(device.get("allowMultipleAllocations")), place, report)
     taints = device.get("taints") or []
     if len(taints) > MAX_TAINTS:
@@ -210,7 +213,8 @@ def _check_device(device: Document, path: Path, report: Report) -> None:
 def _check_attribute(attribute: Document, path: Path, report: Report) -> None:
     given = [kind for kind in _ATTRIBUTE_KINDS if attribute.get(kind) is not None]
     if len(given) != 1:
-        report.invalid(path, attribute, "exactly one value must be specified")
+        shown = f"{{{', '.join(given)}}}" if given else ""
+        report.invalid(path, shown, f"must specify {'exactly ' if given else ''}{_ONE_VALUE}")
     for kind in _LISTS:
         if attribute.get(kind) is not None and not attribute[kind]:
             report.invalid(at(path, kind), [], "must not be empty if specified")
@@ -230,10 +234,10 @@ def _check_text(text: str | None, path: Path, report: Report) -> None:
 def _check_version(version: str | None, path: Path, report: Report) -> None:
     if version is None:
         return
-    if len(version) > MAX_VALUE:
-        report.too_long(path, MAX_VALUE)
     for problem in formats.semantic_version(version):
         report.invalid(path, version, problem)
+    if len(version) > MAX_VALUE:
+        report.too_long(path, MAX_VALUE)
 
 
 def _check_partition_type(spec: Document, report: Report) -> None:
@@ -270,13 +274,14 @@ def _check_partition_type(spec: Document, report: Report) -> None:
 def _check_consumptions(consumptions: list[Document], path: Path, report: Report) -> None:
     if len(consumptions) > MAX_CONSUMPTIONS:
         report.too_many(path, len(consumptions), MAX_CONSUMPTIONS)
+        return
     seen: set[str] = set()
     for index, consumption in enumerate(consumptions):
         place = at(path, index)
         name = consumption.get("counterSet") or ""
         if name:
             report.format(at(place, "counterSet"), name, formats.dns_label)
-            report.unique(place, name, seen)
+        report.unique(place, name, seen, consumption)
         _check_counters(consumption.get("counters"), at(place, "counters"), report)
         groups = consumption.get("compatibilityGroups") or []
         if len(groups) > MAX_GROUPS:
@@ -294,7 +299,7 @@ def _check_counters(counters: Document | None, path: Path, report: Report) -> No
     if len(counters) > MAX_COUNTERS:
         report.too_many(path, len(counters), MAX_COUNTERS)
     for name in counters:
-        report.format(at(path, Key(name)), name, formats.dns_label)
+        report.format(path, name, formats.dns_label)
 
 
 # --- capacity ------------------------------------------------------------------------------------

@@ -40,11 +40,11 @@ def _check_object(
                 check_structure(values, item, (path, Key(key)), report)
         return
     demands = demands_of(schema)
+    fields = schema.fields()
     for field in demands.required:
         found = value.get(field)
-        if found is None or found == "" or found == []:
-            report.required((path, field))
-    fields = schema.fields()
+        if found is None or found == "" or (found == [] and fields[field].type == "array"):
+            _report_missing(fields[field], (path, field), report)
     for key, item in value.items():
         child = fields.get(key)
         # A plain text or number of an open set, which is most of them, has nothing to check.
@@ -56,6 +56,14 @@ def _check_object(
             check_structure(child, item, (path, key), report)
         elif item not in child.enum or item == "":
             _check_choice(schema, key, child, item, path, demands, report)
+
+
+def _report_missing(schema: Schema, path: Path, report: Report) -> None:
+    """In Go a part that is left out is there and empty: what is required in it is missing."""
+    if schema.has_fields and schema.required:
+        check_structure(schema, {}, path, report)
+    else:
+        report.required(path)
 
 
 def _check_choice(
