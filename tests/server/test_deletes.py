@@ -49,11 +49,12 @@ def test_preconditions_hold_or_nothing_happens(world):
         error = await w.refused(w.client.delete(CONFIG_MAPS, "a", "default", uid="other"))
         assert (error.code, error.reason) == (409, "Conflict")
         assert error.message == (
-            'Operation cannot be fulfilled on configmaps "a": Precondition failed: '
-            f"UID in precondition: other, UID in object meta: {uid}"
+            'Operation cannot be fulfilled on ConfigMap "a": the UID in the precondition (other) '
+            f"does not match the UID in record ({uid}). The object might have been deleted and "
+            "then recreated"
         )
         error = await w.refused(w.client.delete(CONFIG_MAPS, "a", "default", resource_version="1"))
-        assert "Precondition failed: ResourceVersion in precondition: 1" in error.message
+        assert "the ResourceVersion in the precondition (1) does not match" in error.message
         version = made["metadata"]["resourceVersion"]
         await w.client.delete(CONFIG_MAPS, "a", "default", uid=uid, resource_version=version)
         assert not await exists(w, CONFIG_MAPS, "a")

@@ -190,9 +190,13 @@ def test_events_are_one_thing_in_two_groups(world):
         new = await w.client.get(NEW_EVENTS, "e", "default")
         assert new["apiVersion"] == "events.k8s.io/v1"
         assert new["note"] == "it started"
-        patched = await w.client.patch(NEW_EVENTS, "e", {"note": "again"}, "default")
-        assert patched["note"] == "again"
-        assert (await w.client.get(EVENTS, "e", "default"))["message"] == "again"
+        series = {"count": 2, "lastObservedTime": "2026-01-01T00:01:00.000000Z"}
+        patched = await w.client.patch(NEW_EVENTS, "e", {"series": series}, "default")
+        assert patched["series"] == series
+        assert (await w.client.get(EVENTS, "e", "default"))["series"] == series
+        again = w.client.patch(NEW_EVENTS, "e", {"note": "again"}, "default")
+        error = await w.refused(again)
+        assert 'message: Invalid value: "again": field is immutable' in error.message
 
     world(story)
 

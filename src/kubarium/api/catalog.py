@@ -161,7 +161,26 @@ def _builtin_kind(schemas: BuiltinSchemas, row: dict[str, Any]) -> Kind:
         verbs=CREATE_ONLY if row.get("create_only") else CRUD_VERBS,
         scale=_WORKLOAD_SCALE if "scale" in subresources else None,
         shape=SHAPES.get((resource.api_version, name)),
+        deprecation_warning=_deprecation(resource),
     )
+
+
+# Versions on their way out: since which version of Kubernetes, and until which they are served
+# (``APILifecycleDeprecated`` and ``Removed`` of k8s.io/api; what is deprecated later is left out).
+_DEPRECATED = {
+    "resource.k8s.io/v1beta1": ("1.35", "1.38"),
+    "resource.k8s.io/v1beta2": ("1.36", "1.39"),
+}
+_NOT_DEPRECATED = ("DeviceTaintRule",)  # came to its beta versions later
+
+
+def _deprecation(resource: Resource) -> str:
+    found = _DEPRECATED.get(resource.api_version)
+    if found is None or resource.kind in _NOT_DEPRECATED:
+        return ""
+    since, until = found
+    what = f"{resource.api_version} {resource.kind}"
+    return f"{what} is deprecated in v{since}+, unavailable in v{until}+"
 
 
 # Listed after all other groups, in this order. See Catalog.groups.

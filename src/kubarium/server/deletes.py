@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from kubarium.api.catalog import Kind
 from kubarium.api.resource import Document
 from kubarium.base.clock import parse_rfc3339, rfc3339
-from kubarium.base.errors import FieldError, invalid
+from kubarium.base.errors import FieldError, conflict, invalid
 from kubarium.server.admission.chain import DELETE, Attempt, Chain
-from kubarium.server.metadata import Metadata, uid_mismatch, version_mismatch
+from kubarium.server.metadata import Metadata
 from kubarium.server.registry import Registry
 from kubarium.server.requests import Call, DeleteOptions
 from kubarium.server.strategy import Strategies
@@ -177,9 +177,19 @@ def check_delete_options(options: DeleteOptions) -> None:
 
 
 def _check_preconditions(kind: Kind, metadata: Metadata, options: DeleteOptions) -> None:
-    name = metadata["name"]
-    if options.uid and options.uid != metadata["uid"]:
-        raise uid_mismatch(kind, name, options.uid, metadata["uid"])
-    version = options.resource_version
-    if version and version != metadata["resourceVersion"]:
-        raise version_mismatch(kind, name, version, metadata["resourceVersion"])
+    """ApiError 409, which names the kind where other conflicts name the resource."""
+    uid, version = options.uid, options.resource_version
+    if uid and uid != metadata["uid"]:
+        why = (
+            f"the UID in the precondition ({uid}) does not match the UID in record "
+            f"({metadata['uid']}). The object might have been deleted and then recreated"
+        )
+    elif version and version != metadata["resourceVersion"]:
+        why = (
+            f"the ResourceVersion in the precondition ({version}) does not match the "
+            f"ResourceVersion in record ({metadata['resourceVersion']}). The object might have "
+            "been modified"
+        )
+    else:
+        return
+    raise conflict(kind.resource.kind, kind.resource.group, metadata["name"], why)

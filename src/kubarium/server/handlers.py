@@ -127,8 +127,14 @@ class Handlers:
 
     async def handle(self, request: Request) -> Reply:
         """Answer a resource request; ApiError for everything that is refused."""
+        kind = self._kind(request.info)
+        reply = await self._handle(kind, request)
+        if kind.deprecation_warning and isinstance(reply, Answer):
+            reply.warnings = [kind.deprecation_warning, *reply.warnings]
+        return reply
+
+    async def _handle(self, kind: Kind, request: Request) -> Reply:
         info = request.info
-        kind = self._kind(info)
         if info.subresource:
             return await self._subresource(kind, request)
         misplaced = bool(info.name) == (info.verb == "create")

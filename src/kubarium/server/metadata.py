@@ -114,15 +114,6 @@ def uid_mismatch(kind: Kind, name: str, wanted: str, found: str) -> ApiError:
     return conflict(kind.resource.plural, kind.resource.group, name, why)
 
 
-def version_mismatch(kind: Kind, name: str, wanted: str, found: str) -> ApiError:
-    """409: the object has changed since the client looked."""
-    why = (
-        f"Precondition failed: ResourceVersion in precondition: {wanted}, "
-        f"ResourceVersion in object meta: {found}"
-    )
-    return conflict(kind.resource.plural, kind.resource.group, name, why)
-
-
 def keep_system_fields(new: Metadata, old: Metadata) -> None:
     """Put the stored system fields into the fresh metadata of an update."""
     for name in _SYSTEM_FIELDS:

@@ -88,7 +88,7 @@ def default_csi_driver(document: Document) -> None:
 
 def default_priority_class(document: Document) -> None:
     """scheduling.k8s.io/v1 PriorityClass."""
-    fill(document, "preemptionPolicy", "PreemptLowerPriority")
+    document.setdefault("preemptionPolicy", "PreemptLowerPriority")
     document.setdefault("value", 0)
 
 

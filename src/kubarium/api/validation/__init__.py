@@ -111,6 +111,9 @@ _RULES: dict[tuple[str, str], Rules] = {
     ),
     ("batch", "CronJob"): Rules(jobs.check_cron_job),
     ("autoscaling", "HorizontalPodAutoscaler"): Rules(policies.check_autoscaler),
+    ("events.k8s.io", "Event"): Rules(
+        core.check_new_event, core.check_new_event_update, recheck=False
+    ),
     ("coordination.k8s.io", "Lease"): Rules(core.check_lease),
     ("discovery.k8s.io", "EndpointSlice"): Rules(
         core.check_endpoint_slice, core.check_endpoint_slice_update

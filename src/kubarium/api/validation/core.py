@@ -17,6 +17,7 @@ from kubarium.api.validation.report import NOT_POSITIVE, Report
 _SPEC: Path = (None, "spec")
 MAX_DATA = 1024 * 1024  # bytes of a Secret's or ConfigMap's values
 MAX_EVENT_NOTE = 1024
+MAX_EVENT_WORD = 128
 MAX_ENDPOINTS = 1000
 MAX_ENDPOINT_ADDRESSES = 100
 MAX_SLICE_PORTS = 20_000
@@ -133,16 +134,80 @@ def check_namespace_status(new: Document, old: Document, report: Report) -> None
 
 
 def check_event(document: Document, report: Report) -> None:
-    """core/v1 Event: it stands where what it is about stands."""
-    namespace = (document.get("metadata") or {}).get("namespace") or ""
+    """core/v1 Event."""
     about = document.get("involvedObject") or {}
+    _check_any_event(document, about, document.get("message"), "reportingComponent", report)
+
+
+def check_new_event(document: Document, report: Report) -> None:
+    """events.k8s.io/v1 Event, which is stricter. Source: core/validation/events.go."""
+    about = document.get("regarding") or {}
+    _check_any_event(document, about, document.get("note"), "reportingController", report)
+    series = document.get("series")
+    if series is not None and (series.get("count") or 0) < 2:  # noqa: PLR2004
+        report.invalid(at(None, "series.count"), "", "should be at least 2")
+    if series is not None and not series.get("lastObservedTime"):
+        report.required(at(None, "series.lastObservedTime"))
+    if not document.get("eventTime"):
+        report.required((None, "eventTime"))
+    type_ = document.get("type") or ""
+    if type_ not in ("Normal", "Warning"):
+        report.invalid((None, "type"), "", f"has invalid value: {type_}")
+    for field, old in _OLD_EVENT_FIELDS.items():
+        if document.get(field):
+            report.invalid((None, old), "", "needs to be unset")
+
+
+def check_new_event_update(new: Document, old: Document, report: Report) -> None:
+    """Only the series of an Event goes on."""
+    for field, core_name in _KEPT_EVENT_FIELDS.items():
+        report.immutable((None, core_name), new.get(field), old.get(field))
+
+
+# Fields of events.k8s.io and what complaints call them: by their names in core/v1.
+_OLD_EVENT_FIELDS = {
+    "deprecatedFirstTimestamp": "firstTimestamp",
+    "deprecatedLastTimestamp": "lastTimestamp",
+    "deprecatedCount": "count",
+    "deprecatedSource": "source",
+}
+_KEPT_EVENT_FIELDS = {
+    "regarding": "involvedObject",
+    "note": "message",
+    **_OLD_EVENT_FIELDS,
+    **{
+        field: field
+        for field in (
+            *("reason", "type", "eventTime", "action", "related"),
+            *("reportingController", "reportingInstance"),
+        )
+    },
+}
+
+
+def _check_any_event(
+    document: Document, about: Document, note: str | None, reporter: str, report: Report
+) -> None:
+    """An event stands where what it is about stands; one of the new kind says who reports what."""
+    namespace = (document.get("metadata") or {}).get("namespace") or ""
+    modern = bool(document.get("eventTime"))
     expected = about.get("namespace") or "default"
-    if namespace != expected:
+    system = modern and not about.get("namespace") and namespace == "kube-system"
+    if namespace != expected and not (modern and about.get("namespace")) and not system:
         detail = "does not match event.namespace"
         report.invalid(at(None, "involvedObject", "namespace"), about.get("namespace", ""), detail)
-    if len((document.get("message") or "").encode()) > MAX_EVENT_NOTE and document.get("eventTime"):
-        detail = f"can have at most {MAX_EVENT_NOTE} characters"
-        report.invalid((None, "message"), "", detail)
+    if not modern:
+        return
+    if not document.get(reporter):
+        report.required((None, reporter))
+    report.format((None, reporter), document.get(reporter) or "", formats.qualified_name)
+    for field in ("reportingInstance", "action", "reason"):
+        if not document.get(field):
+            report.required((None, field))
+        elif len(document[field].encode()) > MAX_EVENT_WORD:
+            report.invalid((None, field), "", f"can have at most {MAX_EVENT_WORD} characters")
+    if len((note or "").encode()) > MAX_EVENT_NOTE:
+        report.invalid((None, "message"), "", f"can have at most {MAX_EVENT_NOTE} characters")
 
 
 # --- endpoints -----------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ SYSTEM_PRIORITIES = {
 
 def check_priority_class(document: Document, report: Report) -> None:
     """PriorityClass: users stay at or below a thousand million; ``system-`` is reserved."""
+    if document.get("preemptionPolicy") == "":
+        report.required((None, "preemptionPolicy"))
     name = (document.get("metadata") or {}).get("name") or ""
     value = document.get("value") or 0
     if name.startswith(_SYSTEM_PREFIX):

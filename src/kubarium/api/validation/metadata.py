@@ -40,6 +40,8 @@ NAME_CHECKS: dict[tuple[str, str], Check] = {
     (_RBAC, "ClusterRoleBinding"): formats.path_segment,
     ("certificates.k8s.io", "ClusterTrustBundle"): formats.path_segment,
     ("networking.k8s.io", "IPAddress"): formats.ip_address,
+    ("policy", "PodDisruptionBudget"): formats.path_segment,
+    ("", "Event"): formats.path_segment,
 }
 
 

@@ -18,7 +18,7 @@ from kubarium.server.admission.jobset import (
 from kubarium.server.admission.kueue import check_queueing, default_queueing
 from kubarium.server.admission.limit_ranges import check_limit_ranges, set_default_resources
 from kubarium.server.admission.namespace_lifecycle import namespace_must_take_content, protect
-from kubarium.server.admission.pod_groups import protect_group
+from kubarium.server.admission.pod_groups import check_parent, protect_group
 from kubarium.server.admission.priority import only_one_default, resolve_priority
 from kubarium.server.admission.quotas import check_quotas
 from kubarium.server.admission.rbac_escalation import escalation_guards
@@ -77,6 +77,9 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("ServiceAccount", give_service_account, _PODS, _ON_CREATE),
             Plugin("Priority", resolve_priority, _PRIORITISED, _ON_CREATE),
             Plugin("PodGroupProtection", protect_group, _POD_GROUPS, _ON_CREATE),
+            Plugin(
+                "PodGroupProtection", check_parent, _PRIORITISED, _ON_CREATE, validating=True
+            ),
             Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
             Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
             Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),

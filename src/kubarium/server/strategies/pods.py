@@ -79,6 +79,8 @@ def prepare_create(registry: Registry, call: Call, pod: Document) -> None:
     labels = pod["metadata"].get("labels")
     if labels and (spec.get("affinity") or spec.get("topologySpreadConstraints")):
         spec = pod["spec"] = with_label_keys(spec, labels)
+    if (spec.get("terminationGracePeriodSeconds") or 0) < 0:
+        spec = pod["spec"] = spec | {"terminationGracePeriodSeconds": 1}
     status: Document = {"phase": "Pending", "qosClass": qos_class(spec)}
     if spec.get("schedulingGates"):
         status["conditions"] = [
@@ -88,7 +90,6 @@ def prepare_create(registry: Registry, call: Call, pod: Document) -> None:
                 "lastTransitionTime": registry.now(),
                 "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
-                "observedGeneration": 1,
             }
         ]
     pod["status"] = status

@@ -82,16 +82,23 @@ _TABLE: dict[tuple[str, str], Strategy] = {
     ("scheduling.k8s.io", "podgroups"): _GENERATION,
     ("scheduling.k8s.io", "compositepodgroups"): _GENERATION,
     ("scheduling.k8s.io", "workloads"): _GENERATION,
-    ("resource.k8s.io", "deviceclasses"): _GENERATION,
-    ("resource.k8s.io", "resourceclaims"): Strategy(prepare_status=devices.prepare_claim_status),
-    ("resource.k8s.io", "resourcepoolstatusrequests"): _LOCKED,
+    ("resource.k8s.io", "deviceclasses"): Strategy(generation=True, returns_deleted=True),
+    ("resource.k8s.io", "resourceclaims"): Strategy(
+        returns_deleted=True, prepare_status=devices.prepare_claim_status
+    ),
+    ("resource.k8s.io", "resourceclaimtemplates"): Strategy(returns_deleted=True),
+    ("resource.k8s.io", "resourcepoolstatusrequests"): Strategy(
+        returns_deleted=True, unconditional_update=False
+    ),
     ("resource.k8s.io", "resourceslices"): Strategy(
         generation=True,
+        returns_deleted=True,
         prepare_create=devices.prepare_slice,
         prepare_update=devices.prepare_slice_update,
     ),
     ("resource.k8s.io", "devicetaintrules"): Strategy(
         generation=True,
+        returns_deleted=True,
         unconditional_update=False,
         unconditional_versions=frozenset({"v1beta2", "v1alpha3"}),
         prepare_create=devices.prepare_rule,
