@@ -48,7 +48,8 @@ def fold_texts(secret: Document) -> None:
 
 
 def _invalid(kind: Kind, document: Document, errors: list[FieldError]) -> ApiError:
-    return invalid(kind.resource.kind, kind.resource.group, document["metadata"]["name"], errors)
+    # Events of either group are refused as core's.
+    return invalid(kind.resource.kind, kind.storage.group, document["metadata"]["name"], errors)
 
 
 class Documents:

@@ -102,11 +102,10 @@ def default_job(document: Document) -> None:
     labels = spec["template"]["metadata"].get("labels")
     if labels and not document["metadata"].get("labels"):
         document["metadata"]["labels"] = dict(labels)
-    fill(spec, "completionMode", "NonIndexed")
+    spec.setdefault("completionMode", "NonIndexed")
     spec.setdefault("suspend", False)
     spec.setdefault("manualSelector", False)
-    fill(
-        spec,
+    spec.setdefault(
         "podReplacementPolicy",
         "Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed",
     )

@@ -68,6 +68,11 @@ _MAY_BE_EMPTY = frozenset(
         ("events.v1.Event", "eventTime"),
         ("events.v1.EventSeries", "lastObservedTime"),
         ("batch.v1.PodFailurePolicy", "rules"),
+        ("batch.v1.PodFailurePolicyRule", "action"),
+        ("batch.v1.PodFailurePolicyOnExitCodesRequirement", "operator"),
+        ("batch.v1.PodFailurePolicyOnExitCodesRequirement", "values"),
+        ("batch.v1.PodFailurePolicyOnPodConditionsPattern", "type"),
+        ("batch.v1.SuccessPolicy", "rules"),
         ("apps.v1.ControllerRevision", "data"),
         *_of_devices("DeviceTaint", "effect"),
         *_of_devices("DeviceTaint", "key"),
@@ -91,6 +96,7 @@ _OWN_RULES = frozenset(
     (
         ("apps.v1.StatefulSetSpec", "podManagementPolicy"),
         ("apps.v1.StatefulSetUpdateStrategy", "type"),
+        ("batch.v1.JobSpec", "podReplacementPolicy"),
         ("core.v1.LimitRangeItem", "type"),
         ("core.v1.NodeSpec", "taints"),
         ("core.v1.ResourceQuotaSpec", "scopes"),
@@ -129,7 +135,7 @@ _NEVER_EMPTY = frozenset(
         ("core.v1.TopologySpreadConstraint", "nodeAffinityPolicy"),
         ("core.v1.TopologySpreadConstraint", "nodeTaintsPolicy"),
         ("core.v1.PersistentVolumeSpec", "volumeMode"),
-        ("batch.v1.JobSpec", "podReplacementPolicy"),
+        ("batch.v1.JobSpec", "completionMode"),
         ("policy.v1.PodDisruptionBudgetSpec", "unhealthyPodEvictionPolicy"),
     )
 )
@@ -139,6 +145,7 @@ _CHOICES = {
         ("apps.v1.StatefulSetPersistentVolumeClaimRetentionPolicy", field): ("Retain", "Delete")
         for field in ("whenDeleted", "whenScaled")
     },
+    ("batch.v1.JobSpec", "completionMode"): ("NonIndexed", "Indexed"),
     ("core.v1.PodSpec", "preemptionPolicy"): ("PreemptLowerPriority", "Never"),
     ("scheduling.v1.PriorityClass", "preemptionPolicy"): ("PreemptLowerPriority", "Never"),
     ("core.v1.PodSecurityContext", "fsGroupChangePolicy"): ("Always", "OnRootMismatch"),

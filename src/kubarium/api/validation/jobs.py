@@ -31,6 +31,8 @@ _COUNTS = (
     "backoffLimitPerIndex",
     "maxFailedIndexes",
 )
+_ACTIONS = '["Count" "FailIndex" "FailJob" "Ignore"]'
+_REPLACEMENTS = ("TerminatingOrFailed", "Failed")
 
 
 def check_job(document: Document, report: Report) -> None:
@@ -67,11 +69,20 @@ def check_job_spec(spec: Document, path: Path, report: Report) -> None:
     template = spec.get("template") or {}
     check_pod_template(template, at(path, "template"), report)
     policy = (template.get("spec") or {}).get("restartPolicy") or "Always"
-    if policy not in ("OnFailure", "Never"):
-        spot = at(path, "template", "spec", "restartPolicy")
+    spot = at(path, "template", "spec", "restartPolicy")
+    if policy == "Always":
         report.required(spot, 'valid values: "OnFailure", "Never"')
+    elif policy not in ("OnFailure", "Never"):
+        report.not_supported(spot, policy, ("OnFailure", "Never"))
+    replacement = spec.get("podReplacementPolicy")
+    if replacement is not None:
+        choices = _REPLACEMENTS[-1:] if spec.get("podFailurePolicy") is not None else _REPLACEMENTS
+        if replacement not in choices:
+            report.not_supported(at(path, "podReplacementPolicy"), replacement, choices)
     manager = spec.get("managedBy")
-    if manager is not None:
+    if manager == "":
+        report.required(at(path, "managedBy"))
+    elif manager is not None:
         report.format(at(path, "managedBy"), manager, formats.domain_prefixed)
         if len(manager) > MAX_MANAGED_BY:
             report.too_long(at(path, "managedBy"), MAX_MANAGED_BY)
@@ -154,9 +165,6 @@ def _check_failure_policy(spec: Document, path: Path, policy: str, report: Repor
     if policy != "Never":
         spot = at(path, "template", "spec", "restartPolicy")
         report.invalid(spot, policy, 'only "Never" is supported when podFailurePolicy is specified')
-    if spec.get("podReplacementPolicy") not in (None, "", "Failed"):
-        value = spec["podReplacementPolicy"]
-        report.not_supported(at(path, "podReplacementPolicy"), value, ("Failed",))
     rules = spec["podFailurePolicy"].get("rules") or []
     if len(rules) > MAX_RULES:
         report.too_many(at(place, "rules"), len(rules), MAX_RULES)
@@ -174,6 +182,8 @@ def _container_names(spec: Document) -> set[str]:
 def _check_failure_rule(
     rule: Document, spec: Document, path: Path, names: set[str], report: Report
 ) -> None:
+    if not rule.get("action"):
+        report.required(at(path, "action"), f"valid values: {_ACTIONS}")
     if rule.get("action") == "FailIndex" and spec.get("backoffLimitPerIndex") is None:
         detail = "requires the backoffLimitPerIndex to be set"
         report.invalid(at(path, "action"), "FailIndex", detail)
@@ -190,8 +200,7 @@ def _check_failure_rule(
         report.too_many(at(path, "onPodConditions"), len(conditions), MAX_RULES)
     for index, pattern in enumerate(conditions):
         spot = at(path, "onPodConditions", index)
-        if pattern.get("type"):
-            report.format(at(spot, "type"), pattern["type"], formats.qualified_name)
+        report.format(at(spot, "type"), pattern.get("type") or "", formats.qualified_name)
         if pattern.get("status") not in ("False", "True", "Unknown"):
             choices = ("False", "True", "Unknown")
             report.not_supported(at(spot, "status"), pattern.get("status", ""), choices)
@@ -202,9 +211,12 @@ def _check_exit_codes(codes: Document, path: Path, names: set[str], report: Repo
     if container is not None and container not in names:
         detail = "must be one of the container or initContainer names in the pod template"
         report.invalid(at(path, "containerName"), container, detail)
+    if not codes.get("operator"):
+        report.required(at(path, "operator"), 'valid values: ["In" "NotIn"]')
     values = codes.get("values") or []
     place = at(path, "values")
     if not values:
+        report.invalid(place, codes.get("values"), "at least one value is required")
         return
     if len(values) > MAX_EXIT_CODES:
         report.too_many(place, len(values), MAX_EXIT_CODES)
@@ -250,6 +262,9 @@ def _check_success_policy(spec: Document, path: Path, report: Report) -> None:
         report.invalid(place, spec["successPolicy"], detail)
         return
     rules = spec["successPolicy"].get("rules") or []
+    if not rules:
+        detail = "at least one rules must be specified when the successPolicy is specified"
+        report.required(at(place, "rules"), detail)
     if len(rules) > MAX_RULES:
         report.too_many(at(place, "rules"), len(rules), MAX_RULES)
     completions = spec.get("completions") or 0

@@ -54,11 +54,11 @@ def check_token_volumes(spec: Document, path: Path, report: Report) -> None:
 def check_pod_template(template: Document, path: Path, report: Report) -> None:
     """Labels, annotations and spec of a template."""
     metadata = template.get("metadata") or {}
-    check_labels(metadata.get("labels") or {}, at(path, "metadata", "labels"), report)
+    check_labels(metadata.get("labels") or {}, at(path, "labels"), report)
     spec = template.get("spec") or {}
     annotations = metadata.get("annotations")
     if annotations:
-        place = at(path, "metadata", "annotations")
+        place = at(path, "annotations")
         check_annotations(annotations, place, report)
         check_pod_annotations(annotations, spec, place, report)
     check_pod_spec(spec, at(path, "spec"), report, in_pod=False)
