@@ -23,6 +23,10 @@ class ConfigError(KubariumError):
 _WITHOUT_VALUE = ("Required", "Forbidden", "TooLong", "TooShort", "Internal")
 
 
+# In place of a value that complaints do not repeat (``field.OmitValueType``).
+OMITTED: Any = object()
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One complaint about one field, in apimachinery's ``field.Error`` wording.
@@ -56,6 +60,8 @@ class FieldError:
         title = self._TITLES[self.kind]
         if self.kind in _WITHOUT_VALUE:
             return f"{title}: {self.detail}" if self.detail else title
+        if self.value is OMITTED:
+            return f"{title}: {self.detail}"
         text = f"{title}: {show_value(self.value)}"
         return f"{text}: {self.detail}" if self.detail else text
 

@@ -14,9 +14,11 @@ from kubarium.api.catalog import Kind
 from kubarium.api.crds.check import check_definition, check_definition_update
 from kubarium.api.resource import Document
 from kubarium.api.validation import (
+    claim_status,
     core,
     devices,
     gangs,
+    job_status,
     jobs,
     network_policies,
     nodes,
@@ -107,7 +109,7 @@ _RULES: dict[tuple[str, str], Rules] = {
         metadata=workloads.check_new_stateful_set,
     ),
     ("batch", "Job"): Rules(
-        jobs.check_job, jobs.check_job_update, jobs.check_job_status, recheck=False
+        jobs.check_job, jobs.check_job_update, job_status.check_job_status, recheck=False
     ),
     ("batch", "CronJob"): Rules(jobs.check_cron_job),
     ("autoscaling", "HorizontalPodAutoscaler"): Rules(policies.check_autoscaler),
@@ -138,7 +140,7 @@ _RULES: dict[tuple[str, str], Rules] = {
     (_DRA, "ResourceClaim"): Rules(
         devices.check_claim,
         devices.check_claim_update,
-        devices.check_claim_status,
+        claim_status.check_claim_status,
         recheck=False,
     ),
     (_DRA, "ResourceClaimTemplate"): Rules(

@@ -144,7 +144,7 @@ def check_new_event(document: Document, report: Report) -> None:
     about = document.get("regarding") or {}
     _check_any_event(document, about, document.get("note"), "reportingController", report)
     series = document.get("series")
-    if series is not None and (series.get("count") or 0) < 2:  # noqa: PLR2004
+    if series is not None and (series.get("count") or 0) < 2:
         report.invalid(at(None, "series.count"), "", "should be at least 2")
     if series is not None and not series.get("lastObservedTime"):
         report.required(at(None, "series.lastObservedTime"))

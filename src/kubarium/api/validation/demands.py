@@ -83,6 +83,8 @@ _MAY_BE_EMPTY = frozenset(
         *_of_devices("DeviceRequest", "name"),
         *_of_devices("DeviceSubRequest", "name"),
         *_of_devices("CELDeviceSelector", "expression"),
+        *_of_devices("OpaqueDeviceConfiguration", "driver"),
+        *_of_devices("OpaqueDeviceConfiguration", "parameters"),
         *_of_groups("WorkloadSpec", "podGroupTemplates"),
         *_of_groups("PodGroupSpec", "schedulingPolicy"),
         *_of_groups("PodGroupTemplate", "schedulingPolicy"),

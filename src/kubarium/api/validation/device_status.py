@@ -29,9 +29,9 @@ def check_device_statuses(
     allocated = {_identity(result) for result in results}
     seen: set[str] = set()
     for index, device in enumerate(devices):
-        report.unique(at(path, index), "/".join(filter(None, _identity(device))), seen)
+        report.unique(at(path, index), "/".join(_identity(device)), seen, device)
         if _identity(device) not in allocated:
-            shown = "/".join(part for part in _identity(device) if part)
+            shown = dict(zip(_IDENTITY, _identity(device), strict=True))
             report.invalid(at(path, index), shown, "must be an allocated device in the claim")
         conditions = device.get("conditions") or []
         check_conditions(conditions, MAX_DEVICE_CONDITIONS, at(path, index, "conditions"), report)
@@ -104,6 +104,9 @@ def _interface_complaint(text: str) -> str:
     mapped = getattr(parsed.ip, "ipv4_mapped", None)
     canonical = f"{mapped or parsed.ip}/{parsed.network.prefixlen}"
     return "" if text == canonical else f"must be in canonical form ({json.dumps(canonical)})"
+
+
+_IDENTITY = ("Driver", "Pool", "Device", "ShareID")
 
 
 def _identity(document: Document) -> tuple[str, ...]:

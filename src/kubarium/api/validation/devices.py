@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
@@ -16,9 +15,8 @@ from kubarium.api.cel.devices import (
 from kubarium.api.cel.environment import CelCompileError
 from kubarium.api.paths import Key, Path, at
 from kubarium.api.resource import Document
-from kubarium.api.validation.device_status import check_conditions, check_device_statuses
+from kubarium.api.validation.device_status import check_conditions
 from kubarium.api.validation.metadata import check_annotations, check_labels
-from kubarium.api.validation.placement import check_node_selector
 from kubarium.api.validation.quantities import amount
 from kubarium.api.validation.report import NOT_NEGATIVE, NOT_POSITIVE, Report
 
@@ -33,8 +31,6 @@ MAX_DERIVED = 32
 MAX_EXPRESSION = 10 * 1024
 MAX_PARAMETERS = 10 * 1024
 MAX_BINDING_CONDITIONS = 4
-MAX_RESERVED_FOR = 256
-MAX_RESULTS = 32
 MAX_DRIVER_NAME = 63
 MAX_POOL_NAME = 253
 MAX_POOLS_LISTED = 1000
@@ -50,9 +46,7 @@ _POOL_COUNTS = (
     "unavailableDevices",
 )
 PREPARE, UNPREPARE, SKIP_ALL = "NodePrepareResources", "NodeUnprepareResources", "*"
-CONFIG_SOURCES = ("FromClaim", "FromClass")
 SKIP_OPERATIONS = (SKIP_ALL, PREPARE, UNPREPARE)
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TOO_COMPLEX = "too complex, exceeds cost limit"
 _ONE_ATTRIBUTE = (
     'exactly one of "matchAttribute" or "distinctAttribute" is required, '
@@ -91,7 +85,7 @@ def check_claim_spec(spec: Document, path: Path, report: Report) -> None:
     seen: set[str] = set()
     for index, request in enumerate(requests):
         _check_request(request, at(place, "requests", index), seen, report)
-    names = _request_names(requests)
+    names = request_names(requests)
     constraints = devices.get("constraints") or []
     _check_constraints(constraints, at(place, "constraints"), names, report)
     _check_all_derived(requests, constraints, place, report)
@@ -100,11 +94,11 @@ def check_claim_spec(spec: Document, path: Path, report: Report) -> None:
         report.too_many(at(place, "config"), len(configs), MAX_CONFIGS)
     for index, config in enumerate(configs):
         spot = at(place, "config", index)
-        _check_request_references(config.get("requests") or [], at(spot, "requests"), names, report)
+        check_request_references(config.get("requests") or [], at(spot, "requests"), names, report)
         check_opaque(config.get("opaque"), at(spot, "opaque"), report)
 
 
-def _request_names(requests: list[Document]) -> set[str]:
+def request_names(requests: list[Document]) -> set[str]:
     names = set()
     for request in requests:
         names.add(request.get("name") or "")
@@ -158,10 +152,10 @@ def _check_exact(request: Document, path: Path, report: Report) -> None:
     if len(tolerations) > MAX_TOLERATIONS:
         report.too_many(at(path, "tolerations"), len(tolerations), MAX_TOLERATIONS)
     for index, toleration in enumerate(tolerations):
-        _check_toleration(toleration, at(path, "tolerations", index), report)
+        check_toleration(toleration, at(path, "tolerations", index), report)
 
 
-def _check_toleration(toleration: Document, path: Path, report: Report) -> None:
+def check_toleration(toleration: Document, path: Path, report: Report) -> None:
     key, operator = toleration.get("key") or "", toleration.get("operator") or "Equal"
     if key:
         report.format(at(path, "key"), key, formats.qualified_name)
@@ -272,8 +266,10 @@ def _check_constraints(
     for index, constraint in enumerate(constraints):
         place = at(path, index)
         references = constraint.get("requests") or []
-        _check_request_references(references, at(place, "requests"), names, report)
-        given = [k for k in ("matchAttribute", "distinctAttribute") if constraint.get(k) is not None]
+        check_request_references(references, at(place, "requests"), names, report)
+        given = [
+            k for k in ("matchAttribute", "distinctAttribute") if constraint.get(k) is not None
+        ]
         if not given:
             report.required(place, _ONE_ATTRIBUTE)
         elif len(given) > 1:
@@ -282,7 +278,7 @@ def _check_constraints(
             check_full_name(constraint[key], at(place, key), report)
 
 
-def _check_request_references(
+def check_request_references(
     references: list[Any], path: Path, names: set[str], report: Report
 ) -> None:
     if len(references) > MAX_REQUESTS:
@@ -290,14 +286,14 @@ def _check_request_references(
         return
     seen: set[Any] = set()
     for index, name in enumerate(references):
-        _check_request_reference(name, at(path, index), names, report)
+        check_request_reference(name, at(path, index), names, report)
         report.unique(at(path, index), name, seen)
 
 
-def _check_request_reference(name: str, path: Path, names: set[str], report: Report) -> None:
+def check_request_reference(name: str, path: Path, names: set[str], report: Report) -> None:
     """The name of a request, or of one of its alternatives behind a slash."""
     parts = name.split("/")
-    if len(parts) <= 2:  # noqa: PLR2004
+    if len(parts) <= 2:
         for part in parts:
             for complaint in formats.dns_label(part):
                 report.invalid(path, part, complaint)
@@ -350,13 +346,30 @@ def check_opaque(opaque: Document | None, path: Path, report: Report) -> None:
     if opaque is None:
         report.required(path)
         return
-    if opaque.get("driver"):
-        check_driver_name(opaque["driver"], at(path, "driver"), report)
+    check_driver(opaque.get("driver"), at(path, "driver"), report)
     parameters = opaque.get("parameters")
-    if parameters is not None and not isinstance(parameters, dict):
+    if parameters is None:
+        report.required(at(path, "parameters"))
+    elif not isinstance(parameters, dict):
         report.invalid(at(path, "parameters"), "<value omitted>", "must be a valid JSON object")
-    elif parameters is not None and len(orjson.dumps(parameters)) > MAX_PARAMETERS:
+    elif len(orjson.dumps(parameters)) > MAX_PARAMETERS:
         report.too_long(at(path, "parameters"), MAX_PARAMETERS)
+
+
+def check_driver(name: str | None, path: Path, report: Report) -> None:
+    """As :func:`check_driver_name`, and an absent one is reported too."""
+    if name:
+        check_driver_name(name, path, report)
+    else:
+        report.required(path)
+
+
+def check_pool(name: str | None, path: Path, report: Report) -> None:
+    """As :func:`check_pool_name`, and an absent one is reported too."""
+    if name:
+        check_pool_name(name, path, report)
+    else:
+        report.required(path)
 
 
 def check_driver_name(name: str, path: Path, report: Report) -> None:
@@ -370,93 +383,6 @@ def check_driver_name(name: str, path: Path, report: Report) -> None:
 def check_claim_update(new: Document, old: Document, report: Report) -> None:
     """A claim's spec never changes."""
     report.immutable(_SPEC, new.get("spec"), old.get("spec"))
-
-
-def check_claim_status(new: Document, old: Document, report: Report) -> None:
-    """Allocation, consumers and device statuses stay within their limits."""
-    status, before = new.get("status") or {}, old.get("status") or {}
-    path: Path = (None, "status")
-    allocation, was = status.get("allocation"), before.get("allocation")
-    reserved = status.get("reservedFor") or []
-    if was is not None and allocation is not None and allocation != was:
-        report.immutable(at(path, "allocation"), allocation, was)
-    if reserved and allocation is None:
-        detail = "may not be specified when `allocated` is not set"
-        report.forbidden(at(path, "reservedFor"), detail)
-    if len(reserved) > MAX_RESERVED_FOR:
-        report.too_many(at(path, "reservedFor"), len(reserved), MAX_RESERVED_FOR)
-    elif reserved and new["metadata"].get("deletionTimestamp"):
-        known = before.get("reservedFor") or []
-        if any(consumer not in known for consumer in reserved):
-            detail = (
-                "new entries may not be added while `deallocationRequested` or `deletionTimestamp`"
-                " are set"
-            )
-            report.forbidden(at(path, "reservedFor"), detail)
-    seen: set[Any] = set()
-    for index, consumer in enumerate(reserved):
-        place = at(path, "reservedFor", index)
-        for field in ("resource", "name", "uid"):
-            if not consumer.get(field):
-                report.required(at(place, field))
-        report.unique(at(place, "uid"), consumer.get("uid"), seen)
-    results = ((allocation or {}).get("devices") or {}).get("results") or []
-    place = at(path, "allocation", "devices", "results")
-    if len(results) > MAX_RESULTS:
-        report.too_many(place, len(results), MAX_RESULTS)
-    names = _request_names(((new.get("spec") or {}).get("devices") or {}).get("requests") or [])
-    if was is None and allocation is not None:
-        for index, result in enumerate(results):
-            _check_result(result, names, at(place, index), report)
-        _check_allocation(allocation, names, at(path, "allocation"), report)
-    if status.get("devices"):
-        check_device_statuses(status["devices"], results, at(path, "devices"), report)
-
-
-def _check_allocation(allocation: Document, names: set[str], path: Path, report: Report) -> None:
-    """What a new allocation says besides devices: configuration, and where it can be used."""
-    place = at(path, "devices", "config")
-    configs = (allocation.get("devices") or {}).get("config") or []
-    if len(configs) > 2 * MAX_CONFIGS:  # the class's and the claim's
-        report.too_many(place, len(configs), 2 * MAX_CONFIGS)
-        configs = []
-    for index, config in enumerate(configs):
-        spot = at(place, index)
-        source = config.get("source") or ""
-        if not source:
-            report.required(at(spot, "source"))
-        elif source not in CONFIG_SOURCES:
-            report.not_supported(at(spot, "source"), source, CONFIG_SOURCES)
-        _check_request_references(config.get("requests") or [], at(spot, "requests"), names, report)
-        check_opaque(config.get("opaque"), at(spot, "opaque"), report)
-    if allocation.get("nodeSelector") is not None:
-        check_node_selector(allocation["nodeSelector"], at(path, "nodeSelector"), report)
-
-
-def _check_result(result: Document, names: set[str], path: Path, report: Report) -> None:
-    """One device of a new allocation."""
-    if result.get("request") not in names:
-        report.invalid(at(path, "request"), result.get("request", ""), _NO_SUCH_REQUEST)
-    if result.get("driver"):
-        check_driver_name(result["driver"], at(path, "driver"), report)
-    if result.get("pool"):
-        check_pool_name(result["pool"], at(path, "pool"), report)
-    report.required_format(at(path, "device"), result.get("device"), formats.dns_label)
-    for field in ("driver", "pool"):
-        if not result.get(field):
-            report.required(at(path, field))
-    share = result.get("shareID")
-    if share is not None and _UUID.fullmatch(share) is None:
-        detail = (
-            "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with "
-            "lowercase hexadecimal characters"
-        )
-        report.invalid(at(path, "shareID"), share, detail)
-    check_binding_conditions(result, path, report)
-    for index, toleration in enumerate(result.get("tolerations") or ()):
-        _check_toleration(toleration, at(path, "tolerations", index), report)
-    skipped = result.get("skipNodeOperations") or []
-    check_skip_operations(skipped, at(path, "skipNodeOperations"), report)
 
 
 def check_binding_conditions(document: Document, path: Path, report: Report) -> None:
@@ -477,10 +403,11 @@ def check_binding_conditions(document: Document, path: Path, report: Report) -> 
             report.invalid(at(path, "bindingFailureConditions", index), name, detail)
     if failures and not wanted:
         detail = "bindingConditions are required to use bindingFailureConditions"
-        report.invalid(at(path, "bindingConditions"), [], detail)
+        report.invalid(at(path, "bindingConditions"), document.get("bindingConditions"), detail)
     if wanted and not failures:
         detail = "bindingFailureConditions are required to use bindingConditions"
-        report.invalid(at(path, "bindingFailureConditions"), [], detail)
+        place = at(path, "bindingFailureConditions")
+        report.invalid(place, document.get("bindingFailureConditions"), detail)
 
 
 def check_skip_operations(operations: list[Any], path: Path, report: Report) -> None:

@@ -244,9 +244,7 @@ def _check_templates(
             _check_templates(template, here, report, seen, depth + 1)
 
 
-def _check_names(
-    templates: list[Document], path: Path, report: Report, seen: set[Any]
-) -> set[Any]:
+def _check_names(templates: list[Document], path: Path, report: Report, seen: set[Any]) -> set[Any]:
     """The names of one list, which are not among those ``seen`` elsewhere."""
     names: set[Any] = set()
     for index, template in enumerate(templates):

@@ -13,13 +13,14 @@ from kubarium.api.validation.metadata import check_label_selector
 from kubarium.api.validation.pods import check_pod_template
 from kubarium.api.validation.report import IMMUTABLE, Report
 from kubarium.api.validation.workloads import selector_matches
+from kubarium.base.errors import OMITTED
 
 _SPEC: Path = (None, "spec")
 MAX_RULES = 20
 MAX_EXIT_CODES = 255
 MAX_INDEXED_PARALLELISM = 100_000
 MAX_COMPLETIONS_WITH_INDEX_LIMIT = 100_000
-MAX_FAILED_INDEXES = 10_000
+MAX_FAILEDINDEXES = 10_000
 MAX_MANAGED_BY = 63
 MAX_CRON_JOB_NAME = 52
 _COUNTS = (
@@ -149,10 +150,8 @@ def _check_per_index(spec: Document, path: Path, policy: str, report: Report) ->
                 f"must be specified when completions is above {MAX_COMPLETIONS_WITH_INDEX_LIMIT}"
             )
             report.required(at(path, "maxFailedIndexes"), detail)
-        elif failed > MAX_FAILED_INDEXES:
-            detail = (
-                f"must be less than or equal to {MAX_FAILED_INDEXES} when completions is above "
-            )
+        elif failed > MAX_FAILEDINDEXES:
+            detail = f"must be less than or equal to {MAX_FAILEDINDEXES} when completions is above "
             spot = at(path, "maxFailedIndexes")
             report.invalid(spot, failed, f"{detail}{MAX_COMPLETIONS_WITH_INDEX_LIMIT}")
 
@@ -190,10 +189,10 @@ def _check_failure_rule(
     codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions") or []
     if codes is not None and conditions:
         detail = "specifying both OnExitCodes and OnPodConditions is not supported"
-        report.invalid(path, rule, detail)
+        report.invalid(path, OMITTED, detail)
     elif codes is None and not conditions:
         detail = "specifying one of OnExitCodes and OnPodConditions is required"
-        report.invalid(path, rule, detail)
+        report.invalid(path, OMITTED, detail)
     if codes is not None:
         _check_exit_codes(codes, at(path, "onExitCodes"), names, report)
     if len(conditions) > MAX_RULES:
@@ -229,7 +228,7 @@ def _check_exit_codes(codes: Document, path: Path, names: set[str], report: Repo
         report.invalid(place, values, "must be ordered")
 
 
-_INDEXES = re.compile(r"[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*")
+INDEXES = re.compile(r"[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*")
 
 
 def parse_indexes(text: str, completions: int) -> int:
@@ -240,7 +239,7 @@ def parse_indexes(text: str, completions: int) -> int:
     """
     if not text:
         return 0
-    if _INDEXES.fullmatch(text) is None:
+    if INDEXES.fullmatch(text) is None:
         raise ValueError("cannot parse indexes: use numbers and ranges such as 1,3-5")
     total, last = 0, -1
     for part in text.split(","):
@@ -360,7 +359,7 @@ def _check_template(after: Document, before: Document, status: Document, report:
         return
     if before.get("suspend") and status.get("startTime") is None:
         old, new = _blank_directives(old), _blank_directives(new)
-    elif before.get("suspend") and _holds(status, "Suspended") and not status.get("active"):
+    elif before.get("suspend") and holds(status, "Suspended") and not status.get("active"):
         old, new = _blank_requests(old), _blank_requests(new)  # KEP-5440: also after it has run
     if old != new:
         report.immutable(at(_SPEC, "template"), after.get("template"), before.get("template"))
@@ -397,106 +396,8 @@ def _blank_resources(container: Document) -> Document:
     return {**container, "resources": {"claims": claims}}
 
 
-def check_job_status(new: Document, old: Document, report: Report) -> None:
-    """Terminal conditions never flip; counters are not negative (KEP-4368)."""
-    after, before = new.get("status") or {}, old.get("status") or {}
-    path: Path = (None, "status")
-    for field in ("active", "succeeded", "failed", "ready", "terminating"):
-        report.not_negative(at(path, field), after.get(field))
-    if (after.get("ready") or 0) > (after.get("active") or 0):
-        detail = "cannot set more ready pods than active"
-        report.invalid(at(path, "ready"), after.get("ready"), detail)
-    if before.get("completionTime") and after.get("completionTime") != before["completionTime"]:
-        spot = at(path, "completionTime")
-        report.immutable(spot, after.get("completionTime"), before["completionTime"])
-    for type_ in ("Failed", "Complete"):
-        if _holds(before, type_) and not _holds(after, type_):
-            detail = f"cannot disable the terminal {type_}=True condition"
-            report.invalid(at(path, "conditions"), "", detail)
-    if _holds(after, "Complete") and _holds(after, "Failed"):
-        detail = "cannot set Complete=True and Failed=true conditions"
-        report.invalid(at(path, "conditions"), "", detail)
-    if after != before:
-        _check_endings(after, before, report)
-        _check_counters(new.get("spec") or {}, after, before, report)
-        _check_indexes(new.get("spec") or {}, after, before, report)
-        _check_start(new.get("spec") or {}, after, before, report)
-
-
-# What must have gone before a terminal condition, and what must not be beside one (KEP-4368).
-_INTERIM = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}
-
-
-def _check_endings(after: Document, before: Document, report: Report) -> None:
-    conditions = at(None, "status", "conditions")
-    for type_, interim in _INTERIM.items():
-        if not _holds(after, type_) or _holds(before, type_):
-            continue
-        if not _holds(after, interim):
-            detail = f"cannot set {type_}=True condition without the {interim}=true condition"
-            report.invalid(conditions, "", detail)
-        for field in ("active", "terminating"):
-            if after.get(field):
-                detail = f"{field}>0 is invalid for finished job"
-                report.invalid(at(None, "status", field), after[field], detail)
-        uncounted = after.get("uncountedTerminatedPods") or {}
-        if uncounted.get("succeeded") or uncounted.get("failed"):
-            detail = "uncountedTerminatedPods needs to be empty for finished job"
-            report.invalid(at(None, "status", "uncountedTerminatedPods"), uncounted, detail)
-        if not after.get("startTime"):
-            report.required(
-                at(None, "status", "startTime"), "startTime is required for finished job"
-            )
-    if _holds(after, "Complete") and _holds(after, "FailureTarget"):
-        detail = "cannot set Complete=True and FailureTarget=true conditions"
-        report.invalid(conditions, "", detail)
-    path, time = at(None, "status", "completionTime"), after.get("completionTime")
-    if _holds(after, "Complete") and not time:
-        report.required(path, "completionTime is required for Complete jobs")
-    elif time and not _holds(after, "Complete"):
-        report.invalid(path, time, "completionTime cannot be set when there is no Complete=True")
-    elif time and after.get("startTime") and time < after["startTime"]:
-        report.invalid(path, time, "completionTime cannot be set before startTime")
-
-
-def _check_counters(spec: Document, after: Document, before: Document, report: Report) -> None:
-    """``failed`` only grows; ``succeeded`` too, but for an elastic Job that shrinks."""
-    growing = ("failed",) if spec.get("completionMode") == "Indexed" else ("failed", "succeeded")
-    for field in growing:
-        if int(after.get(field) or 0) < int(before.get(field) or 0):
-            detail = f"cannot decrease the {field} counter, which is {before[field]}"
-            report.invalid(at(None, "status", field), after.get(field) or 0, detail)
-
-
-def _check_indexes(spec: Document, after: Document, before: Document, report: Report) -> None:
-    completions = int(spec.get("completions") or 0)
-    for field in ("completedIndexes", "failedIndexes"):
-        text = after.get(field) or ""
-        if not text or text == before.get(field):
-            continue
-        path = at(None, "status", field)
-        if spec.get("completionMode") != "Indexed":
-            report.invalid(
-                path, text, f"cannot set non-empty {field} when non-indexed completion mode"
-            )
-            continue
-        try:
-            parse_indexes(text, completions)
-        except ValueError as error:
-            report.invalid(path, text, f"error parsing {field}: {error}")
-
-
-def _check_start(spec: Document, after: Document, before: Document, report: Report) -> None:
-    """Set once; anew only around a suspension."""
-    if not before.get("startTime") or after.get("startTime") == before["startTime"]:
-        return
-    if spec.get("suspend") or _holds(before, "Suspended"):
-        return
-    detail = "startTime cannot be changed or removed for an unsuspended job"
-    report.required(at(None, "status", "startTime"), detail)
-
-
-def _holds(status: Document, type_: str) -> bool:
+def holds(status: Document, type_: str) -> bool:
+    """Whether a condition of a status is true."""
     conditions = status.get("conditions") or ()
     return any(c.get("type") == type_ and c.get("status") == "True" for c in conditions)
 

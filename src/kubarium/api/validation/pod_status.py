@@ -55,7 +55,8 @@ def check_pod_status(new: Document, old: Document, report: Report) -> None:
                 _check_containers(field, part, found, known, spec, report)
     if claims := changed("resourceClaimStatuses"):
         _check_claims(claims, spec, report)
-    if extended := changed("extendedResourceClaimStatus"):
+    extended = changed("extendedResourceClaimStatus")
+    if extended is not None:
         _check_extended(extended, spec, report)
     if changed("podIPs") or changed("podIP"):
         _check_addresses("podIPs", status, before, report)

@@ -77,9 +77,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("ServiceAccount", give_service_account, _PODS, _ON_CREATE),
             Plugin("Priority", resolve_priority, _PRIORITISED, _ON_CREATE),
             Plugin("PodGroupProtection", protect_group, _POD_GROUPS, _ON_CREATE),
-            Plugin(
-                "PodGroupProtection", check_parent, _PRIORITISED, _ON_CREATE, validating=True
-            ),
+            Plugin("PodGroupProtection", check_parent, _PRIORITISED, _ON_CREATE, validating=True),
             Plugin("LimitRanger", set_default_resources, _PODS, _ON_CREATE),
             Plugin("LimitRanger", check_limit_ranges, _PODS, _ON_CREATE, validating=True),
             Plugin("DRAAdminAccess", check_admin_access, _CLAIMS, _ON_CREATE, validating=True),
