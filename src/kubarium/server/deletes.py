@@ -27,7 +27,7 @@ ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
 # A century: what is longer is for ever, and could not be written as a moment.
 MAX_GRACE_S = 100 * 365 * 24 * 3600
-_POLICIES = ("Background", "Foreground", "Orphan")
+_POLICIES = ("Foreground", "Background", "Orphan")
 
 # Seconds of grace for a document, or None if its kind is deleted at once: (document, asked for).
 GracePeriod = Callable[[Document, int | None], int | None]
@@ -170,7 +170,7 @@ def check_delete_options(options: DeleteOptions) -> None:
     """ApiError 422 for a policy that does not exist."""
     policy = options.propagation_policy
     if policy and policy not in _POLICIES:
-        supported = ", ".join(f'"{name}"' for name in _POLICIES)
+        supported = ", ".join(f'"{name}"' for name in (*_POLICIES, "nil"))
         detail = f"supported values: {supported}"
         error = FieldError("NotSupported", "propagationPolicy", policy, detail)
         raise invalid("DeleteOptions", "meta.k8s.io", "", [error])

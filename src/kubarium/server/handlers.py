@@ -15,7 +15,7 @@ import orjson
 from kubarium.api.catalog import Kind
 from kubarium.api.decode import decode, identify
 from kubarium.api.resource import Document
-from kubarium.base.errors import ApiError, bad_request, method_not_allowed
+from kubarium.base.errors import ApiError, FieldError, bad_request, invalid, method_not_allowed
 from kubarium.server.api_server import ApiServer
 from kubarium.server.deletes import Deleted
 from kubarium.server.documents import WARN, take_in
@@ -108,6 +108,21 @@ class LogAnswer:
 
 
 Reply = Answer | WatchAnswer | LogAnswer
+
+
+# What is posted to subresources.
+_POSTED = {"binding": "Binding", "eviction": "Eviction", "token": "TokenRequest"}
+
+
+def _check_subresource_kind(subresource: str, document: Document) -> None:
+    """ApiError 400 for a document of another kind; one that does not name its kind will do."""
+    wanted, found = _POSTED.get(subresource), document.get("kind")
+    if wanted and found and found != wanted:
+        version = str(document.get("apiVersion") or "").rpartition("/")[2]
+        raise bad_request(
+            f'{found} in version "{version}" cannot be handled as a {wanted}: the kind in the data '
+            f'("{found}") does not match the expected kind ("{wanted}")'
+        )
 
 
 def manager_of(request: Request, given: str) -> str:
@@ -310,6 +325,7 @@ class Handlers:
         info, media = request.info, request.negotiate(NO_TRANSFORMS)
         call = self._call(request, "CreateOptions")
         document, _ = _body(request)
+        _check_subresource_kind(info.subresource, document)
         answered = self._server.create_subresource(
             kind, self._home(kind, info), info.name, info.subresource, document, call
         )
@@ -421,16 +437,10 @@ def _deleted_status(kind: Kind, deleted: Deleted) -> Document:
 
 
 def _manager_required() -> ApiError:
-    message = (
-        'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: '
-        "is required for apply patch"
-    )
-    return ApiError(422, "Invalid", message)
+    error = FieldError("Required", "fieldManager", detail="is required for apply patch")
+    return invalid("PatchOptions", "meta.k8s.io", "", [error])
 
 
 def _force_forbidden() -> ApiError:
-    message = (
-        'PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: '
-        "may not be specified for non-apply patch"
-    )
-    return ApiError(422, "Invalid", message)
+    error = FieldError("Forbidden", "force", detail="may not be specified for non-apply patch")
+    return invalid("PatchOptions", "meta.k8s.io", "", [error])

@@ -7,6 +7,7 @@ from typing import Any
 
 from kubarium.api.catalog import Kind
 from kubarium.api.managed_fields import apply
+from kubarium.api.managed_fields.declared import check_declared
 from kubarium.api.patch import (
     json_patch,
     merge_patch,
@@ -77,6 +78,7 @@ def _apply(
             )
     if not call.manager:
         raise bad_request("fieldManager is required for apply patch")
+    check_declared(kind, patch.body)
     return apply(
         live,
         patch.body,

@@ -12,6 +12,7 @@ from typing import Any
 
 from kubarium.api.catalog import Catalog, Kind
 from kubarium.api.decode import identify
+from kubarium.api.managed_fields.declared import check_declared
 from kubarium.api.resource import Document, copy_document
 from kubarium.api.validation import validate_shape
 from kubarium.base.errors import invalid
@@ -113,6 +114,7 @@ class Reshaped:
     ) -> Written:
         body: Any = patch.body
         if isinstance(body, dict) and body.get("apiVersion") == kind.resource.api_version:
+            check_declared(kind, body)
             body = copy_document(body)
             take_in(kind, body, [], call)
             body = as_stored(kind, body, None)

@@ -57,6 +57,8 @@ class Binding:
         self, kind: Kind, namespace: str, name: str, binding: Document, call: Call
     ) -> Document:
         """Assign the pod to ``binding.target``. ApiError 404, 409 (bound, gated, going), 422."""
+        if (binding.get("metadata") or {}).get("name", name) != name:
+            raise bad_request("name in URL does not match name in Binding object")
         registry = self._registry
         record = registry.fetch(kind, namespace, name)
         pod = record.value

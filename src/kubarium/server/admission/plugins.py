@@ -93,7 +93,7 @@ def default_chain(authorizer: Authorizer) -> Chain:
             Plugin("Priority", only_one_default, _PRIORITY_CLASSES, _ON_WRITE, validating=True),
             Plugin("RBAC", roles, _ROLES, _ON_WRITE, validating=True),
             Plugin("RBAC", bindings, _BINDINGS, _ON_WRITE, validating=True),
-            Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_CREATE),
+            Plugin("DefaultTolerationSeconds", tolerate_briefly, _PODS, _ON_WRITE),
             Plugin("JobSet", mark_job_set_pod, _PODS, _ON_CREATE),
             Plugin("PodRestore", restore_pod, _PODS, _ON_CREATE),
             Plugin("JobSet", default_job_set, _JOB_SETS, _ON_WRITE),

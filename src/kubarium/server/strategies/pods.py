@@ -188,7 +188,8 @@ def write_resources(new: Document, sent: Document, old: Document) -> None:
     errors = check_resize(old | {"spec": spec}, old)
     if qos_class(spec) != (old.get("status") or {}).get("qosClass", qos_class(old["spec"])):
         detail = "Pod QOS Class may not change as a result of resizing"
-        errors.insert(0, FieldError("Invalid", "spec", qos_class(spec), detail))
+        kept = (old.get("status") or {}).get("qosClass", qos_class(old["spec"]))
+        errors.insert(0, FieldError("Invalid", "spec", kept, detail))
     if errors:
         raise invalid("Pod", "", name, errors)
     new["spec"] = spec
