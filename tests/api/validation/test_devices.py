@@ -512,3 +512,83 @@ def test_selectors_that_stay_are_not_judged_by_newer_rules():
     assert validate_update(kind("deviceclasses"), new, old) == []
     other = device_class("no.longer.known.either")
     assert validate_update(kind("deviceclasses"), other, old) != []
+
+
+def template(**metadata):
+    return {
+        "metadata": {"name": "t", "namespace": "default"},
+        "spec": {"metadata": metadata, "spec": claim(request())["spec"]},
+    }
+
+
+def opaque(**configuration):
+    document = claim(request())
+    document["spec"]["devices"]["config"] = [{"opaque": configuration}]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("plural", "document", "complaint"),
+    [
+        ("resourceclaimtemplates", template(labels={"a b": "c"}), "spec.metadata.labels: name"),
+        ("resourceclaimtemplates", template(labels={"a": "b c"}), "spec.metadata.labels: a valid"),
+        ("resourceclaimtemplates", template(annotations={"": "b"}), "spec.metadata.annotations: "),
+        ("resourceclaims", opaque(driver=DRIVER), "config[0].opaque.parameters: "),
+        (
+            "resourceclaims",
+            opaque(driver=DRIVER, parameters=[1]),
+            "config[0].opaque.parameters: must be a valid JSON object",
+        ),
+        ("resourceclaims", claim(request(), request()), "spec.devices.requests[1]: "),
+        ("resourceclaims", claim(request("")), "requests[0].name: a lowercase RFC 1123 label"),
+        (
+            "resourceclaims",
+            claim(request(), constraints=[{"matchAttribute": ""}]),
+            "constraints[0].matchAttribute: a fully qualified name must be",
+        ),
+        (
+            "resourceclaims",
+            claim(request(), constraints=[{"matchAttribute": "a.b/c", "requests": ["R_"]}]),
+            "constraints[0].requests[0]: a lowercase RFC 1123 label",
+        ),
+        (
+            "resourceslices",
+            resource_slice({"name": "a", "attributes": {"a": {}}}),
+            "attributes[a]: must specify one of: `int`, `bool`",
+        ),
+        (
+            "resourceslices",
+            resource_slice({"name": "a", "attributes": {"a b": {"int": 1}}}),
+            "spec.devices[0].attributes: a valid C identifier",
+        ),
+        (
+            "resourceslices",
+            resource_slice({"name": "a", "taints": [{"effect": "NoSchedule"}]}),
+            "taints[0].key: name part must be non-empty",
+        ),
+        (
+            "resourceslices",
+            resource_slice({"name": "a", "taints": [{"key": "k", "effect": "No"}]}),
+            'taints[0].effect: supported values: "NoExecute", "NoSchedule", "None"',
+        ),
+    ],
+)
+def test_more_that_upstream_refuses_is_refused(plural, document, complaint):
+    found = complaints(plural, document)
+    assert any(complaint in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("plural", "document"),
+    [
+        ("resourceslices", resource_slice(driver="GPU.example.com")),
+        ("resourceslices", resource_slice({"name": "a", "attributes": {"a/b/c": {"int": 1}}})),
+        ("resourceclaims", claim(request(), constraints=[{"matchAttribute": "a/b/c"}])),
+        (
+            "resourceslices",
+            resource_slice({"name": "a", "consumesCounters": [{**PART, "counters": {"m": {}}}]}),
+        ),
+    ],
+)
+def test_odd_names_and_empty_counters_are_taken(plural, document):
+    assert complaints(plural, document) == []

@@ -53,6 +53,11 @@ def templates(levels: int, mode: str = "", inner: str = "") -> str:
     return f"{{spec: {{{field}: [{text}]}}}}"
 
 
+def job(more: str) -> str:
+    pod = "{restartPolicy: Never, containers: [{name: c, image: i}]}"
+    return f"{{spec: {{{more}, template: {{spec: {pod}}}}}}}"
+
+
 ALL = ", disruptionMode: {all: {}}"
 GOOD = [
     ("Namespace", "{}"),
@@ -222,6 +227,28 @@ BAD = [
         "{spec: {driver: d, pool: {name: p}, devices: [{name: a}, {name: a}]}}",
         'spec.devices[1]: Duplicate value: "a"',
     ),
+    ("PodDisruptionBudget", "{spec: {unhealthyPodEvictionPolicy: ''}}", 'Unsupported value: ""'),
+    ("PriorityClass", "{value: 1, preemptionPolicy: ''}", "preemptionPolicy: Required value"),
+    ("Job", job("podReplacementPolicy: ''"), 'podReplacementPolicy: Unsupported value: ""'),
+    ("Job", job("completionMode: ''"), 'completionMode: Unsupported value: ""'),
+    ("Job", job("managedBy: ''"), "spec.managedBy: Required value"),
+    (
+        "Job",
+        job("successPolicy: {}, completionMode: Indexed, completions: 1"),
+        "at least one rules",
+    ),
+    (
+        "Job",
+        job("podFailurePolicy: {rules: [{onExitCodes: {operator: In}}]}"),
+        'rules[0].action: Required value: valid values: ["Count" "FailIndex" "FailJob" "Ignore"]',
+    ),
+    (
+        "Job",
+        "{spec: {template: {metadata: {labels: {a b: c}}, spec: {restartPolicy: Never}}}}",
+        'spec.template.labels: Invalid value: "a b"',
+    ),
+    ("DeviceTaintRule", "{}", "spec.taint.effect: Required value"),
+    ("PodGroup", "{}", "spec.schedulingPolicy: Invalid value"),
     ("PodDisruptionBudget", "{spec: {minAvailable: 1, maxUnavailable: 1}}", "cannot be both set"),
     ("PersistentVolumeClaim", "{spec: {}}", "spec.accessModes: Required value"),
     ("EndpointSlice", "{addressType: IPv4, endpoints: [{addresses: ['::1']}]}", "must be an IPv4"),
@@ -428,6 +455,10 @@ STATUSES = [
      "status.completionTime: Required value"),
     ({}, LOST | {"completionTime": LATE}, "when there is no Complete=True"),
     ({}, DONE | {"startTime": LATE, "completionTime": EARLY}, "equal to or after `startTime`"),
+    ({}, {"failed": -1}, "status.failed: Invalid value: -1: must be greater than or equal to 0"),
+    ({}, {"completedIndexes": "0-1", "failedIndexes": "1"}, "overlap at index: 1"),
+    ({}, {"uncountedTerminatedPods": {"failed": ["u", "u"]}}, "Duplicate value: \"u\""),
+    ({}, {"uncountedTerminatedPods": {"succeeded": [""]}}, "succeeded[0]: Invalid value: \"\""),
     ({"failed": 3}, {"failed": 2}, "cannot decrease the failed counter"),
     ({}, {"completedIndexes": "3-1"}, "status.completedIndexes: Invalid value: \"3-1\""),
     ({}, {"failedIndexes": "4"}, "error parsing failedIndexes: too large index"),
