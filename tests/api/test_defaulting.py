@@ -241,6 +241,12 @@ def test_device_requests_want_exactly_one():
     assert "count" not in requests[2]["exactly"]
 
 
+def test_a_pool_status_request_is_told_of_a_hundred_pools():
+    spec = {"driver": "gpu.example.com"}
+    document = defaulted("resource.k8s.io/v1alpha3", "ResourcePoolStatusRequest", spec=spec)
+    assert document["spec"]["limit"] == 100
+
+
 def test_subjects_and_role_references_get_the_rbac_group():
     document = defaulted(
         "rbac.authorization.k8s.io/v1",

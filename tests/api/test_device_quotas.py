@@ -61,4 +61,24 @@ def test_a_pod_that_names_the_class_counts_under_the_resource_too():
     }
     found = used(PODS, pod)
     assert found[f"requests.{GPU}"] == 3
-    assert found["requests.deviceclass.resource.kubernetes.io/mine"] == 2
+    assert found["requests.deviceclass.resource.kubernetes.io/mine"] == 3
+
+
+def test_a_pod_that_names_the_resource_counts_under_the_class_that_answers_it():
+    requests = {GPU: "1", "deviceclass.resource.kubernetes.io/mine": "2"}
+    pod = {
+        "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "a", "resources": {"requests": requests}}]},
+    }
+    hidden = {
+        "metadata": {"name": "hidden", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"extendedResourceName": GPU},
+    }
+    mine = {
+        "metadata": {"name": "mine", "creationTimestamp": "2026-01-02T00:00:00Z"},
+        "spec": {"extendedResourceName": GPU},
+    }
+    prefix = "requests.deviceclass.resource.kubernetes.io/"
+    names = {prefix + "mine": "9", prefix + "hidden": "9", f"requests.{GPU}": "9"}
+    found = usage_of(PODS, pod, names, resource_names([hidden, mine]))
+    assert found == {prefix + "mine": Fraction(3), f"requests.{GPU}": Fraction(3)}

@@ -11,6 +11,7 @@ from kubarium.api.kinds import (
     LEASES,
     NAMESPACES,
     NODES,
+    PERSISTENT_VOLUMES,
     PODS,
     RUNTIME_CLASSES,
     SECRETS,
@@ -630,6 +631,50 @@ def test_jobs_get_the_selector_that_their_pods_will_match(world):
             "controller-uid": uid,
             "job-name": "train",
         }
+
+    world(story)
+
+
+@pytest.mark.parametrize("template", [{}, {"team": "a"}])
+def test_a_job_without_labels_is_found_by_those_of_its_pods(world, template):
+    async def story(w):
+        pods = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
+        job = {
+            "metadata": {"name": "train"},
+            "spec": {"template": {"metadata": {"labels": template}, "spec": pods}},
+        }
+        made = await w.client.create(JOBS, job, "default")
+        assert made["metadata"]["labels"] == made["spec"]["template"]["metadata"]["labels"]
+        assert made["metadata"]["labels"].items() >= template.items()
+        page = await w.client.list(JOBS, "default", label_selector="job-name=train")
+        assert [found["metadata"]["name"] for found in page.items] == ["train"]
+        job["metadata"] = {"name": "other", "labels": {"team": "a"}}
+        made = await w.client.create(JOBS, job, "default")
+        assert made["metadata"]["labels"] == {"team": "a"}
+
+    world(story)
+
+
+def test_volumes_say_since_when_they_are_in_their_phase(world):
+    async def story(w):
+        spec = {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/data"},
+        }
+        made = await w.client.create(PERSISTENT_VOLUMES, {"metadata": {"name": "v"}, "spec": spec})
+        start = "2026-01-01T00:00:00Z"
+        assert made["status"] == {"phase": "Pending", "lastPhaseTransitionTime": start}
+        await w.clock.sleep(60)
+
+        async def write(**status):
+            patch = {"status": status}
+            new = await w.client.patch(PERSISTENT_VOLUMES, "v", patch, subresource="status")
+            return new["status"]["lastPhaseTransitionTime"]
+
+        assert await write(message="still", lastPhaseTransitionTime=None) == start
+        assert await write(phase="Available") == "2026-01-01T00:01:00Z"
+        assert await write(phase="Bound", lastPhaseTransitionTime=start) == start
 
     world(story)
 

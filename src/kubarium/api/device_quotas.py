@@ -33,20 +33,30 @@ def counts_resources(hard: Iterable[str]) -> bool:
 
 
 def resource_names(classes: Iterable[Document]) -> dict[str, str]:
-    """By DeviceClass, its ``extendedResourceName``."""
+    """By DeviceClass, its ``extendedResourceName``; of one name first the class that answers it."""
+    found = sorted(classes, key=lambda c: str(c["metadata"]["name"]))
+    found.sort(key=lambda c: str(c["metadata"].get("creationTimestamp")), reverse=True)
     return {
         document["metadata"]["name"]: resource
-        for document in classes
+        for document in found
         if (resource := (document.get("spec") or {}).get("extendedResourceName"))
     }
 
 
-def implicit_names(name: str, resources: Mapping[str, str]) -> list[str]:
-    """Quota names by which pods ask for the same devices as by ``requests.<resource>``."""
+def other_names(name: str, resources: Mapping[str, str]) -> list[str]:
+    """Quota names by which pods ask for the same devices as by this one.
+
+    Upstream adds them up with the pod's claim, once that is made, and not with the pod.
+    """
     resource = name.removeprefix(_REQUESTS)
     if resource == name:
         return []
-    return [_IMPLICIT + known for known, named in resources.items() if named == resource]
+    if not name.startswith(_IMPLICIT):
+        return [_IMPLICIT + known for known, named in resources.items() if named == resource]
+    wanted = name.removeprefix(_IMPLICIT)
+    named = resources.get(wanted)
+    answers = next((known for known, other in resources.items() if other == named), "")
+    return [_REQUESTS + named] if named and answers == wanted else []
 
 
 def claim_amount(claim: Document, name: str, resources: Mapping[str, str]) -> Fraction:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from types import MappingProxyType
 
-from kubarium.api.device_quotas import claim_amount, counts_claims, implicit_names
+from kubarium.api.device_quotas import claim_amount, counts_claims, other_names
 from kubarium.api.resource import Document, Resource
 from kubarium.base.quantity import format_quantity, parse_quantity
 
@@ -91,8 +91,8 @@ def _service_usage(service: Document, hard: Document) -> Usage:
 
 
 def _pod_amounts(pod: Document, name: str, device_resources: Mapping[str, str]) -> Fraction:
-    """Also by the names of DeviceClasses that answer the same resource (KEP-5004)."""
-    others = implicit_names(name, device_resources) if device_resources else ()
+    """Also by the other names of the same devices: resource and DeviceClass (KEP-5004)."""
+    others = other_names(name, device_resources) if device_resources else ()
     return sum((_pod_amount(pod, other) for other in others), _pod_amount(pod, name))
 
 

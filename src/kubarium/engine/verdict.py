@@ -164,6 +164,8 @@ class Verdict:
         """kube-scheduler's text, as in the PodScheduled condition and FailedScheduling events."""
         if self.failed:
             return reasons.filter_failed(self.failed, self.everywhere)
+        if not self.nodes:
+            return reasons.NO_NODES
         if self.everywhere:
             head = f"0/{self.nodes} nodes are available: {self.everywhere}."
         else:

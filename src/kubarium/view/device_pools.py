@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from kubarium.api.defaulting.devices import POOL_LIMIT
 from kubarium.api.resource import Document
 from kubarium.engine.devices.constraints import attribute as attribute_of
 from kubarium.engine.devices.ledger import Ledger
@@ -15,7 +16,6 @@ from kubarium.engine.devices.pools import Pool, gather
 from kubarium.view.device_taints import TaintRule
 from kubarium.view.devices import allocation_row, shown, slice_row
 
-DEFAULT_LIMIT = 100
 # resource.k8s.io/v1alpha3: at most this many entries of partitionSummary and of capacities.
 MAX_ENTRIES = 32
 # KEP-5677: validationError is at most this long.
@@ -39,7 +39,7 @@ def pool_statuses(
             continue
         if driver == spec.get("driver") and spec.get("poolName") in (None, "", pool):
             by_pool.setdefault((driver, pool), []).append(slice_row(document, rules))
-    limit = int(spec.get("limit") or DEFAULT_LIMIT)
+    limit = int(spec.get("limit") or POOL_LIMIT)
     attribute = spec.get("defaultPartitionTypeAttribute") or ""
     listed = sorted(by_pool)[:limit]
     pools = [_status(by_pool[key], ledger, attribute) for key in listed]

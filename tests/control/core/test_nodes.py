@@ -100,6 +100,30 @@ def test_a_silent_node_becomes_unknown_and_its_pods_move_after_their_time(world_
     world_run(story)
 
 
+def test_a_taint_that_goes_in_time_is_a_reprieve(world_run):
+    """Upstream: taint-eviction-controller."""
+
+    async def story(world):
+        await world.start(NodeLifecycle(world.context), namespaces=NAMESPACES)
+        await add_node(world)
+        heat = {"key": "fire", "operator": "Exists", "effect": "NoExecute"}
+        tolerations = [heat | {"tolerationSeconds": 30}]
+        await world.create(PODS, pod("patient", nodeName="node-0", tolerations=tolerations))
+        await world.settle(2)
+        fire = {"key": "fire", "effect": "NoExecute"}
+        await world.client.patch(NODES, "node-0", {"spec": {"taints": [fire]}})
+        await world.settle(10)
+        assert not await world.events("TaintManagerEviction")
+        await world.client.patch(NODES, "node-0", {"spec": {"taints": None}})
+        await world.settle(40)
+        assert "deletionTimestamp" not in (await world.get(PODS, "patient"))["metadata"]
+        [told] = await world.events("TaintManagerEviction")
+        assert told["message"] == "Cancelling deletion of Pod default/patient"
+        assert told["source"]["component"] == "taint-eviction-controller"
+
+    world_run(story)
+
+
 def test_a_lease_that_promises_rarer_beats_is_believed(world_run, conditions):
     async def story(world):
         await world.start(NodeLifecycle(world.context), namespaces=NAMESPACES)

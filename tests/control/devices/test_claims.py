@@ -116,6 +116,19 @@ def test_a_template_gives_each_pod_its_own_claim_and_device(world_run):
     world_run(story)
 
 
+def test_a_template_without_labels_makes_claims_without(world_run):
+    async def story(world):
+        await begin(world)
+        plain = {**template("plain"), "spec": {"spec": {"devices": EXACTLY_ONE}}}
+        await world.create(RESOURCE_CLAIM_TEMPLATES, plain)
+        await world.create(PODS, pod("one", "plain"))
+        await world.settle()
+        [claim] = await world.find(RESOURCE_CLAIMS)
+        assert "labels" not in claim["metadata"]
+
+    world_run(story)
+
+
 def test_a_missing_template_is_told_and_made_good_when_it_comes(world_run):
     async def story(world):
         await begin(world)

@@ -46,6 +46,7 @@ _BY_KIND: dict[tuple[str, str], Defaulter] = {
     ("scheduling.k8s.io", "CompositePodGroup"): policies.default_pod_group,
     ("resource.k8s.io", "ResourceClaim"): devices.default_claim,
     ("resource.k8s.io", "ResourceClaimTemplate"): devices.default_claim_template,
+    ("resource.k8s.io", "ResourcePoolStatusRequest"): devices.default_pool_status_request,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): extensions.default_definition,
     ("apiregistration.k8s.io", "APIService"): extensions.default_api_service,
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): (

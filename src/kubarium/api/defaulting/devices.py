@@ -7,6 +7,9 @@ from typing import Any
 from kubarium.api.defaulting.pods import fill
 from kubarium.api.resource import Document
 
+# Pools that a ResourcePoolStatusRequest is told of.
+POOL_LIMIT = 100
+
 
 def default_claim(document: Document) -> None:
     """ResourceClaim."""
@@ -18,6 +21,11 @@ def default_claim_template(document: Document) -> None:
     template = document.setdefault("spec", {})
     template.setdefault("metadata", {})
     default_claim_spec(template.setdefault("spec", {}))
+
+
+def default_pool_status_request(document: Document) -> None:
+    """ResourcePoolStatusRequest."""
+    document.setdefault("spec", {}).setdefault("limit", POOL_LIMIT)
 
 
 def default_claim_spec(spec: dict[str, Any]) -> None:

@@ -92,7 +92,10 @@ def default_stateful_set(document: Document) -> None:
 
 
 def default_job(document: Document) -> None:
-    """batch/v1 Job. Without its own labels a Job takes those of its template."""
+    """batch/v1 Job. Without its own labels a Job takes those of its template.
+
+    The two are one object then, so that what the registry adds to the one is in the other too.
+    """
     spec = _spec_with_template(document)
     if "completions" not in spec and "parallelism" not in spec:
         spec["completions"] = 1
@@ -101,7 +104,7 @@ def default_job(document: Document) -> None:
     spec.setdefault("backoffLimit", BACKOFF_UNLIMITED if per_index else BACKOFF_LIMIT)
     labels = spec["template"]["metadata"].get("labels")
     if labels and not document["metadata"].get("labels"):
-        document["metadata"]["labels"] = dict(labels)
+        document["metadata"]["labels"] = labels
     spec.setdefault("completionMode", "NonIndexed")
     spec.setdefault("suspend", False)
     spec.setdefault("manualSelector", False)

@@ -18,6 +18,7 @@ from kubarium.control.core import taints
 from kubarium.runtime import writes
 from kubarium.runtime.controller import Controller
 from kubarium.runtime.events import EventRecorder
+from kubarium.runtime.informer import key_of
 from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
 from kubarium.view.pods import node_of
@@ -50,6 +51,9 @@ class NodeLifecycle:
         self._grace_s = grace_s
         self._startup_grace_s = startup_grace_s
         self._recorder = EventRecorder(context, "node-controller")
+        self._evictions = EventRecorder(context, "taint-eviction-controller")
+        # By node, the pods that have a while left before a taint evicts them.
+        self._doomed: dict[str, set[Key]] = {}
         self._seen: dict[str, float] = {}  # monotonic time of the last sign of life
         self._appeared: dict[str, float] = {}
         self._new_node = asyncio.Event()
@@ -76,8 +80,8 @@ class NodeLifecycle:
     def _node_changed(self, old: Document | None, new: Document | None) -> None:
         if new is None:
             assert old is not None
-            self._seen.pop(old["metadata"]["name"], None)
-            self._appeared.pop(old["metadata"]["name"], None)
+            for known in (self._seen, self._appeared, self._doomed):
+                known.pop(old["metadata"]["name"], None)
             return
         name = new["metadata"]["name"]
         now = self._context.clock.monotonic()
@@ -214,17 +218,21 @@ class NodeLifecycle:
 
     async def _evict(self, node: Document) -> float | None:
         """Delete pods whose time on the tainted node is over; seconds until the next one."""
-        harmful = _no_execute(node)
-        if not harmful:
+        name, harmful = node["metadata"]["name"], _no_execute(node)
+        doomed = self._doomed.pop(name, set())
+        if not harmful and not doomed:
             return None
         now = self._context.clock.now()
         waits: list[float] = []
-        for pod in self._pods.by_index(_BY_NODE, node["metadata"]["name"]):
+        for pod in self._pods.by_index(_BY_NODE, name):
             if writes.is_terminating(pod) or _has_ended(pod):
                 continue
-            delay_s = taints.eviction_delay_s(pod, harmful)
+            delay_s = taints.eviction_delay_s(pod, harmful) if harmful else None
             if delay_s is None:
+                self._note_reprieve(pod, doomed)
                 continue
+            if delay_s:
+                self._doomed.setdefault(name, set()).add(key_of(pod))
             left_s = _tainted_since(harmful, pod) + delay_s - now
             grown_up_s = parse_rfc3339(pod["metadata"]["creationTimestamp"]) + NEWBORN_S - now
             if delay_s and left_s > 0:
@@ -235,10 +243,17 @@ class NodeLifecycle:
                 await self._delete(pod)
         return min(waits, default=None)
 
+    def _note_reprieve(self, pod: Document, doomed: set[Key]) -> None:
+        """Say that a pod which had a while left may stay after all."""
+        if key_of(pod) in doomed:
+            metadata = pod["metadata"]
+            message = f"Cancelling deletion of Pod {metadata['namespace']}/{metadata['name']}"
+            self._evictions.event(pod, "Normal", "TaintManagerEviction", message)
+
     async def _delete(self, pod: Document) -> None:
         metadata = pod["metadata"]
         message = f"Marking for deletion Pod {metadata['namespace']}/{metadata['name']}"
-        self._recorder.event(pod, "Normal", "TaintManagerEviction", message)
+        self._evictions.event(pod, "Normal", "TaintManagerEviction", message)
         await mark_disrupted(
             self._context,
             pod,

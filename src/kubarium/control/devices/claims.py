@@ -114,13 +114,14 @@ def claim_from(template: Document, owner: Document, entry: str) -> Document:
     """
     spec = template["spec"]
     metadata = spec.get("metadata") or {}
+    labels = metadata.get("labels")
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
         "metadata": {
             "generateName": name_prefix(owner["metadata"]["name"], entry),
             "namespace": owner["metadata"]["namespace"],
-            "labels": dict(metadata.get("labels") or {}),
+            **({"labels": dict(labels)} if labels else {}),
             "annotations": {**(metadata.get("annotations") or {}), POD_CLAIM_NAME: entry},
             "ownerReferences": [writes.owner_reference(owner, block_owner_deletion=False)],
             "finalizers": [CLAIM_FINALIZER],

@@ -19,7 +19,9 @@ def prepare_create(registry: Registry, call: Call, job: Document) -> None:
     """Give the template the Job's labels and the Job the selector for them.
 
     A Job with ``manualSelector: true`` brings its own. A label that is there already with another
-    value stays as it is, and validation then says that the selector does not match.
+    value stays as it is, and validation then says that the selector does not match. A Job without
+    labels of its own has its template's, these included (``pkg/apis/batch/v1/defaults.go``, which
+    is applied again when a Job is read), so that ``kubectl get jobs -l job-name=train`` finds it.
     """
     spec = job.get("spec")
     if not isinstance(spec, dict) or spec.get("manualSelector"):
@@ -27,6 +29,7 @@ def prepare_create(registry: Registry, call: Call, job: Document) -> None:
     metadata = job["metadata"]
     template = spec.setdefault("template", {})
     labels = template.setdefault("metadata", {}).setdefault("labels", {})
+    borrowed = not metadata.get("labels") or metadata["labels"] is labels
     for key in (CONTROLLER_UID, LEGACY_CONTROLLER_UID):
         labels.setdefault(key, metadata["uid"])
     for key in (JOB_NAME, LEGACY_JOB_NAME):
@@ -35,3 +38,5 @@ def prepare_create(registry: Registry, call: Call, job: Document) -> None:
     matched = dict(selector.get("matchLabels") or {})
     matched.setdefault(CONTROLLER_UID, metadata["uid"])
     spec["selector"] = selector | {"matchLabels": matched}
+    if borrowed:
+        metadata["labels"] = dict(labels)

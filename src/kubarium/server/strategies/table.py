@@ -6,7 +6,7 @@ Source of each switch: the kind's ``strategy.go`` under upstream's ``pkg/registr
 from __future__ import annotations
 
 from kubarium.server import custom_resources
-from kubarium.server.strategies import devices, jobs, namespaces, pods, services
+from kubarium.server.strategies import devices, jobs, namespaces, pods, services, volumes
 from kubarium.server.strategy import Strategies, Strategy
 
 _GENERATION = Strategy(generation=True)
@@ -56,7 +56,12 @@ _TABLE: dict[tuple[str, str], Strategy] = {
     ("", "events"): Strategy(create_on_update=True),
     ("", "limitranges"): Strategy(create_on_update=True),
     ("", "serviceaccounts"): Strategy(returns_deleted=True),
-    ("", "persistentvolumes"): Strategy(returns_deleted=True, status_writes=_METADATA),
+    ("", "persistentvolumes"): Strategy(
+        returns_deleted=True,
+        status_writes=_METADATA,
+        prepare_create=volumes.prepare_create,
+        prepare_status=volumes.prepare_status,
+    ),
     ("", "persistentvolumeclaims"): Strategy(returns_deleted=True, status_writes=_METADATA),
     ("", "podtemplates"): Strategy(generation=True, returns_deleted=True),
     ("", "resourcequotas"): Strategy(returns_deleted=True),
