@@ -677,6 +677,38 @@ def test_deleted_collections_are_listed(http_world):
     http_world(story)
 
 
+def test_namespaces_are_not_deleted_all_at_once(http_world):
+    async def story(w, http):
+        answer = await http("DELETE", "/api/v1/namespaces")
+        assert (answer.status, answer.json["reason"]) == (405, "MethodNotAllowed")
+        [row] = [
+            found
+            for found in (await http("GET", "/api/v1")).json["resources"]
+            if found["name"] == "namespaces"
+        ]
+        assert "delete" in row["verbs"]
+        assert "deletecollection" not in row["verbs"]
+
+    http_world(story)
+
+
+def test_component_statuses_are_only_read(http_world):
+    async def story(w, http):
+        page = await http("GET", "/api/v1/componentstatuses")
+        assert {item["metadata"]["name"] for item in page.json["items"]} == {
+            "controller-manager",
+            "etcd-0",
+            "scheduler",
+        }
+        table = {"Accept": "application/json;as=Table;g=meta.k8s.io;v=v1"}
+        answer = await http("GET", "/api/v1/componentstatuses/scheduler", headers=table)
+        assert answer.json["rows"][0]["cells"] == ["scheduler", "Healthy", "ok", ""]
+        made = {"apiVersion": "v1", "kind": "ComponentStatus", "metadata": {"name": "x"}}
+        assert (await http("POST", "/api/v1/componentstatuses", made)).status == 405
+
+    http_world(story)
+
+
 def test_annotations_that_nobody_can_read_are_warned_of_once(http_world):
     async def story(w, http):
         pods = "/api/v1/namespaces/default/pods"

@@ -26,6 +26,12 @@ CRUD_VERBS = (
     "watch",
 )
 CREATE_ONLY = ("create",)
+READ_ONLY = ("get", "list")
+_VERBS = {
+    ("", "componentstatuses"): READ_ONLY,
+    # One call must not end a whole cluster.
+    ("", "namespaces"): tuple(verb for verb in CRUD_VERBS if verb != "deletecollection"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ def _builtin_kind(schemas: BuiltinSchemas, row: dict[str, Any]) -> Kind:
         categories=tuple(row.get("categories", ())),
         subresources=subresources,
         selectable_fields=_object_selectors(namespaced) | listed,
-        verbs=CREATE_ONLY if row.get("create_only") else CRUD_VERBS,
+        verbs=CREATE_ONLY if row.get("create_only") else _VERBS.get((group, plural), CRUD_VERBS),
         scale=_WORKLOAD_SCALE if "scale" in subresources else None,
         shape=SHAPES.get((resource.api_version, name)),
         deprecation_warning=_deprecation(resource),

@@ -80,8 +80,10 @@ class Paths:
             paths[f"{root}/{resource.plural}"] = self._item(kind, ["list"], False)
         collection, actions = ["list"], ["get"]
         if kind.stored:
-            collection += ["post", "deletecollection"]
+            collection.append("post")
             actions += ["put", "patch", "delete"]
+        if "deletecollection" in kind.verbs:
+            collection.append("deletecollection")
         paths[f"{scope}/{resource.plural}"] = self._item(kind, collection, resource.namespaced)
         named = f"{scope}/{resource.plural}/{{name}}"
         paths[named] = self._item(kind, actions, resource.namespaced, named=True)

@@ -69,7 +69,7 @@ class Components:
         self._mark(name, group_version_kind(kind))
         if kind.custom:
             self._add_standard_fields(name)
-        if kind.stored:
+        if "list" in kind.verbs:
             self._add_list(kind, name)
 
     def _add_standard_fields(self, name: str) -> None:

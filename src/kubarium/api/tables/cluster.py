@@ -200,6 +200,12 @@ def _attachment(d: Document, now: float) -> list[Any]:
     return [spec.get("attacher", ""), source, spec.get("nodeName", ""), attached, age(d, now)]
 
 
+def _component(d: Document, now: float) -> list[Any]:
+    healthy: Document = next((c for c in d["conditions"] if c["type"] == "Healthy"), {})
+    text = {"True": "Healthy", "False": "Unhealthy"}.get(healthy.get("status", ""), "Unknown")
+    return [text, healthy.get("message", ""), healthy.get("error", "")]
+
+
 def _csi_driver(d: Document, now: float) -> list[Any]:
     spec = spec_of(d)
     tokens = [request.get("audience") or "" for request in spec.get("tokenRequests") or ()]
@@ -223,6 +229,7 @@ PRINTERS: dict[tuple[str, str], Printer] = {
     ("", "Namespace"): printer(
         "Status|Age", lambda d, now: [status_of(d).get("phase", ""), age(d, now)]
     ),
+    ("", "ComponentStatus"): printer("Status|Message|Error", _component),
     ("", "Event"): Printer(_EVENT_COLUMNS, _event),
     ("events.k8s.io", "Event"): Printer(_EVENT_COLUMNS, _event),
     ("", "Secret"): printer("Type|Data|Age", _secret),
