@@ -109,6 +109,29 @@ def test_every_node_gets_one_pod_by_affinity_and_new_nodes_too(world_run):
     world_run(story)
 
 
+def test_changes_of_the_template_are_counted_on_set_and_pods(world_run):
+    note, label = "deprecated.daemonset.template.generation", "pod-template-generation"
+
+    async def story(world):
+        await begin(world, 1)
+        await steps(world)
+        await world.client.patch(DAEMON_SETS, "agent", {"spec": {"minReadySeconds": 1}}, "default")
+        found = await world.get(DAEMON_SETS, "agent")
+        assert found["metadata"]["annotations"][note] == "1"
+        [pod] = await world.live_pods()
+        assert pod["metadata"]["labels"][label] == "1"
+        forged = {"metadata": {"annotations": {note: "7"}}}
+        await world.client.patch(DAEMON_SETS, "agent", forged, "default")
+        await set_image(world, "v2")
+        await steps(world)
+        found = await world.get(DAEMON_SETS, "agent")
+        assert found["metadata"]["annotations"][note] == "2"
+        [pod] = await world.live_pods()
+        assert pod["metadata"]["labels"][label] == "2"
+
+    world_run(story)
+
+
 def test_selectors_and_taints_choose_nodes_and_no_execute_drives_pods_away(world_run):
     async def story(world):
         await node(world, "gpu-0", {"gpu": "yes"})

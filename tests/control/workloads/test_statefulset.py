@@ -67,6 +67,7 @@ def test_pods_come_one_by_one_with_their_identity(world_run):
             await step(world)
         pod = await world.get(PODS, "db-1")
         assert (pod["spec"]["hostname"], pod["spec"]["subdomain"]) == ("db-1", "db")
+        assert pod["metadata"]["generateName"] == "db-"
         labels = pod["metadata"]["labels"]
         assert labels["apps.kubernetes.io/pod-index"] == "1"
         assert labels["statefulset.kubernetes.io/pod-name"] == "db-1"
@@ -335,8 +336,8 @@ def test_claims_are_told_of_as_they_are_made(world_run):
         await world.create(STATEFUL_SETS, stateful_set(1, volumeClaimTemplates=[CLAIM]))
         await world.settle()
         assert [event["message"] for event in await world.events("SuccessfulCreate")] == [
-            "create Claim data-db-0 Pod db-0 in StatefulSet db success",
-            "create Pod db-0 in StatefulSet db successful",
+            "Create Claim data-db-0 Pod db-0 in StatefulSet db success",
+            "Create Pod db-0 in StatefulSet db successful",
         ]
 
     world_run(story)

@@ -6,7 +6,15 @@ Source of each switch: the kind's ``strategy.go`` under upstream's ``pkg/registr
 from __future__ import annotations
 
 from kubarium.server import custom_resources
-from kubarium.server.strategies import devices, jobs, namespaces, pods, services, volumes
+from kubarium.server.strategies import (
+    daemonsets,
+    devices,
+    jobs,
+    namespaces,
+    pods,
+    services,
+    volumes,
+)
 from kubarium.server.strategy import Strategies, Strategy
 
 _GENERATION = Strategy(generation=True)
@@ -73,7 +81,11 @@ _TABLE: dict[tuple[str, str], Strategy] = {
     ),
     ("apps", "replicasets"): _GENERATION,
     ("apps", "statefulsets"): _GENERATION,
-    ("apps", "daemonsets"): _GENERATION,
+    ("apps", "daemonsets"): Strategy(
+        generation=True,
+        prepare_create=daemonsets.prepare_create,
+        prepare_update=daemonsets.prepare_update,
+    ),
     ("batch", "jobs"): Strategy(
         generation=True, orphans_by_default=True, prepare_create=jobs.prepare_create
     ),

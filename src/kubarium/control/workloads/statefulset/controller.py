@@ -273,10 +273,10 @@ class StatefulSetController(ControllerComponent):
             await writes.create(self._context, PODS, pod, _namespace(stateful_set))
         except ApiError as error:
             if not podlib.is_namespace_terminating(error):
-                message = f"create Pod {name} in StatefulSet {owner} failed error: {error}"
+                message = f"Create Pod {name} in StatefulSet {owner} failed error: {error}"
                 self._recorder.event(stateful_set, "Warning", "FailedCreate", message)
             raise
-        message = f"create Pod {name} in StatefulSet {owner} successful"
+        message = f"Create Pod {name} in StatefulSet {owner} successful"
         self._recorder.event(stateful_set, "Normal", "SuccessfulCreate", message)
 
     def _keeps_current(self, stateful_set: Document, ordinal: int) -> bool:
@@ -323,10 +323,10 @@ class StatefulSetController(ControllerComponent):
             await writes.create(self._context, PERSISTENT_VOLUME_CLAIMS, claim, namespace)
         except ApiError as error:
             if not podlib.is_namespace_terminating(error):
-                text = f"create Claim {name} for Pod {pod} in StatefulSet {owner} failed error: "
+                text = f"Create Claim {name} for Pod {pod} in StatefulSet {owner} failed error: "
                 self._recorder.event(stateful_set, "Warning", "FailedCreate", f"{text}{error}")
             raise
-        text = f"create Claim {name} Pod {pod} in StatefulSet {owner} success"
+        text = f"Create Claim {name} Pod {pod} in StatefulSet {owner} success"
         self._recorder.event(stateful_set, "Normal", "SuccessfulCreate", text)
 
     async def _delete(self, stateful_set: Document, pod: Document) -> None:
@@ -334,11 +334,11 @@ class StatefulSetController(ControllerComponent):
         try:
             removed = await writes.delete(self._context, PODS, pod)
         except ApiError as error:
-            message = f"delete Pod {name} in StatefulSet {owner} failed error: {error}"
+            message = f"Delete Pod {name} in StatefulSet {owner} failed error: {error}"
             self._recorder.event(stateful_set, "Warning", "FailedDelete", message)
             raise
         if removed:
-            message = f"delete Pod {name} in StatefulSet {owner} successful"
+            message = f"Delete Pod {name} in StatefulSet {owner} successful"
             self._recorder.event(stateful_set, "Normal", "SuccessfulDelete", message)
 
     # status

@@ -100,7 +100,6 @@ def make_pod(stateful_set: Document, revision: Document, ordinal: int) -> Docume
     pod = pod_from_template(template_of(revision), stateful_set)
     name = pod_name(stateful_set, ordinal)
     metadata = pod["metadata"]
-    del metadata["generateName"]
     metadata["name"] = name
     metadata["labels"] = {
         **metadata.get("labels", {}),
