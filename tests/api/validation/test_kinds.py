@@ -172,6 +172,27 @@ BAD = [
         "{spec: {schedulingPolicy: {gang: {minCount: 0}}}}",
         "spec.schedulingPolicy.gang.minCount: Required value",
     ),
+    (
+        "PodGroup",
+        "{spec: {schedulingPolicy: {gang: {minCount: -1}}}}",
+        "gang.minCount: Invalid value: -1: must be greater than or equal to 1",
+    ),
+    (
+        "DeviceTaintRule",
+        "{spec: {taint: {effect: None}}}",
+        'spec.taint.key: Invalid value: "": name part must be non-empty',
+    ),
+    (
+        "ResourceClaim",
+        "{spec: {devices: {requests: [{name: g, firstAvailable: [{name: a, deviceClassName: c},"
+        " {name: a, deviceClassName: c}]}]}}}",
+        'spec.devices.requests[0].firstAvailable[1]: Duplicate value: {',
+    ),
+    (
+        "ResourcePoolStatusRequest",
+        "{spec: {driver: d, limit: 1001}}",
+        "spec.limit: Invalid value: 1001: must be less than or equal to 1000",
+    ),
     ("Workload", "{spec: {}}", 'spec: Invalid value: "": must specify one of: `podGroupTemplates`'),
     ("Workload", templates(5), "the tree of templates must not have more than 4 levels"),
     (

@@ -367,7 +367,7 @@ def _check_policy_range(
         report.invalid(at(path, "min"), span["min"], detail)
     if default < low:
         detail = f"default is less than min: {span['min']}"
-        report.invalid(at(path, "default"), policy["default"], detail)
+        report.invalid(at(path, "min"), policy["default"], detail)
     if high is not None:
         if low > high:
             detail = f"min is larger than max: {span['max']}"
@@ -377,7 +377,7 @@ def _check_policy_range(
             report.invalid(at(path, "max"), span["max"], detail)
         if default > high:
             detail = f"default is more than max: {span['max']}"
-            report.invalid(at(path, "default"), policy["default"], detail)
+            report.invalid(at(path, "max"), policy["default"], detail)
     bounds = {"default": policy["default"], **{k: span.get(k) for k in ("min", "max", "step")}}
     if not _are_milli_values(bounds, path, report) or span.get("step") is None:
         return
