@@ -186,7 +186,7 @@ BAD = [
         "ResourceClaim",
         "{spec: {devices: {requests: [{name: g, firstAvailable: [{name: a, deviceClassName: c},"
         " {name: a, deviceClassName: c}]}]}}}",
-        'spec.devices.requests[0].firstAvailable[1]: Duplicate value: {',
+        "spec.devices.requests[0].firstAvailable[1]: Duplicate value: {",
     ),
     (
         "ResourcePoolStatusRequest",

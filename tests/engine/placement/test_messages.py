@@ -36,14 +36,6 @@ def refusal(shape, placer, preempts=True):
     return decision.unplaced[0][1].message()
 
 
-@pytest.mark.parametrize(
-    "shape", [PodShape(requests=(("cpu", 1),)), PodShape(affinity=named((["a"], ["b"])))]
-)
-def test_without_nodes_nothing_else_is_said(shape):
-    """Upstream looks neither at the pod nor for victims then: ErrNoNodesAvailable."""
-    assert refusal(shape, Placer(Snapshot())) == "no nodes available to schedule pods"
-
-
 TOO_LARGE = PodShape(requests=(("cpu", 9),))
 
 

@@ -206,9 +206,7 @@ def _demands(schema: Schema, short: str) -> Demands:
 def choices_of(schema: Schema, field: str, child: Schema) -> tuple[str, ...]:
     """The values of a closed set, in the order in which complaints list them."""
     short = schema.name.removeprefix(_API)
-    listed = _CHOICES.get((short, field))
-    if listed is None:
-        listed = tuple(choice for choice in child.enum if choice)
-        if short.startswith(_SORTED):
-            listed = tuple(sorted(listed))
-    return listed
+    if (short, field) in _CHOICES:
+        return _CHOICES[short, field]
+    listed = [choice for choice in child.enum if choice]
+    return tuple(sorted(listed) if short.startswith(_SORTED) else listed)
