@@ -304,7 +304,7 @@ def test_derived_attributes_align_what_drivers_name_differently(world_run):
         of_gpu = {"name": "derived/numa", "expression": f"string({attributes}.numa)"}
         of_nic = {
             "name": "derived/numa",
-            "expression": f"{attributes}.where.split('-')[0].replace('numa', '')",
+            "expression": f"{attributes}.where.substring(4, 5)",
         }
         requests = [
             exactly(

@@ -91,7 +91,8 @@ class Chaos:
         try:
             await happening
         except ApiError as error:
-            if error.reason not in ("NotFound", "AlreadyExists", "Conflict"):
+            joins_late = "because it is being deleted" in error.message
+            if error.reason not in ("NotFound", "AlreadyExists", "Conflict") and not joins_late:
                 raise
 
     # What happens.
