@@ -59,9 +59,7 @@ def load_cases() -> list[dict[str, Any]]:
 
 def features_of(case: dict[str, Any]) -> Features:
     gates = set(case["features"])
-    if (
-        "DRAResourceClaimDeviceStatus" not in gates
-    ):  # without it there are no conditions to wait for
+    if "DRAResourceClaimDeviceStatus" not in gates:  # there are no conditions to wait for
         gates.discard("DRADeviceBindingConditions")
     on = {_GATES[g]: True for g in gates if g in _GATES}
     return Features(**{name: on.get(name, False) for name in _GATES.values()})
