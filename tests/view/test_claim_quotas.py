@@ -8,6 +8,7 @@ import pytest
 from kubarium.api.kinds import (
     DEVICE_CLASSES,
     NODES,
+    POD_GROUPS,
     PODS,
     RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
@@ -138,3 +139,50 @@ def test_asking_leaves_no_claim_behind():
     given = documents(quota(used=("3",), by_class="4"))
     assert account(given) == account(given)
     assert not given[RESOURCE_CLAIMS]
+
+
+def of_gang(*quotas, devices=4, made=0):
+    """Two pods that start together, each with a claim of two devices; ``made`` claims are there."""
+    given = documents(*quotas, devices=devices)
+    [pod] = given[PODS]
+    group = {"metadata": {"name": "g", "namespace": "default"}}
+    given[POD_GROUPS] = [group | {"spec": {"schedulingPolicy": {"gang": {"minCount": 2}}}}]
+    spec = pod["spec"] | {"schedulingGroup": {"podGroupName": "g"}}
+    given[PODS] = [
+        pod | {"metadata": pod["metadata"] | {"name": name, "uid": name}, "spec": spec}
+        for name in ("p", "q")
+    ]
+    [template] = given[RESOURCE_CLAIM_TEMPLATES]
+    for pod in given[PODS][:made]:
+        owner = {"kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+        metadata = {"name": "its", "namespace": "default"}
+        metadata["ownerReferences"] = [owner | {"apiVersion": "v1", "controller": True}]
+        given[RESOURCE_CLAIMS].append({"metadata": metadata} | template["spec"])
+        pod["status"] = {"resourceClaimStatuses": [{"name": "mine", "resourceClaimName": "its"}]}
+    return given
+
+
+@pytest.mark.parametrize(
+    ("made", "used", "wanted", "enough"), [(0, "0", "4", "4"), (1, "2", "2", "4")]
+)
+def test_a_gang_is_told_of_the_quota_that_keeps_some_of_its_claims_away(made, used, wanted, enough):
+    given = of_gang(quota(used=(used,), by_class="3"), made=made)
+    for asked in (given[PODS][1], given[POD_GROUPS][0] | {"kind": "PodGroup"}):
+        told = explain(given, asked)
+        [told] = told.children or [told]
+        assert (
+            f"ResourceQuota team leaves no room for the group's claims: {BY_CLASS}, "
+            f"{used} of 3 used and {wanted} wanted"
+        ) in told.reasons
+        [raising] = told.suggestions
+        assert raising.text == (
+            f"raise {BY_CLASS} of ResourceQuota team from 3 to {enough}: the group fits now"
+        )
+    assert len(given[RESOURCE_CLAIMS]) == made
+
+
+def test_a_quota_is_not_to_be_raised_for_a_gang_that_would_not_fit():
+    given = of_gang(quota(used=("0",), by_class="3"), devices=3)
+    [told] = explain(given, given[PODS][0]).children
+    assert not told.suggestions
+    assert told.reasons[-1].startswith("and besides that: ")

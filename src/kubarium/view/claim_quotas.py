@@ -1,4 +1,4 @@
-"""Claims that a ResourceQuota keeps from being made, and what raising it would give the pod."""
+"""Claims that a ResourceQuota keeps from being made, and what raising it would give their pods."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from kubarium.api.kinds import (
 from kubarium.api.quotas import in_scope, usage_of
 from kubarium.api.resource import Document
 from kubarium.base.quantity import format_quantity, parse_quantity
+from kubarium.engine.model import Key
 from kubarium.engine.verdict import Suggestion
 from kubarium.view.cluster import key_of
 from kubarium.view.evidence import Evidence
@@ -30,6 +31,7 @@ class Excess:
 
     quota: str
     name: str
+    whose: str
     wanted: Fraction
     used: Fraction
     hard: Fraction
@@ -37,7 +39,7 @@ class Excess:
     @property
     def line(self) -> str:
         return (
-            f"ResourceQuota {self.quota} leaves no room for the pod's claims: {self.name}, "
+            f"ResourceQuota {self.quota} leaves no room for {self.whose} claims: {self.name}, "
             f"{format_quantity(self.used)} of {format_quantity(self.hard)} used and "
             f"{format_quantity(self.wanted)} wanted"
         )
@@ -48,12 +50,14 @@ class Excess:
 
 
 class ClaimQuotas:
-    """The claims that are still to be made for a pod, held against its namespace's quotas."""
+    """The claims that are still to be made for pods of one namespace, held against its quotas."""
 
-    def __init__(self, evidence: Evidence, pod: Document) -> None:
+    def __init__(self, evidence: Evidence, pods: Sequence[Document], whom: str = "the pod") -> None:
+        """``pods`` one or more; ``whom`` is what fits or does not, in words."""
         self._evidence = evidence
-        self._pod = pod
-        self._namespace = pod["metadata"].get("namespace", "")
+        self._pods = pods
+        self._whom = whom
+        self._namespace = pods[0]["metadata"].get("namespace", "")
 
     @cached_property
     def exceeded(self) -> tuple[Excess, ...]:
@@ -78,57 +82,65 @@ class ClaimQuotas:
             for name, amount in wanted.items():
                 now, most = parse_quantity(used.get(name, 0)), parse_quantity(hard[name])
                 if amount and now + amount > most:
-                    yield Excess(quota["metadata"]["name"], name, amount, now, most)
+                    quota_name = quota["metadata"]["name"]
+                    yield Excess(quota_name, name, f"{self._whom}'s", amount, now, most)
 
     @cached_property
     def _unmade(self) -> list[Document]:
+        return [claim for pod in self._pods for claim in self._unmade_of(pod)]
+
+    def _unmade_of(self, pod: Document) -> list[Document]:
         """The claims as their templates say, each under a name that no object can have."""
+        metadata = pod["metadata"]
         made = {
             status.get("name")
-            for status in (self._pod.get("status") or {}).get("resourceClaimStatuses") or ()
+            for status in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
         }
-        templates = {
-            key_of(document): document
-            for document in self._evidence.documents.get(RESOURCE_CLAIM_TEMPLATES, ())
+        owner = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": metadata["name"],
+            "uid": metadata.get("uid", ""),
+            "controller": True,
         }
         found: list[Document] = []
-        for entry in self._pod["spec"].get("resourceClaims") or ():
-            template = templates.get((self._namespace, entry.get("resourceClaimTemplateName", "")))
+        for entry in pod["spec"].get("resourceClaims") or ():
+            key = (self._namespace, entry.get("resourceClaimTemplateName", ""))
+            template = self._templates.get(key)
             if template is None or entry.get("name") in made:
                 continue
-            metadata = {
-                "name": f"/{self._pod['metadata']['name']}/{entry['name']}",
+            own = {
+                "name": f"/{metadata['name']}/{entry['name']}",
                 "namespace": self._namespace,
-                "ownerReferences": [
-                    {
-                        "apiVersion": "v1",
-                        "kind": "Pod",
-                        "name": self._pod["metadata"]["name"],
-                        "uid": self._pod["metadata"].get("uid", ""),
-                        "controller": True,
-                    }
-                ],
+                "ownerReferences": [owner],
             }
             spec = (template.get("spec") or {}).get("spec") or {}
-            found.append({"metadata": metadata, "spec": spec})
+            found.append({"metadata": own, "spec": spec})
         return found
 
+    @cached_property
+    def _templates(self) -> dict[Key, Document]:
+        templates = self._evidence.documents.get(RESOURCE_CLAIM_TEMPLATES, ())
+        return {key_of(document): document for document in templates}
+
     @contextmanager
-    def made(self) -> Iterator[Document]:
-        """The pod as if its claims had been made; they are in the snapshot meanwhile."""
-        statuses = list((self._pod.get("status") or {}).get("resourceClaimStatuses") or ())
-        for claim in self._unmade:
-            name = claim["metadata"]["name"]
-            statuses.append({"name": name.rpartition("/")[2], "resourceClaimName": name})
-        status = {**(self._pod.get("status") or {}), "resourceClaimStatuses": statuses}
+    def made(self) -> Iterator[list[Document]]:
+        """The pods as if their claims had been made; they are in the snapshot meanwhile."""
         view = self._evidence.view
         for claim in self._unmade:
             view.apply(RESOURCE_CLAIMS, None, claim)
         try:
-            yield {**self._pod, "status": status}
+            yield [self._with_claims(pod) for pod in self._pods]
         finally:
             for claim in self._unmade:
                 view.apply(RESOURCE_CLAIMS, claim, None)
+
+    def _with_claims(self, pod: Document) -> Document:
+        statuses = list((pod.get("status") or {}).get("resourceClaimStatuses") or ())
+        for claim in self._unmade_of(pod):
+            name = claim["metadata"]["name"]
+            statuses.append({"name": name.rpartition("/")[2], "resourceClaimName": name})
+        return {**pod, "status": {**(pod.get("status") or {}), "resourceClaimStatuses": statuses}}
 
     def raising(self) -> Suggestion:
         """That the quotas are raised by what is missing."""
@@ -136,7 +148,7 @@ class ClaimQuotas:
             f"{e.name} of ResourceQuota {e.quota} from {format_quantity(e.hard)} to {e.enough}"
             for e in self.exceeded
         )
-        text = f"raise {each}: the pod fits now"
+        text = f"raise {each}: {self._whom} fits now"
         return Suggestion("raise-quota", text, ",".join(e.quota for e in self.exceeded))
 
     def command(self) -> str:

@@ -129,15 +129,19 @@ class Unplaced:
 
     def _without_claims(self, pod: Document, told: Explanation, placer: Placer) -> Explanation:
         """Of a pod that names claims which it cannot use."""
-        quotas = ClaimQuotas(self._evidence, pod)
+        quotas = ClaimQuotas(self._evidence, [pod])
         if not quotas.exceeded:
             besides = self._besides(placer, Subject((self._evidence.view.pod(pod),)))
             return replace(told, reasons=(*self._missing(pod), *besides))
         with quotas.made() as complete:
-            subject = Subject((self._evidence.view.pod(complete),))
+            subject = Subject((self._evidence.view.pod(complete[0]),))
             fits = Explainer(placer).fits(subject)
             refused = "" if fits else placer.account(subject.pods[0]).message()
-        lines = (*self._missing(pod), *(excess.line for excess in quotas.exceeded))
+        return self._without_quota(replace(told, reasons=self._missing(pod)), quotas, refused)
+
+    def _without_quota(self, told: Explanation, quotas: ClaimQuotas, refused: str) -> Explanation:
+        """With the quotas that keep claims away; ``refused`` is what else is in the way."""
+        lines = (*told.reasons, *(excess.line for excess in quotas.exceeded))
         if refused:
             return replace(told, reasons=(*lines, f"and besides that: {refused}"))
         raising = quotas.raising()
@@ -252,13 +256,31 @@ class Unplaced:
     ) -> Explanation:
         snapshot = self._evidence.view.snapshot
         keys = {p.key for p in pods if any(c not in snapshot.claims for c in p.claims)}
-        for pod in self._evidence.list(PODS) if keys else ():
-            if key_of(pod) in keys and (text := missing_claim(pod, snapshot.claims)):
-                return Explanation(title, "Pending", text, self._missing(pod))
+        lacking = [pod for pod in self._evidence.list(PODS) if key_of(pod) in keys] if keys else ()
+        for pod in lacking:
+            if text := missing_claim(pod, snapshot.claims):
+                told = Explanation(title, "Pending", text, self._missing(pod))
+                return self._gang_without_claims(told, Subject(pods, gang), lacking, scheduler)
         with promised(self._evidence.view, self._evidence.list(PODS), pods) as others:
             placer = self._evidence.placer(scheduler)
             placer.nominated = tuple(other.key for other, _ in others)
             return self._undecided(title, placer, QueueItem(pods, gang), others)
+
+    def _gang_without_claims(
+        self, told: Explanation, subject: Subject, lacking: Sequence[Document], scheduler: str
+    ) -> Explanation:
+        """Of a gang some of whose pods name claims that they cannot use."""
+        quotas = ClaimQuotas(self._evidence, lacking, "the group")
+        if not quotas.exceeded:
+            return told
+        placer = self._evidence.placer(scheduler)
+        with quotas.made() as complete:
+            whole = {key_of(pod): self._evidence.view.pod(pod) for pod in complete}
+            pods = tuple(whole.get(pod.key, pod) for pod in subject.pods)
+            decision = decided(placer, QueueItem(pods, subject.gang))
+        verdict = decision.gang_verdict
+        refused = decision.unplaced[0][1].message() if decision.unplaced else ""
+        return self._without_quota(told, quotas, verdict.message() if verdict else refused)
 
     def _undecided(
         self, title: str, placer: Placer, item: QueueItem, others: tuple[tuple[Pod, str], ...]
