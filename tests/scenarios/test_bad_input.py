@@ -348,7 +348,7 @@ def test_a_stale_update_is_a_conflict(api, config_map):
     stale["metadata"]["resourceVersion"] = "1"
     refused(api("PUT", config_map, stale), 409, "Conflict", "object has been modified")
     options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "other"}}
-    refused(api("DELETE", config_map, options), 409, "Conflict", "UID in precondition: other")
+    refused(api("DELETE", config_map, options), 409, "Conflict", "UID in the precondition (other)")
     assert api("GET", config_map).body == before
 
 
