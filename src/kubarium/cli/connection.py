@@ -25,10 +25,13 @@ def running_record(name: str) -> ServerRecord:
 
 
 def open_client(name: str, kubeconfig: Path | None, context: str) -> HttpClient:
-    """A client of the named kubeconfig, else of our own running cluster, else of kubectl's."""
+    """A client of the kubeconfig or context named, else of our own running cluster."""
     if kubeconfig or context:
         return HttpClient.from_kubeconfig(str(kubeconfig or ""), context)
-    running_record(name)
+    try:
+        running_record(name)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or name another by --kubeconfig or --context") from None
     return HttpClient.from_kubeconfig(str(StateDirectory(name).kubeconfig))
 
 

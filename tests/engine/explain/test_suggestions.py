@@ -691,6 +691,20 @@ def test_four_changes_are_told_together_where_three_are_not_enough():
     ]
 
 
+def test_of_two_changes_that_differ_in_amounts_the_smaller_one_is_told():
+    """To ask for one device would help as well; nobody needs to be told."""
+    world = World(
+        [Node("n0", (("cpu", 1000), ("pods", 5)), {}, (TAINT,))],
+        {"n0": [("x", "0", False)] * 3},
+        PodShape(),
+        1,
+        ClaimSpec((RequestEntry("r", (Request("r", "gpu", count=4),)),)),
+    )
+    found = Explainer(world.placer(), clauses).suggest(world.subject())
+    kinds = [[(part.kind, part.amount) for part in s.parts] for s in found]
+    assert kinds == [[("tolerate-taint", 0), ("lower-count", 3)]]
+
+
 def test_a_gang_is_told_what_to_add_to_what_opens_its_nodes():
     """Without the selector two of the four fit: the selector alone is not enough."""
     world = World(

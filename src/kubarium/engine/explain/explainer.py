@@ -179,8 +179,12 @@ class Question:
     # Several changes together.
 
     def _combinations(self, parts: list[Change], most: int) -> Iterator[tuple[Change, ...]]:
-        """The smallest sets of changes that help together, cheapest first; ``most`` are tried."""
-        tried = given = 0
+        """The smallest sets of changes that help together, cheapest first; ``most`` are tried.
+
+        Of those that differ in amounts only, the first.
+        """
+        tried = 0
+        given: set[frozenset[object]] = set()
         for size in range(2, TOGETHER + 1):
             sets = sorted(
                 combinations(parts, size), key=lambda changes: sum(c.cost for c in changes)
@@ -189,15 +193,16 @@ class Question:
                 # A single pod runs on one node.
                 if not self.subject.is_gang and len({c.row for c in changes if c.row >= 0}) > 1:
                     continue
-                if not self._case.rooms.enough(changes):
+                kinds = frozenset(map(_but_for_its_amount, changes))
+                if kinds in given or not self._case.rooms.enough(changes):
                     continue
                 tried += 1
                 if tried > most or self._case.trial.exhausted:
                     return
                 if self._case.trial.fits(self.subject, changes):
                     yield changes
-                    given += 1
-                    if given == COMBINATIONS_GIVEN:
+                    given.add(kinds)
+                    if len(given) == COMBINATIONS_GIVEN:
                         return
             if given:
                 return
@@ -245,6 +250,12 @@ class Question:
         there = nodes_at_volumes(self._case, alone=False)
         found = [*self._choices, *self._amounts.for_combinations(), *there]
         return sorted(found, key=lambda change: change.cost)[:MAX_PARTS]
+
+
+def _but_for_its_amount(change: Change) -> object:
+    """What all changes have in common that do the same to the same, one more and one less."""
+    made = change.suggestion
+    return (made.kind, made.subject, made.node) if made.amount else made
 
 
 def told(changes: tuple[Change, ...]) -> Suggestion:

@@ -1,7 +1,7 @@
 """PodGroupProtection: groups stay until nothing that belongs to them is left.
 
-Source: upstream ``plugin/pkg/admission/scheduling/podgroupprotection``; KEP-6012 adds composites. The
-finalizer is taken off by a controller, ``control.gangs.protection``.
+Source: upstream ``plugin/pkg/admission/scheduling/podgroupprotection``; KEP-6012 adds composites.
+The finalizer is taken off by a controller, ``control.gangs.protection``.
 """
 
 from __future__ import annotations
