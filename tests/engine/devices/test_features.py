@@ -180,6 +180,12 @@ def test_the_drivers_domain_may_be_left_out_of_a_capacitys_name(published, wante
     assert run(stock, spec(request(capacity=(("e/memory", 3),)))) is None
 
 
+def test_of_two_amounts_for_one_capacity_the_larger_counts():
+    device = Device("g", {}, {"memory": Capacity(8)}, allow_multiple=True)
+    for amounts in ((("d/memory", 9), ("memory", 1)), (("d/memory", 1), ("memory", 9))):
+        assert run(inventory([device], best_fit=True), spec(request(capacity=amounts))) is None
+
+
 def test_nobody_can_give_capacity_back_by_asking_for_less_than_none():
     device = Device("g", {}, {"memory": Capacity(8)}, allow_multiple=True)
     with pytest.raises(AllocationError, match="capacity memory: capacity value is negative"):

@@ -26,7 +26,8 @@ def allowed(
         known = published_name(device, driver, name)
         if not known:
             return None
-        wanted[known] = amount
+        # Both names of one capacity: the larger amount is enough for each.
+        wanted[known] = max(amount, wanted.get(known, amount))
     taken: list[tuple[str, Amount]] = []
     for name, capacity in sorted(device.capacity.items()):
         amount = _rounded(wanted.get(name), capacity, fractional)
