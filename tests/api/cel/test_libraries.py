@@ -13,6 +13,48 @@ from kubarium.api.cel.libraries import without_groups
 from kubarium.api.cel.messages import runtime_message
 from kubarium.api.cel.values import Semver, parse_semver
 
+ADDRESSES = [
+    ("a", "unable to parse IP"),
+    ("%eth0", "missing IPv6 address"),
+    ("1.2.3.4.5", "IPv4 address too long"),
+    ("1.2.3", "IPv4 address too short"),
+    ("1.2.3.256", "IPv4 field has value >255"),
+    ("1.2.3.04", "IPv4 field has octet with leading zero"),
+    ("1..2.3", 'IPv4 field must have at least one digit (at ".2.3")'),
+    ("1.2.3.x", 'unexpected character (at "x")'),
+    ("fe80::1%", "zone must be a non-empty string"),
+    ("12345::", 'each group must have 4 or less digits (at "12345::")'),
+    ("1:g", 'each colon-separated field must have at least one digit (at "g")'),
+    ("1:2g", 'unexpected character, want colon (at "g")'),
+    ("1:2:", 'colon must be followed by more characters (at ":")'),
+    ("::1::2", 'multiple :: in address (at ":2")'),
+    ("1:2", "address string too short"),
+    ("::1:2:3:4:5:6:7:8", "the :: must expand to at least one field of zeros"),
+    ("1:2:3:4:5:6:7:8:9", 'trailing garbage after address (at "9")'),
+    ("1:1.2.3.4", "embedded IPv4 address must replace the final 2 fields"),
+    ("::1:2:3:4:5:6:7:1.2.3.4", "too many hex fields to fit an embedded IPv4"),
+]
+PREFIXES = [
+    ("10.0.0.0", "no '/'"),
+    ("10.0.0.0/08", 'bad bits after slash: "08"'),
+    ("10.0.0.0/33", "prefix length out of range"),
+    ("x/8", 'ParseAddr("x"): unable to parse IP'),
+    ("fe80::1%e/64", "IPv6 zones cannot be present in a prefix"),
+]
+URLS = [
+    ("", "empty url"),
+    ("nonsense", "invalid URI for request"),
+    (":x", "missing protocol scheme"),
+    ("http://h/%zz", 'invalid URL escape "%zz"'),
+    ("http://h%20x/", 'invalid URL escape "%20"'),
+    ("http://a b/", 'invalid character " " in host name'),
+    ("http://h:x/", 'invalid port ":x" after host'),
+    ("http://{u}@h/", "net/url: invalid userinfo"),
+    ("http://x[::1]/", "invalid IP-literal"),
+    ("http://[::1/", "missing ']' in host"),
+    ("http://[::g]/", 'invalid host: ParseAddr("::g"): each colon-separated field'),
+]
+
 ENVIRONMENT = Environment({"x": "dyn"})
 
 
@@ -86,6 +128,13 @@ def evaluate(expression, x=None):
         "url('https://[::1]:80/').getHostname() == '::1' && url('https://a:80/').getPort() == '80'",
         "url('https://a/b%20c').getEscapedPath() == '/b%20c' && url('https://a').getPort() == ''",
         "url('https://a/?x=1&x=2').getQuery() == {'x': ['1', '2']}",
+        "url('http://Host:0/').getHostname() == 'Host' && url('http://a:099').getPort() == '099'",
+        "url('mailto:a@b').getEscapedPath() == '' && url('/a b').getEscapedPath() == '/a%20b'",
+        "url('HTTP:////p').getEscapedPath() == '//p' && url('HTTP://h') == url('http://h')",
+        "url('//h/p').getHost() == 'h' && isURL('//:x') && isURL('/#%41')",
+        "!isURL('http://a b/') && !isURL('http://h/%zz') && !isURL('http://h:x')",
+        "!isCIDR('10.0.0.0/08') && isCIDR('10.0.0.0/0') && !isCIDR('10.0.0.0/33')",
+        "semver('v1', true).major() == 1 && !isSemver('1-rc', true)",
         "isURL('/path') && !isURL('path') && !isURL('http://a b') && !isURL('')",
         # addresses
         "ip('127.0.0.1').family() == 4 && ip('::1').family() == 6",
@@ -128,9 +177,14 @@ def test_expressions_that_hold(expression):
         ('semver("1.2")', "No Major.Minor.Patch elements found"),
         ("[].min()", "min called on empty list"),
         ("[9223372036854775807, 1].sum()", "integer overflow"),
-        ("ip('1.2.3.4.5')", 'IP Address "1.2.3.4.5" parse error'),
-        ("cidr('10.0.0.0')", "network address parse error"),
-        ("url('nonsense')", "URL parse error"),
+        ("semver('x,y', true)", 'Invalid character(s) found in major number "0x,y"'),
+        ("semver('1.2+b', true)", "short version cannot contain PreRelease/Build meta data"),
+        *((f"ip('{text}')", f'ParseAddr("{text}"): {fault}') for text, fault in ADDRESSES),
+        ("ip('fe80::1%eth0')", 'IP address "fe80::1%eth0" with zone value is not allowed'),
+        ("cidr('::ffff:1.2.3.4/96')", 'IPv4-mapped IPv6 address "::ffff:1.2.3.4/96" is not'),
+        *((f"cidr('{text}')", f'ParsePrefix("{text}"): {fault}') for text, fault in PREFIXES),
+        ("cidr('10.0.0.0/8').containsIP('x')", "no such overload"),
+        *((f"url('{text}')", f'parse "{text}": {fault}') for text, fault in URLS),
         ("'a'.find('(')", "invalid regular expression"),
         ("x.isLessThan(quantity('1'))", "no such overload: isLessThan(int, kubernetes.Quantity)"),
     ],

@@ -360,6 +360,11 @@ def text_constant(node: Expr) -> str:
     return node.raw[at : at + size].decode()
 
 
+def text_literal(text: str) -> bytes:
+    """What a string constant holds (Constant{string_value})."""
+    return _encode(6, text)
+
+
 def constant_size(node: Expr) -> int:
     """Characters of a string constant, bytes of one of bytes; 1 of any other."""
     raw = node.raw

@@ -29,6 +29,7 @@ from kubarium.api.cel.budget import Sizes, bound
 from kubarium.api.cel.cost import worst_cost
 from kubarium.api.cel.environment import (
     BOOL_FALSE,
+    BOOL_TRUE,
     OPAQUE,
     CelCompileError,
     CelRuntimeError,
@@ -307,18 +308,35 @@ def _check_fields(checked: ast.Checked, expression: str, multiple_allocations: b
 
 
 def _default_domains(checked: ast.Checked) -> None:
-    """``device.attributes[x]`` becomes ``device.attributes[?x].orValue({})``."""
+    """``device.attributes[x]`` and ``.x`` become ``device.attributes[?x].orValue({})``.
+
+    And ``has(device.attributes.x)`` is true.
+    """
     aliases = _aliases(checked)
     fresh = checked.next_id()
     for node in list(checked.root.walk()):
-        if node.kind != "call" or node.name != "_[_]":
+        of, where = _lookup(node, fresh + 2)
+        if of is None or where is None:
             continue
-        if qualified_name(node.args[0]) in _DOMAIN_MAPS or node.args[0].name in aliases:
-            lookup = ast.Expr(fresh, "call", "_[?_]", None, node.args)
+        if qualified_name(of) not in _DOMAIN_MAPS and of.name not in aliases:
+            continue
+        if node.test:
+            node.kind, node.name, node.operand, node.raw = "const", "", None, BOOL_TRUE
+        else:
+            lookup = ast.Expr(fresh, "call", "_[?_]", None, [of, where])
             empty = ast.Expr(fresh + 1, "struct")
-            node.name, node.operand, node.args = "orValue", lookup, [empty]
+            node.kind, node.name, node.operand, node.args = "call", "orValue", lookup, [empty]
             checked.overloads.pop(node.id, None)
-            fresh += 2
+            fresh += 3
+
+
+def _lookup(node: ast.Expr, fresh: int) -> tuple[ast.Expr | None, ast.Expr | None]:
+    """What is looked up in what, by brackets or by a name, which gets the id ``fresh``."""
+    if node.kind == "call" and node.name == "_[_]":
+        return node.args[0], node.args[1]
+    if node.kind == "select":
+        return node.operand, ast.Expr(fresh, "const", raw=ast.text_literal(node.name))
+    return None, None
 
 
 def _check_kinds(checked: ast.Checked) -> None:

@@ -312,6 +312,7 @@ _TRAILER = re.compile(r" \[[A-Z_]+\]$")
 _CONVERSIONS = ("bool", "int", "uint", "double")
 INT_ZERO = b"\x18\x00"  # Constant{int64_value: 0}
 BOOL_FALSE = b"\x10\x00"  # Constant{bool_value: false}
+BOOL_TRUE = b"\x10\x01"
 
 
 @lru_cache(maxsize=16)

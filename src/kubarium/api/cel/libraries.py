@@ -22,14 +22,15 @@ from urllib.parse import SplitResult
 
 from cel_expr_python import cel
 
+from kubarium.api.cel.addresses import Address, Network
 from kubarium.api.cel.formats import FORMATS
+from kubarium.api.cel.urls import escaped_path, host_of, name_of, port_of
 from kubarium.api.cel.values import (
-    Address,
     CelValueError,
     Format,
-    Network,
     Semver,
     carry,
+    is_url,
     parse_cidr,
     parse_ip,
     parse_url,
@@ -378,10 +379,6 @@ def _url_part(name: str, read: Callable[[SplitResult], Any]) -> Callable[[Any], 
     return part
 
 
-def _host(url: SplitResult) -> str:
-    return url.netloc.rpartition("@")[2]
-
-
 # --- addresses ----------------------------------------------------------------------------------
 
 
@@ -426,6 +423,8 @@ def _is_link_local_multicast(address: Address) -> bool:
 
 
 def _contains_ip(value: Any, address: Any) -> bool:
+    if isinstance(address, str) and not _succeeds(parse_ip, address):
+        raise CelValueError("no such overload")  # upstream does not say why the text is no address
     return _address("containsIP", address) in _network("containsIP", value).network
 
 
@@ -533,12 +532,12 @@ REGEX_FUNCTIONS = [
 ]
 URL_FUNCTIONS = [
     _plain("url", ["string"], URL, lambda text: carry(parse_url(text))),
-    _plain("isURL", ["string"], "bool", lambda text: _succeeds(parse_url, text)),
+    _plain("isURL", ["string"], "bool", is_url),
     _on(URL, "getScheme", [], "string", _url_part("getScheme", lambda url: url.scheme)),
-    _on(URL, "getHost", [], "string", _url_part("getHost", _host)),
-    _on(URL, "getHostname", [], "string", _url_part("getHostname", lambda u: u.hostname or "")),
-    _on(URL, "getPort", [], "string", _url_part("getPort", lambda u: str(u.port or ""))),
-    _on(URL, "getEscapedPath", [], "string", _url_part("getEscapedPath", lambda u: u.path)),
+    _on(URL, "getHost", [], "string", _url_part("getHost", host_of)),
+    _on(URL, "getHostname", [], "string", _url_part("getHostname", name_of)),
+    _on(URL, "getPort", [], "string", _url_part("getPort", port_of)),
+    _on(URL, "getEscapedPath", [], "string", _url_part("getEscapedPath", escaped_path)),
     _on(URL, "getQuery", [], "map<string,list<string>>", _url_part("getQuery", url_query)),
 ]
 IP_FUNCTIONS = [

@@ -66,6 +66,11 @@ _WORDS = (
         "argument must be a simple name",
     ),
     (re.compile(r"\\u003F"), "?"),
+    (re.compile(r"^invalid hex (u?int literal)"), r"invalid \1"),
+    (
+        re.compile(r"^Invalid string literal: Illegal escape sequence: Unicode value .*"),
+        "invalid unicode code point",
+    ),
     (
         re.compile(r"^expression of type '([a-z_]+)' cannot be the operand of a select operation"),
         r"type '\1' does not support field selection",
@@ -74,10 +79,12 @@ _WORDS = (
         re.compile(r"^expression of type '(.*)' cannot be the operand of a select operation"),
         r"unexpected failed resolution of '\1'",
     ),
+    (re.compile(r"^(type )'null_type'"), r"\1'null'"),
 )
 _NO_MATCH = re.compile(r"found no matching overload for '([^']+)' applied to '(.*)'$")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']+)'(.*)$")
 _TYPES = re.compile(r"\b(?:null_type|google\.protobuf\.(?:Any|Timestamp|Duration))\b")
+_FREE = re.compile(r"\bT%[0-9]+")  # a type that nothing has settled
 _SHORT = {
     "null_type": "null",
     "google.protobuf.Any": "any",
@@ -104,7 +111,7 @@ def _text_before(expression: str, line: int, column: int) -> str:
 
 
 def _no_match(name: str, types: str, before: str) -> str:
-    types = _TYPES.sub(lambda found: _SHORT[found[0]], types)
+    types = _FREE.sub("dyn", _TYPES.sub(lambda found: _SHORT[found[0]], types))
     parts = split_types(types[1:-1])
     if name in ("_&&_", "_||_"):
         wrong = next((part for part in parts if part not in ("bool", "dyn")), "dyn")

@@ -8,20 +8,19 @@ bytes: a tag and a canonical text. Canonical means that equal values have equal 
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, total_ordering
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs
 
+from kubarium.api.cel.addresses import Address, AddressError, Network, quoted, read_cidr, read_ip
+from kubarium.api.cel.urls import UrlError, check_url, joined, read_url, split
 from kubarium.base.quantity import QuantityError, parse_quantity
 
 _TAG = b"\x01k8s:"  # no NUL: cel-cpp's Python binding cuts bytes there
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 class CelValueError(ValueError):
@@ -67,9 +66,10 @@ def parse_semver(text: str, normalize: bool = False) -> Semver:
     >>> str(parse_semver("v1.02", normalize=True))
     '1.2.0'
     """
-    match = _SEMVER.fullmatch(_normalized(text) if normalize else text)
+    text = _normalized(text) if normalize else text
+    match = _SEMVER.fullmatch(text)
     if match is None or any(len(n) > 19 and int(n) >= 2**64 for n in _NUMERIC.findall(text)):
-        raise CelValueError(_semver_fault(_normalized(text) if normalize else text))
+        raise CelValueError(_semver_fault(text))
     major, minor, patch, pre, _ = match.groups()
     parts = tuple(int(p) if p.isdigit() else p for p in pre.split(".")) if pre else ()
     return Semver(int(major), int(minor), int(patch), parts)
@@ -98,15 +98,15 @@ def _semver_fault(text: str) -> str:
         if not part:
             return "Build meta data is empty"
         if not _LETTERS.fullmatch(part):
-            return f"Invalid character(s) found in build meta data {_quoted(part)}"
+            return f"Invalid character(s) found in build meta data {quoted(part)}"
     return "invalid semantic version"
 
 
 def _number_fault(name: str, text: str) -> str:
     if not re.fullmatch("[0-9]*", text):
-        return f"Invalid character(s) found in {name.lower()} number {_quoted(text)}"
+        return f"Invalid character(s) found in {name.lower()} number {quoted(text)}"
     if len(text) > 1 and text[0] == "0":
-        return f"{name} number must not contain leading zeroes {_quoted(text)}"
+        return f"{name} number must not contain leading zeroes {quoted(text)}"
     return _uint_fault(text)
 
 
@@ -116,9 +116,9 @@ def _pre_release_fault(text: str) -> str:
     if not re.fullmatch("[0-9]+", text):
         if _LETTERS.fullmatch(text):
             return ""
-        return f"Invalid character(s) found in prerelease {_quoted(text)}"
+        return f"Invalid character(s) found in prerelease {quoted(text)}"
     if len(text) > 1 and text[0] == "0":
-        return f"Numeric PreRelease version must not contain leading zeroes {_quoted(text)}"
+        return f"Numeric PreRelease version must not contain leading zeroes {quoted(text)}"
     return _uint_fault(text)
 
 
@@ -126,21 +126,19 @@ def _uint_fault(text: str) -> str:
     if text and int(text) < 2**64:
         return ""
     why = "value out of range" if text else "invalid syntax"
-    return f"strconv.ParseUint: parsing {_quoted(text)}: {why}"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return f"strconv.ParseUint: parsing {quoted(text)}: {why}"
 
 
 def _normalized(text: str) -> str:
-    text = text.removeprefix("v")
-    match = re.fullmatch(r"([0-9.]*)(.*)", text, re.DOTALL)
-    numbers, tail = match.groups() if match else (text, "")
-    parts = [part.lstrip("0") or "0" if part else part for part in numbers.split(".")]
-    if tail and len(parts) < 3:
-        return text  # upstream: no minor or patch may be missing before a pre-release or build
-    return ".".join(parts + ["0"] * (3 - len(parts))) + tail
+    """Without "v" and leading zeroes, and with all three numbers (upstream: normalizeAndParse)."""
+    parts = text.removeprefix("v").split(".", 2)
+    for index, part in enumerate(parts):
+        if len(part.encode()) > 1:
+            bare = part.lstrip("0")
+            parts[index] = bare if re.match("[0-9]", bare) else "0" + bare
+    if len(parts) < 3 and re.search("[+-]", parts[-1]):
+        raise CelValueError("short version cannot contain PreRelease/Build meta data")
+    return ".".join(parts + ["0"] * (3 - len(parts)))
 
 
 # --- addresses and URLs -------------------------------------------------------------------------
@@ -149,46 +147,34 @@ def _normalized(text: str) -> str:
 def parse_ip(text: str) -> Address:
     """An address; no zone and no IPv4-mapped IPv6, as in Kubernetes' ``ip()``."""
     try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        raise CelValueError(
-            f"IP Address {_quoted(text)} parse error during conversion from string"
-        ) from None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id:
-            raise CelValueError(f"IP address {_quoted(text)} with zone value is not allowed")
-        if address.ipv4_mapped:
-            raise CelValueError(f"IPv4-mapped IPv6 address {_quoted(text)} is not allowed")
-    return address
+        return read_ip(text)
+    except AddressError as error:
+        raise CelValueError(str(error)) from None
 
 
 def parse_cidr(text: str) -> Network:
     """An address with a prefix length; host bits are kept."""
-    address, slash, length = text.partition("/")
-    if not slash or not length.isascii() or not length.isdigit():
-        raise CelValueError(f"network address parse error during conversion from string: {text!r}")
-    parse_ip(address)
     try:
-        return ipaddress.ip_interface(text)
-    except ValueError:
-        raise CelValueError(
-            f"network address parse error during conversion from string: {text!r}"
-        ) from None
+        return read_cidr(text)
+    except AddressError as error:
+        raise CelValueError(str(error)) from None
 
 
 def parse_url(text: str) -> SplitResult:
     """An absolute URL or an absolute path, as Go's ``url.ParseRequestURI``."""
     try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError as error:
-        raise CelValueError(f"URL parse error during conversion from string: {error}") from None
-    bad = any(ord(char) <= 32 or ord(char) == 127 for char in text)
-    if bad or not text or not (parts.scheme or text.startswith("/")):
-        raise CelValueError(
-            f"URL parse error during conversion from string: invalid URI for request: {text!r}"
-        )
-    return parts
+        return read_url(text)
+    except UrlError as error:
+        raise CelValueError(str(error)) from None
+
+
+def is_url(text: str) -> bool:
+    """Whether it is a URL as a request may name it."""
+    try:
+        check_url(text)
+    except UrlError:
+        return False
+    return True
 
 
 def url_query(parts: SplitResult) -> dict[str, list[str]]:
@@ -239,7 +225,7 @@ def carry(value: Any) -> bytes:
     if isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address):
         return _tagged(b"ip", str(value))
     if isinstance(value, SplitResult):
-        return _tagged(b"url", value.geturl())
+        return _tagged(b"url", joined(value))
     if isinstance(value, Format):
         return _tagged(b"format", value.name)
     raise CelValueError(f"{type(value).__name__} is no Kubernetes CEL type")
@@ -258,7 +244,7 @@ _READERS: dict[bytes, Callable[[str], Any]] = {
     b"semver": parse_semver,
     b"ip": ipaddress.ip_address,
     b"cidr": ipaddress.ip_interface,
-    b"url": urlsplit,
+    b"url": split,
     b"format": Format,
 }
 
