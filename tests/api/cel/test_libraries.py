@@ -134,6 +134,7 @@ def evaluate(expression, x=None):
         "url('//h/p').getHost() == 'h' && isURL('//:x') && isURL('/#%41')",
         "!isURL('http://a b/') && !isURL('http://h/%zz') && !isURL('http://h:x')",
         "!isCIDR('10.0.0.0/08') && isCIDR('10.0.0.0/0') && !isCIDR('10.0.0.0/33')",
+        "format.byte().validate('').hasValue() && !format.byte().validate('YQ==').hasValue()",
         "semver('v1', true).major() == 1 && !isSemver('1-rc', true)",
         "isURL('/path') && !isURL('path') && !isURL('http://a b') && !isURL('')",
         # addresses

@@ -273,7 +273,9 @@ def _is_empty(node: ast.Expr) -> bool:
 
 
 _LITERALS = {
-    "duration": "duration({0}) == duration({0})",
+    # Go's durations are nanoseconds in 64 bits.
+    "duration": "duration('-2562047h47m16.854775808s') <= duration({0})"
+    " && duration({0}) <= duration('2562047h47m16.854775807s')",
     "timestamp": "timestamp({0}) == timestamp({0})",
     "matches": '"".matches({0}) in [true, false]',
 }

@@ -90,6 +90,12 @@ def _parses(parse: Callable[[str], object], says: str) -> Check:
     return check
 
 
+def _base64(text: str) -> bytes:
+    if not text:
+        raise ValueError("empty")  # as upstream's pattern has it
+    return base64.b64decode(text, validate=True)
+
+
 def _date_time(text: str) -> datetime:
     if not re.match(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}", text):
         raise ValueError(text)
@@ -107,7 +113,7 @@ FORMATS: dict[str, Check] = {
     "labelValue": _limited(rf"({_QUALIFIED})?", 63, _VALUE_SAYS),
     "uri": _parses(parse_url, "must be a valid URI"),
     "uuid": _limited(_UUID, 36, "does not match the UUID format"),
-    "byte": _parses(lambda text: base64.b64decode(text, validate=True), "invalid base64"),
+    "byte": _parses(_base64, "invalid base64"),
     "date": _parses(date.fromisoformat, "invalid date"),
     "datetime": _parses(_date_time, "invalid datetime"),
 }

@@ -62,7 +62,11 @@ _WORDS = (
     (re.compile(r"cannot be the range of a comprehension"), "cannot be range of a comprehension"),
     (re.compile(r"has\(\) argument must be a field selection"), "invalid argument to has() macro"),
     (
-        re.compile(r"^\w+\(\) variable name must be a simple identifier"),
+        re.compile(r"^(?:map|filter)\(\) variable name must be a simple identifier"),
+        "argument is not an identifier",
+    ),
+    (
+        re.compile(r"^\w+\(\) (?:first |second )?variable name must be a simple identifier"),
         "argument must be a simple name",
     ),
     (re.compile(r"\\u003F"), "?"),
