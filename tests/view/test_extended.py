@@ -265,6 +265,22 @@ def test_a_node_that_begins_to_serve_a_resource_itself_is_seen():
     assert view.pod(asking("c")).claims == ()
 
 
+def test_a_plugin_that_takes_over_a_node_does_not_give_away_what_devices_stand_for():
+    view = mixed_cluster()
+    asked = asking("first")
+    asked["spec"]["nodeName"] = "dra"
+    view.apply(PODS, None, asked)
+    for gpus, held in ((1, 1), (0, 0), (1, 1)):
+        view.apply(NODES, node("dra"), node("dra", gpus))
+        assert view.snapshot.placed(("ns", "first")).shape.request(GPU) == held
+    view.apply(NODES, node("plugin"), node("plugin", 0))
+    [nowhere] = placed(view, asking("second"))
+    assert nowhere is None
+    view.apply(NODES, node("dra", 1), node("dra", 2))
+    [there] = placed(view, asking("second"))
+    assert there.node == "dra"
+
+
 def test_of_two_resources_a_node_may_serve_one_itself():
     classes = (("gpu", GPU), ("net", "example.com/net"))
     view = mixed_cluster(classes=classes)

@@ -328,9 +328,25 @@ class ClusterView:
 
     def _node(self, old: Document | None, new: Document | None) -> None:
         if new is not None:
-            self.snapshot.set_node(self._caches.node(new, node_row(new)))
+            row = self._caches.node(new, node_row(new))
+            known = self.snapshot.node(row.name)
+            self.snapshot.set_node(row)
+            if advertised_by(row) != (advertised_by(known) if known is not None else frozenset()):
+                self._served_anew(row.name)
         elif old is not None:
             self.snapshot.remove_node(old["metadata"]["name"])
+
+    def _served_anew(self, node: str) -> None:
+        """The pods of a node hold what it serves itself now, whoever served them when they came.
+
+        Upstream counts a pod's extended resources whether or not devices stand for them, so that
+        a device plugin that takes over from a DRA driver does not give them away twice.
+        """
+        placed = self.snapshot.pods_on[self.snapshot.rows[node]]
+        for pod in [pod for key, pod in placed.items() if key in self._bound]:
+            [shape] = self._shapes(self.extended.whole(pod.shape), node)
+            if shape != pod.shape:
+                self.snapshot.place(_reshaped(pod, shape), node)
 
     def _spreading(self, resource: Resource, old: Document | None, new: Document | None) -> None:
         self._reading += 1

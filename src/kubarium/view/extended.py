@@ -119,6 +119,13 @@ class ExtendedResources:
             self._shapes[shape] = known
         return known
 
+    def whole(self, shape: PodShape) -> PodShape:
+        """The shape with all that its pod asks for, as it was before :meth:`served_by`."""
+        if not shape.backed and not shape.advertised:
+            return shape
+        requests = (*shape.requests, *((name, amount) for name, _, amount in shape.backed))
+        return replace(shape, requests=tuple(sorted(requests)), backed=(), advertised=())
+
     def served_by(self, shape: PodShape, own: frozenset[str], *, only: bool) -> PodShape:
         """The shape on nodes that have the resources ``own`` themselves, of those it asks for.
 
