@@ -147,7 +147,8 @@ class Verdict:
     that it lacks, and otherwise under the first filter that it fails. ``everywhere`` is a reason
     that holds before any node is looked at; with ``failed`` it is an error, of the plugin that this
     names. ``claims`` and ``preemption`` are what DynamicResources and DefaultPreemption say of a
-    pod for which nothing can be freed. ``detail`` are sentences of ours after those of upstream.
+    pod for which nothing can be freed, ``lacking`` what it would be without on some node whose pods
+    of lower priority had gone. ``detail`` are sentences of ours after those of upstream.
     """
 
     pod: Key
@@ -159,6 +160,7 @@ class Verdict:
     failed: str = ""
     by_node: NodeReasons = field(default_factory=lambda: _NOWHERE)
     detail: tuple[str, ...] = ()
+    lacking: frozenset[str] = frozenset()
 
     def message(self) -> str:
         """kube-scheduler's text, as in the PodScheduled condition and FailedScheduling events."""

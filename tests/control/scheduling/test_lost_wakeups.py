@@ -522,3 +522,49 @@ def test_a_pod_goes_to_a_node_that_gets_the_driver_it_must_have(world_run):
         assert await _node_of_its_volume(world) == "a"
 
     world_run(story)
+
+
+# What evictions alone could not mend
+
+
+async def _full_of_lesser_pods(world):
+    await start(world, node("a", cpu="2"))
+    await _urgent(world)
+    await world.create(PODS, pod("lesser", cpu="1"))
+    assert await placed_soon(world, "lesser") == "a"
+
+
+async def _lesser_pod_goes(world):
+    await world.settle(SOON_S)
+    assert "deletionTimestamp" in (await world.get(PODS, "lesser"))["metadata"]
+    await vanish(world, PODS, "lesser", "default")
+    assert await placed_soon(world) == "a"
+
+
+def test_a_volume_that_comes_lets_its_pod_evict_others(world_run):
+    async def story(world):
+        await _full_of_lesser_pods(world)
+        await world.create(STORAGE_CLASSES, _owner())
+        await world.create(PERSISTENT_VOLUME_CLAIMS, _claim("data", "local"))
+        urgent = _mounting("p", "data")
+        urgent["spec"] |= pod("p", cpu="2", priorityClassName="urgent")["spec"]
+        await world.create(PODS, urgent)
+        await waits(world)
+        await world.create(PERSISTENT_VOLUMES, _volume("v", "a"))
+        await _phase(world, "v", "Available")
+        await _lesser_pod_goes(world)
+
+    world_run(story)
+
+
+def test_a_slice_that_comes_lets_a_pod_evict_others(world_run):
+    async def story(world):
+        await _full_of_lesser_pods(world)
+        await world.create(DEVICE_CLASSES, device_class())
+        await world.create(RESOURCE_CLAIMS, claim("one"))
+        await world.create(PODS, pod("p", cpu="2", claims=["one"], priorityClassName="urgent"))
+        await waits(world)
+        await world.create(RESOURCE_SLICES, slices("a", 1))
+        await _lesser_pod_goes(world)
+
+    world_run(story)

@@ -85,7 +85,7 @@ def helped_by(decision: Decision) -> frozenset[Event]:
             events |= {Event.DATA}
         if verdict.everywhere:
             events |= _EVERYWHERE
-        for reason in verdict.counts:
+        for reason in (*verdict.counts, *verdict.lacking):
             events |= _listens(reason)
     return events
 

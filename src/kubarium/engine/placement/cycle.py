@@ -72,7 +72,7 @@ class _Accounts:
 
     def __init__(self) -> None:
         self.verdicts: dict[object, Verdict] = {}
-        self._texts: dict[object, str] = {}
+        self._texts: dict[object, tuple[str, frozenset[str]]] = {}
 
     def clear(self) -> None:
         """Something was placed, or counts as placed."""
@@ -87,10 +87,11 @@ class _Accounts:
         key = (item.scheduler, pod.shape, pod.priority, item.preempts)
         text = self._texts.get(key)
         if text is not None:
-            return with_text(placer, decision, text)
+            return with_text(placer, decision, *text)
         decision = preempt(placer, decision)
         if decision.preemption is None:
-            self._texts[key] = decision.unplaced[0][1].preemption
+            verdict = decision.unplaced[0][1]
+            self._texts[key] = verdict.preemption, verdict.lacking
         return decision
 
 

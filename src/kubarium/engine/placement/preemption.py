@@ -68,7 +68,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
     if resting.will_do(placer, decision):
         return with_text(placer, decision, reasons.DEVICE_RESTS)
     if snapshot.below(first.priority) is None:
-        return with_text(placer, decision, _unhelpful_text(placer, decision))
+        return with_text(placer, decision, *_unhelpful(placer, decision))
     if decision.gang_verdict is not None:
         found = for_gang(placer, decision.item)
     elif decision.item.tree is not None and keeps_together(decision.item.tree):
@@ -80,7 +80,7 @@ def preempt(placer: Placer, decision: Decision) -> Decision:
         each = (_for_pod(placer, one, verdict, within) for one in first.each)
         found = next((one for one in each if one is not None), None)
     if found is None:
-        return with_text(placer, decision, _unhelpful_text(placer, decision))
+        return with_text(placer, decision, *_unhelpful(placer, decision))
     units = tuple(units_of(snapshot, found.victims))
     return replace(decision, preemption=replace(found, units=units))
 
@@ -102,12 +102,14 @@ def _lost(placer: Placer, decision: Decision) -> bool:
     return not curable[placer.snapshot.rows[pod.nominated_node]]
 
 
-def with_text(placer: Placer, decision: Decision, text: str) -> Decision:
+def with_text(
+    placer: Placer, decision: Decision, text: str, lacking: frozenset[str] = frozenset()
+) -> Decision:
     """The decision with what preemption has to say about it, and DynamicResources before it."""
 
     def told(pod: Pod, verdict: Verdict) -> Verdict:
         claims = _of_claims(placer, pod, verdict)
-        return replace(verdict, claims=claims, preemption=text)
+        return replace(verdict, claims=claims, preemption=text, lacking=lacking)
 
     verdicts = {id(v): told(pod, v) for pod, v in decision.unplaced}
     gang = decision.gang_verdict
@@ -130,18 +132,18 @@ def _of_claims(placer: Placer, pod: Pod, verdict: Verdict) -> str:
     return reasons.NO_CLAIMS if verdict.everywhere else reasons.CLAIMS_STAY
 
 
-def _unhelpful_text(placer: Placer, decision: Decision) -> str:
+def _unhelpful(placer: Placer, decision: Decision) -> tuple[str, frozenset[str]]:
     """``0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 …``
 
     Nodes that no eviction makes suitable come first (what they fail on has nothing to do with pods,
     or the pod asks for more than the whole node has), then nodes without pods of lower priority;
     of the others is said what the pod would still lack. Where not only requests decide this is
-    tried out, on TOLD_ROWS of them.
+    tried out, on TOLD_ROWS of them. What it would lack comes beside the text.
     """
     pod, verdict = decision.unplaced[0]
     total = verdict.nodes
     if verdict.everywhere or not total or not len(verdict.by_node):
-        return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total})
+        return reasons.availability(total, {reasons.PREEMPTION_UNHELPFUL: total}), frozenset()
     snapshot, profile = placer.snapshot, placer.profile
     hopeful = _curable(placer, pod, verdict)
     counts = {reasons.PREEMPTION_UNHELPFUL: total - int(hopeful.sum())}
@@ -172,7 +174,8 @@ def _unhelpful_text(placer: Placer, decision: Decision) -> str:
         others = [reason for reason in why if not _is_shortage(reason)]
         for reason in others or [reasons.NO_VICTIMS]:
             counts[reason] = counts.get(reason, 0) + int(rows.sum())
-    return reasons.availability(total, counts)
+    told = frozenset(reason for reason, nodes in counts.items() if nodes)
+    return reasons.availability(total, counts), told - _OF_PREEMPTION
 
 
 def _curable(placer: Placer, pod: Pod, verdict: Verdict) -> Mask:
@@ -214,6 +217,7 @@ def _is_shortage(reason: str) -> bool:
     return reason == reasons.TOO_MANY_PODS or reason.startswith(reasons.insufficient(""))
 
 
+_OF_PREEMPTION = frozenset({reasons.PREEMPTION_UNHELPFUL, reasons.NO_VICTIMS})
 _UNRESOLVABLE = frozenset(
     {
         reasons.UNSCHEDULABLE,
