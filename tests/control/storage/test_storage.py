@@ -100,6 +100,25 @@ async def gone(world, pod):
     await world.settle(5)
 
 
+def test_a_claim_says_which_pods_it_waits_for(world_run, tmp_path):
+    async def story(world):
+        await begin(world, tmp_path, storage_class())
+        nowhere = {"nodeSelector": {"is": "not-there"}}
+        await world.create(PODS, user("one", **nowhere))
+        await world.create(PERSISTENT_VOLUME_CLAIMS, claim())
+        await world.settle()
+        await world.create(PODS, user("another", **nowhere))
+        await world.settle()
+        events = await world.find(EVENTS)
+        said = {e["message"] for e in events if e["reason"] == "WaitForPodScheduled"}
+        assert said == {
+            "waiting for pod one to be scheduled",
+            "waiting for pods another,one to be scheduled",
+        }
+
+    world_run(story)
+
+
 def test_a_claim_gets_a_directory_where_its_pod_goes_and_leaves_nothing(world_run, tmp_path):
     async def story(world):
         await begin(world, tmp_path, storage_class())

@@ -25,6 +25,7 @@ from kubarium.runtime.controller import Controller, ControllerComponent
 from kubarium.runtime.events import EventRecorder
 from kubarium.runtime.parts import of_spec
 from kubarium.runtime.protocol import Context, Key
+from kubarium.view.pods import is_finished
 from kubarium.view.volumes import (
     BIND_COMPLETED,
     BOUND_BY_CONTROLLER,
@@ -116,6 +117,19 @@ class VolumeBinder(ControllerComponent):
         change = {"spec": {"storageClassName": default["metadata"]["name"]}}
         return await writes.patch(self._context, PERSISTENT_VOLUME_CLAIMS, claim, change)
 
+    def _waits_for_consumer(self, claim: Document) -> None:
+        """Say whom the claim waits for: pods that have no node yet, or one that is to come."""
+        metadata = claim["metadata"]
+        pods = self._pods.by_index("claims", f"{metadata['namespace']}/{metadata['name']}")
+        waiting = [p for p in pods if not p["spec"].get("nodeName") and not is_finished(p)]
+        if not waiting:
+            text = "waiting for first consumer to be created before binding"
+            self._events.event(claim, "Normal", "WaitForFirstConsumer", text)
+            return
+        names = ",".join(sorted(pod["metadata"]["name"] for pod in waiting))
+        text = f"waiting for pod{'s' if len(waiting) > 1 else ''} {names} to be scheduled"
+        self._events.event(claim, "Normal", "WaitForPodScheduled", text)
+
     async def _find(self, claim: Document) -> None:
         name = class_of(claim)
         owner = self._classes.get(name) if name else None
@@ -128,8 +142,7 @@ class VolumeBinder(ControllerComponent):
             return
         await self._phase(claim, "Pending")
         if delayed:
-            text = "waiting for first consumer to be created before binding"
-            self._events.event(claim, "Normal", "WaitForFirstConsumer", text)
+            self._waits_for_consumer(claim)
         elif not name:
             text = "no persistent volumes available for this claim and no storage class is set"
             self._events.event(claim, "Normal", "FailedBinding", text)
