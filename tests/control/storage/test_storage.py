@@ -119,6 +119,35 @@ def test_a_claim_says_which_pods_it_waits_for(world_run, tmp_path):
     world_run(story)
 
 
+def test_a_bound_claim_says_since_when_no_pod_uses_it(world_run, tmp_path):
+    async def story(world):
+        await begin(world, tmp_path, storage_class(mode="Immediate"))
+        await world.create(PERSISTENT_VOLUME_CLAIMS, claim())
+
+        async def unused():
+            await world.settle(15)
+            found = (await world.get(PERSISTENT_VOLUME_CLAIMS, "data"))["status"]["conditions"]
+            [since] = [c for c in found if c["type"] == "Unused"]
+            return since["status"], since["reason"], since["lastTransitionTime"]
+
+        never = await unused()
+        assert never[:2] == ("True", "NoPodsUsingPVC")
+        await world.create(PODS, user("nowhere", nodeSelector={"is": "not-there"}))
+        assert (await unused())[:2] == ("False", "PodUsingPVC")
+        await world.create(PODS, user("runs"))
+        await gone(world, "nowhere")
+        assert (await unused())[0] == "False"
+        done = {"status": {"phase": "Succeeded"}}
+        await world.client.patch(PODS, "runs", done, "default", subresource="status")
+        first = await unused()
+        assert first[0] == "True"
+        assert first[2] > never[2]
+        await gone(world, "runs")
+        assert await unused() == first
+
+    world_run(story)
+
+
 def test_a_claim_gets_a_directory_where_its_pod_goes_and_leaves_nothing(world_run, tmp_path):
     async def story(world):
         await begin(world, tmp_path, storage_class())

@@ -103,9 +103,11 @@ class VolumeBinder(ControllerComponent):
 
     def _users(self, claim: Document) -> list[Document]:
         """Pods with a node that use the claim: while there are any, it stays."""
+        return [pod for pod in self._naming(claim) if pod["spec"].get("nodeName")]
+
+    def _naming(self, claim: Document) -> list[Document]:
         metadata = claim["metadata"]
-        pods = self._pods.by_index("claims", f"{metadata['namespace']}/{metadata['name']}")
-        return [pod for pod in pods if pod["spec"].get("nodeName")]
+        return self._pods.by_index("claims", f"{metadata['namespace']}/{metadata['name']}")
 
     async def _with_class(self, claim: Document) -> Document:
         """A claim from before there was a default class gets it later."""
@@ -119,8 +121,7 @@ class VolumeBinder(ControllerComponent):
 
     def _waits_for_consumer(self, claim: Document) -> None:
         """Say whom the claim waits for: pods that have no node yet, or one that is to come."""
-        metadata = claim["metadata"]
-        pods = self._pods.by_index("claims", f"{metadata['namespace']}/{metadata['name']}")
+        pods = self._naming(claim)
         waiting = [p for p in pods if not p["spec"].get("nodeName") and not is_finished(p)]
         if not waiting:
             text = "waiting for first consumer to be created before binding"
@@ -214,8 +215,20 @@ class VolumeBinder(ControllerComponent):
             "phase": "Bound",
             "accessModes": have.get("accessModes") or [],
             "capacity": known.get("capacity") or have.get("capacity") or {},
+            "conditions": self._used(claim, known.get("conditions") or []),
         }
         await writes.update_status(self._context, PERSISTENT_VOLUME_CLAIMS, claim, status)
+
+    def _used(self, claim: Document, conditions: list[Document]) -> list[Document]:
+        """The conditions with Unused, which says since when no pod names the claim (KEP-5541).
+
+        A pod counts before it has a node, and no longer once its containers have ended.
+        """
+        if any(not _has_ended(pod) for pod in self._naming(claim)):
+            found = ("False", "PodUsingPVC", "A pod is currently referencing this PVC")
+        else:
+            found = ("True", "NoPodsUsingPVC", "No pods are currently referencing this PVC")
+        return writes.set_condition(conditions, "Unused", *found, self._context.clock.now())
 
     async def _check_bound(self, claim: Document) -> None:
         name = claim["spec"].get("volumeName") or ""
@@ -294,6 +307,17 @@ def default_class(classes: list[Document]) -> Document | None:
     marked.sort(key=lambda c: str(c["metadata"]["name"]))
     marked.sort(key=lambda c: str(c["metadata"].get("creationTimestamp")), reverse=True)
     return marked[0] if marked else None
+
+
+def _has_ended(pod: Document) -> bool:
+    """Whether no container runs any more, or, of a pod that is to go, none does just now."""
+    if is_finished(pod):
+        return True
+    status = pod.get("status") or {}
+    lists = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+    found = [container for name in lists for container in status.get(name) or []]
+    running = any("running" in (container.get("state") or {}) for container in found)
+    return writes.is_terminating(pod) and not running
 
 
 def _claim_keys(claim: Document) -> list[Key]:
