@@ -26,6 +26,7 @@ from kubarium.base.quoted import listed
 from kubarium.cli.connection import asking
 from kubarium.cli.console import out
 from kubarium.cli.nodes import node_named
+from kubarium.client.gather import gather
 from kubarium.client.http import HttpClient
 from kubarium.cluster.device_health import devices_spoken_of, devices_unknown
 from kubarium.engine.devices.model import DeviceId
@@ -111,12 +112,7 @@ async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
 
 async def _taint_rules(client: HttpClient) -> list[TaintRule]:
     """The DeviceTaintRules; none where the cluster has no such kind, or the user may not see it."""
-    try:
-        documents = (await client.list(DEVICE_TAINT_RULES)).items
-    except ApiError as error:
-        if error.reason not in ("NotFound", "Forbidden"):
-            raise
-        return []
+    documents = (await gather(client, [DEVICE_TAINT_RULES], needed=()))[DEVICE_TAINT_RULES]
     return [taint_rule(document) for document in documents]
 
 

@@ -18,6 +18,7 @@ from kubarium.cli.console import answered, out
 from kubarium.cli.status import show_status, status_report
 from kubarium.client.gather import gather
 from kubarium.client.http import HttpClient
+from kubarium.client.known_versions import as_wanted
 from kubarium.client.near import near
 from kubarium.cluster.clock import RealClock
 from kubarium.view import why as view_why
@@ -46,8 +47,14 @@ async def explain(client: HttpClient, target: str, namespace: str, node: str = "
     if not slash or not name:
         raise ConfigError(f"{target!r}: write kind/name, such as pod/train-0 or jobset/train")
     subject = await _existing(client, await ResourceFinder(client).all_named(kind), name, namespace)
-    documents = await gather(client, view_why.RESOURCES_NEEDED, named=view_why.OBJECTS_NEEDED)
-    return view_why.explain(documents, subject, node=node, now=RealClock().now())
+    documents = await gather(
+        client,
+        view_why.RESOURCES_NEEDED,
+        named=view_why.OBJECTS_NEEDED,
+        needed=view_why.RESOURCES_INDISPENSABLE,
+    )
+    now, withheld = RealClock().now(), documents.withheld
+    return view_why.explain(documents, subject, node=node, now=now, withheld=withheld)
 
 
 async def _existing(
@@ -66,7 +73,8 @@ async def _existing(
                 raise
             problem = problem or error
         else:
-            return {"apiVersion": resource.api_version, "kind": resource.kind, **found}
+            named = {"apiVersion": resource.api_version, "kind": resource.kind, **found}
+            return as_wanted(named, resource, view_why.RESOURCES_NEEDED)
     assert problem is not None
     for resource in resources:
         if text := await _nearest(client, resource, name, namespace):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
+from kubarium.client.known_versions import other_versions, restated
 from kubarium.client.protocol import Reader
 
 PAGE = 500
+
+
+class Gathered(dict[Resource, list[Document]]):
+    """The documents by resource; ``withheld`` are those that may not be listed."""
+
+    def __init__(self, found: Mapping[Resource, list[Document]]) -> None:
+        super().__init__(found)
+        self.withheld: list[Resource] = []
 
 
 async def gather(
@@ -17,19 +26,51 @@ async def gather(
     resources: Iterable[Resource],
     namespace: str = "",
     named: Iterable[tuple[Resource, str, str]] = (),
-) -> Mapping[Resource, list[Document]]:
+    *,
+    needed: Collection[Resource] | None = None,
+) -> Gathered:
     """All documents of each resource; a resource that is not served (a missing CRD) has none.
 
     ``namespace`` narrows namespaced resources. ``named`` are single objects (resource, namespace,
-    name), left out where there is none or it may not be read. Raises ApiError for any other
-    failure.
+    name), left out where there is none or it may not be read. Another version is read where the one
+    that is asked for is not served, and restated. What is not ``needed`` may be withheld (403) from
+    whoever asks; None: all is needed. Raises ApiError for any other failure.
     """
     wanted = list(dict.fromkeys(resources))
-    lists = await asyncio.gather(*(_everything(reader, item, namespace) for item in wanted))
-    found = dict(zip(wanted, lists, strict=True))
+    lists = await asyncio.gather(*(_listed(reader, item, namespace) for item in wanted))
+    gathered = Gathered({})
+    for resource, (documents, refused) in zip(wanted, lists, strict=True):
+        if refused is not None and (needed is None or resource in needed):
+            raise refused
+        if refused is not None:
+            gathered.withheld.append(resource)
+        gathered[resource] = documents
     for resource, where, name in named:
-        found.setdefault(resource, []).extend(await _one(reader, resource, where, name))
-    return found
+        gathered.setdefault(resource, []).extend(await _one(reader, resource, where, name))
+    return gathered
+
+
+async def _listed(
+    reader: Reader, resource: Resource, namespace: str
+) -> tuple[list[Document], ApiError | None]:
+    """The documents of a resource, or why they may not be read."""
+    read_as: Resource | None = resource
+    others: Iterator[Resource] | None = None
+    while read_as is not None:
+        try:
+            found = await _everything(reader, read_as, namespace)
+        except ApiError as error:
+            if error.code == 403:
+                return [], error
+            if error.code != 404:
+                raise
+            others = iter(other_versions(resource)) if others is None else others
+            read_as = next(others, None)
+        else:
+            if read_as is not resource:
+                found = [restated(document, read_as, resource) for document in found]
+            return found, None
+    return [], None
 
 
 async def _one(reader: Reader, resource: Resource, namespace: str, name: str) -> list[Document]:
@@ -42,6 +83,7 @@ async def _one(reader: Reader, resource: Resource, namespace: str, name: str) ->
 
 
 async def _everything(reader: Reader, resource: Resource, namespace: str) -> list[Document]:
+    """ApiError 404 if the resource is not served."""
     scope = namespace if resource.namespaced else ""
     documents: list[Document] = []
     token = ""
@@ -49,8 +91,6 @@ async def _everything(reader: Reader, resource: Resource, namespace: str) -> lis
         try:
             page = await reader.list(resource, scope, limit=PAGE, continue_token=token)
         except ApiError as error:
-            if error.code == 404:
-                return []
             if error.code == 410 and token:  # compacted between pages: start again
                 documents, token = [], ""
                 continue

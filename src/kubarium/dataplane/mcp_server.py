@@ -285,8 +285,16 @@ class ClusterTools:
         _, subject = await self._read(kind, name, namespace)
         wanted, named = view_why.RESOURCES_NEEDED, view_why.OBJECTS_NEEDED
         with collector_paused():
-            documents = await gather(self._client, wanted, named=named)
-            explanation = view_why.explain(documents, subject, node=node, now=self._clock.now())
+            documents = await gather(
+                self._client, wanted, named=named, needed=view_why.RESOURCES_INDISPENSABLE
+            )
+            explanation = view_why.explain(
+                documents,
+                subject,
+                node=node,
+                now=self._clock.now(),
+                withheld=documents.withheld,
+            )
         text = "\n".join(explanation.lines())
         answer: WhyAnswer = {
             "answer": answers.fit(text, answers.ANSWER_CHARACTERS // 2),

@@ -8,7 +8,7 @@ hold, not what a scheduler has in mind.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
@@ -19,6 +19,7 @@ from kubarium.api.kinds import (
     EVENTS,
     JOB_SETS,
     JOBS,
+    NODES,
     POD_GROUPS,
     PODS,
     REPLICA_SETS,
@@ -81,6 +82,9 @@ RESOURCES_NEEDED: tuple[Resource, ...] = tuple(
     )
 )
 
+# Without these nothing can be said; of the others it is told if they may not be read.
+RESOURCES_INDISPENSABLE = (NODES, PODS)
+
 # And single objects: (resource, namespace, name).
 OBJECTS_NEEDED = ((CONFIG_MAPS, CONFIG_NAMESPACE, CONFIG_NAME),)
 
@@ -101,6 +105,7 @@ def explain(
     view: ClusterView | None = None,
     node: str = "",
     now: float = math.inf,
+    withheld: Sequence[Resource] = (),
 ) -> Explanation:
     """Why ``subject`` is not running (or what it holds), with the smallest changes that help.
 
@@ -111,11 +116,16 @@ def explain(
     read again for each question. It is as before afterwards. With ``node``, the account of a pod or
     group speaks of that node alone, and of all that it fails. ``now`` is in seconds since the
     epoch; without it no device counts as one that the scheduler leaves alone for a while.
+    ``withheld`` are resources that whoever asks may not list.
     """
     evidence = Evidence(documents, view, node)
     rests = rests_of(documents.get(EVENTS, ()), documents.get(RESOURCE_SLICES, ()), now)
     with laid_by(evidence.view.snapshot, rests) if rests else nullcontext():
         told = _Why(evidence).of(subject)
+    if withheld:
+        names = ", ".join(resource.qualified for resource in withheld)
+        line = f"you may not list {names}: what they say is left out"
+        told = replace(told, reasons=(*told.reasons, line))
     return with_warnings(told, documents.get(EVENTS, ()), documents)
 
 
