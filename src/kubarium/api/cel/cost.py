@@ -2,10 +2,9 @@
 
 What is written is measured by this number (units of CEL's cost; a selector may have 1,000,000). It
 goes by what the types say: an attribute may be 64 characters long, a device may have 32 of them.
-The size of what is computed is unbounded unless a rule below tells it.
-Source: cel-go 0.27 ``checker/cost.go`` and ``ext/lists.go``, ``ext/sets.go``; apiserver
-``pkg/cel/library/cost.go``; dynamic-resource-allocation ``cel/compile.go``. What one device can
-really cost is another matter: see ``budget``.
+The size of what is computed is unbounded unless a rule tells it (``function_costs``).
+Source: cel-go 0.27 ``checker/cost.go``; dynamic-resource-allocation ``cel/compile.go``. What one
+device can really cost is another matter: see ``budget``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kubarium.api.cel import ast
-from kubarium.api.cel.libraries import MAX_INCLUDES
+from kubarium.api.cel.function_costs import ACCUMULATORS, LIST, Call, own_cost
 from kubarium.api.cel.sizes import (
     FALSE,
     NOTHING_KNOWN,
@@ -23,21 +22,15 @@ from kubarium.api.cel.sizes import (
     Entries,
     Path,
     Size,
-    added,
     declared_kind,
     declared_size,
     fixed,
     multiplied,
-    scaled,
     size_of_constant,
     united,
 )
 
-_TRAVERSAL = 0.1  # per character
-_REGEX = 0.25  # per character of a pattern
-_LIST, _MAP, _MESSAGE = 10, 30, 40  # to make one
-_LONGEST_FORMAT = 128  # characters of the regular expression of a named format
-_ACCUMULATORS = ("@result", "__result__")
+_MAP, _MESSAGE = 30, 40  # to make one
 
 
 @dataclass(slots=True)
@@ -47,28 +40,6 @@ class _Local:
     path: Path
     size: Size | None
     entries: Entries | None
-
-
-@dataclass(slots=True)
-class _Call:
-    """A call whose operands have been estimated: what the rules of single functions look at."""
-
-    estimate: Estimate
-    node: ast.Expr
-    target: ast.Expr | None
-    args: Sequence[ast.Expr]
-    overloads: tuple[str, ...]
-
-    def size(self, node: ast.Expr) -> Size:
-        return self.estimate.size_or_unknown(node)
-
-    @property
-    def operands(self) -> list[ast.Expr]:
-        return list(self.node.children())
-
-
-# What a function costs by itself, and how large its result is if that can be told.
-_Answer = tuple[int, Size | None]
 
 
 class Estimate:
@@ -112,7 +83,7 @@ class Estimate:
     def _list(self, node: ast.Expr) -> int:
         cost = sum(self.cost(item) for item in node.args)
         self._entries[node.id] = Entries("list", ONE, self._any_of(node.args))
-        return min(UNBOUNDED, cost + _LIST)
+        return min(UNBOUNDED, cost + LIST)
 
     def _struct(self, node: ast.Expr) -> int:
         cost = sum(self.cost(child) for child in node.children())
@@ -139,8 +110,8 @@ class Estimate:
         overloads = self._checked.overloads.get(node.id, ())
         if not overloads:
             return 0
-        call = _Call(self, node, node.operand, node.args, overloads)
-        own, size = _own_cost(call)
+        call = Call(self, node, node.operand, node.args, overloads)
+        own, size = own_cost(call)
         if {"index_list", "index_map"} & set(overloads):
             size = self._index(node, overloads)
         if size is None:
@@ -163,7 +134,7 @@ class Estimate:
         cost = self.cost(source) + self.cost(initial)
         made = _Local(self.path(initial), self.size(initial), self.entries(initial))
         is_bind = source.kind == "list" and not source.args and condition.raw == FALSE
-        if is_bind and node.accumulator != _ACCUMULATORS[1]:
+        if is_bind and node.accumulator != ACCUMULATORS[1]:
             with_result = self._within({node.accumulator: made}, [result])
             self._copy(node, result)
             return min(UNBOUNDED, cost + with_result)
@@ -273,334 +244,6 @@ _KINDS: dict[str, Callable[[Estimate, ast.Expr], int]] = {
     "list": Estimate._list,
     "struct": Estimate._struct,
     "comprehension": Estimate._comprehension,
-}
-
-
-def _own_cost(call: _Call) -> _Answer:
-    """What a function costs beside its operands."""
-    rule = _RULES.get(call.node.name)
-    answer = rule(call) if rule is not None else None
-    return (1, None) if answer is None else answer
-
-
-# Operators
-
-
-def _nothing(call: _Call) -> _Answer:
-    return 0, None
-
-
-def _conditional(call: _Call) -> _Answer:
-    _, left, right = call.args
-    _unite_entries(call, left, right)
-    return 0, united(call.size(left), call.size(right))
-
-
-def _unite_entries(call: _Call, left: ast.Expr, right: ast.Expr) -> None:
-    one, other = call.estimate.entries(left), call.estimate.entries(right)
-    if one is not None and other is not None:
-        call.estimate.set_entries(call.node, one.united(other))
-
-
-def _plus(call: _Call) -> _Answer | None:
-    left, right = call.args
-    kinds = {overload.removeprefix("add_") for overload in call.overloads}
-    if not kinds & {"list", "string", "bytes"}:
-        return None
-    _unite_entries(call, left, right)
-    size = added(call.size(left), call.size(right))
-    text = scaled(size, _TRAVERSAL)[1] if kinds & {"string", "bytes"} else 0
-    return max(text, 1 if kinds - {"string", "bytes"} else 0), size
-
-
-def _order(call: _Call) -> _Answer | None:
-    texts = [o for o in call.overloads if o.endswith(("_string", "_bytes"))]
-    if not texts:
-        return None
-    rest = 1 if len(texts) < len(call.overloads) else 0
-    return max(_smaller(call), rest), None
-
-
-def _smaller(call: _Call) -> int:
-    left, right = call.args
-    return scaled(fixed(min(call.size(left)[1], call.size(right)[1])), _TRAVERSAL)[1]
-
-
-def _equals(call: _Call) -> _Answer:
-    left, right = map(call.estimate.type_of, call.args)
-    name = ast.type_name(left)
-    if left == right and name in _CHEAP_TO_COMPARE:
-        return 1, None
-    if left == right and name == "kubernetes.URL":
-        sizes = call.estimate.size(call.args[1])
-        return scaled(sizes or ONE, _TRAVERSAL)[1], None
-    return _smaller(call), None
-
-
-def _differs(call: _Call) -> _Answer:
-    return _smaller(call), None
-
-
-_CHEAP_TO_COMPARE = ("kubernetes.Quantity", "kubernetes.Semver", "net.IP", "net.CIDR")
-
-
-def _contained(call: _Call) -> _Answer:
-    most = call.size(call.args[1])[1] if "in_list" in call.overloads else 0
-    return max(most, 1 if "in_map" in call.overloads else 0), None
-
-
-# Text
-
-
-def _matches(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    return _pattern(call, call.target, call.args[0]), None
-
-
-def _pattern(call: _Call, text: ast.Expr, pattern: ast.Expr) -> int:
-    characters = scaled(added(call.size(text), ONE), _TRAVERSAL)
-    return multiplied(characters, scaled(call.size(pattern), _REGEX))[1]
-
-
-def _find(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    most = call.size(call.target)[1]
-    return _pattern(call, call.target, call.args[0]), (0, most)
-
-
-def _contains(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    sizes = [scaled(call.size(node), _TRAVERSAL) for node in (call.target, call.args[0])]
-    return multiplied(*sizes)[1], None
-
-
-def _affix(call: _Call) -> _Answer:
-    return scaled(call.size(call.args[0]), _TRAVERSAL)[1], None
-
-
-def _first_text(call: _Call) -> _Answer:
-    """Functions that read their first operand once and give something else."""
-    return scaled(call.size(call.operands[0]), _TRAVERSAL)[1], None
-
-
-def _same_text(call: _Call) -> _Answer:
-    size = call.size(call.operands[0])
-    return scaled(size, _TRAVERSAL)[1], size
-
-
-def _split(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    size = call.size(call.target)
-    most = size[1]
-    if len(call.args) > 1:
-        most = ast.int_constant(call.args[1], most)
-    return scaled(size, 2 * _TRAVERSAL)[1], (0, most % (UNBOUNDED + 1))
-
-
-def _replace(call: _Call) -> _Answer | None:
-    if call.target is None or len(call.args) < 2:
-        return None
-    size, old, new = (call.size(node) for node in (call.target, *call.args[:2]))
-    return scaled(size, 2 * _TRAVERSAL)[1], added(*_replaced(size, old, new))
-
-
-def _replaced(size: Size, old: Size, new: Size) -> tuple[Size, Size]:
-    """(what is put in, what is kept) of a text in which something is replaced."""
-    if old[0] == 0:  # nothing is replaced everywhere: around each character
-        most, kept_most = min(UNBOUNDED, size[1] + 1), size[1]
-    elif new[1] <= old[0]:
-        most, kept_most = 0, size[1]
-    else:
-        most, kept_most = -(-size[1] // old[0]), 0
-    if old[1] == 0:
-        least, kept_least = min(UNBOUNDED, size[0] + 1), size[0]
-    elif old[1] <= new[0]:
-        least, kept_least = 0, size[0]
-    else:
-        least, kept_least = -(-size[0] // old[1]), 0
-    return multiplied((least, most), new), (kept_least, kept_most)
-
-
-def _join(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    count, size = call.size(call.target), (0, 0)
-    if call.estimate.parameters(call.target):
-        size = multiplied(count, _element(call))
-    if call.args:
-        gaps = (max(0, count[0] - 1), max(0, count[1] - 1))
-        size = added(size, multiplied(call.size(call.args[0]), gaps))
-    return scaled(size, _TRAVERSAL)[1], size
-
-
-def _element(call: _Call) -> Size:
-    """How large an element of the target can be, by what is declared."""
-    assert call.target is not None
-    path = call.estimate.path(call.target)
-    if path and path[0] in _ACCUMULATORS:
-        path = ()
-    known = declared_size((*path, "@items")) if path else None
-    return NOTHING_KNOWN if known is None else known
-
-
-def _quote(call: _Call) -> _Answer:
-    low, high = call.size(call.args[0])
-    most = (high * 2 + 2) % (UNBOUNDED + 1)
-    return scaled((low, high), _TRAVERSAL)[1], (low + 2, most)
-
-
-def _to_string(call: _Call) -> _Answer | None:
-    if "k8s_string__bytes" not in call.overloads:
-        return None
-    low, high = call.size(call.args[0])
-    cost = scaled((low, high), _TRAVERSAL)[1]
-    return max(cost, 1 if len(call.overloads) > 1 else 0), (low // 4, high)
-
-
-def _to_bytes(call: _Call) -> _Answer | None:
-    if "string_to_bytes" not in call.overloads:
-        return None
-    low, high = call.size(call.args[0])
-    cost = scaled((low, high), _TRAVERSAL)[1]
-    return max(cost, 1 if len(call.overloads) > 1 else 0), (low, high * 4 % (UNBOUNDED + 1))
-
-
-# Lists
-
-
-def _traversal(call: _Call) -> _Answer | None:
-    """``sum``, ``min`` and so on: each element once, with its characters."""
-    if call.target is None:
-        return None
-    size, parameters = call.size(call.target), call.estimate.parameters(call.target)
-    if not parameters:  # a string, which has indexOf() as well
-        return scaled(size, _TRAVERSAL)[1], None
-    each = 1
-    if ast.type_kind(parameters[0]) in ("string", "bytes"):
-        each = min(UNBOUNDED, each + scaled(_element(call), _TRAVERSAL)[1])
-    return multiplied(size, fixed(each))[1], None
-
-
-def _sets(call: _Call) -> _Answer:
-    left, right = map(call.size, call.args)
-    factor = 2 if call.node.name == "sets.equivalent" else 1
-    return min(UNBOUNDED, scaled(multiplied(left, right), factor)[1] + 1), None
-
-
-def _made_list(factor: float, size: Size) -> _Answer:
-    return min(UNBOUNDED, scaled(size, factor)[1] + 1 + _LIST), size
-
-
-def _slice(call: _Call) -> _Answer | None:
-    if call.target is None or len(call.args) != 2:
-        return None
-    start = ast.int_constant(call.args[0], 0)
-    end = ast.int_constant(call.args[1], call.size(call.target)[1])
-    return _made_list(1, fixed((max(0, end) - max(0, start)) % (UNBOUNDED + 1)))
-
-
-def _range(call: _Call) -> _Answer:
-    return _made_list(1, fixed(max(0, ast.int_constant(call.args[0], UNBOUNDED))))
-
-
-def _reversed(call: _Call) -> _Answer | None:
-    return None if call.target is None else _made_list(1, call.size(call.target))
-
-
-def _flatten(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    depth = max(0, ast.int_constant(call.args[0], UNBOUNDED)) if call.args else 1
-    return _made_list(float(depth), call.size(call.target))
-
-
-def _distinct(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    size = call.size(call.target)
-    return _made_list(2, multiplied(size, size))
-
-
-def _sort(call: _Call) -> _Answer | None:
-    if call.target is None:
-        return None
-    size = call.size(call.args[0] if call.args else call.target)
-    texts = any("_string_" in o or "_bytes_" in o for o in call.overloads)
-    return _made_list(2 + (_TRAVERSAL if texts else 0), multiplied(size, size))
-
-
-# Kubernetes' own types
-
-
-def _includes(call: _Call) -> _Answer | None:
-    return None if call.target is None else (MAX_INCLUDES, None)
-
-
-def _ip(call: _Call) -> _Answer:
-    return (1, None) if call.target is not None else _first_text(call)
-
-
-def _canonical(call: _Call) -> _Answer:
-    return scaled(call.size(call.args[0]), 2 * _TRAVERSAL)[1], None
-
-
-def _contains_address(call: _Call) -> _Answer:
-    """Of an IP address or a network: 16 bytes are compared, twice; a text is read first."""
-    cost = scaled(fixed(2 * 16), _TRAVERSAL)[1]
-    if call.node.name == "containsCIDR":
-        cost += scaled(fixed(16), _TRAVERSAL)[1] + 1
-    if any(overload.endswith("_string") for overload in call.overloads):
-        cost += scaled(call.size(call.args[0]), _TRAVERSAL)[1]
-    return min(UNBOUNDED, cost), None
-
-
-def _validate(call: _Call) -> _Answer:
-    characters = scaled(call.size(call.args[0]), _TRAVERSAL)
-    return scaled(characters, _LONGEST_FORMAT * _REGEX)[1], None
-
-
-_RULES: dict[str, Callable[[_Call], _Answer | None]] = {
-    "_&&_": _nothing,
-    "_||_": _nothing,
-    "_?_:_": _conditional,
-    "_+_": _plus,
-    **dict.fromkeys(("_<_", "_<=_", "_>_", "_>=_"), _order),
-    "_==_": _equals,
-    "_!=_": _differs,
-    "@in": _contained,
-    "in": _contained,
-    "matches": _matches,
-    **dict.fromkeys(("find", "findAll"), _find),
-    "contains": _contains,
-    **dict.fromkeys(("startsWith", "endsWith"), _affix),
-    **dict.fromkeys(("url", "lowerAscii", "upperAscii", "substring", "trim"), _same_text),
-    **dict.fromkeys(
-        ("format", "cidr", "isIP", "isCIDR", "quantity", "isQuantity", "semver", "isSemver"),
-        _first_text,
-    ),
-    "split": _split,
-    "replace": _replace,
-    "join": _join,
-    "strings.quote": _quote,
-    "string": _to_string,
-    "bytes": _to_bytes,
-    **dict.fromkeys(("isSorted", "sum", "max", "min", "indexOf", "lastIndexOf"), _traversal),
-    **dict.fromkeys(("sets.contains", "sets.intersects", "sets.equivalent"), _sets),
-    "slice": _slice,
-    "lists.range": _range,
-    "reverse": _reversed,
-    "flatten": _flatten,
-    "distinct": _distinct,
-    **dict.fromkeys(("sort", "@sortByAssociatedKeys"), _sort),
-    "includes": _includes,
-    "ip": _ip,
-    "ip.isCanonical": _canonical,
-    **dict.fromkeys(("containsIP", "containsCIDR"), _contains_address),
-    "validate": _validate,
 }
 
 
