@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from kubarium.base.errors import ConfigError
+from kubarium.api.kinds import RESOURCE_CLAIMS, RESOURCE_SLICES
+from kubarium.api.resource import ListResult
+from kubarium.base.errors import ApiError, ConfigError
 from kubarium.cli.devices import (
     Row,
     _aligned,
@@ -17,6 +19,7 @@ from kubarium.cli.devices import (
     _line,
     _measure,
     _natural,
+    _rows,
     _state,
 )
 from kubarium.node.drivers.exposition import exposition
@@ -159,3 +162,63 @@ def test_a_gpu_that_is_published_in_parts_may_be_spoken_of():
     check("gpu-0", "gpu-1", "gpu-0-mig-1g5gb-19-6")
     with pytest.raises(ConfigError, match=r"n1 has no device gpu-2 of gpu\.nvidia\.com; did you"):
         check("gpu-1", "gpu-2")
+
+
+OLD_SLICE = {
+    "metadata": {"name": "s"},
+    "spec": {
+        "driver": "gpu.example.com",
+        "nodeName": "n1",
+        "pool": {"name": "n1", "generation": 1, "resourceSliceCount": 1},
+        "devices": [{"name": "gpu-0", "basic": {"attributes": {"model": {"string": "A"}}}}],
+    },
+}
+OLD_CLAIM = {
+    "metadata": {"name": "c", "namespace": "default"},
+    "spec": {"devices": {"requests": [{"name": "r", "deviceClassName": "gpu"}]}},
+    "status": {
+        "allocation": {
+            "devices": {
+                "results": [
+                    {
+                        "request": "r",
+                        "driver": "gpu.example.com",
+                        "pool": "n1",
+                        "device": "gpu-0",
+                    }
+                ]
+            }
+        },
+        "reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}],
+    },
+}
+
+
+class Elsewhere:
+    """A cluster with these lists, in whatever versions; it answers no metrics."""
+
+    def __init__(self, lists):
+        self.lists = lists
+
+    async def list(self, resource, namespace="", **options):
+        found = self.lists.get(resource, ApiError(404, "NotFound", "no such path"))
+        if isinstance(found, ApiError):
+            raise found
+        return ListResult(found, "1")
+
+    async def raw(self, path):
+        raise ApiError(404, "NotFound", path)
+
+
+def test_devices_of_a_cluster_that_serves_an_older_version_are_shown():
+    slices = RESOURCE_SLICES._replace(version="v1beta1")
+    claims = RESOURCE_CLAIMS._replace(version="v1beta1")
+    [found] = asyncio.run(_rows(Elsewhere({slices: [OLD_SLICE], claims: [OLD_CLAIM]}), "", ""))
+    assert (found.device, found.model, found.claims) == ("gpu-0", "A", ["default/p"])
+
+
+def test_claims_that_may_not_be_listed_are_no_idle_devices():
+    refused = ApiError(403, "Forbidden", "no")
+    with pytest.raises(ApiError) as raised:
+        asyncio.run(_rows(Elsewhere({RESOURCE_SLICES: [], RESOURCE_CLAIMS: refused}), "", ""))
+    assert raised.value is refused

@@ -74,8 +74,8 @@ class Row:
 
 
 async def _rows(client: HttpClient, node: str, driver: str) -> list[Row]:
-    slices = (await client.list(RESOURCE_SLICES)).items
-    claims = (await client.list(RESOURCE_CLAIMS)).items
+    found = await gather(client, [RESOURCE_SLICES, RESOURCE_CLAIMS])
+    slices, claims = found[RESOURCE_SLICES], found[RESOURCE_CLAIMS]
     rules = await _taint_rules(client)
     holders = _holders(claims)
     blocked = blocked_by(slices, claims)
