@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,17 +20,19 @@ import orjson
 
 # py-spy answers within milliseconds; a process that is just starting may be unreadable for a while.
 PATIENCE_S = 5.0
+_LIBRARY = re.compile(r"/(site|dist)-packages/|/lib/python3\.|^<")
 # Frames shown in a message: the innermost ones say where it waits.
 SHOWN_FRAMES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One line of a Python stack, innermost first."""
+    """One line of a Python stack; ``library`` if it is of an installed package or of Python."""
 
     function: str
     file: str
     line: int
+    library: bool = False
 
     def __str__(self) -> str:
         return f"{self.function} ({self.file}:{self.line})"
@@ -78,16 +81,30 @@ def _frames(output: bytes) -> list[Frame]:
     main = next((t for t in threads if t.get("thread_name") == "MainThread"), None)
     thread = main or (threads[0] if threads else {"frames": []})
     return [
-        Frame(f["name"], f["short_filename"] or f["filename"], f["line"]) for f in thread["frames"]
+        Frame(
+            f["name"],
+            f["short_filename"] or f["filename"],
+            f["line"],
+            _LIBRARY.search(f["filename"]) is not None,
+        )
+        for f in thread["frames"]
     ]
 
 
 def shown(frames: Sequence[Frame]) -> str:
-    """``recv (socket.py:12) < mean (ddp.py:142) < …``, the innermost frames."""
+    """``recv (socket.py:12) < mean (ddp.py:142) < …``, the innermost frames.
+
+    Where they are all of libraries, the first of the program itself as well.
+    """
     if not frames:
         return "its stack cannot be read"
-    text = " < ".join(str(frame) for frame in frames[:SHOWN_FRAMES])
-    return text + (" < …" if len(frames) > SHOWN_FRAMES else "")
+    near, far = frames[:SHOWN_FRAMES], frames[SHOWN_FRAMES:]
+    parts = [str(frame) for frame in near]
+    own = next((index for index, frame in enumerate(far) if not frame.library), None)
+    if own is not None and all(frame.library for frame in near):
+        parts += [*("…" for _ in far[:1] if own), str(far[own])]
+        far = far[own + 1 :]
+    return " < ".join([*parts, *("…" for _ in far[:1])])
 
 
 def kernel_wait(pid: int) -> str:
