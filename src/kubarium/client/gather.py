@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 from kubarium.api.resource import Document, Resource
 from kubarium.base.errors import ApiError
@@ -16,8 +16,8 @@ PAGE = 500
 class Gathered(dict[Resource, list[Document]]):
     """The documents by resource; ``withheld`` are those that may not be listed."""
 
-    def __init__(self, found: Mapping[Resource, list[Document]]) -> None:
-        super().__init__(found)
+    def __init__(self) -> None:
+        super().__init__()
         self.withheld: list[Resource] = []
 
 
@@ -38,11 +38,11 @@ async def gather(
     """
     wanted = list(dict.fromkeys(resources))
     lists = await asyncio.gather(*(_listed(reader, item, namespace) for item in wanted))
-    gathered = Gathered({})
+    gathered = Gathered()
     for resource, (documents, refused) in zip(wanted, lists, strict=True):
-        if refused is not None and (needed is None or resource in needed):
-            raise refused
         if refused is not None:
+            if needed is None or resource in needed:
+                raise refused
             gathered.withheld.append(resource)
         gathered[resource] = documents
     for resource, where, name in named:
@@ -54,9 +54,7 @@ async def _listed(
     reader: Reader, resource: Resource, namespace: str
 ) -> tuple[list[Document], ApiError | None]:
     """The documents of a resource, or why they may not be read."""
-    read_as: Resource | None = resource
-    others: Iterator[Resource] | None = None
-    while read_as is not None:
+    for read_as in _readings(resource):
         try:
             found = await _everything(reader, read_as, namespace)
         except ApiError as error:
@@ -64,13 +62,17 @@ async def _listed(
                 return [], error
             if error.code != 404:
                 raise
-            others = iter(other_versions(resource)) if others is None else others
-            read_as = next(others, None)
         else:
             if read_as is not resource:
                 found = [restated(document, read_as, resource) for document in found]
             return found, None
     return [], None
+
+
+def _readings(resource: Resource) -> Iterator[Resource]:
+    """The resource; and if that is not served, which is rare, its other versions."""
+    yield resource
+    yield from other_versions(resource)
 
 
 async def _one(reader: Reader, resource: Resource, namespace: str, name: str) -> list[Document]:

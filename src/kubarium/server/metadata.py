@@ -6,7 +6,7 @@ from typing import Any
 
 from kubarium.api.catalog import Kind
 from kubarium.api.resource import Document
-from kubarium.base.errors import ApiError, FieldError, bad_request, conflict, invalid
+from kubarium.base.errors import FieldError, bad_request, conflict, invalid
 from kubarium.server.limits import MAX_GENERATED_BASE
 from kubarium.server.registry import Registry
 
@@ -105,13 +105,9 @@ def check_version(
         raise conflict(plural, group, subject)
     uid = new.get("uid", "")
     if uid and uid != old.get("uid"):
-        raise uid_mismatch(kind, subject, uid, old.get("uid", ""))
-
-
-def uid_mismatch(kind: Kind, name: str, wanted: str, found: str) -> ApiError:
-    """409: another object of the same name stands there now."""
-    why = f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
-    return conflict(kind.resource.plural, kind.resource.group, name, why)
+        known = old.get("uid", "")
+        why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
+        raise conflict(plural, group, subject, why)
 
 
 def keep_system_fields(new: Metadata, old: Metadata) -> None:

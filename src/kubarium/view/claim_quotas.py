@@ -67,14 +67,15 @@ class ClaimQuotas:
     def _exceeded(self) -> Iterator[Excess]:
         quotas = self._evidence.documents.get(RESOURCE_QUOTAS, ())
         own = [q for q in quotas if q["metadata"].get("namespace", "") == self._namespace]
-        if not own or not self._unmade:
+        unmade = self._unmade if own else []
+        if not unmade:
             return
         resources = resource_names(self._evidence.documents.get(DEVICE_CLASSES, ()))
         for quota in own:
             hard = (quota.get("spec") or {}).get("hard") or {}
             used = (quota.get("status") or {}).get("used") or {}
             wanted: dict[str, Fraction] = {}
-            for claim in self._unmade:
+            for claim in unmade:
                 if in_scope(quota, RESOURCE_CLAIMS, claim):
                     usage = usage_of(RESOURCE_CLAIMS, claim, hard, resources)
                     for name, amount in usage.items():
@@ -86,8 +87,12 @@ class ClaimQuotas:
                     yield Excess(quota_name, name, f"{self._whom}'s", amount, now, most)
 
     @cached_property
+    def _by_pod(self) -> list[tuple[Document, list[Document]]]:
+        return [(pod, self._unmade_of(pod)) for pod in self._pods]
+
+    @property
     def _unmade(self) -> list[Document]:
-        return [claim for pod in self._pods for claim in self._unmade_of(pod)]
+        return [claim for _, claims in self._by_pod for claim in claims]
 
     def _unmade_of(self, pod: Document) -> list[Document]:
         """The claims as their templates say, each under a name that no object can have."""
@@ -130,17 +135,10 @@ class ClaimQuotas:
         for claim in self._unmade:
             view.apply(RESOURCE_CLAIMS, None, claim)
         try:
-            yield [self._with_claims(pod) for pod in self._pods]
+            yield [_with_claims(pod, claims) for pod, claims in self._by_pod]
         finally:
             for claim in self._unmade:
                 view.apply(RESOURCE_CLAIMS, claim, None)
-
-    def _with_claims(self, pod: Document) -> Document:
-        statuses = list((pod.get("status") or {}).get("resourceClaimStatuses") or ())
-        for claim in self._unmade_of(pod):
-            name = claim["metadata"]["name"]
-            statuses.append({"name": name.rpartition("/")[2], "resourceClaimName": name})
-        return {**pod, "status": {**(pod.get("status") or {}), "resourceClaimStatuses": statuses}}
 
     def raising(self) -> Suggestion:
         """That the quotas are raised by what is missing."""
@@ -154,6 +152,16 @@ class ClaimQuotas:
     def command(self) -> str:
         """The line that raises them; "" where it takes several."""
         return _patch(self._namespace, self.exceeded)
+
+
+def _with_claims(pod: Document, claims: Sequence[Document]) -> Document:
+    """The pod with the names of these claims in its status."""
+    status = pod.get("status") or {}
+    statuses = list(status.get("resourceClaimStatuses") or ())
+    for claim in claims:
+        name = claim["metadata"]["name"]
+        statuses.append({"name": name.rpartition("/")[2], "resourceClaimName": name})
+    return {**pod, "status": {**status, "resourceClaimStatuses": statuses}}
 
 
 def _patch(namespace: str, exceeded: Sequence[Excess]) -> str:

@@ -41,6 +41,7 @@ from kubarium.api.cel.libraries import INCLUDES_FUNCTIONS, ITERABLE, KUBERNETES_
 from kubarium.api.cel.messages import (
     NOT_ITERABLE,
     at_offset,
+    failed,
     not_a_bool,
     runtime_message,
     type_text,
@@ -260,12 +261,19 @@ def compile_device_selector(
     checked, result = _checked(expression, list_attributes, multiple_allocations)
     if result not in ("bool", "dyn" if list_attributes else "google.protobuf.Any"):
         raise CelCompileError(f"must evaluate to bool or the unknown type, not {result}")
+    return DeviceSelector(expression, *_linked(checked, list_attributes, multiple_allocations))
+
+
+def _linked(
+    checked: ast.Checked, list_attributes: bool, multiple_allocations: bool
+) -> tuple[int, cel.Expression, ast.Checked]:
+    """The worst case of an expression, its program, and the tree as it was written."""
     cost = worst_cost(checked)
     original = copy.deepcopy(checked)
     _default_domains(checked)
     _check_kinds(checked)
     environment = _environment(list_attributes, multiple_allocations)
-    return DeviceSelector(expression, cost, environment.link(checked), original)
+    return cost, environment.link(checked), original
 
 
 def _checked(
@@ -303,8 +311,7 @@ def _check_fields(checked: ast.Checked, expression: str, multiple_allocations: b
         if node.operand.kind == "ident" and node.operand.name == "device"
     ]
     if wrong:
-        text = "\n".join(error for _, error in sorted(wrong))
-        raise CelCompileError(f"compilation failed: {text}")
+        raise CelCompileError(failed(wrong))
 
 
 def _default_domains(checked: ast.Checked) -> None:
@@ -452,9 +459,4 @@ def compile_derived_attribute(
             "must evaluate to string, int, bool, semver, a list of these, or the unknown type, "
             f"not {result}"
         )
-    cost = worst_cost(checked)
-    original = copy.deepcopy(checked)
-    _default_domains(checked)
-    _check_kinds(checked)
-    environment = _environment(list_attributes, multiple_allocations)
-    return DerivedAttribute(expression, cost, environment.link(checked), original)
+    return DerivedAttribute(expression, *_linked(checked, list_attributes, multiple_allocations))

@@ -26,7 +26,14 @@ from kubarium.api.cel.libraries import (
     UNLIKE,
     Function,
 )
-from kubarium.api.cel.messages import at_offset, compile_message, runtime_message, split_types
+from kubarium.api.cel.messages import (
+    TRAILER,
+    at_offset,
+    compile_message,
+    failed,
+    runtime_message,
+    split_types,
+)
 from kubarium.api.cel.standard import STANDARD
 from kubarium.api.cel.templates import template_fault
 
@@ -119,8 +126,7 @@ class Environment:
             at_offset(fault[1], expression, tree.position(fault[0])) for fault in faults if fault
         ]
         if wrong:
-            text = "\n".join(error for _, error in sorted(wrong))
-            raise CelCompileError(f"compilation failed: {text}")
+            raise CelCompileError(failed(wrong))
         return tree, ast.type_text(tree.types.get(tree.root.id, b""))
 
     def _refuse_opaque(self, checked: ast.Checked) -> None:
@@ -209,7 +215,7 @@ def evaluate(program: cel.Expression, activation: cel.Activation) -> cel.Value:
     try:
         return program.eval(activation)
     except (RuntimeError, TypeError, ValueError, SystemError) as error:
-        raise CelRuntimeError(_TRAILER.sub("", str(error))) from error
+        raise CelRuntimeError(TRAILER.sub("", str(error))) from error
 
 
 def become_optional(node: ast.Expr, checked: ast.Checked) -> None:
@@ -308,8 +314,6 @@ def hides_opaque(node: ast.Expr, checked: ast.Checked) -> bool:
         return bool(checked.made_of(container) & OPAQUE) and not checked.made_of(node) & OPAQUE
     return False
 
-
-_TRAILER = re.compile(r" \[[A-Z_]+\]$")
 
 _CONVERSIONS = ("bool", "int", "uint", "double")
 INT_ZERO = b"\x18\x00"  # Constant{int64_value: 0}

@@ -6,6 +6,7 @@ Sources: cel-go ``checker/errors.go``, ``common/errors.go``, ``common/types``, `
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from cel_expr_python import cel
@@ -13,16 +14,21 @@ from cel_expr_python import cel
 from kubarium.api.cel.libraries import type_name
 from kubarium.api.cel.values import uncarry
 
-_TRAILER = re.compile(r" \[[A-Z_]+\]$")
+TRAILER = re.compile(r" \[[A-Z_]+\]$")
 _BLOCK = re.compile(r"\n(?=ERROR: <input>:)")
 _PLACE = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)\Z", re.DOTALL)
 
 
 def compile_message(text: str, expression: str) -> str:
     """What is wrong with an expression, in the order of its text."""
-    text = _TRAILER.sub("", text).removeprefix("INVALID_ARGUMENT: ")
+    text = TRAILER.sub("", text).removeprefix("INVALID_ARGUMENT: ")
     blocks = [_block(block, expression) for block in _BLOCK.split(text)]
-    return "compilation failed: " + "\n".join(b for _, b in sorted(blocks) if b)
+    return failed([block for block in blocks if block[1]])
+
+
+def failed(errors: Iterable[tuple[tuple[int, int], str]]) -> str:
+    """The errors of one expression, each with its place, in the order of the text."""
+    return "compilation failed: " + "\n".join(error for _, error in sorted(errors))
 
 
 def _block(block: str, expression: str) -> tuple[tuple[int, int], str]:

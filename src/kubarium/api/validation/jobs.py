@@ -20,7 +20,7 @@ MAX_RULES = 20
 MAX_EXIT_CODES = 255
 MAX_INDEXED_PARALLELISM = 100_000
 MAX_COMPLETIONS_WITH_INDEX_LIMIT = 100_000
-MAX_FAILEDINDEXES = 10_000
+MAX_FAILED_INDEXES = 10_000
 MAX_MANAGED_BY = 63
 MAX_CRON_JOB_NAME = 52
 _COUNTS = (
@@ -150,8 +150,10 @@ def _check_per_index(spec: Document, path: Path, policy: str, report: Report) ->
                 f"must be specified when completions is above {MAX_COMPLETIONS_WITH_INDEX_LIMIT}"
             )
             report.required(at(path, "maxFailedIndexes"), detail)
-        elif failed > MAX_FAILEDINDEXES:
-            detail = f"must be less than or equal to {MAX_FAILEDINDEXES} when completions is above "
+        elif failed > MAX_FAILED_INDEXES:
+            detail = (
+                f"must be less than or equal to {MAX_FAILED_INDEXES} when completions is above "
+            )
             spot = at(path, "maxFailedIndexes")
             report.invalid(spot, failed, f"{detail}{MAX_COMPLETIONS_WITH_INDEX_LIMIT}")
 

@@ -102,9 +102,9 @@ def shown(frames: Sequence[Frame]) -> str:
     parts = [str(frame) for frame in near]
     own = next((index for index, frame in enumerate(far) if not frame.library), None)
     if own is not None and all(frame.library for frame in near):
-        parts += [*("…" for _ in far[:1] if own), str(far[own])]
+        parts += ["…", str(far[own])] if own else [str(far[own])]
         far = far[own + 1 :]
-    return " < ".join([*parts, *("…" for _ in far[:1])])
+    return " < ".join([*parts, "…"] if far else parts)
 
 
 def kernel_wait(pid: int) -> str:

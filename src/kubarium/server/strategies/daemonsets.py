@@ -5,11 +5,10 @@ Source: upstream ``pkg/registry/apps/daemonset/strategy.go`` and ``pkg/apis/apps
 
 from __future__ import annotations
 
+from kubarium.api.labels import TEMPLATE_GENERATION
 from kubarium.api.resource import Document
 from kubarium.server.registry import Registry
 from kubarium.server.requests import Call
-
-TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 
 
 def prepare_create(registry: Registry, call: Call, daemon_set: Document) -> None:

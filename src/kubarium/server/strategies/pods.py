@@ -186,9 +186,9 @@ def write_resources(new: Document, sent: Document, old: Document) -> None:
     if "resources" in sent_spec:
         spec["resources"] = copy_document(sent_spec["resources"])
     errors = check_resize(old | {"spec": spec}, old)
-    if qos_class(spec) != (old.get("status") or {}).get("qosClass", qos_class(old["spec"])):
+    kept = (old.get("status") or {}).get("qosClass") or qos_class(old["spec"])
+    if qos_class(spec) != kept:
         detail = "Pod QOS Class may not change as a result of resizing"
-        kept = (old.get("status") or {}).get("qosClass", qos_class(old["spec"]))
         errors.insert(0, FieldError("Invalid", "spec", kept, detail))
     if errors:
         raise invalid("Pod", "", name, errors)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kubarium.api.labels import POD_TEMPLATE_GENERATION, TEMPLATE_GENERATION
 from kubarium.api.resource import Document
 from kubarium.control.workloads.pods import pod_from_template
 from kubarium.engine.model import Toleration
@@ -15,9 +16,6 @@ from kubarium.view.selectors import label_requirements, node_terms
 from kubarium.view.taints import taint, toleration
 
 REVISION_LABEL = "controller-revision-hash"
-# How often the template has changed, in an annotation of the DaemonSet and a label of its pods.
-TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
-TEMPLATE_LABEL = "pod-template-generation"
 NO_SCHEDULE, NO_EXECUTE = "NoSchedule", "NoExecute"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 # Daemons stay on, and come to, nodes in trouble: they are often what helps.
@@ -91,7 +89,7 @@ def make_pod(daemon_set: Document, node: str, revision_hash: str) -> Document:
     pod["metadata"]["labels"] = {**labels, REVISION_LABEL: revision_hash}
     notes = daemon_set["metadata"].get("annotations") or {}
     if TEMPLATE_GENERATION in notes:
-        pod["metadata"]["labels"][TEMPLATE_LABEL] = notes[TEMPLATE_GENERATION]
+        pod["metadata"]["labels"][POD_TEMPLATE_GENERATION] = notes[TEMPLATE_GENERATION]
     spec = pod["spec"]
     spec["tolerations"] = tolerations_of(spec)
     field = {"key": "metadata.name", "operator": "In", "values": [node]}
